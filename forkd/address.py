@@ -1,0 +1,105 @@
+"""Where a listener is: the text an operator writes, as a value, and back.
+
+Pure: nothing is resolved or opened here. Called by `options` when the configuration is read, and
+by whoever prints an address; `system` turns the value into a socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind"]
+
+AddressKind = Literal["tcp", "tcp6", "unix", "fd"]
+
+FORMS = "host:port, [v6]:port, :port, port, unix:/path or fd://N"
+
+# unix(7): sun_path has 108 bytes, and one of them is the terminating NUL.
+UNIX_PATH_MAX = 107
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address. Which of the other fields mean something depends on `kind`.
+
+    tcp, tcp6: `host` (a tcp host may be a name) and `port` (0: the kernel chooses);
+    unix: `path`, absolute; fd: `fd`, a descriptor number that forkd inherits.
+    """
+
+    kind: AddressKind
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    fd: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """The address that `text` names. Raises ValueError that says what is wrong with it."""
+        text = text.strip()
+        if text.startswith("unix:"):
+            return cls("unix", path=_unix_path(text.removeprefix("unix:")))
+        if text.startswith("fd://"):
+            return cls("fd", fd=_number(text.removeprefix("fd://"), 2**31 - 1, "descriptor"))
+        if text.startswith("["):
+            host, bracket, port = text[1:].partition("]:")
+            if not bracket:
+                raise ValueError(f"{text!r} needs a port after the brackets: [v6]:port")
+            return cls("tcp6", host=_v6(host), port=_number(port, 65535, "port"))
+        host, _, port = text.rpartition(":")
+        if ":" in host:
+            raise ValueError(f"{text!r}: an IPv6 address needs brackets: [v6]:port")
+        if not port or (":" not in text and not _DIGITS.fullmatch(port)):
+            raise ValueError(f"{text!r} has no port; use {FORMS}")
+        number = _number(port, 65535, "port")
+        return cls("tcp", host=_host(host) if host else "0.0.0.0", port=number)
+
+    def __str__(self) -> str:
+        """The canonical text: equal addresses print alike, and it parses back to itself."""
+        if self.kind == "unix":
+            return f"unix:{self.path}"
+        if self.kind == "fd":
+            return f"fd://{self.fd}"
+        return f"[{self.host}]:{self.port}" if self.kind == "tcp6" else f"{self.host}:{self.port}"
+
+
+def _number(text: str, most: int, what: str) -> int:
+    # int() would also take "+1", "1_0", blanks and the digits of other scripts.
+    if not _DIGITS.fullmatch(text) or len(text) > 10 or int(text) > most:
+        raise ValueError(f"{text!r} is not a {what}: a number from 0 to {most}")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            return str(ipaddress.IPv4Address(text))
+        except ValueError:
+            raise ValueError(f"{text!r} is not an IPv4 address") from None
+    if not _HOST.fullmatch(text):
+        raise ValueError(f"{text!r} is not a host name or an IPv4 address")
+    return text.lower()
+
+
+def _v6(text: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv6 address") from None
+
+
+def _unix_path(path: str) -> str:
+    if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise ValueError(f"{path!r} is not an absolute path of a file: unix:/path")
+    # normpath keeps two leading slashes, as POSIX allows; here they mean one.
+    path = "/" + posixpath.normpath(path).lstrip("/")
+    if (size := len(os.fsencode(path))) > UNIX_PATH_MAX:
+        raise ValueError(f"a unix socket path has at most {UNIX_PATH_MAX} bytes, this one {size}")
+    return path

@@ -1,0 +1,86 @@
+"""Request bodies as `wsgi.input`: spooled before the application runs, or read while it does.
+
+Sans-I/O: bytes come from the session, or from `Peer.pull`.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from typing import IO, Protocol
+
+from forkd.app.session import ClientGone, Ledger, Peer
+from forkd.http.response import CONTINUE
+
+
+class Decoder(Protocol):
+    """http.body's LengthBody and ChunkedBody."""
+
+    done: bool
+    rest: bytes
+
+    def feed(self, data: bytes) -> bytes: ...
+
+
+class Spool:
+    """Collects a body: in memory up to `limit` bytes, then in an unlinked temporary file."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.file: IO[bytes] = io.BytesIO()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError when the disk is full."""
+        self.size += len(data)
+        if self.size > self._limit and isinstance(self.file, io.BytesIO):
+            memory = self.file
+            self.file = tempfile.TemporaryFile(prefix="forkd-body-")
+            self.file.write(memory.getbuffer())
+        self.file.write(data)
+
+    def rewind(self) -> IO[bytes]:
+        self.file.seek(0)
+        return self.file
+
+
+class ExpectedBody(io.RawIOBase):
+    """The body of a request with `Expect: 100-continue`, asked for when the application reads.
+
+    Reading blocks the thread that runs the application. A body that ends early, is late or is
+    malformed raises; it never looks like the end of the body.
+    """
+
+    def __init__(self, peer: Peer, ledger: Ledger, decoder: Decoder, first: bytes) -> None:
+        self._peer = peer
+        self._ledger = ledger
+        self._decoder = decoder
+        self._ready = decoder.feed(first) if first else b""
+        self._asked = bool(first)  # a client that already sends needs no 100 (RFC 9110, 10.1.1)
+
+    @property
+    def complete(self) -> bool:
+        return self._decoder.done and not self._ready
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if not self._ready and not self._decoder.done:
+            self._ledger.pause()  # waiting for the client is not the application's time
+            self._receive()
+            self._ledger.resume()
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _receive(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self._peer.push(CONTINUE)
+        while not self._ready and not self._decoder.done:
+            data = self._peer.pull()
+            if not data:
+                raise ClientGone("the client left in the middle of its request body")
+            self._ready = self._decoder.feed(data)

@@ -1,0 +1,105 @@
+"""Find the application that `module:attr` names, and tell which interface it speaks.
+
+Called in a child, after the fork, and by `forkd check`; never in the master.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import inspect
+import os
+import socketserver
+import sys
+import traceback
+from typing import Any
+
+from forkd.errors import AppError
+
+WELCOME = "forkd.app.welcome:app"
+_SHAPE = "write it as module:attr, module:factory() or module:factory('argument')"
+
+
+def load(spec: str) -> Any:
+    """Import and return the application. Raises AppError with the traceback of what went wrong."""
+    module_name, colon, expression = spec.partition(":")
+    if not module_name or not colon or not expression:
+        raise AppError(f"app {spec!r}: {_SHAPE}")
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except SyntaxError:
+        raise AppError(f"app {spec!r}: {expression!r} is no name or call; {_SHAPE}") from None
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: apps lie where forkd is started
+    try:
+        module = importlib.import_module(module_name)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise AppError(f"app {spec!r}: importing {module_name} failed\n{_trace()}") from error
+    return _evaluate(tree, module, spec)
+
+
+def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
+    """Names, attributes and calls with literal arguments; nothing else is code we would run."""
+    match node:
+        case ast.Name(id=name):
+            return _attribute(module, name, spec)
+        case ast.Attribute(value=value, attr=name):
+            return _attribute(_evaluate(value, module, spec), name, spec)
+        case ast.Call(func=func, args=args, keywords=keywords):
+            factory = _evaluate(func, module, spec)
+            try:
+                positional = [ast.literal_eval(arg) for arg in args]
+                named = {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+            except ValueError:
+                raise AppError(f"app {spec!r}: a factory's arguments must be literals") from None
+            try:
+                return factory(*positional, **named)
+            except Exception as error:
+                raise AppError(f"app {spec!r}: the factory failed\n{_trace()}") from error
+        case _:
+            raise AppError(f"app {spec!r}: {_SHAPE}")
+
+
+def _attribute(owner: Any, name: str, spec: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        where = getattr(owner, "__name__", type(owner).__name__)
+        raise AppError(f"app {spec!r}: {where} has no attribute {name!r}") from None
+
+
+def _trace() -> str:
+    """The present exception without forkd's own frames, which would not help anybody."""
+    error = sys.exc_info()[1]
+    assert error is not None
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename in (__file__, importlib.__file__):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
+
+
+def detect(app: Any, wanted: str | None) -> str:
+    """The interface of `app`: "wsgi" or "stream"; `wanted` wins. Raises AppError."""
+    if wanted is not None:
+        return wanted
+    kind = app if inspect.isclass(app) else type(app)
+    if issubclass(kind, (asyncio.BaseProtocol, socketserver.BaseRequestHandler)):
+        return "stream"
+    if getattr(app, "forkd_interface", None) == "stream":
+        return "stream"
+    if _is_asgi(app):
+        raise AppError("the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream")
+    if callable(app):
+        return "wsgi"
+    raise AppError(
+        f"{app!r} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
+        "nor a socketserver.BaseRequestHandler"
+    )
+
+
+def _is_asgi(app: Any) -> bool:
+    call = app if inspect.isfunction(app) or inspect.ismethod(app) else getattr(app, "__call__", None)
+    return inspect.iscoroutinefunction(call)

@@ -1,0 +1,135 @@
+"""A TCP relay: `forkd start "forkd.app.relay:to('127.0.0.1:5432')"`.
+
+Each client gets a connection of its own to the upstream. Bytes pass both ways, and each side reads
+no faster than the other writes. The dial does not block: connect(2) answers EINPROGRESS, the socket
+turns writable, SO_ERROR says how it went (asyncio's sock_connect). An asyncio protocol like any
+other, running in the children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+
+from forkd.address import Address
+
+
+def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:
+    """A factory of protocols that relay to `upstream` (`host:port`, `[v6]:port`, `unix:/path`).
+
+    `connect_timeout`: seconds that dialling may take. Raises ValueError for a bad address.
+    """
+    address = Address.parse(upstream)
+    if address.kind == "fd" or (address.kind != "unix" and not address.port):
+        raise ValueError(f"{upstream!r} is no address to connect to")
+
+    def relay() -> Relay:
+        return Relay(address, connect_timeout)
+
+    relay.forkd_interface = "stream"  # type: ignore[attr-defined]
+    return relay
+
+
+class Relay(asyncio.Protocol):
+    """The client's side."""
+
+    def __init__(self, address: Address, connect_timeout: float) -> None:
+        self._address = address
+        self._timeout = connect_timeout
+        self._upstream: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.client = transport
+        transport.pause_reading()
+        self._dialling = asyncio.get_running_loop().create_task(self._dial())
+
+    async def _dial(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            sock = await asyncio.wait_for(self._connect(loop), self._timeout)
+            await loop.create_connection(lambda: Upstream(self), sock=sock) if (
+                sock.family != socket.AF_UNIX
+            ) else await loop.create_unix_connection(lambda: Upstream(self), sock=sock)
+        except TimeoutError:
+            self._give_up(f"no answer within {self._timeout:g} s")
+        except OSError as error:
+            self._give_up(error.strerror or str(error))
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        address = self._address
+        if address.kind == "unix":
+            sock, target = socket.socket(socket.AF_UNIX), address.path
+        else:
+            family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+            found = await loop.getaddrinfo(
+                address.host, address.port, family=family, type=socket.SOCK_STREAM
+            )
+            sock, target = socket.socket(family), found[0][4]  # type: ignore[assignment]
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, target)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _give_up(self, why: str) -> None:
+        print(f"forkd relay: upstream {self._address}: {why}; client closed", file=sys.stderr, flush=True)
+        self.client.abort()
+
+    def upstream_made(self, upstream: asyncio.Transport) -> None:
+        if self.client.is_closing():
+            upstream.abort()
+            return
+        self._upstream = upstream
+        self.client.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._upstream is not None  # reading was paused until it was there
+        self._upstream.write(data)
+
+    def eof_received(self) -> bool:
+        """A half-close is passed on; the other direction goes on until the upstream closes."""
+        if self._upstream is not None and self._upstream.can_write_eof():
+            self._upstream.write_eof()
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._dialling.cancel()
+        if self._upstream is not None:
+            self._upstream.close()
+
+
+class Upstream(asyncio.Protocol):
+    """The upstream's side of one relay."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._relay.upstream_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.client.write(data)
+
+    def pause_writing(self) -> None:
+        self._relay.client.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._relay.client.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.client.close()

@@ -1,0 +1,164 @@
+"""One WSGI response: start_response, the framing, and the bytes for each piece (PEP 3333).
+
+Decides nothing about sockets: the session yields what comes back from here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from forkd.app.session import Peer
+from forkd.http.guard import Request
+from forkd.http.response import (
+    LAST_CHUNK,
+    BadResponse,
+    Head,
+    bodiless,
+    check_headers,
+    chunk,
+    encode,
+)
+
+Headers = list[tuple[str, str]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class Response:
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_head",
+        "_left",
+        "_peer",
+        "_request",
+        "close",
+        "code",
+        "head_sent",
+        "overrun",
+        "sent",
+    )
+
+    def __init__(self, request: Request, peer: Peer, close: bool) -> None:
+        self._request = request
+        self._peer = peer
+        self._head: Head | None = None
+        self._left: int | None = None  # bytes of the body still to come, when that is known
+        self._chunked = False
+        self._bodiless = False
+        self.code = 0
+        self.close = close  # the connection ends after this response
+        self.head_sent = False
+        self.overrun = False  # the application gave more than its Content-Length
+        self.sent = 0  # bytes of body
+
+    # ---- what the application calls -------------------------------------------------------
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        if exc_info is not None:
+            try:
+                if self.head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no cycle through this frame
+        elif self._head is not None:
+            raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
+        self._head = head = check_headers(status, headers)
+        self.code = head.code
+        if head.close:
+            self.close = True
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        """The write() callable: sent before it returns, as PEP 3333 wants."""
+        if type(data) is not bytes:
+            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
+        piece = self.piece(data, None)
+        if piece:
+            self._peer.push(piece)
+
+    # ---- what the session calls -----------------------------------------------------------
+
+    def piece(self, data: bytes, length: int | None) -> bytes:
+        """The bytes for one piece of body, with the head before the first. `length`: of the whole
+        body, where the session knows it. Raises BadResponse."""
+        if self.head_sent:
+            return self._frame(data) if data else b""
+        return self.head(length) + self._frame(data)
+
+    def head(self, length: int | None) -> bytes:
+        """Decide the framing (RFC 9112, 6) and return the head."""
+        head = self._head
+        if head is None:
+            raise BadResponse("the application did not call start_response")
+        self._bodiless = bodiless(head.code, self._request.method)
+        if head.length is not None:
+            length = head.length
+        elif self._bodiless and not length:
+            length = None  # what a GET would have had is not known
+        elif length is None:
+            if self._request.version == "1.1":
+                self._chunked = True
+            else:
+                self.close = True
+        self._left = length
+        keep_alive = None
+        if self.close:
+            keep_alive = False
+        elif self._request.version == "1.0":
+            keep_alive = True
+        self.head_sent = True
+        return encode(
+            head, time.time(), length=length, chunked=self._chunked, keep_alive=keep_alive
+        )
+
+    def _frame(self, data: bytes) -> bytes:
+        if self._bodiless or not data:
+            return b""
+        if self._chunked:
+            self.sent += len(data)
+            return chunk(data)
+        if self._left is not None:
+            if len(data) > self._left:
+                self.overrun = True
+                data = data[: self._left]
+            self._left -= len(data)
+        self.sent += len(data)
+        return data
+
+    def take(self, available: int) -> int:
+        """How many of the `available` bytes of a body that is sent in one go belong to it; call
+        after `head`, which knew that length."""
+        if self._bodiless:
+            return 0
+        count = available if self._left is None else min(available, self._left)
+        if self._left is not None:
+            self._left -= count
+        self.sent += count
+        return count
+
+    def end(self) -> bytes:
+        """What ends the body. A body that fell short of its Content-Length cannot be ended: the
+        connection must close, so that the client sees that something is missing."""
+        if self._chunked and not self._bodiless:
+            return LAST_CHUNK
+        if self._left and not self._bodiless:
+            self.close = True
+        return b""
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the application promised and did not give."""
+        return 0 if self._bodiless else self._left or 0
+
+
+def declared(value: Any) -> int | None:
+    """`len(value)` where an iterable has one (PEP 3333: a single block needs no chunking)."""
+    try:
+        return len(value)
+    except TypeError:
+        return None

@@ -1,0 +1,178 @@
+"""The seam between models and interfaces: one connection is one session.
+
+A session is a generator. It knows protocol and application and no socket: it yields what it needs,
+and a model decides who resumes it, and where. The vocabulary, complete:
+
+==================  ==============================================  ============================
+yields              meaning                                         resumed with
+==================  ==============================================  ============================
+`Await`             wait for the peer                               bytes (`b""` at EOF), or None
+                                                                    when writable or woken
+bytes, `Write`      send these, in order                            None, once all are accepted
+`SendFile`          send a head, then a piece of a file             None, once all are accepted
+`READY`             a whole request is here; logic may run          None, where logic runs
+                    elsewhere
+`TAKE`              logic wants the socket itself, blocking         the socket
+==================  ==============================================  ============================
+
+A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
+that leaves is no error: the generator is closed, and its `finally` clauses run. When a session
+returns, the connection is closed; `return LINGER` says that the client may still be sending, so
+that the close must not destroy the answer on its way (RFC 9112, 9.6).
+
+Application code that is on the stack cannot be suspended by a yield. For it `Peer` has two calls
+that block: `push` and `pull`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Final, Protocol
+
+#: What sessions tell their reader of the bytes per second that keep a slow peer connected.
+SLOWEST = 500
+#: A rate so low that any byte renews the deadline.
+ANY_BYTE = 1e-9
+
+
+class Await:
+    """Wait for the peer. Made once per interface, not per request: identity means "still waiting".
+
+    `seconds` is the deadline, counted from when the session first yields this very object; each
+    byte that arrives or leaves moves it by 1/`rate` seconds, to at most `seconds` from then.
+    A rate of 0 makes it absolute. `idle` marks the state between requests, where the connection
+    may be closed without loss when the process drains.
+    """
+
+    __slots__ = ("idle", "name", "rate", "read", "seconds", "write")
+
+    def __init__(
+        self,
+        name: str,
+        seconds: float,
+        *,
+        rate: float = 0,
+        read: bool = True,
+        write: bool = False,
+        idle: bool = False,
+    ) -> None:
+        self.name = name
+        self.seconds = seconds or float("inf")  # 0 is how an operator writes "no limit"
+        self.rate = rate
+        self.read = read
+        self.write = write
+        self.idle = idle
+
+    def __repr__(self) -> str:
+        return f"<Await {self.name}>"
+
+
+class Write:
+    """Send several buffers as one."""
+
+    __slots__ = ("buffers",)
+
+    def __init__(self, buffers: Sequence[bytes | memoryview]) -> None:
+        self.buffers = buffers
+
+
+class SendFile:
+    """Send `head`, then `count` bytes of the open file `fd` from `offset` (sendfile(2))."""
+
+    __slots__ = ("count", "fd", "head", "offset")
+
+    def __init__(self, head: bytes, fd: int, offset: int, count: int) -> None:
+        self.head = head
+        self.fd = fd
+        self.offset = offset
+        self.count = count
+
+
+class _Token:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+READY: Final = _Token("READY")
+TAKE: Final = _Token("TAKE")
+LINGER: Final = _Token("LINGER")
+
+Op = Await | Write | SendFile | bytes | _Token
+Session = Generator[Any, Any, Any]
+
+
+class Deadline(Exception):
+    """Thrown into a session when the `Await` (or the write) it yielded took too long."""
+
+
+class ClientGone(ConnectionError):
+    """Raised by `Peer.push` and `Peer.pull` into application code when the client has left."""
+
+
+class Peer(Protocol):
+    """The connection as a session sees it."""
+
+    client: str  # IP address; empty for a unix socket
+    client_port: int
+    server: str
+    server_port: int
+
+    def push(self, data: bytes) -> None:
+        """Send all of `data`, blocking. Raises ClientGone."""
+
+    def pull(self) -> bytes:
+        """Receive, blocking until the body deadline. b"" at EOF. Raises ClientGone, TimeoutError."""
+        ...
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send what can be accepted now, without blocking; return how many bytes that was."""
+        ...
+
+    def wake(self) -> None:
+        """Resume the session with None, unless it runs right now: its needs have changed."""
+
+
+class Ledger(Protocol):
+    """Where a session reports requests; the child's row of the scoreboard."""
+
+    def begin(self, line: bytes) -> int: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def end(self, began: int, status: int) -> int: ...
+    def count(self, status: int) -> None: ...
+
+
+class AccessLog(Protocol):
+    def add(
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
+    ) -> None: ...
+
+
+class Log(Protocol):
+    def debug(self, message: str) -> None: ...
+    def info(self, message: str) -> None: ...
+    def warning(self, message: str) -> None: ...
+    def error(self, message: str) -> None: ...
+    def exception(self, message: str) -> None: ...
+
+
+class Host(Protocol):
+    """The process that a session runs in."""
+
+    draining: bool  # answer with Connection: close; there will be no next request
+    ledger: Ledger
+    access: AccessLog | None
+    log: Log
+
+
+class Interface(Protocol):
+    """Makes sessions for one application."""
+
+    name: str
+    #: Sessions expect a running asyncio loop around them.
+    needs_loop: bool
+
+    def session(self, peer: Peer) -> Session: ...

@@ -1,0 +1,368 @@
+"""WSGI (PEP 3333) over HTTP/1: the session of one connection, in a child.
+
+One request's journey: the head is parsed, the body is collected, READY is yielded (from here on the
+code may run in another thread), the application is called, and its pieces are yielded as bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Generator, Iterable
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes
+
+from forkd.app.body import Decoder, ExpectedBody, Spool
+from forkd.app.response import Response, declared
+from forkd.app.session import (
+    ANY_BYTE,
+    LINGER,
+    READY,
+    SLOWEST,
+    Await,
+    ClientGone,
+    Deadline,
+    Host,
+    Peer,
+    SendFile,
+    Session,
+    Write,
+)
+from forkd.config import Config
+from forkd.http.body import ChunkedBody, LengthBody
+from forkd.http.guard import Request
+from forkd.http.limits import Limits, Refused
+from forkd.http.request import RequestParser
+from forkd.http.response import error
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+_NO_BODY = io.BytesIO
+#: Above this a head and its body are sent as two buffers rather than copied into one.
+_COPY_LIMIT = 65536
+_NAMES_LIMIT = 1024
+
+
+class FileWrapper:
+    """wsgi.file_wrapper: a real file is sent by the kernel, anything else is read in blocks."""
+
+    def __init__(self, file: Any, block_size: int = 65536) -> None:
+        self.file = file
+        self.block_size = block_size
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self) -> FileWrapper:
+        return self
+
+    def __next__(self) -> bytes:
+        data: bytes = self.file.read(self.block_size)
+        if not data:
+            raise StopIteration
+        return data
+
+    def piece(self) -> tuple[int, int, int] | None:
+        """(descriptor, offset, bytes to its end) of a regular file; None for anything else."""
+        try:
+            fd = self.file.fileno()
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            offset = self.file.tell()
+        except (AttributeError, OSError, ValueError):
+            return None
+        return fd, offset, max(0, found.st_size - offset)
+
+
+class Wsgi:
+    """Makes the sessions of one WSGI application. One per child."""
+
+    name = "wsgi"
+    needs_loop = False
+
+    def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
+        self._app = app
+        self._host = host
+        self._ledger = host.ledger
+        self._limits = Limits(
+            line=config.limit_request_line,
+            fields=config.limit_request_fields,
+            head=config.limit_request_head,
+            body=config.limit_request_body,
+        )
+        self._body_buffer = config.body_buffer
+        self._keep_alive = config.keep_alive > 0
+        self._first = Await("first request", config.header_timeout, rate=ANY_BYTE, idle=True)
+        self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
+        self._head = Await("request head", config.header_timeout)
+        self._body = Await("request body", config.body_timeout, rate=SLOWEST)
+        self._names: dict[bytes, str | None] = {}
+        self._template: Environ = {
+            "SCRIPT_NAME": "",
+            "SERVER_SOFTWARE": "forkd",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": multithread,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+        }
+
+    # ---- the connection -------------------------------------------------------------------
+
+    def session(self, peer: Peer) -> Session:
+        """One connection, request by request. Returns LINGER when the client may still send."""
+        parser = RequestParser(self._limits)
+        wait = self._first
+        data = yield wait
+        while True:
+            try:
+                request = parser.feed(data)
+                while request is None:
+                    data = yield self._head if parser.started else wait
+                    if not data:
+                        return None  # EOF: between requests, or the client gave up in the middle
+                    request = parser.feed(data)
+            except Refused as refused:
+                return (yield from self._refuse(peer, refused.status, refused.reason))
+            except Deadline:
+                if not parser.started:
+                    return None
+                return (yield from self._refuse(peer, 408, "the request head did not arrive in time"))
+            decoder: Decoder | None = None
+            body: IO[bytes] = _NO_BODY()
+            data = parser.rest
+            if request.chunked or request.length:
+                decoder = (
+                    ChunkedBody(self._limits.body)
+                    if request.chunked
+                    else LengthBody(request.length or 0)
+                )
+                if request.expect_continue:
+                    expected = ExpectedBody(peer, self._ledger, decoder, data)
+                    body = io.BufferedReader(expected, 65536)
+                else:
+                    try:
+                        body, request.length = yield from self._collect(decoder, data)
+                    except Refused as refused:
+                        return (yield from self._refuse(peer, refused.status, refused.reason, request))
+                    except Deadline:
+                        return (yield from self._refuse(peer, 408, "the request body did not arrive in time", request))
+                    except ClientGone:
+                        return None
+                    except OSError as failure:
+                        self._host.log.error(f"request body: spooling to disk: {failure}")
+                        return (yield from self._refuse(peer, 503, "no room for the request body", request))
+                    data = decoder.rest
+            yield READY
+            keep = request.keep_alive and self._keep_alive
+            response = Response(request, peer, not keep or self._host.draining)
+            if decoder is not None and request.expect_continue:
+                yield from self._respond(request, response, body, peer, expected)
+                if not expected.complete:
+                    return LINGER
+                data = decoder.rest
+            else:
+                yield from self._respond(request, response, body, peer, None)
+            body.close()
+            if response.close:
+                return LINGER if data else None
+            wait = self._idle
+            if not data:
+                data = yield wait
+                if not data:
+                    return None
+
+    def _collect(self, decoder: Decoder, data: bytes) -> Generator[Any, Any, tuple[IO[bytes], int]]:
+        """Read the whole body. Raises Refused, Deadline, ClientGone, OSError (disk full)."""
+        spool = Spool(self._body_buffer)
+        spool.write(decoder.feed(data))
+        while not decoder.done:
+            data = yield self._body
+            if not data:
+                raise ClientGone("the client left in the middle of its request body")
+            spool.write(decoder.feed(data))
+        return spool.rewind(), spool.size
+
+    def _refuse(
+        self, peer: Peer, status: int, reason: str, request: Request | None = None
+    ) -> Generator[Any, Any, Any]:
+        """Answer what must not reach the application, and close."""
+        self._ledger.count(status)
+        answer = error(status, reason, method=request.method if request is not None else "GET")
+        if self._host.access is not None:
+            line = request.line if request is not None else b"-"
+            self._host.access.add(peer.client, line, status, 0, "-", "-", 0)
+        self._host.log.debug(f"{peer.client or 'unix'}: refused with {status}: {reason}")
+        yield answer
+        return LINGER
+
+    # ---- the request ----------------------------------------------------------------------
+
+    def _respond(
+        self,
+        request: Request,
+        response: Response,
+        body: IO[bytes],
+        peer: Peer,
+        expected: ExpectedBody | None,
+    ) -> Generator[Any, Any, None]:
+        """Call the application and yield its answer; account for it however it ends."""
+        ledger = self._ledger
+        environ = self._environ(request, body, peer)
+        began = ledger.begin(request.line)
+        result: Any = None
+        try:
+            try:
+                result = self._app(environ, response.start_response)
+                if expected is not None and not expected.complete:
+                    response.close = True  # what was not read would be taken for the next request
+                if type(result) is list and len(result) == 1 and not response.head_sent:
+                    yield from self._whole(response, result[0])
+                elif type(result) is FileWrapper and (piece := result.piece()) is not None:
+                    yield from self._file(response, result, piece)
+                else:
+                    yield from self._pieces(response, result)
+                if response.missing or response.overrun:
+                    self._complain(request, response)
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    ledger.resume()
+                    close()
+        except (ClientGone, GeneratorExit, Deadline):
+            response.close = True
+            raise
+        except Exception:
+            self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
+            response.close = True
+            if not response.head_sent:
+                response.code = 500
+                response.head_sent = True
+                yield error(500, "the application failed; see the error log", method=request.method)
+            else:
+                response.code = response.code or 500
+                raise ConnectionAbortedError("the response broke off") from None
+        finally:
+            took = ledger.end(began, response.code)
+            if self._host.access is not None:
+                self._host.access.add(
+                    peer.client,
+                    request.line,
+                    response.code,
+                    response.sent,
+                    environ.get("HTTP_REFERER", "-"),
+                    environ.get("HTTP_USER_AGENT", "-"),
+                    took,
+                )
+
+    def _whole(self, response: Response, data: bytes) -> Generator[Any, Any, None]:
+        """The whole body is one block: one send."""
+        _check_bytes(data)
+        if len(data) > _COPY_LIMIT:
+            head = response.head(len(data))
+            count = response.take(len(data))
+            response.overrun = 0 < count < len(data)
+            self._ledger.pause()
+            yield Write((head, memoryview(data)[:count]))
+        else:
+            answer = response.piece(data, len(data))
+            self._ledger.pause()
+            yield answer
+        response.end()
+
+    def _pieces(self, response: Response, result: Iterable[bytes]) -> Generator[Any, Any, None]:
+        """Each piece is sent before the next is asked for."""
+        ledger = self._ledger
+        single = declared(result) == 1
+        for data in result:
+            _check_bytes(data)
+            if data:
+                out = response.piece(data, len(data) if single else None)
+                if out:
+                    ledger.pause()
+                    yield out
+                    ledger.resume()
+        last = b"" if response.head_sent else response.piece(b"", 0)
+        ledger.pause()
+        last += response.end()
+        if last:
+            yield last
+
+    def _file(
+        self, response: Response, wrapper: FileWrapper, piece: tuple[int, int, int]
+    ) -> Generator[Any, Any, None]:
+        """The kernel sends the file; write() may have been called before."""
+        if response.head_sent:
+            yield from self._pieces(response, wrapper)
+            return
+        fd, offset, available = piece
+        head = response.head(available)
+        self._ledger.pause()
+        yield SendFile(head, fd, offset, response.take(available))
+        response.end()
+
+    def _complain(self, request: Request, response: Response) -> None:
+        line = request.line.decode("latin-1")
+        if response.missing:
+            self._host.log.error(f"{line}: {response.missing} bytes short of its Content-Length; closed")
+        else:
+            self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
+
+    # ---- the environ ----------------------------------------------------------------------
+
+    def _environ(self, request: Request, body: IO[bytes], peer: Peer) -> Environ:
+        environ = self._template.copy()
+        path = request.path
+        if b"%" in path:
+            path = unquote_to_bytes(path)
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = path.decode("latin-1")
+        environ["QUERY_STRING"] = request.query.decode("latin-1")
+        environ["REQUEST_URI"] = environ["RAW_URI"] = request.target.decode("latin-1")
+        environ["SERVER_PROTOCOL"] = "HTTP/" + request.version
+        environ["SERVER_NAME"] = peer.server
+        environ["SERVER_PORT"] = str(peer.server_port)
+        environ["REMOTE_ADDR"] = peer.client
+        environ["REMOTE_PORT"] = str(peer.client_port)
+        environ["wsgi.input"] = body
+        names = self._names
+        for raw, value in request.headers:
+            try:
+                name = names[raw]
+            except KeyError:
+                name = self._name(raw)
+            if name is None:
+                continue
+            text = value.decode("latin-1")
+            if name in environ:
+                text = environ[name] + ("; " if name == "HTTP_COOKIE" else ",") + text
+            environ[name] = text
+        if request.chunked and request.length is not None:
+            # The body was collected, so its length is known: an application that goes by
+            # CONTENT_LENGTH alone (Django) sees all of it.
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
+            environ["CONTENT_LENGTH"] = str(request.length)
+        return environ
+
+    def _name(self, raw: bytes) -> str | None:
+        """The environ key of a header; None for names with an underscore, which would collide
+        with the same name written with a hyphen and so forge it."""
+        key: str | None = None
+        if b"_" not in raw:
+            key = raw.decode("latin-1").upper().replace("-", "_")
+            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+                key = "HTTP_" + key
+        if len(self._names) < _NAMES_LIMIT:
+            self._names[raw] = key
+        return key
+
+
+def _check_bytes(data: object) -> None:
+    if type(data) is not bytes and not isinstance(data, bytes):
+        raise TypeError(f"the application yielded {type(data).__name__}, not bytes (PEP 3333)")

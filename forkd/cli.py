@@ -1,0 +1,194 @@
+"""The command `forkd`: verbs, their arguments, and their exit codes.
+
+Exit codes: 0 done; 1 failed; 2 usage or configuration error; 3 not running. Errors become a line on
+stderr here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from forkd import __version__
+from forkd.config import Config
+from forkd.errors import ForkdError, NotRunning
+from forkd.models import registry
+from forkd.sources import Sources, add_flags
+from forkd.supervise import launch, table
+from forkd.supervise.control import ask
+from forkd.supervise.pidfile import running
+
+#: What the verbs that talk to a running master need to know of the options.
+_WHERE = {"name", "pidfile", "control"}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script. Never returns."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+    except ForkdError as error:
+        print(f"forkd: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:
+        # `forkd status | head`: nothing is wrong, and the interpreter must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    raise SystemExit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="forkd", description="A prefork daemon for Python network services on Linux.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"forkd {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, (run, text, arguments) in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+        arguments(verb)
+        verb.set_defaults(run=run)
+    return parser
+
+
+# ---- arguments ----------------------------------------------------------------------------
+
+
+def _all_flags(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser)
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser, only=_WHERE)
+
+
+def _status_flags(parser: argparse.ArgumentParser) -> None:
+    _where(parser)
+    parser.add_argument("--json", action="store_true", help="print what /status.json serves")
+
+
+def _scale_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("amount", metavar="N|+N|-N", help="the number of workers, or a change of it")
+    _where(parser)
+
+
+def _no_flags(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _load(args: argparse.Namespace) -> tuple[Sources, Config]:
+    sources = Sources.gather(args, os.environ)
+    config = sources.load()
+    registry.require(config.model, config.io)
+    return sources, config
+
+
+# ---- verbs --------------------------------------------------------------------------------
+
+
+def _start(args: argparse.Namespace) -> int:
+    return launch.start(*_load(args))
+
+
+def _stop(args: argparse.Namespace) -> int:
+    _, config = _load(args)
+    pid = running(config.pidfile)
+    _stop_and_wait(pid)
+    return 0
+
+
+def _stop_and_wait(pid: int) -> None:
+    """Signal the master and return when it has gone; it enforces --graceful-timeout itself."""
+    try:
+        pidfd = os.pidfd_open(pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    except ProcessLookupError:
+        raise NotRunning(f"not running: pid {pid} has just gone") from None
+    except PermissionError:
+        raise ForkdError(f"pid {pid} belongs to another user") from None
+    select.select([pidfd], [], [])
+    os.close(pidfd)
+
+
+def _restart(args: argparse.Namespace) -> int:
+    """With an app or options: those. Without: what the running daemon was started with."""
+    sources, config = _load(args)
+    given = set(sources.flags) - _WHERE
+    try:
+        pid = running(config.pidfile)
+        if not given and sources.path is None:
+            sources = Sources(**ask(config.control, "sources")["sources"])
+            config = sources.load()  # before anything is stopped: a broken file must not end it
+            registry.require(config.model, config.io)
+        _stop_and_wait(pid)
+    except NotRunning:
+        pass
+    os.chdir(sources.cwd)
+    return launch.start(sources, config)
+
+
+def _reload(args: argparse.Namespace) -> int:
+    """Waits until the reload has ended, however long the application takes to import."""
+    _, config = _load(args)
+    running(config.pidfile)
+    reply = ask(config.control, "reload", seconds=None)
+    print(f"generation {reply['generation']} serves")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    _, config = _load(args)
+    running(config.pidfile)
+    status = ask(config.control, "status")["status"]
+    print(json.dumps(status, indent=1) if args.json else table.render(status))
+    return 0
+
+
+def _scale(args: argparse.Namespace) -> int:
+    amount: str = args.amount
+    if not amount.lstrip("+-").isdigit() or amount.count("+") + amount.count("-") > 1:
+        print(f"forkd: scale {amount}: write N, +N or -N", file=sys.stderr)
+        return 2
+    _, config = _load(args)
+    running(config.pidfile)
+    how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
+    print(f"{ask(config.control, 'scale', **how)['workers']} workers")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Validate the configuration and import the application; change nothing."""
+    from forkd.supervise.check import check
+
+    _, config = _load(args)
+    print(check(config))
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    print(table.models(registry.MODELS))
+    return 0
+
+
+Verb = tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]
+
+VERBS: dict[str, Verb] = {
+    "start": (_start, "start the daemon; returns when the service answers", _all_flags),
+    "stop": (_stop, "finish the work in flight and stop the daemon", _where),
+    "restart": (_restart, "stop, then start with the same or the given options", _all_flags),
+    "reload": (_reload, "replace all workers by new ones, with new code and configuration", _where),
+    "status": (_status, "show the master, its workers and listeners", _status_flags),
+    "scale": (_scale, "change the number of workers", _scale_flags),
+    "check": (_check, "check the configuration and import the application", _all_flags),
+    "models": (_models, "list the concurrency models", _no_flags),
+}

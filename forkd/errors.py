@@ -1,0 +1,93 @@
+"""Every error forkd raises on purpose, and the exit code each one means.
+
+Raised anywhere, in the master and in children; turned into an exit code and a line on stderr
+once, in `cli`. Anything that is not a `ForkdError` is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "AppError",
+    "BindError",
+    "ConfigError",
+    "ForkdError",
+    "NotRunning",
+    "Problem",
+    "StartError",
+    "SystemCallError",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the configuration: what was set, what may be set, who set it."""
+
+    key: str
+    value: str
+    allowed: str
+    where: str
+
+    def __str__(self) -> str:
+        # repr, so that a control byte in a value cannot reach a terminal or forge a log line.
+        value = repr(self.value if len(self.value) <= 200 else self.value[:200] + "...")
+        return f"{self.key} = {value}: {self.allowed} ({self.where})"
+
+
+class ForkdError(Exception):
+    """The root: failed, exit code 1."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(ForkdError):
+    """The configuration is wrong; carries every problem found, not only the first."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+class NotRunning(ForkdError):
+    """There is no master to talk to."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class AppError(ForkdError):
+    """The application could not be loaded; the message carries the traceback's text."""
+
+
+class BindError(ForkdError):
+    """A listener could not be made."""
+
+
+class StartError(ForkdError):
+    """The daemon did not come up."""
+
+
+class SystemCallError(ForkdError):
+    """A system call failed: `bind(127.0.0.1:80): EACCES: Permission denied`."""
+
+    def __init__(self, call: str, target: str, error: OSError) -> None:
+        self.call = call
+        self.target = target
+        self.errno: int | None = error.errno
+        # All arguments go to Exception, so that the error survives pickling as it is.
+        super().__init__(call, target, error)
+
+    def __str__(self) -> str:
+        if self.errno is None:
+            return f"{self.call}({self.target}): {self.args[2]}"
+        name = errno.errorcode.get(self.errno, f"errno {self.errno}")
+        return f"{self.call}({self.target}): {name}: {os.strerror(self.errno)}"

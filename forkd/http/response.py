@@ -1,0 +1,246 @@
+"""Answers as bytes: the head an app asked for, chunks, and forkd's own small answers.
+
+Called by the WSGI session in a child: `check_headers` when the app names its status and headers
+(so that a bad one is the app's exception), `encode` when the first body bytes are there and the
+framing is known. The admin endpoint in the master uses `head`. Nothing that an app passes can put
+a CR, LF or NUL on the wire.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class BadResponse(ValueError):
+    """The app's status or headers cannot be sent; the text says which and why."""
+
+
+class Head:
+    """A checked status and headers, encoded but for what forkd adds.
+
+    `close`: the app sent `Connection: close`. `length`: its Content-Length, which is not in
+    `block`, because the session decides the framing. `dated`, `named`: it set Date, Server.
+    """
+
+    __slots__ = ("block", "close", "code", "dated", "length", "named")
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.block = b""
+        self.close = False
+        self.dated = False
+        self.named = False
+        self.length: int | None = None
+
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
+_VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
+_STATUS = re.compile("[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")  # 1xx is no answer (RFC 9110 15.2)
+_DIGITS = re.compile("[0-9]{1,19}")
+
+# PEP 3333, "Other HTTP Features": an app must not say how the connection works.
+_HOP_BY_HOP = frozenset(
+    (
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+_PLAIN, _DATE, _SERVER, _LENGTH, _CONNECTION = range(5)
+_KINDS = {"date": _DATE, "server": _SERVER, "content-length": _LENGTH, "connection": _CONNECTION}
+
+
+class _Names(dict[str, tuple[str, int]]):
+    """Header name -> ("Name: ", kind): a memo of the check, bounded since apps make up names."""
+
+    MOST = 512
+
+    def __missing__(self, name: str) -> tuple[str, int]:
+        if type(name) is not str or _TOKEN.fullmatch(name) is None:
+            raise BadResponse(f"bad header name {name!r}")
+        lower = name.lower()
+        if lower in _HOP_BY_HOP:
+            raise BadResponse(f"hop-by-hop header {name!r} is not the app's to set (PEP 3333)")
+        entry = name + ": ", _KINDS.get(lower, _PLAIN)
+        if len(self) < self.MOST:
+            self[name] = entry
+        return entry
+
+
+_NAMES = _Names()
+
+
+@lru_cache(maxsize=128)
+def _status_line(status: str) -> tuple[int, str]:
+    if type(status) is not str or _STATUS.fullmatch(status) is None:
+        raise BadResponse(f"bad status {status!r}: wants three digits, from 200, and a reason")
+    return int(status[:3]), f"HTTP/1.1 {status}\r\n"
+
+
+def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
+    """Check what the app passed to start_response and encode it. Raises BadResponse."""
+    try:
+        code, line = _status_line(status)
+    except TypeError:  # unhashable
+        raise BadResponse(f"bad status {status!r}") from None
+    head = Head(code)
+    lines = [line]
+    try:
+        for name, value in headers:
+            label, kind = _NAMES[name]
+            # isprintable is a fast loop in C and right but for tabs and some of Latin-1.
+            if not value.isprintable() and _VALUE.fullmatch(value) is None:
+                raise BadResponse(f"bad value of header {name!r}: {value!r}")
+            if kind > _SERVER:
+                if kind == _LENGTH:
+                    _length(head, value)
+                else:
+                    _connection(head, value)
+                continue
+            if kind == _DATE:
+                head.dated = True
+            elif kind == _SERVER:
+                head.named = True
+            lines.append(f"{label}{value}\r\n")
+        head.block = "".join(lines).encode("latin-1")
+    except BadResponse:
+        raise
+    except UnicodeEncodeError as error:
+        what = error.object[error.start : error.end]
+        raise BadResponse(f"header not in Latin-1: {what!r}") from None
+    except (AttributeError, TypeError, ValueError):
+        raise BadResponse("headers must be (name, value) pairs of str") from None
+    return head
+
+
+def _length(head: Head, value: str) -> None:
+    if head.length is not None:
+        raise BadResponse("two Content-Length headers")
+    if _DIGITS.fullmatch(value) is None:
+        raise BadResponse(f"bad Content-Length {value!r}")
+    head.length = int(value)
+
+
+def _connection(head: Head, value: str) -> None:
+    """`close` is a wish that the session grants; many apps say `keep-alive`, which changes nothing."""
+    for token in value.lower().split(","):
+        token = token.strip(" \t")
+        if token == "close":
+            head.close = True
+        elif token != "keep-alive":
+            raise BadResponse(f"hop-by-hop header 'Connection: {value}' (PEP 3333)")
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> bytes:
+    t = time.gmtime(second)  # not strftime: its names follow the locale
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year}"
+        f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
+    ).encode()
+
+
+def date(now: float) -> bytes:
+    """`now` (seconds since the epoch) as IMF-fixdate (RFC 9110 5.6.7), cached for its second."""
+    return _date(int(now))
+
+
+def encode(
+    head: Head,
+    now: float,
+    *,
+    length: int | None = None,
+    chunked: bool = False,
+    keep_alive: bool | None = None,
+) -> bytes:
+    """The head for the wire: the app's lines, Date and Server unless it set them, framing, end.
+
+    `length` gives Content-Length, `chunked` gives Transfer-Encoding, neither gives no framing (the
+    answer ends with the connection, or has no body). `keep_alive` True or False names it in
+    Connection; None is silent, which means keep-alive in HTTP/1.1 only.
+    """
+    parts = [head.block]
+    if not head.dated:
+        parts += b"Date: ", _date(int(now)), b"\r\n"
+    if not head.named:
+        parts.append(b"Server: forkd\r\n")
+    # RFC 9110 8.6, 9112 6.1: 204 has neither, whatever the app said.
+    if head.code != 204:
+        if chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif length is not None:
+            parts.append(b"Content-Length: %d\r\n" % length)
+    if keep_alive is None:
+        parts.append(b"\r\n")
+    elif keep_alive:
+        parts.append(b"Connection: keep-alive\r\n\r\n")
+    else:
+        parts.append(b"Connection: close\r\n\r\n")
+    return b"".join(parts)
+
+
+def head(
+    status: str,
+    headers: Iterable[tuple[str, str]],
+    now: float,
+    *,
+    length: int | None = None,
+    chunked: bool = False,
+    keep_alive: bool | None = None,
+) -> bytes:
+    """`check_headers` and `encode` in one, for answers of forkd's own."""
+    checked = check_headers(status, headers)
+    if checked.close:
+        keep_alive = False
+    return encode(checked, now, length=length, chunked=chunked, keep_alive=keep_alive)
+
+
+def error(
+    status: int,
+    reason: str,
+    keep_alive: bool = False,
+    *,
+    method: str = "GET",
+    now: float | None = None,
+) -> bytes:
+    """A whole small answer in text/plain: `reason` is its body (none for HEAD)."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Error"
+    body = f"{status} {phrase}\n{reason}\n".encode()
+    lines = head(
+        f"{status} {phrase}",
+        [("Content-Type", "text/plain; charset=utf-8")],
+        time.time() if now is None else now,
+        length=len(body),
+        keep_alive=keep_alive,
+    )
+    return lines if bodiless(status, method) else lines + body
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk; nothing for no data, because an empty chunk would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def bodiless(status: int, method: str) -> bool:
+    """Whether the answer has no body, whatever its headers say (RFC 9112 6.3, rule 1)."""
+    return method == "HEAD" or status in (204, 304) or 100 <= status < 200

@@ -1,0 +1,157 @@
+"""The error log and the access log.
+
+The error log is descriptor 2, in the master and in every child: one line, one write(2), so lines of
+several processes do not mix. The standard library's logging is left to the application; its locks
+would have to be carried across forks.
+
+The access log is a file opened for appending, or descriptor 1. A child collects lines and writes
+them at the end of each turn of its loop, whole lines at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import sys
+import time
+import traceback
+
+_LEVELS = ("debug", "info", "warning", "error")
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+#: Control bytes, DEL, the quote and the backslash: what could forge or tear a line.
+_UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\x9f]')
+_UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def open_log(path: str) -> int:
+    """Open a log file for appending; it is created 0640 and never a symbolic link's target."""
+    return os.open(path, _FLAGS, 0o640)
+
+
+def redirect(path: str) -> None:
+    """Make descriptors 1 and 2 write to `path`: at start and on SIGUSR1. Raises OSError."""
+    fd = open_log(path)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+class Log:
+    """The error log of one process. `who` names the process in each line."""
+
+    def __init__(self, level: str, style: str, who: str) -> None:
+        self._least = _LEVELS.index(level)
+        self._json = style == "json"
+        self._who = who
+
+    def debug(self, message: str) -> None:
+        self._put(0, message)
+
+    def info(self, message: str) -> None:
+        self._put(1, message)
+
+    def warning(self, message: str) -> None:
+        self._put(2, message)
+
+    def error(self, message: str) -> None:
+        self._put(3, message)
+
+    def exception(self, message: str) -> None:
+        """An error with the traceback of the exception being handled."""
+        self._put(3, f"{message}\n{traceback.format_exc().rstrip()}")
+
+    def _put(self, level: int, message: str) -> None:
+        if level < self._least:
+            return
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03}Z"
+        if self._json:
+            record = {
+                "time": stamp, "level": _LEVELS[level], "pid": os.getpid(),
+                "process": self._who, "message": message,
+            }  # fmt: skip
+            line = json.dumps(record)
+        else:
+            # Continuation lines are indented, so that no message can forge the start of a line.
+            message = _UNSAFE_TEXT.sub(_hex, message).replace("\n", "\n    ")
+            line = f"{stamp} [{os.getpid()}] {_LEVELS[level]} {self._who}: {message}"
+        _write_all(2, line.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write, and lose the data rather than stop when the disk is full or the reader is gone."""
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except OSError:
+            return
+
+
+def _hex(match: re.Match[str]) -> str:
+    return f"\\x{ord(match.group()):02x}"
+
+
+def escape(text: str) -> str:
+    """`text` with no raw control character, quote or backslash (nginx writes \\xXX as well)."""
+    return _UNSAFE.sub(_hex, text)
+
+
+class AccessLog:
+    """The access log of one child: Combined Log Format with the duration, or JSON lines."""
+
+    def __init__(self, path: str, style: str) -> None:
+        self._path = path
+        self._json = style == "json"
+        self._fd = 1
+        self._lines: list[str] = []
+        self._second = 0
+        self._stamp = ""
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file anew (SIGUSR1: it was rotated). A failure keeps the old one, and says so."""
+        if self._path == "-":
+            return
+        self.flush()
+        try:
+            fd = open_log(self._path)
+        except OSError as error:
+            if self._fd == 1:
+                raise
+            name = errno.errorcode.get(error.errno or 0, "?")
+            print(f"access log {self._path}: not reopened: {name}", file=sys.stderr, flush=True)
+            return
+        if self._fd != 1:
+            os.close(self._fd)
+        self._fd = fd
+
+    def add(
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
+    ) -> None:
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(now))
+        request = line.decode("latin-1")
+        if self._json:
+            self._lines.append(
+                json.dumps({
+                    "time": self._stamp, "client": host, "request": request, "status": status,
+                    "bytes": size, "referer": referer, "user_agent": agent,
+                    "seconds": took_ns / 1e9,
+                })  # fmt: skip
+            )
+            return
+        text = f'{request}" {status} {size} "{referer}" "{agent}'
+        if _UNSAFE.search(request) or _UNSAFE.search(referer) or _UNSAFE.search(agent):
+            text = f'{escape(request)}" {status} {size} "{escape(referer)}" "{escape(agent)}'
+        self._lines.append(f'{host or "unix:"} - - [{self._stamp}] "{text}" {took_ns / 1e9:.6f}')
+
+    def flush(self) -> None:
+        """Write what was collected. Called at the end of each turn, and before the process ends."""
+        if self._lines:
+            data = "\n".join(self._lines) + "\n"
+            self._lines.clear()
+            _write_all(self._fd, data.encode("latin-1", "backslashreplace"))

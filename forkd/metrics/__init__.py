@@ -1,0 +1,1 @@
+"""What the daemon tells about itself: the scoreboard as Prometheus metrics, over the admin endpoint."""

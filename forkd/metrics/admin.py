@@ -1,0 +1,234 @@
+"""The admin endpoint: a small HTTP server on a listener of its own, inside the master's loop.
+
+It answers also when every child is stuck, which is when one wants to look. One request per
+connection, bounded in size, number and time; only GET and HEAD.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from html import escape
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
+
+from forkd.address import Address
+from forkd.http.guard import Request
+from forkd.http.limits import Limits, Refused
+from forkd.http.request import RequestParser
+from forkd.http.response import bodiless, error, head
+from forkd.metrics.collector import Sample, encode
+from forkd.system import sockets
+from forkd.system.handles import READ, WRITE
+from forkd.system.loop import Loop
+
+_LIMITS = Limits(line=1024, fields=50, head=8192, body=0)
+_CLIENTS = 64
+_SECONDS = 5.0
+
+
+class Source(Protocol):
+    """Where the answers come from: the master."""
+
+    def status(self) -> dict[str, Any]: ...
+    def not_ready(self) -> str: ...
+    def samples(self) -> Sample: ...
+
+
+class Answer(NamedTuple):
+    status: str
+    content_type: str
+    body: bytes
+
+
+class Client:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.parser = RequestParser(_LIMITS)
+        self.out = b""
+        self.deadline = monotonic() + _SECONDS
+
+
+class AdminServer:
+    def __init__(self, listener: sockets.Listener, loop: Loop, source: Source) -> None:
+        self.name = listener.name
+        self._listener = listener
+        self._loop = loop
+        self._source = source
+        self._clients: dict[int, Client] = {}
+        self._sock = listener.sockets[0]
+        loop.watch(self._sock.fileno(), self._accept)
+
+    @classmethod
+    def listen(cls, address: Address, loop: Loop, source: Source) -> AdminServer:
+        """Raises BindError."""
+        return cls(sockets.listen(address, 64), loop, source)
+
+    def forget(self) -> None:
+        """In a child: close our copies, leave the listener to the master."""
+        for client in self._clients.values():
+            client.sock.close()
+        self._sock.close()
+
+    def close(self) -> None:
+        for fd in list(self._clients):
+            self._drop(fd)
+        self._loop.unwatch(self._sock.fileno())
+        self._listener.close()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except OSError:
+            return
+        if len(self._clients) >= _CLIENTS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        fd = sock.fileno()
+        self._clients[fd] = Client(sock)
+        self._loop.watch(fd, lambda: self._read(fd))
+        self._loop.timers.set("admin", monotonic() + _SECONDS, self._expire)
+
+    def _read(self, fd: int) -> None:
+        client = self._clients[fd]
+        try:
+            data = client.sock.recv(8192)
+            request = client.parser.feed(data) if data else None
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(fd)
+            return
+        except Refused as refused:
+            self._send(fd, error(refused.status, refused.reason))
+            return
+        if not data:
+            self._drop(fd)
+        elif request is not None:
+            self._send(fd, self._answer(request))
+
+    def _answer(self, request: Request) -> bytes:
+        page = PAGES.get(request.path)
+        if request.method not in ("GET", "HEAD"):
+            return error(405, "only GET and HEAD are served here", method=request.method)
+        if page is None:
+            known = ", ".join(sorted(path.decode() for path in PAGES))
+            return error(404, f"the pages here are {known}", method=request.method)
+        accept = b",".join(v for n, v in request.headers if n.lower() == b"accept").decode("latin-1")
+        answer = page(self._source, accept)
+        lines = head(
+            answer.status,
+            [("Content-Type", answer.content_type), ("Cache-Control", "no-store")],
+            time.time(),
+            length=len(answer.body),
+            keep_alive=False,
+        )
+        return lines if bodiless(200, request.method) else lines + answer.body
+
+    def _send(self, fd: int, data: bytes) -> None:
+        client = self._clients[fd]
+        client.out = data
+        self._loop.watch(fd, lambda: self._write(fd), WRITE)
+        self._write(fd)
+
+    def _write(self, fd: int) -> None:
+        client = self._clients[fd]
+        try:
+            client.out = client.out[client.sock.send(client.out) :]
+            if client.out:
+                return
+            client.sock.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(fd)
+            return
+        # Wait for the client's EOF, so that the close does not reset what it still reads.
+        self._loop.watch(fd, lambda: self._linger(fd), READ)
+
+    def _linger(self, fd: int) -> None:
+        try:
+            if self._clients[fd].sock.recv(8192):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        client = self._clients.pop(fd)
+        self._loop.unwatch(fd)
+        client.sock.close()
+
+    def _expire(self) -> None:
+        now = monotonic()
+        for fd in [fd for fd, client in self._clients.items() if client.deadline <= now]:
+            self._drop(fd)
+        if self._clients:
+            first = min(client.deadline for client in self._clients.values())
+            self._loop.timers.set("admin", first, self._expire)
+
+
+# ---- the pages ----------------------------------------------------------------------------
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+def _metrics(source: Source, accept: str) -> Answer:
+    body, content_type = encode(source.samples(), accept)
+    return Answer("200 OK", content_type, body)
+
+
+def _healthz(source: Source, accept: str) -> Answer:
+    return Answer("200 OK", _TEXT, b"ok\n")
+
+
+def _readyz(source: Source, accept: str) -> Answer:
+    why = source.not_ready()
+    if why:
+        return Answer("503 Service Unavailable", _TEXT, why.encode() + b"\n")
+    return Answer("200 OK", _TEXT, b"ok\n")
+
+
+def _status(source: Source, accept: str) -> Answer:
+    return Answer("200 OK", "application/json", json.dumps(source.status(), indent=1).encode() + b"\n")
+
+
+def _page(source: Source, accept: str) -> Answer:
+    """A plain page for a person with a browser."""
+    status = source.status()
+    master = status["master"]
+    columns = ("slot", "pid", "state", "role", "requests", "connections", "rss_bytes", "busy_for", "request")
+    header = "".join(f"<th>{name}</th>" for name in columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(w[name] or ''))}</td>" for name in columns) + "</tr>"
+        for w in status["workers"]
+    )
+    queues = "".join(
+        f"<li>{escape(x['address'])}: {x['accept_queue']} of {x['backlog']} waiting</li>"
+        for x in status["listeners"]
+    )
+    links = " ".join(f'<a href="{p.decode()}">{p.decode()}</a>' for p in PAGES if p != b"/")
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>forkd status</title>'
+        "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem}td,th{padding:.2em .8em;"
+        "text-align:left;border-bottom:1px solid #8884}</style>"
+        f"<h1>forkd: {escape(master['name'])}</h1><p>{escape(master['state'])}"
+        f"{escape(': ' + master['why'] if master['why'] else '')}; pid {master['pid']}, generation "
+        f"{master['generation']}, model {escape(master['model'])}, io {escape(master['io'])}.</p>"
+        f"<ul>{queues}</ul><table><tr>{header}</tr>{rows}</table><p>{links}</p></html>\n"
+    )
+    return Answer("200 OK", "text/html; charset=utf-8", text.encode())
+
+
+PAGES: dict[bytes, Callable[[Source, str], Answer]] = {
+    b"/": _page,
+    b"/metrics": _metrics,
+    b"/healthz": _healthz,
+    b"/readyz": _readyz,
+    b"/status.json": _status,
+}

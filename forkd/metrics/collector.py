@@ -1,0 +1,103 @@
+"""The scoreboard and the master's state as Prometheus metrics. In the master, at each scrape.
+
+prometheus-client is the encoder only; its multiprocess mode would leave a file per pid behind.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from forkd import __version__
+from forkd.metrics.names import METRICS
+from forkd.system import scoreboard
+from forkd.system.scoreboard import Scoreboard
+
+
+class Sample(NamedTuple):
+    """All values of one scrape: (label values, value) pairs by metric name."""
+
+    values: dict[str, list[tuple[list[str], float]]]
+    buckets: list[tuple[str, float]]
+    seconds: float
+
+
+def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int]) -> Sample:
+    """Read everything now. `status` is what /status.json serves."""
+    master, workers = status["master"], status["workers"]
+    states = dict.fromkeys(("starting", "ready", "retiring", "killed"), 0)
+    for worker in workers:
+        states[worker["state"]] += 1
+    buckets, seconds = board.durations()
+    doorbell = status["doorbell"]
+    one = _alone
+    values: dict[str, list[tuple[list[str], float]]] = {
+        "forkd_requests_total": [([str(code)], n) for code, n in sorted(board.codes().items())],
+        "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
+        "forkd_connections": one(sum(w["connections"] for w in workers)),
+        "forkd_connections_accepted_total": [
+            ([str(slot)], board.accepted(slot))
+            for slot in range(1, board.slots + 1)
+            if board.accepted(slot) or any(w["slot"] == slot for w in workers)
+        ],
+        "forkd_workers": [([state], n) for state, n in states.items()],
+        "forkd_workers_wanted": one(master["workers_wanted"]),
+        "forkd_worker_exits_total": [([reason], n) for reason, n in sorted(exits.items())],
+        "forkd_worker_rss_bytes": [([str(w["slot"])], w["rss_bytes"]) for w in workers],
+        "forkd_accept_queue_length": [([x["address"]], x["accept_queue"]) for x in status["listeners"]],
+        "forkd_accept_queue_limit": [([x["address"]], x["backlog"]) for x in status["listeners"]],
+        "forkd_leader_promotions_total": one(board.total(scoreboard.PROMOTIONS)),
+        "forkd_lease_grants_total": one(doorbell["grants"]),
+        "forkd_sigio_rings_total": one(doorbell["rings"]),
+        "forkd_reloads_total": [([result], n) for result, n in sorted(master["reloads"].items())],
+        "forkd_generation": one(master["generation"]),
+        "forkd_ready": one(0 if master["why"] else 1),
+        "forkd_build_info": [
+            (
+                [__version__, platform.python_version(), master["model"], master["io"], master["accept"]],
+                1,
+            )
+        ],
+    }
+    return Sample(values, buckets, seconds)
+
+
+def _alone(value: float) -> list[tuple[list[str], float]]:
+    return [([], value)]
+
+
+class _Once(Collector):
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+
+    def collect(self) -> Iterable[Metric]:
+        families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for metric in METRICS:
+            if metric.kind == "histogram":
+                histogram = HistogramMetricFamily(metric.name, metric.help)
+                histogram.add_metric([], self._sample.buckets, self._sample.seconds)
+                yield histogram
+                continue
+            family = families[metric.kind](metric.name, metric.help, labels=metric.labels)
+            for labels, value in self._sample.values[metric.name]:
+                family.add_metric(labels, value)
+            yield family
+
+
+def encode(sample: Sample, accept: str) -> tuple[bytes, str]:
+    """The body and its content type, in the format that the Accept header asks for."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once(sample))
+    encoder: Callable[[CollectorRegistry], bytes]
+    encoder, content_type = choose_encoder(accept)
+    return encoder(registry), content_type

@@ -1,0 +1,148 @@
+"""The blocking driver: one client at a time, served to its end with blocking calls.
+
+Blocking I/O as in a classic prefork server: the child sleeps in recv(2) and send(2) for its one
+client, and a silent client holds its child until a deadline. The deadlines are the socket's own
+(SO_SNDTIMEO), and poll(2) before each receive, which also hears the master: a plain recv(2) could
+not be told that the child is to retire.
+
+It has the interface of `EventDriver`, but `adopt` returns only when the client is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from forkd.app.session import READY, TAKE, Await, Deadline, SendFile, Write
+from forkd.models.connection import Connection
+from forkd.models.deadlines import Wheel
+from forkd.models.unit import Unit
+
+
+class BlockingDriver:
+    def __init__(
+        self,
+        unit: Unit,
+        counted: Callable[[int], None],
+        interrupts: dict[int, Callable[[], None]],
+    ) -> None:
+        """`counted` is told the number of connections whenever it changes. While the child blocks
+        for its client it also waits for the descriptors in `interrupts`."""
+        self.connections: dict[int, Connection] = {}
+        self.wheel: Wheel[Connection] = Wheel()  # always empty: deadlines are waited for one by one
+        self.now = monotonic()
+        self._interface = unit.interface
+        self._log = unit.log
+        self._counted = counted
+        self._write_seconds = unit.config.write_timeout
+        self._body_seconds = unit.config.body_timeout
+        self._interrupts = interrupts
+        self._idle_grace: float | None = None
+
+    def adopt(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+        """Serve the connection until it ends."""
+        sock.setblocking(True)
+        seconds = self._write_seconds
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        conn = Connection(sock, client, server, self._interface, self._write_seconds, self._body_seconds)
+        self.connections[conn.fd] = conn
+        self._counted(1)
+        try:
+            self._serve(conn)
+        except (OSError, Deadline):
+            pass  # the client left, or took too long; the session knows
+        except Exception:
+            self._log.exception(f"a session failed; its connection from {conn.client} is closed")
+        finally:
+            conn.session.close()
+            sock.close()
+            del self.connections[conn.fd]
+            self._counted(0)
+
+    def _serve(self, conn: Connection) -> None:
+        try:
+            op = conn.resume(None)
+            while True:
+                if type(op) is Await:
+                    op = self._await(conn, op)
+                else:
+                    op = conn.resume(self._perform(conn, op))
+        except StopIteration:
+            conn.sock.shutdown(socket.SHUT_WR)
+            # Read what is still on its way, so that the close does not reset the connection.
+            conn.sock.settimeout(1.0)
+            while conn.recv(65536):
+                pass
+
+    def _await(self, conn: Connection, op: Await) -> Any:
+        """Block until the client sends; resume the session. Returns what it yields next."""
+        if conn.op is not op:
+            conn.op = op
+            conn.deadline = monotonic() + op.seconds
+        while not self._readable(conn.fd, conn.deadline - monotonic()):
+            if op.idle and self._idle_grace is not None:
+                conn.deadline = min(conn.deadline, monotonic() + self._idle_grace)
+                self._idle_grace = 0.0  # the grace is given once
+            if conn.deadline <= monotonic():
+                return conn.session.throw(Deadline(op.name))
+        data = conn.recv(65536)
+        if op.rate:
+            conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)
+        return conn.resume(data)
+
+    def _readable(self, fd: int, seconds: float) -> bool:
+        """Wait for the client and for the master. True when the client's socket is readable."""
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        for interrupt in self._interrupts:
+            poller.register(interrupt, select.POLLIN)
+        ready = poller.poll(None if seconds == float("inf") else max(0.0, seconds) * 1000)
+        for found, _ in ready:
+            if found != fd:
+                self._interrupts[found]()
+        return any(found == fd for found, _ in ready)
+
+    def _perform(self, conn: Connection, op: Any) -> Any:
+        if type(op) is bytes:
+            conn.sock.sendall(op)
+        elif type(op) is Write:
+            for buffer in op.buffers:
+                conn.sock.sendall(buffer)
+        elif type(op) is SendFile:
+            conn.sock.sendall(op.head)
+            self._send_file(conn, op)
+        elif op is TAKE:
+            return conn.sock
+        elif op is not READY:
+            raise TypeError(f"a session yielded {op!r}")
+        return None
+
+    def _send_file(self, conn: Connection, op: SendFile) -> None:
+        offset, count = op.offset, op.count
+        while count:
+            sent = os.sendfile(conn.fd, op.fd, offset, count)
+            if not sent:
+                raise ConnectionAbortedError("the file became shorter while it was sent")
+            offset += sent
+            count -= sent
+
+    # ---- the rest of the driver's interface -----------------------------------------------
+
+    def ready(self, conn: Connection, mask: int) -> None:
+        raise AssertionError("no connection of a blocking child is in a handle set")
+
+    def expire(self) -> None:
+        pass
+
+    def drain(self, idle_grace: float) -> None:
+        self._idle_grace = idle_grace
+
+    def abandon(self) -> None:
+        for conn in self.connections.values():
+            conn.sock.shutdown(socket.SHUT_RDWR)

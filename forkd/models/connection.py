@@ -1,0 +1,147 @@
+"""One accepted connection: its socket, its session, and the blocking calls for application code.
+
+Made and owned by a driver, in a child.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import select
+import socket
+from collections import deque
+from typing import Any
+
+from forkd.app.session import Await, ClientGone, Interface, Session
+from forkd.models.deadlines import NEVER, NOWHERE
+
+_NOTHING_YET = Await("start", 0, read=False)
+
+
+class FilePiece:
+    """What is left to send of a file."""
+
+    __slots__ = ("count", "fd", "offset")
+
+    def __init__(self, fd: int, offset: int, count: int) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.count = count
+
+
+class Connection:
+    """Implements `session.Peer`. `waker` is called with the connection when `wake` is."""
+
+    __slots__ = (
+        "bucket",
+        "client",
+        "client_port",
+        "deadline",
+        "fd",
+        "mask",
+        "op",
+        "out",
+        "pull_seconds",
+        "push_seconds",
+        "recv",
+        "resume",
+        "server",
+        "server_port",
+        "session",
+        "sock",
+        "waker",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        client: Any,
+        server: tuple[str, int],
+        interface: Interface,
+        push_seconds: float,
+        pull_seconds: float,
+        waker: Any = None,
+    ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.recv = sock.recv
+        # A unix peer has no address worth telling: accept(2) returns an empty name.
+        self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
+        self.server, self.server_port = server
+        self.push_seconds = push_seconds
+        self.pull_seconds = pull_seconds
+        self.waker = waker
+        self.mask = 0
+        self.op: Await = _NOTHING_YET
+        self.out: deque[memoryview | FilePiece] = deque()
+        self.deadline = NEVER
+        self.bucket = NOWHERE
+        self.session: Session = interface.session(self)
+        self.resume = self.session.send
+
+    def flush(self) -> bool:
+        """Send what is queued; True when nothing is left. Raises OSError when the client has left."""
+        out = self.out
+        while out:
+            item = out[0]
+            try:
+                if type(item) is memoryview:
+                    sent = self.sock.send(item)
+                    left = len(item) - sent
+                    if left:
+                        out[0] = item[sent:]
+                else:
+                    assert isinstance(item, FilePiece)
+                    sent = os.sendfile(self.fd, item.fd, item.offset, item.count) if item.count else 0
+                    if not sent and item.count:
+                        raise ConnectionAbortedError("the file became shorter while it was sent")
+                    item.offset += sent
+                    item.count -= sent
+                    left = item.count
+            except BlockingIOError:
+                return False
+            if not left:
+                out.popleft()
+        return True
+
+    # ---- session.Peer ---------------------------------------------------------------------
+
+    def push(self, data: bytes) -> None:
+        self.out.append(memoryview(data))
+        try:
+            while not self.flush():
+                if not self._poll(select.POLLOUT, self.push_seconds):
+                    raise ClientGone("the client stopped reading")
+        except OSError as error:
+            self.out.clear()
+            raise ClientGone("the client left while it was being answered") from error
+
+    def pull(self) -> bytes:
+        try:
+            while True:
+                try:
+                    return self.recv(65536)
+                except BlockingIOError:
+                    if not self._poll(select.POLLIN, self.pull_seconds):
+                        raise TimeoutError("the request body did not arrive in time") from None
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ClientGone("the client left in the middle of its request") from error
+
+    def _poll(self, mask: int, seconds: float) -> bool:
+        poller = select.poll()
+        poller.register(self.fd, mask)
+        return bool(poller.poll(seconds * 1000 if seconds else None))
+
+    def send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ClientGone("the client has left") from error
+
+    def wake(self) -> None:
+        if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:
+            self.waker(self)

@@ -1,0 +1,57 @@
+"""What a child is given to work with, and what its model must offer in return.
+
+Made by supervise/worker.py after the fork; used by every model.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from forkd.app.session import Interface
+from forkd.config import Config
+from forkd.log import AccessLog, Log
+from forkd.system.lease import Lease
+from forkd.system.scoreboard import Row
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One logic unit: a child process."""
+
+    config: Config
+    slot: int
+    row: Row
+    lease: Lease | None  # None when the kernel chooses who accepts (exclusive, reuseport)
+    listeners: list[tuple[socket.socket, tuple[str, int]]]  # with the server name and port
+    interface: Interface
+    log: Log
+    access: AccessLog | None
+    #: Further descriptors to wait on, with what to call when they are readable.
+    watched: dict[int, Callable[[], None]]
+    #: Housekeeping, to be called at the end of every turn.
+    after_turn: Callable[[], None]
+
+
+class Model(Protocol):
+    """A concurrency model, running in a child."""
+
+    #: Nothing is left to do: retired, and every connection is closed.
+    done: bool
+
+    def __init__(self, unit: Unit) -> None: ...
+
+    def turn(self, timeout: float | None) -> None:
+        """Wait once, up to `timeout` seconds (None: until something happens); handle what came."""
+
+    def watch(self, fd: int, call: Callable[[], None]) -> None:
+        """Call `call` whenever `fd` is readable."""
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        """Stop accepting and end when the work in flight is done. `drain_queue`: nobody accepts
+        after us, so first take what already waits in the accept queue."""
+
+    def abandon(self) -> None:
+        """Close everything now."""

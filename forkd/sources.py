@@ -1,0 +1,1 @@
+from forkd.config import Sources, add_flags

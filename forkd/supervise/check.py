@@ -1,0 +1,49 @@
+"""`forkd check`: would a start succeed? Imports the application, in a process that then ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from forkd.config import Config
+from forkd.errors import AppError, SystemCallError
+from forkd.log import Log
+from forkd.models import registry
+from forkd.supervise.worker import make_interface
+from forkd.system import process
+from forkd.system.scoreboard import Scoreboard
+
+
+class _Host:
+    """A host that serves nobody."""
+
+    def __init__(self, config: Config) -> None:
+        self.draining = False
+        self.ledger = Scoreboard(1).rows[1]
+        self.access = None
+        self.log = Log(config.log_level, config.log_format, "check")
+
+
+def check(config: Config) -> str:
+    """A sentence that says what would be served. Raises ForkdError for what a start would."""
+    process.identity(config.user, config.group)
+    if config.chdir is not None:
+        _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
+    row = registry.find(config.model)
+    assert row is not None  # checked with the configuration
+    io = registry.io_of(row, config.io)
+    interface, flavour = make_interface(config, _Host(config), io, None)
+    why = registry.refusal(row, io, flavour)
+    if why is not None:
+        raise AppError(why)
+    return (
+        f"ok: {config.app or 'the built-in welcome app'} ({interface.name}) under "
+        f"{config.model}/{io}, {config.workers} workers, on {', '.join(map(str, config.bind))}"
+    )
+
+
+def _try(call: str, target: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        raise SystemCallError(call, target, error) from error

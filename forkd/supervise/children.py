@@ -1,0 +1,112 @@
+"""The master's record of each child, and the table of its states.
+
+Forked and ready are different facts: a child is STARTING until it says so itself.
+
+=========  ===============  ================  ==============  ==========
+state      ready            retire            kill            exit
+=========  ===============  ================  ==============  ==========
+STARTING   READY            KILLED            KILLED          gone
+READY      –                RETIRING          KILLED          gone
+RETIRING   –                –                 KILLED          gone
+KILLED     –                –                 –               gone
+=========  ===============  ================  ==============  ==========
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from forkd.supervise.messages import Channel
+
+
+class State(Enum):
+    STARTING = "starting"
+    READY = "ready"
+    RETIRING = "retiring"
+    KILLED = "killed"
+
+
+TRANSITIONS: dict[tuple[State, str], State] = {
+    (State.STARTING, "ready"): State.READY,
+    (State.STARTING, "retire"): State.KILLED,  # it has nothing to finish
+    (State.STARTING, "kill"): State.KILLED,
+    (State.READY, "retire"): State.RETIRING,
+    (State.READY, "kill"): State.KILLED,
+    (State.RETIRING, "kill"): State.KILLED,
+}
+
+
+@dataclass(eq=False)
+class Child:
+    slot: int  # its row of the scoreboard; unique among the living
+    number: int  # its place in its generation, from 0; chooses its socket under reuseport
+    generation: int
+    pid: int
+    pidfd: int
+    channel: Channel
+    stacks: int  # memfd that faulthandler writes to
+    forked: float  # monotonic seconds, as all times here
+    state: State = State.STARTING
+    ready: float | None = None
+    deadline: float = float("inf")  # RETIRING: when it is killed
+    why: str | None = None  # the reason that we ended it for
+    replace: str | None = None  # READY, but to be replaced, and why
+    accused: bool = False  # its stacks are being taken before it is killed
+    error: str | None = None  # what it said when it could not boot
+
+    def on(self, event: str) -> bool:
+        """Change state by the table; False when the event means nothing in this state."""
+        after = TRANSITIONS.get((self.state, event))
+        if after is None:
+            return False
+        self.state = after
+        return True
+
+    def read_stacks(self) -> str:
+        """What faulthandler wrote: every thread's Python stack, or nothing."""
+        data = os.pread(self.stacks, 1 << 18, 0)
+        return data.decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.pidfd)
+        os.close(self.stacks)
+
+
+class Children:
+    """The living, by slot."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._by_slot: dict[int, Child] = {}
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._by_slot.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
+    def get(self, slot: int) -> Child | None:
+        return self._by_slot.get(slot)
+
+    def free_slot(self) -> int | None:
+        """The lowest free slot: worker labels stay few, whatever is restarted."""
+        return next((s for s in range(1, self.slots + 1) if s not in self._by_slot), None)
+
+    def free_number(self, generation: int) -> int:
+        """The lowest place in `generation` that no serving child has."""
+        taken = {
+            c.number
+            for c in self
+            if c.generation == generation and c.state in (State.STARTING, State.READY)
+        }
+        return next(n for n in range(self.slots + 1) if n not in taken)
+
+    def add(self, child: Child) -> None:
+        self._by_slot[child.slot] = child
+
+    def remove(self, child: Child) -> None:
+        del self._by_slot[child.slot]

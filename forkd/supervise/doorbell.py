@@ -1,0 +1,163 @@
+"""SIGIO on the listeners: somebody is waiting. In the master.
+
+The flag O_ASYNC lives on the open file description that all children share, so it would ring for
+every connection, whoever accepts it. So after a ring the bell is disarmed and the master looks
+again 2 ms later: what is served by then costs nothing. If the queue is still readable, its leader
+is inside application code, stopped or slow, and the lease is granted to an idle follower; when
+nobody is idle, one more child may be wanted. It looks again every 2 ms until the queue is empty,
+and arms the bell anew. Idle, nothing runs at all.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from time import monotonic, monotonic_ns
+
+from forkd.system import signals
+from forkd.system.lease import FULL, NOBODY, Lease
+from forkd.system.loop import Timers
+from forkd.system.scoreboard import WORKING, Scoreboard
+
+WINDOW = 0.002  # seconds
+#: When everybody has been busy for this many looks, looking is slowed down.
+_PATIENT_AFTER = 50
+_PATIENT_WINDOW = 0.01
+#: A leader at work for less than this is about to accept by itself (ns).
+_BUSY_NS = 1_500_000
+
+
+class Verdict(Enum):
+    WAIT = "the leader is about to accept"
+    NOBODY_FREE = "every child is busy or full"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    slot: int
+    busy_ns: int  # 0 while it waits in its handle set
+    load: int
+    suspect: bool  # did not answer its bell
+
+
+def judge(holder: int, candidates: list[Candidate], patience_over: bool) -> int | Verdict:
+    """Whom to grant the lease while the queue has waiters: a slot, or why nobody.
+
+    `patience_over`: an idle-looking leader had a whole window and did not accept.
+    """
+    leader = next((c for c in candidates if c.slot == holder), None)
+    if leader is not None and leader.busy_ns < _BUSY_NS and not patience_over and leader.load < FULL:
+        return Verdict.WAIT
+    free = [c for c in candidates if c.slot != holder and not c.busy_ns and not c.suspect and c.load < FULL]
+    if free:
+        return min(free, key=lambda c: (c.load, c.slot)).slot
+    return Verdict.NOBODY_FREE
+
+
+class Doorbell:
+    """Owns the arming of the active generation's listeners."""
+
+    def __init__(self, timers: Timers, board: Scoreboard, nobody_free: Callable[[], None]) -> None:
+        self.rings = 0  # SIGIO deliveries that found the bell armed
+        self.looks = 0
+        self.grants = 0
+        self.suspects: set[int] = set()
+        self._timers = timers
+        self._board = board
+        self._nobody_free = nobody_free
+        self._sockets: list[socket.socket] = []
+        self._lease: Lease | None = None
+        self._armed = False
+        self._term = -1
+        self._busy_looks = 0
+
+    def watch(self, sockets: list[socket.socket], lease: Lease | None) -> None:
+        """Listen to these from now on, and no longer to the ones before."""
+        self.mute()
+        self._sockets = sockets
+        self._lease = lease
+        self.suspects.clear()
+        self._poll = select.poll()
+        for sock in sockets:
+            signals.own(sock)
+            self._poll.register(sock, select.POLLIN)
+        self.look()
+
+    def mute(self) -> None:
+        self._timers.cancel("doorbell")
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                signals.disarm(sock)
+        self._armed = False
+        self._sockets = []
+
+    def counters(self) -> dict[str, int]:
+        return {"rings": self.rings, "looks": self.looks, "grants": self.grants}
+
+    def ring(self) -> None:
+        """SIGIO came."""
+        if not self._armed:
+            return  # one that was under way when the bell was disarmed
+        self.rings += 1
+        self._arm(False)
+        self._look_in(WINDOW)
+
+    def look(self) -> None:
+        """The window is over: is somebody still waiting?"""
+        if not self._sockets:
+            return
+        self.looks += 1
+        if not self._waiting():
+            self._term = -1
+            self._busy_looks = 0
+            self._arm(True)
+            if not self._waiting():
+                return
+            self._arm(False)  # it came before the bell was armed, and did not ring
+        self._help()
+        patient = self._busy_looks > _PATIENT_AFTER
+        self._look_in(_PATIENT_WINDOW if patient else WINDOW)
+
+    def _help(self) -> None:
+        lease = self._lease
+        if lease is None:
+            self._nobody_free()  # the kernel wakes an idle child by itself; so none is idle
+            return
+        self.suspects = {slot for slot in self.suspects if not lease.heard(slot)}
+        holder, term = lease.holder(), lease.term()
+        verdict = judge(holder, self._candidates(lease), patience_over=term == self._term)
+        self._term = term
+        if isinstance(verdict, int):
+            if holder != NOBODY and not self._busy(holder):
+                self.suspects.add(holder)
+            lease.grant(verdict)
+            self.grants += 1
+            self._term = lease.term()
+            self._busy_looks = 0
+        elif verdict is Verdict.NOBODY_FREE:
+            self._busy_looks += 1
+            self._nobody_free()
+
+    def _candidates(self, lease: Lease) -> list[Candidate]:
+        return [
+            Candidate(slot, self._busy(slot), lease.load[slot], slot in self.suspects)
+            for slot in lease.members()
+        ]
+
+    def _busy(self, slot: int) -> int:
+        since = self._board.rows[slot].since(WORKING, monotonic_ns())
+        return 0 if since is None else max(1, int(since * 1e9))
+
+    def _waiting(self) -> bool:
+        return bool(self._poll.poll(0))
+
+    def _arm(self, on: bool) -> None:
+        self._armed = on
+        for sock in self._sockets:
+            (signals.arm if on else signals.disarm)(sock)
+
+    def _look_in(self, seconds: float) -> None:
+        self._timers.set("doorbell", monotonic() + seconds, self.look)

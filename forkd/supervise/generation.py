@@ -1,0 +1,86 @@
+"""A generation: configuration, listeners and accept lock as one value. In the master.
+
+A reload makes a new one beside the old. Listeners for addresses that both have are the same
+objects: their sockets, and what waits in their queues, pass from one to the next.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from forkd.address import Address
+from forkd.config import Config
+from forkd.system import sockets
+from forkd.system.lease import Lease
+from forkd.system.sockets import Listener
+
+
+@dataclass(eq=False)
+class Generation:
+    number: int
+    config: Config
+    listeners: list[Listener]
+    lease: Lease | None
+    want: int  # children, now
+    least: int  # children, when idle
+    most: int  # children, under load
+
+    @classmethod
+    def build(
+        cls, number: int, config: Config, binds: tuple[Address, ...], slots: int,
+        known: list[Listener],
+    ) -> Generation:  # fmt: skip
+        """Bind what is new, take over what is known. Raises BindError, leaving nothing behind."""
+        copies = config.workers.max if config.accept == "reuseport" else 0
+        spare = list(known)
+        made: list[Listener] = []
+        listeners: list[Listener] = []
+        try:
+            for address in binds:
+                old = next((x for x in spare if x.wanted == address and _fits(x, copies)), None)
+                if old is not None:
+                    spare.remove(old)
+                    listeners.append(old)
+                else:
+                    made.append(sockets.listen(address, config.backlog, copies))
+                    listeners.append(made[-1])
+        except BaseException:
+            for listener in made:
+                listener.close()
+            raise
+        lease = Lease(slots) if config.accept == "lock" else None
+        workers = config.workers
+        return cls(number, config, listeners, lease, workers.min, workers.min, workers.max)
+
+    def sockets_of(self, number: int) -> list[tuple[socket.socket, tuple[str, int]]]:
+        """The listening sockets of the child with that number, with the server's name and port."""
+        found = []
+        for listener in self.listeners:
+            several = len(listener.sockets) > 1
+            found.append((listener.sockets[number if several else 0], _server(listener)))
+        return found
+
+    def all_sockets(self) -> list[socket.socket]:
+        return [sock for listener in self.listeners for sock in listener.sockets]
+
+    def close(self, keep: list[Listener]) -> None:
+        """Close what `keep` does not have."""
+        for listener in self.listeners:
+            if listener not in keep:
+                listener.close()
+        if self.lease is not None:
+            self.lease.close()
+
+
+def _fits(listener: Listener, copies: int) -> bool:
+    return len(listener.sockets) == max(1, copies)
+
+
+def _server(listener: Listener) -> tuple[str, int]:
+    """SERVER_NAME and SERVER_PORT (PEP 3333 wants both, also for a unix socket)."""
+    sock = listener.sockets[0]
+    if sock.family == socket.AF_UNIX:
+        return "localhost", 80
+    host, port = sock.getsockname()[:2]
+    return str(host), int(port)

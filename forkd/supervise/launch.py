@@ -1,0 +1,223 @@
+"""Starting: in the foreground, or detached with the result reported to the command that asked.
+
+`forkd start` detaches and returns only once the service answers or has failed. The command forks;
+the new process detaches (python-daemon's part) and becomes the master; a pipe carries one line of
+JSON back: ready, or the error. The pipe's end without a line means that the master died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from daemon import DaemonContext
+
+from forkd import log
+from forkd.address import Address
+from forkd.config import Config
+from forkd.errors import ForkdError, StartError, SystemCallError
+from forkd.sources import Sources
+from forkd.supervise.pidfile import Pidfile
+from forkd.system import process, sockets
+from forkd.title import set_title
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+#: Variables of service managers that were meant for forkd and not for the application.
+_NOT_FOR_THE_APP = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+@dataclass
+class Launch:
+    """How this master was started, and whom to tell."""
+
+    config: Config
+    binds: tuple[Address, ...]
+    activated: tuple[Address, ...]
+    pipe: int | None = None  # to the command that waits; None in the foreground
+    error_log: str | None = None  # path that descriptors 1 and 2 go to; None: as inherited
+    pidfile: Pidfile | None = field(default=None)
+
+    def binds_of(self, config: Config) -> tuple[Address, ...]:
+        """The addresses of `config`; sockets from a service manager replace the default."""
+        if self.activated and config.bind == Config().bind:
+            return self.activated
+        return config.bind
+
+    def ready(self, master: Master) -> None:
+        """The service answers."""
+        config = master.generation.config
+        where = ", ".join(_url(listener.name) for listener in master.generation.listeners)
+        lines = [
+            f"forkd {master.version} serves {config.app or 'the built-in welcome app'} on {where}",
+            f"model {config.model}, io {master.io}, {config.workers} workers, master pid {master.pid}",
+        ]
+        if master.admin_address:
+            lines.append(f"metrics on http://{master.admin_address}/metrics")
+        if self.error_log:
+            lines.append(f"error log: {self.error_log}")
+        for line in lines:
+            master.log.info(line)
+        self._tell({"ok": True, "text": "\n".join(lines)})
+
+    def failed(self, error: str) -> None:
+        """It will not: the reason goes to whoever waits."""
+        if self.pipe is None:
+            print(f"forkd: {error}", file=sys.stderr, flush=True)
+        self._tell({"ok": False, "text": error})
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        if self.pipe is not None:
+            try:
+                os.write(self.pipe, json.dumps(answer).encode() + b"\n")
+            except OSError:
+                pass  # the command was interrupted; the daemon goes on
+            os.close(self.pipe)
+            self.pipe = None
+
+    def reopen_logs(self, config: Config, identity: tuple[int, int, list[int]] | None) -> None:
+        """The master's part of SIGUSR1. Descriptors 1 and 2 are shared with the children, so one
+        dup2 would not reach them: each reopens its own."""
+        if self.error_log is not None:
+            try:
+                log.redirect(self.error_log)
+            except OSError as error:
+                raise SystemCallError("open", self.error_log, error) from error
+        if config.access_log not in (None, "-") and identity is not None:
+            fd = log.open_log(str(config.access_log))  # made here, for children that may not
+            os.fchown(fd, identity[0], identity[1])
+            os.close(fd)
+
+    def forget(self) -> None:
+        """In a child."""
+        if self.pidfile is not None:
+            os.close(self.pidfile.fd)
+        if self.pipe is not None:
+            os.close(self.pipe)
+
+
+def start(sources: Sources, config: Config) -> int:
+    """`forkd start`: run the master, or have one run. Returns the exit code of the command."""
+    activated = tuple(sockets.activated(dict(os.environ)))
+    launch = Launch(config, (), activated)
+    launch.binds = launch.binds_of(config)
+    if config.foreground:
+        if config.error_log not in (None, "-"):
+            launch.error_log = config.error_log
+        return _serve(sources, launch)
+    launch.error_log = config.default_error_log if config.error_log is None else config.error_log
+    if launch.error_log == "-":
+        raise StartError("error-log: a detached daemon has no stderr; name a file, or use --foreground")
+    read, write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork() == 0:
+        os.close(read)
+        launch.pipe = write
+        _detached(sources, launch)
+    os.close(write)
+    return _await(read)
+
+
+def _await(read: int) -> int:
+    """In the command: wait for the daemon's word."""
+    with os.fdopen(read, "rb") as pipe:
+        line = pipe.readline()
+    os.wait()  # the process that detached; the daemon itself is init's
+    if not line:
+        print("forkd: the daemon ended before it could say why; see the error log", file=sys.stderr)
+        return 1
+    answer = json.loads(line)
+    if answer["ok"]:
+        print(answer["text"])
+        return 0
+    print(f"forkd: {answer['text']}", file=sys.stderr)
+    return 1
+
+
+def _detached(sources: Sources, launch: Launch) -> NoReturn:
+    """In the forked process: detach, serve, exit. Never returns to the command's code."""
+    code = 1
+    try:
+        assert launch.pipe is not None
+        keep = [launch.pipe, *(address.fd for address in launch.binds if address.kind == "fd")]
+        _make_directories(launch)
+        try:
+            fd = log.open_log(str(launch.error_log))
+        except OSError as error:
+            raise SystemCallError("open", str(launch.error_log), error) from error
+        # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.
+        context = DaemonContext(
+            detach_process=True,
+            signal_map={},
+            umask=launch.config.umask,
+            working_directory=os.getcwd(),
+            files_preserve=[*keep, fd],
+            prevent_core=False,
+            pidfile=None,
+            stdout=os.fdopen(os.dup(fd), "w"),
+            stderr=os.fdopen(fd, "w"),
+        )
+        context.open()
+        code = _serve(sources, launch)
+    except ForkdError as error:
+        launch.failed(str(error))
+    except SystemExit as leaving:
+        # The intermediate processes of detaching end here too, by os._exit inside python-daemon.
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException as error:
+        launch.failed(f"{type(error).__name__}: {error}")
+        log.Log("error", "text", "master").exception("the master crashed")
+    os._exit(code)
+
+
+def _serve(sources: Sources, launch: Launch) -> int:
+    """In the process that is to be the master."""
+    from forkd.supervise.master import Master
+
+    config = launch.config
+    try:
+        _make_directories(launch)
+        set_title("master", config.name)
+        os.umask(config.umask)
+        if config.chdir is not None:
+            try:
+                os.chdir(config.chdir)
+            except OSError as error:
+                raise SystemCallError("chdir", config.chdir, error) from error
+        if launch.error_log is not None and launch.pipe is None:
+            log.redirect(launch.error_log)
+        for name in _NOT_FOR_THE_APP:
+            os.environ.pop(name, None)
+        process.raise_descriptor_limit()
+        launch.pidfile = Pidfile.acquire(config.pidfile)
+        try:
+            return Master(sources, config, launch).run()
+        finally:
+            launch.pidfile.remove()
+    except ForkdError as error:
+        launch.failed(str(error))
+        return error.exit_code
+
+
+def _make_directories(launch: Launch) -> None:
+    """The default directory of the pid file and the control socket. Under /tmp somebody else might
+    have made it: it must be ours."""
+    for path in (launch.config.pidfile, launch.config.control):
+        directory = os.path.dirname(path)
+        try:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+            found = os.lstat(directory)
+        except OSError as error:
+            raise SystemCallError("mkdir", directory, error) from error
+        if stat.S_ISDIR(found.st_mode) and directory.startswith("/tmp/forkd-") and found.st_uid != os.geteuid():
+            raise StartError(f"{directory} belongs to uid {found.st_uid}; choose another --pidfile")
+
+
+def _url(name: str) -> str:
+    return name if name.startswith("unix:") else f"http://{name}/"

@@ -1,0 +1,108 @@
+"""The control channel between the master and one child: a socketpair, one datagram per message.
+
+SOCK_SEQPACKET keeps message boundaries and reports the end of the other side as EOF, which is how
+a child learns that the master is gone. Messages are the NamedTuples below, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import NamedTuple
+
+_MOST = 60_000  # bytes; a longer traceback is cut, in the middle
+
+
+class Ready(NamedTuple):
+    """Child to master: the application is loaded, I serve."""
+
+    interface: str
+
+
+class Failed(NamedTuple):
+    """Child to master: I could not boot; then it exits."""
+
+    error: str
+
+
+class Recycle(NamedTuple):
+    """Child to master: replace me."""
+
+    why: str
+
+
+class Retire(NamedTuple):
+    """Master to child: stop accepting, finish, exit."""
+
+    idle_grace: float  # seconds that connections between requests are kept
+    drain_queue: bool  # nobody accepts after you: empty the accept queue first
+
+
+class Quit(NamedTuple):
+    """Master to child: exit now."""
+
+
+class Reopen(NamedTuple):
+    """Master to child: reopen the log files."""
+
+
+Message = Ready | Failed | Recycle | Retire | Quit | Reopen
+_KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen)}
+
+
+class Channel:
+    """One end. Non-blocking in the master, and in the child after its boot."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.setblocking(False)
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: Message) -> bool:
+        """False when the other side is gone, or has not read for so long that nothing fits."""
+        fields = {
+            name: value if not isinstance(value, str) else _cut(value)
+            for name, value in message._asdict().items()
+        }
+        data = json.dumps([type(message).__name__, fields]).encode()
+        try:
+            self._sock.send(data)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[Message] | None:
+        """What has arrived; None when the other side is gone. Nonsense is skipped: the master must
+        not fall over what a child has sent."""
+        found: list[Message] = []
+        while True:
+            try:
+                data = self._sock.recv(1 << 17)
+            except BlockingIOError:
+                return found
+            except OSError:
+                return None
+            if not data:
+                return found or None
+            try:
+                name, fields = json.loads(data)
+                found.append(_KINDS[name](**fields))
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MOST // 4:
+        return text
+    half = _MOST // 8
+    return f"{text[:half]}\n… cut …\n{text[-half:]}"

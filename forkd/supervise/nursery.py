@@ -1,0 +1,136 @@
+"""Forks children and collects them. In the master."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import NoReturn
+
+from forkd.log import Log
+from forkd.supervise import worker
+from forkd.supervise.children import Child, Children, State
+from forkd.supervise.generation import Generation
+from forkd.supervise.messages import Channel
+from forkd.system import process
+from forkd.system.lease import FULL
+from forkd.system.loop import Loop
+from forkd.system.scoreboard import Scoreboard
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How a child ended."""
+
+    child: Child
+    code: int  # exit code, or minus the signal
+    reason: str  # label of forkd_worker_exits_total
+    crashed: bool  # neither asked to go nor killed from outside
+    stacks: str
+
+
+class Nursery:
+    def __init__(
+        self,
+        slots: int,
+        loop: Loop,
+        log: Log,
+        *,
+        on_message: Callable[[Child], None],
+        on_exit: Callable[[Child], None],
+    ) -> None:
+        self.board = Scoreboard(slots)
+        self.children = Children(slots)
+        self.exits: Counter[str] = Counter()
+        #: What a new child closes of the master's: filled in by the master.
+        self.forget: list[Callable[[], None]] = []
+        self.identity: tuple[int, int, list[int]] | None = None
+        self._loop = loop
+        self._log = log
+        self._on_message = on_message
+        self._on_exit = on_exit
+
+    def fork(self, generation: Generation, admin: str | None) -> Child | None:
+        """Fork one child of `generation`. None when the machine has no room, or no slot is free."""
+        slot = self.children.free_slot()
+        if slot is None:
+            return None
+        number = self.children.free_number(generation.number)
+        ours, theirs = Channel.pair()
+        stacks = os.memfd_create(f"forkd-stacks-{slot}", os.MFD_CLOEXEC)
+        others = list(self.children)
+        if generation.lease is not None:
+            generation.lease.load[slot] = 0
+
+        def forget() -> None:
+            ours.close()
+            for other in others:
+                other.close()
+            for call in self.forget:
+                call()
+
+        birth = worker.Birth(
+            config=generation.config,
+            slot=slot,
+            generation=generation.number,
+            channel=theirs,
+            row=self.board.rows[slot],
+            lease=generation.lease,
+            listeners=generation.sockets_of(number),
+            stacks=stacks,
+            identity=self.identity,
+            admin=admin,
+            master=os.getpid(),
+            forget=forget,
+        )
+
+        def child_main() -> NoReturn:
+            worker.main(birth)
+
+        try:
+            pid, pidfd = process.fork(child_main)
+        except OSError as error:
+            self._log.error(f"fork: {error.strerror}; trying again")
+            ours.close()
+            os.close(stacks)
+            return None
+        finally:
+            theirs.close()
+        child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, monotonic())
+        self.children.add(child)
+        self._loop.watch(pidfd, lambda: self._on_exit(child))
+        self._loop.watch(ours.fileno(), lambda: self._on_message(child))
+        return child
+
+    def collect(self, child: Child) -> Departure | None:
+        """Reap a child whose pidfd became readable; fold its counters. None when it still lives."""
+        code = process.reap(child.pid)
+        if code is None:
+            return None
+        stacks = child.read_stacks()
+        if child.why is not None:
+            reason = child.why
+        elif child.ready is None:
+            reason = "boot"
+        else:
+            reason = process.exit_reason(code)
+        asked = child.state in (State.RETIRING, State.KILLED) or child.why is not None
+        # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash.
+        crashed = not asked and (child.ready is None or reason not in ("SIGKILL", "exit"))
+        self.exits[reason] += 1
+        self._loop.unwatch(child.pidfd)
+        self._loop.unwatch(child.channel.fileno())
+        self.board.fold(child.slot)
+        self.children.remove(child)
+        with contextlib.suppress(OSError):
+            child.close()
+        return Departure(child, code, reason, crashed, stacks)
+
+
+def mark_gone(generation: Generation, slot: int) -> None:
+    """Nobody is in the slot: no leader shall think that it is idle."""
+    if generation.lease is not None:
+        generation.lease.load[slot] = FULL

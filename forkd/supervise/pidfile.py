@@ -1,0 +1,85 @@
+"""The pid file: who runs, and a lock that is held for life. Written by the master, read by verbs.
+
+The lock is a flock(2) on the open file, so it cannot outlive the master, and a stale file blocks
+nobody. The file is never a symbolic link, and is removed only while it is still the one we locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from forkd.errors import NotRunning, StartError, SystemCallError
+
+
+class Pidfile:
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    @classmethod
+    def acquire(cls, path: str) -> Pidfile:
+        """Lock and write the file. Raises StartError when another master holds it."""
+        while True:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise SystemCallError("open", path, error) from error
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _content(fd)
+                os.close(fd)
+                who = f"pid {holder}" if holder else "another process"
+                raise StartError(
+                    f"already running: {who} holds {path}; stop it, or choose another --pidfile or --name"
+                ) from None
+            if _same(fd, path):
+                pidfile = cls(path, fd)
+                pidfile.write()
+                return pidfile
+            os.close(fd)  # the former holder removed it between our open and our lock
+
+    def write(self) -> None:
+        """Put this process's pid into the file."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
+
+    def remove(self) -> None:
+        if _same(self.fd, self.path):
+            os.unlink(self.path)
+        os.close(self.fd)
+
+
+def running(path: str) -> int:
+    """The pid of the master that holds the file. Raises NotRunning."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotRunning(f"not running: there is no pid file {path}") from None
+    except OSError as error:
+        raise NotRunning(f"not running, as far as can be seen: {SystemCallError('open', path, error)}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _content(fd)
+            if pid:
+                return pid
+            raise NotRunning(f"not running yet: {path} is locked, and names nobody") from None
+        raise NotRunning(f"not running: nobody holds {path}")
+    finally:
+        os.close(fd)
+
+
+def _content(fd: int) -> int:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _same(fd: int, path: str) -> bool:
+    try:
+        ours, theirs = os.fstat(fd), os.lstat(path)
+    except OSError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)

@@ -1,0 +1,169 @@
+"""What the master should do next, as a pure function of what is.
+
+The master calls `plan` after every turn of its loop and performs the actions; what it forks or
+kills changes the children, and the next call sees that. Nothing here reads a clock or makes a
+system call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from forkd.supervise.children import Child, State
+
+#: Consecutive crashes after which the breaker opens: one attempt at a time from then on.
+BREAKER = 5
+#: A child that served this long was no crash at start (seconds).
+SETTLED = 5.0
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 30.0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before children are forked again after crashes."""
+
+    crashes: int = 0  # in a row
+    not_before: float = 0.0  # monotonic seconds
+    error: str = ""  # the last one
+
+    def crashed(self, now: float, error: str) -> Backoff:
+        """Doubling from 0.1 s to 30 s; the first respawn is immediate."""
+        delay = 0.0 if self.crashes == 0 else _FIRST_DELAY * 2 ** (self.crashes - 1)
+        return Backoff(self.crashes + 1, now + min(delay, _LONGEST_DELAY), error)
+
+    def settled(self) -> Backoff:
+        return replace(self, crashes=0, not_before=0.0)
+
+    @property
+    def open(self) -> bool:
+        """The crash-loop breaker is open."""
+        return self.crashes >= BREAKER
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a decision depends on."""
+
+    now: float
+    want: int  # children that the active generation should have
+    active: int  # its number
+    incoming: int | None = None  # the generation that a reload brings up
+    incoming_want: int = 0
+    stopping: bool = False
+    backoff: Backoff = Backoff()
+    children: tuple[Child, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spawn:
+    generation: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Retire:
+    child: Child
+    why: str
+
+
+@dataclass(frozen=True)
+class Kill:
+    child: Child
+    why: str
+
+
+@dataclass(frozen=True)
+class Activate:
+    """Every child of the incoming generation is ready: it takes over."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Stopped, and nobody is left."""
+
+
+@dataclass(frozen=True)
+class WakeAt:
+    """Nothing to do before that time."""
+
+    when: float
+
+
+Action = Spawn | Retire | Kill | Activate | Exit | WakeAt
+
+
+def plan(scene: Scene) -> list[Action]:
+    actions: list[Action] = list(_overdue(scene))
+    if scene.stopping:
+        actions += [Retire(c, "stop") for c in scene.children if c.state in _SERVING]
+        return actions if scene.children else [Exit()]
+    actions += _bring_up(scene)
+    actions += _keep(scene)
+    actions += [
+        Retire(c, "reload")
+        for c in scene.children
+        if c.generation not in (scene.active, scene.incoming) and c.state in _SERVING
+    ]
+    return actions
+
+
+_SERVING = (State.STARTING, State.READY)
+
+
+def _overdue(scene: Scene) -> Iterable[Action]:
+    """Retiring children whose time is up are killed."""
+    for child in scene.children:
+        if child.state is State.RETIRING:
+            if child.deadline <= scene.now:
+                yield Kill(child, child.why or "retire")
+            else:
+                yield WakeAt(child.deadline)
+
+
+def _bring_up(scene: Scene) -> list[Action]:
+    """The incoming generation: all its children first, then it takes over in one step."""
+    if scene.incoming is None:
+        return []
+    serving = [c for c in scene.children if c.generation == scene.incoming and c.state in _SERVING]
+    missing = scene.incoming_want - len(serving)
+    if missing > 0:
+        return [Spawn(scene.incoming, missing)]
+    if all(c.state is State.READY for c in serving):
+        return [Activate()]
+    return []
+
+
+def _keep(scene: Scene) -> list[Action]:
+    """The active generation: as many children as wanted, replacements one at a time."""
+    mine = [c for c in scene.children if c.generation == scene.active]
+    starting = [c for c in mine if c.state is State.STARTING]
+    ready = [c for c in mine if c.state is State.READY]
+    worn = [c for c in ready if c.replace]
+    serving = len(starting) + len(ready)
+    # One more while one is being replaced: the new one is ready before the old one retires.
+    want = scene.want + (1 if worn and scene.want else 0)
+    if serving < want:
+        return _spawn(scene, want - serving, starting)
+    if worn and len(ready) > scene.want:
+        return [Retire(worn[0], worn[0].replace or "replace")]
+    surplus = serving - want
+    if surplus > 0:
+        # The youngest go first, and those that serve nobody yet before those that do.
+        doomed = sorted(starting, key=_age) + sorted(ready, key=_age)
+        return [Retire(c, "scale-down") for c in doomed[:surplus]]
+    return []
+
+
+def _age(child: Child) -> float:
+    return -child.forked
+
+
+def _spawn(scene: Scene, missing: int, starting: list[Child]) -> list[Action]:
+    backoff = scene.backoff
+    if backoff.not_before > scene.now:
+        return [WakeAt(backoff.not_before)]
+    if backoff.open:
+        return [] if starting else [Spawn(scene.active, 1)]
+    return [Spawn(scene.active, missing)]

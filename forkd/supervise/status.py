@@ -1,0 +1,84 @@
+"""What `forkd status --json` and `/status.json` say. In the master."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+from forkd.supervise.children import Child, State
+from forkd.system import process
+from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUEST, REQUESTS, WORKING
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+
+def report(master: Master) -> dict[str, Any]:
+    """The shape is part of the contract (DESIGN, section 5); keys may be added, not removed."""
+    generation, config = master.generation, master.generation.config
+    return {
+        "master": {
+            "pid": master.pid,
+            "name": config.name,
+            "version": master.version,
+            "generation": generation.number,
+            "state": master.state(),
+            "why": master.why_not_ready(),
+            "model": config.model,
+            "io": master.io,
+            "accept": config.accept,
+            "app": config.app,
+            "uptime": round(master.uptime(), 3),
+            "workers_wanted": generation.want,
+            "reloads": dict(master.reloads),
+            "last_error": master.last_error,
+            "pidfile": config.pidfile,
+            "control": config.control,
+            "error_log": master.error_log,
+        },
+        "workers": [_worker(master, child) for child in sorted(master.children, key=_slot)],
+        "listeners": [
+            {"address": listener.name, "accept_queue": depth, "backlog": limit}
+            for listener in generation.listeners
+            for depth, limit in [listener.waiting()]
+        ],
+        "admin": master.admin_address,
+        "doorbell": master.doorbell.counters(),
+    }
+
+
+def _slot(child: Child) -> int:
+    return child.slot
+
+
+def _worker(master: Master, child: Child) -> dict[str, Any]:
+    row = master.board.rows[child.slot]
+    now = monotonic_ns()
+    busy = row.since(WORKING, now)
+    serving = row.since(REQUEST, now)
+    return {
+        "slot": child.slot,
+        "pid": child.pid,
+        "generation": child.generation,
+        "state": child.state.value,
+        "role": role(master, child),
+        "requests": row.gauge(REQUESTS, 1 << 62),
+        "connections": row.gauge(CONNECTIONS),
+        "in_flight": row.gauge(IN_FLIGHT),
+        "rss_bytes": process.resident_bytes(child.pid),
+        "busy_for": round(busy, 6) if busy is not None else 0.0,
+        "request": row.line().decode("latin-1") if serving is not None else None,
+        "age": round(master.now() - child.forked, 3),
+    }
+
+
+def role(master: Master, child: Child) -> str:
+    """leader, follower, or what it does in a model without leadership."""
+    if child.state is not State.READY:
+        return str(child.state.value)
+    lease = master.generation.lease
+    if child.generation != master.generation.number:
+        return "standby"
+    if lease is None:
+        return "acceptor"
+    return "leader" if lease.leads(child.slot) else "follower"

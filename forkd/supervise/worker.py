@@ -1,0 +1,277 @@
+"""The child process: from the fork to its exit.
+
+Everything that a fork must close, reset or open anew is in `_after_fork`, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import gc
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from forkd.app import loader, stream, welcome
+from forkd.app.session import Interface
+from forkd.app.wsgi import Wsgi
+from forkd.config import Config
+from forkd.errors import AppError, ForkdError
+from forkd.log import AccessLog, Log
+from forkd.models import registry
+from forkd.models.unit import Model, Unit
+from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire
+from forkd.system import process
+from forkd.system.lease import Lease
+from forkd.system.scoreboard import REQUESTS, Row
+from forkd.system.signals import SignalQueue
+from forkd.title import set_title
+
+#: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
+STACKS = signal.SIGRTMIN + 3
+#: What reaches a child by mistake (`pkill -HUP forkd`, Ctrl-C in a terminal) and changes nothing.
+_QUIET = [
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGIO,
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What the master gives a child on its way."""
+
+    config: Config
+    slot: int
+    generation: int
+    channel: Channel
+    row: Row
+    lease: Lease | None
+    listeners: list[tuple[socket.socket, tuple[str, int]]]
+    stacks: int  # memfd for faulthandler
+    identity: tuple[int, int, list[int]] | None
+    admin: str | None  # address of the metrics, for the welcome app
+    master: int  # its pid
+    #: Closes, in the child, what belongs to the master only.
+    forget: Callable[[], None]
+
+
+class Worker:
+    """Implements `session.Host`."""
+
+    def __init__(self, birth: Birth) -> None:
+        config = birth.config
+        self.draining = False
+        self.ledger = birth.row
+        self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
+        self.access: AccessLog | None = None
+        self._birth = birth
+        self._channel = birth.channel
+        self._model: Model | None = None
+        self._recycle_at = _recycle_at(config)
+        self._requests = birth.row.cells[REQUESTS : REQUESTS + 1]
+
+    def run(self) -> int:
+        """Boot, serve, and return the exit code."""
+        try:
+            self._after_fork()
+            interface, model_row, io = self._load()
+        except ForkdError as error:
+            self._channel.send(Failed(str(error)))
+            return 3
+        self._model = model = model_row.make(
+            Unit(
+                config=self._birth.config,
+                slot=self._birth.slot,
+                row=self._birth.row,
+                lease=self._birth.lease,
+                listeners=self._birth.listeners,
+                interface=interface,
+                log=self.log,
+                access=self.access,
+                watched={
+                    self._channel.fileno(): self._on_message,
+                    self._signals.fileno(): self._on_signal,
+                },
+                after_turn=self._after_turn,
+            )
+        )
+        # What was loaded stays: keep the collector from walking (and so copying) its pages.
+        gc.collect()
+        gc.freeze()
+        self._channel.send(Ready(interface.name))
+        if interface.needs_loop:
+            _run_in_loop(model)
+        else:
+            while not model.done:
+                model.turn(None)
+        self._after_turn()
+        return 0
+
+    # ---- boot -----------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        birth = self._birth
+        for number in (signal.SIGTERM, signal.SIGCHLD, *_QUIET):
+            signal.signal(number, signal.SIG_DFL)
+        birth.forget()
+        set_title(f"worker {birth.slot}", birth.config.name)
+        random.seed()  # children that share a seed would draw the same session keys
+        os.umask(birth.config.umask)
+        if birth.config.access_log is not None:
+            try:
+                self.access = AccessLog(birth.config.access_log, birth.config.log_format)
+            except OSError as error:
+                raise ForkdError(f"access log {birth.config.access_log}: {error.strerror}") from error
+        if birth.identity is not None:
+            process.become(birth.identity)
+        process.die_with_parent(birth.master)  # after become(), which clears it
+        faulthandler.enable(birth.stacks, all_threads=True)
+        faulthandler.register(STACKS, birth.stacks, all_threads=True)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        # Before the application is loaded: programs and threads that it starts inherit the mask.
+        self._signals = SignalQueue([signal.SIGTERM, *_QUIET])
+        process.unblock()
+
+    def _load(self) -> tuple[Interface, registry.Row, str]:
+        """The application as an interface, and the model. Raises AppError."""
+        config = self._birth.config
+        row = registry.find(config.model)
+        assert row is not None  # checked with the configuration
+        io = registry.io_of(row, config.io)
+        interface, flavour = make_interface(config, self, io, self._birth.admin)
+        why = registry.refusal(row, io, flavour)
+        if why is not None:
+            raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
+        return interface, row, io
+
+    # ---- while it serves ------------------------------------------------------------------
+
+    def _on_message(self) -> None:
+        assert self._model is not None
+        messages = self._channel.receive()
+        if messages is None:
+            # The master is gone, and with it the service; PDEATHSIG is the belt to this brace.
+            os._exit(0)
+        for message in messages:
+            if isinstance(message, Retire):
+                self._retire(message.idle_grace, message.drain_queue)
+            elif isinstance(message, Quit):
+                self._model.abandon()
+            elif isinstance(message, Reopen) and self.access is not None:
+                self.access.reopen()
+
+    def _on_signal(self) -> None:
+        if signal.SIGTERM in self._signals.read():
+            self._retire(0.5, False)  # by hand, to this child: the master will replace it
+
+    def _retire(self, idle_grace: float, drain_queue: bool) -> None:
+        if not self.draining:
+            assert self._model is not None
+            self.draining = True
+            set_title(f"worker {self._birth.slot} (retiring)", self._birth.config.name)
+            self._model.retire(idle_grace, drain_queue)
+
+    def _after_turn(self) -> None:
+        if self.access is not None:
+            self.access.flush()
+        if self._requests[0] >= self._recycle_at:
+            self._recycle_at = 1 << 62
+            self._channel.send(Recycle("max-requests"))
+
+
+def _recycle_at(config: Config) -> int:
+    """After how many requests this child asks to be replaced; jitter keeps children apart."""
+    if not config.max_requests:
+        return 1 << 62
+    return config.max_requests + random.SystemRandom().randint(0, config.max_requests_jitter)
+
+
+def make_interface(
+    config: Config, host: Any, io: str, admin: str | None
+) -> tuple[Interface, str]:
+    """Load the application and wrap it; also its flavour, "wsgi", "socketserver" or "asyncio"."""
+    app = (
+        loader.load(config.app)
+        if config.app is not None
+        else welcome.make(config.model, io, admin)
+    )
+    if loader.detect(app, config.interface) == "wsgi":
+        if not callable(app):
+            raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
+        return Wsgi(app, config, host, multithread=False), "wsgi"
+    interface = stream.make(app, config, host)
+    return interface, "asyncio" if interface.needs_loop else "socketserver"
+
+
+def _run_in_loop(model: Model) -> None:
+    """Run the model inside a real asyncio loop, for applications that need one.
+
+    The loop is outermost, and the model's handle set is its selector: where asyncio would wait,
+    the model waits, and serves its own connections before it returns what became ready for asyncio.
+    """
+    selector = _ModelSelector(model)
+    loop = asyncio.SelectorEventLoop(selector)
+    asyncio.set_event_loop(loop)
+    selector.finished = loop.stop
+    try:
+        loop.run_forever()
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+    finally:
+        loop.close()
+
+
+class _ModelSelector(selectors.EpollSelector):
+    """asyncio's own descriptors in an epoll that is nested in the model's handle set."""
+
+    finished: Callable[[], None]
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = model
+        model.watch(self.fileno(), lambda: None)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._model.turn(timeout)
+        if self._model.done:
+            self.finished()
+        return super().select(0) if len(self.get_map()) > 0 else []
+
+
+def main(birth: Birth) -> NoReturn:
+    """The child's main; never returns to the master's code."""
+    code = 70
+    try:
+        code = Worker(birth).run()
+    except BaseException as error:  # what escapes from here is a bug in forkd, or the app's exit
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else 1
+        else:
+            log = Log("error", birth.config.log_format, f"worker {birth.slot}")
+            log.exception("the child crashed")
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit as the interpreter would: the application's atexit hooks run, its output is flushed."""
+    import atexit
+    import threading
+
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for file in (sys.stdout, sys.stderr):
+            file.flush()
+    except BaseException:
+        pass  # it is leaving: nobody is there to be told
+    os._exit(code)

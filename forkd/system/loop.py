@@ -1,0 +1,69 @@
+"""The master's loop: one epoll over descriptors, and named timers on the monotonic clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from forkd.system.handles import READ, EpollSet
+
+
+class Timers:
+    """A name has one timer at most: setting it again moves it."""
+
+    def __init__(self) -> None:
+        self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
+
+    def set(self, name: str, when: float, call: Callable[[], None]) -> None:
+        self._timers[name] = (when, call)
+
+    def cancel(self, name: str) -> None:
+        self._timers.pop(name, None)
+
+    def until(self, now: float) -> float | None:
+        """Seconds until the first timer; None when there is none."""
+        if not self._timers:
+            return None
+        return max(0.0, min(when for when, _ in self._timers.values()) - now)
+
+    def fire(self, now: float) -> None:
+        """Call what is due. A timer that sets itself again is called at the next turn."""
+        due = [name for name, (when, _) in self._timers.items() if when <= now]
+        for name in due:
+            timer = self._timers.pop(name, None)
+            if timer is not None:
+                timer[1]()
+
+
+class Loop:
+    """Who waits on what. Single-threaded; callbacks must not block."""
+
+    def __init__(self) -> None:
+        self.timers = Timers()
+        self._handles = EpollSet()
+        self._calls: dict[int, Callable[[], None]] = {}
+
+    def watch(self, fd: int, call: Callable[[], None], mask: int = READ) -> None:
+        """Call `call` whenever `fd` is ready for `mask`; again with another mask to change it."""
+        if fd in self._calls:
+            self._handles.modify(fd, mask)
+        else:
+            self._handles.add(fd, mask)
+        self._calls[fd] = call
+
+    def unwatch(self, fd: int) -> None:
+        """To be called before `fd` is closed. Harmless when it is not watched."""
+        if self._calls.pop(fd, None) is not None:
+            self._handles.remove(fd)
+
+    def turn(self) -> None:
+        """Wait for the next descriptor or timer, and call what is due."""
+        for fd, _ in self._handles.wait(self.timers.until(monotonic())):
+            call = self._calls.get(fd)  # an earlier call of this turn may have ended this one
+            if call is not None:
+                call()
+        self.timers.fire(monotonic())
+
+    def close(self) -> None:
+        self._handles.close()
+        self._calls.clear()

@@ -1,0 +1,149 @@
+"""Processes: fork, watch, end, and the rights they run with. Called by the master and by new children."""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import pwd
+import signal
+from collections.abc import Callable
+from typing import NoReturn
+
+from forkd.errors import StartError, SystemCallError
+
+_PR_SET_PDEATHSIG = 1
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
+    """Fork; run `child` in the new process; return (pid, pidfd) in this one.
+
+    Every signal is blocked across the fork: one that arrives between fork(2) and the child's own
+    handlers would run the master's handlers in the child. `child` unblocks them when it is ready
+    for them (see `unblock`), and must not return. Raises OSError (EAGAIN, ENOMEM) in the caller.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child()
+            finally:
+                os._exit(70)  # a child must never run on into the master's code
+        return pid, os.pidfd_open(pid)  # O_CLOEXEC by itself (pidfd_open(2))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel SIGKILL this process when `parent` dies, also when it is stuck in C code.
+
+    To be called after privileges were dropped: a change of credentials clears the setting
+    (prctl(2), PR_SET_PDEATHSIG). Exits at once when the parent is already gone.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise SystemCallError("prctl", "PR_SET_PDEATHSIG", OSError(number, os.strerror(number)))
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def reap(pid: int) -> int | None:
+    """Collect the exit of a child of ours: its exit code, or minus the signal; None when alive."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0  # somebody else reaped it: all we know is that it is gone
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def send_signal(pidfd: int, number: int) -> None:
+    """Signal a process by pidfd: never a stranger who got the same pid. Quiet when it is gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def exit_reason(code: int) -> str:
+    """A low-cardinality label for an exit code as `reap` returns it: "exit", "error", "SIGKILL"…"""
+    if code >= 0:
+        return "error" if code else "exit"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of `pid` in bytes (proc(5), statm); 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def identity(user: str | None, group: str | None) -> tuple[int, int, list[int]] | None:
+    """The (uid, gid, supplementary groups) to become, or None for no change.
+
+    Names or numbers. Raises StartError when the user or group does not exist or when this process
+    may not change its identity, before anything was changed.
+    """
+    if user is None and group is None:
+        return None
+    uid, gid, name = os.getuid(), os.getgid(), None
+    if user is not None:
+        try:
+            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
+        except KeyError:
+            if not user.isdigit():
+                raise StartError(f"user: there is no user {user!r} on this machine") from None
+            uid = gid = int(user)
+    if group is not None:
+        try:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise StartError(f"group: there is no group {group!r} on this machine") from None
+    if os.geteuid() != 0:
+        if (uid, gid) == (os.getuid(), os.getgid()):
+            return None
+        raise StartError("user/group: only root can change them; start forkd as root or drop them")
+    return uid, gid, os.getgrouplist(name, gid) if name else [gid]
+
+
+def become(who: tuple[int, int, list[int]]) -> None:
+    """Drop privileges for good: groups first, while we still may; then verify (setresuid(2))."""
+    uid, gid, groups = who
+    try:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise SystemCallError("setresuid", f"uid {uid}, gid {gid}", error) from error
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
+        raise StartError(f"the kernel did not change to uid {uid}, gid {gid}")
+    if uid != 0:
+        try:
+            os.setuid(0)
+        except PermissionError:
+            return
+        raise StartError("root privileges could be taken back after dropping them")
+
+
+def raise_descriptor_limit() -> None:
+    """Lift the soft limit of open files to the hard one, as nginx and systemd services expect."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # a convenience: the configured limits still hold

@@ -1,0 +1,143 @@
+"""The scoreboard: what every child is doing, in memory that it shares with the master.
+
+One anonymous shared mmap, made by the master before the first fork: one row per child *slot* (not
+per pid), written by the child in that slot alone, read by the master at a scrape, for `status` and
+to enforce time limits. A cell is 64 bits; a store is one aligned move, so a reader never sees half
+of one. When a child dies the master folds its row into a base, so totals never go back and nothing
+grows with the number of restarts. Times are nanoseconds of CLOCK_MONOTONIC, which is the same
+clock in all processes of one boot (clock_gettime(2)).
+
+What a child wrote is data, never trusted as an index, a size or a pid.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_left
+from itertools import accumulate
+from time import monotonic_ns
+
+# Gauges: zeroed with the row.
+WORKING = 0  # when the child woke to work; 0 while it waits
+REQUEST = 1  # when the application was entered for the present request; 0 outside it
+CONNECTIONS = 2
+IN_FLIGHT = 3
+GAUGES = 4
+# Counters: folded into the base when the child dies.
+ACCEPTED = 4
+PROMOTIONS = 5
+REQUESTS = 6
+DURATION = 7  # sum, ns
+BUCKETS = 8
+#: Upper bounds of the duration histogram, seconds.
+BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code from 0 (unknown) to 599
+CELLS = CODES + 600
+
+_BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
+_LINE = 160  # bytes of the request line being served
+_ROW = (CELLS * 8 + _LINE + 63) // 64 * 64  # whole cache lines: neighbours do not share one
+
+
+class Row:
+    """One child's row. The child in the slot writes it; the master reads it."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.cells = memory[: CELLS * 8].cast("Q")
+        self._line = memory[CELLS * 8 : CELLS * 8 + _LINE]
+
+    # ---- written by the child -------------------------------------------------------------
+
+    def begin(self, line: bytes) -> int:
+        """A request enters the application. Returns the time, for `end`."""
+        cells = self.cells
+        now = monotonic_ns()
+        length = min(len(line), _LINE - 1)
+        self._line[0] = length
+        self._line[1 : 1 + length] = line[:length]
+        cells[IN_FLIGHT] += 1
+        cells[REQUEST] = now
+        return now
+
+    def pause(self) -> None:
+        """The application gave control back in the middle of a response."""
+        self.cells[REQUEST] = 0
+
+    def resume(self) -> None:
+        """The application is entered again for the next piece of a response."""
+        self.cells[REQUEST] = monotonic_ns()
+
+    def end(self, began: int, status: int) -> int:
+        """The request that began at `began` is answered with `status`. Returns its duration, ns."""
+        cells = self.cells
+        took = monotonic_ns() - began
+        cells[REQUEST] = 0
+        cells[IN_FLIGHT] -= 1
+        self.count(status)
+        cells[DURATION] += took
+        cells[BUCKETS + bisect_left(_BOUNDS_NS, took)] += 1
+        return took
+
+    def count(self, status: int) -> None:
+        """A request was answered (or refused before it reached the application)."""
+        self.cells[REQUESTS] += 1
+        self.cells[CODES + (status if 0 <= status < 600 else 0)] += 1
+
+    # ---- read by the master ---------------------------------------------------------------
+
+    def line(self) -> bytes:
+        """The request line last begun, cut at 159 bytes."""
+        return bytes(self._line[1 : 1 + min(self._line[0], _LINE - 1)])
+
+    def gauge(self, cell: int, limit: int = 1 << 32) -> int:
+        """A gauge, or 0 when a child wrote nonsense there."""
+        value = self.cells[cell]
+        return value if value < limit else 0
+
+    def since(self, cell: int, now_ns: int) -> float | None:
+        """Seconds since the time in `cell`, or None when it is 0 or lies in the future."""
+        value = self.cells[cell]
+        return (now_ns - value) / 1e9 if 0 < value <= now_ns else None
+
+
+class Scoreboard:
+    """All rows, and the base that dead children's counters were folded into. Lives in the master."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._memory = mmap.mmap(-1, _ROW * (slots + 1))
+        view = memoryview(self._memory)
+        self.rows = [Row(view[_ROW * i : _ROW * (i + 1)]) for i in range(slots + 1)]
+        self._base = [0] * CELLS
+        self._accepted = [0] * (slots + 1)  # per slot, since that metric names the worker
+
+    def fold(self, slot: int) -> None:
+        """The child in `slot` is gone: keep its counters, clear its row for the next one."""
+        cells = self.rows[slot].cells
+        for index in range(GAUGES, CELLS):
+            self._base[index] += cells[index] & _SANE
+        self._accepted[slot] += cells[ACCEPTED] & _SANE
+        for index in range(CELLS):
+            cells[index] = 0
+
+    def total(self, cell: int) -> int:
+        """A counter over all children, dead and alive."""
+        return self._base[cell] + sum(row.cells[cell] & _SANE for row in self.rows[1:])
+
+    def accepted(self, slot: int) -> int:
+        return self._accepted[slot] + (self.rows[slot].cells[ACCEPTED] & _SANE)
+
+    def codes(self) -> dict[int, int]:
+        """Requests by status code; only codes that occurred."""
+        totals = ((code, self.total(CODES + code)) for code in range(600))
+        return {code: count for code, count in totals if count}
+
+    def durations(self) -> tuple[list[tuple[str, float]], float]:
+        """The cumulative histogram as (upper bound, count) and the sum in seconds."""
+        counts = accumulate(self.total(BUCKETS + index) for index in range(len(BOUNDS) + 1))
+        bounds = [*(str(bound) for bound in BOUNDS), "+Inf"]
+        return list(zip(bounds, map(float, counts), strict=True)), self.total(DURATION) / 1e9
+
+
+#: No honest counter reaches 2**52; the mask bounds what a child gone mad can add to a total.
+_SANE = (1 << 52) - 1

@@ -1,0 +1,274 @@
+"""Listening sockets: make, inherit, name and measure them. Called by the master.
+
+Listeners are non-blocking: two leaders may race for one connection for an instant, and the loser
+must get EAGAIN. They are close-on-exec; an upgrade passes them on by name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from forkd.address import Address
+from forkd.errors import BindError, SystemCallError
+
+#: The first descriptor that systemd passes (sd_listen_fds(3)).
+_LISTEN_FDS_START = 3
+
+
+@dataclass(eq=False)
+class Listener:
+    """One address that is listened on. `sockets` has one entry, or one per worker (reuseport)."""
+
+    wanted: Address  # as configured
+    name: str  # as it really is: port 0 replaced by the one the kernel chose
+    backlog: int
+    sockets: list[socket.socket]
+    unix_inode: int | None = field(default=None)  # identity of the socket file that we made
+
+    def hang_up(self) -> None:
+        """Close our copies; children that have theirs still empty the queue. The socket file stays
+        until `close`, so that nobody else takes it meanwhile."""
+        for sock in self.sockets:
+            sock.close()
+
+    def close(self) -> None:
+        """Close in this process, and remove the socket file if it is still ours."""
+        for sock in self.sockets:
+            sock.close()
+        if self.unix_inode is not None and _inode(self.wanted.path) == self.unix_inode:
+            os.unlink(self.wanted.path)
+
+    def waiting(self) -> tuple[int, int]:
+        """(connections in the accept queue, its limit) as the kernel has them, over all sockets."""
+        depths = [_queue(sock) for sock in self.sockets if sock.fileno() >= 0]
+        return sum(d for d, _ in depths), sum(limit for _, limit in depths)
+
+
+def listen(address: Address, backlog: int, copies: int = 0) -> Listener:
+    """Bind and listen. `copies` > 0 makes that many SO_REUSEPORT sockets on one address.
+
+    Raises BindError, which says who holds the address where that can be known.
+    """
+    if address.kind == "fd":
+        return _adopt(address, address.fd, backlog)
+    if address.kind == "unix":
+        return _listen_unix(address, backlog)
+    sockets: list[socket.socket] = []
+    bound = address
+    try:
+        for _ in range(max(1, copies)):
+            sockets.append(_listen_tcp(bound, backlog, reuseport=copies > 0))
+            if bound.port == 0:
+                bound = Address(kind=address.kind, host=address.host, port=_port(sockets[0]))
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise _bind_error(address, error) from error
+    return Listener(address, str(bound), backlog, sockets)
+
+
+def _port(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socket:
+    family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+    found = socket.getaddrinfo(address.host or None, address.port, family, socket.SOCK_STREAM,
+                               flags=socket.AI_PASSIVE)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuseport:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # Otherwise [::]:80 and 0.0.0.0:80 collide; two binds say it more plainly.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets inherit TCP_NODELAY: one system call less per connection.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(found[0][4])
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_unix(address: Address, backlog: int) -> Listener:
+    """A stale socket file is replaced; one that answers is somebody's and is never stolen."""
+    path = address.path
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        pass
+    else:
+        if not stat.S_ISSOCK(mode):
+            raise BindError(f"bind {address}: {path} exists and is not a socket; remove or rename it")
+        holder = _unix_holder(path)
+        if holder is not None:
+            raise BindError(f"bind {address}: already served by {holder}")
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise _bind_error(address, error) from error
+    return Listener(address, str(address), backlog, [sock], _inode(path))
+
+
+def _unix_holder(path: str) -> str | None:
+    """Who listens on the socket file, or None when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return "a process whose accept queue is full"  # EAGAIN: listening, and busy
+        except OSError:
+            return None  # ECONNREFUSED: the file outlived its socket
+        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return _describe(pid)
+
+
+def _adopt(address: Address, fd: int, backlog: int) -> Listener:
+    """Take a listening socket that was passed to this process: fd://N and socket activation."""
+    try:
+        sock = socket.socket(fileno=os.dup(fd))
+    except OSError as error:
+        raise BindError(f"bind {address}: descriptor {fd} is not a socket ({error.strerror})") from error
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise BindError(f"bind {address}: descriptor {fd} is a socket that does not listen")
+    sock.setblocking(False)
+    return Listener(address, name_of(sock), backlog, [sock])
+
+
+def name_of(sock: socket.socket) -> str:
+    """The address of a bound socket, written as a bind is."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(sock.getsockname())}"
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+def activated(environ: dict[str, str]) -> list[Address]:
+    """The sockets that systemd passed to this very process (sd_listen_fds(3)), as fd:// addresses."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    try:
+        count = int(environ.get("LISTEN_FDS", "0"))
+    except ValueError:
+        return []
+    return [Address(kind="fd", fd=_LISTEN_FDS_START + i) for i in range(count)]
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
+
+
+# ---- who holds an address -----------------------------------------------------------------
+
+
+def _bind_error(address: Address, error: OSError) -> BindError:
+    text = str(SystemCallError("bind", str(address), error))
+    if error.errno == errno.EADDRINUSE:
+        holders = ", ".join(_describe(pid) for pid in _tcp_holders(address.port)[:3])
+        text += f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
+    elif error.errno == errno.EACCES and address.kind != "unix":
+        text += "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    return BindError(text)
+
+
+def _describe(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        command = ""
+    return f"pid {pid} ({command})" if command else f"pid {pid}"
+
+
+def _tcp_holders(port: int) -> list[int]:
+    """The processes that listen on `port` (proc(5): /proc/net/tcp and the fd links)."""
+    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                links = (os.readlink(f"/proc/{entry}/fd/{n}") for n in os.listdir(f"/proc/{entry}/fd"))
+                if any(link in wanted for link in links):
+                    found.append(int(entry))
+            except OSError:
+                continue  # not ours to look at, or gone meanwhile
+    return sorted(found)
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    listening = "0A"
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table) as file:
+                rows = [line.split() for line in file][1:]
+        except OSError:
+            continue
+        for row in rows:
+            if row[3] == listening and int(row[1].rsplit(":", 1)[1], 16) == port:
+                yield row[9]
+
+
+# ---- the accept queue ---------------------------------------------------------------------
+
+
+def _queue(sock: socket.socket) -> tuple[int, int]:
+    """(length, limit) of a listening socket's accept queue; (0, 0) when the kernel will not say."""
+    try:
+        if sock.family == socket.AF_UNIX:
+            return _unix_queue(os.fstat(sock.fileno()).st_ino)
+        # On a listener tcpi_unacked is the queue's length and tcpi_sacked its limit
+        # (tcp_get_info() in net/ipv4/tcp.c); they are the 7th and 8th words of struct tcp_info
+        # after its 8 bytes of flags.
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 40)
+        unacked, sacked = struct.unpack_from("=II", info, 24)
+        return unacked, sacked
+    except OSError:
+        return 0, 0
+
+
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_NETLINK_SOCK_DIAG = 4
+_UDIAG_SHOW_RQLEN = 0x10
+_UNIX_DIAG_RQLEN = 4
+
+
+def _unix_queue(inode: int) -> tuple[int, int]:
+    """The same for a unix listener, which has no TCP_INFO: sock_diag(7), UNIX_DIAG_RQLEN."""
+    request = struct.pack(
+        "=IHHII BBHIIIII", 40, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0,
+        socket.AF_UNIX, 0, 0, 0xFFFFFFFF, inode & 0xFFFFFFFF, _UDIAG_SHOW_RQLEN,
+        0xFFFFFFFF, 0xFFFFFFFF,
+    )  # fmt: skip
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+        diag.settimeout(0.1)  # the kernel answers at once or not at all
+        diag.sendto(request, (0, 0))
+        reply = diag.recv(8192)
+    offset = 16 + 16  # nlmsghdr, struct unix_diag_msg; then the attributes
+    while offset + 4 <= len(reply):
+        length, kind = struct.unpack_from("=HH", reply, offset)
+        if kind == _UNIX_DIAG_RQLEN and length >= 12:
+            queued, limit = struct.unpack_from("=II", reply, offset + 4)
+            return queued, limit
+        offset += max(4, (length + 3) & ~3)
+    return 0, 0

@@ -1,0 +1,72 @@
+"""Address: text to value and back, and what is refused."""
+
+import pytest
+
+from forkd.address import Address
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "canonical"),
+    [
+        ("127.0.0.1:8000", "tcp", "127.0.0.1:8000"),
+        ("LocalHost:80", "tcp", "localhost:80"),
+        ("my_host.example-1.org:0", "tcp", "my_host.example-1.org:0"),
+        (":8000", "tcp", "0.0.0.0:8000"),
+        ("8000", "tcp", "0.0.0.0:8000"),
+        (" 1.2.3.4:0080 ", "tcp", "1.2.3.4:80"),
+        ("h:65535", "tcp", "h:65535"),
+        ("[::1]:80", "tcp6", "[::1]:80"),
+        ("[0:0:0:0:0:0:0:1]:80", "tcp6", "[::1]:80"),
+        ("[fe80::1%eth0]:80", "tcp6", "[fe80::1%eth0]:80"),
+        ("unix:/run/a.sock", "unix", "unix:/run/a.sock"),
+        ("unix:///run/../run/a.sock", "unix", "unix:/run/a.sock"),
+        ("fd://3", "fd", "fd://3"),
+    ],
+)
+def test_parses(text: str, kind: str, canonical: str) -> None:
+    address = Address.parse(text)
+    assert address.kind == kind
+    assert str(address) == canonical
+    assert Address.parse(canonical) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no port"),
+        ("localhost", "no port"),
+        ("localhost:", "no port"),
+        ("1.2.3.4", "no port"),
+        ("h:http", "not a port"),
+        ("h:65536", "0 to 65535"),
+        ("65536", "0 to 65535"),
+        ("h:-1", "not a port"),
+        ("h:+1", "not a port"),
+        ("h:1_0", "not a port"),
+        ("h:\u0661", "not a port"),
+        ("h:" + "9" * 5000, "not a port"),
+        ("256.1.1.1:80", "not an IPv4 address"),
+        ("a b:80", "not a host name"),
+        ("-a:80", "not a host name"),
+        ("http://h:80", "brackets"),
+        ("::1:80", "needs brackets"),
+        ("[::1]", "needs a port"),
+        ("[::1:80", "needs a port"),
+        ("[h]:80", "not an IPv6 address"),
+        ("unix:run/a.sock", "absolute"),
+        ("unix:", "absolute"),
+        ("unix:/run/", "absolute"),
+        ("unix:/a\0b", "absolute"),
+        ("unix:/" + "x" * 107, "at most 107 bytes, this one 108"),
+        ("unix:/" + "\u00e9" * 54, "this one 109"),
+        ("fd://", "not a descriptor"),
+        ("fd://x", "not a descriptor"),
+    ],
+)
+def test_refuses(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Address.parse(text)
+
+
+def test_the_longest_unix_path() -> None:
+    assert len(Address.parse("unix:/" + "x" * 106).path) == 107

@@ -1,0 +1,332 @@
+"""Sources.load: precedence, every problem at once, paths, and what a reload can change."""
+
+import argparse
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from forkd.address import Address
+from forkd.config import (
+    OPTIONS,
+    Config,
+    Sources,
+    add_flags,
+    default_runtime_dir,
+    resolve_paths,
+    unreloadable,
+)
+from forkd.errors import ConfigError, Problem
+from forkd.options import Option, Workers
+
+
+def sources(*argv: str, environ: dict[str, str] | None = None) -> Sources:
+    parser = argparse.ArgumentParser(prog="forkd start", allow_abbrev=False)
+    add_flags(parser)
+    return Sources.gather(parser.parse_args(argv), {"XDG_RUNTIME_DIR": "/run/u"} | (environ or {}))
+
+
+def problems(of: Sources) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        of.load()
+    assert caught.value.exit_code == 2
+    return list(caught.value.problems)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+# -- defaults and precedence
+
+
+def test_defaults() -> None:
+    config = sources().load()
+    assert config.app is None
+    assert config.bind == (Address("tcp", "127.0.0.1", 8000),)
+    assert config.admin == Address("tcp", "127.0.0.1", 9464)
+    assert (config.keep_alive, config.umask, config.limit_request_head) == (75.0, 0o22, 65536)
+    assert (config.access_log, config.error_log, config.foreground) == (None, None, False)
+    assert config.workers.min == config.workers.max >= 1
+    empty = Config()
+    differs = {
+        f.name
+        for f in dataclasses.fields(Config)
+        if getattr(empty, f.name) != getattr(config, f.name)
+    }
+    assert differs == {"pidfile", "control"}
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "f.toml",
+        "keep-alive = 1\nheader_timeout = 1\nbody-timeout = 1\nforeground = true\n",
+    )
+    environ = {"FORKD_KEEP_ALIVE": "2", "FORKD_HEADER_TIMEOUT": "2", "FORKD_CONFIG": file}
+    config = sources("--keep-alive", "3", "--no-foreground", environ=environ).load()
+    assert (config.keep_alive, config.header_timeout, config.body_timeout) == (3.0, 2.0, 1.0)
+    assert config.write_timeout == 60.0
+    assert config.foreground is False
+
+
+def test_a_stronger_list_replaces_a_weaker() -> None:
+    config = sources("-b", ":1", "-b", ":2", environ={"FORKD_BIND": ":3,:4"}).load()
+    assert [a.port for a in config.bind] == [1, 2]
+    assert [a.port for a in sources(environ={"FORKD_BIND": ":3,:4"}).load().bind] == [3, 4]
+
+
+def test_the_config_flag_beats_its_variable(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.toml", "timeout = 1")
+    two = write(tmp_path / "two.toml", "timeout = 2")
+    assert sources("-c", one, environ={"FORKD_CONFIG": two}).load().timeout == 1.0
+
+
+@pytest.mark.parametrize("row", OPTIONS, ids=lambda row: row.name)
+def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> None:
+    given = {
+        "app": "m:a", "name": "n", "interface": "stream", "chdir": "/d", "bind": "fd://7",
+        "backlog": "7", "model": "reactor", "io": "poll", "accept": "exclusive", "workers": "1:2",
+        "foreground": "true", "pidfile": "/p.pid", "control": "/c.sock", "user": "u", "group": "g",
+        "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",
+        "access_log": "-", "log_format": "json",
+    }  # fmt: skip
+    text = given.get(row.attr, "777")
+    extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
+    if row.positional:
+        argv = [text]
+    elif row.attr == "foreground":
+        argv = ["-f"]
+    else:
+        argv = [row.flags[0], text]
+    file = write(tmp_path / "f.toml", f"{row.attr} = {json.dumps(text)}")
+    by_flag = sources(*argv, *extra).load()
+    by_environ = sources(*extra, environ={row.variable: text}).load()
+    by_file = sources("-c", file, *extra).load()
+    assert by_flag == by_environ == by_file
+    assert getattr(by_flag, row.attr) != getattr(sources().load(), row.attr)
+
+
+def test_a_file_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    source = sources("-c", write(file, "timeout = 1"))
+    assert source.load().timeout == 1.0
+    file.write_text("timeout = 2")
+    assert source.load().timeout == 2.0
+
+
+def test_sources_survive_json(tmp_path: Path) -> None:
+    source = sources("m:a", "-f", "-b", ":1", environ={"FORKD_TIMEOUT": "3"})
+    again = Sources(**json.loads(json.dumps(dataclasses.asdict(source))))
+    assert again == source
+    assert again.load() == source.load()
+
+
+# -- problems
+
+
+def test_every_problem_at_once(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "f.toml",
+        "# comment\ntimeout = -1\nkeep-alve = 3\n\n"
+        "backlog = 'x'\nzzz = 1\n[http]\nbody-buffer = 1\n",
+    )
+    environ = {"FORKD_WORKERS": "9:1", "FORKD_WORKRES": "2", "FORKD_CONFIG": file}
+    found = problems(sources("--log-level", "loud", "-k", "asgi", environ=environ))
+    assert [(p.key, p.value, p.where) for p in found] == [
+        ("keep-alve", "3", f"file {file} line 3"),
+        ("zzz", "1", f"file {file} line 6"),
+        ("http", "{'body-buffer': 1}", f"file {file} line 7"),
+        ("FORKD_WORKRES", "2", "environment FORKD_WORKRES"),
+        ("timeout", "-1", f"file {file} line 2"),
+        ("backlog", "x", f"file {file} line 5"),
+        ("workers", "9:1", "environment FORKD_WORKERS"),
+        ("log-level", "loud", "flag --log-level"),
+        ("interface", "asgi", "flag --interface"),
+    ]
+    by_key = {p.key: p.allowed for p in found}
+    assert by_key["keep-alve"] == "no such option; did you mean keep-alive?"
+    assert by_key["zzz"] == "no such option"
+    assert by_key["FORKD_WORKRES"].endswith("did you mean FORKD_WORKERS?")
+    assert "top level" in by_key["http"]
+    assert by_key["backlog"] == "must be a whole number from 1 to 65535"
+    assert by_key["log-level"] == "must be debug, info, warning or error"
+
+
+def test_an_overruled_wrong_value_is_reported(tmp_path: Path) -> None:
+    file = write(tmp_path / "f.toml", "timeout = 'soon'")
+    found = problems(sources("-c", file, "--timeout", "1"))
+    assert [p.where for p in found] == [f"file {file} line 1"]
+
+
+def test_a_wrong_application(tmp_path: Path) -> None:
+    assert [p.where for p in problems(sources("app"))] == ["argument APP"]
+
+
+def test_both_spellings_in_one_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "f.toml", "keep-alive = 1\nkeep_alive = 2\n")
+    (found,) = problems(sources("-c", file))
+    assert (found.key, found.where) == ("keep_alive", f"file {file} line 2")
+
+
+def test_quoted_keys_and_multi_line_values_have_lines(tmp_path: Path) -> None:
+    file = write(tmp_path / "f.toml", "bind = [\n  'x',\n]\n\n  'io' = 1.5\n")
+    assert [p.where[-1] for p in problems(sources("-c", file))] == ["1", "5"]
+
+
+def test_malformed_file_and_a_wrong_flag(tmp_path: Path) -> None:
+    file = write(tmp_path / "f.toml", "timeout = 1\nworkers = = 2\n")
+    toml, flag = problems(sources("-c", file, "--backlog", "x"))
+    assert (toml.key, toml.value) == ("config", file)
+    assert "line 2, column 11" in toml.allowed
+    assert flag.key == "backlog"
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    (missing,) = problems(sources("-c", str(tmp_path / "none.toml")))
+    assert missing.allowed == "ENOENT: No such file or directory"
+    (directory,) = problems(sources("-c", str(tmp_path)))
+    assert directory.allowed.startswith("EISDIR")
+    (tmp_path / "latin").write_bytes(b"name = '\xe9'")
+    (latin,) = problems(sources("-c", str(tmp_path / "latin")))
+    assert "utf-8" in latin.allowed
+
+
+def test_an_unknown_flag_kept_from_another_version() -> None:
+    (found,) = problems(Sources(flags={"worker": "1"}))
+    assert found.allowed == "no such option; did you mean --workers?"
+
+
+def test_variables_that_are_no_options() -> None:
+    environ = {
+        "FORKD_INTERNAL_FD": "3",
+        "FORKD_SERVICE_HOST": "10.0.0.1",
+        "FORKD_PORT": "tcp://10.0.0.1:80",
+        "FORKD_PORT_80_TCP_ADDR": "10.0.0.1",
+        "FORKD_TIMEOUT": "",
+    }
+    assert sources(environ=environ).load() == sources().load()
+    assert [p.key for p in problems(sources(environ={"FORKD_PORT": "80"}))] == ["FORKD_PORT"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "words"),
+    [
+        ("--accept reuseport -w 2 -b unix:/a -b fd://3", "accept", "cannot serve unix:/a, fd://3"),
+        ("--accept reuseport -w 1:2", "accept", "fixed number"),
+        ("--max-requests-jitter 5", "max-requests-jitter", "without max-requests"),
+        ("-k asgi", "interface", "ASGI is not served yet; use wsgi or stream"),
+        ("-b :80 -b 0.0.0.0:80", "bind", "twice: 0.0.0.0:80"),
+        ("-b unix:/a -b unix:/a", "bind", "twice: unix:/a"),
+        ("-b fd://3 -b fd://3", "bind", "twice: fd://3"),
+        ("-b 127.0.0.1:9464", "admin", "must differ"),
+        ("-b unix:/c.sock --control /c.sock", "control", "must differ"),
+        ("--control /" + "x" * 107, "control", "at most 107 bytes"),
+        ("--pidfile /" + "x" * 103, "control", "at most 107 bytes"),
+        ("--pidfile /a --control /a", "pidfile", "must differ from control"),
+        ("--pidfile /a --error-log /a", "pidfile", "error-log"),
+        ("--pidfile /a --access-log /a", "pidfile", "access-log"),
+    ],
+)
+def test_combinations_that_make_no_sense(argv: str, key: str, words: str) -> None:
+    (found,) = problems(sources(*argv.split()))
+    assert found.key == key
+    assert words in found.allowed
+    assert "flag --" in found.where
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "-b :0 -b :0 --admin :0",
+        "-b :80 -b [::1]:80",
+        "--accept reuseport -w 2:2",
+        "--accept reuseport -w auto",
+        "--max-requests 5 --max-requests-jitter 5",
+        "--group www-data",
+        "--error-log /x --access-log /x",
+    ],
+)
+def test_combinations_that_do(argv: str) -> None:
+    sources(*argv.split()).load()
+
+
+def test_no_combination_is_judged_on_a_wrong_value() -> None:
+    found = problems(sources("--max-requests", "x", "--max-requests-jitter", "5"))
+    assert [p.key for p in found] == ["max-requests"]
+
+
+# -- paths
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    file = write(tmp_path / "etc" / "f.toml", "access-log = 'a.log'\nchdir = '.'\n")
+    monkeypatch.chdir(tmp_path)
+    source = sources("-c", "etc/f.toml", "--error-log", "e.log", environ={"FORKD_PIDFILE": "p.pid"})
+    monkeypatch.chdir("/")  # as the master does
+    config = source.load()
+    assert source.path == file
+    assert config.access_log == f"{tmp_path}/etc/a.log"
+    assert config.chdir == f"{tmp_path}/etc"
+    assert config.error_log == f"{tmp_path}/e.log"
+    assert config.pidfile == f"{tmp_path}/p.pid"
+
+
+@pytest.mark.parametrize(
+    ("pidfile", "control", "expected"),
+    [
+        ("", "", ("/r/n.pid", "/r/n.sock", "/r/n.log")),
+        ("/p/a.pid", "", ("/p/a.pid", "/p/a.sock", "/p/a.log")),
+        ("/p/my.app", "", ("/p/my.app", "/p/my.app.sock", "/p/my.app.log")),
+        ("", "/c/a.sock", ("/c/a.pid", "/c/a.sock", "/c/a.log")),
+        ("/p/a.pid", "/c/b.sock", ("/p/a.pid", "/c/b.sock", "/p/a.log")),
+    ],
+)
+def test_resolve_paths(pidfile: str, control: str, expected: tuple[str, ...]) -> None:
+    config = resolve_paths(Config(name="n", pidfile=pidfile, control=control), "/r")
+    assert (config.pidfile, config.control, config.default_error_log) == expected
+
+
+def test_the_runtime_directory() -> None:
+    assert default_runtime_dir(0, {"XDG_RUNTIME_DIR": "/run/user/0"}) == "/run/forkd"
+    assert default_runtime_dir(7, {"XDG_RUNTIME_DIR": "/run/user/7"}) == "/run/user/7/forkd"
+    assert default_runtime_dir(7, {"XDG_RUNTIME_DIR": "rel"}) == "/tmp/forkd-7"
+    assert default_runtime_dir(7, {}) == "/tmp/forkd-7"
+
+
+# -- reload and flags
+
+
+def test_unreloadable() -> None:
+    old = sources().load()
+    new = sources(
+        "m:a", "--name", "x", "-w", "3", "-b", ":1", "--umask", "0", "--io", "poll"
+    ).load()
+    assert new.workers == Workers(3, 3)
+    assert unreloadable(old, new) == ["name", "pidfile", "control", "umask"]
+    assert unreloadable(old, old) == []
+    assert {row.name for row in OPTIONS if not row.reloadable} == {
+        "name", "chdir", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
+        "admin",
+    }  # fmt: skip
+
+
+def test_only_some_flags() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, only={"pidfile", "control", "name"})
+    assert vars(parser.parse_args(["--name", "x"])) == {"config": None, "name": "x"}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["m:a"])
+
+
+def test_help_has_every_flag_with_its_default() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    # Line breaks fall anywhere, after hyphens too.
+    text = re.sub(r"\s", "", parser.format_help())
+    for row in OPTIONS:
+        assert all(flag in text for flag in row.flags)
+        assert re.sub(r"\s", "", f"{row.help} [default: {row.default_text}]") in text
