@@ -146,6 +146,15 @@ def _reload(args: argparse.Namespace) -> int:
     return 0
 
 
+def _upgrade(args: argparse.Namespace) -> int:
+    """Waits until the new master serves, or has failed."""
+    _, config = _load(args)
+    running(config.pidfile)
+    reply = ask(config.control, "upgrade", seconds=None)
+    print(f"master {reply['pid']} serves")
+    return 0
+
+
 def _status(args: argparse.Namespace) -> int:
     _, config = _load(args)
     running(config.pidfile)
@@ -187,6 +196,7 @@ VERBS: dict[str, Verb] = {
     "stop": (_stop, "finish the work in flight and stop the daemon", _where),
     "restart": (_restart, "stop, then start with the same or the given options", _all_flags),
     "reload": (_reload, "replace all workers by new ones, with new code and configuration", _where),
+    "upgrade": (_upgrade, "have a newly installed forkd take over, with the same sockets", _where),
     "status": (_status, "show the master, its workers and listeners", _status_flags),
     "scale": (_scale, "change the number of workers", _scale_flags),
     "check": (_check, "check the configuration and import the application", _all_flags),

@@ -76,9 +76,13 @@ def _trace() -> str:
     error = sys.exc_info()[1]
     assert error is not None
     frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename in (__file__, importlib.__file__):
+    while frame is not None and _is_machinery(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next
-    return "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
+    return "".join(traceback.format_exception(type(error), error, frame)).rstrip()
+
+
+def _is_machinery(path: str) -> bool:
+    return path in (__file__, importlib.__file__) or path.startswith("<frozen importlib")
 
 
 def detect(app: Any, wanted: str | None) -> str:

@@ -59,12 +59,26 @@ class AdminServer:
         self._source = source
         self._clients: dict[int, Client] = {}
         self._sock = listener.sockets[0]
-        loop.watch(self._sock.fileno(), self._accept)
+
+    def open(self) -> None:
+        """Begin to answer."""
+        self._listener.own()
+        self._loop.watch(self._sock.fileno(), self._accept)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
 
     @classmethod
     def listen(cls, address: Address, loop: Loop, source: Source) -> AdminServer:
         """Raises BindError."""
         return cls(sockets.listen(address, 64), loop, source)
+
+    @classmethod
+    def adopt(cls, fd: int, address: Address, loop: Loop, source: Source) -> AdminServer:
+        """The socket that an upgrade handed over."""
+        sock = socket.socket(fileno=fd)
+        sock.set_inheritable(False)
+        return cls(sockets.Listener(address, sockets.name_of(sock), 64, [sock]), loop, source)
 
     def forget(self) -> None:
         """In a child: close our copies, leave the listener to the master."""
@@ -75,8 +89,14 @@ class AdminServer:
     def close(self) -> None:
         for fd in list(self._clients):
             self._drop(fd)
-        self._loop.unwatch(self._sock.fileno())
+        if self._sock.fileno() >= 0:
+            self._loop.unwatch(self._sock.fileno())
         self._listener.close()
+
+    def hand_over(self) -> None:
+        """Another master answers from now on, and a socket file is its."""
+        self._listener.unix_inode = None
+        self.close()
 
     def _accept(self) -> None:
         try:

@@ -58,9 +58,22 @@ class ControlServer:
         self._path = path
         self._loop = loop
         self._handle = handle
-        self._inode = os.stat(path).st_ino
+        self._inode = -1  # of the socket file, when it is ours
         self._clients: dict[int, tuple[socket.socket, bytes]] = {}
-        loop.watch(sock.fileno(), self._accept)
+
+    def open(self) -> None:
+        """Begin to answer, and own the socket file."""
+        self._inode = os.stat(self._path).st_ino
+        self._loop.watch(self.sock.fileno(), self._accept)
+
+    @classmethod
+    def adopt(
+        cls, fd: int, path: str, loop: Loop, handle: Callable[[Request], None]
+    ) -> ControlServer:
+        """The socket that an upgrade handed over."""
+        sock = socket.socket(fileno=fd)
+        sock.set_inheritable(False)
+        return cls(sock, path, loop, handle)
 
     @classmethod
     def listen(cls, path: str, loop: Loop, handle: Callable[[Request], None]) -> ControlServer:
@@ -132,12 +145,19 @@ class ControlServer:
             sock.close()
         self.sock.close()
 
+    def hand_over(self) -> None:
+        """Another master answers from now on, and the socket file is its."""
+        self._inode = -1
+        self.close()
+
     def close(self) -> None:
         for sock, _ in self._clients.values():
             self._loop.unwatch(sock.fileno())
             sock.close()
-        self._loop.unwatch(self.sock.fileno())
-        self.sock.close()
+        self._clients.clear()
+        if self.sock.fileno() >= 0:
+            self._loop.unwatch(self.sock.fileno())
+            self.sock.close()
         try:
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)

@@ -86,6 +86,11 @@ class Doorbell:
             self._poll.register(sock, select.POLLIN)
         self.look()
 
+    def give_up(self) -> None:
+        """Another master owns the bell now: leave the flags, which are shared, as it sets them."""
+        self._sockets = []
+        self.mute()
+
     def mute(self) -> None:
         self._timers.cancel("doorbell")
         for sock in self._sockets:
@@ -96,6 +101,12 @@ class Doorbell:
 
     def counters(self) -> dict[str, int]:
         return {"rings": self.rings, "looks": self.looks, "grants": self.grants}
+
+    def absorb(self, counters: dict[str, int]) -> None:
+        """Go on from another master's counters."""
+        self.rings += counters["rings"]
+        self.looks += counters["looks"]
+        self.grants += counters["grants"]
 
     def ring(self) -> None:
         """SIGIO came."""

@@ -21,7 +21,9 @@ from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.sources import Sources
+from forkd.models import registry
 from forkd.supervise.pidfile import Pidfile
+from forkd.supervise.upgrade import Inheritance, inherited
 from forkd.system import process, sockets
 from forkd.title import set_title
 
@@ -42,6 +44,7 @@ class Launch:
     pipe: int | None = None  # to the command that waits; None in the foreground
     error_log: str | None = None  # path that descriptors 1 and 2 go to; None: as inherited
     pidfile: Pidfile | None = field(default=None)
+    inheritance: Inheritance | None = None  # from the master that this one replaces
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
         """The addresses of `config`; sockets from a service manager replace the default."""
@@ -51,6 +54,8 @@ class Launch:
 
     def ready(self, master: Master) -> None:
         """The service answers."""
+        if self.pidfile is not None:
+            self.pidfile.write()
         config = master.generation.config
         where = ", ".join(_url(listener.name) for listener in master.generation.listeners)
         lines = [
@@ -79,6 +84,8 @@ class Launch:
                 pass  # the command was interrupted; the daemon goes on
             os.close(self.pipe)
             self.pipe = None
+        if self.inheritance is not None:
+            self.inheritance.link.send(answer)
 
     def reopen_logs(self, config: Config, identity: tuple[int, int, list[int]] | None) -> None:
         """The master's part of SIGUSR1. Descriptors 1 and 2 are shared with the children, so one
@@ -99,10 +106,15 @@ class Launch:
             os.close(self.pidfile.fd)
         if self.pipe is not None:
             os.close(self.pipe)
+        if self.inheritance is not None:
+            self.inheritance.link.close()
 
 
 def start(sources: Sources, config: Config) -> int:
     """`forkd start`: run the master, or have one run. Returns the exit code of the command."""
+    heir = inherited(os.environ)
+    if heir is not None:
+        return _take_over(heir)
     activated = tuple(sockets.activated(dict(os.environ)))
     launch = Launch(config, (), activated)
     launch.binds = launch.binds_of(config)
@@ -122,6 +134,23 @@ def start(sources: Sources, config: Config) -> int:
         _detached(sources, launch)
     os.close(write)
     return _await(read)
+
+
+def _take_over(heir: Inheritance) -> int:
+    """In the program that an upgrade executed: already detached, if the old one was."""
+    launch: Launch | None = None
+    try:
+        config = heir.sources.load()
+        launch = Launch(config, (), heir.activated, inheritance=heir)
+        registry.require(config.model, config.io)
+        launch.binds = launch.binds_of(config)
+        default = None if config.foreground else config.default_error_log
+        path = config.error_log or default
+        launch.error_log = None if path == "-" else path
+        return _serve(heir.sources, launch)
+    except ForkdError as error:
+        heir.link.send({"ok": False, "text": str(error)})
+        return error.exit_code
 
 
 def _await(read: int) -> int:
@@ -195,7 +224,12 @@ def _serve(sources: Sources, launch: Launch) -> int:
         for name in _NOT_FOR_THE_APP:
             os.environ.pop(name, None)
         process.raise_descriptor_limit()
-        launch.pidfile = Pidfile.acquire(config.pidfile)
+        launch.pidfile = (
+            Pidfile(config.pidfile, launch.inheritance.pidfile)
+            if launch.inheritance is not None
+            else Pidfile.acquire(config.pidfile)
+        )
+        os.set_inheritable(launch.pidfile.fd, False)
         try:
             return Master(sources, config, launch).run()
         finally:

@@ -16,6 +16,7 @@ from time import monotonic, monotonic_ns
 from typing import Any
 
 from forkd import __version__
+from forkd.address import Address
 from forkd.config import Config, unreloadable
 from forkd.errors import BindError, ConfigError, ForkdError
 from forkd.log import Log
@@ -30,6 +31,7 @@ from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
 from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Reopen, Retire
 from forkd.supervise.nursery import Departure, Nursery, mark_gone
+from forkd.supervise.upgrade import Upgrade
 from forkd.system import process, signals
 from forkd.system.lease import NOBODY
 from forkd.system.loop import Loop
@@ -94,9 +96,14 @@ class Master:
         self._paused = False  # SIGWINCH: no children until asked for
         self._demand = scaling.Demand()
         self._rss_due = 0.0
+        self._upgrade: Upgrade | None = None
+        self._handed_over = False  # a new master serves on our listeners
+        self._absorbed: list[list[int]] | None = None  # counters of the master before us
+        heir = launch.inheritance
         self.generation = Generation.build(
-            1, config, launch.binds, self._nursery.children.slots, known=[]
-        )
+            heir.generation + 1 if heir else 1, config, launch.binds, self.children.slots,
+            known=heir.listeners if heir else [],
+        )  # fmt: skip
 
     # ---- life -----------------------------------------------------------------------------
 
@@ -119,11 +126,22 @@ class Master:
     def _open(self, config: Config) -> None:
         self._signals = signals.SignalQueue(list(_SIGNALS))
         self.loop.watch(self._signals.fileno(), self._on_signals)
-        self._control = ControlServer.listen(config.control, self.loop, self._on_request)
+        heir = self._launch.inheritance
+        pages = verbs.Admin(self)
         self._admin: AdminServer | None = None
-        if config.admin is not None:
-            self._admin = AdminServer.listen(config.admin, self.loop, verbs.Admin(self))
-            self.admin_address = self._admin.name
+        if heir is None:
+            self._control = ControlServer.listen(config.control, self.loop, self._on_request)
+            if config.admin is not None:
+                self._admin = AdminServer.listen(config.admin, self.loop, pages)
+            self._answer_verbs()
+        else:
+            self._control = ControlServer.adopt(
+                heir.control, config.control, self.loop, self._on_request
+            )
+            if config.admin is not None and heir.admin is not None:
+                self._admin = AdminServer.adopt(heir.admin, config.admin, self.loop, pages)
+            self.loop.watch(heir.link.fileno(), self._on_link)
+        self.admin_address = self._admin.name if self._admin is not None else None
         self._nursery.forget = [
             self.loop.close,
             self._signals.close,
@@ -132,10 +150,34 @@ class Master:
             *([self._admin.forget] if self._admin else []),
         ]
 
+    def _answer_verbs(self) -> None:
+        self._control.open()
+        if self._admin is not None:
+            self._admin.open()
+
+    def _on_link(self) -> None:
+        """Counters from the master before us; at its end, the link closes."""
+        heir = self._launch.inheritance
+        assert heir is not None
+        messages, gone = heir.link.receive()
+        for message in messages:
+            self.board.absorb(message["counters"], self._absorbed)
+            if self._absorbed is None:
+                self.exits.update(message["exits"])
+                self.reloads.update(message["reloads"])
+                self.doorbell.absorb(message["doorbell"])
+            self._absorbed = message["counters"]
+        if gone:
+            self.loop.unwatch(heir.link.fileno())
+            heir.link.close()
+
     def _close(self) -> None:
         for child in self.children:
             process.send_signal(child.pidfd, signal.SIGKILL)
-        self.doorbell.mute()
+        if self._handed_over:
+            self._successor.send(self._counters())
+        else:
+            self.doorbell.mute()
         for generation in [self.generation, self._incoming, *self._leaving]:
             if generation is not None:
                 generation.close(keep=[])
@@ -208,8 +250,9 @@ class Master:
         self._lead_by_others()
         config = self.generation.config
         child.deadline = monotonic() + config.graceful_timeout
-        grace = _STOP_GRACE if self._stopping else min(_IDLE_GRACE, config.graceful_timeout / 2)
-        if child.state is State.KILLED or not child.channel.send(Retire(grace, self._stopping)):
+        ending = self._stopping and not self._handed_over
+        grace = _STOP_GRACE if ending else min(_IDLE_GRACE, config.graceful_timeout / 2)
+        if child.state is State.KILLED or not child.channel.send(Retire(grace, ending)):
             process.send_signal(child.pidfd, signal.SIGKILL)
         return True
 
@@ -244,6 +287,10 @@ class Master:
         """Tell who started us, once, that the service answers."""
         if not self._served and self._ready_count() >= self.generation.want:
             self._served = True
+            if self._launch.inheritance is not None:
+                for listener in self.generation.listeners:
+                    listener.own()
+                self._answer_verbs()
             self._launch.ready(self)
 
     def _on_exit(self, child: Child) -> None:
@@ -290,8 +337,8 @@ class Master:
             self.log.info(text)
             return
         text += f", exit code {code}" if code >= 0 else ""
-        if child.error:
-            text += f"\n{child.error}"
+        if child.error and self._served and child.generation == self.generation.number:
+            text += f"\n{child.error}"  # otherwise it ends the start or the reload, which says it
         if departure.stacks and child.why is None:
             text += f"\n{departure.stacks}"
         self.log.error(text)
@@ -391,7 +438,8 @@ class Master:
             return
         self.log.info("stopping")
         self._stopping = True
-        self.doorbell.mute()
+        if not self._handed_over:
+            self.doorbell.mute()
         self._abort_reload("the master is stopping")
         for listener in self.generation.listeners:
             listener.hang_up()
@@ -532,8 +580,32 @@ class Master:
             kept += self._incoming.listeners
         return kept
 
-    def upgrade(self) -> None:
-        raise ForkdError("binary upgrade is not there yet; use restart")
+    def upgrade(self, request: Request | None = None) -> None:
+        """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
+        if self._stopping or self._incoming is not None or self._upgrade is not None:
+            raise ForkdError("not now: a stop, a reload or an upgrade is under way")
+        self._upgrade = Upgrade(self, request, self._upgraded)
+
+    def _upgraded(self, ok: bool) -> None:
+        upgrade, self._upgrade = self._upgrade, None
+        assert upgrade is not None
+        if not ok:
+            self._doorbell_on()  # the new master may have owned it for a while
+            return
+        self._handed_over = True
+        self._successor = upgrade.link
+        self._successor.send({**self._counters(), "exits": self.exits, "reloads": self.reloads,
+                              "doorbell": self.doorbell.counters()})  # fmt: skip
+        self.doorbell.give_up()
+        self._control.hand_over()
+        if self._admin is not None:
+            self._admin.hand_over()
+        for listener in self.generation.listeners:
+            listener.unix_inode = None  # the socket file is the new master's
+        self.stop()
+
+    def _counters(self) -> dict[str, Any]:
+        return {"counters": self.board.export()}
 
     def _give_up(self, error: str) -> None:
         """The first boot failed: end, with the error."""
@@ -662,5 +734,20 @@ class Master:
             return f"{ready} of {want} workers are ready"
         return ""
 
+    # ---- for an upgrade -------------------------------------------------------------------
+
     def sources(self) -> Sources:
         return self._sources
+
+    def control_fd(self) -> int:
+        return self._control.sock.fileno()
+
+    def admin_fd(self) -> int | None:
+        return None if self._admin is None else self._admin.fileno()
+
+    def pidfile_fd(self) -> int:
+        assert self._launch.pidfile is not None
+        return self._launch.pidfile.fd
+
+    def activated(self) -> tuple[Address, ...]:
+        return self._launch.activated

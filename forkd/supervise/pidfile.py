@@ -46,7 +46,8 @@ class Pidfile:
         os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
 
     def remove(self) -> None:
-        if _same(self.fd, self.path):
+        """At the end; after a handover the file names somebody else, and stays."""
+        if _content(self.fd) == os.getpid() and _same(self.fd, self.path):
             os.unlink(self.path)
         os.close(self.fd)
 

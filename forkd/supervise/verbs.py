@@ -23,6 +23,10 @@ def _reload(master: Master, request: Request) -> None:
     master.reload(request)
 
 
+def _upgrade(master: Master, request: Request) -> None:
+    master.upgrade(request)
+
+
 def _scale(master: Master, request: Request) -> None:
     by, to = request.arguments.get("by"), request.arguments.get("to")
     want = master.generation.want + int(by) if by is not None else int(to or 0)
@@ -37,6 +41,7 @@ def _sources(master: Master, request: Request) -> None:
 VERBS: dict[str, Callable[[Master, Request], None]] = {
     "status": _status,
     "reload": _reload,
+    "upgrade": _upgrade,
     "scale": _scale,
     "sources": _sources,
 }

@@ -120,6 +120,19 @@ class Scoreboard:
         for index in range(CELLS):
             cells[index] = 0
 
+    def export(self) -> list[list[int]]:
+        """All counters so far: totals by cell, and accepts by slot. For the next master."""
+        totals = [self.total(cell) if cell >= GAUGES else 0 for cell in range(CELLS)]
+        return [totals, [self.accepted(slot) for slot in range(self.slots + 1)]]
+
+    def absorb(self, later: list[list[int]], earlier: list[list[int]] | None = None) -> None:
+        """Add what another master's scoreboard exported, less what was absorbed before."""
+        for base, now, before in zip(
+            (self._base, self._accepted), later, earlier or [[], []], strict=True
+        ):
+            for index in range(min(len(base), len(now))):
+                base[index] += now[index] - (before[index] if index < len(before) else 0)
+
     def total(self, cell: int) -> int:
         """A counter over all children, dead and alive."""
         return self._base[cell] + sum(row.cells[cell] & _SANE for row in self.rows[1:])
@@ -129,8 +142,9 @@ class Scoreboard:
 
     def codes(self) -> dict[int, int]:
         """Requests by status code; only codes that occurred."""
-        totals = ((code, self.total(CODES + code)) for code in range(600))
-        return {code: count for code, count in totals if count}
+        rows = [row.cells[CODES : CODES + 600].tolist() for row in self.rows[1:]]
+        totals = zip(self._base[CODES:], *rows, strict=True)
+        return {code: total for code, cells in enumerate(totals) if (total := sum(cells))}
 
     def durations(self) -> tuple[list[tuple[str, float]], float]:
         """The cumulative histogram as (upper bound, count) and the sum in seconds."""

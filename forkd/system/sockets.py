@@ -37,6 +37,11 @@ class Listener:
         for sock in self.sockets:
             sock.close()
 
+    def own(self) -> None:
+        """The socket file is this process's to remove, from now on."""
+        if self.wanted.kind == "unix":
+            self.unix_inode = _inode(self.wanted.path)
+
     def close(self) -> None:
         """Close in this process, and remove the socket file if it is still ours."""
         for sock in self.sockets:
@@ -212,7 +217,16 @@ def _tcp_holders(port: int) -> list[int]:
                     found.append(int(entry))
             except OSError:
                 continue  # not ours to look at, or gone meanwhile
-    return sorted(found)
+    # Children that share the socket say nothing new.
+    return sorted(pid for pid in found if _parent(pid) not in found)
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

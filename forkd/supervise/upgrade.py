@@ -1,0 +1,187 @@
+"""USR2: a new forkd takes over from this one, with the same listeners.
+
+The old master executes the new program (the same command, which may by now be other code, another
+Python, another virtual environment) and hands it, in one environment variable, the descriptors of
+the listeners, of the control and admin sockets and of the pid file, and one end of a socketpair,
+the link. The new master boots its children, says over the link that it serves or why it cannot, and
+only then does the old one retire its own. Until that word everything stays as it was. Counters
+follow over the link: once at the handover, and what the last old children added, at the end.
+
+The pid file's lock belongs to the open file, which both have: it is never free in between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, MutableMapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from forkd.address import Address
+from forkd.errors import ForkdError
+from forkd.sources import Sources
+from forkd.supervise.control import Request
+from forkd.system import process
+from forkd.system.sockets import Listener
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+_VARIABLE = "FORKD_INTERNAL_UPGRADE"
+
+
+class Link:
+    """One end of the socketpair between the two masters: lines of JSON."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._partial = b""
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: dict[str, Any]) -> None:
+        try:
+            self._sock.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass  # the other master is gone; its pidfd or EOF says so
+
+    def receive(self) -> tuple[list[dict[str, Any]], bool]:
+        """(messages, whether the other side is gone)."""
+        try:
+            data = self._sock.recv(1 << 20, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            data = b""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return [json.loads(line) for line in lines], not data
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What a new master was handed by the old one."""
+
+    sources: Sources
+    generation: int
+    listeners: list[Listener]
+    control: int
+    admin: int | None
+    pidfile: int
+    link: Link
+    activated: tuple[Address, ...]
+
+
+def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
+    """Take the variable out of `environ`, so that no application sees it, and read it."""
+    text = environ.pop(_VARIABLE, None)
+    if text is None:
+        return None
+    found = json.loads(text)
+    return Inheritance(
+        sources=Sources(**found["sources"]),
+        generation=found["generation"],
+        listeners=[_listener(item) for item in found["listeners"]],
+        control=found["control"],
+        admin=found["admin"],
+        pidfile=found["pidfile"],
+        link=Link(socket.socket(fileno=found["link"])),
+        activated=tuple(Address(**item) for item in found["activated"]),
+    )
+
+
+def _listener(item: dict[str, Any]) -> Listener:
+    sockets = [socket.socket(fileno=fd) for fd in item["fds"]]
+    for sock in sockets:
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+    return Listener(Address(**item["wanted"]), item["name"], item["backlog"], sockets)
+
+
+class Upgrade:
+    """The old master's side of one upgrade."""
+
+    def __init__(self, master: Master, request: Request | None, done: Callable[[bool], None]) -> None:
+        """Start the new program. `done` is called with whether it serves. Raises ForkdError."""
+        self._master = master
+        self._request = request
+        self._done = done
+        self._decided = False
+        ours, theirs = socket.socketpair()
+        self.link = Link(ours)
+        handed = self._describe(theirs.fileno())
+
+        def execute() -> NoReturn:
+            _execute(handed, master.sources().cwd)
+
+        try:
+            self.pid, self._pidfd = process.fork(execute)
+        except OSError as error:
+            ours.close()
+            raise ForkdError(f"upgrade: fork: {error.strerror}") from error
+        finally:
+            theirs.close()
+        master.log.info(f"upgrade: pid {self.pid} is starting")
+        master.loop.watch(ours.fileno(), self._hear)
+
+    def _describe(self, link: int) -> dict[str, Any]:
+        master = self._master
+        admin, pidfile = master.admin_fd(), master.pidfile_fd()
+        return {
+            "sources": asdict(master.sources()),
+            "generation": master.generation.number,
+            "listeners": [
+                {
+                    "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
+                    "fds": [sock.fileno() for sock in x.sockets],
+                }
+                for x in master.generation.listeners
+            ],
+            "control": master.control_fd(),
+            "admin": admin,
+            "pidfile": pidfile,
+            "link": link,
+            "activated": [asdict(address) for address in master.activated()],
+        }  # fmt: skip
+
+    def _hear(self) -> None:
+        messages, gone = self.link.receive()
+        for message in messages:
+            self._decide(message["ok"], message["text"])
+        if gone:
+            self._decide(False, "the new master ended before it served; see the error log")
+
+    def _decide(self, ok: bool, text: str) -> None:
+        if self._decided:
+            return
+        self._decided = True
+        self._master.loop.unwatch(self.link.fileno())
+        os.close(self._pidfd)
+        if ok:
+            self._master.log.info(f"upgrade: pid {self.pid} serves; retiring")
+        else:
+            self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
+            self.link.close()
+        if self._request is not None:
+            self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
+        self._done(ok)
+
+
+def _execute(handed: dict[str, Any], cwd: str) -> NoReturn:
+    """In the forked process: become the new program."""
+    fds = [fd for item in handed["listeners"] for fd in item["fds"]]
+    fds += [handed["control"], handed["pidfile"], handed["link"]]
+    if handed["admin"] is not None:
+        fds.append(handed["admin"])
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    os.chdir(cwd)
+    environ = {**os.environ, _VARIABLE: json.dumps(handed)}
+    process.unblock()
+    os.execve(sys.executable, [sys.executable, "-m", "forkd", "start"], environ)
