@@ -156,7 +156,8 @@ class Master:
             self._admin.open()
 
     def _on_link(self) -> None:
-        """Counters from the master before us; at its end, the link closes."""
+        """Counters from the master before us; at its end, the link closes. Verbs and scrapes are
+        answered from the first message on, so that no counter is ever seen to go back."""
         heir = self._launch.inheritance
         assert heir is not None
         messages, gone = heir.link.receive()
@@ -166,6 +167,7 @@ class Master:
                 self.exits.update(message["exits"])
                 self.reloads.update(message["reloads"])
                 self.doorbell.absorb(message["doorbell"])
+                self._answer_verbs()
             self._absorbed = message["counters"]
         if gone:
             self.loop.unwatch(heir.link.fileno())
@@ -290,7 +292,6 @@ class Master:
             if self._launch.inheritance is not None:
                 for listener in self.generation.listeners:
                     listener.own()
-                self._answer_verbs()
             self._launch.ready(self)
 
     def _on_exit(self, child: Child) -> None:
