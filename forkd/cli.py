@@ -78,7 +78,9 @@ def _status_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _scale_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("amount", metavar="N|+N|-N", help="the number of workers, or a change of it")
+    parser.add_argument(
+        "amount", metavar="N|+N|-N", help="the number of workers, or a change of it"
+    )
     _where(parser)
 
 

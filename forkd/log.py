@@ -137,11 +137,18 @@ class AccessLog:
         request = line.decode("latin-1")
         if self._json:
             self._lines.append(
-                json.dumps({
-                    "time": self._stamp, "client": host, "request": request, "status": status,
-                    "bytes": size, "referer": referer, "user_agent": agent,
-                    "seconds": took_ns / 1e9,
-                })  # fmt: skip
+                json.dumps(
+                    {
+                        "time": self._stamp,
+                        "client": host,
+                        "request": request,
+                        "status": status,
+                        "bytes": size,
+                        "referer": referer,
+                        "user_agent": agent,
+                        "seconds": took_ns / 1e9,
+                    }
+                )  # fmt: skip
             )
             return
         text = f'{request}" {status} {size} "{referer}" "{agent}'

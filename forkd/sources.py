@@ -1,1 +1,0 @@
-from forkd.config import Sources, add_flags

@@ -95,7 +95,9 @@ def detect(app: Any, wanted: str | None) -> str:
     if getattr(app, "forkd_interface", None) == "stream":
         return "stream"
     if _is_asgi(app):
-        raise AppError("the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream")
+        raise AppError(
+            "the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream"
+        )
     if callable(app):
         return "wsgi"
     raise AppError(
@@ -105,5 +107,7 @@ def detect(app: Any, wanted: str | None) -> str:
 
 
 def _is_asgi(app: Any) -> bool:
-    call = app if inspect.isfunction(app) or inspect.ismethod(app) else getattr(app, "__call__", None)
+    call = (
+        app if inspect.isfunction(app) or inspect.ismethod(app) else getattr(app, "__call__", None)
+    )
     return inspect.iscoroutinefunction(call)

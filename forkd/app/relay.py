@@ -9,11 +9,14 @@ other, running in the children.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-import sys
 from collections.abc import Callable
 
 from forkd.address import Address
+from forkd.log import Log
+
+_LOG = Log("info", "text", "relay")
 
 
 def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:
@@ -50,13 +53,14 @@ class Relay(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             sock = await asyncio.wait_for(self._connect(loop), self._timeout)
-            await loop.create_connection(lambda: Upstream(self), sock=sock) if (
-                sock.family != socket.AF_UNIX
-            ) else await loop.create_unix_connection(lambda: Upstream(self), sock=sock)
+            if sock.family == socket.AF_UNIX:
+                await loop.create_unix_connection(lambda: Upstream(self), sock=sock)
+            else:
+                await loop.create_connection(lambda: Upstream(self), sock=sock)
         except TimeoutError:
             self._give_up(f"no answer within {self._timeout:g} s")
         except OSError as error:
-            self._give_up(error.strerror or str(error))
+            self._give_up(os.strerror(error.errno) if error.errno else str(error))
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
         address = self._address
@@ -77,7 +81,7 @@ class Relay(asyncio.Protocol):
         return sock
 
     def _give_up(self, why: str) -> None:
-        print(f"forkd relay: upstream {self._address}: {why}; client closed", file=sys.stderr, flush=True)
+        _LOG.error(f"upstream {self._address}: {why}; client closed")
         self.client.abort()
 
     def upstream_made(self, upstream: asyncio.Transport) -> None:

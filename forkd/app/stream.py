@@ -44,7 +44,9 @@ class Blocking:
     name = "stream"
     needs_loop = False
 
-    def __init__(self, handler: type[socketserver.BaseRequestHandler], config: Config, host: Host) -> None:
+    def __init__(
+        self, handler: type[socketserver.BaseRequestHandler], config: Config, host: Host
+    ) -> None:
         self._handler = handler
         self._host = host
         self._idle = config.idle_timeout or None
@@ -71,7 +73,9 @@ class Evented:
     name = "stream"
     needs_loop = True
 
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], config: Config, host: Host) -> None:
+    def __init__(
+        self, factory: Callable[[], asyncio.BaseProtocol], config: Config, host: Host
+    ) -> None:
         self._factory = factory
         self._host = host
         idle, stuck = config.idle_timeout, config.write_timeout
@@ -107,7 +111,9 @@ class Evented:
             raise
         except Exception as failure:
             reason = failure
-            self._host.log.exception(f"the protocol failed; its connection from {peer.client} is closed")
+            self._host.log.exception(
+                f"the protocol failed; its connection from {peer.client} is closed"
+            )
         finally:
             transport.closed = True
             try:

@@ -40,7 +40,11 @@ def make(model: str, io: str, admin: str | None) -> Callable[..., Iterable[bytes
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"Nothing here. The welcome page is at /.\n"]
         page = _PAGE.format(
-            version=__version__, pid=os.getpid(), model=escape(model), io=escape(io), metrics=metrics
+            version=__version__,
+            pid=os.getpid(),
+            model=escape(model),
+            io=escape(io),
+            metrics=metrics,
         ).encode()
         start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
         return [page]

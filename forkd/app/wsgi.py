@@ -133,7 +133,9 @@ class Wsgi:
             except Deadline:
                 if not parser.started:
                     return None
-                return (yield from self._refuse(peer, 408, "the request head did not arrive in time"))
+                return (
+                    yield from self._refuse(peer, 408, "the request head did not arrive in time")
+                )
             decoder: Decoder | None = None
             body: IO[bytes] = _NO_BODY()
             data = parser.rest
@@ -150,14 +152,24 @@ class Wsgi:
                     try:
                         body, request.length = yield from self._collect(decoder, data)
                     except Refused as refused:
-                        return (yield from self._refuse(peer, refused.status, refused.reason, request))
+                        return (
+                            yield from self._refuse(peer, refused.status, refused.reason, request)
+                        )
                     except Deadline:
-                        return (yield from self._refuse(peer, 408, "the request body did not arrive in time", request))
+                        return (
+                            yield from self._refuse(
+                                peer, 408, "the request body did not arrive in time", request
+                            )
+                        )
                     except ClientGone:
                         return None
                     except OSError as failure:
                         self._host.log.error(f"request body: spooling to disk: {failure}")
-                        return (yield from self._refuse(peer, 503, "no room for the request body", request))
+                        return (
+                            yield from self._refuse(
+                                peer, 503, "no room for the request body", request
+                            )
+                        )
                     data = decoder.rest
             yield READY
             keep = request.keep_alive and self._keep_alive
@@ -310,7 +322,9 @@ class Wsgi:
     def _complain(self, request: Request, response: Response) -> None:
         line = request.line.decode("latin-1")
         if response.missing:
-            self._host.log.error(f"{line}: {response.missing} bytes short of its Content-Length; closed")
+            self._host.log.error(
+                f"{line}: {response.missing} bytes short of its Content-Length; closed"
+            )
         else:
             self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
 

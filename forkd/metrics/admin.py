@@ -137,7 +137,9 @@ class AdminServer:
         if page is None:
             known = ", ".join(sorted(path.decode() for path in PAGES))
             return error(404, f"the pages here are {known}", method=request.method)
-        accept = b",".join(v for n, v in request.headers if n.lower() == b"accept").decode("latin-1")
+        accept = b",".join(v for n, v in request.headers if n.lower() == b"accept").decode(
+            "latin-1"
+        )
         answer = page(self._source, accept)
         lines = head(
             answer.status,
@@ -215,14 +217,26 @@ def _readyz(source: Source, accept: str) -> Answer:
 
 
 def _status(source: Source, accept: str) -> Answer:
-    return Answer("200 OK", "application/json", json.dumps(source.status(), indent=1).encode() + b"\n")
+    return Answer(
+        "200 OK", "application/json", json.dumps(source.status(), indent=1).encode() + b"\n"
+    )
 
 
 def _page(source: Source, accept: str) -> Answer:
     """A plain page for a person with a browser."""
     status = source.status()
     master = status["master"]
-    columns = ("slot", "pid", "state", "role", "requests", "connections", "rss_bytes", "busy_for", "request")
+    columns = (
+        "slot",
+        "pid",
+        "state",
+        "role",
+        "requests",
+        "connections",
+        "rss_bytes",
+        "busy_for",
+        "request",
+    )
     header = "".join(f"<th>{name}</th>" for name in columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(str(w[name] or ''))}</td>" for name in columns) + "</tr>"

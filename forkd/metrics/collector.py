@@ -54,7 +54,9 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_workers_wanted": one(master["workers_wanted"]),
         "forkd_worker_exits_total": [([reason], n) for reason, n in sorted(exits.items())],
         "forkd_worker_rss_bytes": [([str(w["slot"])], w["rss_bytes"]) for w in workers],
-        "forkd_accept_queue_length": [([x["address"]], x["accept_queue"]) for x in status["listeners"]],
+        "forkd_accept_queue_length": [
+            ([x["address"]], x["accept_queue"]) for x in status["listeners"]
+        ],
         "forkd_accept_queue_limit": [([x["address"]], x["backlog"]) for x in status["listeners"]],
         "forkd_leader_promotions_total": one(board.total(scoreboard.PROMOTIONS)),
         "forkd_lease_grants_total": one(doorbell["grants"]),
@@ -64,7 +66,13 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_ready": one(0 if master["why"] else 1),
         "forkd_build_info": [
             (
-                [__version__, platform.python_version(), master["model"], master["io"], master["accept"]],
+                [
+                    __version__,
+                    platform.python_version(),
+                    master["model"],
+                    master["io"],
+                    master["accept"],
+                ],
                 1,
             )
         ],

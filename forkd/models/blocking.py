@@ -50,7 +50,9 @@ class BlockingDriver:
         seconds = self._write_seconds
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        conn = Connection(sock, client, server, self._interface, self._write_seconds, self._body_seconds)
+        conn = Connection(
+            sock, client, server, self._interface, self._write_seconds, self._body_seconds
+        )
         self.connections[conn.fd] = conn
         self._counted(1)
         try:

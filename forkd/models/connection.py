@@ -92,7 +92,9 @@ class Connection:
                         out[0] = item[sent:]
                 else:
                     assert isinstance(item, FilePiece)
-                    sent = os.sendfile(self.fd, item.fd, item.offset, item.count) if item.count else 0
+                    sent = (
+                        os.sendfile(self.fd, item.fd, item.offset, item.count) if item.count else 0
+                    )
                     if not sent and item.count:
                         raise ConnectionAbortedError("the file became shorter while it was sent")
                     item.offset += sent

@@ -34,9 +34,7 @@ _LINGER_SECONDS = 2.0
 
 
 class EventDriver:
-    def __init__(
-        self, unit: Unit, counted: Callable[[int], None], handles: HandleSet
-    ) -> None:
+    def __init__(self, unit: Unit, counted: Callable[[int], None], handles: HandleSet) -> None:
         """`counted` is told the number of connections whenever it changes."""
         self.connections: dict[int, Connection] = {}
         self.wheel: Wheel[Connection] = Wheel()
@@ -47,7 +45,9 @@ class EventDriver:
         self._counted = counted
         self._write_seconds = unit.config.write_timeout
         self._body_seconds = unit.config.body_timeout
-        self._writing = Await("write", unit.config.write_timeout, rate=SLOWEST, read=False, write=True)
+        self._writing = Await(
+            "write", unit.config.write_timeout, rate=SLOWEST, read=False, write=True
+        )
         self._lingering = Await("linger", _LINGER_SECONDS)
         self._idle_grace: float | None = None  # set when draining
 
@@ -57,7 +57,13 @@ class EventDriver:
         """Take an accepted connection; serve at once what has already arrived."""
         sock.setblocking(False)
         conn = Connection(
-            sock, client, server, self._interface, self._write_seconds, self._body_seconds, self._wake
+            sock,
+            client,
+            server,
+            self._interface,
+            self._write_seconds,
+            self._body_seconds,
+            self._wake,
         )
         self.connections[conn.fd] = conn
         self._handles.add(conn.fd, READ)

@@ -53,8 +53,14 @@ def find(name: str) -> Row | None:
     return next((row for row in MODELS if row.name == name), None)
 
 
-def io_of(row: Row, io: str | None) -> str:
-    return row.ios[0] if io is None else io
+def get(name: str) -> Row:
+    """The model of a configuration that `require` has passed."""
+    return next(row for row in MODELS if row.name == name)
+
+
+def io_of(name: str, io: str | None) -> str:
+    """The `--io` in force: the model's first when none was chosen."""
+    return get(name).ios[0] if io is None else io
 
 
 def check(name: str, io: str | None) -> list[tuple[str, str, str]]:
@@ -72,7 +78,9 @@ def require(name: str, io: str | None) -> None:
     """Raises ConfigError when the pair makes no sense."""
     problems = check(name, io)
     if problems:
-        raise ConfigError(Problem(key, value, allowed, "model table") for key, value, allowed in problems)
+        raise ConfigError(
+            Problem(key, value, allowed, "model table") for key, value, allowed in problems
+        )
 
 
 def refusal(row: Row, io: str, flavour: str) -> str | None:

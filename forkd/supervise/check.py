@@ -29,9 +29,7 @@ def check(config: Config) -> str:
     process.identity(config.user, config.group)
     if config.chdir is not None:
         _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
-    row = registry.find(config.model)
-    assert row is not None  # checked with the configuration
-    io = registry.io_of(row, config.io)
+    row, io = registry.get(config.model), registry.io_of(config.model, config.io)
     interface, flavour = make_interface(config, _Host(config), io, None)
     why = registry.refusal(row, io, flavour)
     if why is not None:

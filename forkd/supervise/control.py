@@ -82,7 +82,9 @@ class ControlServer:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if _answers(path):
-                raise BindError(f"control {path}: another process listens there; choose another --control")
+                raise BindError(
+                    f"control {path}: another process listens there; choose another --control"
+                )
             if os.path.lexists(path):
                 if not _is_socket(path):
                     raise BindError(f"control {path}: exists and is not a socket; remove it")

@@ -49,9 +49,18 @@ def judge(holder: int, candidates: list[Candidate], patience_over: bool) -> int 
     `patience_over`: an idle-looking leader had a whole window and did not accept.
     """
     leader = next((c for c in candidates if c.slot == holder), None)
-    if leader is not None and leader.busy_ns < _BUSY_NS and not patience_over and leader.load < FULL:
+    if (
+        leader is not None
+        and leader.busy_ns < _BUSY_NS
+        and not patience_over
+        and leader.load < FULL
+    ):
         return Verdict.WAIT
-    free = [c for c in candidates if c.slot != holder and not c.busy_ns and not c.suspect and c.load < FULL]
+    free = [
+        c
+        for c in candidates
+        if c.slot != holder and not c.busy_ns and not c.suspect and c.load < FULL
+    ]
     if free:
         return min(free, key=lambda c: (c.load, c.slot)).slot
     return Verdict.NOBODY_FREE

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon import DaemonContext
 
-from forkd import log
+from forkd import __version__, log
 from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
-from forkd.sources import Sources
 from forkd.models import registry
+from forkd.sources import Sources
 from forkd.supervise.pidfile import Pidfile
 from forkd.supervise.upgrade import Inheritance, inherited
 from forkd.system import process, sockets
@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 #: Variables of service managers that were meant for forkd and not for the application.
-_NOT_FOR_THE_APP = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+_NOT_FOR_THE_APP = (
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+)
 
 
 @dataclass
@@ -57,10 +64,12 @@ class Launch:
         if self.pidfile is not None:
             self.pidfile.write()
         config = master.generation.config
-        where = ", ".join(_url(listener.name) for listener in master.generation.listeners)
+        where = ", ".join(
+            _url(listener.name, master.interface) for listener in master.generation.listeners
+        )
         lines = [
-            f"forkd {master.version} serves {config.app or 'the built-in welcome app'} on {where}",
-            f"model {config.model}, io {master.io}, {config.workers} workers, master pid {master.pid}",
+            f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
+            f"model {config.model}, io {registry.io_of(config.model, config.io)}, {config.workers} workers, master pid {master.pid}",
         ]
         if master.admin_address:
             lines.append(f"metrics on http://{master.admin_address}/metrics")
@@ -124,7 +133,9 @@ def start(sources: Sources, config: Config) -> int:
         return _serve(sources, launch)
     launch.error_log = config.default_error_log if config.error_log is None else config.error_log
     if launch.error_log == "-":
-        raise StartError("error-log: a detached daemon has no stderr; name a file, or use --foreground")
+        raise StartError(
+            "error-log: a detached daemon has no stderr; name a file, or use --foreground"
+        )
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -249,9 +260,13 @@ def _make_directories(launch: Launch) -> None:
             found = os.lstat(directory)
         except OSError as error:
             raise SystemCallError("mkdir", directory, error) from error
-        if stat.S_ISDIR(found.st_mode) and directory.startswith("/tmp/forkd-") and found.st_uid != os.geteuid():
+        if (
+            stat.S_ISDIR(found.st_mode)
+            and directory.startswith("/tmp/forkd-")
+            and found.st_uid != os.geteuid()
+        ):
             raise StartError(f"{directory} belongs to uid {found.st_uid}; choose another --pidfile")
 
 
-def _url(name: str) -> str:
-    return name if name.startswith("unix:") else f"http://{name}/"
+def _url(name: str, interface: str) -> str:
+    return name if name.startswith("unix:") or interface == "stream" else f"http://{name}/"

@@ -59,7 +59,9 @@ def running(path: str) -> int:
     except FileNotFoundError:
         raise NotRunning(f"not running: there is no pid file {path}") from None
     except OSError as error:
-        raise NotRunning(f"not running, as far as can be seen: {SystemCallError('open', path, error)}") from error
+        raise NotRunning(
+            f"not running, as far as can be seen: {SystemCallError('open', path, error)}"
+        ) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

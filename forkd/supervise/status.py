@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING, Any
 
+from forkd import __version__
+from forkd.models import registry
 from forkd.supervise.children import Child, State
 from forkd.system import process
 from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUEST, REQUESTS, WORKING
@@ -20,21 +22,22 @@ def report(master: Master) -> dict[str, Any]:
         "master": {
             "pid": master.pid,
             "name": config.name,
-            "version": master.version,
+            "version": __version__,
             "generation": generation.number,
-            "state": master.state(),
-            "why": master.why_not_ready(),
+            "state": state(master),
+            "why": why_not_ready(master),
             "model": config.model,
-            "io": master.io,
+            "io": registry.io_of(config.model, config.io),
             "accept": config.accept,
             "app": config.app,
-            "uptime": round(master.uptime(), 3),
+            "interface": master.interface,
+            "uptime": round(monotonic() - master.started, 3),
             "workers_wanted": generation.want,
-            "reloads": dict(master.reloads),
+            "reloads": dict(master.reloader.results),
             "last_error": master.last_error,
             "pidfile": config.pidfile,
             "control": config.control,
-            "error_log": master.error_log,
+            "error_log": master.launch.error_log,
         },
         "workers": [_worker(master, child) for child in sorted(master.children, key=_slot)],
         "listeners": [
@@ -45,6 +48,35 @@ def report(master: Master) -> dict[str, Any]:
         "admin": master.admin_address,
         "doorbell": master.doorbell.counters(),
     }
+
+
+def state(master: Master) -> str:
+    """One word."""
+    if master.stopping:
+        return "stopping"
+    if master.backoff.open:
+        return "crash-loop"
+    if master.reloader.incoming is not None:
+        return "reloading"
+    return "running" if master.served else "starting"
+
+
+def why_not_ready(master: Master) -> str:
+    """Empty when the service is ready; otherwise the sentence for `/readyz` and status."""
+    if master.stopping:
+        return "draining: the master is stopping"
+    ready, want = master.ready_count(), master.generation.want
+    if master.backoff.open and ready < want:
+        wait = max(0.0, master.backoff.not_before - monotonic())
+        return (
+            f"crash loop: {master.backoff.crashes} children in a row crashed, next try in "
+            f"{wait:.0f} s; the last error: {master.backoff.error}"
+        )
+    if master.paused:
+        return "paused by SIGWINCH; SIGHUP or `forkd scale` brings the children back"
+    if ready < want:
+        return f"{ready} of {want} workers are ready"
+    return ""
 
 
 def _slot(child: Child) -> int:
@@ -68,7 +100,7 @@ def _worker(master: Master, child: Child) -> dict[str, Any]:
         "rss_bytes": process.resident_bytes(child.pid),
         "busy_for": round(busy, 6) if busy is not None else 0.0,
         "request": row.line().decode("latin-1") if serving is not None else None,
-        "age": round(master.now() - child.forked, 3),
+        "age": round(monotonic() - child.forked, 3),
     }
 
 

@@ -66,7 +66,10 @@ def models(rows: Iterable[Row]) -> str:
 def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     cells = [list(header), *([str(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return ["  ".join(value.ljust(w) for value, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [
+        "  ".join(value.ljust(w) for value, w in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def _span(seconds: float) -> str:

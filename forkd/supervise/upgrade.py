@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -107,18 +107,17 @@ def _listener(item: dict[str, Any]) -> Listener:
 class Upgrade:
     """The old master's side of one upgrade."""
 
-    def __init__(self, master: Master, request: Request | None, done: Callable[[bool], None]) -> None:
-        """Start the new program. `done` is called with whether it serves. Raises ForkdError."""
+    def __init__(self, master: Master, request: Request | None) -> None:
+        """Start the new program. Raises ForkdError when it cannot be forked."""
         self._master = master
         self._request = request
-        self._done = done
         self._decided = False
         ours, theirs = socket.socketpair()
-        self.link = Link(ours)
+        self._link = Link(ours)
         handed = self._describe(theirs.fileno())
 
         def execute() -> NoReturn:
-            _execute(handed, master.sources().cwd)
+            _execute(handed, master.sources.cwd)
 
         try:
             self.pid, self._pidfd = process.fork(execute)
@@ -132,9 +131,9 @@ class Upgrade:
 
     def _describe(self, link: int) -> dict[str, Any]:
         master = self._master
-        admin, pidfile = master.admin_fd(), master.pidfile_fd()
+        assert master.launch.pidfile is not None
         return {
-            "sources": asdict(master.sources()),
+            "sources": asdict(master.sources),
             "generation": master.generation.number,
             "listeners": [
                 {
@@ -143,15 +142,15 @@ class Upgrade:
                 }
                 for x in master.generation.listeners
             ],
-            "control": master.control_fd(),
-            "admin": admin,
-            "pidfile": pidfile,
+            "control": master.control.sock.fileno(),
+            "admin": None if master.admin is None else master.admin.fileno(),
+            "pidfile": master.launch.pidfile.fd,
             "link": link,
-            "activated": [asdict(address) for address in master.activated()],
+            "activated": [asdict(address) for address in master.launch.activated],
         }  # fmt: skip
 
     def _hear(self) -> None:
-        messages, gone = self.link.receive()
+        messages, gone = self._link.receive()
         for message in messages:
             self._decide(message["ok"], message["text"])
         if gone:
@@ -161,16 +160,58 @@ class Upgrade:
         if self._decided:
             return
         self._decided = True
-        self._master.loop.unwatch(self.link.fileno())
+        self._master.loop.unwatch(self._link.fileno())
         os.close(self._pidfd)
-        if ok:
-            self._master.log.info(f"upgrade: pid {self.pid} serves; retiring")
-        else:
-            self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
-            self.link.close()
         if self._request is not None:
             self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
-        self._done(ok)
+        if ok:
+            self._master.log.info(f"upgrade: pid {self.pid} serves; retiring")
+            self.send_counters()
+            self._master.hand_over()
+        else:
+            self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
+            self._link.close()
+            self._master.upgrade_failed()
+
+    def send_counters(self) -> None:
+        """At the handover, and once more when the last of our children is gone."""
+        master = self._master
+        self._link.send(
+            {
+                "counters": master.board.export(),
+                "exits": master.exits,
+                "reloads": master.reloader.results,
+                "doorbell": master.doorbell.counters(),
+            }
+        )
+
+
+class Succession:
+    """The new master's side: counters of the master before it.
+
+    Verbs and scrapes are answered from the first message on, so that no counter is seen to go back.
+    """
+
+    def __init__(self, master: Master, link: Link) -> None:
+        self._master = master
+        self._link = link
+        self._absorbed: list[list[int]] | None = None
+        master.loop.watch(link.fileno(), self._hear)
+
+    def _hear(self) -> None:
+        master = self._master
+        messages, gone = self._link.receive()
+        for message in messages:
+            master.board.absorb(message["counters"], self._absorbed)
+            if self._absorbed is None:
+                master.exits.update(message["exits"])
+                master.reloader.results.update(message["reloads"])
+                master.doorbell.absorb(message["doorbell"])
+                master.answer_verbs()
+            self._absorbed = message["counters"]
+        if gone:
+            master.loop.unwatch(self._link.fileno())
+            self._link.close()
 
 
 def _execute(handed: dict[str, Any], cwd: str) -> NoReturn:

@@ -35,7 +35,7 @@ def _scale(master: Master, request: Request) -> None:
 
 def _sources(master: Master, request: Request) -> None:
     """For `forkd restart`: what this master was started with."""
-    request.answer(sources=asdict(master.sources()))
+    request.answer(sources=asdict(master.sources))
 
 
 VERBS: dict[str, Callable[[Master, Request], None]] = {
@@ -64,7 +64,7 @@ class Admin:
         return status.report(self._master)
 
     def not_ready(self) -> str:
-        return self._master.why_not_ready()
+        return status.why_not_ready(self._master)
 
     def samples(self) -> Sample:
         return gather(self._master.board, status.report(self._master), self._master.exits)

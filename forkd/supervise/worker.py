@@ -127,7 +127,9 @@ class Worker:
             try:
                 self.access = AccessLog(birth.config.access_log, birth.config.log_format)
             except OSError as error:
-                raise ForkdError(f"access log {birth.config.access_log}: {error.strerror}") from error
+                raise ForkdError(
+                    f"access log {birth.config.access_log}: {error.strerror}"
+                ) from error
         if birth.identity is not None:
             process.become(birth.identity)
         process.die_with_parent(birth.master)  # after become(), which clears it
@@ -141,9 +143,7 @@ class Worker:
     def _load(self) -> tuple[Interface, registry.Row, str]:
         """The application as an interface, and the model. Raises AppError."""
         config = self._birth.config
-        row = registry.find(config.model)
-        assert row is not None  # checked with the configuration
-        io = registry.io_of(row, config.io)
+        row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         interface, flavour = make_interface(config, self, io, self._birth.admin)
         why = registry.refusal(row, io, flavour)
         if why is not None:
@@ -192,14 +192,10 @@ def _recycle_at(config: Config) -> int:
     return config.max_requests + random.SystemRandom().randint(0, config.max_requests_jitter)
 
 
-def make_interface(
-    config: Config, host: Any, io: str, admin: str | None
-) -> tuple[Interface, str]:
+def make_interface(config: Config, host: Any, io: str, admin: str | None) -> tuple[Interface, str]:
     """Load the application and wrap it; also its flavour, "wsgi", "socketserver" or "asyncio"."""
     app = (
-        loader.load(config.app)
-        if config.app is not None
-        else welcome.make(config.model, io, admin)
+        loader.load(config.app) if config.app is not None else welcome.make(config.model, io, admin)
     )
     if loader.detect(app, config.interface) == "wsgi":
         if not callable(app):

@@ -47,9 +47,7 @@ class Lease:
         self._holder = cells[0:1]
         self._members = cells[1 : 2 + slots]  # count, then the slots that may lead
         self.load = cells[1 + slots : 2 + 2 * slots]  # by slot; each written by its child only
-        self.bells = [
-            os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(slots + 1)
-        ]
+        self.bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(slots + 1)]
 
     def holder(self) -> int:
         """The slot that leads, or NOBODY."""

@@ -30,7 +30,23 @@ REQUESTS = 6
 DURATION = 7  # sum, ns
 BUCKETS = 8
 #: Upper bounds of the duration histogram, seconds.
-BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BOUNDS = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
 CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code from 0 (unknown) to 599
 CELLS = CODES + 600
 

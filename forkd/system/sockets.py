@@ -84,8 +84,9 @@ def _port(sock: socket.socket) -> int:
 
 def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socket:
     family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
-    found = socket.getaddrinfo(address.host or None, address.port, family, socket.SOCK_STREAM,
-                               flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(
+        address.host or None, address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,7 +115,9 @@ def _listen_unix(address: Address, backlog: int) -> Listener:
         pass
     else:
         if not stat.S_ISSOCK(mode):
-            raise BindError(f"bind {address}: {path} exists and is not a socket; remove or rename it")
+            raise BindError(
+                f"bind {address}: {path} exists and is not a socket; remove or rename it"
+            )
         holder = _unix_holder(path)
         if holder is not None:
             raise BindError(f"bind {address}: already served by {holder}")
@@ -149,7 +152,9 @@ def _adopt(address: Address, fd: int, backlog: int) -> Listener:
     try:
         sock = socket.socket(fileno=os.dup(fd))
     except OSError as error:
-        raise BindError(f"bind {address}: descriptor {fd} is not a socket ({error.strerror})") from error
+        raise BindError(
+            f"bind {address}: descriptor {fd} is not a socket ({error.strerror})"
+        ) from error
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise BindError(f"bind {address}: descriptor {fd} is a socket that does not listen")
@@ -190,7 +195,9 @@ def _bind_error(address: Address, error: OSError) -> BindError:
     text = str(SystemCallError("bind", str(address), error))
     if error.errno == errno.EADDRINUSE:
         holders = ", ".join(_describe(pid) for pid in _tcp_holders(address.port)[:3])
-        text += f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
+        text += (
+            f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
+        )
     elif error.errno == errno.EACCES and address.kind != "unix":
         text += "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
     return BindError(text)
@@ -212,7 +219,9 @@ def _tcp_holders(port: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                links = (os.readlink(f"/proc/{entry}/fd/{n}") for n in os.listdir(f"/proc/{entry}/fd"))
+                links = (
+                    os.readlink(f"/proc/{entry}/fd/{n}") for n in os.listdir(f"/proc/{entry}/fd")
+                )
                 if any(link in wanted for link in links):
                     found.append(int(entry))
             except OSError:

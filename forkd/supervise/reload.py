@@ -1,0 +1,104 @@
+"""Reload: a new generation beside the old, which takes over when all its children are ready.
+
+One at a time; what is asked for meanwhile (SIGHUP, `forkd reload`) becomes one more when it ends.
+A configuration that is wrong, an address that cannot be bound, a child that cannot boot: the old
+generation goes on serving, and whoever asked is told why. In the master.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from forkd.config import unreloadable
+from forkd.errors import BindError, ConfigError
+from forkd.models import registry
+from forkd.supervise.control import Request
+from forkd.supervise.generation import Generation
+from forkd.system.sockets import Listener
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+
+class Reloader:
+    def __init__(self, master: Master) -> None:
+        self.incoming: Generation | None = None
+        self.results: Counter[str] = Counter(success=0, failure=0)
+        self._master = master
+        self._waiters: list[Request] = []
+        self._again: list[Request] | None = None  # asked for while one was under way
+
+    def begin(self, request: Request | None = None) -> None:
+        """Bring up a new generation; `request` is answered when that has ended."""
+        waiters = [request] if request else []
+        if self.incoming is not None:
+            self._again = (self._again or []) + waiters
+            return
+        self._waiters = waiters
+        master, old = self._master, self._master.generation
+        try:
+            config = master.sources.load()
+            registry.require(config.model, config.io)
+            self.incoming = Generation.build(
+                old.number + 1, config, master.launch.binds_of(config), master.children.slots,
+                known=old.listeners,
+            )  # fmt: skip
+        except (ConfigError, BindError) as error:
+            self.fail(str(error))
+            return
+        fixed = unreloadable(old.config, config)
+        if fixed:
+            master.log.warning(f"reload: changed, but need a restart: {', '.join(fixed)}")
+        master.log.info(f"reloading: generation {self.incoming.number}")
+
+    def complete(self) -> Generation:
+        """The incoming generation is ready: return it, to be made the active one."""
+        new = self.incoming
+        assert new is not None
+        self.incoming = None
+        return new
+
+    def succeeded(self) -> None:
+        """The new generation serves."""
+        self.results["success"] += 1
+        for waiter in self._waiters:
+            waiter.answer(generation=self._master.generation.number)
+        self._next()
+
+    def fail(self, error: str) -> None:
+        """The old generation goes on."""
+        master = self._master
+        master.last_error = error
+        master.log.error(f"reload failed; generation {master.generation.number} goes on:\n{error}")
+        self.results["failure"] += 1
+        self._withdraw(error)
+        self._next()
+
+    def abort(self, why: str) -> None:
+        """The master has something better to do; nothing more is begun."""
+        if self._again is not None:
+            self._waiters += self._again
+            self._again = None
+        self._withdraw(why)
+
+    def listeners(self) -> list[Listener]:
+        return self.incoming.listeners if self.incoming is not None else []
+
+    def _withdraw(self, error: str) -> None:
+        new, self.incoming = self.incoming, None
+        if new is not None:
+            for child in self._master.children:
+                if child.generation == new.number:
+                    self._master.kill(child, "reload-failed")
+            new.close(keep=self._master.generation.listeners)
+        for waiter in self._waiters:
+            waiter.refuse(error)
+        self._waiters = []
+
+    def _next(self) -> None:
+        self._waiters = []
+        if self._again is not None:
+            again, self._again = self._again, None
+            self.begin()
+            self._waiters += again

@@ -1,0 +1,122 @@
+"""The master's tick: limits that no event announces. Once a second, or oftener for a short --timeout.
+
+Requests that hold a child for too long, children that have grown too fat, a series of crashes that
+is over, a service that has more children than it needs. All times are monotonic.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic, monotonic_ns
+from typing import TYPE_CHECKING
+
+from forkd.supervise import plan, scaling, worker
+from forkd.supervise.children import Child, State
+from forkd.system import process
+from forkd.system.scoreboard import CONNECTIONS, REQUEST, WORKING
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+_TICK = 1.0
+_RSS_TICK = 5.0
+#: What a child gets to write its stacks before it is killed, seconds.
+_LAST_WORDS = 0.4
+
+
+class Watchdog:
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._demand = scaling.Demand()
+        self._rss_due = 0.0
+
+    def tick(self) -> None:
+        config = self._master.generation.config
+        now = monotonic()
+        if config.timeout:
+            self._find_stuck(config.timeout)
+        if config.max_rss and now >= self._rss_due:
+            self._rss_due = now + _RSS_TICK
+            self._find_fat(config.max_rss)
+        self._settle(now)
+        self._calm_down(now)
+        period = min(_TICK, max(0.1, config.timeout / 4)) if config.timeout else _TICK
+        self._master.loop.timers.set("tick", now + period, self.tick)
+
+    def restless(self) -> None:
+        """The service was just too small: count its calm anew."""
+        self._demand = scaling.Demand()
+
+    # ---- stuck ----------------------------------------------------------------------------
+
+    def _find_stuck(self, timeout: float) -> None:
+        for child in self._master.children:
+            if self._held(child, timeout) and not child.accused and child.state is not State.KILLED:
+                child.accused = True
+                process.send_signal(child.pidfd, worker.STACKS)
+                judge = partial(self._judge, child, timeout)
+                self._master.loop.timers.set(f"judge {child.pid}", monotonic() + _LAST_WORDS, judge)
+
+    def _held(self, child: Child, timeout: float) -> float:
+        """Seconds that the present request has held the child, or 0 when within `timeout`."""
+        held = self._master.board.rows[child.slot].since(REQUEST, monotonic_ns())
+        return held if held is not None and held > timeout else 0.0
+
+    def _judge(self, child: Child, timeout: float) -> None:
+        """The accused had its last words; unless it came back meanwhile, it is killed."""
+        if self._master.children.get(child.slot) is not child:
+            return
+        held = self._held(child, timeout)
+        if not held:
+            child.accused = False
+            return
+        line = self._master.board.rows[child.slot].line().decode("latin-1")
+        self._master.log.error(
+            f'worker {child.slot} (pid {child.pid}) killed: "{line}" has held it for {held:.1f} s '
+            f"(--timeout {timeout:g})\n"
+            + (child.read_stacks() or "it gave no stacks: it is stopped, or in the kernel")
+        )
+        child.why = "timeout"
+        self._master.kill(child, "timeout")
+
+    # ---- fat ------------------------------------------------------------------------------
+
+    def _find_fat(self, limit: int) -> None:
+        for child in self._master.children:
+            if child.state is State.READY and not child.replace:
+                size = process.resident_bytes(child.pid)
+                if size > limit:
+                    self._master.log.warning(
+                        f"worker {child.slot} (pid {child.pid}) has {size >> 20} MiB (--max-rss "
+                        f"{limit >> 20} MiB); it is replaced"
+                    )
+                    child.replace = "max-rss"
+
+    # ---- stable, and idle -----------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Children that have served for a while end a series of crashes."""
+        master = self._master
+        if master.backoff.crashes and master.ready_count() >= master.generation.want:
+            youngest = max((c.ready or now for c in master.children), default=now)
+            if now - youngest >= plan.SETTLED:
+                master.log.info("children are stable again")
+                master.backoff = master.backoff.settled()
+
+    def _calm_down(self, now: float) -> None:
+        master, generation = self._master, self._master.generation
+        if master.paused or master.reloader.incoming or generation.least == generation.most:
+            return
+        rows = master.board.rows
+        busy = sum(
+            1
+            for c in master.children
+            if rows[c.slot].gauge(CONNECTIONS) or rows[c.slot].gauge(WORKING, 1 << 63)
+        )
+        want, self._demand = scaling.shrink(
+            generation.want, generation.least, busy, self._demand, now,
+            generation.config.scale_down_after,
+        )  # fmt: skip
+        if want != generation.want:
+            master.log.info(f"scaling down to {want}: idle")
+            generation.want = want
