@@ -21,6 +21,7 @@ __all__ = [
     "Problem",
     "StartError",
     "SystemCallError",
+    "show",
 ]
 
 
@@ -37,6 +38,13 @@ class Problem:
         # repr, so that a control byte in a value cannot reach a terminal or forge a log line.
         value = repr(self.value if len(self.value) <= 200 else self.value[:200] + "...")
         return f"{self.key} = {value}: {self.allowed} ({self.where})"
+
+
+def show(raw: object) -> str:
+    """A value as an operator would write it."""
+    if isinstance(raw, list | tuple):
+        return ", ".join(map(show, raw))
+    return str(raw).lower() if isinstance(raw, bool) else str(raw)
 
 
 class ForkdError(Exception):

@@ -111,7 +111,7 @@ class AccessLog:
         self.reopen()
 
     def reopen(self) -> None:
-        """Open the file anew (SIGUSR1: it was rotated). A failure keeps the old one, and says so."""
+        """Open the file anew (SIGUSR1: it was rotated); on failure keep the old one, and say so."""
         if self._path == "-":
             return
         self.flush()

@@ -1,0 +1,211 @@
+"""Where the configuration comes from: flags, environment, file, in this order of precedence.
+
+The command gathers the `Sources`; the command, and the master at start and on every SIGHUP, call
+`Sources.load`, which reports everything that is wrong at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import os
+import re
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from forkd import options as kinds
+from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
+from forkd.errors import ConfigError, Problem, show
+from forkd.options import Option
+from forkd.rules import combinations
+
+_BY_NAME = {row.name: row for row in OPTIONS}
+_BY_ATTR = {row.attr: row for row in OPTIONS}
+
+
+def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Add -c/--config and the flags of all options, or of those whose attributes `only` names.
+
+    Only flags that were given end up in the namespace, and as text: converting them is left to
+    `Sources.load`, which can then report every mistake at once.
+    """
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help="TOML file to read options from [FORKD_CONFIG]"
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for row in OPTIONS:
+        if only is not None and row.attr not in only:
+            continue
+        if row.section not in groups:
+            groups[row.section] = parser.add_argument_group(row.section)
+        text = f"{row.help} [default: {row.default_text}]".replace("%", "%%")
+        add = groups[row.section].add_argument
+        absent = argparse.SUPPRESS
+        if row.positional:
+            add(row.attr, nargs="?", metavar=row.metavar, default=absent, help=text)
+        elif isinstance(row.kind, kinds.Bool):
+            # --no-foreground too: a flag must be able to overrule the file.
+            both = argparse.BooleanOptionalAction
+            add(*row.flags, dest=row.attr, action=both, default=absent, help=text)
+        else:
+            action = "append" if isinstance(row.kind, kinds.AddressList) else "store"
+            add(
+                *row.flags,
+                dest=row.attr,
+                action=action,
+                metavar=row.metavar,
+                default=absent,
+                help=text,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the configuration comes from, as of the start: enough to read it again on SIGHUP.
+
+    `flags` maps the attributes of the options given as flags to their text. `cwd` and
+    `runtime_dir` are remembered because the master changes directory and may change user.
+    Everything in it is plain data, so that it can be handed to a new binary as JSON.
+    """
+
+    flags: dict[str, str | list[str] | bool] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
+    cwd: str = field(default_factory=os.getcwd)
+    runtime_dir: str = field(default_factory=lambda: default_runtime_dir(os.geteuid(), os.environ))
+
+    @classmethod
+    def gather(cls, args: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
+        """The sources of a command line parsed by a parser that `add_flags` was applied to."""
+        path = args.config or environ.get("FORKD_CONFIG") or None
+        return cls(
+            flags={name: value for name, value in vars(args).items() if name in _BY_ATTR},
+            environ={name: value for name, value in environ.items() if name.startswith("FORKD_")},
+            path=None if path is None else os.path.abspath(path),
+            runtime_dir=default_runtime_dir(os.geteuid(), environ),
+        )
+
+    def load(self) -> Config:
+        """The configuration as it is now. Raises ConfigError with every problem there is."""
+        problems: list[Problem] = []
+        # Weakest first, so that the stronger overwrite. A wrong value is reported even if
+        # overruled: it would come to light on the day the flag is dropped.
+        given = [
+            *_from_file(self.path, problems),
+            *_from_environ(self.environ, self.cwd, problems),
+            *_from_flags(self.flags, self.cwd, problems),
+        ]
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        wrong: set[str] = set()
+        for item in given:
+            try:
+                values[item.row.attr] = item.row.kind.read(item.raw, item.base)
+                origins[item.row.attr] = item.where
+            except ValueError as error:
+                wrong.add(item.row.attr)
+                problems.append(Problem(item.row.name, show(item.raw), str(error), item.where))
+        config = resolve_paths(replace(Config(), **values), self.runtime_dir)
+        problems.extend(combinations(config, origins, wrong))
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One value as one source gave it."""
+
+    row: Option
+    raw: object
+    where: str
+    base: str
+
+
+def _from_flags(flags: Mapping[str, object], cwd: str, problems: list[Problem]) -> Iterable[_Given]:
+    for attr, raw in flags.items():
+        if (row := _BY_ATTR.get(attr)) is None:
+            names = [flag for row in OPTIONS for flag in row.flags]
+            flag = "--" + attr.replace("_", "-")
+            problems.append(Problem(flag, show(raw), _unknown(flag, names), f"flag {flag}"))
+        else:
+            where = f"argument {row.metavar}" if row.positional else f"flag --{row.name}"
+            yield _Given(row, raw, where, cwd)
+
+
+def _from_environ(
+    environ: Mapping[str, str], cwd: str, problems: list[Problem]
+) -> Iterable[_Given]:
+    variables = {row.variable: row for row in OPTIONS}
+    for name, raw in environ.items():
+        # An empty variable is one that a compose file or a unit has left open.
+        if not raw or not name.startswith("FORKD_") or _not_ours(name, raw):
+            continue
+        where = f"environment {name}"
+        if (row := variables.get(name)) is None:
+            names = ["FORKD_CONFIG", *variables]
+            problems.append(Problem(name, raw, _unknown(name, names), where))
+        else:
+            yield _Given(row, raw, where, cwd)
+
+
+def _not_ours(name: str, value: str) -> bool:
+    """Whether a FORKD_ variable is no option: one that forkd or Kubernetes sets.
+
+    Kubernetes gives every pod the variables FORKD_SERVICE_HOST, FORKD_PORT=tcp://... and so on if
+    there is a Service called forkd in its namespace.
+    """
+    return (
+        name == "FORKD_CONFIG"
+        or name.startswith(("FORKD_INTERNAL_", "FORKD_SERVICE_"))
+        or (name == "FORKD_PORT" and "://" in value)
+        or re.match(r"FORKD_PORT_[0-9]+_(TCP|UDP|SCTP)", name) is not None
+    )
+
+
+def _from_file(path: str | None, problems: list[Problem]) -> Iterable[_Given]:
+    if path is None:
+        return
+    file = f"file {path}"
+    try:
+        with open(path, "rb") as stream:
+            text = stream.read().decode()
+        table = tomllib.loads(text)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "error")
+        problems.append(Problem("config", path, f"{name}: {error.strerror or error}", file))
+        return
+    except ValueError as error:  # not UTF-8, or not TOML: the message has line and column
+        problems.append(Problem("config", path, f"is not TOML: {error}", file))
+        return
+    base = os.path.dirname(path)
+    seen: dict[str, str] = {}
+    for key, raw in table.items():
+        line = _line_of(key, text)
+        where = file if line is None else f"{file} line {line}"
+        name = key.replace("_", "-")
+        if isinstance(raw, dict):
+            words = "is a table; options are keys at the top level, without sections"
+            problems.append(Problem(key, show(raw), words, where))
+        elif (row := _BY_NAME.get(name)) is None:
+            problems.append(Problem(key, show(raw), _unknown(name, list(_BY_NAME)), where))
+        elif name in seen:
+            words = f"is the same option as {seen[name]}, which is there too"
+            problems.append(Problem(key, show(raw), words, where))
+        else:
+            seen[name] = key
+            yield _Given(row, raw, where, base)
+
+
+def _line_of(key: str, text: str) -> int | None:
+    # tomllib keeps no positions; the first line that looks like the key or its table will do.
+    found = re.search(rf"""^[ \t]*\[*[ \t]*["']?{re.escape(key)}["']?[ \t]*[]=.]""", text, re.M)
+    return None if found is None else text.count("\n", 0, found.start()) + 1
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"no such option; did you mean {nearest[0]}?" if nearest else "no such option"

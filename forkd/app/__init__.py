@@ -1,1 +1,1 @@
-"""Interfaces: what a connection says, as sessions that know protocol and application and no socket."""
+"""Interfaces: what a connection says, as sessions that know no socket."""

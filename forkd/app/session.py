@@ -124,7 +124,7 @@ class Peer(Protocol):
         """Send all of `data`, blocking. Raises ClientGone."""
 
     def pull(self) -> bytes:
-        """Receive, blocking until the body deadline. b"" at EOF. Raises ClientGone, TimeoutError."""
+        """Receive; blocks until the body deadline. b"" at EOF. Raises ClientGone, TimeoutError."""
         ...
 
     def send(self, data: bytes | memoryview) -> int:

@@ -228,7 +228,7 @@ def read_head(
 
 
 def _chunked(value: bytes, version: str, length: bool) -> None:
-    """Refuse every Transfer-Encoding but one that ends in its only "chunked" (RFC 9112 6.1, 6.3)."""
+    """Refuse all Transfer-Encodings but one that ends in its only "chunked" (RFC 9112 6.1, 6.3)."""
     if version == "1.0":
         raise Refused(400, "Transfer-Encoding in HTTP/1.0")
     if length:

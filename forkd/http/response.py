@@ -135,7 +135,7 @@ def _length(head: Head, value: str) -> None:
 
 
 def _connection(head: Head, value: str) -> None:
-    """`close` is a wish that the session grants; many apps say `keep-alive`, which changes nothing."""
+    """`close` is a wish that the session grants; `keep-alive`, which many say, changes nothing."""
     for token in value.lower().split(","):
         token = token.strip(" \t")
         if token == "close":

@@ -1,1 +1,1 @@
-"""What the daemon tells about itself: the scoreboard as Prometheus metrics, over the admin endpoint."""
+"""What the daemon tells about itself: the scoreboard as metrics, over the admin endpoint."""

@@ -1,4 +1,4 @@
-"""Every metric, declared once: the collector and docs/reference/metrics.md are made from this table.
+"""Every metric, declared once: the collector and docs/reference/metrics.md are made from it.
 
 Names are the contract's. Counters end in _total here and in the text format.
 """
@@ -23,7 +23,10 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("forkd_requests_in_flight", "gauge", (), "Requests being served now, and stream sessions."),
     Metric("forkd_connections", "gauge", (), "Open client connections."),
-    Metric("forkd_connections_accepted_total", "counter", ("worker",), "Connections accepted, by worker slot."),
+    Metric(
+        "forkd_connections_accepted_total", "counter", ("worker",),
+        "Connections accepted, by worker slot.",
+    ),
     Metric("forkd_workers", "gauge", ("state",), "Workers, by state."),
     Metric("forkd_workers_wanted", "gauge", (), "Workers that the present generation should have."),
     Metric("forkd_worker_exits_total", "counter", ("reason",), "Workers gone, by reason."),

@@ -67,9 +67,10 @@ class Launch:
         where = ", ".join(
             _url(listener.name, master.interface) for listener in master.generation.listeners
         )
+        io = registry.io_of(config.model, config.io)
         lines = [
             f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
-            f"model {config.model}, io {registry.io_of(config.model, config.io)}, {config.workers} workers, master pid {master.pid}",
+            f"model {config.model}, io {io}, {config.workers} workers, master pid {master.pid}",
         ]
         if master.admin_address:
             lines.append(f"metrics on http://{master.admin_address}/metrics")

@@ -11,14 +11,11 @@ import os
 import signal
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
-from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import ForkdError
 from forkd.log import Log
 from forkd.metrics.admin import AdminServer
-from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import plan, scaling, verbs
 from forkd.supervise.children import Child, State

@@ -16,15 +16,32 @@ class Row(NamedTuple):
 
 
 SIGNALS: tuple[Row, ...] = (
-    Row(signal.SIGTERM, "stop", "Stop gracefully: accept what already waits, finish the requests in flight, end."),
+    Row(
+        signal.SIGTERM, "stop",
+        "Stop gracefully: accept what already waits, finish the requests in flight, end.",
+    ),
     Row(signal.SIGINT, "quit", "Stop at once: requests in flight are lost."),
     Row(signal.SIGQUIT, "quit", "As SIGINT."),
-    Row(signal.SIGHUP, "reload", "Reload: a new generation of workers with new code and configuration; the old one retires when the new one is ready."),
+    Row(
+        signal.SIGHUP, "reload",
+        "Reload: a new generation of workers with new code and configuration; the old one retires "
+        "when the new one is ready.",
+    ),
     Row(signal.SIGUSR1, "reopen", "Reopen the log files, after they were rotated."),
-    Row(signal.SIGUSR2, "upgrade", "Have a newly installed forkd take over, with the same sockets."),
-    Row(signal.SIGWINCH, "pause", "Retire all workers and keep the master; SIGHUP, SIGTTIN or `forkd scale` bring them back."),
+    Row(
+        signal.SIGUSR2, "upgrade",
+        "Have a newly installed forkd take over, with the same sockets.",
+    ),
+    Row(
+        signal.SIGWINCH, "pause",
+        "Retire all workers and keep the master; SIGHUP, SIGTTIN or `forkd scale` bring them back.",
+    ),
     Row(signal.SIGTTIN, "more", "One worker more."),
     Row(signal.SIGTTOU, "fewer", "One worker fewer."),
     Row(signal.SIGIO, "ring", "From the kernel: somebody waits in an accept queue."),
-    Row(signal.SIGCHLD, "reap", "From the kernel: a process ended. Workers are watched by pidfd; this is for strangers, as PID 1."),
+    Row(
+        signal.SIGCHLD, "reap",
+        "From the kernel: a process ended. Workers are watched by pidfd; this is for strangers, "
+        "as PID 1.",
+    ),
 )  # fmt: skip

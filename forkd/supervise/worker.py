@@ -80,7 +80,7 @@ class Worker:
         """Boot, serve, and return the exit code."""
         try:
             self._after_fork()
-            interface, model_row, io = self._load()
+            interface, model_row = self._load()
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
             return 3
@@ -140,7 +140,7 @@ class Worker:
         self._signals = SignalQueue([signal.SIGTERM, *_QUIET])
         process.unblock()
 
-    def _load(self) -> tuple[Interface, registry.Row, str]:
+    def _load(self) -> tuple[Interface, registry.Row]:
         """The application as an interface, and the model. Raises AppError."""
         config = self._birth.config
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
@@ -148,7 +148,7 @@ class Worker:
         why = registry.refusal(row, io, flavour)
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
-        return interface, row, io
+        return interface, row
 
     # ---- while it serves ------------------------------------------------------------------
 

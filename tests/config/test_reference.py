@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from forkd.config import OPTIONS, Sources
+from forkd.config import OPTIONS
+from forkd.sources import Sources
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = (ROOT / "etc/forkd.toml").read_text()

@@ -12,14 +12,13 @@ from forkd.address import Address
 from forkd.config import (
     OPTIONS,
     Config,
-    Sources,
-    add_flags,
     default_runtime_dir,
     resolve_paths,
     unreloadable,
 )
 from forkd.errors import ConfigError, Problem
 from forkd.options import Option, Workers
+from forkd.sources import Sources, add_flags
 
 
 def sources(*argv: str, environ: dict[str, str] | None = None) -> Sources:

@@ -1,0 +1,114 @@
+"""Combinations of options that make no sense, each value being right by itself.
+
+Called by `sources.Sources.load`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from forkd.address import UNIX_PATH_MAX
+from forkd.config import OPTIONS, Config
+from forkd.errors import Problem, show
+
+_BY_ATTR = {row.attr: row for row in OPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A combination that makes no sense: `check` says why, or "" if all is well.
+
+    The first of `attrs` is the one to blame; a rule is skipped if any of them was wrong already.
+    """
+
+    attrs: tuple[str, ...]
+    check: Callable[[Config], str]
+
+
+def _reuseport_bind(config: Config) -> str:
+    other = [str(a) for a in config.bind if a.kind in ("unix", "fd")]
+    if config.accept != "reuseport" or not other:
+        return ""
+    return f"reuseport makes TCP sockets of its own, so it cannot serve {', '.join(other)}"
+
+
+def _reuseport_workers(config: Config) -> str:
+    if config.accept != "reuseport" or config.workers.min == config.workers.max:
+        return ""
+    return (
+        "reuseport needs a fixed number of workers: "
+        f"the kernel would go on filling the queues of absent ones (workers {config.workers})"
+    )
+
+
+def _jitter(config: Config) -> str:
+    alone = config.max_requests_jitter and not config.max_requests
+    return "has no effect without max-requests" if alone else ""
+
+
+def _interface(config: Config) -> str:
+    asgi = config.interface == "asgi"
+    return "ASGI is not served yet; use wsgi or stream" if asgi else ""
+
+
+def _bind_twice(config: Config) -> str:
+    fixed = [a for a in config.bind if a.kind not in ("tcp", "tcp6") or a.port]
+    twice = sorted({str(a) for a in fixed if fixed.count(a) > 1})
+    return f"the same address twice: {', '.join(twice)}" if twice else ""
+
+
+def _admin_bind(config: Config) -> str:
+    admin = config.admin
+    if (
+        admin is None
+        or admin not in config.bind
+        or (admin.kind.startswith("tcp") and not admin.port)
+    ):
+        return ""
+    return "must differ from every bind address: the admin endpoint has a listener of its own"
+
+
+def _control_bind(config: Config) -> str:
+    taken = any(a.kind == "unix" and a.path == config.control for a in config.bind)
+    return "must differ from every bind address" if taken else ""
+
+
+def _control_length(config: Config) -> str:
+    size = len(os.fsencode(config.control))
+    if size <= UNIX_PATH_MAX:
+        return ""
+    return f"a unix socket path has at most {UNIX_PATH_MAX} bytes, this one {size}"
+
+
+def _same_file(config: Config) -> str:
+    error_log = config.error_log or config.default_error_log
+    others = {"control": config.control, "error-log": error_log, "access-log": config.access_log}
+    same = [name for name, path in others.items() if path == config.pidfile]
+    return f"must differ from {', '.join(same)}" if same else ""
+
+
+_RULES = (
+    _Rule(("interface",), _interface),
+    _Rule(("bind",), _bind_twice),
+    _Rule(("accept", "bind"), _reuseport_bind),
+    _Rule(("accept", "workers"), _reuseport_workers),
+    _Rule(("max_requests_jitter", "max_requests"), _jitter),
+    _Rule(("admin", "bind"), _admin_bind),
+    _Rule(("control", "bind"), _control_bind),
+    _Rule(("control", "pidfile", "name"), _control_length),
+    _Rule(("pidfile", "control", "error_log", "access_log"), _same_file),
+)
+
+
+def combinations(
+    config: Config, origins: Mapping[str, str], wrong: Collection[str]
+) -> Iterable[Problem]:
+    for rule in _RULES:
+        if any(attr in wrong for attr in rule.attrs) or not (words := rule.check(config)):
+            continue
+        row = _BY_ATTR[rule.attrs[0]]
+        where = [origins[attr] for attr in rule.attrs if attr in origins]
+        value = show(getattr(config, row.attr))
+        yield Problem(row.name, value, words, "; ".join(where) or "default")
