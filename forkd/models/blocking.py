@@ -5,7 +5,7 @@ client, and a silent client holds its child until a deadline. The deadlines are 
 (SO_SNDTIMEO), and poll(2) before each receive, which also hears the master: a plain recv(2) could
 not be told that the child is to retire.
 
-It has the interface of `EventDriver`, but `adopt` returns only when the client is gone.
+It has the interface of `EventDriver`, but `serve` returns only when the client is gone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BlockingDriver:
         self._interrupts = interrupts
         self._idle_grace: float | None = None
 
-    def adopt(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Serve the connection until it ends."""
         sock.setblocking(True)
         seconds = self._write_seconds

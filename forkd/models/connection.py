@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from typing import Any
 
-from forkd.app.session import Await, ClientGone, Interface, Session
+from forkd.app.session import Await, ClientGone, Interface, Log, SendFile, Session, Write
 from forkd.models.deadlines import NEVER, NOWHERE
 
 _NOTHING_YET = Await("start", 0, read=False)
@@ -49,6 +49,7 @@ class Connection:
         "server_port",
         "session",
         "sock",
+        "taken",
         "waker",
     )
 
@@ -71,13 +72,37 @@ class Connection:
         self.push_seconds = push_seconds
         self.pull_seconds = pull_seconds
         self.waker = waker
-        self.mask = 0
+        self.mask: int | None = None  # in the handle set: for what; None when it is not in it
+        self.taken = False  # the session has the socket itself
         self.op: Await = _NOTHING_YET
         self.out: deque[memoryview | FilePiece] = deque()
         self.deadline = NEVER
         self.bucket = NOWHERE
         self.session: Session = interface.session(self)
         self.resume = self.session.send
+
+    def queue(self, op: Write | SendFile) -> None:
+        """Put what a session yielded into `out`."""
+        if type(op) is Write:
+            self.out.extend(memoryview(buffer) for buffer in op.buffers)
+        elif type(op) is SendFile:
+            self.out.append(memoryview(op.head))
+            self.out.append(FilePiece(op.fd, op.offset, op.count))
+        else:
+            raise TypeError(f"a session yielded {op!r}")
+
+    def take(self) -> socket.socket:
+        """Give the socket away to the session, blocking, until it returns."""
+        self.taken = True
+        self.sock.settimeout(None)
+        return self.sock
+
+    def end(self, log: Log) -> None:
+        """End the session where it stands; its `finally` clauses run."""
+        try:
+            self.session.close()
+        except Exception:
+            log.exception("a session failed while it was being closed")
 
     def flush(self) -> bool:
         """Send what is queued; True when nothing is left. Raises OSError when the client has left."""

@@ -31,7 +31,7 @@ MODELS: tuple[Row, ...] = (
     Row(
         name="leader-followers",
         make=LeaderFollowers,
-        ios=("epoll", "blocking"),
+        ios=("epoll", "poll", "select", "blocking"),
         waits="the child that leads, under the shared accept lock",
         moves="that child",
         logic="that child",

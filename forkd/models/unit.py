@@ -22,6 +22,7 @@ class Unit:
     """One logic unit: a child process."""
 
     config: Config
+    io: str  # how readiness is learned: --io, or the model's default
     slot: int
     row: Row
     lease: Lease | None  # None when the kernel chooses who accepts (exclusive, reuseport)

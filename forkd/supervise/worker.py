@@ -87,6 +87,7 @@ class Worker:
         self._model = model = model_row.make(
             Unit(
                 config=self._birth.config,
+                io=registry.io_of(self._birth.config.model, self._birth.config.io),
                 slot=self._birth.slot,
                 row=self._birth.row,
                 lease=self._birth.lease,

@@ -9,7 +9,10 @@ Masks are those of poll(2), which epoll shares: READ, WRITE, and HANGUP, which i
 
 from __future__ import annotations
 
+import errno
 import select
+from collections.abc import Callable
+from math import ceil
 from typing import Protocol
 
 READ = select.EPOLLIN
@@ -43,3 +46,69 @@ class EpollSet:
         self.remove = self._epoll.unregister
         self.wait = self._epoll.poll
         self.close = self._epoll.close
+
+
+class PollSet:
+    """poll(2): the kernel is told every handle at every wait."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.add = self._poll.register
+        self.modify = self._poll.modify
+        self.remove = self._poll.unregister
+
+    def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        # Rounded up: a wait that ends just before its deadline would be repeated at once.
+        return self._poll.poll(None if timeout is None else ceil(timeout * 1000))
+
+    def close(self) -> None:
+        pass  # it has no descriptor
+
+
+class SelectSet:
+    """select(2): three bitmaps, and no descriptor from 1024 on (FD_SETSIZE)."""
+
+    def __init__(self) -> None:
+        self._reads: set[int] = set()
+        self._writes: set[int] = set()
+
+    def add(self, fd: int, mask: int) -> None:
+        if fd >= FD_SETSIZE:
+            raise OSError(errno.EMFILE, f"select(2) cannot wait for descriptor {fd}")
+        self.modify(fd, mask)
+
+    def modify(self, fd: int, mask: int) -> None:
+        for wanted, handles in ((READ, self._reads), (WRITE, self._writes)):
+            if mask & wanted:
+                handles.add(fd)
+            else:
+                handles.discard(fd)
+
+    def remove(self, fd: int) -> None:
+        self.modify(fd, 0)
+
+    def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        readable, writable, _ = select.select(self._reads, self._writes, (), timeout)
+        masks = dict.fromkeys(readable, READ)
+        for fd in writable:
+            masks[fd] = masks.get(fd, 0) | WRITE
+        return list(masks.items())
+
+    def close(self) -> None:
+        pass
+
+
+#: The highest descriptor that select(2) can wait for, plus one (FD_SETSIZE in glibc).
+FD_SETSIZE = 1024
+
+_SETS: dict[str, Callable[[], HandleSet]] = {
+    "epoll": EpollSet,
+    "poll": PollSet,
+    "select": SelectSet,
+    "blocking": PollSet,  # between clients; for its client the child blocks
+}
+
+
+def make_handle_set(io: str) -> HandleSet:
+    """The demultiplexer for a value of `--io`."""
+    return _SETS[io]()

@@ -1,0 +1,181 @@
+"""The keeper: the connections of one handle set, and what each waits for.
+
+Belongs to the thread that waits on the handle set. A connection is either kept (in the handle set,
+with a deadline), or lent to a thread of a pool, which has it to itself until it is settled again.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from forkd.app.session import SLOWEST, Await
+from forkd.models.connection import Connection
+from forkd.models.deadlines import Wheel
+from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
+from forkd.models.unit import Unit
+from forkd.system.handles import READ, WRITE, HandleSet
+
+#: After the last answer, how long a client may go on sending before the connection is closed.
+_LINGER_SECONDS = 2.0
+
+
+class Keeper:
+    def __init__(
+        self,
+        unit: Unit,
+        handles: HandleSet,
+        counted: Callable[[int], None],
+        wake: Callable[[Connection], None],
+    ) -> None:
+        """`counted` is told the number of connections whenever it changes; `wake` is `Peer.wake`."""
+        self.connections: dict[int, Connection] = {}
+        self.wheel: Wheel[Connection] = Wheel()
+        self.now = monotonic()  # the model stores the time here after each wait
+        self.log = unit.log
+        self.writing = Await(
+            "write", unit.config.write_timeout, rate=SLOWEST, read=False, write=True
+        )
+        self._lingering = Await("linger", _LINGER_SECONDS)
+        self._unit = unit
+        self._handles = handles
+        self._counted = counted
+        self._wake = wake
+        self._idle_grace: float | None = None  # set when draining
+
+    def adopt(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
+        """Take an accepted socket. The caller starts its session and settles it."""
+        sock.setblocking(False)
+        config = self._unit.config
+        conn = Connection(
+            sock,
+            client,
+            server,
+            self._unit.interface,
+            config.write_timeout,
+            config.body_timeout,
+            self._wake,
+        )
+        self.connections[conn.fd] = conn
+        self._counted(len(self.connections))
+        return conn
+
+    def settle(self, conn: Connection, outcome: Outcome) -> None:
+        """A step is done: leave the connection as its outcome says."""
+        if type(outcome) is Await:
+            self._wait(conn, outcome)
+        elif outcome is WRITING:
+            self._wait(conn, self.writing)
+        elif outcome is FINISHED or outcome is LINGERING:
+            self._finish(conn, outcome is LINGERING)
+        elif outcome is ABORTED:
+            self.close(conn)
+        else:
+            raise TypeError(f"a connection cannot be kept in {outcome!r}")
+
+    def renew(self, conn: Connection, received: int) -> None:
+        """Bytes arrived (or left): the peer is alive."""
+        op = conn.op
+        if op.rate:
+            conn.deadline = min(conn.deadline + received / op.rate, self.now + op.seconds)
+
+    def lend(self, conn: Connection) -> None:
+        """Take the connection out of the handle set: a thread has it until it is settled."""
+        if conn.mask is not None:
+            self._handles.remove(conn.fd)
+            conn.mask = None
+
+    def linger(self, conn: Connection) -> bool:
+        """Whether the connection only waits for the client's EOF; if so, that was looked for."""
+        if conn.op is not self._lingering:
+            return False
+        try:
+            ended = receive(conn) == b""
+        except OSError:
+            ended = True
+        if ended:
+            self.close(conn)
+        return True
+
+    def overdue(self) -> list[Connection]:
+        """Connections whose time is up, and whose sessions may still say something. Those that
+        were only being written to are closed: the client does not read."""
+        due: list[Connection] = []
+        for conn in self.wheel.expired(self.now):
+            if conn.mask is None:
+                conn.deadline = self.now + 1.0  # lent: look again when it has come back
+                self.wheel.put(conn)
+            elif conn.op is self._lingering or conn.op is self.writing:
+                conn.end(self.log)
+                self.close(conn)
+            else:
+                due.append(conn)
+        return due
+
+    def drain(self, idle_grace: float) -> None:
+        """Close connections that are between requests after `idle_grace` seconds, and the others
+        when their sessions end. The grace is for requests that are already on their way."""
+        self._idle_grace = idle_grace
+        for conn in list(self.connections.values()):
+            if conn.op.idle and conn.mask is not None:
+                self._set_deadline(conn, idle_grace)
+
+    def abandon(self) -> None:
+        """Close everything now. Lent connections end with the process."""
+        for conn in list(self.connections.values()):
+            if conn.mask is not None:
+                conn.end(self.log)
+                self.close(conn)
+
+    def close(self, conn: Connection) -> None:
+        if self.connections.pop(conn.fd, None) is None:
+            return
+        self.wheel.drop(conn)
+        # Explicitly: epoll forgets a closed descriptor only when no process has a copy of it, and
+        # the application may have forked.
+        self.lend(conn)
+        conn.sock.close()
+        self._counted(len(self.connections))
+
+    def _wait(self, conn: Connection, op: Await) -> None:
+        """Leave the connection in the handle set until `op` is satisfied."""
+        if conn.op is not op:
+            conn.op = op
+            grace = self._idle_grace if op.idle else None
+            self._set_deadline(conn, op.seconds if grace is None else min(grace, op.seconds))
+        mask = (READ if op.read else 0) | (WRITE if op.write else 0)
+        if mask != conn.mask:
+            if conn.mask is None:
+                self._handles.add(conn.fd, mask)
+            else:
+                self._handles.modify(conn.fd, mask)
+            conn.mask = mask
+
+    def _set_deadline(self, conn: Connection, seconds: float) -> None:
+        conn.deadline = self.now + seconds
+        if conn.deadline < conn.bucket:
+            self.wheel.put(conn)
+
+    def _finish(self, conn: Connection, linger: bool) -> None:
+        """The session returned: send FIN, then close, without destroying what is on its way.
+
+        Closing a socket that has unread input sends RST, upon which the client's kernel discards
+        answers that it has not read yet (RFC 9112, 9.6). So wait for its EOF, for a while.
+        """
+        try:
+            if not conn.taken and (linger or _has_input(conn)):
+                conn.sock.shutdown(socket.SHUT_WR)
+                self._wait(conn, self._lingering)
+                return
+        except OSError:
+            pass  # it is gone already
+        self.close(conn)
+
+
+def _has_input(conn: Connection) -> bool:
+    try:
+        return bool(conn.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False

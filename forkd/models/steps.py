@@ -1,0 +1,103 @@
+"""The three steps that every model is made of: receive, advance, flush.
+
+They touch one connection and nothing else, so any thread that has the connection to itself may take
+them. A model decides which thread takes which, and what happens in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
+from forkd.models.connection import Connection
+
+CHUNK = 65536
+
+
+class _Outcome:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+#: What `advance` returns, besides an Await and READY.
+WRITING: Final = _Outcome(
+    "WRITING"
+)  # something is queued in `out`; resume with None when it is sent
+FINISHED: Final = _Outcome("FINISHED")  # the session returned
+LINGERING: Final = _Outcome("LINGERING")  # it returned, and the client may still be sending
+ABORTED: Final = _Outcome("ABORTED")  # the client left, or the session failed
+
+Outcome = Any  # Await | READY | one of the above
+
+
+def receive(conn: Connection) -> bytes | None:
+    """What the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
+    try:
+        return conn.recv(CHUNK)
+    except BlockingIOError:
+        return None
+
+
+def advance(
+    conn: Connection,
+    step: Callable[[Any], Any],
+    value: Any,
+    log: Log,
+    *,
+    send: bool = True,
+    to_ready: bool = False,
+) -> Outcome:
+    """Resume the session with `step(value)` and do what it yields, until it has to wait.
+
+    `send` False leaves writing to the caller: what is to be sent is queued, and WRITING returned.
+    `to_ready` True returns READY where a request is complete, before the application runs.
+    """
+    resume = conn.resume
+    try:
+        op = step(value)
+        while True:
+            if type(op) is bytes:
+                sent = 0
+                if send:
+                    try:
+                        sent = conn.sock.send(op)
+                    except BlockingIOError:
+                        pass
+                if sent < len(op):
+                    conn.out.append(memoryview(op)[sent:])
+                    return WRITING
+                op = resume(None)
+            elif type(op) is Await:
+                return op
+            elif op is READY:
+                if to_ready:
+                    return READY
+                op = resume(None)
+            elif op is TAKE:
+                op = resume(conn.take())
+            else:
+                conn.queue(op)
+                if not send or not conn.flush():
+                    return WRITING
+                op = resume(None)
+    except StopIteration as stop:
+        return LINGERING if stop.value is LINGER else FINISHED
+    except (OSError, Deadline):
+        pass  # the client left, or took too long
+    except Exception:
+        log.exception(f"a session failed; its connection from {conn.client} is closed")
+    conn.end(log)
+    return ABORTED
+
+
+def flush(conn: Connection, log: Log) -> Outcome | None:
+    """Send what is queued: None when all is sent, WRITING when the socket is full, or ABORTED."""
+    try:
+        return None if conn.flush() else WRITING
+    except OSError:
+        conn.end(log)
+        return ABORTED

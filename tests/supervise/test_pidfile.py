@@ -1,0 +1,114 @@
+"""The pid file: one holder, no symlink, no trouble with what a dead one left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from forkd.errors import ForkdError, NotRunning, StartError
+from forkd.supervise.pidfile import Pidfile, running
+
+
+def test_it_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.pid"
+    held = Pidfile.acquire(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    held.remove()
+    assert not path.exists()
+
+
+def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.pid")
+    held = Pidfile.acquire(path)
+    with pytest.raises(StartError, match=f"pid {os.getpid()}"):
+        Pidfile.acquire(path)
+    assert running(path) == os.getpid()
+    held.remove()
+
+
+@pytest.mark.parametrize("left", ["", "999999\n", "not a pid", "-5", "9" * 100])
+def test_a_stale_file_blocks_nobody(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "a.pid"
+    path.write_text(left)
+    with pytest.raises(NotRunning):
+        running(str(path))
+    held = Pidfile.acquire(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    held.remove()
+
+
+def test_a_symbolic_link_is_refused_and_its_target_kept(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    link = tmp_path / "a.pid"
+    link.symlink_to(target)
+    with pytest.raises(ForkdError, match="ELOOP"):
+        Pidfile.acquire(str(link))
+    with pytest.raises(NotRunning):
+        running(str(link))
+    assert target.read_text() == "precious"
+
+
+def test_somebody_elses_file_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a.pid"
+    held = Pidfile.acquire(str(path))
+    path.unlink()
+    path.write_text("another's\n")
+    held.remove()
+    assert path.read_text() == "another's\n"
+
+
+def test_not_running_without_a_file(tmp_path: Path) -> None:
+    with pytest.raises(NotRunning):
+        running(str(tmp_path / "none.pid"))
+
+
+def test_the_descriptor_is_not_inherited_through_exec(tmp_path: Path) -> None:
+    held = Pidfile.acquire(str(tmp_path / "a.pid"))
+    assert not os.get_inheritable(held.fd)
+    held.remove()
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_processes_that_race_exactly_one_wins(tmp_path: Path, attempt: int) -> None:
+    """They start together, behind a gate, while a former holder removes its file."""
+    path = str(tmp_path / "a.pid")
+    former = Pidfile.acquire(path)
+    gate, open_gate = os.pipe()
+    results, tell = os.pipe()
+    hold, release = os.pipe()
+    pids = []
+    for _ in range(8):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(open_gate)
+                os.close(release)
+                os.close(former.fd)
+                os.read(gate, 1)
+                try:
+                    Pidfile.acquire(path)
+                except StartError:
+                    os.write(tell, b"-")
+                    os._exit(0)
+                os.write(tell, b"+")
+                os.read(hold, 1)  # a winner keeps it until all have tried
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    os.close(gate)
+    os.close(hold)
+    former.remove()
+    os.close(open_gate)
+    answers = b""
+    while len(answers) < len(pids):
+        answers += os.read(results, 64)
+    os.close(release)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    os.close(results)
+    os.close(tell)
+    assert answers.count(b"+") == 1

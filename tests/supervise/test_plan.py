@@ -1,0 +1,270 @@
+"""plan.plan: what the master does next, as tables of scene and actions. Nothing is forked here."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forkd.supervise import plan
+from forkd.supervise.children import Child, State
+from forkd.supervise.plan import Activate, Backoff, Exit, Kill, Retire, Scene, Spawn, WakeAt
+
+NOW = 100.0
+STARTING, READY, RETIRING, KILLED = State.STARTING, State.READY, State.RETIRING, State.KILLED
+
+
+def child(slot: int, state: State = READY, generation: int = 1, **fields: Any) -> Child:
+    fields.setdefault("forked", float(slot))
+    none: Any = None
+    return Child(
+        slot=slot, number=slot - 1, generation=generation, pid=1000 + slot, pidfd=-1,
+        channel=none, stacks=-1, state=state, **fields,
+    )  # fmt: skip
+
+
+def scene(*children: Child, want: int = 2, **fields: Any) -> Scene:
+    return Scene(now=NOW, want=want, active=1, children=children, **fields)
+
+
+def slots(actions: list[Any], kind: type) -> list[int]:
+    return [a.child.slot for a in actions if isinstance(a, kind)]
+
+
+# ---- start and respawn --------------------------------------------------------------------
+
+
+def test_start_forks_what_is_wanted() -> None:
+    assert plan.plan(scene(want=3)) == [Spawn(1, 3)]
+
+
+@pytest.mark.parametrize("state", [STARTING, READY])
+def test_enough_means_nothing_to_do(state: State) -> None:
+    assert plan.plan(scene(child(1, state), child(2, state))) == []
+
+
+@pytest.mark.parametrize("state", [RETIRING, KILLED])
+def test_who_is_leaving_does_not_count(state: State) -> None:
+    assert Spawn(1, 1) in plan.plan(scene(child(1), child(2, state)))
+
+
+def test_a_dead_child_is_replaced_at_once() -> None:
+    backoff = Backoff().crashed(NOW, "boom")
+    assert plan.plan(scene(child(1), backoff=backoff)) == [Spawn(1, 1)]
+
+
+# ---- backoff and breaker ------------------------------------------------------------------
+
+
+def test_backoff_doubles_and_is_bounded() -> None:
+    backoff, delays = Backoff(), []
+    for _ in range(20):
+        backoff = backoff.crashed(NOW, "boom")
+        delays.append(backoff.not_before - NOW)
+    assert delays[0] == 0
+    assert delays[1] > 0
+    rising = [d for d in delays[1:] if d < max(delays)]
+    assert len(rising) > 3
+    for before, after in zip(rising, rising[1:], strict=False):
+        assert after == pytest.approx(2 * before)
+    assert max(delays) <= 60
+    assert delays[-1] == delays[-2] == max(delays)
+
+
+def test_nothing_is_forked_before_its_time() -> None:
+    waiting = Backoff(crashes=2, not_before=NOW + 3)
+    assert plan.plan(scene(child(1), backoff=waiting)) == [WakeAt(NOW + 3)]
+
+
+def test_waiting_is_over_exactly_on_time() -> None:
+    assert plan.plan(scene(child(1), backoff=Backoff(2, NOW))) == [Spawn(1, 1)]
+
+
+def test_breaker_opens_after_several_crashes_and_keeps_the_error() -> None:
+    backoff = Backoff()
+    for number in range(plan.BREAKER):
+        assert not backoff.open
+        backoff = backoff.crashed(NOW, f"error {number}")
+    assert backoff.open
+    assert backoff.error == f"error {plan.BREAKER - 1}"
+
+
+def test_open_breaker_tries_one_child_at_a_time() -> None:
+    open_ = Backoff(plan.BREAKER, NOW - 1)
+    assert plan.plan(scene(want=8, backoff=open_)) == [Spawn(1, 1)]
+    assert plan.plan(scene(child(1, STARTING), want=8, backoff=open_)) == []
+
+
+def test_settled_closes_the_breaker() -> None:
+    settled = Backoff(plan.BREAKER + 3, NOW + 30, "boom").settled()
+    assert not settled.open
+    assert plan.plan(scene(want=8, backoff=settled)) == [Spawn(1, 8)]
+
+
+# ---- reload -------------------------------------------------------------------------------
+
+
+def reloading(*children: Child) -> Scene:
+    return scene(child(1), child(2), *children, incoming=2, incoming_want=2)
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ((), [Spawn(2, 2)]),
+        ((child(3, STARTING, 2),), [Spawn(2, 1)]),
+        ((child(3, READY, 2),), [Spawn(2, 1)]),
+        ((child(3, STARTING, 2), child(4, STARTING, 2)), []),
+        ((child(3, READY, 2), child(4, STARTING, 2)), []),
+        ((child(3, READY, 2), child(4, READY, 2)), [Activate()]),
+    ],
+)
+def test_the_new_generation_takes_over_when_all_are_ready(
+    new: tuple[Child, ...], expected: list[Any]
+) -> None:
+    assert plan.plan(reloading(*new)) == expected
+
+
+def test_the_old_generation_serves_until_then() -> None:
+    actions = plan.plan(reloading(child(3, READY, 2), child(4, STARTING, 2)))
+    assert not slots(actions, Retire)
+
+
+def test_the_old_generation_is_kept_complete_during_a_reload() -> None:
+    """A child of the old generation that dies is replaced: the new one may still fail."""
+    actions = plan.plan(scene(child(1), child(3, STARTING, 2), incoming=2, incoming_want=1))
+    assert actions == [Spawn(1, 1)]
+
+
+def test_after_the_takeover_the_old_generation_retires() -> None:
+    after = Scene(
+        now=NOW, want=2, active=2,
+        children=(child(1), child(2, STARTING), child(3, READY, 2), child(4, READY, 2)),
+    )  # fmt: skip
+    assert sorted(slots(plan.plan(after), Retire)) == [1, 2]
+
+
+def test_a_failed_boot_goes_away_with_its_generation() -> None:
+    """No incoming any more: what is left of it is told to go, the old stays."""
+    actions = plan.plan(scene(child(1), child(2), child(3, STARTING, 2)))
+    assert slots(actions, Retire) == [3]
+    assert not [a for a in actions if isinstance(a, Spawn)]
+
+
+# ---- replacement --------------------------------------------------------------------------
+
+
+def test_a_new_child_is_ready_before_the_worn_one_retires() -> None:
+    worn = child(1, replace="max-requests")
+    assert plan.plan(scene(worn, child(2))) == [Spawn(1, 1)]
+    assert plan.plan(scene(worn, child(2), child(3, STARTING))) == []
+    actions = plan.plan(scene(worn, child(2), child(3)))
+    assert actions == [Retire(worn, "max-requests")]
+
+
+def test_children_are_replaced_one_at_a_time() -> None:
+    worn = [child(n, replace="max-rss") for n in (1, 2, 3)]
+    assert plan.plan(scene(*worn, want=3)) == [Spawn(1, 1)]
+    assert slots(plan.plan(scene(*worn, child(4), want=3)), Retire) == [1]
+
+
+def run(all_children: list[Child], want: int, chance: random.Random, steps: int) -> list[int]:
+    """Perform what the plan says with children that become ready or leave at random.
+
+    Returns how many were ready at each step."""
+    history: list[int] = []
+    living = list(all_children)
+    slot = len(living)
+    for step in range(steps):
+        for action in plan.plan(
+            Scene(now=NOW + step, want=want, active=1, children=tuple(living))
+        ):
+            if isinstance(action, Spawn):
+                for _ in range(action.count):
+                    slot += 1
+                    living.append(child(slot, STARTING, forked=NOW + step))
+            elif isinstance(action, Retire):
+                action.child.on("retire")
+        assert len([c for c in living if c.state in (STARTING, READY)]) <= want + 1
+        history.append(len([c for c in living if c.state is READY]))
+        movable = [c for c in living if c.state is not READY]
+        if movable:
+            moved = chance.choice(movable)
+            if moved.state is STARTING:
+                moved.on("ready")
+            else:
+                living.remove(moved)
+    assert not [c for c in living if c.replace]
+    return history
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_replacing_all_children_never_serves_with_fewer(seed: int) -> None:
+    worn = [child(n, replace="max-requests") for n in (1, 2, 3)]
+    history = run(worn, 3, random.Random(seed), 60)
+    assert min(history) >= 3
+
+
+# ---- scale --------------------------------------------------------------------------------
+
+
+def test_scale_up_forks_the_difference() -> None:
+    assert plan.plan(scene(child(1), child(2), want=5)) == [Spawn(1, 3)]
+
+
+def test_scale_down_begins_with_who_serves_nobody_yet_then_the_youngest() -> None:
+    actions = plan.plan(
+        scene(child(1), child(2), child(3), child(4, STARTING), want=2)
+    )
+    assert slots(actions, Retire) == [4, 3]
+
+
+def test_scale_to_none_retires_all() -> None:
+    assert sorted(slots(plan.plan(scene(child(1), child(2), want=0)), Retire)) == [1, 2]
+
+
+def test_none_wanted_and_one_worn_forks_nobody() -> None:
+    actions = plan.plan(scene(child(1, replace="max-rss"), want=0))
+    assert not [a for a in actions if isinstance(a, Spawn)]
+    assert slots(actions, Retire) == [1]
+
+
+# ---- the end ------------------------------------------------------------------------------
+
+
+def test_stopping_retires_all_of_all_generations_and_forks_nobody() -> None:
+    actions = plan.plan(
+        scene(
+            child(1), child(2, STARTING), child(3, READY, 2), child(4, RETIRING, deadline=NOW + 9),
+            stopping=True, incoming=2, incoming_want=5, want=5,
+        )  # fmt: skip
+    )
+    assert sorted(slots(actions, Retire)) == [1, 2, 3]
+    assert not [a for a in actions if isinstance(a, Spawn | Activate | Exit)]
+    assert WakeAt(NOW + 9) in actions
+
+
+def test_exit_when_the_last_has_gone_and_not_before() -> None:
+    assert plan.plan(scene(stopping=True)) == [Exit()]
+    for state in State:
+        assert Exit() not in plan.plan(scene(child(1, state), stopping=True))
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_who_does_not_retire_in_time_is_killed(stopping: bool) -> None:
+    late = child(1, RETIRING, deadline=NOW, why="max-requests")
+    early = child(2, RETIRING, deadline=NOW + 1, why="reload")
+    actions = plan.plan(scene(late, early, child(3), child(4), stopping=stopping))
+    kills = [a for a in actions if isinstance(a, Kill)]
+    assert [(k.child.slot, k.why) for k in kills] == [(1, "max-requests")]
+    assert WakeAt(NOW + 1) in actions
+
+
+def test_planning_changes_nothing() -> None:
+    children = (child(1, replace="x"), child(2, RETIRING, deadline=NOW), child(3, STARTING))
+    before = [replace(c) for c in children]
+    first = plan.plan(scene(*children))
+    assert [vars(c) for c in children] == [vars(c) for c in before]
+    assert repr(plan.plan(scene(*children))) == repr(first)
