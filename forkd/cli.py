@@ -91,7 +91,7 @@ def _no_flags(parser: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace) -> tuple[Sources, Config]:
     sources = Sources.gather(args, os.environ)
     config = sources.load()
-    registry.require(config.model, config.io)
+    registry.require(config)
     return sources, config
 
 
@@ -131,7 +131,7 @@ def _restart(args: argparse.Namespace) -> int:
         if not given and sources.path is None:
             sources = Sources(**ask(config.control, "sources")["sources"])
             config = sources.load()  # before anything is stopped: a broken file must not end it
-            registry.require(config.model, config.io)
+            registry.require(config)
         _stop_and_wait(pid)
     except NotRunning:
         pass

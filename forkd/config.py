@@ -100,6 +100,13 @@ class Config:
         "or a SO_REUSEPORT socket each",
     )
 
+    handoff: str = option(
+        kinds.Choice(("socket", "task")),
+        "socket",
+        section="model",
+        help="what half-sync-half-reactive gives to its pool: ready sockets, or requests it has read",
+    )
+
     # workers
     workers: Workers = option(
         kinds.WorkersKind(),
@@ -108,6 +115,13 @@ class Config:
         short="-w",
         help="number of children, or a range that follows the load; "
         "auto is the number of CPUs forkd may use",
+    )
+    threads: int = option(
+        kinds.Int(1, 512),
+        1,
+        section="workers",
+        reloadable=False,
+        help="threads of each worker's pool, in the models that have one",
     )
     worker_connections: int = option(
         kinds.Int(1, 1_000_000),

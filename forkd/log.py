@@ -17,6 +17,7 @@ import re
 import sys
 import time
 import traceback
+from collections import deque
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -105,7 +106,7 @@ class AccessLog:
         self._path = path
         self._json = style == "json"
         self._fd = 1
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
         self._second = 0
         self._stamp = ""
         self.reopen()
@@ -159,6 +160,7 @@ class AccessLog:
     def flush(self) -> None:
         """Write what was collected. Called at the end of each turn, and before the process ends."""
         if self._lines:
-            data = "\n".join(self._lines) + "\n"
-            self._lines.clear()
+            # Threads may add meanwhile: popleft takes each line exactly once.
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            data = "\n".join(lines) + "\n"
             _write_all(self._fd, data.encode("latin-1", "backslashreplace"))

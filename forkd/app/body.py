@@ -51,7 +51,10 @@ class ExpectedBody(io.RawIOBase):
     malformed raises; it never looks like the end of the body.
     """
 
-    def __init__(self, peer: Peer, ledger: Ledger, decoder: Decoder, first: bytes) -> None:
+    def __init__(
+        self, peer: Peer, ledger: Ledger, line: bytes, decoder: Decoder, first: bytes
+    ) -> None:
+        self._line = line
         self._peer = peer
         self._ledger = ledger
         self._decoder = decoder
@@ -69,7 +72,7 @@ class ExpectedBody(io.RawIOBase):
         if not self._ready and not self._decoder.done:
             self._ledger.pause()  # waiting for the client is not the application's time
             self._receive()
-            self._ledger.resume()
+            self._ledger.resume(self._line)
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]

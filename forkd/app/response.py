@@ -37,11 +37,13 @@ class Response:
         "close",
         "code",
         "head_sent",
+        "line",
         "overrun",
         "sent",
     )
 
     def __init__(self, request: Request, peer: Peer, close: bool) -> None:
+        self.line = request.line
         self._request = request
         self._peer = peer
         self._head: Head | None = None

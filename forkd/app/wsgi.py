@@ -146,7 +146,7 @@ class Wsgi:
                     else LengthBody(request.length or 0)
                 )
                 if request.expect_continue:
-                    expected = ExpectedBody(peer, self._ledger, decoder, data)
+                    expected = ExpectedBody(peer, self._ledger, request.line, decoder, data)
                     body = io.BufferedReader(expected, 65536)
                 else:
                     try:
@@ -245,7 +245,7 @@ class Wsgi:
             finally:
                 close = getattr(result, "close", None)
                 if close is not None:
-                    ledger.resume()
+                    ledger.resume(response.line)
                     close()
         except (ClientGone, GeneratorExit, Deadline):
             response.close = True
@@ -299,7 +299,7 @@ class Wsgi:
                 if out:
                     ledger.pause()
                     yield out
-                    ledger.resume()
+                    ledger.resume(response.line)
         last = b"" if response.head_sent else response.piece(b"", 0)
         ledger.pause()
         last += response.end()

@@ -1,11 +1,9 @@
-"""The blocking driver: one client at a time, served to its end with blocking calls.
+"""Leader/Followers with `--io blocking`: one client at a time, served to its end.
 
 Blocking I/O as in a classic prefork server: the child sleeps in recv(2) and send(2) for its one
 client, and a silent client holds its child until a deadline. The deadlines are the socket's own
 (SO_SNDTIMEO), and poll(2) before each receive, which also hears the master: a plain recv(2) could
 not be told that the child is to retire.
-
-It has the interface of `EventDriver`, but `serve` returns only when the client is gone.
 """
 
 from __future__ import annotations
@@ -14,58 +12,46 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from forkd.app.session import READY, TAKE, Await, Deadline, SendFile, Write
 from forkd.models.connection import Connection
-from forkd.models.deadlines import Wheel
+from forkd.models.loop import ChildLoop
 from forkd.models.unit import Unit
 
 
-class BlockingDriver:
-    def __init__(
-        self,
-        unit: Unit,
-        counted: Callable[[int], None],
-        interrupts: dict[int, Callable[[], None]],
-    ) -> None:
-        """`counted` is told the number of connections whenever it changes. While the child blocks
-        for its client it also waits for the descriptors in `interrupts`."""
-        self.connections: dict[int, Connection] = {}
-        self.wheel: Wheel[Connection] = Wheel()  # always empty: deadlines are waited for one by one
-        self.now = monotonic()
-        self._interface = unit.interface
-        self._log = unit.log
-        self._counted = counted
-        self._write_seconds = unit.config.write_timeout
-        self._body_seconds = unit.config.body_timeout
-        self._interrupts = interrupts
+class BlockingFollowers(ChildLoop):
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit)
         self._idle_grace: float | None = None
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        super().retire(idle_grace, drain_queue)
+        self._idle_grace = idle_grace
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Serve the connection until it ends."""
+        config = self.unit.config
         sock.setblocking(True)
-        seconds = self._write_seconds
+        seconds = config.write_timeout
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         conn = Connection(
-            sock, client, server, self._interface, self._write_seconds, self._body_seconds
+            sock, client, server, self.unit.interface, seconds, config.body_timeout, self.woken
         )
-        self.connections[conn.fd] = conn
         self._counted(1)
         try:
             self._serve(conn)
         except (OSError, Deadline):
             pass  # the client left, or took too long; the session knows
         except Exception:
-            self._log.exception(f"a session failed; its connection from {conn.client} is closed")
+            self.log.exception(f"a session failed; its connection from {conn.client} is closed")
         finally:
-            conn.session.close()
+            conn.end(self.log)
             sock.close()
-            del self.connections[conn.fd]
             self._counted(0)
+            self.unit.after_turn()
 
     def _serve(self, conn: Connection) -> None:
         try:
@@ -102,12 +88,12 @@ class BlockingDriver:
         """Wait for the client and for the master. True when the client's socket is readable."""
         poller = select.poll()
         poller.register(fd, select.POLLIN)
-        for interrupt in self._interrupts:
+        for interrupt in self.calls:
             poller.register(interrupt, select.POLLIN)
         ready = poller.poll(None if seconds == float("inf") else max(0.0, seconds) * 1000)
         for found, _ in ready:
             if found != fd:
-                self._interrupts[found]()
+                self.calls[found]()
         return any(found == fd for found, _ in ready)
 
     def _perform(self, conn: Connection, op: Any) -> Any:
@@ -133,18 +119,3 @@ class BlockingDriver:
                 raise ConnectionAbortedError("the file became shorter while it was sent")
             offset += sent
             count -= sent
-
-    # ---- the rest of the driver's interface -----------------------------------------------
-
-    def ready(self, conn: Connection, mask: int) -> None:
-        raise AssertionError("no connection of a blocking child is in a handle set")
-
-    def expire(self) -> None:
-        pass
-
-    def drain(self, idle_grace: float) -> None:
-        self._idle_grace = idle_grace
-
-    def abandon(self) -> None:
-        for conn in self.connections.values():
-            conn.sock.shutdown(socket.SHUT_RDWR)

@@ -39,6 +39,7 @@ class Connection:
         "deadline",
         "fd",
         "mask",
+        "moved",
         "op",
         "out",
         "pull_seconds",
@@ -72,6 +73,7 @@ class Connection:
         self.push_seconds = push_seconds
         self.pull_seconds = pull_seconds
         self.waker = waker
+        self.moved = 0  # bytes received or sent since the deadline was last looked at
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.taken = False  # the session has the socket itself
         self.op: Await = _NOTHING_YET
@@ -127,6 +129,7 @@ class Connection:
                     left = item.count
             except BlockingIOError:
                 return False
+            self.moved += sent
             if not left:
                 out.popleft()
         return True

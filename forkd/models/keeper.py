@@ -75,12 +75,6 @@ class Keeper:
         else:
             raise TypeError(f"a connection cannot be kept in {outcome!r}")
 
-    def renew(self, conn: Connection, received: int) -> None:
-        """Bytes arrived (or left): the peer is alive."""
-        op = conn.op
-        if op.rate:
-            conn.deadline = min(conn.deadline + received / op.rate, self.now + op.seconds)
-
     def lend(self, conn: Connection) -> None:
         """Take the connection out of the handle set: a thread has it until it is settled."""
         if conn.mask is not None:
@@ -145,6 +139,10 @@ class Keeper:
             conn.op = op
             grace = self._idle_grace if op.idle else None
             self._set_deadline(conn, op.seconds if grace is None else min(grace, op.seconds))
+        elif op.rate:
+            # Bytes have moved: the peer is alive.
+            conn.deadline = min(conn.deadline + conn.moved / op.rate, self.now + op.seconds)
+        conn.moved = 0
         mask = (READ if op.read else 0) | (WRITE if op.write else 0)
         if mask != conn.mask:
             if conn.mask is None:

@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from forkd.config import Config
 from forkd.errors import ConfigError, Problem
+from forkd.models.blocking import BlockingFollowers
+from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
-from forkd.models.unit import Model
+from forkd.models.reactor import Reactor
+from forkd.models.simulated_proactor import SimulatedProactor
+from forkd.models.unit import Model, Unit
 
 
 @dataclass(frozen=True)
 class Row:
     name: str
-    make: type[Model]
+    make: Callable[[Unit], Model]
     ios: tuple[str, ...]  # the default first
+    pooled: bool  # the logic runs in a pool of --threads threads
     waits: str  # who waits and accepts
     moves: str  # who reads and writes
     logic: str  # who runs the logic
@@ -27,11 +34,22 @@ class Row:
     refused: dict[tuple[str, str], str]
 
 
+_ONE_THREAD = (
+    "an asyncio protocol belongs to the thread of its event loop, and this model would run it in "
+    "any thread of its pool; use --model leader-followers"
+)
+
+
+def _leader_followers(unit: Unit) -> Model:
+    return BlockingFollowers(unit) if unit.io == "blocking" else LeaderFollowers(unit)
+
+
 MODELS: tuple[Row, ...] = (
     Row(
         name="leader-followers",
-        make=LeaderFollowers,
+        make=_leader_followers,
         ios=("epoll", "poll", "select", "blocking"),
+        pooled=False,
         waits="the child that leads, under the shared accept lock",
         moves="that child",
         logic="that child",
@@ -43,6 +61,46 @@ MODELS: tuple[Row, ...] = (
             ("blocking", "asyncio"): "an asyncio protocol needs an event loop, and blocking io has "
             "none; use --io epoll, or a socketserver handler",
         },
+    ),
+    Row(
+        name="half-sync-half-reactive",
+        make=HalfSyncHalfReactive,
+        ios=("epoll", "poll", "select"),
+        pooled=True,
+        waits="the child's main thread",
+        moves="a pool thread (handoff = socket), or the main thread reads (handoff = task)",
+        logic="a pool thread",
+        handoff="ready sockets, or requests, in a request queue that idle threads compete for",
+        good_for="applications that block, with clients that keep their connections",
+        weakness="each request passes the queue's lock and wakes a thread; one client per thread "
+        "at a time",
+        refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
+    ),
+    Row(
+        name="reactor",
+        make=Reactor,
+        ios=("epoll", "poll", "select"),
+        pooled=True,
+        waits="the child's main thread, which only waits",
+        moves="pool threads; a readable and a writable event are two queue entries",
+        logic="a pool thread",
+        handoff="ready events in the request queue",
+        good_for="seeing the pattern as it is written; large answers to slow clients",
+        weakness="two passes of the queue and two registrations for each request",
+        refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
+    ),
+    Row(
+        name="simulated-proactor",
+        make=SimulatedProactor,
+        ios=("epoll", "poll", "select"),
+        pooled=True,
+        waits="the child's main thread",
+        moves="the main thread: it reads until EAGAIN, and writes when writable",
+        logic="a pool thread",
+        handoff="request objects in the queue, responses back",
+        good_for="applications that block, behind clients that send or read slowly",
+        weakness="the main thread moves all bytes of its child",
+        refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
     ),
 )
 
@@ -63,24 +121,29 @@ def io_of(name: str, io: str | None) -> str:
     return get(name).ios[0] if io is None else io
 
 
-def check(name: str, io: str | None) -> list[tuple[str, str, str]]:
-    """What is wrong with the pair, as (key, value, what is allowed)."""
-    row = find(name)
-    if row is None:
-        return [("model", name, "one of " + ", ".join(r.name for r in MODELS))]
-    if io is not None and io not in row.ios:
-        pairs = "; ".join(f"{r.name}: {', '.join(r.ios)}" for r in MODELS)
-        return [("io", io, f"{name} works with {', '.join(row.ios)} (all pairs: {pairs})")]
-    return []
-
-
-def require(name: str, io: str | None) -> None:
-    """Raises ConfigError when the pair makes no sense."""
-    problems = check(name, io)
+def require(config: Config) -> None:
+    """Raises ConfigError when model, io and accept make no sense together."""
+    problems = list(_problems(config))
     if problems:
-        raise ConfigError(
-            Problem(key, value, allowed, "model table") for key, value, allowed in problems
-        )
+        raise ConfigError(problems)
+
+
+def _problems(config: Config) -> Iterator[Problem]:
+    where = "the table of `forkd models`"
+    row = find(config.model)
+    if row is None:
+        yield Problem("model", config.model, "one of " + ", ".join(r.name for r in MODELS), where)
+        return
+    if config.io is not None and config.io not in row.ios:
+        pairs = "; ".join(f"{r.name}: {', '.join(r.ios)}" for r in MODELS)
+        allowed = f"{row.name} works with {', '.join(row.ios)} (all pairs: {pairs})"
+        yield Problem("io", config.io, allowed, where)
+    elif config.accept == "exclusive" and io_of(config.model, config.io) != "epoll":
+        yield Problem("accept", "exclusive", "EPOLLEXCLUSIVE needs --io epoll; use lock", where)
+    if config.threads > 1 and not row.pooled:
+        pooled = ", ".join(r.name for r in MODELS if r.pooled)
+        allowed = f"{row.name} has no pool, so threads must be 1; models with one: {pooled}"
+        yield Problem("threads", str(config.threads), allowed, where)
 
 
 def refusal(row: Row, io: str, flavour: str) -> str | None:

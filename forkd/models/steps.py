@@ -31,15 +31,17 @@ FINISHED: Final = _Outcome("FINISHED")  # the session returned
 LINGERING: Final = _Outcome("LINGERING")  # it returned, and the client may still be sending
 ABORTED: Final = _Outcome("ABORTED")  # the client left, or the session failed
 
-Outcome = Any  # Await | READY | one of the above
+Outcome = Any  # Await | READY | TAKE | one of the above
 
 
 def receive(conn: Connection) -> bytes | None:
     """What the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
     try:
-        return conn.recv(CHUNK)
+        data = conn.recv(CHUNK)
     except BlockingIOError:
         return None
+    conn.moved += len(data)
+    return data
 
 
 def advance(
@@ -54,7 +56,7 @@ def advance(
     """Resume the session with `step(value)` and do what it yields, until it has to wait.
 
     `send` False leaves writing to the caller: what is to be sent is queued, and WRITING returned.
-    `to_ready` True returns READY where a request is complete, before the application runs.
+    `to_ready` True returns READY or TAKE where the application would run: logic goes on elsewhere.
     """
     resume = conn.resume
     try:
@@ -78,6 +80,8 @@ def advance(
                     return READY
                 op = resume(None)
             elif op is TAKE:
+                if to_ready:
+                    return TAKE
                 op = resume(conn.take())
             else:
                 conn.queue(op)

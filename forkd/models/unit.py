@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from forkd.app.session import Interface
+from forkd.app.session import Interface, Ledger
 from forkd.config import Config
 from forkd.log import AccessLog, Log
 from forkd.system.lease import Lease
@@ -24,7 +24,8 @@ class Unit:
     config: Config
     io: str  # how readiness is learned: --io, or the model's default
     slot: int
-    row: Row
+    row: Row  # the main thread's lane of the scoreboard
+    ledger: Ledger  # what sessions report to; `Lanes` where the model has a pool
     lease: Lease | None  # None when the kernel chooses who accepts (exclusive, reuseport)
     listeners: list[tuple[socket.socket, tuple[str, int]]]  # with the server name and port
     interface: Interface

@@ -20,7 +20,7 @@ from time import monotonic, monotonic_ns
 from forkd.system import signals
 from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.loop import Timers
-from forkd.system.scoreboard import WORKING, Scoreboard
+from forkd.system.scoreboard import Scoreboard
 
 WINDOW = 0.002  # seconds
 #: When everybody has been busy for this many looks, looking is slowed down.
@@ -168,7 +168,7 @@ class Doorbell:
         ]
 
     def _busy(self, slot: int) -> int:
-        since = self._board.rows[slot].since(WORKING, monotonic_ns())
+        since = self._board.working(slot, monotonic_ns())
         return 0 if since is None else max(1, int(since * 1e9))
 
     def _waiting(self) -> bool:

@@ -154,7 +154,7 @@ def _take_over(heir: Inheritance) -> int:
     try:
         config = heir.sources.load()
         launch = Launch(config, (), heir.activated, inheritance=heir)
-        registry.require(config.model, config.io)
+        registry.require(config)
         launch.binds = launch.binds_of(config)
         default = None if config.foreground else config.default_error_log
         path = config.error_log or default

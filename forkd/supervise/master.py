@@ -56,6 +56,7 @@ class Master:
         self.launch = launch
         self._nursery = Nursery(
             slots_for(config),
+            config.threads,
             self.loop,
             self.log,
             on_message=self._on_message,

@@ -36,13 +36,14 @@ class Nursery:
     def __init__(
         self,
         slots: int,
+        threads: int,
         loop: Loop,
         log: Log,
         *,
         on_message: Callable[[Child], None],
         on_exit: Callable[[Child], None],
     ) -> None:
-        self.board = Scoreboard(slots)
+        self.board = Scoreboard(slots, threads)
         self.children = Children(slots)
         self.exits: Counter[str] = Counter()
         #: What a new child closes of the master's: filled in by the master.
@@ -77,7 +78,7 @@ class Nursery:
             slot=slot,
             generation=generation.number,
             channel=theirs,
-            row=self.board.rows[slot],
+            lanes=self.board.lanes[slot],
             lease=generation.lease,
             listeners=generation.sockets_of(number),
             stacks=stacks,

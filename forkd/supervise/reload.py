@@ -39,7 +39,7 @@ class Reloader:
         master, old = self._master, self._master.generation
         try:
             config = master.sources.load()
-            registry.require(config.model, config.io)
+            registry.require(config)
             self.incoming = Generation.build(
                 old.number + 1, config, master.launch.binds_of(config), master.children.slots,
                 known=old.listeners,

@@ -9,7 +9,7 @@ from forkd import __version__
 from forkd.models import registry
 from forkd.supervise.children import Child, State
 from forkd.system import process
-from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUEST, REQUESTS, WORKING
+from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUESTS
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -84,22 +84,20 @@ def _slot(child: Child) -> int:
 
 
 def _worker(master: Master, child: Child) -> dict[str, Any]:
-    row = master.board.rows[child.slot]
-    now = monotonic_ns()
-    busy = row.since(WORKING, now)
-    serving = row.since(REQUEST, now)
+    board, slot, now = master.board, child.slot, monotonic_ns()
+    busy, serving = board.working(slot, now), board.longest(slot, now)
     return {
         "slot": child.slot,
         "pid": child.pid,
         "generation": child.generation,
         "state": child.state.value,
         "role": role(master, child),
-        "requests": row.gauge(REQUESTS, 1 << 62),
-        "connections": row.gauge(CONNECTIONS),
-        "in_flight": row.gauge(IN_FLIGHT),
+        "requests": board.counter(slot, REQUESTS),
+        "connections": board.gauge(slot, CONNECTIONS),
+        "in_flight": board.gauge(slot, IN_FLIGHT),
         "rss_bytes": process.resident_bytes(child.pid),
-        "busy_for": round(busy, 6) if busy is not None else 0.0,
-        "request": row.line().decode("latin-1") if serving is not None else None,
+        "busy_for": round(max(busy or 0.0, serving[0] if serving else 0.0), 6),
+        "request": serving[1].decode("latin-1") if serving else None,
         "age": round(monotonic() - child.forked, 3),
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from forkd.supervise import plan, scaling, worker
 from forkd.supervise.children import Child, State
 from forkd.system import process
-from forkd.system.scoreboard import CONNECTIONS, REQUEST, WORKING
+from forkd.system.scoreboard import CONNECTIONS
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -57,22 +57,24 @@ class Watchdog:
                 judge = partial(self._judge, child, timeout)
                 self._master.loop.timers.set(f"judge {child.pid}", monotonic() + _LAST_WORDS, judge)
 
-    def _held(self, child: Child, timeout: float) -> float:
-        """Seconds that the present request has held the child, or 0 when within `timeout`."""
-        held = self._master.board.rows[child.slot].since(REQUEST, monotonic_ns())
-        return held if held is not None and held > timeout else 0.0
+    def _held(self, child: Child, timeout: float) -> tuple[float, str] | None:
+        """The request that holds the child for longer than `timeout`: (seconds, its line)."""
+        longest = self._master.board.longest(child.slot, monotonic_ns())
+        if longest is None or longest[0] <= timeout:
+            return None
+        return longest[0], longest[1].decode("latin-1")
 
     def _judge(self, child: Child, timeout: float) -> None:
         """The accused had its last words; unless it came back meanwhile, it is killed."""
         if self._master.children.get(child.slot) is not child:
             return
         held = self._held(child, timeout)
-        if not held:
+        if held is None:
             child.accused = False
             return
-        line = self._master.board.rows[child.slot].line().decode("latin-1")
+        seconds, line = held
         self._master.log.error(
-            f'worker {child.slot} (pid {child.pid}) killed: "{line}" has held it for {held:.1f} s '
+            f'worker {child.slot} (pid {child.pid}) killed: "{line}" has held it for {seconds:.1f} s '
             f"(--timeout {timeout:g})\n"
             + (child.read_stacks() or "it gave no stacks: it is stopped, or in the kernel")
         )
@@ -107,11 +109,11 @@ class Watchdog:
         master, generation = self._master, self._master.generation
         if master.paused or master.reloader.incoming or generation.least == generation.most:
             return
-        rows = master.board.rows
+        board, now_ns = master.board, monotonic_ns()
         busy = sum(
             1
             for c in master.children
-            if rows[c.slot].gauge(CONNECTIONS) or rows[c.slot].gauge(WORKING, 1 << 63)
+            if board.gauge(c.slot, CONNECTIONS) or board.working(c.slot, now_ns) is not None
         )
         want, self._demand = scaling.shrink(
             generation.want, generation.least, busy, self._demand, now,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
-from forkd.app.session import Interface
+from forkd.app.session import Interface, Ledger
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError
@@ -29,7 +29,7 @@ from forkd.models.unit import Model, Unit
 from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire
 from forkd.system import process
 from forkd.system.lease import Lease
-from forkd.system.scoreboard import REQUESTS, Row
+from forkd.system.scoreboard import REQUESTS, Lanes, Row
 from forkd.system.signals import SignalQueue
 from forkd.title import set_title
 
@@ -41,6 +41,8 @@ _QUIET = [
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGIO,
 ]  # fmt: skip
 
+_NEVER = 1 << 62  # requests
+
 
 @dataclass(frozen=True)
 class Birth:
@@ -50,7 +52,7 @@ class Birth:
     slot: int
     generation: int
     channel: Channel
-    row: Row
+    lanes: list[Row]  # its rows of the scoreboard, one per thread
     lease: Lease | None
     listeners: list[tuple[socket.socket, tuple[str, int]]]
     stacks: int  # memfd for faulthandler
@@ -67,14 +69,16 @@ class Worker:
     def __init__(self, birth: Birth) -> None:
         config = birth.config
         self.draining = False
-        self.ledger = birth.row
+        # Threads of a pool write lanes of their own; without them the main thread writes directly.
+        pooled = registry.get(config.model).pooled
+        self.ledger: Ledger = Lanes(birth.lanes) if pooled else birth.lanes[0]
         self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
         self.access: AccessLog | None = None
         self._birth = birth
         self._channel = birth.channel
         self._model: Model | None = None
         self._recycle_at = _recycle_at(config)
-        self._requests = birth.row.cells[REQUESTS : REQUESTS + 1]
+        self._lanes = birth.lanes[: config.threads + 1] if pooled else birth.lanes[:1]
 
     def run(self) -> int:
         """Boot, serve, and return the exit code."""
@@ -89,7 +93,8 @@ class Worker:
                 config=self._birth.config,
                 io=registry.io_of(self._birth.config.model, self._birth.config.io),
                 slot=self._birth.slot,
-                row=self._birth.row,
+                row=self._birth.lanes[0],
+                ledger=self.ledger,
                 lease=self._birth.lease,
                 listeners=self._birth.listeners,
                 interface=interface,
@@ -181,15 +186,18 @@ class Worker:
     def _after_turn(self) -> None:
         if self.access is not None:
             self.access.flush()
-        if self._requests[0] >= self._recycle_at:
-            self._recycle_at = 1 << 62
+        if self._recycle_at != _NEVER and self._answered() >= self._recycle_at:
+            self._recycle_at = _NEVER
             self._channel.send(Recycle("max-requests"))
+
+    def _answered(self) -> int:
+        return sum(row.cells[REQUESTS] for row in self._lanes)
 
 
 def _recycle_at(config: Config) -> int:
     """After how many requests this child asks to be replaced; jitter keeps children apart."""
     if not config.max_requests:
-        return 1 << 62
+        return _NEVER
     return config.max_requests + random.SystemRandom().randint(0, config.max_requests_jitter)
 
 
@@ -201,7 +209,8 @@ def make_interface(config: Config, host: Any, io: str, admin: str | None) -> tup
     if loader.detect(app, config.interface) == "wsgi":
         if not callable(app):
             raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
-        return Wsgi(app, config, host, multithread=False), "wsgi"
+        multithread = registry.get(config.model).pooled and config.threads > 1
+        return Wsgi(app, config, host, multithread=multithread), "wsgi"
     interface = stream.make(app, config, host)
     return interface, "asyncio" if interface.needs_loop else "socketserver"
 

@@ -1,11 +1,12 @@
 """The scoreboard: what every child is doing, in memory that it shares with the master.
 
-One anonymous shared mmap, made by the master before the first fork: one row per child *slot* (not
-per pid), written by the child in that slot alone, read by the master at a scrape, for `status` and
-to enforce time limits. A cell is 64 bits; a store is one aligned move, so a reader never sees half
-of one. When a child dies the master folds its row into a base, so totals never go back and nothing
-grows with the number of restarts. Times are nanoseconds of CLOCK_MONOTONIC, which is the same
-clock in all processes of one boot (clock_gettime(2)).
+One anonymous shared mmap, made by the master before the first fork. Each child *slot* (not pid) has
+one row per thread, its lanes, so that a cell has one writer; lane 0 is the main thread's. The
+master reads them at a scrape, for `status` and to enforce time limits. A cell is 64 bits; a store
+is one aligned move, so a reader never sees half of one. When a child dies the master folds its
+lanes into a base, so totals never go back and nothing grows with the number of restarts. Times are
+nanoseconds of CLOCK_MONOTONIC, which is the same clock in all processes of one boot
+(clock_gettime(2)).
 
 What a child wrote is data, never trusted as an index, a size or a pid.
 """
@@ -13,6 +14,7 @@ What a child wrote is data, never trusted as an index, a size or a pid.
 from __future__ import annotations
 
 import mmap
+import threading
 from bisect import bisect_left
 from itertools import accumulate
 from time import monotonic_ns
@@ -56,10 +58,10 @@ _ROW = (CELLS * 8 + _LINE + 63) // 64 * 64  # whole cache lines: neighbours do n
 
 
 class Row:
-    """One child's row. The child in the slot writes it; the master reads it."""
+    """One lane. One thread of the child in the slot writes it; the master reads it."""
 
     def __init__(self, memory: memoryview) -> None:
-        self.cells = memory[: CELLS * 8].cast("Q")
+        self.cells = memory[: CELLS * 8].cast("q")
         self._line = memory[CELLS * 8 : CELLS * 8 + _LINE]
 
     # ---- written by the child -------------------------------------------------------------
@@ -79,8 +81,12 @@ class Row:
         """The application gave control back in the middle of a response."""
         self.cells[REQUEST] = 0
 
-    def resume(self) -> None:
-        """The application is entered again for the next piece of a response."""
+    def resume(self, line: bytes) -> None:
+        """The application is entered again for the next piece of the response to `line`, perhaps
+        by another thread than before."""
+        length = min(len(line), _LINE - 1)
+        self._line[0] = length
+        self._line[1 : 1 + length] = line[:length]
         self.cells[REQUEST] = monotonic_ns()
 
     def end(self, began: int, status: int) -> int:
@@ -105,36 +111,92 @@ class Row:
         """The request line last begun, cut at 159 bytes."""
         return bytes(self._line[1 : 1 + min(self._line[0], _LINE - 1)])
 
-    def gauge(self, cell: int, limit: int = 1 << 32) -> int:
-        """A gauge, or 0 when a child wrote nonsense there."""
-        value = self.cells[cell]
-        return value if value < limit else 0
-
     def since(self, cell: int, now_ns: int) -> float | None:
-        """Seconds since the time in `cell`, or None when it is 0 or lies in the future."""
+        """Seconds since the time in `cell`, or None when it is 0 or nonsense."""
         value = self.cells[cell]
         return (now_ns - value) / 1e9 if 0 < value <= now_ns else None
+
+
+class Lanes:
+    """The ledger of a child with several threads: each writes its own lane.
+
+    A request may begin in one thread and end in another, so a gauge of one lane may be negative;
+    the sum over the lanes is right.
+    """
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._local = threading.local()
+        self._local.row = rows[0]
+        self._free = rows[1:]
+
+    def bind(self) -> None:
+        """Give the calling thread a lane of its own, for its life."""
+        self._local.row = self._free.pop()
+
+    def begin(self, line: bytes) -> int:
+        row: Row = self._local.row
+        return row.begin(line)
+
+    def pause(self) -> None:
+        self._local.row.pause()
+
+    def resume(self, line: bytes) -> None:
+        self._local.row.resume(line)
+
+    def end(self, began: int, status: int) -> int:
+        row: Row = self._local.row
+        return row.end(began, status)
+
+    def count(self, status: int) -> None:
+        self._local.row.count(status)
 
 
 class Scoreboard:
     """All rows, and the base that dead children's counters were folded into. Lives in the master."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, threads: int = 1) -> None:
+        """`threads`: of each child, besides its main thread; the highest that a reload may ask for."""
         self.slots = slots
-        self._memory = mmap.mmap(-1, _ROW * (slots + 1))
+        self.threads = threads
+        lanes = threads + 1
+        self._memory = mmap.mmap(-1, _ROW * lanes * (slots + 1))
         view = memoryview(self._memory)
-        self.rows = [Row(view[_ROW * i : _ROW * (i + 1)]) for i in range(slots + 1)]
+        rows = [Row(view[_ROW * i : _ROW * (i + 1)]) for i in range(lanes * (slots + 1))]
+        #: By slot: the lanes of its child, the main thread's first.
+        self.lanes = [rows[lanes * slot : lanes * (slot + 1)] for slot in range(slots + 1)]
         self._base = [0] * CELLS
         self._accepted = [0] * (slots + 1)  # per slot, since that metric names the worker
 
     def fold(self, slot: int) -> None:
-        """The child in `slot` is gone: keep its counters, clear its row for the next one."""
-        cells = self.rows[slot].cells
-        for index in range(GAUGES, CELLS):
-            self._base[index] += cells[index] & _SANE
-        self._accepted[slot] += cells[ACCEPTED] & _SANE
-        for index in range(CELLS):
-            cells[index] = 0
+        """The child in `slot` is gone: keep its counters, clear its lanes for the next one."""
+        for row in self.lanes[slot]:
+            cells = row.cells
+            for index in range(GAUGES, CELLS):
+                self._base[index] += cells[index] & _SANE
+            self._accepted[slot] += cells[ACCEPTED] & _SANE
+            for index in range(CELLS):
+                cells[index] = 0
+
+    def gauge(self, slot: int, cell: int) -> int:
+        """A gauge of the child in `slot`, or 0 when a child wrote nonsense there."""
+        value = sum(row.cells[cell] for row in self.lanes[slot])
+        return value if 0 <= value < 1 << 32 else 0
+
+    def counter(self, slot: int, cell: int) -> int:
+        """A counter of the living child in `slot`."""
+        return sum(row.cells[cell] & _SANE for row in self.lanes[slot])
+
+    def working(self, slot: int, now_ns: int) -> float | None:
+        """Seconds since the main thread of `slot` woke to work; None while it waits."""
+        return self.lanes[slot][0].since(WORKING, now_ns)
+
+    def longest(self, slot: int, now_ns: int) -> tuple[float, bytes] | None:
+        """The request that has held a thread of `slot` for the longest: (seconds, its line)."""
+        held = [(since, row) for row in self.lanes[slot] if (since := row.since(REQUEST, now_ns))]
+        if not held:
+            return None
+        seconds, row = max(held, key=lambda pair: pair[0])
+        return seconds, row.line()
 
     def export(self) -> list[list[int]]:
         """All counters so far: totals by cell, and accepts by slot. For the next master."""
@@ -151,14 +213,16 @@ class Scoreboard:
 
     def total(self, cell: int) -> int:
         """A counter over all children, dead and alive."""
-        return self._base[cell] + sum(row.cells[cell] & _SANE for row in self.rows[1:])
+        return self._base[cell] + sum(
+            row.cells[cell] & _SANE for lanes in self.lanes for row in lanes
+        )
 
     def accepted(self, slot: int) -> int:
-        return self._accepted[slot] + (self.rows[slot].cells[ACCEPTED] & _SANE)
+        return self._accepted[slot] + self.counter(slot, ACCEPTED)
 
     def codes(self) -> dict[int, int]:
         """Requests by status code; only codes that occurred."""
-        rows = [row.cells[CODES : CODES + 600].tolist() for row in self.rows[1:]]
+        rows = [row.cells[CODES : CODES + 600].tolist() for lanes in self.lanes for row in lanes]
         totals = zip(self._base[CODES:], *rows, strict=True)
         return {code: total for code, cells in enumerate(totals) if (total := sum(cells))}
 

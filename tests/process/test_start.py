@@ -68,12 +68,12 @@ def test_an_application_that_does_not_load(
     service: Service, source: str, app: str, said: str
 ) -> None:
     service.write_app(source)
+    service.expected_errors = [""]
     done = service.run("start", *service.flags(app=app))
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.strip()
     nothing_left(service)
-    service.expected_errors = [""]
 
 
 def test_an_address_in_use_names_its_holder(service: Service) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Service, alive, until
 
 NOT_RUNNING = 3
 
@@ -25,7 +25,7 @@ def test_stop_returns_when_all_are_gone(service: Service) -> None:
     service.start()
     pids = [service.pid, *service.worker_pids()]
     service.ok("stop")
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}/fd")]
+    assert not [pid for pid in pids if alive(pid)]
     assert not service.pidfile.exists()
 
 

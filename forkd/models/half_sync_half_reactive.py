@@ -1,0 +1,59 @@
+"""Half-Sync/Half-Reactive (POSA2: the variant of Half-Sync/Half-Async over a reactor).
+
+The reactive layer is the child's main thread, the queueing layer is the request queue, the
+synchronous layer is a pool of threads that compete for what is in it.
+
+1. The main thread waits on the listeners and on all connections.
+2. A connection is readable. `handoff = socket`: the main thread takes it out of its handle set and
+   puts the *ready socket* into the request queue, unread. `handoff = task`: it reads, and puts a
+   *task* into the queue when a request is complete.
+3. An idle pool thread takes the entry; it has the connection to itself.
+4. It reads (socket), runs the application and writes the answer, synchronously.
+5. It hands the connection back, and the main thread puts it into its handle set again.
+
+Every child has a main thread and a queue of its own: N children are the multi-loop form, which
+lifts the weaknesses of the single one, the lock of the queue and one client per thread at a time.
+"""
+
+from __future__ import annotations
+
+from forkd.models.connection import Connection
+from forkd.models.pool import PooledLoop
+from forkd.models.steps import ABORTED, Outcome, advance, flush, receive
+from forkd.system.handles import WRITE
+
+
+class HalfSyncHalfReactive(PooledLoop):
+    def ready(self, conn: Connection, mask: int) -> None:
+        """Step 2."""
+        if self.keeper.linger(conn):
+            return
+        if self.unit.config.handoff == "socket" or conn.op is self.keeper.writing:
+            self.lend(conn, lambda: self._exchange(conn, mask))
+        else:
+            self._read(conn)
+
+    def _read(self, conn: Connection) -> None:
+        """Step 2 with `handoff = task`: reading is the main thread's, logic is the pool's."""
+        try:
+            data = receive(conn)
+        except OSError:
+            conn.end(self.log)
+            self.keeper.close(conn)
+            return
+        if data is not None:
+            self.begun(conn, advance(conn, conn.resume, data, self.log, to_ready=True))
+
+    def _exchange(self, conn: Connection, mask: int) -> Outcome:
+        """Steps 3 and 4, in a pool thread: read or write what the socket is ready for, and go on."""
+        if conn.op is self.keeper.writing:
+            outcome = flush(conn, self.log)
+            return advance(conn, conn.resume, None, self.log) if outcome is None else outcome
+        if conn.op.write and mask & WRITE:
+            return advance(conn, conn.resume, None, self.log)
+        try:
+            data = receive(conn)
+        except OSError:
+            conn.end(self.log)
+            return ABORTED
+        return conn.op if data is None else advance(conn, conn.resume, data, self.log)

@@ -1,0 +1,127 @@
+"""The waiting thread of a child: what all models have in common.
+
+It joins the leadership, waits on the handle set, and dispatches: a listener to `lead`, a connection
+to `ready`, anything else to whoever watches it; then deadlines, and the end. A model says what its
+connections go through, in three hooks: `serve`, `ready` and `late`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from time import monotonic, monotonic_ns
+from typing import Any
+
+from forkd.models.acceptor import Acceptor
+from forkd.models.connection import Connection
+from forkd.models.deadlines import NEVER
+from forkd.models.keeper import Keeper
+from forkd.models.unit import Unit
+from forkd.system.handles import READ, HandleSet, make_handle_set
+from forkd.system.scoreboard import WORKING
+
+
+class ChildLoop:
+    def __init__(self, unit: Unit) -> None:
+        self.done = False
+        self.unit = unit
+        self.log = unit.log
+        self.handles: HandleSet = make_handle_set(unit.io)
+        self.acceptor = Acceptor(unit, self.handles)
+        self.keeper = Keeper(unit, self.handles, self._counted, self.woken)
+        self._cells = unit.row.cells
+        self.calls: dict[int, Callable[[], None]] = {}
+        for fd, call in unit.watched.items():
+            self.watch(fd, call)
+        if self.acceptor.bell is not None:
+            self.watch(self.acceptor.bell, self.acceptor.hear)
+        self._retiring: bool | None = None  # in this turn: whether to empty the queue
+        self._retired = False
+
+    # ---- what a model decides -------------------------------------------------------------
+
+    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+        """A connection was accepted."""
+        raise NotImplementedError
+
+    def ready(self, conn: Connection, mask: int) -> None:
+        """A kept connection is ready: READ, WRITE, HANGUP or several of them."""
+        raise NotImplementedError
+
+    def late(self, conn: Connection) -> None:
+        """A deadline has passed; the session may still say something."""
+        raise NotImplementedError
+
+    def woken(self, conn: Connection) -> None:
+        """A session's needs have changed: `Peer.wake`."""
+        raise NotImplementedError
+
+    # ---- the loop -------------------------------------------------------------------------
+
+    def watch(self, fd: int, call: Callable[[], None]) -> None:
+        self.calls[fd] = call
+        self.handles.add(fd, READ)
+
+    def turn(self, timeout: float | None) -> None:
+        keeper, acceptor = self.keeper, self.acceptor
+        acceptor.join()
+        self._cells[WORKING] = 0
+        events = self.handles.wait(self._patience(timeout))
+        self._cells[WORKING] = monotonic_ns()
+        keeper.now = now = monotonic()
+        connections = keeper.connections
+        for fd, mask in events:
+            conn = connections.get(fd)
+            if conn is not None:
+                self.ready(conn, mask)
+            elif fd in acceptor.listeners:
+                self._lead(fd)
+            elif fd in self.calls:
+                self.calls[fd]()
+        if keeper.wheel.next <= now:
+            for conn in keeper.overdue():
+                self.late(conn)
+        acceptor.resume(now)
+        if self._retiring is not None:
+            self._leave(self._retiring)
+        self.unit.after_turn()
+
+    def _lead(self, fd: int) -> None:
+        """Accept, promote, then work; until the queue is empty or somebody else leads."""
+        while (accepted := self.acceptor.accept(fd)) is not None:
+            self.serve(*accepted)
+            if self.unit.lease is None:
+                return  # one per wake-up: the kernel woke others for the rest
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
+        until = min(self.keeper.wheel.next, self.acceptor.pause_ends)
+        if until == NEVER:
+            return timeout
+        mine = max(0.0, until - monotonic())
+        return mine if timeout is None else min(mine, timeout)
+
+    def _counted(self, connections: int) -> None:
+        self.acceptor.announce(connections)
+        if self._retired and not connections:
+            self.done = True
+
+    # ---- the end --------------------------------------------------------------------------
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        self.acceptor.retire()
+        self.keeper.now = monotonic()
+        self.keeper.drain(idle_grace)
+        self._retiring = drain_queue
+
+    def _leave(self, drain_queue: bool) -> None:
+        """At the end of the turn, when no session is on the stack."""
+        self._retiring = None
+        for accepted in self.acceptor.close(drain_queue):
+            self.serve(*accepted)
+        self._retired = True
+        self.done = not self.keeper.connections
+
+    def abandon(self) -> None:
+        self.keeper.abandon()
+        self.done = True

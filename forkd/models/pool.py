@@ -1,0 +1,140 @@
+"""A pool of threads behind a bounded request queue, and the loop of the models that have one.
+
+The waiting thread lends a connection to the pool as a task; a pool thread runs it, and hands its
+outcome back, which the waiting thread hears by an eventfd in its handle set. When the queue is full
+the waiting thread stops reading: what becomes ready waits outside the handle set, unread, until
+there is room. Nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from forkd.app.session import READY, TAKE, Deadline, Log
+from forkd.models.connection import Connection
+from forkd.models.loop import ChildLoop
+from forkd.models.steps import ABORTED, Outcome, advance
+from forkd.models.unit import Unit
+from forkd.system.scoreboard import Lanes
+
+#: Tasks that may wait in the queue, for each thread.
+_DEPTH = 4
+
+Task = Callable[[], Outcome]
+
+
+class RequestQueue:
+    """Tasks for the pool's threads, which compete for them; outcomes for the waiting thread."""
+
+    def __init__(self, threads: int, log: Log, enter: Callable[[], None]) -> None:
+        """`enter` is called in each thread when it starts."""
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._tasks: SimpleQueue[tuple[Connection, Task] | None] = SimpleQueue()
+        self._outcomes: deque[tuple[Connection, Outcome]] = deque()
+        self._room = threads * (1 + _DEPTH)
+        self._log = log
+        for number in range(threads):
+            # Daemonic: one that is stuck in the application must not hold up the exit.
+            threading.Thread(
+                target=self._run, args=(enter,), name=f"forkd-pool-{number}", daemon=True
+            ).start()
+
+    @property
+    def full(self) -> bool:
+        return self._room <= 0
+
+    def put(self, conn: Connection, task: Task) -> None:
+        """Called by the waiting thread only."""
+        self._room -= 1
+        self._tasks.put((conn, task))
+
+    def outcomes(self) -> list[tuple[Connection, Outcome]]:
+        """What was finished since the last call. Called by the waiting thread only."""
+        try:
+            os.eventfd_read(self.bell)
+        except BlockingIOError:
+            pass
+        found = [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+        self._room += len(found)
+        return found
+
+    def _run(self, enter: Callable[[], None]) -> None:
+        enter()
+        while (item := self._tasks.get()) is not None:
+            conn, task = item
+            try:
+                outcome = task()
+            except Exception:
+                self._log.exception("a pool thread failed; its connection is closed")
+                outcome = ABORTED
+            self._outcomes.append((conn, outcome))
+            os.eventfd_write(self.bell, 1)
+
+
+class PooledLoop(ChildLoop):
+    """A waiting thread with a pool. The models say which step runs where."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit)
+        ledger = unit.ledger
+        assert isinstance(ledger, Lanes)
+        self._queue = RequestQueue(unit.config.threads, unit.log, ledger.bind)
+        self._waiting: deque[tuple[Connection, Task]] = deque()  # lent, and the queue is full
+        self.watch(self._queue.bell, self._collect)
+
+    # ---- what a model decides -------------------------------------------------------------
+
+    def finished(self, conn: Connection, outcome: Outcome) -> None:
+        """A task is done: keep the connection as its outcome says. A model that goes on
+        elsewhere (READY, WRITING) overrides this."""
+        self.keeper.settle(conn, outcome)
+
+    # ---- the queue ------------------------------------------------------------------------
+
+    def lend(self, conn: Connection, task: Task) -> None:
+        """Put a task for the connection into the request queue."""
+        self.keeper.lend(conn)
+        if self._queue.full:
+            self._waiting.append((conn, task))
+        else:
+            self._queue.put(conn, task)
+
+    def _collect(self) -> None:
+        for conn, outcome in self._queue.outcomes():
+            self.finished(conn, outcome)
+        while self._waiting and not self._queue.full:
+            self._queue.put(*self._waiting.popleft())
+
+    # ---- common to the pooled models ------------------------------------------------------
+
+    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+        """Start the session here, up to its first need; logic goes to the pool."""
+        conn = self.keeper.adopt(sock, client, server)
+        self.begun(conn, advance(conn, conn.resume, None, self.log, to_ready=True))
+
+    def begun(self, conn: Connection, outcome: Outcome) -> None:
+        """A step in the waiting thread is done: logic goes to the pool, the rest is kept."""
+        if outcome is READY or outcome is TAKE:
+            self.lend(conn, lambda: self.logic(conn, outcome))
+        else:
+            self.keeper.settle(conn, outcome)
+
+    def logic(self, conn: Connection, reached: Outcome) -> Outcome:
+        """In a pool thread: go on from READY or TAKE."""
+        value = conn.take() if reached is TAKE else None
+        return advance(conn, conn.resume, value, self.log)
+
+    def late(self, conn: Connection) -> None:
+        error = Deadline(conn.op.name)
+        self.begun(conn, advance(conn, conn.session.throw, error, self.log, to_ready=True))
+
+    def woken(self, conn: Connection) -> None:
+        raise AssertionError(
+            "only evented streams wake their connections, and no pool carries them"
+        )

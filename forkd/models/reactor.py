@@ -1,0 +1,47 @@
+"""Reactor (POSA2) with a pool of event handlers.
+
+The main thread is the synchronous event demultiplexer and nothing else; every event is an entry of
+its own in the request queue, and pool threads are the event handlers.
+
+1. The main thread waits, for readable and for writable handles.
+2. A readable handle becomes an entry (*readable*, connection) in the request queue.
+3. A pool thread takes it, reads, runs the application, and leaves the answer with the connection,
+   unsent: the connection is registered for writability.
+4. A writable handle becomes an entry (*writable*, connection).
+5. A pool thread, maybe another one, sends. When all is sent the session goes on: it yields the next
+   piece (step 4 again), or waits for the next request (step 1).
+"""
+
+from __future__ import annotations
+
+from forkd.models.connection import Connection
+from forkd.models.pool import PooledLoop
+from forkd.models.steps import ABORTED, Outcome, advance, flush, receive
+from forkd.system.handles import WRITE
+
+
+class Reactor(PooledLoop):
+    def ready(self, conn: Connection, mask: int) -> None:
+        """Steps 2 and 4: demultiplex, dispatch into the queue, and wait again."""
+        if self.keeper.linger(conn):
+            return
+        if conn.op is self.keeper.writing or (conn.op.write and mask & WRITE):
+            self.lend(conn, lambda: self._writable(conn))
+        else:
+            self.lend(conn, lambda: self._readable(conn))
+
+    def _readable(self, conn: Connection) -> Outcome:
+        """Step 3, in a pool thread."""
+        try:
+            data = receive(conn)
+        except OSError:
+            conn.end(self.log)
+            return ABORTED
+        return conn.op if data is None else advance(conn, conn.resume, data, self.log, send=False)
+
+    def _writable(self, conn: Connection) -> Outcome:
+        """Step 5, in a pool thread."""
+        outcome = flush(conn, self.log)
+        if outcome is None:
+            return advance(conn, conn.resume, None, self.log, send=False)
+        return outcome

@@ -1,0 +1,65 @@
+"""Simulated Proactor: the interface of Proactor (POSA2) over synchronous I/O.
+
+The main thread does what a kernel with asynchronous I/O would do, reads and writes; the pool's
+threads see only requests and hand back responses, as completion handlers do.
+
+1. The main thread waits; when a connection is readable it reads until EAGAIN or until a request is
+   complete.
+2. It wraps the complete request as an object and puts that into the request queue.
+3. A pool thread runs the application, and hands the response back, unsent.
+4. The main thread writes it when the connection is writable.
+5. If the application has more to say, the session goes back into the queue (step 3); else the main
+   thread waits for the next request (step 1).
+"""
+
+from __future__ import annotations
+
+from forkd.app.session import READY, TAKE
+from forkd.models.connection import Connection
+from forkd.models.pool import PooledLoop
+from forkd.models.steps import WRITING, Outcome, advance, flush, receive
+
+
+class SimulatedProactor(PooledLoop):
+    def ready(self, conn: Connection, mask: int) -> None:
+        if self.keeper.linger(conn):
+            return
+        if conn.op is self.keeper.writing:
+            self._write(conn)
+        else:
+            self._read(conn)
+
+    def _read(self, conn: Connection) -> None:
+        """Steps 1 and 2, in the main thread."""
+        outcome: Outcome = conn.op
+        while outcome is conn.op:
+            try:
+                data = receive(conn)
+            except OSError:
+                conn.end(self.log)
+                self.keeper.close(conn)
+                return
+            if data is None:
+                return
+            outcome = advance(conn, conn.resume, data, self.log, to_ready=True)
+        self.begun(conn, outcome)
+
+    def logic(self, conn: Connection, reached: Outcome) -> Outcome:
+        """Step 3, in a pool thread."""
+        value = conn.take() if reached is TAKE else None
+        return advance(conn, conn.resume, value, self.log, send=False)
+
+    def finished(self, conn: Connection, outcome: Outcome) -> None:
+        """A response is here."""
+        if outcome is WRITING:
+            self._write(conn)
+        else:
+            self.keeper.settle(conn, outcome)
+
+    def _write(self, conn: Connection) -> None:
+        """Steps 4 and 5, in the main thread."""
+        outcome = flush(conn, self.log)
+        if outcome is None:
+            self.lend(conn, lambda: self.logic(conn, READY))
+        else:
+            self.keeper.settle(conn, outcome)

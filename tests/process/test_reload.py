@@ -1,0 +1,184 @@
+"""Reload: a new generation beside the old; nobody loses a request, and a broken one changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from .clients import Load
+from .conftest import APP, Service, alive, until
+
+
+def test_new_code_is_served(service: Service) -> None:
+    service.start()
+    old = service.worker_pids()
+    service.write_app(version="v2")
+    assert "2" in service.ok("reload")
+    assert service.get() == "v2"
+    until(lambda: not [p for p in old if alive(p)], "the old ones gone")
+    assert service.live()["master"]["generation"] == 2
+    assert service.metric("forkd_generation") == 2
+    assert service.metric("forkd_reloads_total", result="success") == 1
+
+
+def test_broken_code_leaves_the_old_serving(service: Service) -> None:
+    service.start()
+    service.expected_errors = [""]
+    old = service.worker_pids()
+    service.write_app("raise LookupError('broken on purpose')\n")
+    done = service.run("reload")
+    assert done.returncode == 1
+    assert "LookupError: broken on purpose" in done.stderr
+    assert "Traceback" in done.stderr
+    assert service.worker_pids() == old
+    assert service.get() == "v1"
+    assert service.metric("forkd_reloads_total", result="failure") == 1
+    assert service.admin("/readyz")[0] == 200
+    service.write_app(version="v3")
+    service.ok("reload")
+    assert service.get() == "v3"
+
+
+@pytest.mark.parametrize("how", ["keep", "fresh"])
+def test_hup_under_load_loses_nothing(service: Service, how: str) -> None:
+    service.start()
+    with Load(service.address, **{how: 4}) as load:
+        load.more(50)
+        for version in range(2, 5):
+            service.write_app(version=f"v{version}")
+            service.signal(signal.SIGHUP)
+            until(lambda v=version: service.live()["master"]["generation"] == v, "the reload")
+            load.more(50)
+        until(lambda: len(service.live()["workers"]) == 2, "the old ones gone")
+    assert load.failures == []
+    assert load.bodies >= {b"v1", b"v4"}
+
+
+def test_a_long_request_is_finished_by_the_old_generation(service: Service) -> None:
+    service.start()
+    with service.connect() as client:
+        client.sendall(b"GET /sleep/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
+        service.ok("reload")
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"slept")
+        if b"connection: close" not in answer.lower():
+            # The child was in the application all the time: the next answer is the last one.
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"connection: close" in client.recv(1000).lower()
+
+
+def test_reloads_that_come_together_all_succeed(service: Service) -> None:
+    service.start()
+    for _ in range(5):
+        service.signal(signal.SIGHUP)
+    service.write_app(version="v2")
+    service.ok("reload")
+    assert service.get() == "v2"
+    until(lambda: len(service.live()["workers"]) == 2, "the old ones gone")
+
+
+def test_many_reloads_leak_nothing(service: Service) -> None:
+    service.start()
+
+    def held() -> int:
+        return len(os.listdir(f"/proc/{service.pid}/fd"))
+
+    service.ok("reload")
+    until(lambda: len(service.live()["workers"]) == 2, "settled")
+    before = held()
+    for _ in range(4):
+        service.ok("reload")
+        until(lambda: len(service.live()["workers"]) == 2, "settled")
+    until(lambda: held() <= before, f"{before} descriptors, as after the first; has {held()}")
+
+
+# ---- the configuration file ---------------------------------------------------------------
+
+
+def configure(service: Service, *binds: str, more: str = "") -> None:
+    lines = ['app = "app:app"', 'admin = "127.0.0.1:0"', f"bind = {list(binds)!r}", more]
+    (service.dir / "c.toml").write_text("\n".join(lines) + "\n")
+
+
+def answers(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(path))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return client.recv(1000).startswith(b"HTTP/1.1 200")
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+
+
+def test_a_changed_file_adds_and_removes_binds(service: Service) -> None:
+    one, two = service.dir / "one.sock", service.dir / "two.sock"
+    configure(service, "127.0.0.1:0", f"unix:{one}")
+    service.start("-c", "c.toml", app=None)
+    address = service.address
+    assert answers(one)
+    with Load(address, keep=2) as load:
+        load.more(10)
+        configure(service, "127.0.0.1:0", f"unix:{two}", more="workers = 3")
+        service.ok("reload")
+        load.more(20)
+    assert load.failures == []
+    assert service.address == address
+    assert answers(two)
+    assert not answers(one)
+    assert not one.exists()
+    assert len(service.workers()) == 3
+    shown = [x["address"] for x in service.live()["listeners"]]
+    assert shown == [f"127.0.0.1:{address[1]}", f"unix:{two}"]
+
+
+def test_a_bind_that_cannot_be_made_changes_nothing(service: Service) -> None:
+    service.expected_errors = [""]
+    configure(service, "127.0.0.1:0")
+    service.start("-c", "c.toml", app=None)
+    address = service.address
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        configure(service, "127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}")
+        done = service.run("reload")
+    assert done.returncode == 1
+    assert "EADDRINUSE" in done.stderr
+    assert service.address == address
+    assert service.get() == "v1"
+
+
+def test_a_wrong_file_changes_nothing(service: Service) -> None:
+    service.expected_errors = [""]
+    configure(service, "127.0.0.1:0")
+    service.start("-c", "c.toml", app=None)
+    configure(service, "127.0.0.1:0", more="workers = 2\nkeep-alive = 'long'")
+    done = service.run("reload")
+    assert done.returncode != 0
+    assert "keep-alive" in done.stderr
+    assert service.get() == "v1"
+    assert service.live()["master"]["generation"] == 1
+
+
+def test_a_child_that_dies_during_a_reload_is_replaced(service: Service) -> None:
+    service.start()
+    service.expected_errors = ["SIGKILL"]
+    service.write_app("import time; time.sleep(0.7)\n" + _flat(APP), version="v2")
+    service.signal(signal.SIGHUP)
+    until(lambda: len(service.live()["workers"]) == 4, "both generations")
+    os.kill(service.leader()["pid"], signal.SIGKILL)
+    assert service.get() == "v1"
+    until(lambda: service.live()["master"]["generation"] == 2, "the reload")
+    assert service.get() == "v2"
+
+
+def _flat(source: str) -> str:
+    import textwrap
+
+    return textwrap.dedent(source)
