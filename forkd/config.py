@@ -12,7 +12,15 @@ from forkd import options as kinds
 from forkd.address import Address
 from forkd.options import Option, Workers, option, rows
 
-__all__ = ["OPTIONS", "Config", "Workers", "default_runtime_dir", "resolve_paths", "unreloadable"]
+__all__ = [
+    "OPTIONS",
+    "Config",
+    "Workers",
+    "default_runtime_dir",
+    "keep_unreloadable",
+    "resolve_paths",
+    "unreloadable",
+]
 
 _ACCOUNT = kinds.Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", "a name or a number")
 
@@ -343,6 +351,13 @@ def unreloadable(old: Config, new: Config) -> list[str]:
         for row in OPTIONS
         if not row.reloadable and getattr(old, row.attr) != getattr(new, row.attr)
     ]
+
+
+def keep_unreloadable(old: Config, new: Config) -> Config:
+    """`new`, with the values of `old` where a reload cannot change them."""
+    return replace(
+        new, **{row.attr: getattr(old, row.attr) for row in OPTIONS if not row.reloadable}
+    )
 
 
 def default_runtime_dir(euid: int, environ: Mapping[str, str]) -> str:

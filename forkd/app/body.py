@@ -10,6 +10,7 @@ import tempfile
 from typing import IO, Protocol
 
 from forkd.app.session import ClientGone, Ledger, Peer
+from forkd.http.limits import Refused
 from forkd.http.response import CONTINUE
 
 
@@ -44,6 +45,14 @@ class Spool:
         return self.file
 
 
+class BrokenBody(OSError):
+    """The request body is late or malformed. `status`: how to answer if the application does not."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 class ExpectedBody(io.RawIOBase):
     """The body of a request with `Expect: 100-continue`, asked for when the application reads.
 
@@ -58,7 +67,8 @@ class ExpectedBody(io.RawIOBase):
         self._peer = peer
         self._ledger = ledger
         self._decoder = decoder
-        self._ready = decoder.feed(first) if first else b""
+        self._ready = b""
+        self._first = first  # what came with the head
         self._asked = bool(first)  # a client that already sends needs no 100 (RFC 9110, 10.1.1)
 
     @property
@@ -83,7 +93,12 @@ class ExpectedBody(io.RawIOBase):
             self._asked = True
             self._peer.push(CONTINUE)
         while not self._ready and not self._decoder.done:
-            data = self._peer.pull()
-            if not data:
-                raise ClientGone("the client left in the middle of its request body")
-            self._ready = self._decoder.feed(data)
+            try:
+                data, self._first = self._first or self._peer.pull(), b""
+                if not data:
+                    raise ClientGone("the client left in the middle of its request body")
+                self._ready = self._decoder.feed(data)
+            except TimeoutError as late:
+                raise BrokenBody(408, str(late)) from None
+            except Refused as refused:
+                raise BrokenBody(refused.status, refused.reason) from None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from forkd.app.session import Peer
+from forkd.app.session import Host, Peer
 from forkd.http.guard import Request
 from forkd.http.response import (
     LAST_CHUNK,
@@ -31,6 +31,7 @@ class Response:
         "_bodiless",
         "_chunked",
         "_head",
+        "_host",
         "_left",
         "_peer",
         "_request",
@@ -42,8 +43,9 @@ class Response:
         "sent",
     )
 
-    def __init__(self, request: Request, peer: Peer, close: bool) -> None:
+    def __init__(self, request: Request, peer: Peer, host: Host, keep_alive: bool) -> None:
         self.line = request.line
+        self._host = host
         self._request = request
         self._peer = peer
         self._head: Head | None = None
@@ -51,7 +53,7 @@ class Response:
         self._chunked = False
         self._bodiless = False
         self.code = 0
-        self.close = close  # the connection ends after this response
+        self.close = not keep_alive  # the connection ends after this response
         self.head_sent = False
         self.overrun = False  # the application gave more than its Content-Length
         self.sent = 0  # bytes of body
@@ -107,6 +109,8 @@ class Response:
                 self._chunked = True
             else:
                 self.close = True
+        if self._host.draining:
+            self.close = True  # now rather than when the request began: it may have taken long
         self._left = length
         keep_alive = None
         if self.close:

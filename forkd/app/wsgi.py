@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
-from forkd.app.body import Decoder, ExpectedBody, Spool
+from forkd.app.body import BrokenBody, Decoder, ExpectedBody, Spool
 from forkd.app.response import Response, declared
 from forkd.app.session import (
     ANY_BYTE,
@@ -41,6 +41,8 @@ Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 _NO_BODY = io.BytesIO
+#: Counted and logged when the client left before it was answered; never sent. As in nginx.
+_CLIENT_LEFT = 499
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _COPY_LIMIT = 65536
 _NAMES_LIMIT = 1024
@@ -172,8 +174,8 @@ class Wsgi:
                         )
                     data = decoder.rest
             yield READY
-            keep = request.keep_alive and self._keep_alive
-            response = Response(request, peer, not keep or self._host.draining)
+            keep_alive = request.keep_alive and self._keep_alive
+            response = Response(request, peer, self._host, keep_alive)
             if decoder is not None and request.expect_continue:
                 yield from self._respond(request, response, body, peer, expected)
                 if not expected.complete:
@@ -248,8 +250,15 @@ class Wsgi:
                     ledger.resume(response.line)
                     close()
         except (ClientGone, GeneratorExit, Deadline):
-            response.close = True
+            response.code = response.code or _CLIENT_LEFT
             raise
+        except BrokenBody as broken:
+            # The application let it through: the fault is the client's.
+            if response.head_sent:
+                raise ConnectionAbortedError("the response broke off") from None
+            response.code = broken.status
+            response.close = response.head_sent = True
+            yield error(broken.status, str(broken), method=request.method)
         except Exception:
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True

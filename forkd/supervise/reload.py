@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from forkd.config import unreloadable
+from forkd.config import keep_unreloadable, unreloadable
 from forkd.errors import BindError, ConfigError
 from forkd.models import registry
 from forkd.supervise.control import Request
@@ -38,7 +38,8 @@ class Reloader:
         self._waiters = waiters
         master, old = self._master, self._master.generation
         try:
-            config = master.sources.load()
+            loaded = master.sources.load()
+            config = keep_unreloadable(old.config, loaded)
             registry.require(config)
             self.incoming = Generation.build(
                 old.number + 1, config, master.launch.binds_of(config), master.children.slots,
@@ -47,7 +48,7 @@ class Reloader:
         except (ConfigError, BindError) as error:
             self.fail(str(error))
             return
-        fixed = unreloadable(old.config, config)
+        fixed = unreloadable(old.config, loaded)
         if fixed:
             master.log.warning(f"reload: changed, but need a restart: {', '.join(fixed)}")
         master.log.info(f"reloading: generation {self.incoming.number}")

@@ -49,7 +49,7 @@ BOUNDS = (
     10.0,
     30.0,
 )
-CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code from 0 (unknown) to 599
+CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code, up to 599
 CELLS = CODES + 600
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
@@ -101,9 +101,11 @@ class Row:
         return took
 
     def count(self, status: int) -> None:
-        """A request was answered (or refused before it reached the application)."""
+        """A request was answered, or refused before it reached the application. A stream session
+        has no status: 0."""
         self.cells[REQUESTS] += 1
-        self.cells[CODES + (status if 0 <= status < 600 else 0)] += 1
+        if 0 < status < 600:
+            self.cells[CODES + status] += 1
 
     # ---- read by the master ---------------------------------------------------------------
 

@@ -90,7 +90,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "backlog": "7", "model": "reactor", "io": "poll", "accept": "exclusive", "workers": "1:2",
         "foreground": "true", "pidfile": "/p.pid", "control": "/c.sock", "user": "u", "group": "g",
         "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",
-        "access_log": "-", "log_format": "json",
+        "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
@@ -309,7 +309,7 @@ def test_unreloadable() -> None:
     assert unreloadable(old, old) == []
     assert {row.name for row in OPTIONS if not row.reloadable} == {
         "name", "chdir", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
-        "admin",
+        "admin", "threads",
     }  # fmt: skip
 
 

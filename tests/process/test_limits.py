@@ -1,0 +1,101 @@
+"""--timeout, --max-requests, --max-rss, and the crash-loop breaker."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from .clients import Load
+from .conftest import Service, until
+
+
+@pytest.mark.parametrize("path", ["/sleep/30", "/c/30"])
+def test_a_stuck_request_is_killed_with_its_stacks_and_line(service: Service, path: str) -> None:
+    service.expected_errors = [r"--timeout", r"gone: timeout"]
+    service.start("--timeout", "1")
+    with service.connect() as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
+        stuck = next(w["pid"] for w in service.workers() if w["in_flight"])
+        with Load(service.address, fresh=1) as load:
+            load.more(20)  # the other child goes on
+            assert client.recv(100) == b""
+            until(lambda: len(service.workers()) == 2, "another in its place")
+        assert load.failures == []
+    assert stuck not in service.worker_pids()
+    log = service.log()
+    assert f"GET {path} HTTP/1.1" in log
+    assert "Thread 0x" in log
+    assert re.search(r'File ".*app\.py", line \d+ in app', log)
+    assert service.metric("forkd_worker_exits_total", reason="timeout") == 1
+
+
+def test_a_request_within_the_limit_is_left_alone(service: Service) -> None:
+    service.start("--timeout", "2")
+    before = service.worker_pids()
+    assert service.get("/sleep/1.2") == "slept"
+    assert service.worker_pids() == before
+
+
+def test_children_are_replaced_after_so_many_requests_and_nobody_notices(
+    service: Service,
+) -> None:
+    service.start("--max-requests", "50", "--max-requests-jitter", "20")
+    before = set(service.worker_pids())
+    with Load(service.address, keep=2, fresh=2) as load:
+        load.more(500)
+        until(lambda: not before & set(service.worker_pids()), "all replaced")
+        assert len(service.workers()) >= 2
+    assert load.failures == []
+    assert service.metric("forkd_worker_exits_total", reason="max-requests") >= 2
+
+
+def test_a_child_that_grew_too_fat_is_replaced(service: Service) -> None:
+    service.start("--max-rss", "80M")
+    before = service.worker_pids()
+    assert service.get("/grow") == "grown"
+    with Load(service.address, keep=1) as load:
+        until(lambda: service.worker_pids() != before and len(service.workers()) == 2, "replaced", 12)
+        until(
+            lambda: service.metric("forkd_worker_exits_total", reason="max-rss") == 1, "its exit"
+        )
+        load.more(5)
+    assert load.failures == []
+    assert "--max-rss" in service.log()
+
+
+def test_an_app_that_exits_is_forked_again(service: Service) -> None:
+    service.expected_errors = ["gone: error"]
+    service.start()
+    with service.connect() as client:
+        client.sendall(b"GET /exit HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(100) == b""
+    until(lambda: len(service.workers()) == 2, "another in its place")
+    assert service.get() == "v1"
+
+
+def test_a_crash_loop_is_explained_and_ends_when_the_app_is_mended(service: Service) -> None:
+    service.expected_errors = [""]
+    service.start()
+    service.write_app("raise LookupError('broken on purpose')\n")
+    import os
+
+    for pid in service.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: service.live()["master"]["state"] == "crash-loop", "the breaker", 15)
+    status, why = service.admin("/readyz")
+    assert status == 503
+    assert "crash loop" in why
+    assert "LookupError: broken on purpose" in why
+    assert "crash loop" in service.log()
+    assert "crash loop" in service.ok("status")
+    tries = service.metric("forkd_worker_exits_total", reason="boot")
+    assert tries < 20  # delays grow, so it is no busy loop
+    assert service.admin("/healthz")[0] == 200
+    service.write_app(version="v2")
+    service.signal(signal.SIGHUP)
+    until(lambda: service.admin("/readyz")[0] == 200, "ready again")
+    assert service.get() == "v2"
+    assert service.live()["master"]["state"] == "running"

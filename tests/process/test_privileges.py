@@ -1,0 +1,106 @@
+"""--user and --group: bound first, then given up for good; refused when that cannot be done."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Service
+
+NOBODY = pwd.getpwnam("nobody")
+GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def identity(pid: int) -> dict[str, list[int]]:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return {
+        key: [int(x) for x in re.search(rf"^{key}:\s*(.*)$", text, re.M)[1].split()]  # type: ignore[index]
+        for key in ("Uid", "Gid", "Groups")
+    }
+
+
+def open_up(service: Service) -> None:
+    """Let nobody read the app: the directories of pytest are 0700."""
+    directory = service.dir
+    while directory != directory.parent and directory.stat().st_uid == os.geteuid():
+        if str(directory) in ("/", "/tmp"):
+            break
+        directory.chmod(directory.stat().st_mode | 0o055)
+        directory = directory.parent
+
+
+@root_only
+@pytest.mark.parametrize("by", ["name", "number", "with group"])
+def test_children_are_nobody_for_good(service: Service, by: str) -> None:
+    open_up(service)
+    flags = {
+        "name": ["--user", "nobody"],
+        "number": ["--user", str(NOBODY.pw_uid), "--group", str(NOBODY.pw_gid)],
+        "with group": ["--user", "nobody", "--group", GROUP],
+    }[by]
+    service.start("-b", "127.0.0.1:0", *flags)
+    for pid in service.worker_pids():
+        found = identity(pid)
+        assert found["Uid"] == [NOBODY.pw_uid] * 4
+        assert found["Gid"] == [NOBODY.pw_gid] * 4
+        assert 0 not in found["Groups"]
+        assert set(found["Groups"]) <= set(os.getgrouplist("nobody", NOBODY.pw_gid))
+    assert service.get() == "v1"
+
+
+@root_only
+def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
+    open_up(service)
+    access = service.dir / "access.log"
+    service.start("--user", "nobody", "--access-log", str(access))
+    service.write_app(version="v2")
+    service.ok("reload")
+    assert service.get() == "v2"
+    for pid in service.worker_pids():
+        assert identity(pid)["Uid"] == [NOBODY.pw_uid] * 4
+
+
+@root_only
+def test_the_death_of_the_master_reaches_children_of_another_user(service: Service) -> None:
+    from .conftest import alive, until
+
+    open_up(service)
+    service.start("--user", "nobody")
+    pids = service.worker_pids()
+    os.kill(service.pid, 9)
+    until(lambda: not [p for p in pids if alive(p)], "all children gone", seconds=1.0)
+    service.pidfile.unlink()
+    service.control.unlink()
+
+
+@pytest.mark.parametrize("flag", ["--user", "--group"])
+def test_an_unknown_account_is_refused(service: Service, flag: str) -> None:
+    done = service.run("start", *service.flags(flag, "no-such-account"))
+    assert done.returncode != 0
+    assert "no-such-account" in done.stderr
+
+
+@root_only
+def test_refused_when_not_started_by_root(service: Service) -> None:
+    open_up(service)
+    service.dir.chmod(0o777)
+    become = (
+        f"import os, sys; os.setgroups([]); os.setgid({NOBODY.pw_gid}); os.setuid({NOBODY.pw_uid});"
+        "sys.argv = sys.argv[1:]; from forkd.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", become, "forkd", "start", *service.flags("--user", "root"),
+         "--name", service.name, "--pidfile", str(service.pidfile)],
+        cwd=service.dir, env=service.environ, text=True, capture_output=True, timeout=20,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "root" in done.stderr
+    assert not service.pidfile.exists()

@@ -1,0 +1,47 @@
+"""MIN:MAX workers: more when somebody waits and nobody is free, fewer when idle, the first on demand."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from .conftest import Service, until
+
+
+@pytest.mark.parametrize("accept", ["lock", "exclusive"])
+def test_up_with_waiters_and_down_when_idle(service: Service, accept: str) -> None:
+    service.start("-w", "1:3", "--scale-down-after", "1", "--accept", accept)
+    assert len(service.workers()) == 1
+    answers: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(service.get("/sleep/1"))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(service.workers()) == 3, "three children")
+    for thread in threads:
+        thread.join(20)
+    assert answers == ["slept"] * 3
+    assert service.live()["doorbell"]["rings"] > 0
+    until(lambda: len(service.live()["workers"]) == 1, "one child again", 15)
+    assert service.get() == "v1"
+
+
+@pytest.mark.parametrize("accept", ["lock", "exclusive"])
+def test_the_first_child_on_demand(service: Service, accept: str) -> None:
+    service.start("-w", "0:2", "--scale-down-after", "1", "--accept", accept)
+    assert service.live()["workers"] == []
+    assert service.admin("/readyz")[0] == 200
+    assert service.get() == "v1"
+    assert len(service.workers()) == 1
+    until(lambda: not service.live()["workers"], "none again", 15)
+    assert service.get() == "v1"
+
+
+def test_a_range_is_kept_by_scale_and_signals(service: Service) -> None:
+    service.start("-w", "1:2")
+    assert service.run("scale", "3").returncode == 1
+    assert service.run("scale", "0").returncode == 1
+    service.ok("scale", "2")
+    until(lambda: len(service.workers()) == 2, "two")
