@@ -108,6 +108,12 @@ class Config:
         "or a SO_REUSEPORT socket each",
     )
 
+    dispatch: str = option(
+        kinds.Choice(("least-connections", "round-robin", "competition")),
+        "least-connections",
+        section="model",
+        help="how half-sync-half-async chooses the child for a connection",
+    )
     handoff: str = option(
         kinds.Choice(("socket", "task")),
         "socket",

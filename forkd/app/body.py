@@ -81,8 +81,10 @@ class ExpectedBody(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if not self._ready and not self._decoder.done:
             self._ledger.pause()  # waiting for the client is not the application's time
-            self._receive()
-            self._ledger.resume(self._line)
+            try:
+                self._receive()
+            finally:
+                self._ledger.resume(self._line)
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]

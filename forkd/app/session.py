@@ -163,9 +163,13 @@ class Host(Protocol):
     """The process that a session runs in."""
 
     draining: bool  # answer with Connection: close; there will be no next request
-    ledger: Ledger
-    access: AccessLog | None
-    log: Log
+
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def access(self) -> AccessLog | None: ...
+    @property
+    def log(self) -> Log: ...
 
 
 class Interface(Protocol):

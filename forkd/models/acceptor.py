@@ -9,16 +9,14 @@ children accept, in the thread that waits.
 from __future__ import annotations
 
 import errno
-import socket
 from time import monotonic
 
 from forkd.models.deadlines import NEVER
+from forkd.models.intake import Accepted, Intake
 from forkd.models.unit import Unit
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS
-
-Accepted = tuple[socket.socket, object, tuple[str, int]]
 
 #: accept(2) fails with these when the machine or the process has no room. The connection stays in
 #: the queue and keeps the listener readable, so waiting on it at once would spin.
@@ -28,7 +26,7 @@ _NO_ROOM_PAUSE = 0.25  # seconds
 
 class Acceptor:
     def __init__(self, unit: Unit, handles: HandleSet) -> None:
-        self.listeners = {sock.fileno(): (sock, server) for sock, server in unit.listeners}
+        self.intakes = {intake.fileno(): intake for intake in unit.intakes}
         self.bell = unit.lease.bells[unit.slot] if unit.lease is not None else None
         self.pause_ends = NEVER
         self._unit = unit
@@ -37,11 +35,6 @@ class Acceptor:
         self._slot = unit.slot
         self._cells = unit.row.cells
         self._most = unit.config.worker_connections
-        self._mask = (
-            READ
-            if unit.lease is not None or unit.config.accept != "exclusive"
-            else READ | EXCLUSIVE
-        )
         self._listening = False
         self._retired = False
         self._full = False
@@ -54,9 +47,9 @@ class Acceptor:
         lead = self.leads()
         if lead is not self._listening:
             self._listening = lead
-            for fd in self.listeners:
+            for fd, intake in self.intakes.items():
                 if lead:
-                    self._handles.add(fd, self._mask)
+                    self._handles.add(fd, READ | EXCLUSIVE if intake.shared else READ)
                 else:
                     self._handles.remove(fd)
 
@@ -75,15 +68,14 @@ class Acceptor:
         this child does not lead (any more)."""
         if not self.leads():
             return None
-        listener, server = self.listeners[fd]
-        found = self._accept(listener)
+        found = self._take(self.intakes[fd])
         if found is None:
             return None
         if self._lease is not None:
             self.announce(self._connections + 1)  # the choice counts this one
             if self._lease.promote(self._slot):
                 self._cells[PROMOTIONS] += 1
-        return found[0], found[1], server
+        return found
 
     def announce(self, connections: int) -> None:
         """The number of this child's connections changed: tell the others, and the scoreboard."""
@@ -95,9 +87,9 @@ class Acceptor:
 
     # ---- no room --------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> tuple[socket.socket, object] | None:
+    def _take(self, intake: Intake) -> Accepted | None:
         try:
-            found = listener.accept()
+            found = intake.take()
         except BlockingIOError:
             return None  # another leader took it, or the client gave up
         except OSError as error:
@@ -127,11 +119,12 @@ class Acceptor:
             self._lease.promote(self._slot)
 
     def close(self, drain_queue: bool) -> list[Accepted]:
-        """Give up the listeners. With `drain_queue`, first take what waits in their queues."""
+        """Give up the intakes, after taking what would be lost: all that waits with `drain_queue`,
+        else what waits for this child alone."""
         last: list[Accepted] = []
-        for listener, server in self.listeners.values():
-            while drain_queue and (found := self._accept(listener)) is not None:
-                last.append((*found, server))
-            listener.close()
-        self.listeners.clear()
+        for intake in self.intakes.values():
+            while (drain_queue or intake.own) and (found := self._take(intake)) is not None:
+                last.append(found)
+            intake.close()
+        self.intakes.clear()
         return last

@@ -62,6 +62,14 @@ class ChildLoop:
         self.calls[fd] = call
         self.handles.add(fd, READ)
 
+    def unwatch(self, fd: int) -> None:
+        del self.calls[fd]
+        self.handles.remove(fd)
+
+    def busy(self) -> bool:
+        """Whether anybody is being served."""
+        return bool(self.keeper.connections)
+
     def turn(self, timeout: float | None) -> None:
         keeper, acceptor = self.keeper, self.acceptor
         acceptor.join()
@@ -74,8 +82,8 @@ class ChildLoop:
             conn = connections.get(fd)
             if conn is not None:
                 self.ready(conn, mask)
-            elif fd in acceptor.listeners:
-                self._lead(fd)
+            elif fd in acceptor.intakes:
+                self.lead(fd)
             elif fd in self.calls:
                 self.calls[fd]()
         if keeper.wheel.next <= now:
@@ -86,8 +94,8 @@ class ChildLoop:
             self._leave(self._retiring)
         self.unit.after_turn()
 
-    def _lead(self, fd: int) -> None:
-        """Accept, promote, then work; until the queue is empty or somebody else leads."""
+    def lead(self, fd: int) -> None:
+        """A listener is ready: accept, promote, work; until its queue is empty or another leads."""
         while (accepted := self.acceptor.accept(fd)) is not None:
             self.serve(*accepted)
             if self.unit.lease is None:
@@ -120,7 +128,7 @@ class ChildLoop:
         for accepted in self.acceptor.close(drain_queue):
             self.serve(*accepted)
         self._retired = True
-        self.done = not self.keeper.connections
+        self.done = not self.busy()
 
     def abandon(self) -> None:
         self.keeper.abandon()

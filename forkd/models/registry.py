@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from forkd.config import Config
 from forkd.errors import ConfigError, Problem
 from forkd.models.blocking import BlockingFollowers
+from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
+from forkd.models.process_per_connection import MOST_PROCESSES, ProcessPerConnection
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
 from forkd.models.unit import Model, Unit
@@ -23,6 +25,8 @@ class Row:
     name: str
     make: Callable[[Unit], Model]
     ios: tuple[str, ...]  # the default first
+    master_accepts: bool  # and hands the sockets to its children
+    forks: bool  # a process for each client
     pooled: bool  # the logic runs in a pool of --threads threads
     waits: str  # who waits and accepts
     moves: str  # who reads and writes
@@ -49,6 +53,8 @@ MODELS: tuple[Row, ...] = (
         name="leader-followers",
         make=_leader_followers,
         ios=("epoll", "poll", "select", "blocking"),
+        master_accepts=False,
+        forks=False,
         pooled=False,
         waits="the child that leads, under the shared accept lock",
         moves="that child",
@@ -63,9 +69,46 @@ MODELS: tuple[Row, ...] = (
         },
     ),
     Row(
+        name="process-per-connection",
+        make=ProcessPerConnection,
+        ios=("epoll", "blocking"),
+        master_accepts=True,
+        forks=True,
+        pooled=False,
+        waits="the master, woken by its epoll",
+        moves="a process forked for the client",
+        logic="that process",
+        handoff="the socket goes to a worker, which has the application loaded, and forks",
+        good_for="long sessions that must not harm each other: a crash or a leak ends with its client",
+        weakness="a fork for each client, and the memory of a process",
+        refused={
+            (io, "asyncio"): "the event loop runs in the process that forks, and cannot be carried "
+            "into the one that is forked; use a socketserver handler, or --model leader-followers"
+            for io in ("epoll", "blocking")
+        },
+    ),
+    Row(
+        name="half-sync-half-async",
+        make=HalfSyncHalfAsync,
+        ios=("sigio", "epoll"),
+        master_accepts=True,
+        forks=False,
+        pooled=False,
+        waits="the master: the asynchronous layer, woken by SIGIO or by epoll",
+        moves="the child",
+        logic="the child",
+        handoff="the accepted socket, sent to a child's queue (SCM_RIGHTS) as dispatch says",
+        good_for="choosing the child by a policy; children that never touch a listener",
+        weakness="each connection passes through the master; what is in the queue of a child that "
+        "is killed is lost",
+        refused={},
+    ),
+    Row(
         name="half-sync-half-reactive",
         make=HalfSyncHalfReactive,
         ios=("epoll", "poll", "select"),
+        master_accepts=False,
+        forks=False,
         pooled=True,
         waits="the child's main thread",
         moves="a pool thread (handoff = socket), or the main thread reads (handoff = task)",
@@ -80,6 +123,8 @@ MODELS: tuple[Row, ...] = (
         name="reactor",
         make=Reactor,
         ios=("epoll", "poll", "select"),
+        master_accepts=False,
+        forks=False,
         pooled=True,
         waits="the child's main thread, which only waits",
         moves="pool threads; a readable and a writable event are two queue entries",
@@ -93,6 +138,8 @@ MODELS: tuple[Row, ...] = (
         name="simulated-proactor",
         make=SimulatedProactor,
         ios=("epoll", "poll", "select"),
+        master_accepts=False,
+        forks=False,
         pooled=True,
         waits="the child's main thread",
         moves="the main thread: it reads until EAGAIN, and writes when writable",
@@ -140,10 +187,21 @@ def _problems(config: Config) -> Iterator[Problem]:
         yield Problem("io", config.io, allowed, where)
     elif config.accept == "exclusive" and io_of(config.model, config.io) != "epoll":
         yield Problem("accept", "exclusive", "EPOLLEXCLUSIVE needs --io epoll; use lock", where)
+    elif row.master_accepts and config.accept != "lock":
+        yield Problem("accept", config.accept, f"under {row.name} the master accepts", where)
     if config.threads > 1 and not row.pooled:
         pooled = ", ".join(r.name for r in MODELS if r.pooled)
         allowed = f"{row.name} has no pool, so threads must be 1; models with one: {pooled}"
         yield Problem("threads", str(config.threads), allowed, where)
+
+
+def lanes(config: Config) -> int:
+    """Rows of the scoreboard that a child needs besides its main thread's: one per thread of its
+    pool, or per process that it forks."""
+    row = get(config.model)
+    if row.forks:
+        return min(config.worker_connections, MOST_PROCESSES)
+    return config.threads if row.pooled else 0
 
 
 def refusal(row: Row, io: str, flavour: str) -> str | None:

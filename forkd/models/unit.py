@@ -5,14 +5,14 @@ Made by supervise/worker.py after the fork; used by every model.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from forkd.app.session import Interface, Ledger
+from forkd.app.session import Host, Interface, Ledger
 from forkd.config import Config
 from forkd.log import AccessLog, Log
+from forkd.models.intake import Intake
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import Row
 
@@ -27,8 +27,9 @@ class Unit:
     row: Row  # the main thread's lane of the scoreboard
     ledger: Ledger  # what sessions report to; `Lanes` where the model has a pool
     lease: Lease | None  # None when the kernel chooses who accepts (exclusive, reuseport)
-    listeners: list[tuple[socket.socket, tuple[str, int]]]  # with the server name and port
+    intakes: list[Intake]  # where connections come from
     interface: Interface
+    host: Host
     log: Log
     access: AccessLog | None
     #: Further descriptors to wait on, with what to call when they are readable.

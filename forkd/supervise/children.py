@@ -15,6 +15,7 @@ KILLED     –                –                 –               gone
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -48,6 +49,7 @@ class Child:
     pidfd: int
     channel: Channel
     stacks: int  # memfd that faulthandler writes to
+    queue: socket.socket | None  # our end of its queue of accepted sockets, if it has one
     forked: float  # monotonic seconds, as all times here
     state: State = State.STARTING
     ready: float | None = None
@@ -74,6 +76,8 @@ class Child:
         self.channel.close()
         os.close(self.pidfd)
         os.close(self.stacks)
+        if self.queue is not None:
+            self.queue.close()
 
 
 class Children:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from forkd.address import Address
 from forkd.config import Config
+from forkd.models import registry
 from forkd.system import sockets
 from forkd.system.lease import Lease
+from forkd.system.passing import make_queue
 from forkd.system.sockets import Listener
 
 
@@ -25,6 +27,8 @@ class Generation:
     want: int  # children, now
     least: int  # children, when idle
     most: int  # children, under load
+    master_accepts: bool = False  # and hands sockets to the children
+    queue: tuple[socket.socket, socket.socket] | None = None  # one for all: dispatch = competition
 
     @classmethod
     def build(
@@ -49,9 +53,21 @@ class Generation:
             for listener in made:
                 listener.close()
             raise
-        lease = Lease(slots) if config.accept == "lock" else None
+        dispatched = registry.get(config.model).master_accepts
+        lease = Lease(slots) if config.accept == "lock" and not dispatched else None
+        queue = make_queue() if dispatched and config.dispatch == "competition" else None
         workers = config.workers
-        return cls(number, config, listeners, lease, workers.min, workers.min, workers.max)
+        return cls(
+            number,
+            config,
+            listeners,
+            lease,
+            workers.min,
+            workers.min,
+            workers.max,
+            dispatched,
+            queue,
+        )
 
     def sockets_of(self, number: int) -> list[tuple[socket.socket, tuple[str, int]]]:
         """The listening sockets of the child with that number, with the server's name and port."""
@@ -71,6 +87,8 @@ class Generation:
                 listener.close()
         if self.lease is not None:
             self.lease.close()
+        for end in self.queue or ():
+            end.close()
 
 
 def _fits(listener: Listener, copies: int) -> bool:

@@ -16,10 +16,12 @@ from forkd.config import Config
 from forkd.errors import ForkdError
 from forkd.log import Log
 from forkd.metrics.admin import AdminServer
+from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import plan, scaling, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
+from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
@@ -56,7 +58,7 @@ class Master:
         self.launch = launch
         self._nursery = Nursery(
             slots_for(config),
-            config.threads,
+            registry.lanes(config),
             self.loop,
             self.log,
             on_message=self._on_message,
@@ -66,6 +68,9 @@ class Master:
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
         self.doorbell = Doorbell(self.loop.timers, self.board, self._nobody_free)
+        self.dispatcher = Dispatcher(
+            self.loop, self.log, self.board, self._serving, self._nobody_free
+        )
         self.backoff = plan.Backoff()
         self.admin_address: str | None = None
         self.interface = ""  # as the children say
@@ -265,6 +270,7 @@ class Master:
         if departure is None:
             return
         self._report(departure)
+        self.dispatcher.gone(child)
         for generation in (self.generation, self.reloader.incoming):
             if generation is not None and generation.number == child.generation:
                 mark_gone(generation, child.slot)
@@ -323,11 +329,7 @@ class Master:
             process.reap(found.si_pid)
 
     def ready_count(self) -> int:
-        return sum(
-            1
-            for c in self.children
-            if c.state is State.READY and c.generation == self.generation.number
-        )
+        return len(self._serving())
 
     def _has_children(self, generation: Generation) -> bool:
         return any(c.generation == generation.number for c in self.children)
@@ -339,11 +341,7 @@ class Master:
         lease = self.generation.lease
         if lease is None:
             return
-        members = [
-            c.slot
-            for c in self.children
-            if c.state is State.READY and c.generation == self.generation.number
-        ]
+        members = [child.slot for child in self._serving()]
         lease.set_members(members)
         if lease.holder() not in members:
             lease.grant(min(members, key=lambda s: (lease.load[s], s)) if members else NOBODY)
@@ -351,10 +349,23 @@ class Master:
     def _doorbell_on(self) -> None:
         """SIGIO is needed where the master has something to do about waiters."""
         generation = self.generation
-        if generation.lease is not None or generation.least < generation.most:
+        self.dispatcher.mute()
+        self.doorbell.mute()
+        if generation.master_accepts:
+            config = generation.config
+            io = registry.io_of(config.model, config.io)
+            self.dispatcher.watch(generation, by_signal=io == "sigio")
+        elif generation.lease is not None or generation.least < generation.most:
             self.doorbell.watch(generation.all_sockets(), generation.lease)
-        else:
-            self.doorbell.mute()
+
+    def _ring(self) -> None:
+        """SIGIO."""
+        self.doorbell.ring()
+        self.dispatcher.accept()
+
+    def _serving(self) -> list[Child]:
+        number = self.generation.number
+        return [c for c in self.children if c.state is State.READY and c.generation == number]
 
     def _nobody_free(self) -> None:
         """The doorbell: somebody waits, and every child is busy."""
@@ -386,7 +397,7 @@ class Master:
             "pause": self.pause,
             "more": lambda: self.scale(self.generation.want + 1),
             "fewer": lambda: self.scale(max(0, self.generation.want - 1)),
-            "ring": self.doorbell.ring,
+            "ring": self._ring,
             "reap": self._reap_strangers,
         }
         for number in self._signals.read():
@@ -409,6 +420,8 @@ class Master:
         self.stopping = True
         if not self.handed_over:
             self.doorbell.mute()
+            self.dispatcher.accept()  # what waits in the queue is still ours to serve
+        self.dispatcher.mute()
         self.reloader.abort("the master is stopping")
         for listener in self.generation.listeners:
             listener.hang_up()
@@ -508,6 +521,7 @@ class Master:
         """A new master serves on our listeners: what is left is to finish the work in flight."""
         self.handed_over = True
         self.doorbell.give_up()
+        self.dispatcher.give_up()
         self.control.hand_over()
         if self.admin is not None:
             self.admin.hand_over()

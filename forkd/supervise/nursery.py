@@ -18,6 +18,7 @@ from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.lease import FULL
 from forkd.system.loop import Loop
+from forkd.system.passing import make_queue
 from forkd.system.scoreboard import Scoreboard
 
 
@@ -62,12 +63,20 @@ class Nursery:
         number = self.children.free_number(generation.number)
         ours, theirs = Channel.pair()
         stacks = os.memfd_create(f"forkd-stacks-{slot}", os.MFD_CLOEXEC)
+        queue = theirs_of_queue = None
+        if generation.master_accepts:
+            if generation.queue is not None:
+                theirs_of_queue = generation.queue[1]
+            else:
+                queue, theirs_of_queue = make_queue()
         others = list(self.children)
         if generation.lease is not None:
             generation.lease.load[slot] = 0
 
         def forget() -> None:
             ours.close()
+            if queue is not None:
+                queue.close()
             for other in others:
                 other.close()
             for call in self.forget:
@@ -81,6 +90,7 @@ class Nursery:
             lanes=self.board.lanes[slot],
             lease=generation.lease,
             listeners=generation.sockets_of(number),
+            queue=theirs_of_queue,
             stacks=stacks,
             identity=self.identity,
             admin=admin,
@@ -97,10 +107,14 @@ class Nursery:
             self._log.error(f"fork: {error.strerror}; trying again")
             ours.close()
             os.close(stacks)
+            if queue is not None:
+                queue.close()
             return None
         finally:
             theirs.close()
-        child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, monotonic())
+            if queue is not None and theirs_of_queue is not None:
+                theirs_of_queue.close()
+        child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, queue, monotonic())
         self.children.add(child)
         self._loop.watch(pidfd, lambda: self._on_exit(child))
         self._loop.watch(ours.fileno(), lambda: self._on_message(child))

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from forkd.config import keep_unreloadable, unreloadable
-from forkd.errors import BindError, ConfigError
+from forkd.errors import BindError, ConfigError, StartError
 from forkd.models import registry
 from forkd.supervise.control import Request
 from forkd.supervise.generation import Generation
@@ -41,11 +41,16 @@ class Reloader:
             loaded = master.sources.load()
             config = keep_unreloadable(old.config, loaded)
             registry.require(config)
+            if registry.lanes(config) > master.board.threads:
+                raise StartError(
+                    f"model {config.model} needs more rows of the scoreboard than this master has; "
+                    "restart"
+                )
             self.incoming = Generation.build(
                 old.number + 1, config, master.launch.binds_of(config), master.children.slots,
                 known=old.listeners,
             )  # fmt: skip
-        except (ConfigError, BindError) as error:
+        except (ConfigError, BindError, StartError) as error:
             self.fail(str(error))
             return
         fixed = unreloadable(old.config, loaded)

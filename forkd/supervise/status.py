@@ -110,5 +110,5 @@ def role(master: Master, child: Child) -> str:
     if child.generation != master.generation.number:
         return "standby"
     if lease is None:
-        return "acceptor"
+        return "half-sync" if master.generation.master_accepts else "acceptor"
     return "leader" if lease.leads(child.slot) else "follower"

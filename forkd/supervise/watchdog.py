@@ -10,6 +10,7 @@ from functools import partial
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
+from forkd.models import registry
 from forkd.supervise import plan, scaling, worker
 from forkd.supervise.children import Child, State
 from forkd.system import process
@@ -33,7 +34,7 @@ class Watchdog:
     def tick(self) -> None:
         config = self._master.generation.config
         now = monotonic()
-        if config.timeout:
+        if config.timeout and not registry.get(config.model).forks:
             self._find_stuck(config.timeout)
         if config.max_rss and now >= self._rss_due:
             self._rss_due = now + _RSS_TICK

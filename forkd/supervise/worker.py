@@ -25,6 +25,7 @@ from forkd.config import Config
 from forkd.errors import AppError, ForkdError
 from forkd.log import AccessLog, Log
 from forkd.models import registry
+from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
 from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire
 from forkd.system import process
@@ -55,6 +56,7 @@ class Birth:
     lanes: list[Row]  # its rows of the scoreboard, one per thread
     lease: Lease | None
     listeners: list[tuple[socket.socket, tuple[str, int]]]
+    queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
     identity: tuple[int, int, list[int]] | None
     admin: str | None  # address of the metrics, for the welcome app
@@ -69,16 +71,16 @@ class Worker:
     def __init__(self, birth: Birth) -> None:
         config = birth.config
         self.draining = False
-        # Threads of a pool write lanes of their own; without them the main thread writes directly.
-        pooled = registry.get(config.model).pooled
-        self.ledger: Ledger = Lanes(birth.lanes) if pooled else birth.lanes[0]
+        # Threads of a pool write lanes of their own; without any, the main thread writes directly.
+        lanes = registry.lanes(config)
+        self.ledger: Ledger = Lanes(birth.lanes[: 1 + lanes]) if lanes else birth.lanes[0]
         self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
         self.access: AccessLog | None = None
         self._birth = birth
         self._channel = birth.channel
         self._model: Model | None = None
         self._recycle_at = _recycle_at(config)
-        self._lanes = birth.lanes[: config.threads + 1] if pooled else birth.lanes[:1]
+        self._lanes = birth.lanes[: 1 + lanes]
 
     def run(self) -> int:
         """Boot, serve, and return the exit code."""
@@ -96,8 +98,9 @@ class Worker:
                 row=self._birth.lanes[0],
                 ledger=self.ledger,
                 lease=self._birth.lease,
-                listeners=self._birth.listeners,
+                intakes=self._intakes(),
                 interface=interface,
+                host=self,
                 log=self.log,
                 access=self.access,
                 watched={
@@ -155,6 +158,17 @@ class Worker:
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
         return interface, row
+
+    def _intakes(self) -> list[Intake]:
+        birth = self._birth
+        if birth.queue is not None:
+            shared = birth.config.dispatch == "competition"
+            servers = [server for _, server in birth.listeners]
+            for sock, _ in birth.listeners:
+                sock.close()  # the master's alone
+            return [QueueIntake(birth.queue, servers, shared=shared)]
+        shared = birth.config.accept == "exclusive"
+        return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
 
     # ---- while it serves ------------------------------------------------------------------
 

@@ -105,6 +105,7 @@ _SETS: dict[str, Callable[[], HandleSet]] = {
     "epoll": EpollSet,
     "poll": PollSet,
     "select": SelectSet,
+    "sigio": EpollSet,  # where SIGIO is the master's; the child waits for its clients
     "blocking": PollSet,  # between clients; for its client the child blocks
 }
 

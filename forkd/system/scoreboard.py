@@ -135,6 +135,20 @@ class Lanes:
         """Give the calling thread a lane of its own, for its life."""
         self._local.row = self._free.pop()
 
+    def take(self) -> Row | None:
+        """A free lane, for a process that the caller forks; None when all are taken."""
+        return self._free.pop() if self._free else None
+
+    def give_back(self, row: Row) -> None:
+        """Its process is gone: counters stay, gauges end."""
+        for cell in range(GAUGES):
+            row.cells[cell] = 0
+        self._free.append(row)
+
+    def become(self, row: Row) -> None:
+        """In the forked process: write to `row` from now on."""
+        self._local.row = row
+
     def begin(self, line: bytes) -> int:
         row: Row = self._local.row
         return row.begin(line)
@@ -151,6 +165,11 @@ class Lanes:
 
     def count(self, status: int) -> None:
         self._local.row.count(status)
+
+
+def scratch_row() -> Row:
+    """A row that nobody reads."""
+    return Row(memoryview(bytearray(_ROW)))
 
 
 class Scoreboard:

@@ -27,7 +27,7 @@ def test_a_stuck_request_is_killed_with_its_stacks_and_line(service: Service, pa
     assert stuck not in service.worker_pids()
     log = service.log()
     assert f"GET {path} HTTP/1.1" in log
-    assert "Thread 0x" in log
+    assert "hread 0x" in log
     assert re.search(r'File ".*app\.py", line \d+ in app', log)
     assert service.metric("forkd_worker_exits_total", reason="timeout") == 1
 

@@ -34,7 +34,7 @@ def test_every_name_of_the_contract_is_there(service: Service) -> None:
 
 
 def test_requests_are_counted_exactly(service: Service) -> None:
-    service.expected_errors = ["on purpose", "Traceback"]
+    service.expected_errors = ["the application failed", "Traceback"]
     service.start()
     with Load(service.address, keep=2, fresh=2) as load:
         load.more(100)
@@ -61,11 +61,12 @@ def test_no_counter_ever_decreases(service: Service) -> None:
     """Scrapes during load, while children are killed and generations come and go."""
     service.expected_errors = ["SIGKILL"]
     service.start()
-    before = counters(service)
+    before, kills = counters(service), 0
     with Load(service.address, keep=2, fresh=1) as load:
         for turn in range(30):
             if turn % 10 == 3:
                 os.kill(service.leader()["pid"], signal.SIGKILL)
+                kills += 1
             if turn % 10 == 7:
                 service.signal(signal.SIGHUP)
             load.more(5)
@@ -75,7 +76,8 @@ def test_no_counter_ever_decreases(service: Service) -> None:
             before = now
     lost = len(load.failures)
     total = service.metric("forkd_requests_total")
-    assert load.asked <= total <= load.asked + lost
+    # A victim may have sent an answer that it did not live to count.
+    assert load.asked - kills <= total <= load.asked + lost
 
 
 def stopped(service: Service) -> list[int]:

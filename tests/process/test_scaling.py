@@ -14,12 +14,14 @@ def test_up_with_waiters_and_down_when_idle(service: Service, accept: str) -> No
     service.start("-w", "1:3", "--scale-down-after", "1", "--accept", accept)
     assert len(service.workers()) == 1
     answers: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(service.get("/sleep/1"))) for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    until(lambda: len(service.workers()) == 3, "three children")
+    threads = []
+    for number in (1, 2, 3):  # each comes when all children there are work: it has to wait
+        threads.append(threading.Thread(target=lambda: answers.append(service.get("/sleep/2"))))
+        threads[-1].start()
+        until(
+            lambda number=number: len([w for w in service.workers() if w["in_flight"]]) == number,
+            f"{number} children at work",
+        )
     for thread in threads:
         thread.join(20)
     assert answers == ["slept"] * 3

@@ -31,7 +31,6 @@ def ask_unix(path: Path) -> bytes:
         ["--accept", "exclusive"],
         ["--accept", "reuseport"],
         ["--io", "blocking"],
-        ["--io", "blocking", "--accept", "exclusive"],
         ["--io", "blocking", "--accept", "reuseport"],
     ],
     ids=" ".join,

@@ -1,0 +1,20 @@
+"""Half-Sync/Half-Async (POSA2, Schmidt, Stal, Rohnert, Buschmann), over processes.
+
+1. The asynchronous layer is the master: SIGIO tells it that a connection has arrived.
+2. It accepts, without blocking, until EAGAIN (supervise/dispatcher.py).
+3. The queueing layer: the accepted socket is sent to the queue of a child, as SCM_RIGHTS on a unix
+   socket. `dispatch` chooses the child; with `competition` there is one queue, and an idle child
+   takes what is in it.
+4. The synchronous layer is the child: it takes sockets from its queue (intake.py), reads, runs the
+   application, writes (inline.py). It never waits on a listener.
+
+A socket in the queue of a child that is killed is lost with it; `competition` has no such queue.
+"""
+
+from __future__ import annotations
+
+from forkd.models.inline import InlineLoop
+
+
+class HalfSyncHalfAsync(InlineLoop):
+    """A child of the synchronous layer; the other layers are the master's."""

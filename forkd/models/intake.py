@@ -1,0 +1,69 @@
+"""Where a child's connections come from: a listener that it accepts on, or a queue of sockets that
+the master accepted. The acceptor waits on either in the same way.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol
+
+from forkd.system.passing import receive_socket
+
+#: The socket, the client's address, and the server's name and port.
+Accepted = tuple[socket.socket, Any, tuple[str, int]]
+
+
+class Intake(Protocol):
+    #: Several children wait on it at once, and one of them should be woken.
+    shared: bool
+    #: What is in it would be lost if this child did not take it before it leaves.
+    own: bool
+
+    def fileno(self) -> int: ...
+    def take(self) -> Accepted:
+        """Raises BlockingIOError when there is nothing, OSError as accept(2) does."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ListenerIntake:
+    """A listening socket."""
+
+    own = False
+
+    def __init__(self, sock: socket.socket, server: tuple[str, int], *, shared: bool) -> None:
+        self.shared = shared
+        self._sock = sock
+        self._server = server
+        self.fileno = sock.fileno
+        self.close = sock.close
+
+    def take(self) -> Accepted:
+        sock, client = self._sock.accept()
+        return sock, client, self._server
+
+
+class QueueIntake:
+    """A queue of accepted sockets; each says by a number which listener it came from."""
+
+    def __init__(
+        self, queue: socket.socket, servers: list[tuple[str, int]], *, shared: bool
+    ) -> None:
+        self.shared = shared
+        self.own = not shared
+        self._queue = queue
+        self._servers = servers
+        self.fileno = queue.fileno
+        self.close = queue.close
+
+    def take(self) -> Accepted:
+        found = receive_socket(self._queue)
+        if found is None:
+            raise BlockingIOError
+        sock, listener = found
+        try:
+            client = sock.getpeername()
+        except OSError:
+            client = None  # it has left already; reading will say so
+        return sock, client, self._servers[listener]

@@ -1,0 +1,149 @@
+"""Process per connection: the plain concurrent server (Stevens, UNIX Network Programming).
+
+1. The master accepts, and sends the socket to a worker, which has the application loaded.
+2. The worker forks a process for the client, and closes its copy of the socket.
+3. That process serves the one client to its end, with blocking calls (`--io blocking`) or from a
+   handle set of its own (`--io epoll`), and exits.
+4. The worker learns of the exit by the process's pidfd, and reaps it.
+
+The master itself never runs application code, so it is not the process that forks here; a worker is
+a template, and `--workers 1` is enough for most services. A request that holds its process for
+longer than `--timeout` is ended by the worker: only its own client is affected.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from dataclasses import dataclass, replace
+from time import monotonic_ns
+from typing import Any, NoReturn
+
+from forkd.models.blocking import BlockingFollowers
+from forkd.models.inline import InlineLoop
+from forkd.models.loop import ChildLoop
+from forkd.models.unit import Unit
+from forkd.system import process
+from forkd.system.scoreboard import REQUEST, Lanes, Row, scratch_row
+from forkd.system.signals import SignalQueue
+
+#: Processes of one worker; more clients wait in its queue.
+MOST_PROCESSES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Servant:
+    """A process that was forked for a client."""
+
+    pid: int
+    pidfd: int
+    row: Row
+
+
+class ProcessPerConnection(ChildLoop):
+    def __init__(self, unit: Unit) -> None:
+        limit = min(unit.config.worker_connections, MOST_PROCESSES)
+        super().__init__(replace(unit, config=replace(unit.config, worker_connections=limit)))
+        ledger = unit.ledger
+        assert isinstance(ledger, Lanes)
+        self._lanes = ledger
+        self._servants: set[Servant] = set()
+
+    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+        """Step 2."""
+        row = self._lanes.take()
+        assert row is not None  # as many rows as connections that the acceptor takes
+        worker = os.getpid()
+
+        def servant_main() -> NoReturn:
+            self._become_servant(row, worker, sock, client, server)
+
+        try:
+            pid, pidfd = process.fork(servant_main)
+        except OSError as error:
+            self.log.error(f"fork: {error.strerror}; a connection from {client} is closed")
+            self._lanes.give_back(row)
+            return
+        finally:
+            sock.close()
+        servant = Servant(pid, pidfd, row)
+        self._servants.add(servant)
+        self.watch(pidfd, lambda: self._exited(servant))
+        self._counted(len(self._servants))
+
+    def _exited(self, servant: Servant) -> None:
+        """Step 4."""
+        code = process.reap(servant.pid)
+        if code is None:
+            return
+        if code:
+            self.log.error(
+                f"the process {servant.pid} of a client ended: {process.exit_reason(code)}"
+            )
+        self.unwatch(servant.pidfd)
+        os.close(servant.pidfd)
+        self._servants.discard(servant)
+        self._lanes.give_back(servant.row)
+        self._counted(len(self._servants))
+
+    def turn(self, timeout: float | None) -> None:
+        if self._servants and self.unit.config.timeout:
+            timeout = 1.0 if timeout is None else min(timeout, 1.0)  # to look at the clock
+        super().turn(timeout)
+        for servant in self._servants:
+            held = servant.row.since(REQUEST, monotonic_ns())
+            if held is not None and 0 < self.unit.config.timeout < held:
+                line = servant.row.line().decode("latin-1")
+                self.log.error(
+                    f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s'
+                )
+                process.send_signal(servant.pidfd, signal.SIGKILL)
+
+    def busy(self) -> bool:
+        return bool(self._servants)
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        super().retire(idle_grace, drain_queue)
+        for servant in self._servants:
+            process.send_signal(servant.pidfd, signal.SIGTERM)
+
+    def abandon(self) -> None:
+        for servant in self._servants:
+            process.send_signal(servant.pidfd, signal.SIGKILL)
+        super().abandon()
+
+    # ---- in the forked process ------------------------------------------------------------
+
+    def _become_servant(
+        self, row: Row, worker: int, sock: socket.socket, client: Any, server: tuple[str, int]
+    ) -> NoReturn:
+        """Step 3."""
+        self.handles.close()
+        for fd in [*self.acceptor.intakes, *self.calls]:
+            os.close(fd)  # the worker's: its queue, its channel to the master, other pidfds
+        signals = SignalQueue([signal.SIGTERM])
+        process.die_with_parent(worker)
+        process.unblock()
+        self._lanes.become(row)
+        host, unit = self.unit.host, self.unit
+        unit = replace(
+            unit, row=scratch_row(), lease=None, intakes=[], watched={}, after_turn=self._flush
+        )
+        loop: ChildLoop = BlockingFollowers(unit) if unit.io == "blocking" else InlineLoop(unit)
+
+        def told_to_end() -> None:
+            signals.read()
+            host.draining = True
+            loop.retire(0.5, False)
+
+        loop.watch(signals.fileno(), told_to_end)
+        loop.serve(sock, client, server)
+        while loop.keeper.connections and not loop.done:
+            loop.turn(None)
+        self._flush()
+        os._exit(0)
+
+    def _flush(self) -> None:
+        if self.unit.access is not None:
+            self.unit.access.flush()

@@ -1,0 +1,111 @@
+"""Handlers of the standard library, unchanged, under every model and io that can carry them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pytest
+
+from tests.process.conftest import Service, until
+
+from .conftest import cells
+
+APP = """
+    import asyncio, socketserver
+
+    class socketserver_(socketserver.StreamRequestHandler):
+        def handle(self):
+            for line in self.rfile:
+                self.wfile.write(line.upper())
+
+    class asyncio_(asyncio.Protocol):
+        def connection_made(self, transport): self.transport, self.data = transport, b""
+        def data_received(self, data):
+            self.data += data
+            *lines, self.data = self.data.split(b"\\n")
+            for line in lines: self.transport.write(line.upper() + b"\\n")
+"""
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest, service: Service) -> Service:
+    model, io, interface = request.param
+    service.write_app(APP)
+    service.start("-m", model, "--io", io, "-w", "2", app=f"app:{interface}_")
+    return service
+
+
+from tests.process.conftest import service  # noqa: E402, F401
+
+serving = pytest.mark.parametrize("stream", cells("socketserver", "asyncio"), indirect=True)
+
+
+def address(stream: Service) -> tuple[str, int]:
+    host, _, port = stream.live()["listeners"][0]["address"].rpartition(":")
+    return host, int(port)
+
+
+@serving
+def test_lines_come_back_and_big_ones_whole(stream: Service) -> None:
+    with socket.create_connection(address(stream), 10) as client:
+        file = client.makefile("rwb")
+        for line in (b"hello\n", b"x" * 500_000 + b"\n", b"again\n"):
+            file.write(line)
+            file.flush()
+            assert file.readline() == line.upper()
+        file.close()
+
+
+@serving
+def test_clients_that_leave_leave_nothing(stream: Service) -> None:
+    for _ in range(10):
+        with socket.create_connection(address(stream), 10) as client:
+            client.sendall(b"half a line")
+    until(lambda: stream.metric("forkd_connections") == 0, "no connection")
+
+
+@serving
+def test_a_client_that_does_not_read_is_bounded(stream: Service) -> None:
+    with socket.create_connection(address(stream), 10) as client:
+        client.settimeout(0.5)
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                sent += client.send((b"x" * 1023 + b"\n") * 64)
+        except TimeoutError:
+            pass  # backpressure reached us
+        assert max(w["rss_bytes"] for w in stream.workers()) < 160 << 20
+
+
+@serving
+def test_several_clients_are_served_by_all_children(stream: Service) -> None:
+    answers = []
+
+    def client() -> None:
+        with socket.create_connection(address(stream), 10) as sock:
+            for _ in range(5):
+                sock.sendall(b"abc\n")
+                answers.append(sock.recv(100))
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answers == [b"ABC\n"] * 20
+
+
+@pytest.mark.parametrize("cell", cells("wsgi", "socketserver", "asyncio", refused=True))
+def test_what_makes_no_sense_is_refused_with_the_reason(
+    cell: tuple[str, str, str], service: Service  # noqa: F811
+) -> None:
+    model, io, interface = cell
+    service.expected_errors = [""]
+    service.write_app(APP)
+    done = service.run("start", *service.flags("-m", model, "--io", io, app=f"app:{interface}_"))
+    assert done.returncode in (1, 2)
+    assert "event loop" in done.stderr or "use " in done.stderr
+    assert not service.pidfile.exists()
+    assert os.listdir(service.dir)
