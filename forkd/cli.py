@@ -7,8 +7,10 @@ stderr here and nowhere else.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -17,7 +19,7 @@ from typing import Any, NoReturn
 
 from forkd import __version__
 from forkd.config import Config
-from forkd.errors import ForkdError, NotRunning
+from forkd.errors import ConfigError, ForkdError, NotRunning
 from forkd.models import registry
 from forkd.sources import Sources, add_flags
 from forkd.supervise import launch, table
@@ -30,13 +32,16 @@ _WHERE = {"name", "pidfile", "control"}
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        raise SystemExit(_complain(args.verb, unknown))
     try:
         code = args.run(args)
         sys.stdout.flush()
     except ForkdError as error:
-        print(f"forkd: {error}", file=sys.stderr)
+        problems = error.problems if isinstance(error, ConfigError) else (error,)
+        for problem in problems:
+            print(f"forkd: {problem}", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
         # `forkd status | head`: nothing is wrong, and the interpreter must not complain at exit.
@@ -57,8 +62,19 @@ def _parser() -> argparse.ArgumentParser:
     for name, (run, text, arguments) in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
         arguments(verb)
-        verb.set_defaults(run=run)
+        verb.set_defaults(run=run, verb=verb)
     return parser
+
+
+def _complain(verb: argparse.ArgumentParser, unknown: list[str]) -> int:
+    """Arguments that the verb does not have, with the nearest that it has. Returns 2."""
+    known = [flag for action in verb._actions for flag in action.option_strings]
+    for word in unknown:
+        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"forkd: unknown argument {word!r}{hint}", file=sys.stderr)
+    print(f"forkd: see {verb.prog} --help", file=sys.stderr)
+    return 2
 
 
 # ---- arguments ----------------------------------------------------------------------------
@@ -90,9 +106,12 @@ def _no_flags(parser: argparse.ArgumentParser) -> None:
 
 def _load(args: argparse.Namespace) -> tuple[Sources, Config]:
     sources = Sources.gather(args, os.environ)
-    config = sources.load()
-    registry.require(config)
-    return sources, config
+    return sources, sources.load(registry.RULES)
+
+
+def _locate(args: argparse.Namespace) -> Config:
+    """Where the running daemon is to be found."""
+    return Sources.gather(args, os.environ).locate()
 
 
 # ---- verbs --------------------------------------------------------------------------------
@@ -103,7 +122,7 @@ def _start(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    _, config = _load(args)
+    config = _locate(args)
     pid = running(config.pidfile)
     _stop_and_wait(pid)
     return 0
@@ -129,9 +148,15 @@ def _restart(args: argparse.Namespace) -> int:
     try:
         pid = running(config.pidfile)
         if not given and sources.path is None:
-            sources = Sources(**ask(config.control, "sources")["sources"])
-            config = sources.load()  # before anything is stopped: a broken file must not end it
-            registry.require(config)
+            running_with = ask(config.control, "sources")
+            if running_with["activated"]:
+                raise ForkdError(
+                    "this daemon has its sockets from a service manager; restart it there "
+                    "(systemctl restart)"
+                )
+            sources = Sources(**running_with["sources"])
+            # Before anything is stopped: a broken file must not end a running service.
+            config = sources.load(registry.RULES)
         _stop_and_wait(pid)
     except NotRunning:
         pass
@@ -141,16 +166,18 @@ def _restart(args: argparse.Namespace) -> int:
 
 def _reload(args: argparse.Namespace) -> int:
     """Waits until the reload has ended, however long the application takes to import."""
-    _, config = _load(args)
+    config = _locate(args)
     running(config.pidfile)
     reply = ask(config.control, "reload", seconds=None)
     print(f"generation {reply['generation']} serves")
+    if reply["restart"]:
+        print(f"changed, but need a restart: {', '.join(reply['restart'])}", file=sys.stderr)
     return 0
 
 
 def _upgrade(args: argparse.Namespace) -> int:
     """Waits until the new master serves, or has failed."""
-    _, config = _load(args)
+    config = _locate(args)
     running(config.pidfile)
     reply = ask(config.control, "upgrade", seconds=None)
     print(f"master {reply['pid']} serves")
@@ -158,7 +185,7 @@ def _upgrade(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    _, config = _load(args)
+    config = _locate(args)
     running(config.pidfile)
     status = ask(config.control, "status")["status"]
     print(json.dumps(status, indent=1) if args.json else table.render(status))
@@ -167,10 +194,10 @@ def _status(args: argparse.Namespace) -> int:
 
 def _scale(args: argparse.Namespace) -> int:
     amount: str = args.amount
-    if not amount.lstrip("+-").isdigit() or amount.count("+") + amount.count("-") > 1:
+    if not re.fullmatch(r"[+-]?[0-9]+", amount):
         print(f"forkd: scale {amount}: write N, +N or -N", file=sys.stderr)
         return 2
-    _, config = _load(args)
+    config = _locate(args)
     running(config.pidfile)
     how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
     print(f"{ask(config.control, 'scale', **how)['workers']} workers")

@@ -285,7 +285,7 @@ class Config:
         reloadable=False,
         unset="unchanged",
         example="www-data",
-        help="user, by name or number, that forkd becomes once it is bound",
+        help="user, by name or number, that workers become; the master binds first, and keeps its own",
     )
     group: str | None = option(
         _ACCOUNT,

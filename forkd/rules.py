@@ -17,7 +17,7 @@ _BY_ATTR = {row.attr: row for row in OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class Rule:
     """A combination that makes no sense: `check` says why, or "" if all is well.
 
     The first of `attrs` is the one to blame; a rule is skipped if any of them was wrong already.
@@ -90,22 +90,23 @@ def _same_file(config: Config) -> str:
 
 
 _RULES = (
-    _Rule(("interface",), _interface),
-    _Rule(("bind",), _bind_twice),
-    _Rule(("accept", "bind"), _reuseport_bind),
-    _Rule(("accept", "workers"), _reuseport_workers),
-    _Rule(("max_requests_jitter", "max_requests"), _jitter),
-    _Rule(("admin", "bind"), _admin_bind),
-    _Rule(("control", "bind"), _control_bind),
-    _Rule(("control", "pidfile", "name"), _control_length),
-    _Rule(("pidfile", "control", "error_log", "access_log"), _same_file),
+    Rule(("interface",), _interface),
+    Rule(("bind",), _bind_twice),
+    Rule(("accept", "bind"), _reuseport_bind),
+    Rule(("accept", "workers"), _reuseport_workers),
+    Rule(("max_requests_jitter", "max_requests"), _jitter),
+    Rule(("admin", "bind"), _admin_bind),
+    Rule(("control", "bind"), _control_bind),
+    Rule(("control", "pidfile", "name"), _control_length),
+    Rule(("pidfile", "control", "error_log", "access_log"), _same_file),
 )
 
 
 def combinations(
-    config: Config, origins: Mapping[str, str], wrong: Collection[str]
+    config: Config, origins: Mapping[str, str], wrong: Collection[str], more: Iterable[Rule]
 ) -> Iterable[Problem]:
-    for rule in _RULES:
+    """The problems of `config`, by the rules here and by `more`."""
+    for rule in (*_RULES, *more):
         if any(attr in wrong for attr in rule.attrs) or not (words := rule.check(config)):
             continue
         row = _BY_ATTR[rule.attrs[0]]

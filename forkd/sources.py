@@ -20,7 +20,7 @@ from forkd import options as kinds
 from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
 from forkd.errors import ConfigError, Problem, show
 from forkd.options import Option
-from forkd.rules import combinations
+from forkd.rules import Rule, combinations
 
 _BY_NAME = {row.name: row for row in OPTIONS}
 _BY_ATTR = {row.attr: row for row in OPTIONS}
@@ -88,8 +88,18 @@ class Sources:
             runtime_dir=default_runtime_dir(os.geteuid(), environ),
         )
 
-    def load(self) -> Config:
-        """The configuration as it is now. Raises ConfigError with every problem there is."""
+    def load(self, rules: Iterable[Rule] = ()) -> Config:
+        """The configuration as it is now. Raises ConfigError with every problem there is.
+
+        `rules`: further combinations to check, of whoever knows more than the table of options.
+        """
+        return self._load(set(_BY_ATTR), rules)
+
+    def locate(self) -> Config:
+        """Where the daemon is to be found; what is wrong elsewhere does not matter for that."""
+        return self._load({"name", "pidfile", "control"}, ())
+
+    def _load(self, wanted: set[str], rules: Iterable[Rule]) -> Config:
         problems: list[Problem] = []
         # Weakest first, so that the stronger overwrite. A wrong value is reported even if
         # overruled: it would come to light on the day the flag is dropped.
@@ -102,6 +112,8 @@ class Sources:
         origins: dict[str, str] = {}
         wrong: set[str] = set()
         for item in given:
+            if item.row.attr not in wanted:
+                continue
             try:
                 values[item.row.attr] = item.row.kind.read(item.raw, item.base)
                 origins[item.row.attr] = item.where
@@ -109,7 +121,10 @@ class Sources:
                 wrong.add(item.row.attr)
                 problems.append(Problem(item.row.name, show(item.raw), str(error), item.where))
         config = resolve_paths(replace(Config(), **values), self.runtime_dir)
-        problems.extend(combinations(config, origins, wrong))
+        if wanted != set(_BY_ATTR):
+            problems = [p for p in problems if p.key.replace("-", "_") in wanted]
+        else:
+            problems.extend(combinations(config, origins, wrong, rules))
         if problems:
             raise ConfigError(problems)
         return config

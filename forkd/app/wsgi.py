@@ -259,7 +259,7 @@ class Wsgi:
             response.code = broken.status
             response.close = response.head_sent = True
             yield error(broken.status, str(broken), method=request.method)
-        except Exception:
+        except (Exception, SystemExit):
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
             if not response.head_sent:
@@ -366,7 +366,7 @@ class Wsgi:
             if name in environ:
                 text = environ[name] + ("; " if name == "HTTP_COOKIE" else ",") + text
             environ[name] = text
-        if request.chunked and request.length is not None:
+        if request.length is not None and environ.get("HTTP_TRANSFER_ENCODING") == "chunked":
             # The body was collected, so its length is known: an application that goes by
             # CONTENT_LENGTH alone (Django) sees all of it.
             environ.pop("HTTP_TRANSFER_ENCODING", None)

@@ -44,6 +44,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 _VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
 _STATUS = re.compile("[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")  # 1xx is no answer (RFC 9110 15.2)
 _DIGITS = re.compile("[0-9]{1,19}")
+_OWS = " \t"  # around a value it means nothing (RFC 9110 5.5); Django's cookies have it
 
 # PEP 3333, "Other HTTP Features": an app must not say how the connection works.
 _HOP_BY_HOP = frozenset(
@@ -114,7 +115,7 @@ def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
                 head.dated = True
             elif kind == _SERVER:
                 head.named = True
-            lines.append(f"{label}{value}\r\n")
+            lines.append(f"{label}{value.strip(_OWS)}\r\n")
         head.block = "".join(lines).encode("latin-1")
     except BadResponse:
         raise

@@ -1,4 +1,4 @@
-"""Deadlines of connections in a wheel of one-second buckets.
+"""Deadlines of connections in a wheel of quarter-second buckets.
 
 Setting a deadline is an attribute store; the wheel is touched only when the new deadline falls
 before the bucket in which the connection already is. A bucket that comes up is walked, and what was
@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 
 NEVER = float("inf")
-NOWHERE = 1 << 62
+NOWHERE = NEVER
 
 
 class Timed(Protocol):
     deadline: float  # seconds of CLOCK_MONOTONIC
-    bucket: int  # where it is in the wheel; NOWHERE when it is not
+    bucket: float  # where it is in the wheel, as a time; NOWHERE when it is not
 
 
 T = TypeVar("T", bound=Timed)
@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Timed)
 
 class Wheel(Generic[T]):
     def __init__(self) -> None:
-        self._buckets: dict[int, set[T]] = {}
+        self._buckets: dict[float, set[T]] = {}
         #: When the first bucket comes up, seconds of CLOCK_MONOTONIC.
         self.next = NEVER
 
@@ -34,7 +34,7 @@ class Wheel(Generic[T]):
             self.drop(item)
         if item.deadline == NEVER:
             return
-        bucket = int(item.deadline) + 1  # rounded up: never early
+        bucket = (int(item.deadline * 4) + 1) / 4  # rounded up: never early
         item.bucket = bucket
         self._buckets.setdefault(bucket, set()).add(item)
         if bucket < self.next:

@@ -78,14 +78,17 @@ class ChildLoop:
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
         connections = keeper.connections
+        calls = self.calls
+        for fd, _ in events:
+            # The master's word first: a request that came with it is answered as the last one.
+            if fd in calls:
+                calls[fd]()
         for fd, mask in events:
             conn = connections.get(fd)
             if conn is not None:
                 self.ready(conn, mask)
             elif fd in acceptor.intakes:
                 self.lead(fd)
-            elif fd in self.calls:
-                self.calls[fd]()
         if keeper.wheel.next <= now:
             for conn in keeper.overdue():
                 self.late(conn)

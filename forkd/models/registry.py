@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from forkd.config import Config
-from forkd.errors import ConfigError, Problem
 from forkd.models.blocking import BlockingFollowers
 from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
@@ -18,6 +17,7 @@ from forkd.models.process_per_connection import MOST_PROCESSES, ProcessPerConnec
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
 from forkd.models.unit import Model, Unit
+from forkd.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -168,31 +168,45 @@ def io_of(name: str, io: str | None) -> str:
     return get(name).ios[0] if io is None else io
 
 
-def require(config: Config) -> None:
-    """Raises ConfigError when model, io and accept make no sense together."""
-    problems = list(_problems(config))
-    if problems:
-        raise ConfigError(problems)
+def _model(config: Config) -> str:
+    known = ", ".join(row.name for row in MODELS)
+    return "" if find(config.model) else f"must be one of {known}"
 
 
-def _problems(config: Config) -> Iterator[Problem]:
-    where = "the table of `forkd models`"
+def _io(config: Config) -> str:
     row = find(config.model)
-    if row is None:
-        yield Problem("model", config.model, "one of " + ", ".join(r.name for r in MODELS), where)
-        return
-    if config.io is not None and config.io not in row.ios:
-        pairs = "; ".join(f"{r.name}: {', '.join(r.ios)}" for r in MODELS)
-        allowed = f"{row.name} works with {', '.join(row.ios)} (all pairs: {pairs})"
-        yield Problem("io", config.io, allowed, where)
-    elif config.accept == "exclusive" and io_of(config.model, config.io) != "epoll":
-        yield Problem("accept", "exclusive", "EPOLLEXCLUSIVE needs --io epoll; use lock", where)
-    elif row.master_accepts and config.accept != "lock":
-        yield Problem("accept", config.accept, f"under {row.name} the master accepts", where)
-    if config.threads > 1 and not row.pooled:
-        pooled = ", ".join(r.name for r in MODELS if r.pooled)
-        allowed = f"{row.name} has no pool, so threads must be 1; models with one: {pooled}"
-        yield Problem("threads", str(config.threads), allowed, where)
+    if row is None or config.io is None or config.io in row.ios:
+        return ""
+    pairs = "; ".join(f"{r.name}: {', '.join(r.ios)}" for r in MODELS)
+    return f"{row.name} works with {', '.join(row.ios)} (all pairs: {pairs})"
+
+
+def _accept(config: Config) -> str:
+    row = find(config.model)
+    if row is None or config.accept == "lock" or _io(config):
+        return ""
+    if row.master_accepts:
+        return f"under {row.name} the master accepts, and children do not compete"
+    if config.accept == "exclusive" and io_of(config.model, config.io) != "epoll":
+        return "EPOLLEXCLUSIVE needs --io epoll"
+    return ""
+
+
+def _threads(config: Config) -> str:
+    row = find(config.model)
+    if row is None or config.threads == 1 or row.pooled:
+        return ""
+    pooled = ", ".join(r.name for r in MODELS if r.pooled)
+    return f"{row.name} has no pool of threads; models with one: {pooled}"
+
+
+#: For `Sources.load`: what the table of models knows of combinations.
+RULES = (
+    Rule(("model",), _model),
+    Rule(("io",), _io),
+    Rule(("accept",), _accept),
+    Rule(("threads",), _threads),
+)
 
 
 def lanes(config: Config) -> int:

@@ -36,7 +36,7 @@ def check(config: Config) -> str:
         raise AppError(why)
     return (
         f"ok: {config.app or 'the built-in welcome app'} ({interface.name}) under "
-        f"{config.model}/{io}, {config.workers} workers, on {', '.join(map(str, config.bind))}"
+        f"{config.model}/{io}, workers {config.workers}, on {', '.join(map(str, config.bind))}"
     )
 
 

@@ -49,7 +49,6 @@ class Child:
     pidfd: int
     channel: Channel
     stacks: int  # memfd that faulthandler writes to
-    queue: socket.socket | None  # our end of its queue of accepted sockets, if it has one
     forked: float  # monotonic seconds, as all times here
     state: State = State.STARTING
     ready: float | None = None
@@ -57,6 +56,7 @@ class Child:
     why: str | None = None  # the reason that we ended it for
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed
+    queue: socket.socket | None = None  # our end of its queue of accepted sockets, if it has one
     error: str | None = None  # what it said when it could not boot
 
     def on(self, event: str) -> bool:

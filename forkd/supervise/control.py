@@ -94,7 +94,7 @@ class ControlServer:
                 sock.bind(path)
             finally:
                 os.umask(before)
-            sock.listen(16)
+            sock.listen(64)
             sock.setblocking(False)
         except OSError as error:
             sock.close()
@@ -102,7 +102,9 @@ class ControlServer:
         except BindError:
             sock.close()
             raise
-        return cls(sock, path, loop, handle)
+        server = cls(sock, path, loop, handle)
+        server._inode = os.stat(path).st_ino
+        return server
 
     def _accept(self) -> None:
         try:
@@ -136,7 +138,7 @@ class ControlServer:
         try:
             found = json.loads(data)
             request = Request(sock, str(found.pop("verb")), found)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             Request(sock, "", {}).refuse("a request is one line of JSON with a verb")
             return
         self._handle(request)

@@ -69,7 +69,15 @@ def judge(holder: int, candidates: list[Candidate], patience_over: bool) -> int 
 class Doorbell:
     """Owns the arming of the active generation's listeners."""
 
-    def __init__(self, timers: Timers, board: Scoreboard, nobody_free: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        timers: Timers,
+        board: Scoreboard,
+        nobody_free: Callable[[], None],
+        suspected: Callable[[], None],
+    ) -> None:
+        """`nobody_free`: somebody waits and every child is busy. `suspected`: `suspects` changed;
+        leaders must not promote them."""
         self.rings = 0  # SIGIO deliveries that found the bell armed
         self.looks = 0
         self.grants = 0
@@ -77,6 +85,7 @@ class Doorbell:
         self._timers = timers
         self._board = board
         self._nobody_free = nobody_free
+        self._suspected = suspected
         self._sockets: list[socket.socket] = []
         self._lease: Lease | None = None
         self._armed = False
@@ -146,13 +155,15 @@ class Doorbell:
         if lease is None:
             self._nobody_free()  # the kernel wakes an idle child by itself; so none is idle
             return
-        self.suspects = {slot for slot in self.suspects if not lease.heard(slot)}
+        self.forgive()
         holder, term = lease.holder(), lease.term()
         verdict = judge(holder, self._candidates(lease), patience_over=term == self._term)
         self._term = term
         if isinstance(verdict, int):
             if holder != NOBODY and not self._busy(holder):
                 self.suspects.add(holder)
+                lease.ring(holder)  # once it hears this it is no suspect any more
+                self._suspected()
             lease.grant(verdict)
             self.grants += 1
             self._term = lease.term()
@@ -160,6 +171,14 @@ class Doorbell:
         elif verdict is Verdict.NOBODY_FREE:
             self._busy_looks += 1
             self._nobody_free()
+
+    def forgive(self) -> None:
+        """Whoever has answered its bell since is no suspect any more."""
+        if self.suspects and self._lease is not None:
+            still = {slot for slot in self.suspects if not self._lease.heard(slot)}
+            if still != self.suspects:
+                self.suspects = still
+                self._suspected()
 
     def _candidates(self, lease: Lease) -> list[Candidate]:
         return [

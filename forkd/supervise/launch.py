@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import sys
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -70,10 +71,10 @@ class Launch:
         io = registry.io_of(config.model, config.io)
         lines = [
             f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
-            f"model {config.model}, io {io}, {config.workers} workers, master pid {master.pid}",
+            f"model {config.model}, io {io}, workers {config.workers}, master pid {master.pid}",
         ]
         if master.admin_address:
-            lines.append(f"metrics on http://{master.admin_address}/metrics")
+            lines.append(f"metrics on {_url(master.admin_address, 'wsgi').rstrip('/')}/metrics")
         if self.error_log:
             lines.append(f"error log: {self.error_log}")
         for line in lines:
@@ -152,9 +153,8 @@ def _take_over(heir: Inheritance) -> int:
     """In the program that an upgrade executed: already detached, if the old one was."""
     launch: Launch | None = None
     try:
-        config = heir.sources.load()
+        config = heir.sources.load(registry.RULES)
         launch = Launch(config, (), heir.activated, inheritance=heir)
-        registry.require(config)
         launch.binds = launch.binds_of(config)
         default = None if config.foreground else config.default_error_log
         path = config.error_log or default
@@ -211,9 +211,11 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
     except SystemExit as leaving:
         # The intermediate processes of detaching end here too, by os._exit inside python-daemon.
         code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException as error:
-        launch.failed(f"{type(error).__name__}: {error}")
+    except BaseException:
         log.Log("error", "text", "master").exception("the master crashed")
+        launch.failed(
+            f"the master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
+        )
     os._exit(code)
 
 

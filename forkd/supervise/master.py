@@ -43,9 +43,9 @@ _STOP_GRACE = 0.05
 
 
 def slots_for(config: Config) -> int:
-    """Rows of the scoreboard: twice the children, as a reload has both generations, and room to
-    scale."""
-    return max(64, 2 * config.workers.max + 16)
+    """Rows of the scoreboard: twice the children, as a reload has both generations, and again as
+    much to scale."""
+    return max(32, 4 * config.workers.max)
 
 
 class Master:
@@ -61,13 +61,16 @@ class Master:
             registry.lanes(config),
             self.loop,
             self.log,
+            generations=self._generations,
             on_message=self._on_message,
             on_exit=self._on_exit,
         )
         self.children = self._nursery.children
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
-        self.doorbell = Doorbell(self.loop.timers, self.board, self._nobody_free)
+        self.doorbell = Doorbell(
+            self.loop.timers, self.board, self._nobody_free, self._lead_by_others
+        )
         self.dispatcher = Dispatcher(
             self.loop, self.log, self.board, self._serving, self._nobody_free
         )
@@ -101,6 +104,7 @@ class Master:
             self._doorbell_on()
             self.watchdog.tick()
             self._pursue()
+            self._announce()  # with `--workers 0:N` there is no child to wait for
             while self._exit_code is None:
                 self.loop.turn()
                 self._pursue()
@@ -148,9 +152,8 @@ class Master:
             self._upgrade.send_counters()
         else:
             self.doorbell.mute()
-        for generation in [self.generation, self.reloader.incoming, *self._leaving]:
-            if generation is not None:
-                generation.close(keep=[])
+        for generation in self._generations():
+            generation.close(keep=[])
         if hasattr(self, "control"):
             self.control.close()
             if self.admin is not None:
@@ -266,6 +269,7 @@ class Master:
             self.launch.ready(self)
 
     def _on_exit(self, child: Child) -> None:
+        self._on_message(child)  # its last words may be in the channel still
         departure = self._nursery.collect(child)
         if departure is None:
             return
@@ -331,6 +335,11 @@ class Master:
     def ready_count(self) -> int:
         return len(self._serving())
 
+    def _generations(self) -> list[Generation]:
+        """All that have listeners or a lease open."""
+        incoming = self.reloader.incoming
+        return [self.generation, *([incoming] if incoming else []), *self._leaving]
+
     def _has_children(self, generation: Generation) -> bool:
         return any(c.generation == generation.number for c in self.children)
 
@@ -341,7 +350,8 @@ class Master:
         lease = self.generation.lease
         if lease is None:
             return
-        members = [child.slot for child in self._serving()]
+        serving = [child.slot for child in self._serving()]
+        members = [slot for slot in serving if slot not in self.doorbell.suspects] or serving
         lease.set_members(members)
         if lease.holder() not in members:
             lease.grant(min(members, key=lambda s: (lease.load[s], s)) if members else NOBODY)

@@ -47,6 +47,14 @@ class Reopen(NamedTuple):
 
 
 Message = Ready | Failed | Recycle | Retire | Quit | Reopen
+_TYPES: dict[type, dict[str, type]] = {
+    Ready: {"interface": str},
+    Failed: {"error": str},
+    Recycle: {"why": str},
+    Retire: {"idle_grace": float, "drain_queue": bool},
+    Quit: {},
+    Reopen: {},
+}
 _KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen)}
 
 
@@ -92,13 +100,22 @@ class Channel:
             if not data:
                 return found or None
             try:
-                name, fields = json.loads(data)
-                found.append(_KINDS[name](**fields))
-            except (ValueError, KeyError, TypeError):
+                found.append(_decode(data))
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _decode(data: bytes) -> Message:
+    """Raises ValueError, KeyError, TypeError or RecursionError for anything but a message."""
+    name, fields = json.loads(data)
+    message: Message = _KINDS[name](**fields)
+    for field, kind in _TYPES[type(message)].items():
+        if type(getattr(message, field)) is not kind:
+            raise TypeError(f"{name}.{field} is no {kind.__name__}")
+    return message
 
 
 def _cut(text: str) -> str:

@@ -21,6 +21,12 @@ from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
 from forkd.system.scoreboard import Scoreboard
 
+#: Why workers usually end. Others are "SIG…" and "reload-failed".
+_REASONS = (
+    "boot", "error", "exit", "max-requests", "max-rss", "reload", "scale-down", "stop", "timeout",
+    "SIGKILL", "SIGSEGV",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Departure:
@@ -41,17 +47,20 @@ class Nursery:
         loop: Loop,
         log: Log,
         *,
+        generations: Callable[[], list[Generation]],
         on_message: Callable[[Child], None],
         on_exit: Callable[[Child], None],
     ) -> None:
         self.board = Scoreboard(slots, threads)
         self.children = Children(slots)
-        self.exits: Counter[str] = Counter()
+        # From the start, so that the first increase of each can be seen.
+        self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = []
         self.identity: tuple[int, int, list[int]] | None = None
         self._loop = loop
         self._log = log
+        self._generations = generations
         self._on_message = on_message
         self._on_exit = on_exit
 
@@ -70,6 +79,9 @@ class Nursery:
             else:
                 queue, theirs_of_queue = make_queue()
         others = list(self.children)
+        listeners = generation.sockets_of(number)
+        mine = {sock for sock, _ in listeners}
+        generations = self._generations()
         if generation.lease is not None:
             generation.lease.load[slot] = 0
 
@@ -79,6 +91,13 @@ class Nursery:
                 queue.close()
             for other in others:
                 other.close()
+            # A listener that this child does not serve would stay open as long as the child lives.
+            for known in generations:
+                for sock in known.all_sockets():
+                    if sock not in mine:
+                        sock.close()
+                if known.lease is not None and known is not generation:
+                    known.lease.close()
             for call in self.forget:
                 call()
 
@@ -89,7 +108,7 @@ class Nursery:
             channel=theirs,
             lanes=self.board.lanes[slot],
             lease=generation.lease,
-            listeners=generation.sockets_of(number),
+            listeners=listeners,
             queue=theirs_of_queue,
             stacks=stacks,
             identity=self.identity,
@@ -114,7 +133,8 @@ class Nursery:
             theirs.close()
             if queue is not None and theirs_of_queue is not None:
                 theirs_of_queue.close()
-        child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, queue, monotonic())
+        child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, monotonic())
+        child.queue = queue
         self.children.add(child)
         self._loop.watch(pidfd, lambda: self._on_exit(child))
         self._loop.watch(ours.fileno(), lambda: self._on_message(child))

@@ -27,6 +27,7 @@ class Reloader:
         self.results: Counter[str] = Counter(success=0, failure=0)
         self._master = master
         self._waiters: list[Request] = []
+        self._fixed: list[str] = []  # options that changed and that a reload cannot change
         self._again: list[Request] | None = None  # asked for while one was under way
 
     def begin(self, request: Request | None = None) -> None:
@@ -38,9 +39,8 @@ class Reloader:
         self._waiters = waiters
         master, old = self._master, self._master.generation
         try:
-            loaded = master.sources.load()
+            loaded = master.sources.load(registry.RULES)
             config = keep_unreloadable(old.config, loaded)
-            registry.require(config)
             if registry.lanes(config) > master.board.threads:
                 raise StartError(
                     f"model {config.model} needs more rows of the scoreboard than this master has; "
@@ -53,9 +53,9 @@ class Reloader:
         except (ConfigError, BindError, StartError) as error:
             self.fail(str(error))
             return
-        fixed = unreloadable(old.config, loaded)
-        if fixed:
-            master.log.warning(f"reload: changed, but need a restart: {', '.join(fixed)}")
+        self._fixed = unreloadable(old.config, loaded)
+        if self._fixed:
+            master.log.warning(f"reload: changed, but need a restart: {', '.join(self._fixed)}")
         master.log.info(f"reloading: generation {self.incoming.number}")
 
     def complete(self) -> Generation:
@@ -69,7 +69,7 @@ class Reloader:
         """The new generation serves."""
         self.results["success"] += 1
         for waiter in self._waiters:
-            waiter.answer(generation=self._master.generation.number)
+            waiter.answer(generation=self._master.generation.number, restart=self._fixed)
         self._next()
 
     def fail(self, error: str) -> None:

@@ -54,7 +54,7 @@ def state(master: Master) -> str:
     """One word."""
     if master.stopping:
         return "stopping"
-    if master.backoff.open:
+    if master.backoff.open and master.ready_count() < master.generation.want:
         return "crash-loop"
     if master.reloader.incoming is not None:
         return "reloading"
@@ -68,9 +68,10 @@ def why_not_ready(master: Master) -> str:
     ready, want = master.ready_count(), master.generation.want
     if master.backoff.open and ready < want:
         wait = max(0.0, master.backoff.not_before - monotonic())
+        last = master.backoff.error.strip().splitlines()[-1:]
         return (
-            f"crash loop: {master.backoff.crashes} children in a row crashed, next try in "
-            f"{wait:.0f} s; the last error: {master.backoff.error}"
+            f"{master.backoff.crashes} children in a row crashed, next try in {wait:.0f} s; "
+            f"the last error: {''.join(last)}"
         )
     if master.paused:
         return "paused by SIGWINCH; SIGHUP or `forkd scale` brings the children back"

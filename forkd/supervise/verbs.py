@@ -35,7 +35,7 @@ def _scale(master: Master, request: Request) -> None:
 
 def _sources(master: Master, request: Request) -> None:
     """For `forkd restart`: what this master was started with."""
-    request.answer(sources=asdict(master.sources))
+    request.answer(sources=asdict(master.sources), activated=bool(master.launch.activated))
 
 
 VERBS: dict[str, Callable[[Master, Request], None]] = {

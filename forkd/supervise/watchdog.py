@@ -39,6 +39,7 @@ class Watchdog:
         if config.max_rss and now >= self._rss_due:
             self._rss_due = now + _RSS_TICK
             self._find_fat(config.max_rss)
+        self._master.doorbell.forgive()
         self._settle(now)
         self._calm_down(now)
         period = min(_TICK, max(0.1, config.timeout / 4)) if config.timeout else _TICK

@@ -144,6 +144,7 @@ class Worker:
         process.die_with_parent(birth.master)  # after become(), which clears it
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
+        process.enlarge_signal_stack()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *_QUIET])

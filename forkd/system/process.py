@@ -54,6 +54,36 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
+def enlarge_signal_stack() -> None:
+    """Give this thread a large alternate signal stack (sigaltstack(2)).
+
+    faulthandler installs a small one, and CPython's own handlers run on it (SA_ONSTACK): six
+    signals that arrive at once nest, overflow it and end the process. To be called after
+    `faulthandler.enable` and `register`.
+    """
+    global _signal_stack
+    libc = ctypes.CDLL(None, use_errno=True)
+    _signal_stack = ctypes.create_string_buffer(_SIGNAL_STACK)
+    described = _StackT(ctypes.addressof(_signal_stack), 0, _SIGNAL_STACK)
+    if libc.sigaltstack(ctypes.byref(described), None) != 0:
+        number = ctypes.get_errno()
+        raise SystemCallError("sigaltstack", "", OSError(number, os.strerror(number)))
+
+
+class _StackT(ctypes.Structure):
+    """stack_t"""
+
+    _fields_ = (
+        ("ss_sp", ctypes.c_void_p),
+        ("ss_flags", ctypes.c_int),
+        ("ss_size", ctypes.c_size_t),
+    )
+
+
+_SIGNAL_STACK = 1 << 20  # bytes; pages that are not used cost nothing
+_signal_stack: ctypes.Array[ctypes.c_char] | None = None  # must live as long as the process
+
+
 def reap(pid: int) -> int | None:
     """Collect the exit of a child of ours: its exit code, or minus the signal; None when alive."""
     try:

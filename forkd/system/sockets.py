@@ -125,6 +125,8 @@ def _listen_unix(address: Address, backlog: int) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
+        # Whoever may enter the directory may connect, as with nginx: a front runs as another user.
+        os.chmod(path, 0o666)
         sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:
@@ -150,7 +152,8 @@ def _unix_holder(path: str) -> str | None:
 def _adopt(address: Address, fd: int, backlog: int) -> Listener:
     """Take a listening socket that was passed to this process: fd://N and socket activation."""
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
     except OSError as error:
         raise BindError(
             f"bind {address}: descriptor {fd} is not a socket ({error.strerror})"

@@ -91,6 +91,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "foreground": "true", "pidfile": "/p.pid", "control": "/c.sock", "user": "u", "group": "g",
         "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",
         "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
+        "dispatch": "competition",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from forkd.models import registry
-from tests.process.conftest import Service
+from tests.process.conftest import Service, service
+
+__all__ = ["service"]  # the fixture, for the tests here
 
 CELLS = [
     (row.name, io, interface)
@@ -53,9 +55,9 @@ def daemon(
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for cell in CELLS:
         name = "/".join(cell)
-        if f"[{name}" in report.nodeid or f"-{name}" in report.nodeid:
-            if report.when == "call" or report.outcome != "passed":
-                _RESULTS.setdefault(name, Counter())[report.outcome] += 1
+        mine = f"[{name}" in report.nodeid or f"-{name}" in report.nodeid
+        if mine and (report.when == "call" or report.outcome != "passed"):
+            _RESULTS.setdefault(name, Counter())[report.outcome] += 1
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -36,9 +36,6 @@ def stream(request: pytest.FixtureRequest, service: Service) -> Service:
     service.start("-m", model, "--io", io, "-w", "2", app=f"app:{interface}_")
     return service
 
-
-from tests.process.conftest import service  # noqa: E402, F401
-
 serving = pytest.mark.parametrize("stream", cells("socketserver", "asyncio"), indirect=True)
 
 
@@ -99,7 +96,8 @@ def test_several_clients_are_served_by_all_children(stream: Service) -> None:
 
 @pytest.mark.parametrize("cell", cells("wsgi", "socketserver", "asyncio", refused=True))
 def test_what_makes_no_sense_is_refused_with_the_reason(
-    cell: tuple[str, str, str], service: Service  # noqa: F811
+    cell: tuple[str, str, str],
+    service: Service,
 ) -> None:
     model, io, interface = cell
     service.expected_errors = [""]

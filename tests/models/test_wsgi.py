@@ -14,7 +14,7 @@ from tests.process.conftest import Service, until
 
 from .conftest import cells
 
-APP = r'''
+APP = r"""
     import os, pathlib, time
     HERE = pathlib.Path(__file__).parent
 
@@ -78,12 +78,13 @@ APP = r'''
         if path == "/long":
             start("200 OK", text + [("Content-Length", "3")]); return [b"abcdef"]
         if path == "/inject":
-            start("200 OK", text + [("X-A", {"lf": "a\nX-B: 1", "cr": "a\rb", "nul": "a\0b"}[query])]); return [b"no"]
+            bad = {"lf": "a\nX-B: 1", "cr": "a\rb", "nul": "a\0b"}[query]
+            start("200 OK", text + [("X-A", bad)]); return [b"no"]
         if path == "/name":
             start("200 OK", text + [("X A:", "1")]); return [b"no"]
         if path == "/nostart": return [b"no"]
         start("200 OK", text + [("Content-Length", str(len(path)))]); return [path.encode()]
-'''
+"""
 FLAGS = [
     "--header-timeout", "1", "--body-timeout", "1", "--write-timeout", "2", "--keep-alive", "30",
     "--limit-request-line", "300", "--limit-request-fields", "20", "--limit-request-head", "4k",
@@ -294,7 +295,7 @@ def test_a_body_has_a_deadline(wire: Wire) -> None:
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
     ],
     ids=["line", "fields", "head", "body", "no host", "two hosts", "2.0", "gzip", "both"],
@@ -304,7 +305,9 @@ def test_what_is_refused(wire: Wire, request_: str, status: int) -> None:
     assert wire.closed()
 
 
-@pytest.mark.parametrize("path", ["/inject?lf", "/inject?cr", "/inject?nul", "/name", "/nostart", "/twice"])
+@pytest.mark.parametrize(
+    "path", ["/inject?lf", "/inject?cr", "/inject?nul", "/name", "/nostart", "/twice"]
+)
 def test_a_wrong_answer_becomes_500(wire: Wire, path: str) -> None:
     status, head, body = wire.get(path).answer()
     assert status == 500
@@ -369,8 +372,10 @@ def test_a_wrong_content_length(wire: Wire, daemon: Service) -> None:
     data = wire.get("/short").rest()
     assert data.endswith(b"\r\n\r\nabc")  # and closed, so that the client sees it
     with Wire(daemon) as other:
-        assert other.get("/long").answer()[2] == b"abc"
-        assert other.rest() == b""
+        _, head, body = other.get("/long").answer()
+        assert body == b"abc"
+        if "connection: close" not in head:  # then nothing of the rest is on the wire
+            assert other.get("/next").answer()[2] == b"/next"
 
 
 def test_many_clients_at_once(daemon: Service) -> None:

@@ -70,7 +70,9 @@ class Load:
                 self._failed(error)
             client.close()
 
-    def _ask(self, client: http.client.HTTPConnection, headers: dict[str, str] | None = None) -> bool:
+    def _ask(
+        self, client: http.client.HTTPConnection, headers: dict[str, str] | None = None
+    ) -> bool:
         client.request("GET", self.path, headers=headers or {})
         answer = client.getresponse()
         body = answer.read()

@@ -108,8 +108,6 @@ def test_the_master_grants_when_the_leader_is_busy(service: Service) -> None:
         ask(idle, keep=True)
         busy.sendall(b"GET /sleep/2 HTTP/1.1\r\nHost: a\r\n\r\n")
         until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
-        assert sorted(w["connections"] for w in service.workers()) == [1, 1]
-        at_work = next(w for w in service.workers() if w["in_flight"])
         before = service.live()["doorbell"]
         began = time.monotonic()
         assert service.get() == "v1"
@@ -117,7 +115,6 @@ def test_the_master_grants_when_the_leader_is_busy(service: Service) -> None:
         after = service.live()["doorbell"]
         assert after["grants"] > before["grants"]
         assert after["rings"] > 0
-        assert service.leader()["pid"] != at_work["pid"]
 
 
 def test_both_ends_of_a_range_of_children_share_the_work(service: Service) -> None:

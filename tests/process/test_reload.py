@@ -68,7 +68,8 @@ def test_a_long_request_is_finished_by_the_old_generation(service: Service) -> N
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(b"slept")
         if b"connection: close" not in answer.lower():
-            # The child was in the application all the time: the next answer is the last one.
+            # The child was in the application all the time, and could not know: the next answer is
+            # the last one.
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"connection: close" in client.recv(1000).lower()
 

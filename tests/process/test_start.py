@@ -192,6 +192,4 @@ def test_a_detached_daemon_has_left_its_session_and_terminal(service: Service) -
     fields = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()
     session, terminal = int(fields[3]), int(fields[4])
     assert terminal == 0
-    assert session != int(
-        Path("/proc/self/stat").read_text().rpartition(")")[2].split()[3]
-    )
+    assert session != int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[3])

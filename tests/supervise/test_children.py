@@ -33,9 +33,17 @@ TABLE = {
 def make(slot: int = 1, number: int = 0, state: State = STARTING, generation: int = 1) -> Child:
     _, theirs = Channel.pair()
     return Child(
-        slot, number, generation, os.getpid(), os.pidfd_open(os.getpid()), theirs,
-        os.memfd_create("stacks"), time.monotonic(), state,
-    )  # fmt: skip
+        slot=slot,
+        number=number,
+        generation=generation,
+        pid=os.getpid(),
+        pidfd=os.pidfd_open(os.getpid()),
+        channel=theirs,
+        stacks=os.memfd_create("stacks"),
+        queue=None,
+        forked=time.monotonic(),
+        state=state,
+    )
 
 
 def test_the_table_names_every_state_and_event() -> None:

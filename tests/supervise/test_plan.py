@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ def child(slot: int, state: State = READY, generation: int = 1, **fields: Any) -
     none: Any = None
     return Child(
         slot=slot, number=slot - 1, generation=generation, pid=1000 + slot, pidfd=-1,
-        channel=none, stacks=-1, state=state, **fields,
+        channel=none, stacks=-1, queue=None, state=state, **fields,
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_backoff_doubles_and_is_bounded() -> None:
     assert delays[1] > 0
     rising = [d for d in delays[1:] if d < max(delays)]
     assert len(rising) > 3
-    for before, after in zip(rising, rising[1:], strict=False):
+    for before, after in pairwise(rising):
         assert after == pytest.approx(2 * before)
     assert max(delays) <= 60
     assert delays[-1] == delays[-2] == max(delays)
@@ -178,9 +179,7 @@ def run(all_children: list[Child], want: int, chance: random.Random, steps: int)
     living = list(all_children)
     slot = len(living)
     for step in range(steps):
-        for action in plan.plan(
-            Scene(now=NOW + step, want=want, active=1, children=tuple(living))
-        ):
+        for action in plan.plan(Scene(now=NOW + step, want=want, active=1, children=tuple(living))):
             if isinstance(action, Spawn):
                 for _ in range(action.count):
                     slot += 1
@@ -215,9 +214,7 @@ def test_scale_up_forks_the_difference() -> None:
 
 
 def test_scale_down_begins_with_who_serves_nobody_yet_then_the_youngest() -> None:
-    actions = plan.plan(
-        scene(child(1), child(2), child(3), child(4, STARTING), want=2)
-    )
+    actions = plan.plan(scene(child(1), child(2), child(3), child(4, STARTING), want=2))
     assert slots(actions, Retire) == [4, 3]
 
 
@@ -237,8 +234,14 @@ def test_none_wanted_and_one_worn_forks_nobody() -> None:
 def test_stopping_retires_all_of_all_generations_and_forks_nobody() -> None:
     actions = plan.plan(
         scene(
-            child(1), child(2, STARTING), child(3, READY, 2), child(4, RETIRING, deadline=NOW + 9),
-            stopping=True, incoming=2, incoming_want=5, want=5,
+            child(1),
+            child(2, STARTING),
+            child(3, READY, 2),
+            child(4, RETIRING, deadline=NOW + 9),
+            stopping=True,
+            incoming=2,
+            incoming_want=5,
+            want=5,
         )  # fmt: skip
     )
     assert sorted(slots(actions, Retire)) == [1, 2, 3]

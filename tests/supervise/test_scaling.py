@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from forkd.supervise.scaling import Demand, grow, shrink
@@ -41,7 +43,7 @@ def test_shrinks_only_after_all_of_the_patience() -> None:
     drops = [t for (t, w), (_, before) in zip(history[1:], history, strict=False) if w < before]
     assert len(drops) == 3
     assert drops[0] >= 10
-    assert all(b - a >= 10 for a, b in zip(drops, drops[1:], strict=False))
+    assert all(b - a >= 10 for a, b in pairwise(drops))
     assert want == 1
 
 

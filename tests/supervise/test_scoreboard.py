@@ -22,7 +22,7 @@ from forkd.system.scoreboard import (
 
 
 def serve(board: Scoreboard, slot: int, status: int = 200) -> None:
-    row = board.rows[slot]
+    row = board.lanes[slot][0]
     row.end(row.begin(b"GET / HTTP/1.1"), status)
 
 
@@ -42,16 +42,19 @@ def test_another_process_writes_and_this_one_reads() -> None:
     board = Scoreboard(2)
     pid = os.fork()
     if pid == 0:
-        serve(board, 2, 503)
-        os._exit(0)
-    os.waitpid(pid, 0)
+        try:
+            serve(board, 2, 503)
+            os._exit(0)
+        finally:
+            os._exit(1)  # never on into the test runner
+    assert os.waitpid(pid, 0)[1] == 0
     assert board.codes() == {503: 1}
 
 
 def test_folding_keeps_totals_and_clears_the_row() -> None:
     board = Scoreboard(2)
     serve(board, 1)
-    row = board.rows[1]
+    row = board.lanes[1][0]
     row.cells[ACCEPTED] = 5
     row.cells[CONNECTIONS] = 3
     row.begin(b"GET /stuck HTTP/1.1")
@@ -83,61 +86,74 @@ def test_totals_never_decrease() -> None:
 def test_gauges_are_not_folded() -> None:
     board = Scoreboard(1)
     for cell in range(GAUGES):
-        board.rows[1].cells[cell] = 7
+        board.lanes[1][0].cells[cell] = 7
     board.fold(1)
     assert [board.total(cell) for cell in range(GAUGES)] == [0] * GAUGES
 
 
-@pytest.mark.parametrize("nonsense", [(1 << 64) - 1, 1 << 63, 1 << 52])
+@pytest.mark.parametrize("nonsense", [-1, -(1 << 63), 1 << 52])
 def test_what_a_mad_child_wrote_is_bounded(nonsense: int) -> None:
     board = Scoreboard(2)
     serve(board, 2)
     for cell in range(CELLS):
-        board.rows[1].cells[cell] = nonsense
-    board.rows[1]._line[0] = 255
+        board.lanes[1][0].cells[cell] = nonsense
+    board.lanes[1][0]._line[0] = 255
     assert board.total(REQUESTS) >= 1
     assert board.total(REQUESTS) < 1 << 53
-    assert board.rows[1].gauge(CONNECTIONS) == 0
-    assert board.rows[1].since(REQUEST, 1000) is None
-    assert len(board.rows[1].line()) <= 160
+    assert board.gauge(1, CONNECTIONS) == 0
+    assert board.lanes[1][0].since(REQUEST, 1000) is None
+    assert len(board.lanes[1][0].line()) <= 160
     board.codes()
     board.durations()
     board.fold(1)
     assert board.total(REQUESTS) >= 1
-    assert board.rows[1].gauge(CONNECTIONS) == 0
+    assert board.gauge(1, CONNECTIONS) == 0
 
 
 @pytest.mark.parametrize("status", [0, 99, 100, 599, 600, 999, -1])
-def test_any_status_has_a_cell(status: int) -> None:
+def test_any_status_is_counted_and_none_is_an_index(status: int) -> None:
     board = Scoreboard(1)
     serve(board, 1, status)
-    assert sum(board.codes().values()) == 1
-    assert all(0 <= code < 600 for code in board.codes())
+    assert board.total(REQUESTS) == 1
+    assert board.codes() == ({status: 1} if 0 < status < 600 else {})
+
+
+def test_a_request_that_changes_threads_leaves_no_gauge() -> None:
+    board = Scoreboard(1, threads=2)
+    first, second = board.lanes[1][1:3]
+    began = first.begin(b"GET / HTTP/1.1")
+    assert board.gauge(1, IN_FLIGHT) == 1
+    first.pause()
+    second.end(began, 200)
+    assert board.gauge(1, IN_FLIGHT) == 0
+    assert board.total(REQUESTS) == board.counter(1, REQUESTS) == 1
+    board.fold(1)
+    assert board.total(REQUESTS) == 1
 
 
 @pytest.mark.parametrize("line", [b"", b"G" * 159, b"G" * 160, b"G" * 100_000])
 def test_a_long_request_line_is_cut(line: bytes) -> None:
     board = Scoreboard(2)
     serve(board, 2)
-    board.rows[1].begin(line)
-    assert board.rows[1].line() == line[:159]
-    assert board.rows[2].line() == b"GET / HTTP/1.1"
-    assert board.rows[2].cells[REQUESTS] == 1
+    board.lanes[1][0].begin(line)
+    assert board.lanes[1][0].line() == line[:159]
+    assert board.lanes[2][0].line() == b"GET / HTTP/1.1"
+    assert board.lanes[2][0].cells[REQUESTS] == 1
 
 
 def test_time_in_the_application_is_told_and_paused() -> None:
-    row = Scoreboard(1).rows[1]
+    row = Scoreboard(1).lanes[1][0]
     began = row.begin(b"GET / HTTP/1.1")
     assert row.since(REQUEST, began + 2_000_000_000) == pytest.approx(2.0)
     row.pause()
     assert row.since(REQUEST, began + 2_000_000_000) is None
-    row.resume()
+    row.resume(b"GET / HTTP/1.1")
     assert row.cells[REQUEST] >= began
 
 
 def test_a_duration_on_a_bound_is_in_its_bucket() -> None:
     board = Scoreboard(1)
-    row = board.rows[1]
+    row = board.lanes[1][0]
     for bound in scoreboard.BOUNDS:
         row.end(row.begin(b"") - int(bound * 1e9), 200)
     counts, _ = board.durations()
