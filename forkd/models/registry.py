@@ -52,7 +52,7 @@ MODELS: tuple[Row, ...] = (
     Row(
         name="leader-followers",
         make=_leader_followers,
-        ios=("epoll", "poll", "select", "blocking"),
+        ios=("epoll", "poll", "select", "sigio", "blocking"),
         master_accepts=False,
         forks=False,
         pooled=False,

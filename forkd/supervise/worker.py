@@ -93,7 +93,8 @@ class Worker:
         self._model = model = model_row.make(
             Unit(
                 config=self._birth.config,
-                io=registry.io_of(self._birth.config.model, self._birth.config.io),
+                # Where the master accepts, --io is how it does; the child waits by epoll.
+                io="epoll" if model_row.master_accepts and not model_row.forks else self._io(),
                 slot=self._birth.slot,
                 row=self._birth.lanes[0],
                 ledger=self.ledger,
@@ -159,6 +160,9 @@ class Worker:
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
         return interface, row
+
+    def _io(self) -> str:
+        return registry.io_of(self._birth.config.model, self._birth.config.io)
 
     def _intakes(self) -> list[Intake]:
         birth = self._birth

@@ -101,11 +101,18 @@ class SelectSet:
 #: The highest descriptor that select(2) can wait for, plus one (FD_SETSIZE in glibc).
 FD_SETSIZE = 1024
 
+
+def _sigio() -> HandleSet:
+    from forkd.system.sigio import SigioSet  # loads ctypes, which no other handle set needs
+
+    return SigioSet()
+
+
 _SETS: dict[str, Callable[[], HandleSet]] = {
     "epoll": EpollSet,
     "poll": PollSet,
     "select": SelectSet,
-    "sigio": EpollSet,  # where SIGIO is the master's; the child waits for its clients
+    "sigio": _sigio,
     "blocking": PollSet,  # between clients; for its client the child blocks
 }
 

@@ -1,0 +1,125 @@
+"""Signal-driven I/O on connections: a handle set whose news are real-time signals (fcntl(2), F_SETSIG).
+
+Each connection is told to signal this process when something happens to it (F_SETOWN, O_ASYNC), by a
+real-time signal, which queues and carries the descriptor. The signals are blocked and read from a
+signalfd(2), since Python's siginfo has no si_fd. Two facts shape the rest:
+
+- A signal tells of a change, not of a state, so a handle that was just reported stays under
+  suspicion (`_hot`) until poll(2) finds it quiet: callers need not read until EAGAIN.
+- When the queue of real-time signals is full (RLIMIT_SIGPENDING) the kernel sends a plain SIGIO
+  instead: then every handle is looked at once, and nothing is lost.
+
+Listeners are shared with other processes, and their owner is the master; eventfds and pipes of the
+loop cannot signal. Both are simply polled, together with the signalfd.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+from math import ceil
+
+from forkd.errors import SystemCallError
+
+_NEWS = signal.SIGRTMIN + 4
+_INFO = struct.Struct("=I16xi104x")  # signalfd_siginfo: ssi_signo, ssi_fd
+_SIGSET_BYTES = 128
+_SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class SigioSet:
+    def __init__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {_NEWS, signal.SIGIO})
+        self._news = _signalfd({_NEWS, signal.SIGIO})
+        self._masks: dict[int, int] = {}
+        self._plain: set[int] = {self._news}  # polled at every wait
+        self._hot: set[int] = set()  # signal-driven, and perhaps ready
+
+    def add(self, fd: int, mask: int) -> None:
+        self._masks[fd] = mask
+        if _can_signal(fd):
+            fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(fd, fcntl.F_SETSIG, _NEWS)
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+            self._hot.add(fd)  # what came before does not signal
+        else:
+            self._plain.add(fd)
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._masks[fd] = mask
+        if fd not in self._plain:
+            self._hot.add(fd)
+
+    def remove(self, fd: int) -> None:
+        del self._masks[fd]
+        self._hot.discard(fd)
+        if fd in self._plain:
+            self._plain.discard(fd)
+        else:
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_ASYNC)
+
+    def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        self._hear()
+        ready = self._look(self._hot | self._plain, 0)
+        if not ready and (timeout is None or timeout > 0):
+            # Quiet: sleep until a signal, or until something that cannot signal.
+            if self._look(self._plain, timeout):
+                self._hear()
+            ready = self._look(self._hot | self._plain, 0)
+        self._hot = {fd for fd, _ in ready if fd not in self._plain}
+        return ready
+
+    def close(self) -> None:
+        os.close(self._news)
+
+    def _look(self, fds: set[int], timeout: float | None) -> list[tuple[int, int]]:
+        """poll(2) over `fds`; the signalfd itself is not reported, unless it ends a sleep."""
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, self._masks.get(fd, select.POLLIN))
+        found = poller.poll(None if timeout is None else ceil(timeout * 1000))
+        return found if timeout != 0 else [(fd, mask) for fd, mask in found if fd != self._news]
+
+    def _hear(self) -> None:
+        """Take the queued signals; whom they name is hot."""
+        try:
+            data = os.read(self._news, _INFO.size * 256)
+        except BlockingIOError:
+            return
+        for number, fd in _INFO.iter_unpack(data):
+            if number == signal.SIGIO:  # the queue was full: anybody may be meant
+                self._hot.update(fd for fd in self._masks if fd not in self._plain)
+            elif fd in self._masks:  # it may have been closed meanwhile
+                self._hot.add(fd)
+
+
+def _can_signal(fd: int) -> bool:
+    """A connected stream socket: ours alone, unlike a listener."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.type == socket.SOCK_STREAM and not sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        )
+    finally:
+        sock.detach()
+
+
+def _signalfd(numbers: set[int]) -> int:
+    """signalfd(2), which Python 3.11 does not wrap. Raises SystemCallError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    bits = sum(1 << (number - 1) for number in numbers)
+    mask = ctypes.create_string_buffer(bits.to_bytes(_SIGSET_BYTES, "little"), _SIGSET_BYTES)
+    fd: int = libc.signalfd(-1, mask, _SFD_FLAGS)
+    if fd < 0:
+        number = ctypes.get_errno() or errno.EINVAL
+        raise SystemCallError("signalfd", "", OSError(number, os.strerror(number)))
+    return fd
