@@ -135,7 +135,7 @@ class Config:
         1,
         section="workers",
         reloadable=False,
-        help="threads of each worker's pool, in the models that have one",
+        help="threads of each worker, in the models that have some (see forkd models)",
     )
     worker_connections: int = option(
         kinds.Int(1, 1_000_000),

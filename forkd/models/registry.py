@@ -13,6 +13,7 @@ from forkd.models.blocking import BlockingFollowers
 from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
+from forkd.models.leader_threads import LeaderThreads
 from forkd.models.process_per_connection import MOST_PROCESSES, ProcessPerConnection
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
@@ -27,7 +28,8 @@ class Row:
     ios: tuple[str, ...]  # the default first
     master_accepts: bool  # and hands the sockets to its children
     forks: bool  # a process for each client
-    pooled: bool  # the logic runs in a pool of --threads threads
+    threaded: bool  # --threads means something
+    pooled: bool  # the logic always runs in a pool of them
     waits: str  # who waits and accepts
     moves: str  # who reads and writes
     logic: str  # who runs the logic
@@ -45,7 +47,9 @@ _ONE_THREAD = (
 
 
 def _leader_followers(unit: Unit) -> Model:
-    return BlockingFollowers(unit) if unit.io == "blocking" else LeaderFollowers(unit)
+    if unit.io == "blocking":
+        return BlockingFollowers(unit)
+    return LeaderThreads(unit) if unit.config.threads > 1 else LeaderFollowers(unit)
 
 
 MODELS: tuple[Row, ...] = (
@@ -55,14 +59,15 @@ MODELS: tuple[Row, ...] = (
         ios=("epoll", "poll", "select", "sigio", "blocking"),
         master_accepts=False,
         forks=False,
+        threaded=True,
         pooled=False,
         waits="the child that leads, under the shared accept lock",
         moves="that child",
         logic="that child",
         handoff="promote a follower, then work",
         good_for="nearly everything: no hand-off on the way of a request, even spread of clients",
-        weakness="a handler that blocks holds the other clients of its child; blocking io serves "
-        "one client per child at a time",
+        weakness="with one thread, a handler that blocks holds the other clients of its child; "
+        "blocking io serves one client per child at a time",
         refused={
             ("blocking", "asyncio"): "an asyncio protocol needs an event loop, and blocking io has "
             "none; use --io epoll, or a socketserver handler",
@@ -74,6 +79,7 @@ MODELS: tuple[Row, ...] = (
         ios=("epoll", "blocking"),
         master_accepts=True,
         forks=True,
+        threaded=False,
         pooled=False,
         waits="the master, woken by its epoll",
         moves="a process forked for the client",
@@ -93,6 +99,7 @@ MODELS: tuple[Row, ...] = (
         ios=("sigio", "epoll"),
         master_accepts=True,
         forks=False,
+        threaded=False,
         pooled=False,
         waits="the master: the asynchronous layer, woken by SIGIO or by epoll",
         moves="the child",
@@ -109,6 +116,7 @@ MODELS: tuple[Row, ...] = (
         ios=("epoll", "poll", "select"),
         master_accepts=False,
         forks=False,
+        threaded=True,
         pooled=True,
         waits="the child's main thread",
         moves="a pool thread (handoff = socket), or the main thread reads (handoff = task)",
@@ -125,6 +133,7 @@ MODELS: tuple[Row, ...] = (
         ios=("epoll", "poll", "select"),
         master_accepts=False,
         forks=False,
+        threaded=True,
         pooled=True,
         waits="the child's main thread, which only waits",
         moves="pool threads; a readable and a writable event are two queue entries",
@@ -140,6 +149,7 @@ MODELS: tuple[Row, ...] = (
         ios=("epoll", "poll", "select"),
         master_accepts=False,
         forks=False,
+        threaded=True,
         pooled=True,
         waits="the child's main thread",
         moves="the main thread: it reads until EAGAIN, and writes when writable",
@@ -194,10 +204,14 @@ def _accept(config: Config) -> str:
 
 def _threads(config: Config) -> str:
     row = find(config.model)
-    if row is None or config.threads == 1 or row.pooled:
+    if row is None or config.threads == 1 or _io(config):
         return ""
-    pooled = ", ".join(r.name for r in MODELS if r.pooled)
-    return f"{row.name} has no pool of threads; models with one: {pooled}"
+    if not row.threaded:
+        threaded = ", ".join(r.name for r in MODELS if r.threaded)
+        return f"{row.name} has no threads; models that do: {threaded}"
+    if io_of(config.model, config.io) == "blocking":
+        return "blocking io serves one client per child; use more workers, or --io epoll"
+    return ""
 
 
 #: For `Sources.load`: what the table of models knows of combinations.
@@ -215,9 +229,14 @@ def lanes(config: Config) -> int:
     row = get(config.model)
     if row.forks:
         return min(config.worker_connections, MOST_PROCESSES)
-    return config.threads if row.pooled else 0
+    return config.threads if row.pooled or config.threads > 1 else 0
 
 
-def refusal(row: Row, io: str, flavour: str) -> str | None:
-    """Why `flavour` ("wsgi", "socketserver", "asyncio") cannot run under the pair, or None."""
+def refusal(row: Row, io: str, flavour: str, threads: int) -> str | None:
+    """Why `flavour` ("wsgi", "socketserver", "asyncio") cannot run so, or None."""
+    if flavour == "asyncio" and threads > 1 and not row.pooled:
+        return (
+            "an asyncio protocol belongs to the thread of its event loop; use --threads 1, "
+            "and more workers"
+        )
     return row.refused.get((io, flavour))

@@ -31,7 +31,7 @@ def check(config: Config) -> str:
         _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
     row, io = registry.get(config.model), registry.io_of(config.model, config.io)
     interface, flavour = make_interface(config, _Host(config), io, None)
-    why = registry.refusal(row, io, flavour)
+    why = registry.refusal(row, io, flavour, config.threads)
     if why is not None:
         raise AppError(why)
     return (

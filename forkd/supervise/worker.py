@@ -156,7 +156,7 @@ class Worker:
         config = self._birth.config
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         interface, flavour = make_interface(config, self, io, self._birth.admin)
-        why = registry.refusal(row, io, flavour)
+        why = registry.refusal(row, io, flavour, config.threads)
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
         return interface, row
@@ -228,7 +228,7 @@ def make_interface(config: Config, host: Any, io: str, admin: str | None) -> tup
     if loader.detect(app, config.interface) == "wsgi":
         if not callable(app):
             raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
-        multithread = registry.get(config.model).pooled and config.threads > 1
+        multithread = config.threads > 1
         return Wsgi(app, config, host, multithread=multithread), "wsgi"
     interface = stream.make(app, config, host)
     return interface, "asyncio" if interface.needs_loop else "socketserver"

@@ -31,10 +31,12 @@ APP = """
 
 @pytest.fixture
 def stream(request: pytest.FixtureRequest, service: Service) -> Service:
-    model, io, interface = request.param
+    model, io, interface, threads = request.param
     service.write_app(APP)
-    service.start("-m", model, "--io", io, "-w", "2", app=f"app:{interface}_")
+    flags = ["-m", model, "--io", io, "--threads", str(threads), "-w", "2"]
+    service.start(*flags, app=f"app:{interface}_")
     return service
+
 
 serving = pytest.mark.parametrize("stream", cells("socketserver", "asyncio"), indirect=True)
 
@@ -96,13 +98,14 @@ def test_several_clients_are_served_by_all_children(stream: Service) -> None:
 
 @pytest.mark.parametrize("cell", cells("wsgi", "socketserver", "asyncio", refused=True))
 def test_what_makes_no_sense_is_refused_with_the_reason(
-    cell: tuple[str, str, str],
+    cell: tuple[str, str, str, int],
     service: Service,
 ) -> None:
-    model, io, interface = cell
+    model, io, interface, threads = cell
     service.expected_errors = [""]
     service.write_app(APP)
-    done = service.run("start", *service.flags("-m", model, "--io", io, app=f"app:{interface}_"))
+    flags = ["-m", model, "--io", io, "--threads", str(threads)]
+    done = service.run("start", *service.flags(*flags, app=f"app:{interface}_"))
     assert done.returncode in (1, 2)
     assert "event loop" in done.stderr or "use " in done.stderr
     assert not service.pidfile.exists()

@@ -1,0 +1,176 @@
+"""Leader/Followers within a child: `--threads N` threads take turns at the child's handle set.
+
+1. One thread leads: it waits, accepts, and handles what is ready, inline, as if it were alone.
+2. One follower watches it. While the leader comes back from the application within a millisecond,
+   the watcher only counts: a fast application pays nothing for threads.
+3. When the leader stays inside the application, the watcher takes its leadership: it lends the
+   leader's connection to the leader, and leads itself. The next follower watches.
+4. The former leader finishes its connection, hands the outcome to whoever leads, and joins the
+   followers.
+5. Once the application has shown that it blocks, the leader promotes a follower before it enters
+   the application, rather than be overtaken a millisecond later.
+
+The handle set, the keeper and the acceptor belong to the thread that leads. `_lock` guards only
+the change of leadership.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from forkd.models.connection import Connection
+from forkd.models.inline import InlineLoop
+from forkd.models.steps import Outcome, advance
+from forkd.models.unit import Unit
+from forkd.system.scoreboard import Lanes
+
+_STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
+_CALM_TICKS = 50  # ticks without work after which the watcher sleeps until there is some
+_SLOW = 0.0005  # seconds in the application that count as blocking
+#: Above this share of recent requests that blocked (and until it falls below half of it), a
+#: follower is promoted beforehand.
+_EAGER = 0.3
+_WEIGHT = 0.1  # of one request in that share
+_NOBODY = 0  # no thread has this identifier
+
+
+class _Deposed(Exception):
+    """This thread no longer leads; somebody else goes on with the turn."""
+
+
+class LeaderThreads(InlineLoop):
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit)
+        ledger = unit.ledger
+        assert isinstance(ledger, Lanes)
+        self._lock = threading.Lock()
+        self._leader = threading.get_ident()
+        self._current: Connection | None = None  # what the leader is inside the application for
+        self._entries = 0  # how often it entered: the watcher sees by it whether it stands still
+        self._watching = threading.Lock()  # held by the one follower that watches
+        self._promoted = threading.Semaphore(0)  # leadership, given away beforehand
+        self._work = threading.Event()  # wakes a watcher that had nothing to watch
+        self._blocking = 0.0  # share of recent requests that blocked
+        self._eager = False
+        self._outcomes: deque[tuple[Connection, Outcome]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._bell, self._collect)
+        for number in range(unit.config.threads - 1):
+            # Daemonic: one that is stuck in the application must not hold up the exit.
+            threading.Thread(
+                target=self._follow, args=(ledger,), name=f"forkd-{number + 2}", daemon=True
+            ).start()
+
+    def turn(self, timeout: float | None) -> None:
+        """One turn as the leader, however this thread becomes it. Called by every thread."""
+        if self._leader != threading.get_ident():
+            self._wait_for_leadership()
+        if self.done:
+            return
+        try:
+            super().turn(timeout)
+        except _Deposed:
+            pass
+        if self.done:
+            self._work.set()  # let the followers see it
+
+    def _follow(self, ledger: Lanes) -> None:
+        ledger.bind()
+        while not self.done:
+            self.turn(None)
+
+    # ---- followers ------------------------------------------------------------------------
+
+    def _wait_for_leadership(self) -> None:
+        """Watch, when it is this thread's turn to watch; return as the leader, or when done."""
+        with self._watching:
+            calm, seen = 0, -1
+            while not self.done:
+                if self._promoted.acquire(timeout=_STANDSTILL):
+                    self._leader = threading.get_ident()
+                    return
+                conn, entries = self._current, self._entries
+                if conn is None:
+                    calm += 1
+                    if calm > _CALM_TICKS:
+                        calm = 0
+                        self._work.clear()
+                        # Looked at after the clear: whoever enters after this look sets it.
+                        if self._current is None and not self._given() and not self.done:
+                            self._work.wait()
+                elif entries == seen and self._overtake(conn, entries):
+                    return
+                seen = entries
+
+    def _given(self) -> bool:
+        """Whether leadership was given away and nobody has taken it yet."""
+        return self._leader == _NOBODY
+
+    def _overtake(self, conn: Connection, entries: int) -> bool:
+        """Step 3. False when the leader has just come back."""
+        with self._lock:
+            if self._current is not conn or self._entries != entries:
+                return False
+            self._leader = threading.get_ident()
+            self._current = None
+            self.keeper.lend(conn)
+            return True
+
+    # ---- the leader -----------------------------------------------------------------------
+
+    def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
+        if self._eager:
+            self._go_eagerly(conn, step, value)
+        self._entries += 1
+        self._current = conn
+        if not self._work.is_set():
+            self._work.set()
+        began = monotonic()
+        outcome = advance(conn, step, value, self.log)
+        self._judge(monotonic() - began)
+        with self._lock:
+            leads = self._leader == threading.get_ident()
+            if leads:
+                self._current = None
+        if not leads:
+            self._hand_back(conn, outcome)
+        self.keeper.settle(conn, outcome)
+
+    def _go_eagerly(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
+        """Step 5."""
+        self.keeper.lend(conn)
+        self._leader = _NOBODY
+        self._promoted.release()
+        self._work.set()
+        began = monotonic()
+        outcome = advance(conn, step, value, self.log)
+        self._judge(monotonic() - began)
+        self._hand_back(conn, outcome)
+
+    def _hand_back(self, conn: Connection, outcome: Outcome) -> None:
+        """Step 4."""
+        self._outcomes.append((conn, outcome))
+        os.eventfd_write(self._bell, 1)
+        raise _Deposed
+
+    def _judge(self, took: float) -> None:
+        self._blocking += _WEIGHT * ((took > _SLOW) - self._blocking)
+        self._eager = self._blocking > (_EAGER / 2 if self._eager else _EAGER)
+
+    def _collect(self) -> None:
+        """Outcomes of former leaders."""
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
+        for _ in range(len(self._outcomes)):
+            self.keeper.settle(*self._outcomes.popleft())
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._work.set()
