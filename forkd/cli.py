@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from forkd import __version__
+from forkd.bench import command as bench
 from forkd.config import Config
 from forkd.errors import ConfigError, ForkdError, NotRunning
 from forkd.models import registry
@@ -229,5 +230,10 @@ VERBS: dict[str, Verb] = {
     "status": (_status, "show the master, its workers and listeners", _status_flags),
     "scale": (_scale, "change the number of workers", _scale_flags),
     "check": (_check, "check the configuration and import the application", _all_flags),
+    "bench": (
+        bench.run,
+        "measure an application under a choice of models, with wrk",
+        bench.add_flags,
+    ),
     "models": (_models, "list the concurrency models", _no_flags),
 }

@@ -1,0 +1,82 @@
+"""`forkd bench [APP]`: its arguments, and its progress on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import product
+
+from forkd.bench import report
+from forkd.bench.run import Combination, Load, measure, wrk_or_die
+from forkd.errors import ForkdError
+from forkd.models import registry
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    names = ",".join(row.name for row in registry.MODELS)
+    add = parser.add_argument
+    add("app", nargs="?", metavar="APP", help="the application; none: the built-in one")
+    add("--models", default=names, metavar="A,B", help="models to measure [default: all]")
+    add("--workers", default="1", metavar="N,M", help="numbers of workers [default: 1]")
+    add("--threads", default="1,8", metavar="N,M",
+        help="numbers of threads, where a model has some [default: 1,8]")  # fmt: skip
+    add("--connections", default="32", metavar="N", help="connections of wrk [default: 32]")
+    add("--seconds", default="3", metavar="S", help="seconds per measurement [default: 3]")
+    add("--rounds", default="3", metavar="N", help="interleaved rounds [default: 3]")
+    add("--path", default="/", help="path to request [default: /]")
+    add(
+        "--output", default="bench.html", metavar="FILE", help="page to write [default: bench.html]"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    wrk_or_die()
+    load = Load(_number(args, "connections"), _number(args, "seconds"), args.path)
+    rounds = _number(args, "rounds")
+    combinations = _combinations(args)
+    results = measure(args.app, combinations, rounds, load, _progress)
+    print(report.table(results))
+    try:
+        with open(args.output, "w", encoding="utf-8") as file:
+            file.write(report.page(results, args.app, load, rounds))
+    except OSError as error:
+        raise ForkdError(f"{args.output}: {error.strerror}") from error
+    print(f"\nwritten to {args.output}")
+    return 0
+
+
+def _combinations(args: argparse.Namespace) -> list[Combination]:
+    """Each model with each number of workers, and of threads where it has threads."""
+    found = []
+    for name, workers, threads in product(
+        args.models.split(","), _numbers(args, "workers"), _numbers(args, "threads")
+    ):
+        row = registry.find(name)
+        if row is None:
+            known = ", ".join(r.name for r in registry.MODELS)
+            raise ForkdError(f"--models: there is no model {name!r}; there are {known}")
+        combination = Combination(name, workers, threads if row.threaded else 1)
+        if combination not in found:
+            found.append(combination)
+    return found
+
+
+def _numbers(args: argparse.Namespace, name: str) -> list[int]:
+    text: str = getattr(args, name)
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ForkdError(f"--{name}: {text!r} is no list of positive numbers, like 1,2,4")
+    return [int(part) for part in parts]
+
+
+def _number(args: argparse.Namespace, name: str) -> int:
+    return _numbers(args, name)[0]
+
+
+def _progress(done: int, total: int, what: str) -> None:
+    if sys.stderr.isatty():
+        filled = 30 * done // total
+        bar = "#" * filled + "." * (30 - filled)
+        sys.stderr.write(f"\r[{bar}] {done}/{total} {what:48.48}")
+        sys.stderr.write("\n" if done == total else "")
+        sys.stderr.flush()
