@@ -14,7 +14,7 @@ _HEADER = ("MODEL", "WORKERS", "THREADS", "REQ/S", "REQ/CPU-S", "P50 MS", "P99 M
 
 
 def rows(results: list[Result]) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for result in results:
         combination = result.combination
         head = (combination.model, str(combination.workers), str(combination.threads))

@@ -108,11 +108,11 @@ def _one(wrk: str, app: str | None, result: Result, load: Load) -> None:
         try:
             status = json.loads(_forkd("status", "--json", *where).stdout)
             url = f"http://{status['listeners'][0]['address']}{load.path}"
-            pids = [status["master"]["pid"], *(worker["pid"] for worker in status["workers"])]
+            master = status["master"]["pid"]
             _wrk(wrk, url, load.connections, 0.3)  # warm: imports, caches, connections
-            before = _cpu(pids)
+            before = _cpu(master)
             text = _wrk(wrk, url, load.connections, load.seconds)
-            _read(text, _cpu(pids) - before, result)
+            _read(text, _cpu(master) - before, result)
         finally:
             _forkd("stop", *where)
 
@@ -133,17 +133,23 @@ def _wrk(wrk: str, url: str, connections: int, seconds: float) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _cpu(pids: list[int]) -> float:
-    """CPU seconds that the processes, and those of their children that they reaped, have used."""
-    total = 0
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += sum(int(ticks) for ticks in fields[11:15])  # utime, stime, cutime, cstime
-    return total / _TICKS
+def _cpu(master: int) -> float:
+    """CPU seconds that the master and all its descendants have used, the reaped ones included."""
+    ticks: dict[int, int] = {}
+    parents: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry)] = int(fields[1])
+            ticks[int(entry)] = sum(int(n) for n in fields[11:15])  # utime, stime, cutime, cstime
+    tree = {master}
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    return sum(ticks.get(pid, 0) for pid in tree) / _TICKS
 
 
 def _read(text: str, cpu: float, result: Result) -> None:

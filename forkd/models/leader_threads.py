@@ -53,7 +53,8 @@ class LeaderThreads(InlineLoop):
         self._current: Connection | None = None  # what the leader is inside the application for
         self._entries = 0  # how often it entered: the watcher sees by it whether it stands still
         self._watching = threading.Lock()  # held by the one follower that watches
-        self._promoted = threading.Semaphore(0)  # leadership, given away beforehand
+        self._promoted = threading.Lock()  # free while leadership is given away and not yet taken
+        self._promoted.acquire()
         self._work = threading.Event()  # wakes a watcher that had nothing to watch
         self._blocking = 0.0  # share of recent requests that blocked
         self._eager = False
