@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -64,6 +65,7 @@ def test_drift_is_shown(
 ) -> None:
     script = runpy.run_path(str(ROOT / "scripts/reference"))
     main = script["main"]
+    shutil.copytree(ROOT / "docs/models", tmp_path / "docs/models")  # sources of the drawings
     monkeypatch.setitem(main.__globals__, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["reference"])
     assert main() == 0
