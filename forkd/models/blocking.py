@@ -15,7 +15,7 @@ import struct
 from time import monotonic
 from typing import Any
 
-from forkd.app.session import READY, TAKE, Await, Deadline, SendFile, Write
+from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, SendFile, Write
 from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.unit import Unit
@@ -61,12 +61,13 @@ class BlockingFollowers(ChildLoop):
                     op = self._await(conn, op)
                 else:
                     op = conn.resume(self._perform(conn, op))
-        except StopIteration:
-            conn.sock.shutdown(socket.SHUT_WR)
-            # Read what is still on its way, so that the close does not reset the connection.
+        except StopIteration as stop:
             conn.sock.settimeout(1.0)
-            while conn.recv(65536):
-                pass
+            if not conn.taken and (stop.value is LINGER or conn.has_input()):
+                # Read what is still on its way, so that the close does not reset the connection.
+                conn.sock.shutdown(socket.SHUT_WR)
+                while conn.recv(65536):
+                    pass
 
     def _await(self, conn: Connection, op: Await) -> Any:
         """Block until the client sends; resume the session. Returns what it yields next."""
@@ -106,7 +107,7 @@ class BlockingFollowers(ChildLoop):
             conn.sock.sendall(op.head)
             self._send_file(conn, op)
         elif op is TAKE:
-            return conn.sock
+            return conn.take()
         elif op is not READY:
             raise TypeError(f"a session yielded {op!r}")
         return None

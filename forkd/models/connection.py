@@ -99,6 +99,13 @@ class Connection:
         self.sock.settimeout(None)
         return self.sock
 
+    def has_input(self) -> bool:
+        """Whether the client has sent something that was not read."""
+        try:
+            return bool(self.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+
     def end(self, log: Log) -> None:
         """End the session where it stands; its `finally` clauses run."""
         try:

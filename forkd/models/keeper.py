@@ -163,17 +163,10 @@ class Keeper:
         answers that it has not read yet (RFC 9112, 9.6). So wait for its EOF, for a while.
         """
         try:
-            if not conn.taken and (linger or _has_input(conn)):
+            if not conn.taken and (linger or conn.has_input()):
                 conn.sock.shutdown(socket.SHUT_WR)
                 self._wait(conn, self._lingering)
                 return
         except OSError:
             pass  # it is gone already
         self.close(conn)
-
-
-def _has_input(conn: Connection) -> bool:
-    try:
-        return bool(conn.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False
