@@ -62,10 +62,11 @@ class BlockingFollowers(ChildLoop):
                 else:
                     op = conn.resume(self._perform(conn, op))
         except StopIteration as stop:
-            conn.sock.settimeout(1.0)
+            conn.sock.setblocking(False)
             if not conn.taken and (stop.value is LINGER or conn.has_input()):
                 # Read what is still on its way, so that the close does not reset the connection.
                 conn.sock.shutdown(socket.SHUT_WR)
+                conn.sock.settimeout(1.0)
                 while conn.recv(65536):
                     pass
 

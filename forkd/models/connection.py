@@ -100,9 +100,9 @@ class Connection:
         return self.sock
 
     def has_input(self) -> bool:
-        """Whether the client has sent something that was not read."""
+        """Whether the client has sent something that was not read. The socket is non-blocking."""
         try:
-            return bool(self.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return bool(self.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return False
 
