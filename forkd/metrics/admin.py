@@ -239,7 +239,7 @@ def _page(source: Source, accept: str) -> Answer:
     )
     header = "".join(f"<th>{name}</th>" for name in columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(w[name] or ''))}</td>" for name in columns) + "</tr>"
+        "<tr>" + "".join(f"<td>{escape('-' if w[name] is None else str(w[name]))}</td>" for name in columns) + "</tr>"
         for w in status["workers"]
     )
     queues = "".join(
