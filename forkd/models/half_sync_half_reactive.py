@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
-from forkd.models.steps import ABORTED, Outcome, advance, flush, receive
+from forkd.models.steps import Outcome, advance, flush, read
 from forkd.system.handles import WRITE
 
 
@@ -31,18 +31,7 @@ class HalfSyncHalfReactive(PooledLoop):
         if self.unit.config.handoff == "socket" or conn.op is self.keeper.writing:
             self.lend(conn, lambda: self._exchange(conn, mask))
         else:
-            self._read(conn)
-
-    def _read(self, conn: Connection) -> None:
-        """Step 2 with `handoff = task`: reading is the main thread's, logic is the pool's."""
-        try:
-            data = receive(conn)
-        except OSError:
-            conn.end(self.log)
-            self.keeper.close(conn)
-            return
-        if data is not None:
-            self.begun(conn, advance(conn, conn.resume, data, self.log, to_ready=True))
+            self.begun(conn, read(conn, self.log, to_ready=True))
 
     def _exchange(self, conn: Connection, mask: int) -> Outcome:
         """Steps 3 and 4, in a pool thread: read or write what the socket is ready for, and go on."""
@@ -51,9 +40,4 @@ class HalfSyncHalfReactive(PooledLoop):
             return advance(conn, conn.resume, None, self.log) if outcome is None else outcome
         if conn.op.write and mask & WRITE:
             return advance(conn, conn.resume, None, self.log)
-        try:
-            data = receive(conn)
-        except OSError:
-            conn.end(self.log)
-            return ABORTED
-        return conn.op if data is None else advance(conn, conn.resume, data, self.log)
+        return read(conn, self.log)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
-from forkd.models.steps import ABORTED, Outcome, advance, flush, receive
+from forkd.models.steps import Outcome, advance, flush, read
 from forkd.system.handles import WRITE
 
 
@@ -32,12 +32,7 @@ class Reactor(PooledLoop):
 
     def _readable(self, conn: Connection) -> Outcome:
         """Step 3, in a pool thread."""
-        try:
-            data = receive(conn)
-        except OSError:
-            conn.end(self.log)
-            return ABORTED
-        return conn.op if data is None else advance(conn, conn.resume, data, self.log, send=False)
+        return read(conn, self.log, send=False)
 
     def _writable(self, conn: Connection) -> Outcome:
         """Step 5, in a pool thread."""

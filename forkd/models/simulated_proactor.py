@@ -17,7 +17,7 @@ from __future__ import annotations
 from forkd.app.session import READY, TAKE
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
-from forkd.models.steps import WRITING, Outcome, advance, flush, receive
+from forkd.models.steps import WRITING, Outcome, advance, flush, read
 
 
 class SimulatedProactor(PooledLoop):
@@ -32,16 +32,10 @@ class SimulatedProactor(PooledLoop):
     def _read(self, conn: Connection) -> None:
         """Steps 1 and 2, in the main thread."""
         outcome: Outcome = conn.op
-        while outcome is conn.op:
-            try:
-                data = receive(conn)
-            except OSError:
-                conn.end(self.log)
-                self.keeper.close(conn)
-                return
-            if data is None:
-                return
-            outcome = advance(conn, conn.resume, data, self.log, to_ready=True)
+        moved = -1
+        while outcome is conn.op and moved != conn.moved:  # until EAGAIN, which moves nothing
+            moved = conn.moved
+            outcome = read(conn, self.log, to_ready=True)
         self.begun(conn, outcome)
 
     def logic(self, conn: Connection, reached: Outcome) -> Outcome:

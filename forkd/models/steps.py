@@ -98,6 +98,18 @@ def advance(
     return ABORTED
 
 
+def read(conn: Connection, log: Log, *, send: bool = True, to_ready: bool = False) -> Outcome:
+    """Receive, and advance with what came; what the connection waits for, when nothing came."""
+    try:
+        data = receive(conn)
+    except OSError:
+        conn.end(log)
+        return ABORTED
+    if data is None:
+        return conn.op
+    return advance(conn, conn.resume, data, log, send=send, to_ready=to_ready)
+
+
 def flush(conn: Connection, log: Log) -> Outcome | None:
     """Send what is queued: None when all is sent, WRITING when the socket is full, or ABORTED."""
     try:
