@@ -239,8 +239,8 @@ def _page(source: Source, accept: str) -> Answer:
     )
     header = "".join(f"<th>{name}</th>" for name in columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape('-' if w[name] is None else str(w[name]))}</td>" for name in columns) + "</tr>"
-        for w in status["workers"]
+        "<tr>" + "".join(f"<td>{_cell(worker[name])}</td>" for name in columns) + "</tr>"
+        for worker in status["workers"]
     )
     queues = "".join(
         f"<li>{escape(x['address'])}: {x['accept_queue']} of {x['backlog']} waiting</li>"
@@ -257,6 +257,10 @@ def _page(source: Source, accept: str) -> Answer:
         f"<ul>{queues}</ul><table><tr>{header}</tr>{rows}</table><p>{links}</p></html>\n"
     )
     return Answer("200 OK", "text/html; charset=utf-8", text.encode())
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else escape(str(value))
 
 
 PAGES: dict[bytes, Callable[[Source, str], Answer]] = {
