@@ -59,22 +59,33 @@ class Relay(asyncio.Protocol):
                 await loop.create_connection(lambda: Upstream(self), sock=sock)
         except TimeoutError:
             self._give_up(f"no answer within {self._timeout:g} s")
+        except socket.gaierror as error:
+            self._give_up(str(error.strerror))
         except OSError as error:
             self._give_up(os.strerror(error.errno) if error.errno else str(error))
+        except UnicodeError:
+            self._give_up("that is no host name")
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
         address = self._address
         if address.kind == "unix":
-            sock, target = socket.socket(socket.AF_UNIX), address.path
-        else:
-            family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
-            found = await loop.getaddrinfo(
-                address.host, address.port, family=family, type=socket.SOCK_STREAM
-            )
-            sock, target = socket.socket(family), found[0][4]  # type: ignore[assignment]
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            try:
+                # At once, or not: EAGAIN means that its queue is full, and nothing is under way.
+                sock.connect(address.path)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+        found = await loop.getaddrinfo(
+            address.host, address.port, family=family, type=socket.SOCK_STREAM
+        )
+        sock = socket.socket(family)
         sock.setblocking(False)
         try:
-            await loop.sock_connect(sock, target)
+            await loop.sock_connect(sock, found[0][4])
         except BaseException:
             sock.close()
             raise

@@ -60,9 +60,16 @@ class Blocking:
         try:
             self._handler(sock, (peer.client, peer.client_port), server)
         except TimeoutError:
-            self._host.log.info(f"{peer.client}: idle for {self._idle:g} s; closed")
-        except ConnectionError:
+            # The handler may have set a timeout of its own.
+            limit = sock.gettimeout()
+            idle = f"idle for {limit:g} s" if limit else "timed out"
+            self._host.log.info(f"{peer.client}: {idle}; closed")
+        except (ConnectionResetError, BrokenPipeError, ConnectionAbortedError):
             pass  # the client left
+        except Exception:
+            self._host.log.exception(
+                f"the handler failed; its connection from {peer.client} is closed"
+            )
         finally:
             self._host.ledger.end(began, 0)
 

@@ -433,6 +433,8 @@ class Master:
             self.dispatcher.accept()  # what waits in the queue is still ours to serve
         self.dispatcher.mute()
         self.reloader.abort("the master is stopping")
+        if self._upgrade is not None:
+            self._upgrade.cancel()
         for listener in self.generation.listeners:
             listener.hang_up()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import MutableMapping
@@ -173,6 +174,12 @@ class Upgrade:
             self._link.close()
             self._master.upgrade_failed()
 
+    def cancel(self) -> None:
+        """This master stops: so must the new one, unless it serves already."""
+        if not self._decided:
+            process.send_signal(self._pidfd, signal.SIGKILL)
+            self._decide(False, "the master is stopping")
+
     def send_counters(self) -> None:
         """At the handover, and once more when the last of our children is gone."""
         master = self._master
@@ -210,6 +217,8 @@ class Succession:
                 master.answer_verbs()
             self._absorbed = message["counters"]
         if gone:
+            if self._absorbed is None:
+                master.answer_verbs()  # it died before it could hand over
             master.loop.unwatch(self._link.fileno())
             self._link.close()
 

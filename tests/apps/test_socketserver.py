@@ -101,10 +101,6 @@ def test_an_idle_stream_is_closed_and_logged(handlers: Service) -> None:
 
 
 @pytest.mark.parametrize("limit", ["5m", "0"])
-@pytest.mark.xfail(
-    reason="app.stream reports --idle-timeout, whatever timed out: 'idle for 300 s', or a TypeError",
-    strict=True,
-)
 def test_the_handlers_own_timeout_closes_too(handlers: Service, limit: str) -> None:
     """Whatever --idle-timeout is, which is another one."""
     handlers.expected_errors = ["Traceback", "is closed"]
@@ -116,9 +112,6 @@ def test_the_handlers_own_timeout_closes_too(handlers: Service, limit: str) -> N
     assert "idle for 300 s" not in handlers.log()
 
 
-@pytest.mark.xfail(
-    reason="app.stream takes every ConnectionError for a client that left", strict=True
-)
 def test_a_connection_error_of_the_handlers_own_is_logged(handlers: Service) -> None:
     handlers.expected_errors = ["Traceback", "is closed", "ConnectionRefusedError"]
     serve(handlers, "Dials")

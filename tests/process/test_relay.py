@@ -246,16 +246,12 @@ def test_an_upstream_whose_socket_file_is_missing(service: Service) -> None:
     closed_with(service, f"upstream unix:{path}: No such file or directory; client closed")
 
 
-@pytest.mark.xfail(reason="gaierror's number is no errno: 'Unknown error -2'", strict=True)
 def test_an_upstream_whose_name_is_unknown(service: Service) -> None:
     start(service, "upstream.invalid:80")
     closed_with(service, "upstream upstream.invalid:80: ")
     assert "Unknown error" not in service.log()
 
 
-@pytest.mark.xfail(
-    reason="getaddrinfo raises UnicodeError: no line, and the client hangs", strict=True
-)
 def test_an_upstream_whose_name_cannot_be_one(service: Service) -> None:
     service.expected_errors = [""]
     start(service, "a..b:80", "--graceful-timeout", "500ms")
@@ -269,12 +265,7 @@ def test_an_upstream_whose_name_cannot_be_one(service: Service) -> None:
     "kind",
     [
         "tcp",
-        pytest.param(
-            "unix",
-            # connect(2) on a unix socket answers EAGAIN when the queue is full, and nothing is under
-            # way then; asyncio's sock_connect takes it for EINPROGRESS, and the socket for connected.
-            marks=pytest.mark.xfail(reason="the client is closed without a line", strict=True),
-        ),
+        "unix",
     ],
 )
 def test_an_upstream_that_never_answers(service: Service, kind: str) -> None:

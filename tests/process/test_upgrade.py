@@ -324,7 +324,6 @@ def test_a_second_upgrade_meanwhile_is_refused(service: Service) -> None:
     until(lambda: set(processes_of(service.name)) == pids_of(service), "the old one gone")
 
 
-@pytest.mark.xfail(reason="the new master serves on, without pid file and control", strict=True)
 def test_a_stop_meanwhile_stops_both(service: Service) -> None:
     service.expected_errors = ["upgrade failed"]
     service.start()
@@ -338,7 +337,6 @@ def test_a_stop_meanwhile_stops_both(service: Service) -> None:
         new.kill()
 
 
-@pytest.mark.xfail(reason="verbs are answered only from the first counters on", strict=True)
 def test_the_old_master_is_killed_meanwhile(service: Service) -> None:
     service.start()
     old, new = service.pid, Booting(service)
