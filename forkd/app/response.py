@@ -83,7 +83,11 @@ class Response:
             raise TypeError(f"write() takes bytes, not {type(data).__name__}")
         piece = self.piece(data, None)
         if piece:
-            self._peer.push(piece)
+            self._host.ledger.pause()  # waiting for the client is not the application's time
+            try:
+                self._peer.push(piece)
+            finally:
+                self._host.ledger.resume(self.line)
 
     # ---- what the session calls -----------------------------------------------------------
 
@@ -155,6 +159,11 @@ class Response:
         if self._left and not self._bodiless:
             self.close = True
         return b""
+
+    @property
+    def complete(self) -> bool:
+        """No further piece can add to what was sent: there is no body, or too much of it."""
+        return self.head_sent and (self._bodiless or self.overrun)
 
     @property
     def missing(self) -> int:

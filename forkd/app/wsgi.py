@@ -259,7 +259,7 @@ class Wsgi:
             response.code = broken.status
             response.close = response.head_sent = True
             yield error(broken.status, str(broken), method=request.method)
-        except (Exception, SystemExit):
+        except BaseException:  # also SystemExit and CancelledError: the request failed, no more
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
             if not response.head_sent:
@@ -309,6 +309,8 @@ class Wsgi:
                     ledger.pause()
                     yield out
                     ledger.resume(response.line)
+                if response.complete:
+                    break  # what else there is, maybe without end, has no place in the answer
         last = b"" if response.head_sent else response.piece(b"", 0)
         ledger.pause()
         last += response.end()

@@ -212,7 +212,9 @@ def _healthz(source: Source, accept: str) -> Answer:
 def _readyz(source: Source, accept: str) -> Answer:
     why = source.not_ready()
     if why:
-        return Answer("503 Service Unavailable", _TEXT, why.encode() + b"\n")
+        return Answer(
+            "503 Service Unavailable", _TEXT, why.encode("utf-8", "backslashreplace") + b"\n"
+        )
     return Answer("200 OK", _TEXT, b"ok\n")
 
 
@@ -256,7 +258,7 @@ def _page(source: Source, accept: str) -> Answer:
         f"{master['generation']}, model {escape(master['model'])}, io {escape(master['io'])}.</p>"
         f"<ul>{queues}</ul><table><tr>{header}</tr>{rows}</table><p>{links}</p></html>\n"
     )
-    return Answer("200 OK", "text/html; charset=utf-8", text.encode())
+    return Answer("200 OK", "text/html; charset=utf-8", text.encode("utf-8", "backslashreplace"))
 
 
 def _cell(value: object) -> str:

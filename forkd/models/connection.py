@@ -173,11 +173,13 @@ class Connection:
 
     def send(self, data: bytes | memoryview) -> int:
         try:
-            return self.sock.send(data)
+            sent = self.sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise ClientGone("the client has left") from error
+        self.moved += sent
+        return sent
 
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:

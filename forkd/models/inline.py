@@ -13,7 +13,7 @@ from forkd.app.session import Deadline
 from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, CHUNK, advance, flush
-from forkd.system.handles import WRITE
+from forkd.system.handles import HANGUP, WRITE
 
 
 class InlineLoop(ChildLoop):
@@ -33,7 +33,7 @@ class InlineLoop(ChildLoop):
         elif op.read:
             if op.idle or not self.keeper.linger(conn):
                 self._receive(conn)
-        elif not mask & WRITE:
+        elif mask & HANGUP:
             conn.end(self.log)  # only HANGUP wakes a connection that waits for nothing
             self.keeper.close(conn)
 

@@ -101,6 +101,13 @@ class Keeper:
             if conn.mask is None:
                 conn.deadline = self.now + 1.0  # lent: look again when it has come back
                 self.wheel.put(conn)
+            elif conn.moved and conn.op.rate:
+                # The session has sent by itself (`Peer.send`): the peer is alive.
+                conn.deadline = min(
+                    conn.deadline + conn.moved / conn.op.rate, self.now + conn.op.seconds
+                )
+                conn.moved = 0
+                self.wheel.put(conn)
             elif conn.op is self._lingering or conn.op is self.writing:
                 conn.end(self.log)
                 self.close(conn)
@@ -135,9 +142,9 @@ class Keeper:
 
     def _wait(self, conn: Connection, op: Await) -> None:
         """Leave the connection in the handle set until `op` is satisfied."""
-        if conn.op is not op:
+        grace = self._idle_grace if op.idle else None
+        if conn.op is not op or grace is not None:
             conn.op = op
-            grace = self._idle_grace if op.idle else None
             self._set_deadline(conn, op.seconds if grace is None else min(grace, op.seconds))
         elif op.rate:
             # Bytes have moved: the peer is alive.

@@ -8,6 +8,7 @@ connections go through, in three hooks: `serve`, `ready` and `late`.
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable
 from time import monotonic, monotonic_ns
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
+from forkd.models.intake import Accepted
 from forkd.models.keeper import Keeper
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, HandleSet, make_handle_set
@@ -35,6 +37,8 @@ class ChildLoop:
             self.watch(fd, call)
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
+        self._due: deque[Connection] = deque()  # their deadlines have passed
+        self._last: deque[Accepted] = deque()  # taken from the queues when this child retired
         self._retiring: bool | None = None  # in this turn: whether to empty the queue
         self._retired = False
 
@@ -90,7 +94,10 @@ class ChildLoop:
             elif fd in acceptor.intakes:
                 self.lead(fd)
         if keeper.wheel.next <= now:
-            for conn in keeper.overdue():
+            self._due.extend(keeper.overdue())
+        while self._due:
+            conn = self._due.popleft()
+            if conn.mask is not None and connections.get(conn.fd) is conn:
                 self.late(conn)
         acceptor.resume(now)
         if self._retiring is not None:
@@ -126,10 +133,12 @@ class ChildLoop:
         self._retiring = drain_queue
 
     def _leave(self, drain_queue: bool) -> None:
-        """At the end of the turn, when no session is on the stack."""
+        """At the end of the turn, when no session is on the stack. A model may break off in the
+        middle of `serve` (leader_threads.py): the next turn goes on here."""
+        self._last.extend(self.acceptor.close(drain_queue))
+        while self._last:
+            self.serve(*self._last.popleft())
         self._retiring = None
-        for accepted in self.acceptor.close(drain_queue):
-            self.serve(*accepted)
         self._retired = True
         self.done = not self.busy()
 

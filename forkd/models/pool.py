@@ -70,7 +70,7 @@ class RequestQueue:
             conn, task = item
             try:
                 outcome = task()
-            except Exception:
+            except BaseException:  # also CancelledError and the like: the thread must live on
                 self._log.exception("a pool thread failed; its connection is closed")
                 outcome = ABORTED
             self._outcomes.append((conn, outcome))

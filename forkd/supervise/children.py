@@ -105,7 +105,9 @@ class Children:
         taken = {
             c.number
             for c in self
-            if c.generation == generation and c.state in (State.STARTING, State.READY)
+            if c.generation == generation
+            and c.state in (State.STARTING, State.READY)
+            and not c.replace  # its successor serves the same socket
         }
         return next(n for n in range(self.slots + 1) if n not in taken)
 

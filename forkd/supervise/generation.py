@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from forkd.address import Address
 from forkd.config import Config
+from forkd.errors import BindError
 from forkd.models import registry
 from forkd.system import sockets
 from forkd.system.lease import Lease
@@ -47,7 +48,7 @@ class Generation:
                     spare.remove(old)
                     listeners.append(old)
                 else:
-                    made.append(sockets.listen(address, config.backlog, copies))
+                    made.append(_listen(address, config.backlog, copies))
                     listeners.append(made[-1])
         except BaseException:
             for listener in made:
@@ -89,6 +90,13 @@ class Generation:
             self.lease.close()
         for end in self.queue or ():
             end.close()
+
+
+def _listen(address: Address, backlog: int, copies: int) -> Listener:
+    try:
+        return sockets.listen(address, backlog, copies)
+    except (OSError, UnicodeError) as error:
+        raise BindError(f"bind {address}: {error}") from error
 
 
 def _fits(listener: Listener, copies: int) -> bool:

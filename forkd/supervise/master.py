@@ -53,6 +53,7 @@ class Master:
         self.pid = os.getpid()
         self.loop = Loop()
         self.log = Log(config.log_level, config.log_format, "master")
+        self.loop.failed = lambda: self.log.exception("a bug in forkd; the master goes on")
         self.last_error = ""
         self.sources = sources
         self.launch = launch
@@ -86,6 +87,8 @@ class Master:
         self.watchdog = Watchdog(self)
         self.paused = False  # SIGWINCH: no children until asked for
         self._upgrade: Upgrade | None = None
+        # The listeners' flags are shared with the master before us, who keeps them until we serve.
+        self._owns = launch.inheritance is None
         self.handed_over = False  # a new master serves on our listeners
         heir = launch.inheritance
         self.generation = Generation.build(
@@ -101,7 +104,8 @@ class Master:
         try:
             self._nursery.identity = process.identity(config.user, config.group)
             self._open(config)
-            self._doorbell_on()
+            if self._owns:
+                self._doorbell_on()
             self.watchdog.tick()
             self._pursue()
             self._announce()  # with `--workers 0:N` there is no child to wait for
@@ -150,7 +154,7 @@ class Master:
         if self.handed_over:
             assert self._upgrade is not None
             self._upgrade.send_counters()
-        else:
+        elif self._owns:
             self.doorbell.mute()
         for generation in self._generations():
             generation.close(keep=[])
@@ -266,6 +270,8 @@ class Master:
             if self.launch.inheritance is not None:
                 for listener in self.generation.listeners:
                     listener.own()
+                self._owns = True
+                self._doorbell_on()
             self.launch.ready(self)
 
     def _on_exit(self, child: Child) -> None:
@@ -419,7 +425,7 @@ class Master:
     def _on_request(self, request: Request) -> None:
         try:
             verbs.handle(self, request)
-        except ForkdError as error:
+        except (ForkdError, ValueError, TypeError) as error:
             request.refuse(str(error))
 
     def stop(self) -> None:

@@ -42,8 +42,10 @@ class Pidfile:
 
     def write(self) -> None:
         """Put this process's pid into the file."""
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
+        line = b"%d\n" % os.getpid()
+        # One write that covers what was there, so that no reader finds half a number.
+        os.pwrite(self.fd, line.ljust(12, b"\n"), 0)
+        os.ftruncate(self.fd, len(line))
 
     def remove(self) -> None:
         """At the end; after a handover the file names somebody else, and stays."""

@@ -46,6 +46,11 @@ class Reloader:
                     f"model {config.model} needs more rows of the scoreboard than this master has; "
                     "restart"
                 )
+            if len(master.children) + config.workers.max > master.children.slots:
+                raise StartError(
+                    f"workers {config.workers}: there is room for {master.children.slots} workers, old "
+                    "and new together; restart to have more"
+                )
             self.incoming = Generation.build(
                 old.number + 1, config, master.launch.binds_of(config), master.children.slots,
                 known=old.listeners,

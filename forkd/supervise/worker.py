@@ -31,7 +31,7 @@ from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reop
 from forkd.system import process
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
-from forkd.system.signals import SignalQueue
+from forkd.system.signals import NEWS, SignalQueue
 from forkd.title import set_title
 
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
@@ -150,6 +150,9 @@ class Worker:
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *_QUIET])
         process.unblock()
+        if self._io() == "sigio":
+            # In every thread that the application starts, too: its default is to end the process.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
 
     def _load(self) -> tuple[Interface, registry.Row]:
         """The application as an interface, and the model. Raises AppError."""

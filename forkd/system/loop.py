@@ -42,6 +42,8 @@ class Loop:
         self.timers = Timers()
         self._handles = EpollSet()
         self._calls: dict[int, Callable[[], None]] = {}
+        #: Called inside the `except` of a callback that raised; the owner logs it.
+        self.failed: Callable[[], None] = lambda: None
 
     def watch(self, fd: int, call: Callable[[], None], mask: int = READ) -> None:
         """Call `call` whenever `fd` is ready for `mask`; again with another mask to change it."""
@@ -61,8 +63,15 @@ class Loop:
         for fd, _ in self._handles.wait(self.timers.until(monotonic())):
             call = self._calls.get(fd)  # an earlier call of this turn may have ended this one
             if call is not None:
-                call()
-        self.timers.fire(monotonic())
+                self._guarded(call)
+        self._guarded(lambda: self.timers.fire(monotonic()))
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """One callback's failure is a bug, and must not take the service with it."""
+        try:
+            call()
+        except Exception:
+            self.failed()
 
     def close(self) -> None:
         self._handles.close()

@@ -27,8 +27,8 @@ import struct
 from math import ceil
 
 from forkd.errors import SystemCallError
+from forkd.system.signals import NEWS
 
-_NEWS = signal.SIGRTMIN + 4
 _INFO = struct.Struct("=I16xi104x")  # signalfd_siginfo: ssi_signo, ssi_fd
 _SIGSET_BYTES = 128
 _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
@@ -36,8 +36,8 @@ _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 class SigioSet:
     def __init__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {_NEWS, signal.SIGIO})
-        self._news = _signalfd({_NEWS, signal.SIGIO})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
+        self._news = _signalfd({NEWS, signal.SIGIO})
         self._masks: dict[int, int] = {}
         self._plain: set[int] = {self._news}  # polled at every wait
         self._hot: set[int] = set()  # signal-driven, and perhaps ready
@@ -46,7 +46,7 @@ class SigioSet:
         self._masks[fd] = mask
         if _can_signal(fd):
             fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(fd, fcntl.F_SETSIG, _NEWS)
+            fcntl.fcntl(fd, fcntl.F_SETSIG, NEWS)
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
             self._hot.add(fd)  # what came before does not signal
         else:

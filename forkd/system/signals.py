@@ -14,6 +14,9 @@ import signal
 import socket
 from types import FrameType
 
+#: The real-time signal of signal-driven I/O on connections (sigio.py).
+NEWS = signal.SIGRTMIN + 4
+
 
 def _noted(number: int, frame: FrameType | None) -> None:
     """A handler that exists so that the signal is neither fatal nor ignored.
