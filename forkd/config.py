@@ -100,6 +100,13 @@ class Config:
         example="epoll",
         help="how a child learns that a descriptor is ready or an operation complete",
     )
+    io_fallback: bool = option(
+        kinds.Bool(),
+        True,
+        section="model",
+        help="serve by simulated-proactor where the kernel or a policy denies io_uring; "
+        "false: fail instead",
+    )
     accept: str = option(
         kinds.Choice(("lock", "exclusive", "reuseport")),
         "lock",

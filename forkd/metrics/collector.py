@@ -64,6 +64,7 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_reloads_total": [([result], n) for result, n in sorted(master["reloads"].items())],
         "forkd_generation": one(master["generation"]),
         "forkd_ready": one(0 if master["why"] else 1),
+        "forkd_io_fallback": one(1 if master["io_fallback"] else 0),
         "forkd_build_info": [
             (
                 [

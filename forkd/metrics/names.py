@@ -42,5 +42,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("forkd_reloads_total", "counter", ("result",), "Reloads, by result."),
     Metric("forkd_generation", "gauge", (), "Number of the serving generation."),
     Metric("forkd_ready", "gauge", (), "1 when all wanted workers are ready, as /readyz says."),
+    Metric(
+        "forkd_io_fallback", "gauge", (),
+        "1 when the configured --io is denied here, and another model serves instead.",
+    ),
     Metric("forkd_build_info", "gauge", ("version", "python", "model", "io", "accept"), "Always 1."),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from time import monotonic
+from typing import Any
 
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Accepted, Intake
@@ -69,13 +70,26 @@ class Acceptor:
         if not self.leads():
             return None
         found = self._take(self.intakes[fd])
-        if found is None:
+        if found is not None:
+            self._promote()
+        return found
+
+    def accepted(self, fd: int, result: Any) -> Accepted | None:
+        """An accept that was started on a listener is complete: with a descriptor, or an OSError."""
+        if isinstance(result, OSError):
+            self._failed(result)
             return None
+        self._cells[ACCEPTED] += 1
+        found = self.intakes[fd].wrap(result)
+        self._promote()
+        return found
+
+    def _promote(self) -> None:
+        """Choose the next leader, counting the connection just taken."""
         if self._lease is not None:
-            self.announce(self._connections + 1)  # the choice counts this one
+            self.announce(self._connections + 1)
             if self._lease.promote(self._slot):
                 self._cells[PROMOTIONS] += 1
-        return found
 
     def announce(self, connections: int) -> None:
         """The number of this child's connections changed: tell the others, and the scoreboard."""
@@ -93,15 +107,19 @@ class Acceptor:
         except BlockingIOError:
             return None  # another leader took it, or the client gave up
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                self._unit.log.error(
-                    f"accept: {errno.errorcode[error.errno]}: {error.strerror}; "
-                    f"accepting stops for {_NO_ROOM_PAUSE} s"
-                )
-                self.pause_ends = monotonic() + _NO_ROOM_PAUSE
-            return None  # otherwise the error is that one connection's (accept(2), Error handling)
+            self._failed(error)
+            return None
         self._cells[ACCEPTED] += 1
         return found
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno in _NO_ROOM:
+            self._unit.log.error(
+                f"accept: {errno.errorcode[error.errno]}: {error.strerror}; "
+                f"accepting stops for {_NO_ROOM_PAUSE} s"
+            )
+            self.pause_ends = monotonic() + _NO_ROOM_PAUSE
+        # Otherwise the error is that one connection's (accept(2), Error handling).
 
     def resume(self, now: float) -> None:
         """The pause may be over."""

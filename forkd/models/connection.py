@@ -99,6 +99,9 @@ class Connection:
         self.sock.settimeout(None)
         return self.sock
 
+    def close(self) -> None:
+        self.sock.close()
+
     def has_input(self) -> bool:
         """Whether the client has sent something that was not read. The socket is non-blocking."""
         try:

@@ -24,6 +24,10 @@ class Intake(Protocol):
         """Raises BlockingIOError when there is nothing, OSError as accept(2) does."""
         ...
 
+    def wrap(self, fd: int) -> Accepted:
+        """A connection that the kernel accepted for us (proactor.py)."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -42,6 +46,10 @@ class ListenerIntake:
     def take(self) -> Accepted:
         sock, client = self._sock.accept()
         return sock, client, self._server
+
+    def wrap(self, fd: int) -> Accepted:
+        sock = socket.socket(self._sock.family, self._sock.type, self._sock.proto, fd)
+        return sock, _peer(sock), self._server
 
 
 class QueueIntake:
@@ -62,8 +70,14 @@ class QueueIntake:
         if found is None:
             raise BlockingIOError
         sock, listener = found
-        try:
-            client = sock.getpeername()
-        except OSError:
-            client = None  # it has left already; reading will say so
-        return sock, client, self._servers[listener]
+        return sock, _peer(sock), self._servers[listener]
+
+    def wrap(self, fd: int) -> Accepted:
+        raise AssertionError("nobody accepts on a queue")
+
+
+def _peer(sock: socket.socket) -> Any:
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None  # it has left already; reading will say so

@@ -28,9 +28,11 @@ class Keeper:
         unit: Unit,
         handles: HandleSet,
         counted: Callable[[int], None],
+        make: Callable[..., Connection],
         wake: Callable[[Connection], None],
     ) -> None:
-        """`counted` is told the number of connections whenever it changes; `wake` is `Peer.wake`."""
+        """`counted` is told the number of connections whenever it changes; `make` is their class;
+        `wake` is `Peer.wake`."""
         self.connections: dict[int, Connection] = {}
         self.wheel: Wheel[Connection] = Wheel()
         self.now = monotonic()  # the model stores the time here after each wait
@@ -38,10 +40,11 @@ class Keeper:
         self.writing = Await(
             "write", unit.config.write_timeout, rate=SLOWEST, read=False, write=True
         )
-        self._lingering = Await("linger", _LINGER_SECONDS)
+        self.lingering = Await("linger", _LINGER_SECONDS)
         self._unit = unit
         self._handles = handles
         self._counted = counted
+        self._make = make
         self._wake = wake
         self._idle_grace: float | None = None  # set when draining
 
@@ -49,7 +52,7 @@ class Keeper:
         """Take an accepted socket. The caller starts its session and settles it."""
         sock.setblocking(False)
         config = self._unit.config
-        conn = Connection(
+        conn = self._make(
             sock,
             client,
             server,
@@ -83,7 +86,7 @@ class Keeper:
 
     def linger(self, conn: Connection) -> bool:
         """Whether the connection only waits for the client's EOF; if so, that was looked for."""
-        if conn.op is not self._lingering:
+        if conn.op is not self.lingering:
             return False
         try:
             ended = receive(conn) == b""
@@ -108,7 +111,7 @@ class Keeper:
                 )
                 conn.moved = 0
                 self.wheel.put(conn)
-            elif conn.op is self._lingering or conn.op is self.writing:
+            elif conn.op is self.lingering or conn.op is self.writing:
                 conn.end(self.log)
                 self.close(conn)
             else:
@@ -137,7 +140,7 @@ class Keeper:
         # Explicitly: epoll forgets a closed descriptor only when no process has a copy of it, and
         # the application may have forked.
         self.lend(conn)
-        conn.sock.close()
+        conn.close()
         self._counted(len(self.connections))
 
     def _wait(self, conn: Connection, op: Await) -> None:
@@ -172,7 +175,7 @@ class Keeper:
         try:
             if not conn.taken and (linger or conn.has_input()):
                 conn.sock.shutdown(socket.SHUT_WR)
-                self._wait(conn, self._lingering)
+                self._wait(conn, self.lingering)
                 return
         except OSError:
             pass  # it is gone already

@@ -28,9 +28,9 @@ class ChildLoop:
         self.done = False
         self.unit = unit
         self.log = unit.log
-        self.handles: HandleSet = make_handle_set(unit.io)
+        self.handles = self.handle_set()
         self.acceptor = Acceptor(unit, self.handles)
-        self.keeper = Keeper(unit, self.handles, self._counted, self.woken)
+        self.keeper = Keeper(unit, self.handles, self._counted, self.connection, self.woken)
         self._cells = unit.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
         for fd, call in unit.watched.items():
@@ -43,6 +43,12 @@ class ChildLoop:
         self._retired = False
 
     # ---- what a model decides -------------------------------------------------------------
+
+    def handle_set(self) -> HandleSet:
+        return make_handle_set(self.unit.io)
+
+    def connection(self, *arguments: Any) -> Connection:
+        return Connection(*arguments)
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """A connection was accepted."""
@@ -81,28 +87,32 @@ class ChildLoop:
         events = self.handles.wait(self._patience(timeout))
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
-        connections = keeper.connections
         calls = self.calls
         for fd, _ in events:
             # The master's word first: a request that came with it is answered as the last one.
             if fd in calls:
                 calls[fd]()
-        for fd, mask in events:
-            conn = connections.get(fd)
-            if conn is not None:
-                self.ready(conn, mask)
-            elif fd in acceptor.intakes:
-                self.lead(fd)
+        self.demultiplex(events)
         if keeper.wheel.next <= now:
             self._due.extend(keeper.overdue())
         while self._due:
             conn = self._due.popleft()
-            if conn.mask is not None and connections.get(conn.fd) is conn:
+            if conn.mask is not None and keeper.connections.get(conn.fd) is conn:
                 self.late(conn)
         acceptor.resume(now)
         if self._retiring is not None:
             self._leave(self._retiring)
         self.unit.after_turn()
+
+    def demultiplex(self, events: list[tuple[int, int]]) -> None:
+        """Dispatch to the handlers of connections and listeners."""
+        connections, intakes = self.keeper.connections, self.acceptor.intakes
+        for fd, mask in events:
+            conn = connections.get(fd)
+            if conn is not None:
+                self.ready(conn, mask)
+            elif fd in intakes:
+                self.lead(fd)
 
     def lead(self, fd: int) -> None:
         """A listener is ready: accept, promote, work; until its queue is empty or another leads."""

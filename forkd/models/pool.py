@@ -32,7 +32,7 @@ Task = Callable[[], Outcome]
 class RequestQueue:
     """Tasks for the pool's threads, which compete for them; outcomes for the waiting thread."""
 
-    def __init__(self, threads: int, log: Log, enter: Callable[[], None]) -> None:
+    def __init__(self, threads: int, log: Log, enter: Callable[[], None] | None) -> None:
         """`enter` is called in each thread when it starts."""
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._tasks: SimpleQueue[tuple[Connection, Task] | None] = SimpleQueue()
@@ -64,8 +64,9 @@ class RequestQueue:
         self._room += len(found)
         return found
 
-    def _run(self, enter: Callable[[], None]) -> None:
-        enter()
+    def _run(self, enter: Callable[[], None] | None) -> None:
+        if enter is not None:
+            enter()
         while (item := self._tasks.get()) is not None:
             conn, task = item
             try:
@@ -80,11 +81,19 @@ class RequestQueue:
 class PooledLoop(ChildLoop):
     """A waiting thread with a pool. The models say which step runs where."""
 
+    #: Whether the thread that runs the application also sends what it answers.
+    sends = True
+    #: Whether the application runs in the pool, rather than in the waiting thread.
+    pooled = True
+
     def __init__(self, unit: Unit) -> None:
         super().__init__(unit)
         ledger = unit.ledger
-        assert isinstance(ledger, Lanes)
-        self._queue = RequestQueue(unit.config.threads, unit.log, ledger.bind)
+        threads, enter = 0, None
+        if self.pooled:
+            assert isinstance(ledger, Lanes)
+            threads, enter = unit.config.threads, ledger.bind
+        self._queue = RequestQueue(threads, unit.log, enter)
         self._waiting: deque[tuple[Connection, Task]] = deque()  # lent, and the queue is full
         self.watch(self._queue.bell, self._collect)
 
@@ -116,7 +125,13 @@ class PooledLoop(ChildLoop):
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Start the session here, up to its first need; logic goes to the pool."""
         conn = self.keeper.adopt(sock, client, server)
-        self.begun(conn, advance(conn, conn.resume, None, self.log, to_ready=True))
+        self.go(conn, conn.resume, None)
+
+    def go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
+        """A step in the waiting thread."""
+        self.begun(
+            conn, advance(conn, step, value, self.log, send=self.sends, to_ready=self.pooled)
+        )
 
     def begun(self, conn: Connection, outcome: Outcome) -> None:
         """A step in the waiting thread is done: logic goes to the pool, the rest is kept."""
@@ -128,11 +143,10 @@ class PooledLoop(ChildLoop):
     def logic(self, conn: Connection, reached: Outcome) -> Outcome:
         """In a pool thread: go on from READY or TAKE."""
         value = conn.take() if reached is TAKE else None
-        return advance(conn, conn.resume, value, self.log)
+        return advance(conn, conn.resume, value, self.log, send=self.sends)
 
     def late(self, conn: Connection) -> None:
-        error = Deadline(conn.op.name)
-        self.begun(conn, advance(conn, conn.session.throw, error, self.log, to_ready=True))
+        self.go(conn, conn.session.throw, Deadline(conn.op.name))
 
     def woken(self, conn: Connection) -> None:
         raise AssertionError(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forkd.config import Config
 from forkd.models.blocking import BlockingFollowers
@@ -14,11 +14,13 @@ from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
 from forkd.models.leader_threads import LeaderThreads
+from forkd.models.proactor import Proactor
 from forkd.models.process_per_connection import MOST_PROCESSES, ProcessPerConnection
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
 from forkd.models.unit import Model, Unit
 from forkd.rules import Rule
+from forkd.system import uring
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,26 @@ MODELS: tuple[Row, ...] = (
         weakness="the main thread moves all bytes of its child",
         refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
     ),
+    Row(
+        name="proactor",
+        make=Proactor,
+        ios=("io_uring", "aio"),
+        master_accepts=False,
+        forks=False,
+        threaded=True,
+        pooled=False,
+        waits="the kernel; the child's main thread waits for completions",
+        moves="the kernel, into and out of our buffers",
+        logic="completion handlers: inline, or in the pool with --threads",
+        handoff="completions",
+        good_for="many busy connections: one system call starts and ends dozens of operations",
+        weakness="io_uring is denied in many containers (see io_fallback); aio is a thread of "
+        "glibc for each client, 256 at most, and is here for the pattern's sake",
+        refused={
+            ("aio", "asyncio"): "glibc does the operations of one descriptor one after the other, "
+            "so a read that waits would hold up the write; use --io io_uring"
+        },
+    ),
 )
 
 INTERFACES = ("wsgi", "socketserver", "asyncio")
@@ -229,7 +251,16 @@ def lanes(config: Config) -> int:
     row = get(config.model)
     if row.forks:
         return min(config.worker_connections, MOST_PROCESSES)
-    return config.threads if row.pooled or config.threads > 1 else 0
+    may_be_pooled = row.pooled or io_of(config.model, config.io) == "io_uring"  # see `usable`
+    return config.threads if may_be_pooled or config.threads > 1 else 0
+
+
+def usable(config: Config) -> tuple[Config, str]:
+    """The configuration, and ""; or, where io_uring is denied, one that does without, and why.
+    In a child: a ring belongs to the process that made it."""
+    if io_of(config.model, config.io) != "io_uring" or not (why := uring.usable()):
+        return config, ""
+    return replace(config, model="simulated-proactor", io=None), why
 
 
 def refusal(row: Row, io: str, flavour: str, threads: int) -> str | None:

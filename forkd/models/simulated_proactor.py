@@ -14,13 +14,15 @@ threads see only requests and hand back responses, as completion handlers do.
 
 from __future__ import annotations
 
-from forkd.app.session import READY, TAKE
+from forkd.app.session import READY
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
-from forkd.models.steps import WRITING, Outcome, advance, flush, read
+from forkd.models.steps import WRITING, Outcome, flush, read
 
 
 class SimulatedProactor(PooledLoop):
+    sends = False  # step 3 hands the response back
+
     def ready(self, conn: Connection, mask: int) -> None:
         if self.keeper.linger(conn):
             return
@@ -37,11 +39,6 @@ class SimulatedProactor(PooledLoop):
             moved = conn.moved
             outcome = read(conn, self.log, to_ready=True)
         self.begun(conn, outcome)
-
-    def logic(self, conn: Connection, reached: Outcome) -> Outcome:
-        """Step 3, in a pool thread."""
-        value = conn.take() if reached is TAKE else None
-        return advance(conn, conn.resume, value, self.log, send=False)
 
     def finished(self, conn: Connection, outcome: Outcome) -> None:
         """A response is here."""

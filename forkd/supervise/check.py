@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from forkd.config import Config
-from forkd.errors import AppError, SystemCallError
+from forkd.errors import AppError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.models import registry
 from forkd.supervise.worker import make_interface
@@ -34,6 +34,9 @@ def check(config: Config) -> str:
     why = registry.refusal(row, io, flavour, config.threads)
     if why is not None:
         raise AppError(why)
+    _, denied = registry.usable(config)
+    if denied and not config.io_fallback:
+        raise StartError(f"io-fallback = false, and io_uring cannot be used: {denied}")
     return (
         f"ok: {config.app or 'the built-in welcome app'} ({interface.name}) under "
         f"{config.model}/{io}, workers {config.workers}, on {', '.join(map(str, config.bind))}"

@@ -78,6 +78,7 @@ class Master:
         self.backoff = plan.Backoff()
         self.admin_address: str | None = None
         self.interface = ""  # as the children say
+        self.fallback = ""  # why they do not use the configured --io
         self.started = monotonic()
         self.served = False  # whether the service ever answered
         self.stopping = False
@@ -249,6 +250,9 @@ class Master:
         for message in messages:
             if isinstance(message, Ready):
                 self.interface = message.interface
+                if message.fallback and message.fallback != self.fallback:
+                    self.log.warning(message.fallback)
+                self.fallback = message.fallback
                 self._on_ready(child)
             elif isinstance(message, Failed):
                 child.error = message.error

@@ -17,6 +17,7 @@ class Ready(NamedTuple):
     """Child to master: the application is loaded, I serve."""
 
     interface: str
+    fallback: str  # why the configured --io cannot be used, and what serves instead; or ""
 
 
 class Failed(NamedTuple):
@@ -48,7 +49,7 @@ class Reopen(NamedTuple):
 
 Message = Ready | Failed | Recycle | Retire | Quit | Reopen
 _TYPES: dict[type, dict[str, type]] = {
-    Ready: {"interface": str},
+    Ready: {"interface": str, "fallback": str},
     Failed: {"error": str},
     Recycle: {"why": str},
     Retire: {"idle_grace": float, "drain_queue": bool},

@@ -28,6 +28,7 @@ def report(master: Master) -> dict[str, Any]:
             "why": why_not_ready(master),
             "model": config.model,
             "io": registry.io_of(config.model, config.io),
+            "io_fallback": master.fallback,
             "accept": config.accept,
             "app": config.app,
             "interface": master.interface,

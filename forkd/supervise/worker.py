@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
@@ -69,7 +69,8 @@ class Worker:
     """Implements `session.Host`."""
 
     def __init__(self, birth: Birth) -> None:
-        config = birth.config
+        config, self._denied = registry.usable(birth.config)
+        birth = replace(birth, config=config)
         self.draining = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)
@@ -114,7 +115,8 @@ class Worker:
         # What was loaded stays: keep the collector from walking (and so copying) its pages.
         gc.collect()
         gc.freeze()
-        self._channel.send(Ready(interface.name))
+        fallback = f"{self._denied}: {self._birth.config.model} serves instead" if self._denied else ""
+        self._channel.send(Ready(interface.name, fallback))
         if interface.needs_loop:
             _run_in_loop(model)
         else:
@@ -157,8 +159,14 @@ class Worker:
     def _load(self) -> tuple[Interface, registry.Row]:
         """The application as an interface, and the model. Raises AppError."""
         config = self._birth.config
+        if self._denied and not config.io_fallback:
+            raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         interface, flavour = make_interface(config, self, io, self._birth.admin)
+        if self._denied and registry.refusal(row, io, flavour, config.threads):
+            config = replace(config, model="leader-followers")
+            self._birth = replace(self._birth, config=config)
+            row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         why = registry.refusal(row, io, flavour, config.threads)
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")

@@ -37,7 +37,7 @@ _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 class SigioSet:
     def __init__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
-        self._news = _signalfd({NEWS, signal.SIGIO})
+        self._news = signalfd({NEWS, signal.SIGIO})
         self._masks: dict[int, int] = {}
         self._plain: set[int] = {self._news}  # polled at every wait
         self._hot: set[int] = set()  # signal-driven, and perhaps ready
@@ -113,7 +113,7 @@ def _can_signal(fd: int) -> bool:
         sock.detach()
 
 
-def _signalfd(numbers: set[int]) -> int:
+def signalfd(numbers: set[int]) -> int:
     """signalfd(2), which Python 3.11 does not wrap. Raises SystemCallError."""
     libc = ctypes.CDLL(None, use_errno=True)
     bits = sum(1 << (number - 1) for number in numbers)

@@ -92,13 +92,14 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",
         "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
         "dispatch": "competition",
+        "io_fallback": "false",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
     if row.positional:
         argv = [text]
-    elif row.attr == "foreground":
-        argv = ["-f"]
+    elif isinstance(row.default, bool):
+        argv = [row.flags[0] if text == "true" else row.flags[0].replace("--", "--no-")]
     else:
         argv = [row.flags[0], text]
     file = write(tmp_path / "f.toml", f"{row.attr} = {json.dumps(text)}")

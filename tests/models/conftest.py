@@ -19,7 +19,7 @@ Cell = tuple[str, str, str, int]  # model, io, interface, threads
 def _threads(row: registry.Row, io: str) -> list[int]:
     if row.pooled:
         return [4]
-    return [1, 4] if row.threaded and io == row.ios[0] else [1]
+    return [1, 4] if row.threaded and io in (row.ios[0], "aio") else [1]
 
 
 CELLS: list[Cell] = [

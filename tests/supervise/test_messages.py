@@ -20,7 +20,7 @@ from forkd.supervise.messages import (
 )
 
 MESSAGES: list[Message] = [
-    Ready("wsgi"), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
+    Ready("wsgi", ""), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
     Retire(2.0, True), Retire(0.05, False), Quit(), Reopen(),
 ]  # fmt: skip
 
@@ -75,8 +75,8 @@ def test_garbage_from_a_child_is_skipped(garbage: bytes) -> None:
     raw, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(end)
     raw.send(garbage)
-    raw.send(json.dumps(["Ready", {"interface": "wsgi"}]).encode())
-    assert channel.receive() == [Ready("wsgi")]
+    raw.send(json.dumps(["Ready", {"interface": "wsgi", "fallback": ""}]).encode())
+    assert channel.receive() == [Ready("wsgi", "")]
     raw.close()
     channel.close()
 

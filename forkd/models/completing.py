@@ -1,0 +1,85 @@
+"""A connection whose bytes are moved by asynchronous operations: see system/operations.py."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import termios
+from typing import Any
+
+from forkd.app.session import ClientGone
+from forkd.models.connection import Connection
+from forkd.models.steps import Outcome
+from forkd.system.operations import Operations
+
+#: Bytes of a file, or of a stream's backlog, that are sent by one operation.
+_PIECE = 262144
+
+
+class Completing(Connection):
+    """Application code that blocks in `push` or `pull` uses the socket itself meanwhile."""
+
+    __slots__ = ("_left", "last", "operations")
+
+    def __init__(self, operations: Operations, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.operations = operations
+        self.last: Outcome | None = None  # the session has returned; kept while a send is under way
+        self._left = b""
+        operations.adopt(self.fd)
+
+    def piece(self) -> bytes:
+        """The next bytes of `out`; b"" when nothing is left. Raises OSError (the file broke off)."""
+        while self.out:
+            item = self.out.popleft()
+            if isinstance(item, memoryview):
+                if item.nbytes:
+                    whole = item.obj
+                    if type(whole) is bytes and len(whole) == item.nbytes:
+                        return whole
+                    if item.nbytes > _PIECE:
+                        self.out.appendleft(item[_PIECE:])
+                    return bytes(item[:_PIECE])
+            elif item.count:
+                data = os.pread(item.fd, min(item.count, _PIECE), item.offset)
+                if not data:
+                    raise ConnectionAbortedError("the file became shorter while it was sent")
+                item.offset += len(data)
+                item.count -= len(data)
+                self.out.appendleft(item)
+                return data
+        return b""
+
+    def has_input(self) -> bool:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self.fd, termios.FIONREAD, waiting)
+        return bool(waiting[0]) or self.operations.holds(self.fd)
+
+    def close(self) -> None:
+        self.operations.release(self.sock)
+
+    # ---- session.Peer ---------------------------------------------------------------------
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Taken when no other send is under way; the session hears of its completion."""
+        if self.operations.sending(self.fd):
+            return 0
+        piece = bytes(data[:_PIECE])
+        self.operations.send(self.fd, piece)
+        return len(piece)
+
+    def push(self, data: bytes) -> None:
+        self._take_over()
+        super().push(data)
+
+    def pull(self) -> bytes:
+        self._take_over()
+        data, self._left = self._left, b""
+        return data or super().pull()
+
+    def _take_over(self) -> None:
+        try:
+            self._left += self.operations.take_over(self.fd)
+        except OSError as error:
+            raise ClientGone("the client has left") from error

@@ -1,0 +1,136 @@
+"""Proactor (POSA2, Schmidt, Stal, Rohnert, Buschmann): the kernel reads and writes.
+
+1. The *initiator*, which is the keeper or the acceptor, starts an *asynchronous operation*: to wait for
+   a client is to start a receive into our buffers, to lead is to start an accept.
+2. The *asynchronous operation processor* carries it out: the kernel (`--io io_uring`, system/uring.py),
+   or the threads of glibc (`--io aio`, system/aio.py).
+3. Its completion, with the result, goes into the *completion event queue*: the ring's, or that of
+   real-time signals.
+4. The *proactor*, the child's main thread, waits for completions and dispatches each to its
+   *completion handler*: `_accepted`, `_received` or `_sent`.
+5. A handler of a receive resumes the session with the bytes: inline, or, with `--threads N`, once the
+   request is complete, in a thread of the pool. What the application answers starts a send (step 1).
+6. The handler of that send takes care of the aftermath: it resumes the session, which keeps the
+   connection, and step 1 comes again, or ends it: what is under way is cancelled, then it is closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from forkd.app.session import READY
+from forkd.models.completing import Completing
+from forkd.models.connection import Connection
+from forkd.models.pool import PooledLoop
+from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
+from forkd.models.unit import Unit
+from forkd.system.aio import MOST_CLIENTS, AioOperations
+from forkd.system.operations import Kind, Operations
+from forkd.system.uring import UringOperations
+
+_ACCEPTED: Final = Kind.ACCEPTED
+_RECEIVED: Final = Kind.RECEIVED
+
+
+class Proactor(PooledLoop):
+    handles: Operations
+    sends = False
+
+    def __init__(self, unit: Unit) -> None:
+        self.pooled = unit.config.threads > 1
+        if unit.io == "aio":
+            limit = min(unit.config.worker_connections, MOST_CLIENTS)
+            unit = replace(unit, config=replace(unit.config, worker_connections=limit))
+        super().__init__(unit)
+
+    def handle_set(self) -> Operations:
+        if self.unit.io == "aio":
+            return AioOperations()
+        listeners = {intake.fileno() for intake in self.unit.intakes}
+        alone = self.unit.lease is None or self.unit.config.workers.max == 1
+        return UringOperations(listeners, shared=not alone, pooled=self.pooled)
+
+    def connection(self, *arguments: Any) -> Connection:
+        return Completing(self.handles, *arguments)
+
+    # ---- step 4: dispatch -----------------------------------------------------------------
+
+    def demultiplex(self, events: list[tuple[int, int]]) -> None:
+        super().demultiplex(events)  # aio has no accept: its listeners are told to be ready
+        connections = self.keeper.connections
+        for kind, fd, result in self.handles.completed():
+            if kind is _ACCEPTED:
+                self._accepted(fd, result)
+                continue
+            conn = connections[fd]
+            assert isinstance(conn, Completing)
+            if isinstance(result, OSError):
+                conn.end(self.log)
+                self.keeper.close(conn)
+            elif kind is _RECEIVED:
+                self._received(conn, result)
+            else:
+                self._sent(conn, result)
+
+    # ---- completion handlers --------------------------------------------------------------
+
+    def _accepted(self, fd: int, result: Any) -> None:
+        accepted = self.acceptor.accepted(fd, result)
+        if accepted is not None:
+            self.serve(*accepted)
+
+    def _received(self, conn: Completing, data: Any) -> None:
+        """Step 5."""
+        conn.moved += len(data)
+        if conn.op is not self.keeper.lingering:
+            self.go(conn, conn.resume, data)
+        elif not data:
+            self.keeper.close(conn)
+
+    def _sent(self, conn: Completing, count: Any) -> None:
+        """Step 6, when all is sent."""
+        conn.moved += count
+        if self.handles.sending(conn.fd):
+            if conn.op is self.keeper.writing:
+                self.keeper.settle(conn, WRITING)  # a part: the client is alive
+        elif conn.last is not None:
+            self.keeper.settle(conn, conn.last)
+        elif conn.op is self.keeper.writing:
+            self._write(conn)
+        elif conn.op.write:
+            self.go(conn, conn.resume, None)
+
+    # ---- what handlers start --------------------------------------------------------------
+
+    def begun(self, conn: Connection, outcome: Outcome) -> None:
+        assert isinstance(conn, Completing)
+        if outcome is WRITING:
+            self._write(conn)
+        elif (outcome is FINISHED or outcome is LINGERING) and self.handles.sending(conn.fd):
+            conn.last = outcome
+            self.keeper.settle(conn, WRITING)
+        else:
+            super().begun(conn, outcome)
+
+    finished = begun
+
+    def _write(self, conn: Completing) -> None:
+        """Start the next send; when there is none, the session goes on."""
+        try:
+            piece = conn.piece()
+        except OSError:
+            conn.end(self.log)
+            self.keeper.settle(conn, ABORTED)
+            return
+        if piece:
+            self.handles.send(conn.fd, piece)
+            self.keeper.settle(conn, WRITING)
+        elif self.pooled:
+            self.lend(conn, lambda: self.logic(conn, READY))
+        else:
+            self.go(conn, conn.resume, None)
+
+    def woken(self, conn: Connection) -> None:
+        if conn.mask is not None and conn.op is not self.keeper.writing:
+            self.go(conn, conn.resume, None)

@@ -1,0 +1,56 @@
+"""Asynchronous operations: what a proactor starts, and what it hears when they are complete.
+
+The Asynchronous Operation Processor of the Proactor pattern (POSA2). It looks like a handle set, so
+that whoever waits need not know: to add a connection for READ is to start a receive, to add a listener
+is to start an accept. The difference is what comes back: not that a handle is ready, but that an
+operation is done, with its result. There are two, uring.py and aio.py; each belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from enum import Enum
+from typing import Protocol
+
+from forkd.system.handles import HandleSet
+
+
+class Kind(Enum):
+    ACCEPTED = "accepted"  # result: a descriptor
+    RECEIVED = "received"  # result: bytes, b"" at EOF
+    SENT = "sent"  # result: how many bytes
+
+
+#: What completed, on which handle, and its result; an OSError when it failed.
+Completed = tuple[Kind, int, int | bytes | OSError]
+
+
+class Operations(HandleSet, Protocol):
+    """`wait` returns plain handles that are ready, as any handle set does; then `completed` tells of
+    operations. A connection's bytes are told only while it is in the set for READ; what arrives at
+    other times is held until then."""
+
+    def adopt(self, fd: int) -> None:
+        """`fd` is a connection from now on: READ in its mask means to receive."""
+
+    def send(self, fd: int, data: bytes) -> None:
+        """Start to send all of `data`; one at a time. Each SENT tells of a part of it."""
+
+    def sending(self, fd: int) -> bool:
+        """Whether a send is under way."""
+        ...
+
+    def holds(self, fd: int) -> bool:
+        """Whether something was received and not told yet."""
+        ...
+
+    def take_over(self, fd: int) -> bytes:
+        """Leave a connection to the caller, who uses its socket, without blocking, until it is added
+        again. Called while something received is being handled. Returns what came since."""
+        ...
+
+    def release(self, sock: socket.socket) -> None:
+        """Cancel what is under way on a connection, then close it."""
+
+    def completed(self) -> Iterator[Completed]: ...

@@ -1,0 +1,280 @@
+"""Asynchronous operations, io_uring's and aio's: one contract, on sockets of our own."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from forkd.system.aio import AioOperations
+from forkd.system.handles import READ
+from forkd.system.operations import Kind, Operations
+from forkd.system.uring import UringOperations
+
+LISTENER = socket.create_server(("127.0.0.1", 0), backlog=1000)
+LISTENER.setblocking(False)
+
+MAKERS: dict[str, Callable[[], Operations]] = {
+    "io_uring, multishot": lambda: UringOperations(set(), shared=False, pooled=False),
+    "io_uring, one shot": lambda: UringOperations(set(), shared=True, pooled=True),
+    "aio": AioOperations,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def operations(request: pytest.FixtureRequest) -> Iterator[Operations]:
+    made = MAKERS[request.param]()
+    yield made
+    made.close()
+
+
+class Heard:
+    """Waits until something is true, and remembers all that was told."""
+
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
+        self.ready: list[int] = []
+        self.received: dict[int, list[bytes | OSError]] = defaultdict(list)
+        self.sent: dict[int, int] = defaultdict(int)
+        self.errors: list[OSError] = []
+        self.accepted: list[int] = []
+
+    def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "not told in time"
+            self.turn(0.05)
+
+    def turn(self, timeout: float) -> None:
+        self.ready += [fd for fd, _ in self.operations.wait(timeout)]
+        for kind, fd, result in self.operations.completed():
+            if isinstance(result, OSError):
+                self.errors.append(result)
+            elif kind is Kind.RECEIVED:
+                self.received[fd].append(result)
+            elif kind is Kind.SENT:
+                self.sent[fd] += result
+            else:
+                self.accepted.append(result)
+
+    def bytes(self, fd: int) -> bytes:
+        return b"".join(piece for piece in self.received[fd] if isinstance(piece, bytes))
+
+
+def connection(operations: Operations) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(10)
+    operations.adopt(ours.fileno())
+    return ours, theirs
+
+
+def test_bytes_and_then_the_end_are_received(operations: Operations) -> None:
+    ours, theirs = connection(operations)
+    fd = ours.fileno()
+    heard = Heard(operations)
+    operations.add(fd, READ)
+    heard.turn(0)
+    theirs.send(b"one")
+    heard.until(lambda: heard.bytes(fd) == b"one")
+    theirs.send(b"two")
+    operations.modify(fd, READ)
+    heard.until(lambda: heard.bytes(fd) == b"onetwo")
+    theirs.close()
+    operations.modify(fd, READ)
+    heard.until(lambda: heard.received[fd][-1:] == [b""])
+    operations.remove(fd)
+    operations.release(ours)
+
+
+def test_what_is_not_wanted_yet_is_held_in_order(operations: Operations) -> None:
+    ours, theirs = connection(operations)
+    fd = ours.fileno()
+    heard = Heard(operations)
+    operations.add(fd, READ)
+    theirs.send(b"first")
+    heard.until(lambda: heard.received[fd])
+    operations.remove(fd)
+    sent = b"first"
+    for number in range(30):  # more than is held: the rest waits in the socket
+        piece = b"%04d" % number * 50
+        theirs.send(piece)
+        sent += piece
+        heard.turn(0)
+    assert heard.bytes(fd) == b"first"
+    operations.add(fd, READ)
+    heard.until(lambda: heard.bytes(fd) == sent)
+    operations.release(ours)
+
+
+def test_a_large_send_arrives_whole_at_a_slow_reader(operations: Operations) -> None:
+    ours, theirs = connection(operations)
+    fd = ours.fileno()
+    heard = Heard(operations)
+    data = os.urandom(1 << 16) * 128
+    got = bytearray()
+
+    def read() -> None:
+        while len(got) < len(data):
+            got.extend(theirs.recv(30_000))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    operations.send(fd, data)
+    assert operations.sending(fd)
+    heard.until(lambda: not operations.sending(fd))
+    reader.join(10)
+    assert heard.sent[fd] == len(data)
+    assert bytes(got) == data
+    operations.release(ours)
+
+
+def test_a_send_to_a_peer_that_left_is_an_error(operations: Operations) -> None:
+    ours, theirs = connection(operations)
+    theirs.close()
+    heard = Heard(operations)
+    operations.send(ours.fileno(), b"anybody?")
+    heard.until(lambda: heard.errors)
+    assert isinstance(heard.errors[0], BrokenPipeError)
+    assert not operations.sending(ours.fileno())
+    operations.release(ours)
+
+
+def test_the_socket_can_be_taken_over_and_given_back(operations: Operations) -> None:
+    ours, theirs = connection(operations)
+    fd = ours.fileno()
+    heard = Heard(operations)
+    operations.add(fd, READ)
+    theirs.send(b"head")
+    data = b""
+    while not data:
+        operations.wait(10)
+        for _, _, head in operations.completed():
+            assert head == b"head"
+            operations.remove(fd)
+            theirs.send(b"body")
+            data = operations.take_over(fd)
+            if not data:
+                assert select.select([ours], [], [], 10)[0]
+                data = ours.recv(100)
+            with pytest.raises(BlockingIOError):
+                ours.recv(1)
+    assert data == b"body"
+    operations.add(fd, READ)
+    theirs.send(b"next")
+    heard.until(lambda: heard.bytes(fd) == b"next")
+    operations.release(ours)
+
+
+def test_releasing_ends_what_is_under_way(operations: Operations) -> None:
+    """Neither the receive nor the send keeps the connection open, and the next one that gets its
+    descriptor hears nothing of them."""
+    heard = Heard(operations)
+    for _ in range(20):
+        ours, theirs = connection(operations)
+        fd = ours.fileno()
+        operations.add(fd, READ)
+        heard.turn(0)
+        operations.remove(fd)
+        operations.send(fd, bytes(1 << 22))  # more than the socket takes
+        heard.turn(0)
+        operations.release(ours)
+        ended = threading.Event()
+
+        def read(peer: socket.socket = theirs, ended: threading.Event = ended) -> None:
+            try:
+                while peer.recv(65536):
+                    pass
+            except ConnectionResetError:
+                pass
+            ended.set()
+
+        threading.Thread(target=read, daemon=True).start()
+        heard.until(ended.is_set)
+        heard.sent.clear()
+        theirs.close()
+    assert not any(heard.received.values())
+
+
+def test_plain_handles_are_level_triggered(operations: Operations) -> None:
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    heard = Heard(operations)
+    operations.add(bell, READ)
+    heard.turn(0)
+    assert heard.ready == []
+    os.eventfd_write(bell, 1)
+    heard.until(lambda: heard.ready.count(bell) == 3)  # it was not read
+    os.eventfd_read(bell)
+    heard.turn(0)
+    heard.ready.clear()
+    heard.turn(0)
+    assert heard.ready == []
+    operations.remove(bell)
+    os.eventfd_write(bell, 1)
+    heard.turn(0.05)
+    assert heard.ready == []
+    os.close(bell)
+
+
+def test_many_connections_at_once(operations: Operations) -> None:
+    """More than there are buffers for."""
+    heard = Heard(operations)
+    pairs = [connection(operations) for _ in range(200)]
+    for ours, theirs in pairs:
+        operations.add(ours.fileno(), READ)
+        theirs.send(b"x" * 5000)
+    heard.until(lambda: all(len(heard.bytes(ours.fileno())) == 5000 for ours, _ in pairs))
+    for ours, theirs in pairs:
+        operations.release(ours)
+        theirs.close()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one shot", "multishot"])
+def test_accepting_stops_without_losing_anybody(shared: bool) -> None:
+    """Each connection is told, or waits in the accept queue for somebody else."""
+    operations = UringOperations({LISTENER.fileno()}, shared=shared, pooled=False)
+    heard = Heard(operations)
+    clients = []
+    for _ in range(20):
+        operations.add(LISTENER.fileno(), READ)
+        heard.turn(0)
+        clients += [socket.create_connection(LISTENER.getsockname()) for _ in range(10)]
+        heard.turn(0)
+        operations.remove(LISTENER.fileno())
+        heard.turn(0)
+    told = len(heard.accepted)
+    assert told >= 20
+    operations.close()
+    while len(heard.accepted) < len(clients):
+        heard.accepted.append(LISTENER.accept()[0].detach())
+    with pytest.raises(BlockingIOError):
+        LISTENER.accept()
+    for fd in heard.accepted:
+        os.close(fd)
+    for client in clients:
+        client.close()
+
+
+def test_an_operation_whose_signal_was_lost_is_found() -> None:
+    """The queue of real-time signals is full: glibc cannot send the signal, and drops the result."""
+    operations = AioOperations()
+    ours, theirs = connection(operations)
+    heard = Heard(operations)
+    soft, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, hard))
+    try:
+        operations.add(ours.fileno(), READ)
+        theirs.send(b"quiet")
+        heard.until(lambda: heard.errors)
+    finally:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, hard))
+    assert isinstance(heard.errors[0], BlockingIOError)
+    operations.release(ours)
+    operations.close()
