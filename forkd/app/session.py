@@ -27,6 +27,7 @@ that block: `push` and `pull`.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from time import monotonic
 from typing import Any, Final, Protocol
 
 #: What sessions tell their reader of the bytes per second that keep a slow peer connected.
@@ -65,6 +66,20 @@ class Await:
 
     def __repr__(self) -> str:
         return f"<Await {self.name}>"
+
+
+class Patience:
+    """The deadline of an `Await` for code that blocks: `seconds` in all, and 1/`SLOWEST` more for
+    each byte, to at most `seconds` from then. Only time spent waiting counts."""
+
+    __slots__ = ("_most", "left")
+
+    def __init__(self, seconds: float) -> None:
+        self._most = self.left = seconds or float("inf")
+
+    def waited(self, since: float, moved: int) -> None:
+        """The peer was waited for since then (CLOCK_MONOTONIC), and so many bytes have moved."""
+        self.left = max(0.0, min(self.left - (monotonic() - since) + moved / SLOWEST, self._most))
 
 
 class Write:
@@ -123,8 +138,8 @@ class Peer(Protocol):
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""
 
-    def pull(self) -> bytes:
-        """Receive; blocks until the body deadline. b"" at EOF. Raises ClientGone, TimeoutError."""
+    def pull(self, seconds: float) -> bytes:
+        """Receive; blocks for up to `seconds`. b"" at EOF. Raises ClientGone, TimeoutError."""
         ...
 
     def send(self, data: bytes | memoryview) -> int:

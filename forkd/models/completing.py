@@ -73,10 +73,10 @@ class Completing(Connection):
         self._take_over()
         super().push(data)
 
-    def pull(self) -> bytes:
+    def pull(self, seconds: float) -> bytes:
         self._take_over()
         data, self._left = self._left, b""
-        return data or super().pull()
+        return data or super().pull(seconds)
 
     def _take_over(self) -> None:
         try:
