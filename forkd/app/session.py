@@ -12,7 +12,7 @@ bytes, `Write`      send these, in order                            None, once a
 `SendFile`          send a head, then a piece of a file             None, once all are accepted
 `READY`             a whole request is here; logic may run          None, where logic runs
                     elsewhere
-`TAKE`              logic wants the socket itself, blocking         the socket
+`TAKE`              logic wants the socket itself, blocking         a `models.taken` socket
 ==================  ==============================================  ============================
 
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
@@ -134,6 +134,7 @@ class Peer(Protocol):
     client_port: int
     server: str
     server_port: int
+    sock: Any  # for its options and names; bytes go through the model
 
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""
@@ -145,6 +146,9 @@ class Peer(Protocol):
     def send(self, data: bytes | memoryview) -> int:
         """Send what can be accepted now, without blocking; return how many bytes that was."""
         ...
+
+    def shutdown(self) -> None:
+        """Send FIN: there will be no more bytes. Raises ClientGone."""
 
     def wake(self) -> None:
         """Resume the session with None, unless it runs right now: its needs have changed."""
@@ -195,3 +199,5 @@ class Interface(Protocol):
     needs_loop: bool
 
     def session(self, peer: Peer) -> Session: ...
+    def retire(self) -> None:
+        """The process is to end; there may still be new sessions. Called once."""

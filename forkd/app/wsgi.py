@@ -126,6 +126,9 @@ class Wsgi:
             "wsgi.input_terminated": True,
         }
 
+    def retire(self) -> None:
+        """Each answer looks at `Host.draining` by itself."""
+
     # ---- the connection -------------------------------------------------------------------
 
     def session(self, peer: Peer) -> Session:

@@ -24,6 +24,7 @@ from forkd.app.session import (
     Write,
 )
 from forkd.models.deadlines import NEVER, NOWHERE
+from forkd.models.taken import TakenSocket
 
 _NOTHING_YET = Await("start", 0, read=False)
 
@@ -100,11 +101,12 @@ class Connection:
         else:
             raise TypeError(f"a session yielded {op!r}")
 
-    def take(self) -> socket.socket:
+    def take(self) -> TakenSocket:
         """Give the socket away to the session, blocking, until it returns."""
         self.taken = True
-        self.sock.settimeout(None)
-        return self.sock
+        self.sock = taken = TakenSocket(self.sock)
+        taken.settimeout(None)
+        return taken
 
     def close(self) -> None:
         self.sock.close()
@@ -200,6 +202,12 @@ class Connection:
             raise ClientGone("the client has left") from error
         self.moved += sent
         return sent
+
+    def shutdown(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise ClientGone("the client has left") from error
 
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:
