@@ -147,8 +147,10 @@ class Peer(Protocol):
         """Send what can be accepted now, without blocking; return how many bytes that was."""
         ...
 
-    def shutdown(self) -> None:
-        """Send FIN: there will be no more bytes. Raises ClientGone."""
+    def shutdown(self) -> bool:
+        """Send FIN: there will be no more bytes. False while some of them are under way, and it has
+        to be asked for again when writable. Raises ClientGone."""
+        ...
 
     def wake(self) -> None:
         """Resume the session with None, unless it runs right now: its needs have changed."""

@@ -145,7 +145,7 @@ class Evented:
             ledger.end(began, 0)
 
     def _need(self, transport: Transport) -> Await:
-        if transport.has_backlog:
+        if transport.has_more:
             return self._both if transport.wants_more else self._writing
         return self._reading if transport.wants_more else self._waiting
 

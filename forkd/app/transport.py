@@ -39,6 +39,7 @@ class Transport(asyncio.Transport):
         self._at_eof = False  # the client sends no more
         self._eof_told = False  # and the protocol knows
         self._eof_asked = False  # the protocol writes no more
+        self._eof_sent = False
         self._closing = False
         self._closed = False
         self._waking = False
@@ -54,18 +55,18 @@ class Transport(asyncio.Transport):
         return self._reading and not self._at_eof and not self._closing
 
     @property
-    def has_backlog(self) -> bool:
-        return bool(self._backlog)
+    def has_more(self) -> bool:
+        return bool(self._backlog) or (self._eof_asked and not self._eof_sent)
 
     def finished(self) -> bool:
         """All is said, by one side or by both."""
-        return not self._backlog and (self._closing or (self._eof_told and self._eof_asked))
+        return not self._backlog and (self._closing or (self._eof_told and self._eof_sent))
 
     def rests(self) -> bool:
         """Whether nothing has moved since the last call, and nothing is under way: the last word
         was ours, or nobody has said anything."""
         quiet, self._quiet = self._quiet, True
-        return quiet and self.wants_more and not self._owed and not self._backlog
+        return quiet and self.wants_more and not self._owed and not self.has_more
 
     def connected(self) -> None:
         self._protocol.connection_made(self)
@@ -109,8 +110,8 @@ class Transport(asyncio.Transport):
                 break
             self._quiet = False
             del self._backlog[:sent]
-        if self._eof_asked and not self._backlog:
-            self._peer.shutdown()
+        if self.has_more and not self._backlog:
+            self._eof_sent = self._peer.shutdown()
         if self._writing_paused and len(self._backlog) <= self._low:
             self._writing_paused = False
             self._protocol.resume_writing()

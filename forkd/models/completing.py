@@ -69,6 +69,9 @@ class Completing(Connection):
         self.operations.send(self.fd, piece)
         return len(piece)
 
+    def shutdown(self) -> bool:
+        return not self.operations.sending(self.fd) and super().shutdown()
+
     def push(self, data: bytes) -> None:
         self._take_over()
         super().push(data)

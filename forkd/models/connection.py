@@ -203,11 +203,12 @@ class Connection:
         self.moved += sent
         return sent
 
-    def shutdown(self) -> None:
+    def shutdown(self) -> bool:
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise ClientGone("the client has left") from error
+        return True
 
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:

@@ -66,6 +66,7 @@ MODELS = [
     ["-m", "leader-followers", "--threads", "2"],
     ["-m", "half-sync-half-async"],
     ["-m", "half-sync-half-reactive", "--threads", "1"],
+    ["-m", "proactor"],
 ]
 
 
