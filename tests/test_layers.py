@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
 NO_IO = {"socket", "select", "selectors", "asyncio"}
 EXCEPTED = {
     "app/stream.py": "speaks asyncio's and socketserver's interfaces; opens nothing",
+    "app/transport.py": "is a transport of asyncio's; opens nothing",
     "app/relay.py": "dials out, which is its purpose",
     "app/loader.py": "tells asyncio protocols by their class",
 }

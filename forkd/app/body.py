@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
+from time import monotonic
 from typing import IO, Protocol
 
-from forkd.app.session import ClientGone, Ledger, Peer
+from forkd.app.session import ClientGone, Ledger, Patience, Peer
 from forkd.http.limits import Refused
 from forkd.http.response import CONTINUE
 
@@ -23,21 +25,61 @@ class Decoder(Protocol):
     def feed(self, data: bytes) -> bytes: ...
 
 
-class Spool:
-    """Collects a body: in memory up to `limit` bytes, then in an unlinked temporary file."""
+class Room:
+    """What the bodies of one child may hold in memory, all together."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there was room; negative to give it back."""
+        with self._lock:
+            found = size <= self._free
+            if found:
+                self._free -= size
+        return found
+
+
+class _Held(io.BytesIO):
+    """A body in memory. Its room is free again when nobody has it any more."""
+
+    def __init__(self, room: Room) -> None:
+        super().__init__()
+        self._room = room
+        self._size = 0
+
+    def fits(self, more: int) -> bool:
+        found = self._room.take(more)
+        if found:
+            self._size += more
+        return found
+
+    def close(self) -> None:
+        self._room.take(-self._size)
+        self._size = 0
+        super().close()
+
+    __del__ = close
+
+
+class Spool:
+    """Collects a body: in memory, up to `limit` bytes and while there is room; else in an unlinked
+    temporary file."""
+
+    def __init__(self, limit: int, room: Room) -> None:
         self._limit = limit
-        self.file: IO[bytes] = io.BytesIO()
+        self.file: IO[bytes] = _Held(room)
         self.size = 0
 
     def write(self, data: bytes) -> None:
         """Raises OSError when the disk is full."""
         self.size += len(data)
-        if self.size > self._limit and isinstance(self.file, io.BytesIO):
-            memory = self.file
+        held = self.file
+        if isinstance(held, _Held) and (self.size > self._limit or not held.fits(len(data))):
             self.file = tempfile.TemporaryFile(prefix="forkd-body-")
-            self.file.write(memory.getbuffer())
+            self.file.write(held.getvalue())
+            held.close()
         self.file.write(data)
 
     def rewind(self) -> IO[bytes]:
@@ -56,14 +98,22 @@ class BrokenBody(OSError):
 class ExpectedBody(io.RawIOBase):
     """The body of a request with `Expect: 100-continue`, asked for when the application reads.
 
-    Reading blocks the thread that runs the application. A body that ends early, is late or is
-    malformed raises; it never looks like the end of the body.
+    Reading blocks the thread that runs the application, for as long as a body that is collected may
+    take. A body that ends early, is late or is malformed raises; it never looks like the end of the
+    body.
     """
 
     def __init__(
-        self, peer: Peer, ledger: Ledger, line: bytes, decoder: Decoder, first: bytes
+        self,
+        peer: Peer,
+        ledger: Ledger,
+        line: bytes,
+        decoder: Decoder,
+        first: bytes,
+        seconds: float,
     ) -> None:
         self._line = line
+        self._patience = Patience(seconds)
         self._peer = peer
         self._ledger = ledger
         self._decoder = decoder
@@ -96,7 +146,7 @@ class ExpectedBody(io.RawIOBase):
             self._peer.push(CONTINUE)
         while not self._ready and not self._decoder.done:
             try:
-                data, self._first = self._first or self._peer.pull(), b""
+                data, self._first = self._first or self._pull(), b""
                 if not data:
                     raise ClientGone("the client left in the middle of its request body")
                 self._ready = self._decoder.feed(data)
@@ -104,3 +154,9 @@ class ExpectedBody(io.RawIOBase):
                 raise BrokenBody(408, str(late)) from None
             except Refused as refused:
                 raise BrokenBody(refused.status, refused.reason) from None
+
+    def _pull(self) -> bytes:
+        began = monotonic()
+        data = self._peer.pull(self._patience.left)
+        self._patience.waited(began, len(data))
+        return data

@@ -14,9 +14,6 @@ import socket
 from collections.abc import Callable
 
 from forkd.address import Address
-from forkd.log import Log
-
-_LOG = Log("info", "text", "relay")
 
 
 def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:
@@ -92,7 +89,7 @@ class Relay(asyncio.Protocol):
         return sock
 
     def _give_up(self, why: str) -> None:
-        _LOG.error(f"upstream {self._address}: {why}; client closed")
+        self.client.get_extra_info("log").error(f"upstream {self._address}: {why}; client closed")
         self.client.abort()
 
     def upstream_made(self, upstream: asyncio.Transport) -> None:

@@ -12,7 +12,7 @@ bytes, `Write`      send these, in order                            None, once a
 `SendFile`          send a head, then a piece of a file             None, once all are accepted
 `READY`             a whole request is here; logic may run          None, where logic runs
                     elsewhere
-`TAKE`              logic wants the socket itself, blocking         the socket
+`TAKE`              logic wants the socket itself, blocking         a `models.taken` socket
 ==================  ==============================================  ============================
 
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
@@ -27,6 +27,7 @@ that block: `push` and `pull`.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from time import monotonic
 from typing import Any, Final, Protocol
 
 #: What sessions tell their reader of the bytes per second that keep a slow peer connected.
@@ -65,6 +66,20 @@ class Await:
 
     def __repr__(self) -> str:
         return f"<Await {self.name}>"
+
+
+class Patience:
+    """The deadline of an `Await` for code that blocks: `seconds` in all, and 1/`SLOWEST` more for
+    each byte, to at most `seconds` from then. Only time spent waiting counts."""
+
+    __slots__ = ("_most", "left")
+
+    def __init__(self, seconds: float) -> None:
+        self._most = self.left = seconds or float("inf")
+
+    def waited(self, since: float, moved: int) -> None:
+        """The peer was waited for since then (CLOCK_MONOTONIC), and so many bytes have moved."""
+        self.left = max(0.0, min(self.left - (monotonic() - since) + moved / SLOWEST, self._most))
 
 
 class Write:
@@ -119,16 +134,22 @@ class Peer(Protocol):
     client_port: int
     server: str
     server_port: int
+    sock: Any  # for its options and names; bytes go through the model
 
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""
 
-    def pull(self) -> bytes:
-        """Receive; blocks until the body deadline. b"" at EOF. Raises ClientGone, TimeoutError."""
+    def pull(self, seconds: float) -> bytes:
+        """Receive; blocks for up to `seconds`. b"" at EOF. Raises ClientGone, TimeoutError."""
         ...
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what can be accepted now, without blocking; return how many bytes that was."""
+        ...
+
+    def shutdown(self) -> bool:
+        """Send FIN: there will be no more bytes. False while some of them are under way, and it has
+        to be asked for again when writable. Raises ClientGone."""
         ...
 
     def wake(self) -> None:
@@ -180,3 +201,5 @@ class Interface(Protocol):
     needs_loop: bool
 
     def session(self, peer: Peer) -> Session: ...
+    def retire(self) -> None:
+        """The process is to end; there may still be new sessions. Called once."""

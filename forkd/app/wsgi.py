@@ -10,11 +10,12 @@ import io
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
-from forkd.app.body import BrokenBody, Decoder, ExpectedBody, Spool
+from forkd.app.body import BrokenBody, Decoder, ExpectedBody, Room, Spool
 from forkd.app.response import Response, declared
 from forkd.app.session import (
     ANY_BYTE,
@@ -35,7 +36,7 @@ from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
-from forkd.http.response import error
+from forkd.http.response import CONTINUE, error
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -43,6 +44,8 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 _NO_BODY = io.BytesIO
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT = 499
+#: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
+_ROOM = 64 << 20
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _COPY_LIMIT = 65536
 _NAMES_LIMIT = 1024
@@ -68,13 +71,19 @@ class FileWrapper:
 
     def piece(self) -> tuple[int, int, int] | None:
         """(descriptor, offset, bytes to its end) of a regular file; None for anything else."""
+        file = self.file
+        if isinstance(file, tempfile._TemporaryFileWrapper):
+            file = file.file
+        raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+        if type(raw) is not io.FileIO:
+            return None  # it may have a descriptor, and read() other bytes than are there: gzip
         try:
-            fd = self.file.fileno()
+            fd = raw.fileno()
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return None
-            offset = self.file.tell()
-        except (AttributeError, OSError, ValueError):
+            offset = file.tell()
+        except (OSError, ValueError):
             return None
         return fd, offset, max(0, found.st_size - offset)
 
@@ -96,6 +105,8 @@ class Wsgi:
             body=config.limit_request_body,
         )
         self._body_buffer = config.body_buffer
+        self._body_seconds = config.body_timeout
+        self._room = Room(max(_ROOM, config.body_buffer))
         self._keep_alive = config.keep_alive > 0
         self._first = Await("first request", config.header_timeout, rate=ANY_BYTE, idle=True)
         self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
@@ -114,6 +125,9 @@ class Wsgi:
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
         }
+
+    def retire(self) -> None:
+        """Each answer looks at `Host.draining` by itself."""
 
     # ---- the connection -------------------------------------------------------------------
 
@@ -139,6 +153,7 @@ class Wsgi:
                     yield from self._refuse(peer, 408, "the request head did not arrive in time")
                 )
             decoder: Decoder | None = None
+            expected: ExpectedBody | None = None
             body: IO[bytes] = _NO_BODY()
             data = parser.rest
             if request.chunked or request.length:
@@ -147,10 +162,14 @@ class Wsgi:
                     if request.chunked
                     else LengthBody(request.length or 0)
                 )
-                if request.expect_continue:
-                    expected = ExpectedBody(peer, self._ledger, request.line, decoder, data)
+                if request.expect_continue and not request.chunked:
+                    expected = ExpectedBody(
+                        peer, self._ledger, request.line, decoder, data, self._body_seconds
+                    )
                     body = io.BufferedReader(expected, 65536)
                 else:
+                    if request.expect_continue and not data:
+                        yield CONTINUE  # only a body that was collected has a length to be told
                     try:
                         body, request.length = yield from self._collect(decoder, data)
                     except Refused as refused:
@@ -172,17 +191,14 @@ class Wsgi:
                                 peer, 503, "no room for the request body", request
                             )
                         )
-                    data = decoder.rest
             yield READY
             keep_alive = request.keep_alive and self._keep_alive
             response = Response(request, peer, self._host, keep_alive)
-            if decoder is not None and request.expect_continue:
-                yield from self._respond(request, response, body, peer, expected)
-                if not expected.complete:
-                    return LINGER
+            yield from self._respond(request, response, body, peer, expected)
+            if expected is not None and not expected.complete:
+                return LINGER
+            if decoder is not None:
                 data = decoder.rest
-            else:
-                yield from self._respond(request, response, body, peer, None)
             body.close()
             if response.close:
                 return LINGER if data else None
@@ -194,7 +210,7 @@ class Wsgi:
 
     def _collect(self, decoder: Decoder, data: bytes) -> Generator[Any, Any, tuple[IO[bytes], int]]:
         """Read the whole body. Raises Refused, Deadline, ClientGone, OSError (disk full)."""
-        spool = Spool(self._body_buffer)
+        spool = Spool(self._body_buffer, self._room)
         spool.write(decoder.feed(data))
         while not decoder.done:
             data = yield self._body

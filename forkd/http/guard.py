@@ -27,7 +27,7 @@ class Request:
     """One request head. `headers` are as received, in order, values without outer whitespace.
 
     `target` is raw; `path` and `query` are its parts, still percent-encoded, without a fragment
-    (`path` is empty for CONNECT). `authority` is whom the client asked, from an absolute-form
+    (`path` is empty for CONNECT and for `*`). `authority` is whom the client asked, from an absolute-form
     target if there is one, else from Host; empty if an HTTP/1.0 client did not say. The body:
     `chunked`, or `length` bytes, or none (`length` None). `line` is the request line for logs.
     """
@@ -111,7 +111,7 @@ def read_line(line: bytes) -> Line:
     elif target == b"*":
         if method != b"OPTIONS":
             raise Refused(400, "target * is for OPTIONS")
-        path, query = target, b""
+        path, query = b"", b""  # the server as a whole: its target URI has no path (RFC 9112 3.3)
     else:
         absolute = ABSOLUTE.fullmatch(target)
         if absolute is None:

@@ -1,23 +1,26 @@
 """Leader/Followers with `--io blocking`: one client at a time, served to its end.
 
-Blocking I/O as in a classic prefork server: the child sleeps in recv(2) and send(2) for its one
-client, and a silent client holds its child until a deadline. The deadlines are the socket's own
-(SO_SNDTIMEO), and poll(2) before each receive, which also hears the master: a plain recv(2) could
-not be told that the child is to retire.
+Blocking I/O as in a classic prefork server: the child sleeps in send(2) for its one client, and a
+silent client holds its child until a deadline. Before each recv(2) it sleeps in poll(2), which ends
+at the deadline and also hears the master: recv(2) could not be told that the child is to retire.
+SO_SNDTIMEO ends a send(2) in which nothing moves; a client that reads slowly spends the patience
+of `Connection.push_out`.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import struct
+from itertools import count
 from time import monotonic
 from typing import Any
 
-from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, SendFile, Write
+from forkd.app.session import LINGER, READY, TAKE, Await, Deadline
 from forkd.models.connection import Connection
+from forkd.models.keeper import LINGER_SECONDS
 from forkd.models.loop import ChildLoop
+from forkd.models.steps import CHUNK, TURN
 from forkd.models.unit import Unit
 
 
@@ -37,9 +40,7 @@ class BlockingFollowers(ChildLoop):
         seconds = config.write_timeout
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        conn = Connection(
-            sock, client, server, self.unit.interface, seconds, config.body_timeout, self.woken
-        )
+        conn = Connection(sock, client, server, self.unit.interface, seconds, self.woken)
         self._counted(1)
         try:
             self._serve(conn)
@@ -56,19 +57,26 @@ class BlockingFollowers(ChildLoop):
     def _serve(self, conn: Connection) -> None:
         try:
             op = conn.resume(None)
-            while True:
+            for number in count(1):
                 if type(op) is Await:
                     op = self._await(conn, op)
                 else:
+                    if number % TURN == 0:
+                        self._readable(
+                            conn.fd, 0
+                        )  # a client that never lets us wait: hear the master
                     op = conn.resume(self._perform(conn, op))
         except StopIteration as stop:
-            conn.sock.setblocking(False)
             if not conn.taken and (stop.value is LINGER or conn.has_input()):
-                # Read what is still on its way, so that the close does not reset the connection.
-                conn.sock.shutdown(socket.SHUT_WR)
-                conn.sock.settimeout(1.0)
-                while conn.recv(65536):
-                    pass
+                self._linger(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Read what is still on its way, so that the close does not reset the connection."""
+        conn.sock.shutdown(socket.SHUT_WR)
+        ends = monotonic() + LINGER_SECONDS
+        while (left := ends - monotonic()) > 0:
+            if self._readable(conn.fd, left) and not conn.recv(CHUNK):
+                break
 
     def _await(self, conn: Connection, op: Await) -> Any:
         """Block until the client sends; resume the session. Returns what it yields next."""
@@ -81,7 +89,7 @@ class BlockingFollowers(ChildLoop):
                 self._idle_grace = 0.0  # the grace is given once
             if conn.deadline <= monotonic():
                 return conn.session.throw(Deadline(op.name))
-        data = conn.recv(65536)
+        data = conn.recv(CHUNK)
         if op.rate:
             conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)
         return conn.resume(data)
@@ -100,24 +108,10 @@ class BlockingFollowers(ChildLoop):
 
     def _perform(self, conn: Connection, op: Any) -> Any:
         if type(op) is bytes:
-            conn.sock.sendall(op)
-        elif type(op) is Write:
-            for buffer in op.buffers:
-                conn.sock.sendall(buffer)
-        elif type(op) is SendFile:
-            conn.sock.sendall(op.head)
-            self._send_file(conn, op)
+            conn.push(op)
         elif op is TAKE:
             return conn.take()
         elif op is not READY:
-            raise TypeError(f"a session yielded {op!r}")
+            conn.queue(op)
+            conn.push_out()
         return None
-
-    def _send_file(self, conn: Connection, op: SendFile) -> None:
-        offset, count = op.offset, op.count
-        while count:
-            sent = os.sendfile(conn.fd, op.fd, offset, count)
-            if not sent:
-                raise ConnectionAbortedError("the file became shorter while it was sent")
-            offset += sent
-            count -= sent

@@ -69,14 +69,17 @@ class Completing(Connection):
         self.operations.send(self.fd, piece)
         return len(piece)
 
+    def shutdown(self) -> bool:
+        return not self.operations.sending(self.fd) and super().shutdown()
+
     def push(self, data: bytes) -> None:
         self._take_over()
         super().push(data)
 
-    def pull(self) -> bytes:
+    def pull(self, seconds: float) -> bytes:
         self._take_over()
         data, self._left = self._left, b""
-        return data or super().pull()
+        return data or super().pull(seconds)
 
     def _take_over(self) -> None:
         try:

@@ -10,10 +10,21 @@ import os
 import select
 import socket
 from collections import deque
+from time import monotonic
 from typing import Any
 
-from forkd.app.session import Await, ClientGone, Interface, Log, SendFile, Session, Write
+from forkd.app.session import (
+    Await,
+    ClientGone,
+    Interface,
+    Log,
+    Patience,
+    SendFile,
+    Session,
+    Write,
+)
 from forkd.models.deadlines import NEVER, NOWHERE
+from forkd.models.taken import TakenSocket
 
 _NOTHING_YET = Await("start", 0, read=False)
 
@@ -42,7 +53,6 @@ class Connection:
         "moved",
         "op",
         "out",
-        "pull_seconds",
         "push_seconds",
         "recv",
         "resume",
@@ -61,7 +71,6 @@ class Connection:
         server: tuple[str, int],
         interface: Interface,
         push_seconds: float,
-        pull_seconds: float,
         waker: Any = None,
     ) -> None:
         self.sock = sock
@@ -71,7 +80,6 @@ class Connection:
         self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
         self.server, self.server_port = server
         self.push_seconds = push_seconds
-        self.pull_seconds = pull_seconds
         self.waker = waker
         self.moved = 0  # bytes received or sent since the deadline was last looked at
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
@@ -93,19 +101,20 @@ class Connection:
         else:
             raise TypeError(f"a session yielded {op!r}")
 
-    def take(self) -> socket.socket:
+    def take(self) -> TakenSocket:
         """Give the socket away to the session, blocking, until it returns."""
         self.taken = True
-        self.sock.settimeout(None)
-        return self.sock
+        self.sock = taken = TakenSocket(self.sock)
+        taken.settimeout(None)
+        return taken
 
     def close(self) -> None:
         self.sock.close()
 
     def has_input(self) -> bool:
-        """Whether the client has sent something that was not read. The socket is non-blocking."""
+        """Whether the client has sent something that was not read."""
         try:
-            return bool(self.recv(1, socket.MSG_PEEK))
+            return bool(self.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except BlockingIOError:
             return False
 
@@ -148,31 +157,41 @@ class Connection:
 
     def push(self, data: bytes) -> None:
         self.out.append(memoryview(data))
-        try:
-            while not self.flush():
-                if not self._poll(select.POLLOUT, self.push_seconds):
-                    raise ClientGone("the client stopped reading")
-        except OSError as error:
-            self.out.clear()
-            raise ClientGone("the client left while it was being answered") from error
+        self.push_out()
 
-    def pull(self) -> bytes:
+    def pull(self, seconds: float) -> bytes:
         try:
             while True:
                 try:
-                    return self.recv(65536)
+                    # Under --io blocking the socket itself would wait, without a deadline.
+                    return self.recv(65536, socket.MSG_DONTWAIT)
                 except BlockingIOError:
-                    if not self._poll(select.POLLIN, self.pull_seconds):
+                    if not self._poll(select.POLLIN, seconds):
                         raise TimeoutError("the request body did not arrive in time") from None
         except TimeoutError:
             raise
         except OSError as error:
             raise ClientGone("the client left in the middle of its request") from error
 
+    def push_out(self) -> None:
+        """Send what is queued, blocking. Raises ClientGone."""
+        patience = Patience(self.push_seconds)
+        try:
+            while True:
+                began, moved = monotonic(), self.moved
+                if self.flush():
+                    return
+                if not self._poll(select.POLLOUT, patience.left):
+                    raise ClientGone("the client stopped reading")
+                patience.waited(began, self.moved - moved)
+        except OSError as error:
+            self.out.clear()
+            raise ClientGone("the client left while it was being answered") from error
+
     def _poll(self, mask: int, seconds: float) -> bool:
         poller = select.poll()
         poller.register(self.fd, mask)
-        return bool(poller.poll(seconds * 1000 if seconds else None))
+        return bool(poller.poll(None if seconds == NEVER else seconds * 1000))
 
     def send(self, data: bytes | memoryview) -> int:
         try:
@@ -183,6 +202,13 @@ class Connection:
             raise ClientGone("the client has left") from error
         self.moved += sent
         return sent
+
+    def shutdown(self) -> bool:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise ClientGone("the client has left") from error
+        return True
 
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:

@@ -19,7 +19,7 @@ from forkd.models.unit import Unit
 from forkd.system.handles import READ, WRITE, HandleSet
 
 #: After the last answer, how long a client may go on sending before the connection is closed.
-_LINGER_SECONDS = 2.0
+LINGER_SECONDS = 2.0
 
 
 class Keeper:
@@ -40,7 +40,7 @@ class Keeper:
         self.writing = Await(
             "write", unit.config.write_timeout, rate=SLOWEST, read=False, write=True
         )
-        self.lingering = Await("linger", _LINGER_SECONDS)
+        self.lingering = Await("linger", LINGER_SECONDS)
         self._unit = unit
         self._handles = handles
         self._counted = counted
@@ -58,7 +58,6 @@ class Keeper:
             server,
             self._unit.interface,
             config.write_timeout,
-            config.body_timeout,
             self._wake,
         )
         self.connections[conn.fd] = conn

@@ -140,6 +140,7 @@ class ChildLoop:
         self.acceptor.retire()
         self.keeper.now = monotonic()
         self.keeper.drain(idle_grace)
+        self.unit.interface.retire()
         self._retiring = drain_queue
 
     def _leave(self, drain_queue: bool) -> None:

@@ -115,7 +115,9 @@ class Worker:
         # What was loaded stays: keep the collector from walking (and so copying) its pages.
         gc.collect()
         gc.freeze()
-        fallback = f"{self._denied}: {self._birth.config.model} serves instead" if self._denied else ""
+        fallback = (
+            f"{self._denied}: {self._birth.config.model} serves instead" if self._denied else ""
+        )
         self._channel.send(Ready(interface.name, fallback))
         if interface.needs_loop:
             _run_in_loop(model)

@@ -177,3 +177,159 @@ class Sink(asyncio.Protocol):
 
     def eof_received(self):
         self.transport.write(f"{self.size} {self.digest.hexdigest()}".encode())
+
+
+class Told(asyncio.Protocol):
+    """Writes what happened to it into a file beside this one."""
+
+    def connection_made(self, transport):
+        self.transport, self.loop = transport, asyncio.get_running_loop()
+        self.events = []
+
+    def connection_lost(self, exc):
+        self.events.append(f"lost {exc!r}")
+        self.tell()
+
+    def tell(self):
+        path = os.path.join(HERE, "told.json")
+        with open(path + ".new", "w") as file:
+            json.dump(self.events, file)
+        os.replace(path + ".new", path)
+
+
+class Closes(Told):
+    """Closes on data, from within the call, or from a timer; `abort` the same."""
+
+    def data_received(self, data):
+        when, _, how = data.decode().partition(" ")
+        if when == "now":
+            self.end(how)
+        else:
+            self.loop.call_later(0.01, self.end, how)
+
+    def end(self, how):
+        self.loop.call_soon(self.events.append, "soon")
+        getattr(self.transport, how)()
+        self.events.append("returned")
+
+
+class Switches(Told):
+    """Hands its connection over to another protocol."""
+
+    def data_received(self, data):
+        other = Told()
+        other.connection_made(self.transport)
+        other.data_received = lambda data: other.events.append(data.decode())
+        other.eof_received = lambda: other.events.append("eof")
+        self.transport.set_protocol(other)
+        self.transport.write(b"switched")
+
+
+class SwitchesBuffers(asyncio.BufferedProtocol):
+    """One byte at a time, and after the first another protocol gets the rest."""
+
+    def connection_made(self, transport):
+        self.transport, self.buffer = transport, bytearray(1)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        other = Echo()
+        other.connection_made(self.transport)
+        self.transport.set_protocol(other)
+
+
+class Waits(Told):
+    """Stays after the client's end; with "tick", sends twenty pieces."""
+
+    def data_received(self, data):
+        if data == b"tick":
+            self.loop.create_task(self.tick())
+
+    async def tick(self):
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            self.transport.write(b".")
+
+    def eof_received(self):
+        return True
+
+
+class Pauses(Told):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.pause_reading()
+
+
+class Thinks(Told):
+    """Answers "think" after a while, "never" not at all, and anything else at once."""
+
+    def data_received(self, data):
+        if data == b"think":
+            self.loop.call_later(3, self.transport.write, b"thought")
+        elif data != b"never":
+            self.transport.write(data)
+
+
+class NoBuffer(Buffered):
+    def get_buffer(self, sizehint):
+        return bytearray()
+
+
+class Ring(Buffered):
+    """Has no room while it pauses, as one with a ring buffer."""
+
+    paused = False
+
+    def get_buffer(self, sizehint):
+        return bytearray() if self.paused else self.buffer
+
+    def buffer_updated(self, nbytes):
+        super().buffer_updated(nbytes)
+        self.paused = True
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self.go_on)
+
+    def go_on(self):
+        self.paused = False
+        self.transport.resume_reading()
+
+
+class WritesEof(Told):
+    """Says all it has, ends its side, and goes on listening."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.events.append(transport.can_write_eof())
+        transport.write(b"x" * 5_000_000)
+        transport.write_eof()
+        try:
+            transport.write(b"more")
+        except RuntimeError:
+            self.events.append("no more")
+
+    def data_received(self, data):
+        self.events.append(data.decode())
+
+    def eof_received(self):
+        self.events.append("eof")
+        return True
+
+
+class Names(asyncio.Protocol):
+    def connection_made(self, transport):
+        sock = transport.get_extra_info("socket")
+        names = [sock.getsockname(), sock.getpeername(), sock.fileno() > 0]
+        transport.write(json.dumps(names).encode())
+        transport.close()
+
+
+class Refused(asyncio.Protocol):
+    """Fails like a client that left, but by a fault of its own."""
+
+    def connection_made(self, transport):
+        pass
+
+    def data_received(self, data):
+        raise {b"reset": ConnectionResetError, b"late": TimeoutError}[data]("failed on purpose")

@@ -60,10 +60,20 @@ class Impatient(Lines):
     timeout = 0.2
 
 
-class Dials(socketserver.BaseRequestHandler):
-    """Fails like a client that left, but it is its own peer that refuses."""
+class Fails(socketserver.BaseRequestHandler):
+    """Fails as its own peers make it fail: "late", "reset" or "refused"."""
 
     def handle(self):
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            socket.create_connection(nobody.getsockname())
+        how = self.request.recv(100)
+        if how == b"refused":
+            with socket.socket() as nobody:
+                nobody.bind(("127.0.0.1", 0))
+                socket.create_connection(nobody.getsockname())
+        mine, theirs = socket.socketpair()
+        with mine:
+            if how == b"late":
+                mine.settimeout(0.01)
+            else:
+                mine.send(b"x")
+                theirs.close()  # with something unread: a reset
+            mine.recv(1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import signal
 import socket
+import termios
 import threading
 from pathlib import Path
 
@@ -194,3 +197,155 @@ def test_a_client_that_does_not_read_is_dropped_after_the_write_timeout(
         client.sendall(b"careful")
         assert "TimeoutError" in str(report(handlers, "lost.json")["reason"])
     until(lambda: "did not read" in handlers.log(), "a line in the log")
+
+
+@pytest.mark.parametrize("name", ["Waits", "Pauses"])
+def test_what_only_waits_is_idle_too(handlers: Service, name: str) -> None:
+    """Half-open, or not reading: no byte moves."""
+    serve(handlers, name, "--idle-timeout", "300ms")
+    with dial(handlers) as client:
+        client.sendall(b"x")
+        if name == "Waits":
+            client.shutdown(socket.SHUT_WR)
+        assert "TimeoutError" in told(handlers)[-1]
+    until(lambda: handlers.metric("forkd_connections") == 0, "no connection")
+
+
+def test_a_half_open_stream_that_sends_is_not_idle(handlers: Service) -> None:
+    serve(handlers, "Waits", "--idle-timeout", "300ms")
+    with dial(handlers) as client:
+        client.sendall(b"tick")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"." * 20
+
+
+# ---- as in asyncio ------------------------------------------------------------------------
+
+
+def told(service: Service) -> list[str]:
+    path = service.dir / "told.json"
+    until(path.exists, "told.json")
+    found: list[str] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+@pytest.mark.parametrize("when", ["now", "later"])
+def test_connection_lost_comes_after_the_call_that_caused_it(
+    handlers: Service, when: str, how: str
+) -> None:
+    serve(handlers, "Closes")
+    with dial(handlers) as client:
+        client.sendall(f"{when} {how}".encode())
+        assert client.recv(100) == b""
+    assert told(handlers) == ["returned", "soon", "lost None"]
+
+
+def test_a_new_protocol_is_told_everything(handlers: Service) -> None:
+    serve(handlers, "Switches")
+    with dial(handlers) as client:
+        client.sendall(b"x")
+        assert client.recv(100) == b"switched"
+        client.sendall(b"data")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    assert told(handlers) == ["data", "eof", "lost None"]
+
+
+def test_a_new_protocol_gets_what_the_old_one_left(handlers: Service) -> None:
+    serve(handlers, "SwitchesBuffers")
+    with dial(handlers) as client:
+        client.sendall(b"12345")
+        assert client.recv(100) == b"2345"
+
+
+def test_an_empty_buffer_is_an_error(handlers: Service) -> None:
+    handlers.expected_errors = FAILURES
+    serve(handlers, "NoBuffer")
+    with dial(handlers) as client:
+        client.sendall(b"x")
+        assert read_all(client) == b""
+    until(lambda: "get_buffer() returned an empty buffer" in handlers.log(), "the traceback")
+
+
+def test_a_buffered_protocol_is_left_alone_while_it_pauses(handlers: Service) -> None:
+    serve(handlers, "Ring")
+    data = bytes(range(256)) * 100
+    with dial(handlers) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == data + b"<eof>"
+
+
+def test_write_eof_closes_one_direction_after_the_backlog(handlers: Service) -> None:
+    serve(handlers, "WritesEof")
+    with dial(handlers) as client:
+        assert len(read_all(client)) == 5_000_000
+        client.sendall(b"still heard")
+        client.shutdown(socket.SHUT_WR)
+        assert told(handlers) == [True, "no more", "still heard", "eof", "lost None"]
+
+
+def test_the_socket_is_there_for_its_options(handlers: Service) -> None:
+    serve(handlers, "Names")
+    with dial(handlers) as client:
+        names = json.loads(read_all(client))
+        assert names == [list(client.getpeername()), list(client.getsockname()), True]
+
+
+@pytest.mark.parametrize(
+    ("how", "error"), [("reset", "ConnectionResetError"), ("late", "TimeoutError")]
+)
+def test_a_failure_of_the_protocols_own_is_logged(handlers: Service, how: str, error: str) -> None:
+    """Although a client that left or was idle raises the same."""
+    handlers.expected_errors = FAILURES
+    serve(handlers, "Refused")
+    with dial(handlers) as client:
+        client.sendall(how.encode())
+        assert read_all(client) == b""
+    until(lambda: f"{error}: failed on purpose" in handlers.log(), "the traceback")
+
+
+# ---- stopping -----------------------------------------------------------------------------
+
+
+def test_streams_at_rest_do_not_hold_up_a_stop(handlers: Service) -> None:
+    """Neither one that never said anything nor one that has its answer."""
+    serve(handlers, "Thinks", "-w", "1")
+    with dial(handlers) as silent, dial(handlers) as client:
+        client.sendall(b"echo")
+        assert client.recv(100) == b"echo"
+        handlers.ok("stop")
+        assert (client.recv(100), silent.recv(100)) == (b"", b"")
+    assert told(handlers) == ["lost None"]
+    assert "killed" not in handlers.log()
+
+
+def test_an_answer_that_is_owed_is_waited_for(handlers: Service) -> None:
+    serve(handlers, "Thinks", "-w", "1")
+    with dial(handlers) as client:
+        client.sendall(b"think")
+        until(lambda: handlers.metric("forkd_requests_in_flight") == 1, "its arrival")
+        handlers.signal(signal.SIGTERM)
+        assert read_all(client) == b"thought"
+    handlers.gone()
+
+
+def test_a_stream_that_never_rests_is_cut_and_named(handlers: Service) -> None:
+    serve(handlers, "Thinks", "-w", "1", "--graceful-timeout", "2s")
+    with dial(handlers) as client:
+        client.sendall(b"echo")
+        assert client.recv(100) == b"echo"
+        client.sendall(b"never")
+        until(lambda: not pending(client), "read")
+        handlers.ok("stop")
+        assert client.recv(100) == b""
+        host, port = client.getsockname()
+    assert f"streams cut: {host}:{port}\n" in handlers.log()
+    assert "killed" not in handlers.log()
+    assert told(handlers) == ["lost ConnectionAbortedError('the process ends')"]
+
+
+def pending(client: socket.socket) -> int:
+    """Bytes that the server's kernel has not acknowledged (SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), "little")

@@ -112,13 +112,30 @@ def test_the_handlers_own_timeout_closes_too(handlers: Service, limit: str) -> N
     assert "idle for 300 s" not in handlers.log()
 
 
-def test_a_connection_error_of_the_handlers_own_is_logged(handlers: Service) -> None:
-    handlers.expected_errors = ["Traceback", "is closed", "ConnectionRefusedError"]
-    serve(handlers, "Dials")
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("refused", "ConnectionRefusedError"), ("reset", "ConnectionResetError"),
+     ("late", "TimeoutError")],
+)  # fmt: skip
+def test_a_failure_of_the_handlers_own_is_logged(handlers: Service, how: str, error: str) -> None:
+    """Although a client that left or was idle raises the same."""
+    handlers.expected_errors = ["Traceback", "is closed", error]
+    serve(handlers, "Fails")
     with dial(handlers) as client:
+        client.sendall(how.encode())
         assert read_all(client) == b""
+    until(lambda: f"{error}: " in handlers.log(), "the traceback")
+
+
+def test_a_client_that_leaves_is_not_logged(handlers: Service) -> None:
+    serve(handlers, "Lines", "-w", "1")
+    for _ in range(5):
+        with dial(handlers) as client:
+            client.sendall(b"send 5000000\n")
+            assert client.recv(100)
+            # Unread input at the close: the handler's next write meets a reset.
     until(lambda: handlers.metric("forkd_connections") == 0, "no connection")
-    assert "ConnectionRefusedError" in handlers.log()
+    assert "failed" not in handlers.log()
 
 
 def test_http_server_of_the_standard_library(handlers: Service) -> None:

@@ -38,6 +38,9 @@ APP = r"""
         read = environ["wsgi.input"].read
         if path == "/echo":
             body = read(); start("200 OK", text); return [body]
+        if path == "/length":
+            length = environ["CONTENT_LENGTH"]; start("200 OK", text)
+            return [length.encode() + b" " + read(int(length))]
         if path == "/size":
             n = 0
             while True:
@@ -355,6 +358,36 @@ def test_write_comes_before_the_iterable(wire: Wire) -> None:
 def test_file_wrapper(wire: Wire, daemon: Service) -> None:
     (daemon.dir / "file").write_bytes(b"0123456789" * 30000)
     assert wire.get("/file").answer()[2] == b"0123456789" * 30000
+    assert wire.get("/next").answer()[2] == b"/next"
+
+
+def test_an_expected_body_that_trickles_is_late(wire: Wire) -> None:
+    """Each byte comes within --body-timeout, all of them far below 500 bytes per second."""
+    wire.get("/echo", "Content-Length: 100\r\nExpect: 100-continue\r\n", method="POST")
+    assert wire.answer()[0] == 100
+    ended = threading.Event()
+
+    def trickle() -> None:
+        while not ended.wait(0.3):
+            try:
+                wire.send(b"x")
+            except OSError:
+                return
+
+    sender = threading.Thread(target=trickle)
+    sender.start()
+    try:
+        assert wire.answer()[0] == 408
+    finally:
+        ended.set()
+        sender.join()
+
+
+def test_an_expected_chunked_body_is_asked_for_and_collected(wire: Wire) -> None:
+    wire.get("/length", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n", method="POST")
+    assert wire.answer()[0] == 100
+    wire.send(b"2\r\nde\r\n1\r\nf\r\n0\r\n\r\n")
+    assert wire.answer()[2] == b"3 def"
     assert wire.get("/next").answer()[2] == b"/next"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
+import json
 import random
 import socket
 import socketserver
@@ -306,6 +307,16 @@ def test_an_upstream_that_comes_back_is_used_again(service: Service) -> None:
     with upstream(Echo, path), dial(service) as client:
         client.sendall(b"x")
         assert client.recv(10) == b"x"
+
+
+def test_its_log_has_the_format_of_all(service: Service) -> None:
+    service.expected_errors = [""]
+    start(service, f"unix:{service.dir}/nobody.sock", "--log-format", "json")
+    with dial(service) as client:
+        assert client.recv(10) == b""
+    lines = [json.loads(line) for line in service.log().splitlines()]
+    (line,) = [line for line in lines if "client closed" in line["message"]]
+    assert line["level"] == "error"
 
 
 @pytest.mark.parametrize(

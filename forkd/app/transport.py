@@ -1,0 +1,224 @@
+"""What an asyncio protocol writes to: an asyncio.Transport whose bytes go through the model.
+
+Made by the session of each asyncio stream (stream.py). Lives on the loop's thread, in a child. As in
+asyncio, what a protocol asks for takes effect after it has returned: the session is woken, and
+`connection_lost` called, by the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.trsock import TransportSocket
+from collections.abc import Iterable
+
+from forkd.app.session import ClientGone, Log, Peer
+
+_HIGH_WATER = 65536
+_PIECE = 262144  # bytes of the backlog that are offered to the socket at once
+
+
+class Transport(asyncio.Transport):
+    def __init__(self, peer: Peer, protocol: asyncio.BaseProtocol, log: Log) -> None:
+        super().__init__(
+            {
+                "peername": (peer.client, peer.client_port),
+                "sockname": (peer.server, peer.server_port),
+                "socket": TransportSocket(peer.sock),
+                "log": log,
+            }
+        )
+        #: Why the connection is over, where that was not the protocol's wish.
+        self.failure: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        self._peer = peer
+        self._protocol = protocol
+        self._log = log
+        self._unread = b""  # received, and the protocol has paused reading
+        self._backlog = bytearray()  # written, and not yet sent
+        self._reading = True
+        self._at_eof = False  # the client sends no more
+        self._eof_told = False  # and the protocol knows
+        self._eof_asked = False  # the protocol writes no more
+        self._eof_sent = False
+        self._closing = False
+        self._closed = False
+        self._waking = False
+        self._writing_paused = False
+        self._low, self._high = _HIGH_WATER // 4, _HIGH_WATER
+        self._owed = False  # the client had the last word
+        self._quiet = False  # nothing has moved since `rests` was last asked
+
+    # ---- called by the session ------------------------------------------------------------
+
+    @property
+    def wants_more(self) -> bool:
+        return self._reading and not self._at_eof and not self._closing
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._backlog) or (self._eof_asked and not self._eof_sent)
+
+    def finished(self) -> bool:
+        """All is said, by one side or by both."""
+        return not self._backlog and (self._closing or (self._eof_told and self._eof_sent))
+
+    def rests(self) -> bool:
+        """Whether nothing has moved since the last call, and nothing is under way: the last word
+        was ours, or nobody has said anything."""
+        quiet, self._quiet = self._quiet, True
+        return quiet and self.wants_more and not self._owed and not self.has_more
+
+    def connected(self) -> None:
+        self._protocol.connection_made(self)
+
+    def deliver(self, data: bytes) -> None:
+        """Give the protocol what came, the end included, until it pauses or closes."""
+        if data:
+            self._owed, self._quiet = True, False
+        data = self._unread + data
+        while data and self._reading and not self._closing:
+            protocol = self._protocol  # may be another one after each call
+            if isinstance(protocol, asyncio.BufferedProtocol):
+                buffer = memoryview(protocol.get_buffer(len(data))).cast("B")
+                count = min(len(buffer), len(data))
+                if not count:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                buffer[:count] = data[:count]
+                protocol.buffer_updated(count)
+            else:
+                count = len(data)
+                protocol.data_received(data)  # type: ignore[attr-defined]
+            data = data[count:]
+        self._unread = data
+        if self._at_eof and not self._eof_told and not data and self.is_reading():
+            self._eof_told = True
+            if not self._protocol.eof_received():  # type: ignore[attr-defined]
+                self._closing = True
+
+    def eof(self) -> None:
+        """The client sends no more."""
+        self._at_eof = self._owed = True
+        self.deliver(b"")
+
+    def woken(self) -> None:
+        """The socket is writable, or the protocol has changed its mind. Raises ClientGone."""
+        while self._backlog:
+            # The view must be gone before the bytearray may shrink.
+            with memoryview(self._backlog) as view, view[:_PIECE] as piece:
+                sent = self._peer.send(piece)
+            if not sent:
+                break
+            self._quiet = False
+            del self._backlog[:sent]
+        if self.has_more and not self._backlog:
+            self._eof_sent = self._peer.shutdown()
+        if self._writing_paused and len(self._backlog) <= self._low:
+            self._writing_paused = False
+            self._protocol.resume_writing()
+        self.deliver(b"")
+
+    def lost(self, reason: Exception | None) -> None:
+        """The connection is over."""
+        self._closed = True
+        self._loop.call_soon(self._tell, reason)
+
+    def _tell(self, reason: Exception | None) -> None:
+        try:
+            self._protocol.connection_lost(reason)
+        except Exception:
+            self._log.exception("connection_lost failed")
+
+    def cut(self, reason: Exception) -> None:
+        """Close now; the protocol is told why."""
+        self.failure = reason
+        self.abort()
+
+    # ---- asyncio.Transport ----------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._eof_asked:
+            raise RuntimeError("write() after write_eof()")
+        if self.is_closing() or not data:
+            return  # asyncio's own transports drop it too
+        self._owed = self._quiet = False
+        data = bytes(data)
+        if not self._backlog:
+            try:
+                data = data[self._peer.send(data) :]
+            except ClientGone as gone:
+                self.cut(gone)
+                return
+            if not data:
+                return
+        self._backlog += data
+        if len(self._backlog) > self._high and not self._writing_paused:
+            self._writing_paused = True
+            self._protocol.pause_writing()
+        self._wake()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self.is_closing() and not self._eof_asked:
+            self._eof_asked = True
+            self._wake()
+
+    def close(self) -> None:
+        if not self.is_closing():
+            self._closing = True
+            self._wake()
+
+    def abort(self) -> None:
+        if not self._closed:
+            self._backlog.clear()
+            self._closing = True
+            self._wake()
+
+    def is_closing(self) -> bool:
+        return self._closing or self._closed
+
+    def pause_reading(self) -> None:
+        self._reading = False
+        self._wake()
+
+    def resume_reading(self) -> None:
+        self._reading = True
+        self._wake()
+
+    def is_reading(self) -> bool:
+        return self._reading and not self.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._backlog)
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = 4 * low if low is not None else _HIGH_WATER
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high}) must be >= low ({low}) must be >= 0")
+        self._low, self._high = low, high
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def _wake(self) -> None:
+        if not self._waking and not self._closed:
+            self._waking = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._waking = False
+        if not self._closed:
+            self._peer.wake()

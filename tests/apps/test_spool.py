@@ -1,0 +1,67 @@
+"""Where request bodies are kept: in memory while there is room for all of them, else on disk."""
+
+from __future__ import annotations
+
+import gc
+import io
+import socket
+
+from forkd.app.body import Room, Spool
+from tests.process.conftest import Service, until
+
+
+def in_memory(spool: Spool) -> bool:
+    return isinstance(spool.file, io.BytesIO)
+
+
+def test_a_body_above_the_limit_goes_to_disk() -> None:
+    spool = Spool(10, Room(1000))
+    spool.write(b"0123456789")
+    assert in_memory(spool)
+    spool.write(b"abc")
+    assert not in_memory(spool)
+    assert (spool.rewind().read(), spool.size) == (b"0123456789abc", 13)
+
+
+def test_bodies_share_the_room_and_give_it_back() -> None:
+    room = Room(100)
+    one, two = Spool(80, room), Spool(80, room)
+    one.write(b"x" * 60)
+    two.write(b"y" * 40)
+    two.write(b"z")  # is one too many, and so goes to disk with what was there
+    assert (in_memory(one), in_memory(two)) == (True, False)
+    assert two.rewind().read() == b"y" * 40 + b"z"
+    three = Spool(80, room)
+    three.write(b"x" * 40)
+    assert in_memory(three)
+    one.rewind().close()
+    four = Spool(80, room)
+    four.write(b"x" * 60)
+    assert in_memory(four)
+    del three, four
+    gc.collect()
+    last = [Spool(80, room), Spool(80, room)]
+    for spool in last:
+        spool.write(b"x" * 50)
+    assert all(map(in_memory, last))
+
+
+def test_uploads_that_never_end_do_not_fill_the_memory(service: Service) -> None:
+    size, count = 4 << 20, 60
+    service.start("-w", "1", "--body-buffer", "8M", "--body-timeout", "60")
+    before = service.workers()[0]["rss_bytes"]
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (size + 1)
+    clients: list[socket.socket] = []
+    for _ in range(count):
+        client = service.connect()
+        client.sendall(head + bytes(size))
+        clients.append(client)
+    # It serves others, and by then has taken nearly all that was sent.
+    assert service.get() == "v1"
+    grown = service.workers()[0]["rss_bytes"] - before
+    assert grown < 160 << 20, grown  # of 240 MB; 64 MiB are in memory, and what malloc keeps
+    for client in clients:
+        client.sendall(b"x")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        client.close()
+    until(lambda: service.metric("forkd_connections") == 0, "all gone")
