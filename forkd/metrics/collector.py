@@ -58,6 +58,7 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             ([x["address"]], x["accept_queue"]) for x in status["listeners"]
         ],
         "forkd_accept_queue_limit": [([x["address"]], x["backlog"]) for x in status["listeners"]],
+        "forkd_accept_errors_total": [([reason], n) for reason, n in board.failures().items()],
         "forkd_leader_promotions_total": one(board.total(scoreboard.PROMOTIONS)),
         "forkd_lease_grants_total": one(doorbell["grants"]),
         "forkd_sigio_rings_total": one(doorbell["rings"]),

@@ -1,28 +1,24 @@
 """Who accepts: the listeners of one child, and its part in the leadership of all.
 
 Under `--accept lock` the child has the listeners in its handle set while the lease names it. Under
-`exclusive` and `reuseport` it always has them, and the kernel chooses. A child that is full, that
-has no descriptor left, or that is retired, waits for no connection. Used by every model whose
-children accept, in the thread that waits.
+`exclusive` and `reuseport` it always has them, and the kernel chooses. A child that is full, or that
+has no descriptor left, waits for no connection; one that is retired takes only what would be lost
+without it. Used by every model, in the thread that waits.
 """
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Accepted, Intake
+from forkd.models.shortage import Shortage
 from forkd.models.unit import Unit
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS
-
-#: accept(2) fails with these when the machine or the process has no room. The connection stays in
-#: the queue and keeps the listener readable, so waiting on it at once would spin.
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_NO_ROOM_PAUSE = 0.25  # seconds
 
 
 class Acceptor:
@@ -36,8 +32,12 @@ class Acceptor:
         self._slot = unit.slot
         self._cells = unit.row.cells
         self._most = unit.config.worker_connections
+        self._shortage = Shortage(unit.log)
         self._listening = False
+        self._ends = any(intake.ends for intake in unit.intakes)
         self._retired = False
+        self._nobody_after = False  # accepts what this child leaves behind
+        self._patience_ends = NEVER
         self._full = False
         self._connections = 0
 
@@ -55,8 +55,10 @@ class Acceptor:
                     self._handles.remove(fd)
 
     def leads(self) -> bool:
-        if self._full or self._retired or self.pause_ends != NEVER:
+        if self._full or self.pause_ends != NEVER:
             return False
+        if self._retired:
+            return self._ends
         return self._lease is None or self._lease.leads(self._slot)
 
     def hear(self) -> None:
@@ -67,7 +69,7 @@ class Acceptor:
     def accept(self, fd: int) -> Accepted | None:
         """One connection, after which the next leader is chosen; None when there is none, or when
         this child does not lead (any more)."""
-        if not self.leads():
+        if self._retired or not self.leads():
             return None
         found = self._take(self.intakes[fd])
         if found is not None:
@@ -105,21 +107,25 @@ class Acceptor:
         try:
             found = intake.take()
         except BlockingIOError:
-            return None  # another leader took it, or the client gave up
+            # Another leader took it, or the client gave up; or this was all that had to be drained.
+            if self._retired and not intake.ends:
+                self._close(intake)
+        except EOFError:
+            self._close(intake)
         except OSError as error:
             self._failed(error)
-            return None
-        self._cells[ACCEPTED] += 1
-        return found
+        else:
+            self._cells[ACCEPTED] += 1
+            return found
+        return None
 
     def _failed(self, error: OSError) -> None:
-        if error.errno in _NO_ROOM:
-            self._unit.log.error(
-                f"accept: {errno.errorcode[error.errno]}: {error.strerror}; "
-                f"accepting stops for {_NO_ROOM_PAUSE} s"
-            )
-            self.pause_ends = monotonic() + _NO_ROOM_PAUSE
-        # Otherwise the error is that one connection's (accept(2), Error handling).
+        self._unit.row.failed(error.errno or 0)
+        self.pause("accept", error)
+
+    def pause(self, call: str, error: OSError) -> None:
+        """Accept nothing for a while, for `call` has failed."""
+        self.pause_ends = monotonic() + self._shortage.pause(call, error)
 
     def resume(self, now: float) -> None:
         """The pause may be over."""
@@ -128,21 +134,49 @@ class Acceptor:
 
     # ---- the end --------------------------------------------------------------------------
 
-    def retire(self) -> None:
-        """Accept no more; pass leadership on."""
+    def retire(self, drain_queue: bool) -> None:
+        """Accept no more for the service's sake, and pass leadership on: what would be lost is
+        taken by `drain`."""
         self._retired = True
+        self._nobody_after = drain_queue
+        # The rest of the time is for the requests in flight.
+        self._patience_ends = monotonic() + self._unit.config.graceful_timeout / 2
         self.announce(self._connections)
         self.join()
         if self._lease is not None and self._lease.leads(self._slot):
             self._lease.promote(self._slot)
 
-    def close(self, drain_queue: bool) -> list[Accepted]:
-        """Give up the intakes, after taking what would be lost: all that waits with `drain_queue`,
-        else what waits for this child alone."""
-        last: list[Accepted] = []
-        for intake in self.intakes.values():
-            while (drain_queue or intake.own) and (found := self._take(intake)) is not None:
-                last.append(found)
-            intake.close()
-        self.intakes.clear()
-        return last
+    def drain(self) -> Iterator[Accepted]:
+        """Once retired: at most one connection from each intake, so that all children share what is
+        left, and nobody takes more than it can hold. An intake that has nothing left is closed."""
+        for intake in list(self.intakes.values()):
+            lost = self._nobody_after or intake.own  # if this child does not take it
+            if not lost or monotonic() > self._patience_ends:
+                self._close(intake)
+            elif self._full or self.pause_ends != NEVER:
+                continue
+            elif (found := self._take(intake)) is not None:
+                yield found
+
+    @property
+    def hasty(self) -> bool:
+        """Whether to call `drain` again without waiting: an empty listener is not readable."""
+        return (
+            self._retired
+            and not self._ends
+            and bool(self.intakes)
+            and not self._full
+            and self.pause_ends == NEVER
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether nobody is served, and nobody will be."""
+        return self._retired and not self.intakes and not self._connections
+
+    def _close(self, intake: Intake) -> None:
+        fd = intake.fileno()
+        if self._listening:
+            self._handles.remove(fd)
+        del self.intakes[fd]
+        intake.close()

@@ -18,10 +18,14 @@ class Intake(Protocol):
     shared: bool
     #: What is in it would be lost if this child did not take it before it leaves.
     own: bool
+    #: It says when nothing more will come. Of a listener that nobody else serves any more, the same
+    #: is said by its being empty.
+    ends: bool
 
     def fileno(self) -> int: ...
     def take(self) -> Accepted:
-        """Raises BlockingIOError when there is nothing, OSError as accept(2) does."""
+        """Raises BlockingIOError when there is nothing, EOFError when nothing more will come,
+        OSError as accept(2) does."""
         ...
 
     def wrap(self, fd: int) -> Accepted:
@@ -35,6 +39,7 @@ class ListenerIntake:
     """A listening socket."""
 
     own = False
+    ends = False
 
     def __init__(self, sock: socket.socket, server: tuple[str, int], *, shared: bool) -> None:
         self.shared = shared
@@ -53,24 +58,20 @@ class ListenerIntake:
 
 
 class QueueIntake:
-    """A queue of accepted sockets; each says by a number which listener it came from."""
+    """A queue of sockets that the master accepted (system/passing.py)."""
 
-    def __init__(
-        self, queue: socket.socket, servers: list[tuple[str, int]], *, shared: bool
-    ) -> None:
+    ends = True
+
+    def __init__(self, queue: socket.socket, *, shared: bool) -> None:
         self.shared = shared
         self.own = not shared
         self._queue = queue
-        self._servers = servers
         self.fileno = queue.fileno
         self.close = queue.close
 
     def take(self) -> Accepted:
-        found = receive_socket(self._queue)
-        if found is None:
-            raise BlockingIOError
-        sock, listener = found
-        return sock, _peer(sock), self._servers[listener]
+        sock, server = receive_socket(self._queue)
+        return sock, _peer(sock), server
 
     def wrap(self, fd: int) -> Accepted:
         raise AssertionError("nobody accepts on a queue")

@@ -16,7 +16,6 @@ from typing import Any
 from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
-from forkd.models.intake import Accepted
 from forkd.models.keeper import Keeper
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, HandleSet, make_handle_set
@@ -38,8 +37,6 @@ class ChildLoop:
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self._due: deque[Connection] = deque()  # their deadlines have passed
-        self._last: deque[Accepted] = deque()  # taken from the queues when this child retired
-        self._retiring: bool | None = None  # in this turn: whether to empty the queue
         self._retired = False
 
     # ---- what a model decides -------------------------------------------------------------
@@ -76,10 +73,6 @@ class ChildLoop:
         del self.calls[fd]
         self.handles.remove(fd)
 
-    def busy(self) -> bool:
-        """Whether anybody is being served."""
-        return bool(self.keeper.connections)
-
     def turn(self, timeout: float | None) -> None:
         keeper, acceptor = self.keeper, self.acceptor
         acceptor.join()
@@ -100,8 +93,8 @@ class ChildLoop:
             if conn.mask is not None and keeper.connections.get(conn.fd) is conn:
                 self.late(conn)
         acceptor.resume(now)
-        if self._retiring is not None:
-            self._leave(self._retiring)
+        if self._retired:
+            self._leave()
         self.unit.after_turn()
 
     def demultiplex(self, events: list[tuple[int, int]]) -> None:
@@ -123,6 +116,8 @@ class ChildLoop:
 
     def _patience(self, timeout: float | None) -> float | None:
         """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
+        if self.acceptor.hasty:
+            return 0
         until = min(self.keeper.wheel.next, self.acceptor.pause_ends)
         if until == NEVER:
             return timeout
@@ -131,27 +126,24 @@ class ChildLoop:
 
     def _counted(self, connections: int) -> None:
         self.acceptor.announce(connections)
-        if self._retired and not connections:
+        if self.acceptor.finished:
             self.done = True
 
     # ---- the end --------------------------------------------------------------------------
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
-        self.acceptor.retire()
+        self.acceptor.retire(drain_queue)
         self.keeper.now = monotonic()
         self.keeper.drain(idle_grace)
         self.unit.interface.retire()
-        self._retiring = drain_queue
-
-    def _leave(self, drain_queue: bool) -> None:
-        """At the end of the turn, when no session is on the stack. A model may break off in the
-        middle of `serve` (leader_threads.py): the next turn goes on here."""
-        self._last.extend(self.acceptor.close(drain_queue))
-        while self._last:
-            self.serve(*self._last.popleft())
-        self._retiring = None
         self._retired = True
-        self.done = not self.busy()
+
+    def _leave(self) -> None:
+        """At the end of each turn since then, when no session is on the stack. A model may break off
+        in the middle of `serve` (leader_threads.py): the next turn goes on here."""
+        for accepted in self.acceptor.drain():
+            self.serve(*accepted)
+        self.done = self.acceptor.finished
 
     def abandon(self) -> None:
         self.keeper.abandon()

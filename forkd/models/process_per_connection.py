@@ -1,6 +1,7 @@
 """Process per connection: the plain concurrent server (Stevens, UNIX Network Programming).
 
-1. The master accepts, and sends the socket to a worker, which has the application loaded.
+1. The master accepts, woken by its epoll or by SIGIO (`--io sigio`), and sends the socket to a
+   worker, which has the application loaded.
 2. The worker forks a process for the client, and closes its copy of the socket.
 3. That process serves the one client to its end, with blocking calls (`--io blocking`) or from a
    handle set of its own (`--io epoll`), and exits.
@@ -16,12 +17,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections import deque
 from dataclasses import dataclass, replace
 from time import monotonic_ns
 from typing import Any, NoReturn
 
 from forkd.models.blocking import BlockingFollowers
+from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop
+from forkd.models.intake import Accepted
 from forkd.models.loop import ChildLoop
 from forkd.models.unit import Unit
 from forkd.system import process
@@ -30,6 +34,7 @@ from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
 MOST_PROCESSES = 256
+_IDLE_GRACE = 0.5  # seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,7 @@ class ProcessPerConnection(ChildLoop):
         assert isinstance(ledger, Lanes)
         self._lanes = ledger
         self._servants: set[Servant] = set()
+        self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Step 2."""
@@ -62,15 +68,18 @@ class ProcessPerConnection(ChildLoop):
         try:
             pid, pidfd = process.fork(servant_main)
         except OSError as error:
-            self.log.error(f"fork: {error.strerror}; a connection from {client} is closed")
             self._lanes.give_back(row)
-            return
-        finally:
+            self._held.append((sock, client, server))
+            self.acceptor.pause("fork", error)
+        else:
             sock.close()
-        servant = Servant(pid, pidfd, row)
-        self._servants.add(servant)
-        self.watch(pidfd, lambda: self._exited(servant))
-        self._counted(len(self._servants))
+            servant = Servant(pid, pidfd, row)
+            self._servants.add(servant)
+            self.watch(pidfd, lambda: self._exited(servant))
+        self._recount()
+
+    def _recount(self) -> None:
+        self._counted(len(self._servants) + len(self._held))
 
     def _exited(self, servant: Servant) -> None:
         """Step 4."""
@@ -85,12 +94,14 @@ class ProcessPerConnection(ChildLoop):
         os.close(servant.pidfd)
         self._servants.discard(servant)
         self._lanes.give_back(servant.row)
-        self._counted(len(self._servants))
+        self._recount()
 
     def turn(self, timeout: float | None) -> None:
         if self._servants and self.unit.config.timeout:
             timeout = 1.0 if timeout is None else min(timeout, 1.0)  # to look at the clock
         super().turn(timeout)
+        while self._held and self.acceptor.pause_ends == NEVER:
+            self.serve(*self._held.popleft())
         for servant in self._servants:
             held = servant.row.since(REQUEST, monotonic_ns())
             if held is not None and 0 < self.unit.config.timeout < held:
@@ -99,9 +110,6 @@ class ProcessPerConnection(ChildLoop):
                     f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s'
                 )
                 process.send_signal(servant.pidfd, signal.SIGKILL)
-
-    def busy(self) -> bool:
-        return bool(self._servants)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         super().retire(idle_grace, drain_queue)
@@ -122,6 +130,8 @@ class ProcessPerConnection(ChildLoop):
         self.handles.close()
         for fd in [*self.acceptor.intakes, *self.calls]:
             os.close(fd)  # the worker's: its queue, its channel to the master, other pidfds
+        for other, *_ in self._held:
+            other.close()
         signals = SignalQueue([signal.SIGTERM])
         process.die_with_parent(worker)
         process.unblock()
@@ -133,11 +143,13 @@ class ProcessPerConnection(ChildLoop):
         loop: ChildLoop = BlockingFollowers(unit) if unit.io == "blocking" else InlineLoop(unit)
 
         def told_to_end() -> None:
-            signals.read()
-            host.draining = True
-            loop.retire(0.5, False)
+            if signal.SIGTERM in signals.read():  # the others change nothing, as in any child
+                host.draining = True
+                loop.retire(_IDLE_GRACE, False)
 
         loop.watch(signals.fileno(), told_to_end)
+        if host.draining:
+            loop.retire(_IDLE_GRACE, False)
         loop.serve(sock, client, server)
         while loop.keeper.connections and not loop.done:
             loop.turn(None)

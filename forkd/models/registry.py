@@ -78,12 +78,12 @@ MODELS: tuple[Row, ...] = (
     Row(
         name="process-per-connection",
         make=ProcessPerConnection,
-        ios=("epoll", "blocking"),
+        ios=("epoll", "blocking", "sigio"),
         master_accepts=True,
         forks=True,
         threaded=False,
         pooled=False,
-        waits="the master, woken by its epoll",
+        waits="the master, woken by its epoll or by SIGIO",
         moves="a process forked for the client",
         logic="that process",
         handoff="the socket goes to a worker, which has the application loaded, and forks",
@@ -92,7 +92,7 @@ MODELS: tuple[Row, ...] = (
         refused={
             (io, "asyncio"): "the event loop runs in the process that forks, and cannot be carried "
             "into the one that is forked; use a socketserver handler, or --model leader-followers"
-            for io in ("epoll", "blocking")
+            for io in ("epoll", "blocking", "sigio")
         },
     ),
     Row(
@@ -198,6 +198,12 @@ def get(name: str) -> Row:
 def io_of(name: str, io: str | None) -> str:
     """The `--io` in force: the model's first when none was chosen."""
     return get(name).ios[0] if io is None else io
+
+
+def child_io(name: str, io: str | None) -> str:
+    """How a child waits. Where the master accepts, it is the master that SIGIO wakes."""
+    found = io_of(name, io)
+    return "epoll" if found == "sigio" and get(name).master_accepts else found
 
 
 def _model(config: Config) -> str:

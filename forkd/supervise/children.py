@@ -15,12 +15,12 @@ KILLED     –                –                 –               gone
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from forkd.supervise.messages import Channel
+from forkd.system.passing import Queue
 
 
 class State(Enum):
@@ -56,7 +56,7 @@ class Child:
     why: str | None = None  # the reason that we ended it for
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed
-    queue: socket.socket | None = None  # our end of its queue of accepted sockets, if it has one
+    queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
 
     def on(self, event: str) -> bool:
@@ -76,8 +76,8 @@ class Child:
         self.channel.close()
         os.close(self.pidfd)
         os.close(self.stacks)
-        if self.queue is not None:
-            self.queue.close()
+        for end in self.queue or ():
+            end.close()
 
 
 class Children:

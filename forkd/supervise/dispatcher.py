@@ -1,7 +1,7 @@
 """The asynchronous layer of Half-Sync/Half-Async: the master accepts, and hands sockets to children.
 
 Woken by SIGIO (`--io sigio`) or by its epoll (`--io epoll`), it accepts until the queue is empty and
-puts each socket into the request queue of a child, by `dispatch`:
+puts each connection into the request queue of a child, by `dispatch`:
 
 round-robin         the next child in turn
 least-connections   the child with the fewest, those still in its queue included
@@ -9,25 +9,33 @@ competition         one queue for all: an idle child takes it
 
 When no child has room it stops accepting: connections wait in the kernel, where the metrics see
 them. It never reads a byte of a client.
+
+The master keeps both ends of every queue. So it takes back what waits in the queue of a child that
+retires or dies, or in the one queue of a generation that is replaced, and gives it to others. At the
+end, when there are no others, it closes its ends, and each child reads its queue to EOF.
 """
 
 from __future__ import annotations
 
-import socket
-from collections import Counter
-from collections.abc import Callable
+import select
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 from forkd.log import Log
-from forkd.supervise.children import Child
-from forkd.supervise.generation import Generation
+from forkd.models.shortage import Shortage
+from forkd.supervise.children import Child, Children, State
+from forkd.supervise.generation import Generation, server_of
 from forkd.system import signals
 from forkd.system.loop import Loop
-from forkd.system.passing import send_socket
+from forkd.system.passing import Passed, Queue, receive_socket, send_socket
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, Scoreboard
+from forkd.system.sockets import Listener
 
 #: When to look again after no child had room, seconds.
 _RETRY = 0.005
+#: Connections handed over before the master looks at anything else.
+_BURST = 100
 
 
 class Dispatcher:
@@ -36,136 +44,242 @@ class Dispatcher:
         loop: Loop,
         log: Log,
         board: Scoreboard,
-        serving: Callable[[], list[Child]],
+        children: Children,
         nobody_free: Callable[[], None],
     ) -> None:
-        """`serving` are the children that may get connections."""
+        self.ending: list[Listener] = []  # to accept from until they are empty
         self._loop = loop
         self._log = log
         self._board = board
-        self._serving = serving
+        self._children = children
         self._nobody_free = nobody_free
-        self._generation: Generation | None = None
+        self._shortage = Shortage(log)
+        self._generation: Generation | None = None  # whose children get connections
         self._by_signal = False
+        self._listeners: list[Listener] = []  # to accept from, for as long as there is a generation
+        self._held: deque[Passed] = deque()  # accepted, and in no queue
+        self._finishing = False  # nothing comes after what is held, and what waits in `_ending`
         self._sent: Counter[int] = Counter()  # by pid
         self._last = 0  # slot that got the last connection in turn
-        self._held: tuple[socket.socket, int] | None = None  # accepted, and no queue had room
+
+    # ---- generations ----------------------------------------------------------------------
 
     def watch(self, generation: Generation, by_signal: bool) -> None:
-        """Accept for `generation` from now on."""
-        self.mute()
+        """Accept for `generation` from now on. Its children also get what the one before leaves."""
+        old = self._generation
+        self._deafen()
+        if old is not None and old is not generation:
+            self._drain(old, keep=generation.listeners)
+            for queue in self._queues():
+                self._take_back(queue)
         self._generation = generation
+        self._listeners = generation.listeners
         self._by_signal = by_signal
-        for listener in generation.listeners:
-            for sock in listener.sockets:
-                if by_signal:
-                    signals.own(sock)
-                    signals.arm(sock)
-                else:
-                    self._loop.watch(sock.fileno(), self.accept)
+        self._finishing = False
+        self._listen()
         self.accept()  # what came before the signal was armed did not ring
+
+    def finish(self, keep: list[Listener]) -> None:
+        """Accept what still waits in the listeners, but for `keep`; hand all over to those who retire;
+        then let them know that nothing more will come."""
+        generation = self._generation
+        if generation is None or self._finishing:
+            return
+        self._deafen()
+        self._finishing = generation.last = True
+        self._listeners = []
+        self._drain(generation, keep)
+        self.accept()
 
     def give_up(self) -> None:
         """Another master accepts now: leave the flags, which are shared, as it sets them."""
         self._by_signal = False
-        self.mute()
+        self._deafen()
 
-    def mute(self) -> None:
-        """Accept no more."""
+    def retire(self, child: Child) -> None:
+        """`child` is about to: the rest of the service takes over what waits in its queue."""
+        if not self._finishing:
+            self.gone(child)
+
+    def gone(self, child: Child) -> None:
+        self._sent.pop(child.pid, None)
+        if self._generation is not None and child.queue is not None:
+            self._take_back(child.queue)
+            child.queue = None
+            self._again_in(0.0)
+
+    def forget(self) -> None:
+        """In a child, and at the end."""
+        for listener in self.ending:
+            for sock in listener.sockets:
+                sock.close()
+        for sock, _ in self._held:
+            sock.close()
+
+    # ---- accepting ------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        """Accept and hand over, until nobody waits, or until no child has room."""
+        if self._generation is None:
+            return
+        crew = self._crew()
+        if self._finishing and not crew:
+            self._end()
+            return
+        for _ in range(_BURST):
+            child = self._choose(crew)
+            if child is None:
+                if self._anybody_waits():
+                    self._nobody_free()
+                    self._again_in(_RETRY)
+                return
+            passed = self._next()
+            if passed is None:
+                return
+            if not self._hand_over(passed, child):
+                self._held.appendleft(passed)
+                self._again_in(_RETRY)
+                return
+        self._again_in(0.0)
+
+    def _next(self) -> Passed | None:
+        """The next connection; None when there is none, or when it cannot be accepted now."""
+        if self._held:
+            return self._held.popleft()
+        for listener in [*self.ending, *self._listeners]:
+            try:
+                return listener.sockets[0].accept()[0], server_of(listener)
+            except BlockingIOError:
+                if listener in self.ending:
+                    self.ending.remove(listener)
+                    listener.close()
+            except OSError as error:
+                self._board.lanes[0][0].failed(error.errno or 0)
+                self._again_in(self._shortage.pause("accept", error))
+                return None
+        if self._finishing:
+            self._end()
+        return None
+
+    def _hand_over(self, passed: Passed, child: Child) -> bool:
+        """Put a connection into a queue and close our copy. False when there is no room."""
+        assert self._generation is not None
+        queue = child.queue or self._generation.queue
+        assert queue is not None
+        if not send_socket(queue[0], passed):
+            return False
+        passed[0].close()
+        self._sent[child.pid] += 1
+        self._last = child.slot
+        return True
+
+    def _again_in(self, seconds: float) -> None:
+        """Look again then, rather than be told at once and for ever."""
+        if not self._by_signal:
+            self._deafen()
+        self._loop.timers.set("dispatch", monotonic() + seconds, self._again)
+
+    def _again(self) -> None:
+        if not self._by_signal:
+            self._listen()
+        self.accept()
+
+    def _listen(self) -> None:
+        for listener in self._listeners:
+            for sock in listener.sockets:
+                if self._by_signal:
+                    signals.own(sock)
+                    signals.arm(sock)
+                else:
+                    self._loop.watch(sock.fileno(), self.accept)
+
+    def _deafen(self) -> None:
         self._loop.timers.cancel("dispatch")
-        if self._generation is not None:
-            for sock in self._generation.all_sockets():
+        for listener in self._listeners:
+            for sock in listener.sockets:
                 if sock.fileno() >= 0:
                     if self._by_signal:
                         signals.disarm(sock)
                     self._loop.unwatch(sock.fileno())
-        self._generation = None
 
-    def accept(self) -> None:
-        """Accept until EAGAIN, or until no child has room."""
-        if self._generation is None:
-            return
-        if self._held is not None and not self._hand_over(*self._held):
-            self._later()
-            return
-        self._held = None
-        for index, listener in enumerate(self._generation.listeners):
-            while True:
-                if not self._has_room():
-                    self._later()
-                    return
-                try:
-                    sock, _ = listener.sockets[0].accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    self._log.error(f"accept: {error.strerror}")
-                    self._later()
-                    return
-                if not self._hand_over(sock, index):
-                    self._held = (sock, index)
-                    self._later()
-                    return
+    def _anybody_waits(self) -> bool:
+        poll = select.poll()
+        for listener in [*self.ending, *self._listeners]:
+            poll.register(listener.sockets[0], select.POLLIN)
+        return bool(self._held or poll.poll(0))
 
-    def gone(self, child: Child) -> None:
-        self._sent.pop(child.pid, None)
+    # ---- children and their queues --------------------------------------------------------
 
-    def _later(self) -> None:
-        """Nobody has room: look again soon, rather than be told at once and for ever."""
-        self._nobody_free()
-        if not self._by_signal and self._generation is not None:
-            for sock in self._generation.all_sockets():
-                self._loop.unwatch(sock.fileno())
-        self._loop.timers.set("dispatch", monotonic() + _RETRY, self._again)
-
-    def _again(self) -> None:
-        if self._generation is not None and not self._by_signal:
-            for sock in self._generation.all_sockets():
-                self._loop.watch(sock.fileno(), self.accept)
-        self.accept()
-
-    def _hand_over(self, sock: socket.socket, listener: int) -> bool:
-        """Put the socket into a queue and close our copy. False when there is no room."""
-        generation = self._generation
-        assert generation is not None
-        child = None
-        if generation.queue is not None:
-            queue = generation.queue[0]
-        else:
-            child = self._choose()
-            if child is None or child.queue is None:
-                return False
-            queue = child.queue
-        try:
-            if not send_socket(queue, sock, listener):
-                return False
-        except OSError:
-            return False  # the child is gone; its pidfd will say so
-        if child is not None:
-            self._sent[child.pid] += 1
-            self._last = child.slot
-        sock.close()
-        return True
-
-    def _has_room(self) -> bool:
-        generation = self._generation
-        assert generation is not None
-        if generation.queue is not None:
-            return bool(self._serving())
-        return self._choose() is not None
-
-    def _choose(self) -> Child | None:
+    def _crew(self) -> list[Child]:
+        """Who may get connections; at the end also those that retire."""
         assert self._generation is not None
-        most = self._generation.config.worker_connections
-        loads = {child: self._load(child) for child in self._serving()}
-        free = sorted((c for c, load in loads.items() if load < most), key=lambda c: c.slot)
+        states = (State.READY, State.RETIRING) if self._finishing else (State.READY,)
+        return [
+            child
+            for child in self._children
+            if child.generation == self._generation.number
+            and child.state in states
+            and (child.queue or self._generation.queue)
+        ]
+
+    def _choose(self, crew: list[Child]) -> Child | None:
+        """The child to hand the next connection to; of `competition`, one of those that may take it."""
+        assert self._generation is not None
+        config = self._generation.config
+        loads = {child: self._load(child) for child in crew}
+        free = sorted(
+            (c for c, load in loads.items() if load < config.worker_connections),
+            key=lambda c: c.slot,
+        )
         if not free:
             return None
-        if self._generation.config.dispatch == "round-robin":
+        if config.dispatch == "round-robin":
             return next((c for c in free if c.slot > self._last), free[0])
         return min(free, key=lambda c: loads[c])
 
     def _load(self, child: Child) -> int:
         """Connections of the child, and those in its queue."""
-        taken = self._board.counter(child.slot, ACCEPTED)
-        return self._board.gauge(child.slot, CONNECTIONS) + max(0, self._sent[child.pid] - taken)
+        load = self._board.gauge(child.slot, CONNECTIONS)
+        if child.queue is None:
+            return load
+        return load + max(0, self._sent[child.pid] - self._board.counter(child.slot, ACCEPTED))
+
+    def _take_back(self, queue: Queue) -> None:
+        ours, theirs = queue
+        ours.close()
+        try:
+            while True:
+                self._held.append(receive_socket(theirs))
+        except EOFError:
+            pass
+        except OSError as error:
+            self._log.error(f"what waits in the queue of a child cannot be taken back: {error}")
+        theirs.close()
+
+    def _queues(self) -> Iterator[Queue]:
+        """The queues of the generation; they are its children's alone from now on."""
+        assert self._generation is not None
+        for owner in (self._generation, *self._children):
+            mine = owner is self._generation or owner.generation == self._generation.number
+            if mine and owner.queue is not None:
+                yield owner.queue
+                owner.queue = None
+
+    def _drain(self, generation: Generation, keep: list[Listener]) -> None:
+        for listener in generation.listeners:
+            if listener not in keep:
+                listener.shut()
+                self.ending.append(listener)
+
+    def _end(self) -> None:
+        """All is handed over, or nobody is left to take it."""
+        for listener in self.ending:
+            listener.close()
+        self.ending.clear()
+        self.forget()
+        self._held.clear()
+        for ours, theirs in self._queues():
+            ours.close()
+            theirs.close()
+        self._generation = None
+        self._finishing = False

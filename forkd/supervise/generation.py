@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from forkd.address import Address
 from forkd.config import Config
-from forkd.errors import BindError
+from forkd.errors import BindError, StartError
 from forkd.models import registry
 from forkd.system import sockets
 from forkd.system.lease import Lease
-from forkd.system.passing import make_queue
+from forkd.system.passing import Queue, make_queue
 from forkd.system.sockets import Listener
 
 
@@ -29,34 +29,39 @@ class Generation:
     least: int  # children, when idle
     most: int  # children, under load
     master_accepts: bool = False  # and hands sockets to the children
-    queue: tuple[socket.socket, socket.socket] | None = None  # one for all: dispatch = competition
+    queue: Queue | None = None  # one for all: dispatch = competition
+    last: bool = False  # nobody will accept after it, on some of its listeners or on all
 
     @classmethod
     def build(
-        cls, number: int, config: Config, binds: tuple[Address, ...], slots: int,
+        cls, number: int, config: Config, binds: tuple[Address, ...], bells: list[int],
         known: list[Listener],
     ) -> Generation:  # fmt: skip
-        """Bind what is new, take over what is known. Raises BindError, leaving nothing behind."""
+        """Bind what is new, take over what is known. Raises BindError or StartError, leaving nothing
+        behind."""
         copies = config.workers.max if config.accept == "reuseport" else 0
         spare = list(known)
         made: list[Listener] = []
         listeners: list[Listener] = []
+        dispatched = registry.get(config.model).master_accepts
         try:
             for address in binds:
-                old = next((x for x in spare if x.wanted == address and _fits(x, copies)), None)
+                old = next((x for x in spare if x.wanted == address), None)
                 if old is not None:
+                    _require_fit(old, copies)
                     spare.remove(old)
                     listeners.append(old)
                 else:
                     made.append(_listen(address, config.backlog, copies))
                     listeners.append(made[-1])
-        except BaseException:
+            lease = Lease(bells) if config.accept == "lock" and not dispatched else None
+            queue = make_queue() if dispatched and config.dispatch == "competition" else None
+        except BaseException as error:
             for listener in made:
                 listener.close()
+            if isinstance(error, OSError):
+                raise StartError(f"no room for a generation: {error.strerror}") from error
             raise
-        dispatched = registry.get(config.model).master_accepts
-        lease = Lease(slots) if config.accept == "lock" and not dispatched else None
-        queue = make_queue() if dispatched and config.dispatch == "competition" else None
         workers = config.workers
         return cls(
             number,
@@ -75,7 +80,7 @@ class Generation:
         found = []
         for listener in self.listeners:
             several = len(listener.sockets) > 1
-            found.append((listener.sockets[number if several else 0], _server(listener)))
+            found.append((listener.sockets[number if several else 0], server_of(listener)))
         return found
 
     def all_sockets(self) -> list[socket.socket]:
@@ -86,8 +91,6 @@ class Generation:
         for listener in self.listeners:
             if listener not in keep:
                 listener.close()
-        if self.lease is not None:
-            self.lease.close()
         for end in self.queue or ():
             end.close()
 
@@ -99,11 +102,17 @@ def _listen(address: Address, backlog: int, copies: int) -> Listener:
         raise BindError(f"bind {address}: {error}") from error
 
 
-def _fits(listener: Listener, copies: int) -> bool:
-    return len(listener.sockets) == max(1, copies)
+def _require_fit(listener: Listener, copies: int) -> None:
+    """The sockets of a SO_REUSEPORT group have a queue each: a group that grows, shrinks or ends
+    would reset whoever waits in one of them."""
+    if len(listener.sockets) != max(1, copies):
+        raise BindError(
+            f"bind {listener.wanted}: --accept reuseport has a socket for each worker, so a change to "
+            "it, from it, or of the number of workers under it needs a restart"
+        )
 
 
-def _server(listener: Listener) -> tuple[str, int]:
+def server_of(listener: Listener) -> tuple[str, int]:
     """SERVER_NAME and SERVER_PORT (PEP 3333 wants both, also for a unix socket)."""
     sock = listener.sockets[0]
     if sock.family == socket.AF_UNIX:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from forkd.config import Config
-from forkd.errors import ForkdError
+from forkd.errors import ForkdError, StartError
 from forkd.log import Log
 from forkd.metrics.admin import AdminServer
 from forkd.models import registry
@@ -36,6 +36,7 @@ from forkd.system.lease import NOBODY
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signals import SignalQueue
+from forkd.system.sockets import Listener
 
 #: How long connections between requests are kept for a request that is on its way, seconds.
 _IDLE_GRACE = 2.0
@@ -67,13 +68,14 @@ class Master:
             on_exit=self._on_exit,
         )
         self.children = self._nursery.children
+        self.bells = self._nursery.bells
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
         self.doorbell = Doorbell(
             self.loop.timers, self.board, self._nobody_free, self._lead_by_others
         )
         self.dispatcher = Dispatcher(
-            self.loop, self.log, self.board, self._serving, self._nobody_free
+            self.loop, self.log, self.board, self.children, self._nobody_free
         )
         self.backoff = plan.Backoff()
         self.admin_address: str | None = None
@@ -93,7 +95,7 @@ class Master:
         self.handed_over = False  # a new master serves on our listeners
         heir = launch.inheritance
         self.generation = Generation.build(
-            heir.generation + 1 if heir else 1, config, launch.binds, self.children.slots,
+            heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
             known=heir.listeners if heir else [],
         )  # fmt: skip
 
@@ -141,6 +143,7 @@ class Master:
             self._signals.close,
             self.control.forget,
             self.launch.forget,
+            self.dispatcher.forget,
             *([self.admin.forget] if self.admin else []),
         ]
 
@@ -157,6 +160,9 @@ class Master:
             self._upgrade.send_counters()
         elif self._owns:
             self.doorbell.mute()
+        self.dispatcher.forget()
+        for listener in self.dispatcher.ending:
+            listener.close()
         for generation in self._generations():
             generation.close(keep=[])
         if hasattr(self, "control"):
@@ -216,10 +222,14 @@ class Master:
         generation = self.generation if number == self.generation.number else self.reloader.incoming
         assert generation is not None
         for _ in range(count):
-            if self._nursery.fork(generation, self.admin_address) is None:
-                self.backoff = plan.Backoff(
-                    self.backoff.crashes, monotonic() + 1.0, "fork failed: no room for a child"
-                )
+            try:
+                self._nursery.fork(generation, self.admin_address)
+            except StartError as error:
+                if generation is not self.generation:
+                    self.reloader.fail(str(error))
+                    return True
+                self.log.error(f"{error}; trying again")
+                self.backoff = plan.Backoff(self.backoff.crashes, monotonic() + 1.0, str(error))
                 return False
         return True
 
@@ -232,7 +242,9 @@ class Master:
         child.deadline = monotonic() + config.graceful_timeout
         ending = self.stopping and not self.handed_over
         grace = _STOP_GRACE if ending else min(_IDLE_GRACE, config.graceful_timeout / 2)
-        if child.state is State.KILLED or not child.channel.send(Retire(grace, ending)):
+        self.dispatcher.retire(child)
+        last = any(g.last for g in self._generations() if g.number == child.generation)
+        if child.state is State.KILLED or not child.channel.send(Retire(grace, last)):
             process.send_signal(child.pidfd, signal.SIGKILL)
         return True
 
@@ -285,6 +297,7 @@ class Master:
             return
         self._report(departure)
         self.dispatcher.gone(child)
+        child.close()
         for generation in (self.generation, self.reloader.incoming):
             if generation is not None and generation.number == child.generation:
                 mark_gone(generation, child.slot)
@@ -296,7 +309,7 @@ class Master:
             self._on_crash(departure)
         for generation in [g for g in self._leaving if not self._has_children(g)]:
             self._leaving.remove(generation)
-            generation.close(keep=self.generation.listeners + self.reloader.listeners())
+            generation.close(self._kept())
         self._reap_strangers()
 
     def _on_crash(self, departure: Departure) -> None:
@@ -350,6 +363,10 @@ class Master:
         incoming = self.reloader.incoming
         return [self.generation, *([incoming] if incoming else []), *self._leaving]
 
+    def _kept(self) -> list[Listener]:
+        """Listeners that a generation leaves open when it ends."""
+        return self.generation.listeners + self.reloader.listeners() + self.dispatcher.ending
+
     def _has_children(self, generation: Generation) -> bool:
         return any(c.generation == generation.number for c in self.children)
 
@@ -369,13 +386,14 @@ class Master:
     def _doorbell_on(self) -> None:
         """SIGIO is needed where the master has something to do about waiters."""
         generation = self.generation
-        self.dispatcher.mute()
         self.doorbell.mute()
         if generation.master_accepts:
             config = generation.config
             io = registry.io_of(config.model, config.io)
             self.dispatcher.watch(generation, by_signal=io == "sigio")
-        elif generation.lease is not None or generation.least < generation.most:
+            return
+        self.dispatcher.finish(keep=generation.listeners)
+        if generation.lease is not None or generation.least < generation.most:
             self.doorbell.watch(generation.all_sockets(), generation.lease)
 
     def _ring(self) -> None:
@@ -438,15 +456,20 @@ class Master:
             return
         self.log.info("stopping")
         self.stopping = True
-        if not self.handed_over:
-            self.doorbell.mute()
-            self.dispatcher.accept()  # what waits in the queue is still ours to serve
-        self.dispatcher.mute()
+        generation = self.generation
         self.reloader.abort("the master is stopping")
         if self._upgrade is not None:
             self._upgrade.cancel()
-        for listener in self.generation.listeners:
-            listener.hang_up()
+        # A master that serves no more, or not yet, shares the listeners with one that does.
+        generation.last = self._owns and not self.handed_over
+        if generation.last:
+            self.doorbell.mute()
+            for listener in generation.listeners:
+                listener.shut()
+        self.dispatcher.finish(keep=[] if generation.last else generation.listeners)
+        if not (generation.last and generation.master_accepts):
+            for listener in generation.listeners:
+                listener.hang_up()
 
     def quit(self) -> None:
         """End now: what is under way is lost."""
@@ -516,13 +539,15 @@ class Master:
         self._doorbell_on()
         if old.lease is not None:
             old.lease.set_members([])
-        for listener in old.listeners:
-            if listener not in new.listeners:
-                listener.close()
+        dropped = [x for x in old.listeners if x not in self._kept()]
+        for listener in dropped:
+            listener.shut()
+            listener.close()
+        old.last = old.last or bool(dropped)
         if self._has_children(old):
             self._leaving.append(old)
         else:
-            old.close(keep=new.listeners)
+            old.close(self._kept())
         self.watchdog.tick()
         self._announce()
         self.log.info(f"generation {new.number} serves")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import NoReturn
 
+from forkd.errors import StartError
 from forkd.log import Log
 from forkd.supervise import worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Channel
 from forkd.system import process
-from forkd.system.lease import FULL
+from forkd.system.lease import FULL, make_bells
 from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
 from forkd.system.scoreboard import Scoreboard
@@ -53,6 +55,7 @@ class Nursery:
     ) -> None:
         self.board = Scoreboard(slots, threads)
         self.children = Children(slots)
+        self.bells = make_bells(slots)
         # From the start, so that the first increase of each can be seen.
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
         #: What a new child closes of the master's: filled in by the master.
@@ -64,22 +67,41 @@ class Nursery:
         self._on_message = on_message
         self._on_exit = on_exit
 
-    def fork(self, generation: Generation, admin: str | None) -> Child | None:
-        """Fork one child of `generation`. None when the machine has no room, or no slot is free."""
+    def fork(self, generation: Generation, admin: str | None) -> Child:
+        """Fork one child of `generation`. Raises StartError when the machine has no room or no slot
+        is free, leaving nothing behind."""
         slot = self.children.free_slot()
         if slot is None:
-            return None
+            raise StartError(f"all {self.children.slots} slots are taken")
+        try:
+            with contextlib.ExitStack() as undo:
+                child = self._fork(generation, admin, slot, undo)
+                undo.pop_all()
+        except OSError as error:
+            raise StartError(f"fork: {error.strerror}") from error
+        self.children.add(child)
+        self._loop.watch(child.pidfd, lambda: self._on_exit(child))
+        self._loop.watch(child.channel.fileno(), lambda: self._on_message(child))
+        return child
+
+    def _fork(
+        self, generation: Generation, admin: str | None, slot: int, undo: contextlib.ExitStack
+    ) -> Child:
+        """Raises OSError; `undo` closes then what was opened."""
         number = self.children.free_number(generation.number)
         ours, theirs = Channel.pair()
+        undo.callback(ours.close)
+        undo.callback(theirs.close)
         stacks = os.memfd_create(f"forkd-stacks-{slot}", os.MFD_CLOEXEC)
-        queue = theirs_of_queue = None
-        if generation.master_accepts:
-            if generation.queue is not None:
-                theirs_of_queue = generation.queue[1]
-            else:
-                queue, theirs_of_queue = make_queue()
+        undo.callback(os.close, stacks)
+        own_queue = None
+        if generation.master_accepts and generation.queue is None:
+            own_queue = make_queue()
+            for end in own_queue:
+                undo.callback(end.close)
+        queue = own_queue or generation.queue
         others = list(self.children)
-        listeners = generation.sockets_of(number)
+        listeners = [] if queue else generation.sockets_of(number)
         mine = {sock for sock, _ in listeners}
         generations = self._generations()
         if generation.lease is not None:
@@ -87,8 +109,6 @@ class Nursery:
 
         def forget() -> None:
             ours.close()
-            if queue is not None:
-                queue.close()
             for other in others:
                 other.close()
             # A listener that this child does not serve would stay open as long as the child lives.
@@ -96,8 +116,10 @@ class Nursery:
                 for sock in known.all_sockets():
                     if sock not in mine:
                         sock.close()
-                if known.lease is not None and known is not generation:
-                    known.lease.close()
+            queues = [*(known.queue for known in generations), own_queue]
+            for end in itertools.chain.from_iterable(filter(None, queues)):
+                if end is not birth.queue:
+                    end.close()
             for call in self.forget:
                 call()
 
@@ -109,7 +131,7 @@ class Nursery:
             lanes=self.board.lanes[slot],
             lease=generation.lease,
             listeners=listeners,
-            queue=theirs_of_queue,
+            queue=queue[1] if queue else None,
             stacks=stacks,
             identity=self.identity,
             admin=admin,
@@ -120,28 +142,15 @@ class Nursery:
         def child_main() -> NoReturn:
             worker.main(birth)
 
-        try:
-            pid, pidfd = process.fork(child_main)
-        except OSError as error:
-            self._log.error(f"fork: {error.strerror}; trying again")
-            ours.close()
-            os.close(stacks)
-            if queue is not None:
-                queue.close()
-            return None
-        finally:
-            theirs.close()
-            if queue is not None and theirs_of_queue is not None:
-                theirs_of_queue.close()
+        pid, pidfd = process.fork(child_main)
+        theirs.close()
         child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, monotonic())
-        child.queue = queue
-        self.children.add(child)
-        self._loop.watch(pidfd, lambda: self._on_exit(child))
-        self._loop.watch(ours.fileno(), lambda: self._on_message(child))
+        child.queue = own_queue
         return child
 
     def collect(self, child: Child) -> Departure | None:
-        """Reap a child whose pidfd became readable; fold its counters. None when it still lives."""
+        """Reap a child whose pidfd became readable; fold its counters. None when it still lives.
+        The caller closes it."""
         code = process.reap(child.pid)
         if code is None:
             return None
@@ -160,8 +169,6 @@ class Nursery:
         self._loop.unwatch(child.channel.fileno())
         self.board.fold(child.slot)
         self.children.remove(child)
-        with contextlib.suppress(OSError):
-            child.close()
         return Departure(child, code, reason, crashed, stacks)
 
 

@@ -52,7 +52,7 @@ class Reloader:
                     "and new together; restart to have more"
                 )
             self.incoming = Generation.build(
-                old.number + 1, config, master.launch.binds_of(config), master.children.slots,
+                old.number + 1, config, master.launch.binds_of(config), master.bells,
                 known=old.listeners,
             )  # fmt: skip
         except (ConfigError, BindError, StartError) as error:

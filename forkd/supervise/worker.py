@@ -94,8 +94,7 @@ class Worker:
         self._model = model = model_row.make(
             Unit(
                 config=self._birth.config,
-                # Where the master accepts, --io is how it does; the child waits by epoll.
-                io="epoll" if model_row.master_accepts and not model_row.forks else self._io(),
+                io=self._io(),
                 slot=self._birth.slot,
                 row=self._birth.lanes[0],
                 ledger=self.ledger,
@@ -175,16 +174,12 @@ class Worker:
         return interface, row
 
     def _io(self) -> str:
-        return registry.io_of(self._birth.config.model, self._birth.config.io)
+        return registry.child_io(self._birth.config.model, self._birth.config.io)
 
     def _intakes(self) -> list[Intake]:
         birth = self._birth
         if birth.queue is not None:
-            shared = birth.config.dispatch == "competition"
-            servers = [server for _, server in birth.listeners]
-            for sock, _ in birth.listeners:
-                sock.close()  # the master's alone
-            return [QueueIntake(birth.queue, servers, shared=shared)]
+            return [QueueIntake(birth.queue, shared=birth.config.dispatch == "competition")]
         shared = birth.config.accept == "exclusive"
         return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
 
@@ -206,7 +201,7 @@ class Worker:
 
     def _on_signal(self) -> None:
         if signal.SIGTERM in self._signals.read():
-            self._retire(0.5, False)  # by hand, to this child: the master will replace it
+            self._channel.send(Recycle("SIGTERM"))  # by hand, to this child
 
     def _retire(self, idle_grace: float, drain_queue: bool) -> None:
         if not self.draining:

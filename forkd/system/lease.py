@@ -32,22 +32,25 @@ _SLOT_BITS = 16
 _SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 
+def make_bells(slots: int) -> list[int]:
+    """By slot, from 1 to `slots`: one for each child that the master may have at a time, whatever
+    its generation. Whoever leads must be able to ring the bells of children younger than itself."""
+    return [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(slots + 1)]
+
+
 class Lease:
-    """The accept lock of one generation. Made by the master before it forks the first child.
+    """The accept lock of one generation. Made by the master before it forks the first child."""
 
-    `slots` is the highest slot number that a child may have (slots count from 1).
-    """
-
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, bells: list[int]) -> None:
+        self.bells = bells
+        self.slots = slots = len(bells) - 1  # the highest that a child may have
         # RawArray is multiprocessing's lockless shared memory: zero-filled, inherited by fork.
-        self._array = RawArray("Q", 2 + 2 * slots + 1)
+        self._array = RawArray("Q", 3 + 2 * slots)
         cells = memoryview(self._array).cast("B").cast("Q")
         # A store through a memoryview of 8-byte items is one aligned move: it cannot be torn.
         self._holder = cells[0:1]
         self._members = cells[1 : 2 + slots]  # count, then the slots that may lead
-        self.load = cells[1 + slots : 2 + 2 * slots]  # by slot; each written by its child only
-        self.bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(slots + 1)]
+        self.load = cells[2 + slots :]  # by slot; each written by its child only
 
     def holder(self) -> int:
         """The slot that leads, or NOBODY."""
@@ -117,8 +120,3 @@ class Lease:
             lightest = NOBODY  # everybody is full: connections wait in the backlog
         self.grant(lightest)
         return True
-
-    def close(self) -> None:
-        for bell in self.bells:
-            os.close(bell)
-        self.bells.clear()

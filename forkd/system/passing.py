@@ -1,37 +1,55 @@
 """Passing open sockets between processes: SCM_RIGHTS over a unix socket (unix(7)).
 
-One datagram per socket: its descriptor, and a small number that says which listener it came from.
+A queue is a socketpair. One datagram per connection: its descriptor, and the name and port of the
+server that it was accepted for. The master puts them in; a child, or whichever of several is idle,
+takes them out. Once nobody can put anything into it, and it is empty, it says so by EOF.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
+#: (the master's end, the children's end)
+Queue = tuple[socket.socket, socket.socket]
+#: A connection, and the server's name and port.
+Passed = tuple[socket.socket, tuple[str, int]]
 
-def make_queue() -> tuple[socket.socket, socket.socket]:
-    """(the master's end, the children's end) of a queue; both non-blocking, boundaries kept."""
+_LONGEST = 300  # bytes of a server's name and port
+
+
+def make_queue() -> Queue:
+    """A new queue; both ends are non-blocking, and keep the boundaries of datagrams."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
     return ours, theirs
 
 
-def send_socket(queue: socket.socket, sock: socket.socket, listener: int) -> bool:
-    """Put `sock` into the queue; False when that is full. Raises OSError when nobody has the other
-    end. The caller still has its own copy to close."""
+def send_socket(queue: socket.socket, passed: Passed) -> bool:
+    """Put a connection into the queue; False when that is full. Raises OSError when nobody has the
+    other end. The caller still has its own copy to close."""
+    sock, (host, port) = passed
     try:
-        socket.send_fds(queue, [bytes([listener])], [sock.fileno()])
-    except BlockingIOError:
-        return False
+        socket.send_fds(queue, [f"{port} {host}".encode()], [sock.fileno()])
+    except OSError as error:
+        # ETOOMANYREFS: as many descriptors as RLIMIT_NOFILE allows are under way (unix(7)).
+        if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
+            return False
+        raise
     return True
 
 
-def receive_socket(queue: socket.socket) -> tuple[socket.socket, int] | None:
-    """The next (socket, number of its listener), or None when the queue is empty or closed."""
-    try:
-        data, fds, _, _ = socket.recv_fds(queue, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    except BlockingIOError:
-        return None
-    if not data or not fds:
-        return None
-    return socket.socket(fileno=fds[0]), data[0]
+def receive_socket(queue: socket.socket) -> Passed:
+    """Take the next connection. Raises BlockingIOError when the queue is empty, EOFError when
+    nothing more can come, OSError (EMFILE) when this process has no room: then it stays there."""
+    # The kernel discards a descriptor for which there is no room (MSG_CTRUNC), so look before.
+    os.close(os.dup(queue.fileno()))
+    data, fds, _, _ = socket.recv_fds(queue, _LONGEST, 1, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        raise EOFError
+    if not fds:  # another thread has opened the last one meanwhile
+        raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; a connection is lost")
+    port, host = data.decode().split(" ", 1)
+    return socket.socket(fileno=fds[0]), (host, int(port))

@@ -21,11 +21,16 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
 
     Every signal is blocked across the fork: one that arrives between fork(2) and the child's own
     handlers would run the master's handlers in the child. `child` unblocks them when it is ready
-    for them (see `unblock`), and must not return. Raises OSError (EAGAIN, ENOMEM) in the caller.
+    for them (see `unblock`), and must not return. Raises OSError (EAGAIN, ENOMEM, EMFILE) in the
+    caller.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
+        spare = os.pidfd_open(os.getpid())  # no room for a pidfd: say so before anybody is forked
+        try:
+            pid = os.fork()
+        finally:
+            os.close(spare)
         if pid == 0:
             try:
                 child()

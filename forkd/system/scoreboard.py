@@ -13,6 +13,7 @@ What a child wrote is data, never trusted as an index, a size or a pid.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import threading
 from bisect import bisect_left
@@ -24,13 +25,14 @@ WORKING = 0  # when the child woke to work; 0 while it waits
 REQUEST = 1  # when the application was entered for the present request; 0 outside it
 CONNECTIONS = 2
 IN_FLIGHT = 3
-GAUGES = 4
+LANES = 4  # in lane 0: how many further lanes the child has used so far
+GAUGES = 5
 # Counters: folded into the base when the child dies.
-ACCEPTED = 4
-PROMOTIONS = 5
-REQUESTS = 6
-DURATION = 7  # sum, ns
-BUCKETS = 8
+ACCEPTED = 5
+PROMOTIONS = 6
+REQUESTS = 7
+DURATION = 8  # sum, ns
+BUCKETS = 9
 #: Upper bounds of the duration histogram, seconds.
 BOUNDS = (
     0.0005,
@@ -50,7 +52,10 @@ BOUNDS = (
     30.0,
 )
 CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code, up to 599
-CELLS = CODES + 600
+#: Why accept(2) failed; one cell each.
+REASONS = ("ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "other")
+FAILURES = CODES + 600
+CELLS = FAILURES + len(REASONS)
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _LINE = 160  # bytes of the request line being served
@@ -107,6 +112,11 @@ class Row:
         if 0 < status < 600:
             self.cells[CODES + status] += 1
 
+    def failed(self, number: int) -> None:
+        """accept(2) failed with that errno."""
+        name = errno.errorcode.get(number, "other")
+        self.cells[FAILURES + REASONS.index(name if name in REASONS else "other")] += 1
+
     # ---- read by the master ---------------------------------------------------------------
 
     def line(self) -> bytes:
@@ -128,16 +138,26 @@ class Lanes:
 
     def __init__(self, rows: list[Row]) -> None:
         self._local = threading.local()
-        self._local.row = rows[0]
-        self._free = rows[1:]
+        self._local.row = self._main = rows[0]
+        self._most = len(rows) - 1
+        self._free = rows[:0:-1]  # the first is taken first, and one given back before a fresh one
+        self._lock = threading.Lock()
 
     def bind(self) -> None:
         """Give the calling thread a lane of its own, for its life."""
-        self._local.row = self._free.pop()
+        row = self.take()
+        assert row is not None  # as many as threads
+        self._local.row = row
 
     def take(self) -> Row | None:
         """A free lane, for a process that the caller forks; None when all are taken."""
-        return self._free.pop() if self._free else None
+        with self._lock:
+            if not self._free:
+                return None
+            row = self._free.pop()
+            cells, used = self._main.cells, self._most - len(self._free)
+            cells[LANES] = max(cells[LANES], used)
+            return row
 
     def give_back(self, row: Row) -> None:
         """Its process is gone: counters stay, gauges end."""
@@ -188,9 +208,14 @@ class Scoreboard:
         self._base = [0] * CELLS
         self._accepted = [0] * (slots + 1)  # per slot, since that metric names the worker
 
+    def used(self, slot: int) -> list[Row]:
+        """The lanes of `slot` that its child has written to."""
+        lanes = self.lanes[slot]
+        return lanes[: 1 + max(0, lanes[0].cells[LANES])]
+
     def fold(self, slot: int) -> None:
         """The child in `slot` is gone: keep its counters, clear its lanes for the next one."""
-        for row in self.lanes[slot]:
+        for row in self.used(slot):
             cells = row.cells
             for index in range(GAUGES, CELLS):
                 self._base[index] += cells[index] & _SANE
@@ -200,12 +225,12 @@ class Scoreboard:
 
     def gauge(self, slot: int, cell: int) -> int:
         """A gauge of the child in `slot`, or 0 when a child wrote nonsense there."""
-        value = sum(row.cells[cell] for row in self.lanes[slot])
+        value = sum(row.cells[cell] for row in self.used(slot))
         return value if 0 <= value < 1 << 32 else 0
 
     def counter(self, slot: int, cell: int) -> int:
         """A counter of the living child in `slot`."""
-        return sum(row.cells[cell] & _SANE for row in self.lanes[slot])
+        return sum(row.cells[cell] & _SANE for row in self.used(slot))
 
     def working(self, slot: int, now_ns: int) -> float | None:
         """Seconds since the main thread of `slot` woke to work; None while it waits."""
@@ -213,7 +238,7 @@ class Scoreboard:
 
     def longest(self, slot: int, now_ns: int) -> tuple[float, bytes] | None:
         """The request that has held a thread of `slot` for the longest: (seconds, its line)."""
-        held = [(since, row) for row in self.lanes[slot] if (since := row.since(REQUEST, now_ns))]
+        held = [(since, row) for row in self.used(slot) if (since := row.since(REQUEST, now_ns))]
         if not held:
             return None
         seconds, row = max(held, key=lambda pair: pair[0])
@@ -235,7 +260,7 @@ class Scoreboard:
     def total(self, cell: int) -> int:
         """A counter over all children, dead and alive."""
         return self._base[cell] + sum(
-            row.cells[cell] & _SANE for lanes in self.lanes for row in lanes
+            self.counter(slot, cell) for slot in range(self.slots + 1)
         )
 
     def accepted(self, slot: int) -> int:
@@ -243,9 +268,17 @@ class Scoreboard:
 
     def codes(self) -> dict[int, int]:
         """Requests by status code; only codes that occurred."""
-        rows = [row.cells[CODES : CODES + 600].tolist() for lanes in self.lanes for row in lanes]
-        totals = zip(self._base[CODES:], *rows, strict=True)
-        return {code: total for code, cells in enumerate(totals) if (total := sum(cells))}
+        totals = self._base[CODES:FAILURES]
+        for slot in range(self.slots + 1):
+            for row in self.used(slot):
+                for code, count in enumerate(row.cells[CODES:FAILURES].tolist()):
+                    if count:
+                        totals[code] += count & _SANE
+        return {code: total for code, total in enumerate(totals) if total}
+
+    def failures(self) -> dict[str, int]:
+        """Failures of accept(2), by reason."""
+        return {reason: self.total(FAILURES + i) for i, reason in enumerate(REASONS)}
 
     def durations(self) -> tuple[list[tuple[str, float]], float]:
         """The cumulative histogram as (upper bound, count) and the sum in seconds."""

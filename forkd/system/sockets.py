@@ -31,6 +31,15 @@ class Listener:
     sockets: list[socket.socket]
     unix_inode: int | None = field(default=None)  # identity of the socket file that we made
 
+    def shut(self) -> None:
+        """Let nobody new in; who waits is still served. With a backlog of 0 the kernel drops a SYN
+        while anybody waits: newcomers are refused in the end, rather than accepted and reset.
+
+        Not where somebody passed the socket to us: it may live on with him."""
+        if self.wanted.kind != "fd":
+            for sock in self.sockets:
+                sock.listen(0)
+
     def hang_up(self) -> None:
         """Close our copies; children that have theirs still empty the queue. The socket file stays
         until `close`, so that nobody else takes it meanwhile."""
@@ -48,6 +57,7 @@ class Listener:
             sock.close()
         if self.unix_inode is not None and _inode(self.wanted.path) == self.unix_inode:
             os.unlink(self.wanted.path)
+        self.unix_inode = None
 
     def waiting(self) -> tuple[int, int]:
         """(connections in the accept queue, its limit) as the kernel has them, over all sockets."""

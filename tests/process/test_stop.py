@@ -8,34 +8,40 @@ import socket
 
 import pytest
 
+from forkd.models import registry
+
 from .conftest import Service, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [],
-        ["--accept", "exclusive"],
-        ["--accept", "reuseport"],
-        ["--io", "blocking"],
-        ["-m", "half-sync-half-async"],
-        ["-m", "reactor"],
-        ["-m", "process-per-connection"],
-    ],
-    ids=" ".join,
-)
-def test_what_waits_in_the_accept_queue_is_answered(service: Service, flags: list[str]) -> None:
-    service.start(*flags)
+#: Every model with every io, and the other ways to share what comes.
+EVERY_WAY = [
+    *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios),
+    ["--threads", "4"],
+    ["--accept", "exclusive"],
+    ["--accept", "reuseport"],
+    ["-m", "half-sync-half-async", "--dispatch", "competition"],
+    ["-m", "half-sync-half-async", "--dispatch", "round-robin"],
+]
+
+
+def ask(service: Service, count: int) -> list[socket.socket]:
+    """Clients that have sent a request."""
+    clients = []
+    for _ in range(count):
+        client = service.connect(30)
+        client.sendall(REQUEST)
+        clients.append(client)
+    return clients
+
+
+def stop_while_they_wait(service: Service, count: int) -> None:
+    """TERM while nobody accepts; then all are answered."""
     pids = service.worker_pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    clients = []
-    for _ in range(100):
-        client = service.connect()
-        client.sendall(REQUEST)
-        clients.append(client)
+    clients = ask(service, count)
     service.signal(signal.SIGTERM)
     until(lambda: "stopping" in service.log(), "the stop")
     for pid in pids:
@@ -43,7 +49,52 @@ def test_what_waits_in_the_accept_queue_is_answered(service: Service, flags: lis
     for client in clients:
         with client:
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
-    service.gone()
+    service.gone(30)
+
+
+@pytest.mark.parametrize("flags", EVERY_WAY, ids=" ".join)
+def test_what_waits_in_the_accept_queue_is_answered(service: Service, flags: list[str]) -> None:
+    service.start(*flags)
+    stop_while_they_wait(service, 200)
+
+
+@pytest.mark.parametrize("flags", EVERY_WAY, ids=" ".join)
+def test_nobody_takes_more_than_it_can_hold(service: Service, flags: list[str]) -> None:
+    """The children that retire share what waits: each has three connections at most."""
+    service.write_app(CROWD)
+    service.start(*flags, "--worker-connections", "3")
+    stop_while_they_wait(service, 40)
+    crowds = [int(x) for x in (service.dir / "crowds").read_text().split()]
+    assert len(crowds) == 40
+    if "process-per-connection" not in flags:  # whose processes have one each
+        assert max(crowds) <= 3
+
+
+#: Notes how many clients its process has.
+CROWD = r"""
+    import os, pathlib, socket
+    NOTES = pathlib.Path(__file__).with_name("crowds")
+
+    def clients():
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"): continue
+                with socket.socket(fileno=os.dup(int(name))) as sock:
+                    if sock.family == socket.AF_INET: yield sock.getpeername()
+            except OSError:
+                pass
+
+    def app(environ, start):
+        with open(NOTES, "a") as notes: notes.write(f"{len(list(clients()))}\n")
+        start("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+"""
+
+
+def test_more_clients_than_processes_wait_their_turn(service: Service) -> None:
+    """process-per-connection: 256 processes at most, for each worker."""
+    service.start("-m", "process-per-connection", "-w", "1")
+    stop_while_they_wait(service, 300)
 
 
 def test_a_start_that_fails_late_leaves_no_socket(service: Service) -> None:

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from forkd.system.lease import FULL, NOBODY, Lease
+from forkd.system.lease import FULL, NOBODY, Lease, make_bells
 
 
 @pytest.fixture
 def lease() -> Iterator[Lease]:
-    made = Lease(8)
-    yield made
-    made.close()
+    bells = make_bells(8)
+    yield Lease(bells)
+    for bell in bells:
+        os.close(bell)
 
 
 def announce(lease: Lease, **loads: int) -> None:
@@ -96,8 +97,7 @@ def test_members_and_loads_do_not_touch_each_other(lease: Lease) -> None:
     lease.grant(5)
     assert [lease.load[slot] for slot in range(1, 9)] == [0xAAAA] * 8
     for slot in range(9):
-        if slot:
-            lease.load[slot] = 7
+        lease.load[slot] = 7
     assert lease.members() == list(range(1, 9))
     assert lease.holder() == 5
 
@@ -189,10 +189,17 @@ def test_hostile_cells_name_no_stranger(lease: Lease) -> None:
     assert all(0 < slot <= lease.slots for slot in lease.members())
 
 
-def test_close_leaves_no_descriptor() -> None:
-    lease = Lease(4)
-    bells = list(lease.bells)
-    lease.close()
-    for fd in bells:
-        with pytest.raises(OSError):
-            os.fstat(fd)
+def test_no_two_cells_are_one(lease: Lease) -> None:
+    lease.set_members(list(range(1, 9)))
+    for slot in range(9):
+        lease.load[slot] = 1
+    assert lease.members() == list(range(1, 9))
+    lease.load[8] = 2
+    assert [lease.load[slot] for slot in range(9)] == [1] * 8 + [2]
+
+
+def test_the_next_generation_needs_no_more_bells(lease: Lease) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    Lease(lease.bells).grant(3)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not lease.heard(3)

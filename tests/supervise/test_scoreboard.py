@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import threading
 
 import pytest
 
@@ -17,6 +19,7 @@ from forkd.system.scoreboard import (
     REQUEST,
     REQUESTS,
     WORKING,
+    Lanes,
     Scoreboard,
 )
 
@@ -103,7 +106,7 @@ def test_what_a_mad_child_wrote_is_bounded(nonsense: int) -> None:
     assert board.gauge(1, CONNECTIONS) == 0
     assert board.lanes[1][0].since(REQUEST, 1000) is None
     assert len(board.lanes[1][0].line()) <= 160
-    board.codes()
+    assert all(0 < count < 1 << 53 for count in board.codes().values())
     board.durations()
     board.fold(1)
     assert board.total(REQUESTS) >= 1
@@ -120,7 +123,9 @@ def test_any_status_is_counted_and_none_is_an_index(status: int) -> None:
 
 def test_a_request_that_changes_threads_leaves_no_gauge() -> None:
     board = Scoreboard(1, threads=2)
-    first, second = board.lanes[1][1:3]
+    lanes = Lanes(board.lanes[1])
+    first, second = lanes.take(), lanes.take()
+    assert first and second
     began = first.begin(b"GET / HTTP/1.1")
     assert board.gauge(1, IN_FLIGHT) == 1
     first.pause()
@@ -170,3 +175,49 @@ def test_a_successor_goes_on_from_what_was_exported() -> None:
     new.absorb(old.export(), first)
     assert new.total(REQUESTS) == 3
     assert new.codes() == {200: 3}
+
+
+def test_only_lanes_that_were_used_are_read() -> None:
+    """A worker of process-per-connection has 256 of them, and most are never needed."""
+    board = Scoreboard(1, threads=256)
+    lanes = Lanes(board.lanes[1])
+    first, second = lanes.take(), lanes.take()
+    assert first and second
+    for row in (first, second):
+        row.end(row.begin(b"GET / HTTP/1.1"), 200)
+        lanes.give_back(row)
+    again = lanes.take()
+    assert again in (first, second)
+    assert len(board.used(1)) == 3
+    assert board.total(REQUESTS) == sum(board.codes().values()) == 2
+    board.fold(1)
+    assert len(board.used(1)) == 1
+    assert board.total(REQUESTS) == sum(board.codes().values()) == 2
+    assert [row.cells[REQUESTS] for row in board.lanes[1]] == [0] * 257
+
+
+def test_threads_bind_at_once_and_all_are_counted() -> None:
+    board = Scoreboard(1, threads=8)
+    lanes = Lanes(board.lanes[1])
+
+    def run() -> None:
+        lanes.bind()
+        lanes.count(200)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert board.codes() == {200: 8}
+    assert [row.cells[REQUESTS] for row in board.lanes[1]] == [0] + [1] * 8
+
+
+def test_failures_of_accept_are_counted_by_reason() -> None:
+    board = Scoreboard(2)
+    for number in (errno.EMFILE, errno.EMFILE, errno.ECONNABORTED, errno.EPROTO, 4711):
+        board.lanes[1][0].failed(number)
+    board.fold(1)
+    board.lanes[2][0].failed(errno.ENFILE)
+    found = {reason: count for reason, count in board.failures().items() if count}
+    assert found == {"EMFILE": 2, "ENFILE": 1, "ECONNABORTED": 1, "other": 2}
