@@ -245,6 +245,13 @@ class Config:
         section="http",
         help="bytes of a request's body kept in memory; a longer one is spooled to disk",
     )
+    native: bool = option(
+        kinds.Bool(),
+        True,
+        section="http",
+        help="read usual requests by compiled code, where a compiler was there at installation; "
+        "false: by Python alone",
+    )
 
     # streams
     idle_timeout: float = option(

@@ -17,46 +17,40 @@ from forkd.http.response import (
     BadResponse,
     Head,
     bodiless,
-    check_headers,
     chunk,
     encode,
 )
+from forkd.http.usual import CheckHeaders, UsualRequest
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class Response:
-    __slots__ = (
-        "_bodiless",
-        "_chunked",
-        "_head",
-        "_host",
-        "_left",
-        "_peer",
-        "_request",
-        "close",
-        "code",
-        "head_sent",
-        "line",
-        "overrun",
-        "sent",
-    )
+    # What most responses leave as it is costs them nothing.
+    code = 0
+    head_sent = False
+    overrun = False  # the application gave more than its Content-Length
+    sent = 0  # bytes of body
+    _head: Head | None = None
+    _left: int | None = None  # bytes of the body still to come, when that is known
+    _chunked = False
+    _bodiless = False
 
-    def __init__(self, request: Request, peer: Peer, host: Host, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        request: Request | UsualRequest,
+        peer: Peer,
+        host: Host,
+        check: CheckHeaders,
+        keep_alive: bool,
+    ) -> None:
         self.line = request.line
-        self._host = host
+        self.close = not keep_alive  # the connection ends after this response
         self._request = request
         self._peer = peer
-        self._head: Head | None = None
-        self._left: int | None = None  # bytes of the body still to come, when that is known
-        self._chunked = False
-        self._bodiless = False
-        self.code = 0
-        self.close = not keep_alive  # the connection ends after this response
-        self.head_sent = False
-        self.overrun = False  # the application gave more than its Content-Length
-        self.sent = 0  # bytes of body
+        self._host = host
+        self._check = check
 
     # ---- what the application calls -------------------------------------------------------
 
@@ -71,7 +65,7 @@ class Response:
                 exc_info = None  # no cycle through this frame
         elif self._head is not None:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
-        self._head = head = check_headers(status, headers)
+        self._head = head = self._check(status, headers)
         self.code = head.code
         if head.close:
             self.close = True

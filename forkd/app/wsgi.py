@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
-from urllib.parse import unquote_to_bytes
 
 from forkd.app.body import BrokenBody, Decoder, ExpectedBody, Room, Spool
 from forkd.app.response import Response, declared
@@ -32,13 +31,15 @@ from forkd.app.session import (
     Write,
 )
 from forkd.config import Config
+from forkd.http import usual
 from forkd.http.body import ChunkedBody, LengthBody
+from forkd.http.environ import Environ, environ_of
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, error
+from forkd.http.usual import UsualParser, UsualRequest
 
-Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 _NO_BODY = io.BytesIO
@@ -48,7 +49,6 @@ _CLIENT_LEFT = 499
 _ROOM = 64 << 20
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _COPY_LIMIT = 65536
-_NAMES_LIMIT = 1024
 
 
 class FileWrapper:
@@ -112,9 +112,11 @@ class Wsgi:
         self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
         self._head = Await("request head", config.header_timeout)
         self._body = Await("request body", config.body_timeout, rate=SLOWEST)
-        self._names: dict[bytes, str | None] = {}
+        self._read_head = usual.read_head(config.native)
+        self._check = usual.head_checker(config.native)
         self._template: Environ = {
             "SCRIPT_NAME": "",
+            "SERVER_PROTOCOL": "HTTP/1.1",
             "SERVER_SOFTWARE": "forkd",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
@@ -133,7 +135,7 @@ class Wsgi:
 
     def session(self, peer: Peer) -> Session:
         """One connection, request by request. Returns LINGER when the client may still send."""
-        parser = RequestParser(self._limits)
+        parser = self._parser()
         wait = self._first
         data = yield wait
         while True:
@@ -193,7 +195,7 @@ class Wsgi:
                         )
             yield READY
             keep_alive = request.keep_alive and self._keep_alive
-            response = Response(request, peer, self._host, keep_alive)
+            response = Response(request, peer, self._host, self._check, keep_alive)
             yield from self._respond(request, response, body, peer, expected)
             if expected is not None and not expected.complete:
                 return LINGER
@@ -208,6 +210,11 @@ class Wsgi:
                 if not data:
                     return None
 
+    def _parser(self) -> RequestParser | UsualParser:
+        if self._read_head is None:
+            return RequestParser(self._limits)
+        return UsualParser(self._limits, self._read_head, self._template)
+
     def _collect(self, decoder: Decoder, data: bytes) -> Generator[Any, Any, tuple[IO[bytes], int]]:
         """Read the whole body. Raises Refused, Deadline, ClientGone, OSError (disk full)."""
         spool = Spool(self._body_buffer, self._room)
@@ -220,7 +227,7 @@ class Wsgi:
         return spool.rewind(), spool.size
 
     def _refuse(
-        self, peer: Peer, status: int, reason: str, request: Request | None = None
+        self, peer: Peer, status: int, reason: str, request: Request | UsualRequest | None = None
     ) -> Generator[Any, Any, Any]:
         """Answer what must not reach the application, and close."""
         self._ledger.count(status)
@@ -236,7 +243,7 @@ class Wsgi:
 
     def _respond(
         self,
-        request: Request,
+        request: Request | UsualRequest,
         response: Response,
         body: IO[bytes],
         peer: Peer,
@@ -244,7 +251,16 @@ class Wsgi:
     ) -> Generator[Any, Any, None]:
         """Call the application and yield its answer; account for it however it ends."""
         ledger = self._ledger
-        environ = self._environ(request, body, peer)
+        environ = (
+            request.environ
+            if isinstance(request, UsualRequest)
+            else environ_of(request, self._template)
+        )
+        environ["SERVER_NAME"] = peer.server
+        environ["SERVER_PORT"] = str(peer.server_port)
+        environ["REMOTE_ADDR"] = peer.client
+        environ["REMOTE_PORT"] = str(peer.client_port)
+        environ["wsgi.input"] = body
         began = ledger.begin(request.line)
         result: Any = None
         try:
@@ -346,7 +362,7 @@ class Wsgi:
         yield SendFile(head, fd, offset, response.take(available))
         response.end()
 
-    def _complain(self, request: Request, response: Response) -> None:
+    def _complain(self, request: Request | UsualRequest, response: Response) -> None:
         line = request.line.decode("latin-1")
         if response.missing:
             self._host.log.error(
@@ -354,54 +370,6 @@ class Wsgi:
             )
         else:
             self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
-
-    # ---- the environ ----------------------------------------------------------------------
-
-    def _environ(self, request: Request, body: IO[bytes], peer: Peer) -> Environ:
-        environ = self._template.copy()
-        path = request.path
-        if b"%" in path:
-            path = unquote_to_bytes(path)
-        environ["REQUEST_METHOD"] = request.method
-        environ["PATH_INFO"] = path.decode("latin-1")
-        environ["QUERY_STRING"] = request.query.decode("latin-1")
-        environ["REQUEST_URI"] = environ["RAW_URI"] = request.target.decode("latin-1")
-        environ["SERVER_PROTOCOL"] = "HTTP/" + request.version
-        environ["SERVER_NAME"] = peer.server
-        environ["SERVER_PORT"] = str(peer.server_port)
-        environ["REMOTE_ADDR"] = peer.client
-        environ["REMOTE_PORT"] = str(peer.client_port)
-        environ["wsgi.input"] = body
-        names = self._names
-        for raw, value in request.headers:
-            try:
-                name = names[raw]
-            except KeyError:
-                name = self._name(raw)
-            if name is None:
-                continue
-            text = value.decode("latin-1")
-            if name in environ:
-                text = environ[name] + ("; " if name == "HTTP_COOKIE" else ",") + text
-            environ[name] = text
-        if request.length is not None and environ.get("HTTP_TRANSFER_ENCODING") == "chunked":
-            # The body was collected, so its length is known: an application that goes by
-            # CONTENT_LENGTH alone (Django) sees all of it.
-            environ.pop("HTTP_TRANSFER_ENCODING", None)
-            environ["CONTENT_LENGTH"] = str(request.length)
-        return environ
-
-    def _name(self, raw: bytes) -> str | None:
-        """The environ key of a header; None for names with an underscore, which would collide
-        with the same name written with a hyphen and so forge it."""
-        key: str | None = None
-        if b"_" not in raw:
-            key = raw.decode("latin-1").upper().replace("-", "_")
-            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-                key = "HTTP_" + key
-        if len(self._names) < _NAMES_LIMIT:
-            self._names[raw] = key
-        return key
 
 
 def _check_bytes(data: object) -> None:

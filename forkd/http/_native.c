@@ -343,7 +343,7 @@ static const char *ascii(PyObject *text, Py_ssize_t *size)
 }
 
 PyDoc_STRVAR(block_doc, "block(status, headers) -> (code, block, length, dated, named)\n\n"
-                        "None when there is anything unusual in them. `length` is -1 without one.");
+                        "None when there is anything unusual in them. `length` is None without one.");
 
 static PyObject *block_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -410,7 +410,8 @@ static PyObject *block_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
         out[used++] = '\r';
         out[used++] = '\n';
     }
-    return Py_BuildValue("ly#nii", code, out, used, length, dated, named);
+    PyObject *framed = length < 0 ? Py_NewRef(Py_None) : PyLong_FromSsize_t(length);
+    return Py_BuildValue("ly#NOO", code, out, used, framed, dated ? Py_True : Py_False, named ? Py_True : Py_False);
 }
 
 /* ---- the module --------------------------------------------------------------------------- */

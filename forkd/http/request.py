@@ -76,6 +76,11 @@ class RequestParser:
         """Whether part of a head is here; empty lines before it are not part of it."""
         return bool(self._head) and self._dead is None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the next byte is the first of a message: there are no empty lines before it."""
+        return self._head is None and not self._blanks
+
     def feed(self, data: bytes) -> Request | None:
         """Take bytes as they arrive; the request once its head is complete, else None.
 

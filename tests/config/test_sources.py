@@ -93,6 +93,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
         "dispatch": "competition",
         "io_fallback": "false",
+        "native": "false",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []

@@ -1,0 +1,62 @@
+"""A request head as CGI variables (RFC 3875, PEP 3333): what a WSGI application reads of it.
+
+Called by the WSGI session in a child. A usual head has been read into them by native code already
+(usual.py); this is the way for all others, and the twin that the native code is held against.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from .guard import Request
+
+Environ = dict[str, Any]
+
+
+class _Keys(dict[bytes, str | None]):
+    """Header name -> its key: a memo, bounded since clients make up names."""
+
+    MOST = 1024
+
+    def __missing__(self, name: bytes) -> str | None:
+        key: str | None = None
+        if b"_" not in name:
+            key = name.decode("latin-1").upper().replace("-", "_")
+            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+                key = "HTTP_" + key
+        # With an underscore it would collide with the same name written with a hyphen, and so
+        # forge it.
+        if len(self) < self.MOST:
+            self[name] = key
+        return key
+
+
+_KEYS = _Keys()
+
+
+def environ_of(request: Request, template: Environ) -> Environ:
+    """A copy of `template` with the variables of `request`. `length` is that of its body, also
+    where a chunked one has been collected meanwhile."""
+    environ = template.copy()
+    path = request.path
+    if b"%" in path:
+        path = unquote_to_bytes(path)
+    environ["REQUEST_METHOD"] = request.method
+    environ["PATH_INFO"] = path.decode("latin-1")
+    environ["QUERY_STRING"] = request.query.decode("latin-1")
+    environ["REQUEST_URI"] = environ["RAW_URI"] = request.target.decode("latin-1")
+    environ["SERVER_PROTOCOL"] = "HTTP/" + request.version
+    for name, value in request.headers:
+        key = _KEYS[name]
+        if key is None:
+            continue
+        text = value.decode("latin-1")
+        if key in environ:
+            text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
+        environ[key] = text
+    if request.length is not None and environ.get("HTTP_TRANSFER_ENCODING") == "chunked":
+        # An application that goes by CONTENT_LENGTH alone (Django) sees all of it.
+        del environ["HTTP_TRANSFER_ENCODING"]
+        environ["CONTENT_LENGTH"] = str(request.length)
+    return environ
