@@ -18,6 +18,9 @@ import sys
 import time
 import traceback
 from collections import deque
+from typing import Any
+
+from forkd.native import native as _native
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -99,14 +102,19 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_hex, text)
 
 
+def _never(*_: Any) -> None:
+    return None
+
+
 class AccessLog:
     """The access log of one child: Combined Log Format with the duration, or JSON lines."""
 
-    def __init__(self, path: str, style: str) -> None:
+    def __init__(self, path: str, style: str, native: bool = True) -> None:
         self._path = path
         self._json = style == "json"
+        self._line = _native.line if _native is not None and native and not self._json else _never
         self._fd = 1
-        self._lines: deque[str] = deque()
+        self._lines: deque[bytes] = deque()
         self._second = 0
         self._stamp = ""
         self.reopen()
@@ -135,32 +143,46 @@ class AccessLog:
         if int(now) != self._second:
             self._second = int(now)
             self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(now))
-        request = line.decode("latin-1")
-        if self._json:
-            self._lines.append(
-                json.dumps(
-                    {
-                        "time": self._stamp,
-                        "client": host,
-                        "request": request,
-                        "status": status,
-                        "bytes": size,
-                        "referer": referer,
-                        "user_agent": agent,
-                        "seconds": took_ns / 1e9,
-                    }
-                )  # fmt: skip
-            )
-            return
-        text = f'{request}" {status} {size} "{referer}" "{agent}'
-        if _UNSAFE.search(request) or _UNSAFE.search(referer) or _UNSAFE.search(agent):
-            text = f'{escape(request)}" {status} {size} "{escape(referer)}" "{escape(agent)}'
-        self._lines.append(f'{host or "unix:"} - - [{self._stamp}] "{text}" {took_ns / 1e9:.6f}')
+        text = self._line(host, self._stamp, line, status, size, referer, agent, took_ns)
+        if text is None:
+            values = host, line.decode("latin-1"), status, size, referer, agent, took_ns
+            text = (self._object if self._json else self._combined)(*values)
+        self._lines.append(text)
+
+    def _object(
+        self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
+    ) -> bytes:
+        return (
+            json.dumps(
+                {
+                    "time": self._stamp,
+                    "client": host,
+                    "request": line,
+                    "status": status,
+                    "bytes": size,
+                    "referer": referer,
+                    "user_agent": agent,
+                    "seconds": took_ns / 1e9,
+                }
+            ).encode()
+            + b"\n"
+        )
+
+    def _combined(
+        self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
+    ) -> bytes:
+        """The twin of native/line.c."""
+        text = f'{line}" {status} {size} "{referer}" "{agent}'
+        if _UNSAFE.search(line) or _UNSAFE.search(referer) or _UNSAFE.search(agent):
+            text = f'{escape(line)}" {status} {size} "{escape(referer)}" "{escape(agent)}'
+        us = (took_ns + 500) // 1000
+        took = f"{us // 1000000}.{us % 1000000:06}"
+        text = f'{host or "unix:"} - - [{self._stamp}] "{text}" {took}\n'
+        return text.encode("latin-1", "backslashreplace")
 
     def flush(self) -> None:
         """Write what was collected. Called at the end of each turn, and before the process ends."""
         if self._lines:
             # Threads may add meanwhile: popleft takes each line exactly once.
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            data = "\n".join(lines) + "\n"
-            _write_all(self._fd, data.encode("latin-1", "backslashreplace"))
+            _write_all(self._fd, b"".join(lines))

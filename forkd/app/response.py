@@ -17,10 +17,12 @@ from forkd.http.response import (
     BadResponse,
     Head,
     bodiless,
+    check_headers,
     chunk,
+    date,
     encode,
 )
-from forkd.http.usual import CheckHeaders, UsualRequest
+from forkd.http.usual import Block, Usual, UsualRequest
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -32,8 +34,9 @@ class Response:
     head_sent = False
     overrun = False  # the application gave more than its Content-Length
     sent = 0  # bytes of body
-    _head: Head | None = None
-    _left: int | None = None  # bytes of the body still to come, when that is known
+    left: int | None = None  # bytes of the body that the application promised and has not given yet
+    _block: Block | None = None  # what start_response was called with, when it was usual
+    _head: Head | None = None  # and when it was not
     _chunked = False
     _bodiless = False
 
@@ -42,7 +45,7 @@ class Response:
         request: Request | UsualRequest,
         peer: Peer,
         host: Host,
-        check: CheckHeaders,
+        usual: Usual,
         keep_alive: bool,
     ) -> None:
         self.line = request.line
@@ -50,7 +53,7 @@ class Response:
         self._request = request
         self._peer = peer
         self._host = host
-        self._check = check
+        self._usual = usual
 
     # ---- what the application calls -------------------------------------------------------
 
@@ -63,9 +66,13 @@ class Response:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # no cycle through this frame
-        elif self._head is not None:
+        elif self.code:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
-        self._head = head = self._check(status, headers)
+        self._block = block = self._usual.block(status, headers)
+        if block is not None:
+            self.code = block[1]
+            return self._write
+        self._head = head = check_headers(status, headers)
         self.code = head.code
         if head.close:
             self.close = True
@@ -85,6 +92,21 @@ class Response:
 
     # ---- what the session calls -----------------------------------------------------------
 
+    def whole(self, data: bytes) -> bytes:
+        """The answer, when its body is this one block. Raises BadResponse."""
+        block, request = self._block, self._request
+        if block is not None and request.version == "1.1" and request.method != "HEAD":
+            if self._host.draining:
+                self.close = True
+            answer = self._usual.answer(block, date(time.time()), data, self.close)
+            if answer is not None:
+                self.head_sent = True
+                self.sent = len(data)
+                return answer
+        answer = self.piece(data, len(data))
+        self.end()
+        return answer
+
     def piece(self, data: bytes, length: int | None) -> bytes:
         """The bytes for one piece of body, with the head before the first. `length`: of the whole
         body, where the session knows it. Raises BadResponse."""
@@ -94,9 +116,10 @@ class Response:
 
     def head(self, length: int | None) -> bytes:
         """Decide the framing (RFC 9112, 6) and return the head."""
-        head = self._head
-        if head is None:
+        if not self.code:
             raise BadResponse("the application did not call start_response")
+        head = self._head if self._block is None else Head(*self._block)
+        assert head is not None
         self._bodiless = bodiless(head.code, self._request.method)
         if head.length is not None:
             length = head.length
@@ -109,7 +132,7 @@ class Response:
                 self.close = True
         if self._host.draining:
             self.close = True  # now rather than when the request began: it may have taken long
-        self._left = length
+        self.left = None if self._bodiless else length
         keep_alive = None
         if self.close:
             keep_alive = False
@@ -126,11 +149,11 @@ class Response:
         if self._chunked:
             self.sent += len(data)
             return chunk(data)
-        if self._left is not None:
-            if len(data) > self._left:
+        if self.left is not None:
+            if len(data) > self.left:
                 self.overrun = True
-                data = data[: self._left]
-            self._left -= len(data)
+                data = data[: self.left]
+            self.left -= len(data)
         self.sent += len(data)
         return data
 
@@ -139,9 +162,9 @@ class Response:
         after `head`, which knew that length."""
         if self._bodiless:
             return 0
-        count = available if self._left is None else min(available, self._left)
-        if self._left is not None:
-            self._left -= count
+        count = available if self.left is None else min(available, self.left)
+        if self.left is not None:
+            self.left -= count
         self.sent += count
         return count
 
@@ -150,7 +173,7 @@ class Response:
         connection must close, so that the client sees that something is missing."""
         if self._chunked and not self._bodiless:
             return LAST_CHUNK
-        if self._left and not self._bodiless:
+        if self.left:
             self.close = True
         return b""
 
@@ -158,11 +181,6 @@ class Response:
     def complete(self) -> bool:
         """No further piece can add to what was sent: there is no body, or too much of it."""
         return self.head_sent and (self._bodiless or self.overrun)
-
-    @property
-    def missing(self) -> int:
-        """Bytes that the application promised and did not give."""
-        return 0 if self._bodiless else self._left or 0
 
 
 def declared(value: Any) -> int | None:

@@ -31,14 +31,13 @@ from forkd.app.session import (
     Write,
 )
 from forkd.config import Config
-from forkd.http import usual
 from forkd.http.body import ChunkedBody, LengthBody
-from forkd.http.environ import Environ, environ_of
+from forkd.http.environ import Ends, Environ, environ_of
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, error
-from forkd.http.usual import UsualParser, UsualRequest
+from forkd.http.usual import Usual, UsualParser, UsualRequest
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
@@ -112,8 +111,7 @@ class Wsgi:
         self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
         self._head = Await("request head", config.header_timeout)
         self._body = Await("request body", config.body_timeout, rate=SLOWEST)
-        self._read_head = usual.read_head(config.native)
-        self._check = usual.head_checker(config.native)
+        self._usual = Usual(config.native)
         self._template: Environ = {
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -135,7 +133,7 @@ class Wsgi:
 
     def session(self, peer: Peer) -> Session:
         """One connection, request by request. Returns LINGER when the client may still send."""
-        parser = self._parser()
+        parser = self._parser(peer)
         wait = self._first
         data = yield wait
         while True:
@@ -195,7 +193,7 @@ class Wsgi:
                         )
             yield READY
             keep_alive = request.keep_alive and self._keep_alive
-            response = Response(request, peer, self._host, self._check, keep_alive)
+            response = Response(request, peer, self._host, self._usual, keep_alive)
             yield from self._respond(request, response, body, peer, expected)
             if expected is not None and not expected.complete:
                 return LINGER
@@ -210,10 +208,10 @@ class Wsgi:
                 if not data:
                     return None
 
-    def _parser(self) -> RequestParser | UsualParser:
-        if self._read_head is None:
+    def _parser(self, peer: Peer) -> RequestParser | UsualParser:
+        if self._usual.read_head is None:
             return RequestParser(self._limits)
-        return UsualParser(self._limits, self._read_head, self._template)
+        return UsualParser(self._limits, self._usual.read_head, self._template, _ends(peer))
 
     def _collect(self, decoder: Decoder, data: bytes) -> Generator[Any, Any, tuple[IO[bytes], int]]:
         """Read the whole body. Raises Refused, Deadline, ClientGone, OSError (disk full)."""
@@ -251,15 +249,10 @@ class Wsgi:
     ) -> Generator[Any, Any, None]:
         """Call the application and yield its answer; account for it however it ends."""
         ledger = self._ledger
-        environ = (
-            request.environ
-            if isinstance(request, UsualRequest)
-            else environ_of(request, self._template)
-        )
-        environ["SERVER_NAME"] = peer.server
-        environ["SERVER_PORT"] = str(peer.server_port)
-        environ["REMOTE_ADDR"] = peer.client
-        environ["REMOTE_PORT"] = str(peer.client_port)
+        if isinstance(request, Request):
+            environ = environ_of(request, self._template, _ends(peer))
+        else:
+            environ = request.environ
         environ["wsgi.input"] = body
         began = ledger.begin(request.line)
         result: Any = None
@@ -269,12 +262,19 @@ class Wsgi:
                 if expected is not None and not expected.complete:
                     response.close = True  # what was not read would be taken for the next request
                 if type(result) is list and len(result) == 1 and not response.head_sent:
-                    yield from self._whole(response, result[0])
+                    data = result[0]
+                    _check_bytes(data)
+                    if len(data) <= _COPY_LIMIT:
+                        answer = response.whole(data)
+                        ledger.pause()
+                        yield answer
+                    else:
+                        yield from self._large(response, data)
                 elif type(result) is FileWrapper and (piece := result.piece()) is not None:
                     yield from self._file(response, result, piece)
                 else:
                     yield from self._pieces(response, result)
-                if response.missing or response.overrun:
+                if response.left or response.overrun:
                     self._complain(request, response)
             finally:
                 close = getattr(result, "close", None)
@@ -314,20 +314,14 @@ class Wsgi:
                     took,
                 )
 
-    def _whole(self, response: Response, data: bytes) -> Generator[Any, Any, None]:
-        """The whole body is one block: one send."""
-        _check_bytes(data)
-        if len(data) > _COPY_LIMIT:
-            head = response.head(len(data))
-            count = response.take(len(data))
-            response.overrun = 0 < count < len(data)
-            self._ledger.pause()
-            yield Write((head, memoryview(data)[:count]))
-        else:
-            answer = response.piece(data, len(data))
-            self._ledger.pause()
-            yield answer
+    def _large(self, response: Response, data: bytes) -> Generator[Any, Any, None]:
+        """The body is one block, too large to be copied behind its head."""
+        head = response.head(len(data))
+        count = response.take(len(data))
+        response.overrun = 0 < count < len(data)
         response.end()
+        self._ledger.pause()
+        yield Write((head, memoryview(data)[:count]))
 
     def _pieces(self, response: Response, result: Iterable[bytes]) -> Generator[Any, Any, None]:
         """Each piece is sent before the next is asked for."""
@@ -364,9 +358,9 @@ class Wsgi:
 
     def _complain(self, request: Request | UsualRequest, response: Response) -> None:
         line = request.line.decode("latin-1")
-        if response.missing:
+        if response.left:
             self._host.log.error(
-                f"{line}: {response.missing} bytes short of its Content-Length; closed"
+                f"{line}: {response.left} bytes short of its Content-Length; closed"
             )
         else:
             self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
@@ -375,3 +369,7 @@ class Wsgi:
 def _check_bytes(data: object) -> None:
     if type(data) is not bytes and not isinstance(data, bytes):
         raise TypeError(f"the application yielded {type(data).__name__}, not bytes (PEP 3333)")
+
+
+def _ends(peer: Peer) -> Ends:
+    return peer.server, str(peer.server_port), peer.client, str(peer.client_port)

@@ -35,10 +35,16 @@ class _Keys(dict[bytes, str | None]):
 _KEYS = _Keys()
 
 
-def environ_of(request: Request, template: Environ) -> Environ:
-    """A copy of `template` with the variables of `request`. `length` is that of its body, also
-    where a chunked one has been collected meanwhile."""
+#: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT
+Ends = tuple[str, str, str, str]
+
+
+def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
+    """A copy of `template` with the variables of `request`, whose `length` is that of its body also
+    where a chunked one has been collected meanwhile, and those of the connection's `ends`."""
     environ = template.copy()
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = ends[:2]
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = ends[2:]
     path = request.path
     if b"%" in path:
         path = unquote_to_bytes(path)

@@ -31,13 +31,20 @@ class Head:
 
     __slots__ = ("block", "close", "code", "dated", "length", "named")
 
-    def __init__(self, code: int) -> None:
+    def __init__(
+        self,
+        block: bytes,
+        code: int,
+        length: int | None = None,
+        dated: bool = False,
+        named: bool = False,
+    ) -> None:
+        self.block = block
         self.code = code
-        self.block = b""
+        self.length = length
+        self.dated = dated
+        self.named = named
         self.close = False
-        self.dated = False
-        self.named = False
-        self.length: int | None = None
 
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
@@ -97,7 +104,7 @@ def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
         code, line = _status_line(status)
     except TypeError:  # unhashable
         raise BadResponse(f"bad status {status!r}") from None
-    head = Head(code)
+    head = Head(b"", code)
     lines = [line]
     try:
         for name, value in headers:

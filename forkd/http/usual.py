@@ -1,86 +1,76 @@
-"""Usual heads in one pass, by native code (_native.c) where it was built.
+"""Usual requests and answers in one pass, by native code (forkd/native) where it was built.
 
 The general ways in Python (request.py with environ.py, and response.py) know every rule and every
 error. Native code knows the usual case alone: it accepts, or leaves the bytes to them. So they are
-its twins, it can only ever make an answer sooner, and never another one; tests/http/test_usual.py
-holds it to that.
+its twins, it can only ever make an answer sooner, and never another one; tests/native holds it to
+that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
-from .environ import Environ
+from forkd.native import native
+
+from .environ import Ends, Environ
 from .guard import Request
 from .limits import Limits
 from .request import RequestParser
-from .response import Head, check_headers
-
-try:
-    from ._native import block, environ
-except ImportError:  # no compiler when forkd was installed
-    AVAILABLE = False
-else:
-    AVAILABLE = True
-
-#: (data, most bytes, most fields, template) -> what makes a UsualRequest and, first, the bytes that
-#: were its head; None: not usual, or not complete.
-ReadHead = Callable[[bytes, int, int, Environ], tuple[int, str, bytes, bool, Environ] | None]
-#: http.response.check_headers.
-CheckHeaders = Callable[[str, list[tuple[str, str]]], Head]
 
 
-def read_head(wanted: bool) -> ReadHead | None:
-    """The native function; None when there is none, or it is not wanted."""
-    return environ if AVAILABLE and wanted else None
+class UsualRequest(Protocol):
+    """An HTTP/1.1 request without a body; otherwise as guard.Request. `end`: bytes of its head."""
+
+    end: int
+    method: str
+    line: bytes
+    keep_alive: bool
+    environ: Environ
+    version: str
+    length: None
+    chunked: bool
+    expect_continue: bool
 
 
-def head_checker(wanted: bool) -> CheckHeaders:
-    """What checks and encodes the head of an answer: native code first, if there is any."""
-    if not (AVAILABLE and wanted):
-        return check_headers
-
-    def check(status: str, headers: list[tuple[str, str]]) -> Head:
-        found = block(status, headers)
-        if found is None:
-            return check_headers(status, headers)
-        head = Head(found[0])
-        _, head.block, head.length, head.dated, head.named = found
-        return head
-
-    return check
+#: (data, most bytes, most fields, environ to begin with, ends); None: not usual, or not complete.
+ReadHead = Callable[[bytes, int, int, Environ, Ends], UsualRequest | None]
+#: What `block` makes of the status and headers that an application names; None: not usual.
+Block = Any
+MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
+#: (block, date, body, close) -> the answer, if that body is all of it.
+MakeAnswer = Callable[[Block, bytes, bytes, bool], bytes | None]
 
 
-class UsualRequest:
-    """An HTTP/1.1 request without a body, as native code reads it; otherwise as guard.Request."""
+class Usual:
+    """The native functions, or what leaves all to their twins: where they were not built, or are
+    not `wanted`."""
 
-    __slots__ = ("environ", "keep_alive", "line", "method")
+    def __init__(self, wanted: bool) -> None:
+        found = native if wanted else None
+        self.read_head: ReadHead | None = found.read_head if found else None
+        self.block: MakeBlock = found.block if found else _never
+        self.answer: MakeAnswer = found.answer if found else _never
 
-    version = "1.1"
-    length = None
-    chunked = False
-    expect_continue = False
 
-    def __init__(self, method: str, line: bytes, keep_alive: bool, environ: Environ) -> None:
-        self.method = method
-        self.line = line
-        self.keep_alive = keep_alive
-        self.environ = environ
+def _never(*_: Any) -> None:
+    return None
 
 
 class UsualParser:
     """One connection's request heads: `read` looks at each first, a RequestParser at the others."""
 
-    __slots__ = ("_general", "_limits", "_read", "_short", "_template", "rest")
+    __slots__ = ("_ends", "_general", "_limits", "_read", "_short", "_template", "rest")
 
     rest: bytes  # what followed the last head
 
-    def __init__(self, limits: Limits, read: ReadHead, template: Environ) -> None:
+    def __init__(self, limits: Limits, read: ReadHead, template: Environ, ends: Ends) -> None:
         """The environ of each usual request is made from a copy of `template`."""
         self.rest = b""
         self._limits = limits
         self._read = read
         self._template = template
+        self._ends = ends
         self._short = min(limits.line, limits.field, limits.head)  # no limit can be passed in it
         self._general: RequestParser | None = None
 
@@ -93,11 +83,10 @@ class UsualParser:
         """As RequestParser's."""
         general = self._general
         if general is None or general.fresh:
-            found = self._read(data, self._short, self._limits.fields, self._template)
+            found = self._read(data, self._short, self._limits.fields, self._template, self._ends)
             if found is not None:
-                end, method, line, keep_alive, environ = found
-                self.rest = data[end:]
-                return UsualRequest(method, line, keep_alive, environ)
+                self.rest = data[found.end :]
+                return found
             if general is None:
                 general = self._general = RequestParser(self._limits)
         request = general.feed(data)

@@ -54,7 +54,7 @@ class InlineLoop(ChildLoop):
             self.keeper.settle(conn, ABORTED)
             return
         conn.moved += len(data)
-        self._go(conn, conn.resume, data)
+        self.keeper.settle(conn, advance(conn, conn.resume, data, self.log))
 
     def _flush(self, conn: Connection) -> None:
         outcome = flush(conn, self.log)

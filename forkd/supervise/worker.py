@@ -74,7 +74,11 @@ class Worker:
         self.draining = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)
-        self.ledger: Ledger = Lanes(birth.lanes[: 1 + lanes]) if lanes else birth.lanes[0]
+        self.ledger: Ledger = (
+            Lanes(birth.lanes[: 1 + lanes], config.native)
+            if lanes
+            else birth.lanes[0].ledger(config.native)
+        )
         self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
         self.access: AccessLog | None = None
         self._birth = birth
@@ -138,7 +142,9 @@ class Worker:
         os.umask(birth.config.umask)
         if birth.config.access_log is not None:
             try:
-                self.access = AccessLog(birth.config.access_log, birth.config.log_format)
+                self.access = AccessLog(
+                    birth.config.access_log, birth.config.log_format, birth.config.native
+                )
             except OSError as error:
                 raise ForkdError(
                     f"access log {birth.config.access_log}: {error.strerror}"

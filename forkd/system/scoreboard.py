@@ -19,6 +19,12 @@ import threading
 from bisect import bisect_left
 from itertools import accumulate
 from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from forkd.native import native
+
+if TYPE_CHECKING:
+    from forkd._native import Lane
 
 # Gauges: zeroed with the row.
 WORKING = 0  # when the child woke to work; 0 while it waits
@@ -66,10 +72,20 @@ class Row:
     """One lane. One thread of the child in the slot writes it; the master reads it."""
 
     def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
         self.cells = memory[: CELLS * 8].cast("q")
         self._line = memory[CELLS * 8 : CELLS * 8 + _LINE]
 
     # ---- written by the child -------------------------------------------------------------
+
+    def ledger(self, wanted: bool) -> Row | Lane:
+        """What writes requests to this row: native code (native/lane.c) where it was built and is
+        `wanted`, else this object, which is its twin."""
+        if native is None or not wanted:
+            return self
+        cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, CELLS)
+        lane: Lane = native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
+        return lane
 
     def begin(self, line: bytes) -> int:
         """A request enters the application. Returns the time, for `end`."""
@@ -136,9 +152,11 @@ class Lanes:
     the sum over the lanes is right.
     """
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[Row], native: bool) -> None:
+        self._native = native
         self._local = threading.local()
-        self._local.row = self._main = rows[0]
+        self._main = rows[0]
+        self.become(self._main)
         self._most = len(rows) - 1
         self._free = rows[:0:-1]  # the first is taken first, and one given back before a fresh one
         self._lock = threading.Lock()
@@ -147,7 +165,7 @@ class Lanes:
         """Give the calling thread a lane of its own, for its life."""
         row = self.take()
         assert row is not None  # as many as threads
-        self._local.row = row
+        self.become(row)
 
     def take(self) -> Row | None:
         """A free lane, for a process that the caller forks; None when all are taken."""
@@ -166,25 +184,25 @@ class Lanes:
         self._free.append(row)
 
     def become(self, row: Row) -> None:
-        """In the forked process: write to `row` from now on."""
-        self._local.row = row
+        """The calling thread writes to `row` from now on."""
+        self._local.ledger = row.ledger(self._native)
 
     def begin(self, line: bytes) -> int:
-        row: Row = self._local.row
-        return row.begin(line)
+        began: int = self._local.ledger.begin(line)
+        return began
 
     def pause(self) -> None:
-        self._local.row.pause()
+        self._local.ledger.pause()
 
     def resume(self, line: bytes) -> None:
-        self._local.row.resume(line)
+        self._local.ledger.resume(line)
 
     def end(self, began: int, status: int) -> int:
-        row: Row = self._local.row
-        return row.end(began, status)
+        took: int = self._local.ledger.end(began, status)
+        return took
 
     def count(self, status: int) -> None:
-        self._local.row.count(status)
+        self._local.ledger.count(status)
 
 
 def scratch_row() -> Row:

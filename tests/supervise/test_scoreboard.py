@@ -24,9 +24,18 @@ from forkd.system.scoreboard import (
 )
 
 
+@pytest.fixture(params=["native", "python"], autouse=True)
+def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with each of the twins as the writer of rows."""
+    if request.param == "python":
+        monkeypatch.setattr(scoreboard, "native", None)
+    elif scoreboard.native is None:
+        pytest.skip("forkd was installed without a compiler")
+
+
 def serve(board: Scoreboard, slot: int, status: int = 200) -> None:
-    row = board.lanes[slot][0]
-    row.end(row.begin(b"GET / HTTP/1.1"), status)
+    ledger = board.lanes[slot][0].ledger(True)
+    ledger.end(ledger.begin(b"GET / HTTP/1.1"), status)
 
 
 def test_a_request_is_counted_once_everywhere() -> None:
@@ -123,7 +132,7 @@ def test_any_status_is_counted_and_none_is_an_index(status: int) -> None:
 
 def test_a_request_that_changes_threads_leaves_no_gauge() -> None:
     board = Scoreboard(1, threads=2)
-    lanes = Lanes(board.lanes[1])
+    lanes = Lanes(board.lanes[1], True)
     first, second = lanes.take(), lanes.take()
     assert first and second
     began = first.begin(b"GET / HTTP/1.1")
@@ -180,7 +189,7 @@ def test_a_successor_goes_on_from_what_was_exported() -> None:
 def test_only_lanes_that_were_used_are_read() -> None:
     """A worker of process-per-connection has 256 of them, and most are never needed."""
     board = Scoreboard(1, threads=256)
-    lanes = Lanes(board.lanes[1])
+    lanes = Lanes(board.lanes[1], True)
     first, second = lanes.take(), lanes.take()
     assert first and second
     for row in (first, second):
@@ -198,7 +207,7 @@ def test_only_lanes_that_were_used_are_read() -> None:
 
 def test_threads_bind_at_once_and_all_are_counted() -> None:
     board = Scoreboard(1, threads=8)
-    lanes = Lanes(board.lanes[1])
+    lanes = Lanes(board.lanes[1], True)
 
     def run() -> None:
         lanes.bind()

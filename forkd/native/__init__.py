@@ -1,0 +1,15 @@
+"""Native code, in C beside this file: module.c says what it is for. Optional.
+
+Imported by what has a twin of it: http/usual.py, log.py and system/scoreboard.py.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+try:
+    from forkd import _native
+except ImportError:  # no compiler when forkd was installed
+    native: ModuleType | None = None
+else:
+    native = _native

@@ -1,0 +1,295 @@
+/* A request head to a WSGI environ (http/usual.py; its twin is http/request.py with http/environ.py). */
+
+#include "native.h"
+
+enum { MOST_NAME = 64, MEMO = 1024 }; /* MEMO: a power of two */
+
+static struct memo {
+    Py_ssize_t size;
+    char key[MOST_NAME];
+    PyObject *text;
+} memo[MEMO];
+
+/* A str for an environ key, made once. New reference. */
+static PyObject *key_text(const char *key, Py_ssize_t size)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (Py_ssize_t i = 0; i < size; i++)
+        hash = (hash ^ (unsigned char)key[i]) * 16777619u;
+    struct memo *entry = &memo[hash & (MEMO - 1)];
+    if (entry->text && entry->size == size && !memcmp(entry->key, key, size)) {
+        Py_INCREF(entry->text);
+        return entry->text;
+    }
+    PyObject *text = PyUnicode_DecodeLatin1(key, size, NULL);
+    if (text && !entry->text) { /* the first that comes stays: names that clients make up change nothing */
+        memcpy(entry->key, key, size);
+        entry->size = size;
+        entry->text = text;
+        Py_INCREF(text);
+    }
+    return text;
+}
+
+/* ---- the request head --------------------------------------------------------------------- */
+
+static PyObject *methods[7], *version, *request_type;
+static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4];
+static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
+static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
+
+/* environ[key] = value; takes the reference to value. */
+static int put(PyObject *environ, PyObject *key, PyObject *value)
+{
+    int failed = value == NULL || PyDict_SetItem(environ, key, value);
+    Py_XDECREF(value);
+    return failed;
+}
+
+static int hex(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Percent-decoded, as urllib.parse.unquote_to_bytes does: what is no %XX stays. */
+static PyObject *decoded(const char *at, const char *end)
+{
+    if (!memchr(at, '%', end - at))
+        return PyUnicode_DecodeLatin1(at, end - at, NULL);
+    char *buffer = PyMem_Malloc(end - at);
+    if (!buffer)
+        return PyErr_NoMemory();
+    Py_ssize_t size = 0;
+    while (at < end) {
+        int high, low;
+        if (*at == '%' && end - at > 2 && (high = hex(at[1])) >= 0 && (low = hex(at[2])) >= 0) {
+            buffer[size++] = (char)(high << 4 | low);
+            at += 3;
+        } else {
+            buffer[size++] = *at++;
+        }
+    }
+    PyObject *text = PyUnicode_DecodeLatin1(buffer, size, NULL);
+    PyMem_Free(buffer);
+    return text;
+}
+
+static int usual_host(const char *at, const char *end)
+{
+    const char *colon = skip(at, end, HOST);
+    if (colon == at)
+        return 0;
+    if (colon == end)
+        return 1;
+    if (*colon != ':' || end - colon > 6)
+        return 0;
+    while (++colon < end)
+        if (*colon < '0' || *colon > '9')
+            return 0;
+    return 1;
+}
+
+/* One field into environ. Returns 1, 0 when it is not usual, or -1 with an exception. */
+static int field(PyObject *environ, const char **place, const char *end, int *hosts, int *keep)
+{
+    char key[MOST_NAME] = "HTTP_";
+    Py_ssize_t size = 5;
+    const char *at = *place;
+    int dropped = 0;
+    for (; at < end && kinds[(unsigned char)*at] & TOKEN; at++) {
+        char c = *at;
+        if (size == MOST_NAME)
+            return 0;
+        if (c == '_')
+            dropped = 1; /* it would pass for the same name with hyphens */
+        key[size++] = c == '-' ? '_' : c >= 'a' && c <= 'z' ? (char)(c - 0x20) : c;
+    }
+    if (size == 5 || at == end || *at != ':')
+        return 0;
+    for (at++; at < end && (*at == ' ' || *at == '\t');)
+        at++;
+    const char *value = at;
+    at = skip_text(at, end);
+    if (end - at < 2 || at[0] != '\r' || at[1] != '\n')
+        return 0;
+    *place = at + 2;
+    while (at > value && (at[-1] == ' ' || at[-1] == '\t'))
+        at--;
+    const char *name = key + 5;
+    Py_ssize_t length = size - 5;
+    /* What frames or upgrades a message is for the twin. */
+    switch (length) {
+    case 4:
+        if (!memcmp(name, "HOST", 4) && ((*hosts)++ || !usual_host(value, at)))
+            return 0;
+        break;
+    case 6:
+        if (!memcmp(name, "EXPECT", 6))
+            return 0;
+        break;
+    case 7:
+        if (!memcmp(name, "UPGRADE", 7))
+            return 0;
+        break;
+    case 10:
+        if (!memcmp(name, "CONNECTION", 10)) {
+            if (is(value, at - value, "close"))
+                *keep = 0;
+            else if (!is(value, at - value, "keep-alive"))
+                return 0;
+        }
+        break;
+    case 12:
+        if (!memcmp(name, "CONTENT_TYPE", 12)) {
+            memmove(key, key + 5, 12);
+            size = 12;
+        }
+        break;
+    case 14:
+        if (!memcmp(name, "CONTENT_LENGTH", 14))
+            return 0;
+        break;
+    case 16:
+        if (!memcmp(name, "PROXY_CONNECTION", 16))
+            return 0;
+        break;
+    case 17:
+        if (!memcmp(name, "TRANSFER_ENCODING", 17))
+            return 0;
+        break;
+    }
+    if (dropped)
+        return 1;
+    PyObject *text = key_text(key, size);
+    if (!text)
+        return -1;
+    Py_ssize_t before = PyDict_Size(environ);
+    int failed = put(environ, text, PyUnicode_DecodeLatin1(value, at - value, NULL));
+    Py_DECREF(text);
+    if (failed)
+        return -1;
+    return PyDict_Size(environ) > before; /* a repeated field is not usual */
+}
+
+static PyStructSequence_Field request_fields[] = {
+    {"end", "bytes of the head"},
+    {"method", NULL},
+    {"line", "the request line, for logs"},
+    {"keep_alive", NULL},
+    {"environ", "what a WSGI application reads of it"},
+    {"version", "1.1"},
+    {"length", "None: there is no body"},
+    {"chunked", "False"},
+    {"expect_continue", "False"},
+    {NULL, NULL},
+};
+static PyStructSequence_Desc request_desc = {
+    "forkd._native.UsualRequest", "A request without a body; otherwise as http.guard.Request.", request_fields, 9,
+};
+
+/* read_head(data, most, fields, template, peer) -> UsualRequest; None when the head is not complete,
+ * larger than `most` bytes, has more than so many fields, or is not usual. `peer`: what REMOTE_ADDR and
+ * so on shall be, in the order of `peer_names`. */
+PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    char *data;
+    Py_ssize_t size;
+    (void)self;
+    if (nargs != 5 || !PyTuple_Check(args[4]) || PyTuple_Size(args[4]) != 4) {
+        PyErr_SetString(PyExc_TypeError, "read_head takes five arguments, the last of them four strings");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], &data, &size))
+        return NULL;
+    Py_ssize_t most = PyLong_AsSsize_t(args[1]), fields = PyLong_AsSsize_t(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    const char *end = data + (size < most ? size : most), *at = data;
+
+    PyObject *method = NULL;
+    for (int i = 0; i < 7 && !method; i++) {
+        Py_ssize_t length = strlen(method_names[i]);
+        if (end - at > length && at[length] == ' ' && !memcmp(at, method_names[i], length)) {
+            method = methods[i];
+            at += length + 1;
+        }
+    }
+    if (!method || at == end || *at != '/')
+        Py_RETURN_NONE;
+    const char *target = at, *path_end = skip(at, end, PATH), *query = path_end;
+    at = path_end;
+    if (at < end && *at == '?') {
+        query = at + 1;
+        at = skip(query, end, QUERY);
+    }
+    const char *target_end = at;
+    if (end - at < 11 || memcmp(at, " HTTP/1.1\r\n", 11))
+        Py_RETURN_NONE;
+    const char *line_end = at + 9;
+    at += 11;
+
+    PyObject *environ = PyDict_Copy(args[3]), *uri = NULL, *line = NULL, *result = NULL;
+    if (!environ)
+        return NULL;
+    int hosts = 0, keep = 1, usual = 1;
+    while (end - at >= 2 && at[0] != '\r') {
+        if (fields-- == 0 || (usual = field(environ, &at, end, &hosts, &keep)) == 0)
+            goto unusual;
+        if (usual < 0)
+            goto done;
+    }
+    if (end - at < 2 || at[1] != '\n' || hosts != 1)
+        goto unusual;
+    at += 2;
+    uri = PyUnicode_DecodeLatin1(target, target_end - target, NULL);
+    line = PyBytes_FromStringAndSize(data, line_end - data);
+    if (!uri || !line || PyDict_SetItem(environ, k_method, method) ||
+        PyDict_SetItem(environ, k_uri, uri) || PyDict_SetItem(environ, k_raw, uri) ||
+        put(environ, k_path, decoded(target, path_end)) ||
+        put(environ, k_query, PyUnicode_DecodeLatin1(query, target_end - query, NULL)))
+        goto done;
+    for (int i = 0; i < 4; i++)
+        if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(args[4], i)))
+            goto done;
+    PyObject *size_of_head = PyLong_FromSsize_t(at - data);
+    if (!size_of_head || !(result = PyStructSequence_New((PyTypeObject *)request_type))) {
+        Py_XDECREF(size_of_head);
+        goto done;
+    }
+    PyObject *values[9] = {
+        size_of_head, Py_NewRef(method), Py_NewRef(line), Py_NewRef(keep ? Py_True : Py_False),
+        Py_NewRef(environ), Py_NewRef(version), Py_NewRef(Py_None), Py_NewRef(Py_False), Py_NewRef(Py_False),
+    };
+    for (int i = 0; i < 9; i++)
+        PyStructSequence_SetItem(result, i, values[i]);
+    goto done;
+unusual:
+    result = Py_NewRef(Py_None);
+done:
+    Py_DECREF(environ);
+    Py_XDECREF(uri);
+    Py_XDECREF(line);
+    return result;
+}
+
+int head_init(PyObject *module)
+{
+    for (int i = 0; i < 7; i++)
+        if (!(methods[i] = PyUnicode_InternFromString(method_names[i])))
+            return -1;
+    for (int i = 0; i < 4; i++)
+        if (!(k_peer[i] = PyUnicode_InternFromString(peer_names[i])))
+            return -1;
+    request_type = (PyObject *)PyStructSequence_NewType(&request_desc);
+    if (!request_type || !(version = PyUnicode_InternFromString("1.1")) ||
+        !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
+        !(k_path = PyUnicode_InternFromString("PATH_INFO")) ||
+        !(k_query = PyUnicode_InternFromString("QUERY_STRING")) ||
+        !(k_uri = PyUnicode_InternFromString("REQUEST_URI")) ||
+        !(k_raw = PyUnicode_InternFromString("RAW_URI")))
+        return -1;
+    return PyModule_AddObjectRef(module, "UsualRequest", request_type);
+}

@@ -1,0 +1,174 @@
+/* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin). */
+
+#include "native.h"
+#include <time.h>
+
+enum { MOST_BOUNDS = 32 };
+
+typedef struct {
+    PyObject_HEAD
+    Py_buffer memory;
+    int64_t *cells;
+    unsigned char *line;
+    int most_line; /* bytes of a request line that are kept */
+    int request, in_flight, requests, duration, buckets, codes; /* indexes into cells */
+    int bound_count;
+    int64_t bounds[MOST_BOUNDS]; /* ns */
+} Lane;
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int note(Lane *lane, PyObject *line)
+{
+    char *text;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(line, &text, &size))
+        return -1;
+    if (size > lane->most_line)
+        size = lane->most_line;
+    lane->line[0] = (unsigned char)size;
+    memcpy(lane->line + 1, text, size);
+    return 0;
+}
+
+static PyObject *lane_begin(Lane *lane, PyObject *line)
+{
+    if (note(lane, line))
+        return NULL;
+    int64_t began = now();
+    lane->cells[lane->in_flight]++;
+    lane->cells[lane->request] = began;
+    return PyLong_FromLongLong(began);
+}
+
+static PyObject *lane_pause(Lane *lane, PyObject *unused)
+{
+    (void)unused;
+    lane->cells[lane->request] = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *lane_resume(Lane *lane, PyObject *line)
+{
+    if (note(lane, line))
+        return NULL;
+    lane->cells[lane->request] = now();
+    Py_RETURN_NONE;
+}
+
+static void tally(Lane *lane, long status)
+{
+    lane->cells[lane->requests]++;
+    if (status > 0 && status < 600)
+        lane->cells[lane->codes + status]++;
+}
+
+static PyObject *lane_end(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "end takes two arguments");
+        return NULL;
+    }
+    int64_t took = now() - PyLong_AsLongLong(args[0]);
+    long status = PyLong_AsLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    int bucket = 0;
+    while (bucket < lane->bound_count && lane->bounds[bucket] < took)
+        bucket++;
+    lane->cells[lane->request] = 0;
+    lane->cells[lane->in_flight]--;
+    tally(lane, status);
+    lane->cells[lane->duration] += took;
+    lane->cells[lane->buckets + bucket]++;
+    return PyLong_FromLongLong(took);
+}
+
+static PyObject *lane_count(Lane *lane, PyObject *status)
+{
+    long number = PyLong_AsLong(status);
+    if (PyErr_Occurred())
+        return NULL;
+    tally(lane, number);
+    Py_RETURN_NONE;
+}
+
+/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, line), bounds): indexes of cells
+ * of 8 bytes, the last one's being that of the line's first byte, which reaches to the end. */
+static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *memory, *bounds;
+    int request, in_flight, requests, duration, buckets, codes, line;
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "O(iiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
+                          &codes, &line, &PyTuple_Type, &bounds))
+        return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Lane *lane = (Lane *)alloc(type, 0);
+    if (!lane)
+        return NULL;
+    if (PyObject_GetBuffer(memory, &lane->memory, PyBUF_WRITABLE))
+        goto fail;
+    Py_ssize_t room = lane->memory.len - line * 8, count = PyTuple_Size(bounds);
+    if (room < 2 || count > MOST_BOUNDS || codes + 600 > line || buckets + count >= codes) {
+        PyErr_SetString(PyExc_ValueError, "that is no lane");
+        goto fail;
+    }
+    lane->cells = lane->memory.buf;
+    lane->line = (unsigned char *)lane->memory.buf + line * 8;
+    lane->most_line = (int)(room > 256 ? 255 : room - 1);
+    lane->request = request, lane->in_flight = in_flight, lane->requests = requests;
+    lane->duration = duration, lane->buckets = buckets, lane->codes = codes;
+    lane->bound_count = (int)count;
+    for (Py_ssize_t i = 0; i < count; i++)
+        lane->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
+    if (PyErr_Occurred())
+        goto fail;
+    return (PyObject *)lane;
+fail:
+    Py_DECREF(lane);
+    return NULL;
+}
+
+static void lane_dealloc(Lane *lane)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)lane);
+    if (lane->memory.obj)
+        PyBuffer_Release(&lane->memory);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(lane);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+    {"begin", (PyCFunction)lane_begin, METH_O, NULL},
+    {"pause", (PyCFunction)lane_pause, METH_NOARGS, NULL},
+    {"resume", (PyCFunction)lane_resume, METH_O, NULL},
+    {"end", (PyCFunction)(void (*)(void))lane_end, METH_FASTCALL, NULL},
+    {"count", (PyCFunction)lane_count, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, lane_new},
+    {Py_tp_dealloc, lane_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT, slots,
+};
+
+int lane_init(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&spec);
+    int failed = !type || PyModule_AddObjectRef(module, "Lane", type);
+    Py_XDECREF(type);
+    return failed ? -1 : 0;
+}

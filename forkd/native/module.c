@@ -1,0 +1,35 @@
+/* forkd._native: the usual case of what every request costs, in one pass each.
+ *
+ * Optional: each part has a twin in Python, which knows every rule and every error. Native code only ever
+ * accepts: what is not plainly usual comes back as None, and the twin looks at it. So it has no error of
+ * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
+ *
+ * Stable ABI (PEP 384) of Python 3.11. No sockets; all is done under the GIL.
+ */
+
+#include "native.h"
+
+#define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL
+
+static PyMethodDef functions[] = {
+    {"read_head", FAST(read_head)},
+    {"block", FAST(block)},
+    {"answer", FAST(answer)},
+    {"line", FAST(line)},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "forkd._native", NULL, -1, functions, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    fill_kinds();
+    PyObject *module = PyModule_Create(&definition);
+    if (module && (head_init(module) || lane_init(module))) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

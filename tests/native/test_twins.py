@@ -1,0 +1,284 @@
+"""Native code against its twins in Python: whatever it accepts, they accept, and make the same of it.
+
+The heads, answers and lines are made from usual ones by mutation, by a seed that a failure prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from httptools import HttpParserError, HttpRequestParser
+
+from forkd.http.environ import environ_of
+from forkd.http.guard import Request
+from forkd.http.limits import Limits, Refused
+from forkd.http.request import RequestParser
+from forkd.http.response import BadResponse, Head, bodiless, check_headers, encode
+from forkd.log import AccessLog
+from forkd.native import native
+from forkd.system import scoreboard
+from forkd.system.scoreboard import CELLS, scratch_row
+
+pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
+
+#: scripts/check --native asks for more.
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "20000"))
+SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+ENDS = ("127.0.0.1", "8000", "10.0.0.1", "40000")
+TEMPLATE: dict[str, Any] = {
+    "SCRIPT_NAME": "",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "wsgi.version": (1, 0),
+}
+LIMITS = Limits()
+
+HEADS = [
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /a/b%20c%zz?x=1&y=%41 HTTP/1.1\r\nHost: example.org:8080\r\nAccept: */*\r\n\r\n",
+    b"POST /form HTTP/1.1\r\nHost: a.b\r\nContent-Type: text/plain\r\nX-Id:  1 \t\r\n\r\n",
+    b"HEAD /x HTTP/1.1\r\nhost: [::1]:80\r\nConnection: close\r\nCookie: a=b; c=d\r\n\r\n",
+    b"DELETE /x HTTP/1.1\r\nHost: a\r\nConnection: Keep-Alive\r\nX_Y: 1\r\nX-Y: 2\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: a\r\nAccept: b\r\n\r\n",
+    b"GET http://b/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n",
+    b"PUT /\xc3\xa9 HTTP/1.1\r\nHost: a%41\r\nUser-Agent: \xe9t\xe9\r\nUpgrade: h2c\r\n\r\n",
+]
+PIECES = [
+    b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"\x7f", b"\xff", b"_", b"-", b"%", b"%4", b"?",
+    b"#", b"/", b"Host: b\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Connection: upgrade\r\n", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"GET ", b"x" * 70, b"x" * 9000,
+]  # fmt: skip
+
+
+def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.choice((0, 1, 1, 2, 3))):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(5):
+            case 0:
+                data[at:at] = rng.choice(PIECES)
+            case 1:
+                del data[at : at + rng.randrange(1, 4)]
+            case 2:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case 3:
+                data[at : at + 1] = data[at : at + 1].swapcase()
+            case 4:
+                lines = bytes(data).split(b"\r\n")
+                lines.insert(rng.randrange(len(lines)), rng.choice(lines))
+                data = bytearray(b"\r\n".join(lines))
+    return bytes(data)
+
+
+@pytest.fixture
+def rng() -> Iterator[random.Random]:
+    print("seed", SEED)
+    yield random.Random(SEED)
+
+
+def twin_of_read_head(data: bytes) -> tuple[Request, bytes]:
+    parser = RequestParser(LIMITS)
+    request = parser.feed(data)
+    assert request is not None
+    return request, parser.rest
+
+
+def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None:
+    usual = 0
+    short = min(LIMITS.line, LIMITS.field, LIMITS.head)
+    for _ in range(ROUNDS):
+        data = mutated(rng, HEADS)
+        found = native.read_head(data, short, LIMITS.fields, TEMPLATE, ENDS)  # type: ignore[union-attr]
+        if found is None:
+            continue
+        usual += 1
+        try:
+            request, rest = twin_of_read_head(data)
+        except Refused as refused:
+            pytest.fail(f"{data!r}: taken, and refused by the twin: {refused.reason}")
+        assert data[found.end :] == rest, data
+        for name in (
+            "method",
+            "line",
+            "keep_alive",
+            "version",
+            "length",
+            "chunked",
+            "expect_continue",
+        ):
+            assert getattr(found, name) == getattr(request, name), (name, data)
+        assert found.environ == environ_of(request, TEMPLATE, ENDS), data
+        llhttp = HttpRequestParser(object())
+        try:
+            llhttp.feed_data(data[: found.end])
+        except HttpParserError as error:
+            pytest.fail(f"{data!r}: taken, and refused by llhttp: {error}")
+    assert usual > ROUNDS / 20  # it is worth having
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2]]
+)
+def test_usual_heads_are_read(head: bytes) -> None:
+    assert native.read_head(head, 8190, 100, TEMPLATE, ENDS) is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("most, fields", [(20, 100), (8190, 1), (8190, 0), (0, 100), (-5, 100)])
+def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"
+    assert native.read_head(head, most, fields, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+
+
+def test_every_prefix_of_a_head_is_incomplete() -> None:
+    for end in range(len(HEADS[1])):
+        assert native.read_head(HEADS[1][:end], 8190, 100, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+
+
+STATUSES = [
+    "200 OK",
+    "404 Not Found",
+    "204 No Content",
+    "304 Not Modified",
+    "101 Switching",
+    "99 x",
+    "200",
+    "200 \n",
+]
+NAMES = [
+    "Content-Type",
+    "content-length",
+    "Date",
+    "Server",
+    "Set-Cookie",
+    "Connection",
+    "TE",
+    "X Y",
+    "",
+    "Keep-Alive",
+]
+VALUES = [
+    "text/plain",
+    "5",
+    "05",
+    "-1",
+    " x ",
+    "\t",
+    "a\r\nb",
+    "é",
+    "€",
+    "",
+    "close",
+    "9" * 20,
+    "x" * 5000,
+]
+
+
+def test_an_answer_that_native_code_makes_is_made_alike(rng: random.Random) -> None:
+    usual = 0
+    for _ in range(ROUNDS):
+        status = rng.choice(STATUSES[: rng.choice((2, 8))])
+        bad = rng.random() < 0.3
+        headers: Any = [
+            (rng.choice(NAMES[: 10 if bad else 5]), rng.choice(VALUES[: 13 if bad else 2]))
+            for _ in range(rng.randrange(4))
+        ]
+        if rng.random() < 0.05:
+            headers = rng.choice(
+                [tuple(headers), [*headers, ("a",)], [*headers, (b"a", "b")], None]
+            )
+        found = native.block(status, headers)  # type: ignore[union-attr]
+        if found is None:
+            continue
+        usual += 1
+        try:
+            head = check_headers(status, headers)
+        except BadResponse as error:
+            pytest.fail(f"{status!r}, {headers!r}: taken, and refused by the twin: {error}")
+        for name in Head.__slots__:
+            assert getattr(Head(*found), name) == getattr(head, name), (status, headers)
+        body, close = b"x" * rng.choice((0, 5, 5, 200)), rng.random() < 0.5
+        answer = native.answer(found, b"Mon, 01 Jan 2024 00:00:00 GMT", body, close)  # type: ignore[union-attr]
+        if answer is None:
+            assert bodiless(head.code, "GET") or head.length not in (None, len(body))
+        else:
+            keep = False if close else None
+            assert answer == encode(head, 1704067200, length=len(body), keep_alive=keep) + body
+    assert usual > ROUNDS / 20
+
+
+def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None:
+    log = AccessLog("/dev/null", "text", native=False)
+    usual = 0
+    for _ in range(ROUNDS):
+        request = mutated(rng, [b"GET / HTTP/1.1", b"POST /%22?a=b HTTP/1.0"])
+        agent = mutated(rng, [b"-", b"curl/8", b"Mozilla/5.0 (X11)"]).decode("latin-1")
+        values = (
+            rng.choice(["", "127.0.0.1", "fe80::1"]), request, rng.choice((200, 404, 0, 999)),
+            rng.choice((0, 14, 2**40)), rng.choice(["-", "http://a/", 'a"b', "\\", "é"]), agent,
+            rng.choice((0, 499, 500, 1500, 999_999_499, 999_999_500, 3 * 10**12)),
+        )  # fmt: skip
+        made = native.line(values[0], log._stamp, *values[1:])  # type: ignore[union-attr]
+        if made is not None:
+            usual += 1
+            assert made == log._combined(values[0], request.decode("latin-1"), *values[2:])
+    assert usual > ROUNDS / 20
+
+
+@pytest.mark.parametrize("call", ["read_head", "block", "answer", "line"])
+def test_wrong_arguments_are_errors(call: str) -> None:
+    function = getattr(native, call)
+    for values in (
+        (),
+        (1,),
+        ("a",) * 4,
+        (None,) * 5,
+        (b"", "", "", "", "", "", "", ""),
+        ((1, 2), b"", b"", 1),
+    ):
+        with pytest.raises((TypeError, OverflowError, SystemError)):
+            function(*values)
+
+
+def test_a_lane_counts_as_its_twin_does(
+    rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [scratch_row(), scratch_row()]
+    writers = [rows[0].ledger(True), rows[1].ledger(False)]
+    assert writers[0] is not rows[0] and writers[1] is rows[1]
+    began = [0, 0]
+    for _ in range(ROUNDS // 10):
+        line = b"GET /" + b"x" * rng.choice((0, 10, 158, 159, 160, 300))
+        status = rng.choice((-1, 0, 99, 200, 404, 599, 600, 10**6))
+        match rng.randrange(5):
+            case 0:
+                began = [writer.begin(line) for writer in writers]
+            case 1:
+                for writer in writers:
+                    writer.pause()
+            case 2:
+                for writer in writers:
+                    writer.resume(line)
+            case 3:
+                past = rng.choice((0, 10**6, 10**9, 10**11))
+                for writer, then in zip(writers, began, strict=True):
+                    writer.end(then - past, status)
+            case 4:
+                for writer in writers:
+                    writer.count(status)
+        assert rows[0].line() == rows[1].line()
+        assert bool(rows[0].cells[scoreboard.REQUEST]) == bool(rows[1].cells[scoreboard.REQUEST])
+    times = {scoreboard.REQUEST, scoreboard.DURATION}
+    buckets = range(scoreboard.BUCKETS, scoreboard.CODES)
+    for cell in set(range(CELLS)) - times - set(buckets):
+        assert rows[0].cells[cell] == rows[1].cells[cell], cell
+    assert sum(rows[0].cells[b] for b in buckets) == sum(rows[1].cells[b] for b in buckets)
+
+
+def test_an_object_of_the_access_log_is_never_native() -> None:
+    log = AccessLog("/dev/null", "json")
+    log.add("127.0.0.1", b"GET / HTTP/1.1", 200, 5, "-", "-", 1500)
+    assert json.loads(log._lines.pop())["status"] == 200
