@@ -19,7 +19,9 @@ WAITING = "(threads that wait for readiness)"
 
 
 def traceable() -> bool:
-    return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
+    )
 
 
 pytestmark = pytest.mark.skipif(not traceable(), reason="strace may not trace here")

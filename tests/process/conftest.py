@@ -119,6 +119,8 @@ class Service:
         #: Patterns of errors in the log that the test is about.
         self.expected_errors: list[str] = []
         self.foreground: subprocess.Popen[str] | None = None
+        #: What `forkd start -f` is run under: a tracer, a namespace.
+        self.under: list[str] = []
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("FORKD_")}
         self.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a changed app has the same size and second
         root = str(Path(__file__).parents[2])
@@ -173,7 +175,7 @@ class Service:
         self, *arguments: str, app: str | None = "app:app", **options: Any
     ) -> subprocess.Popen[str]:
         """`forkd start -f`: a child of the test, its stderr in the error log."""
-        command = self.argv("start", *self.flags(*arguments, app=app), "-f")
+        command = [*self.under, *self.argv("start", *self.flags(*arguments, app=app), "-f")]
         with open(self.error_log, "ab") as log:
             self.foreground = subprocess.Popen(
                 command, cwd=self.dir, env=self.environ, text=True,
