@@ -54,7 +54,7 @@ class InlineLoop(ChildLoop):
             self.keeper.settle(conn, ABORTED)
             return
         conn.moved += len(data)
-        self.keeper.settle(conn, advance(conn, conn.resume, data, self.log))
+        self._go(conn, conn.resume, data)
 
     def _flush(self, conn: Connection) -> None:
         outcome = flush(conn, self.log)
@@ -64,4 +64,5 @@ class InlineLoop(ChildLoop):
             self.keeper.settle(conn, outcome)
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
+        """The one way into a session: leader_threads.py, where it may block, has another."""
         self.keeper.settle(conn, advance(conn, step, value, self.log))
