@@ -55,7 +55,10 @@ APP = """
             os._exit(7)
         else:
             body = VERSION.encode()
-        start("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        fields = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+        if "HTTP_X_REQUEST_ID" in environ:
+            fields.append(("X-Request-Id", environ["HTTP_X_REQUEST_ID"]))
+        start("200 OK", fields)
         return [body]
 
     KEPT = []
