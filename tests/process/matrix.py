@@ -1,0 +1,41 @@
+"""The fault matrix: which function shows which row. For test_matrix.py and scripts/soak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import faults_death, faults_replace
+from .trial import Trial
+
+
+class Row(NamedTuple):
+    number: str
+    run: Callable[[Trial], None]
+    test: str  # in test_matrix.py
+    short: float  # the scale of the test
+    models: tuple[str, ...] = ()  # besides the default: those that the short form takes too
+
+
+#: Rows that are run under every model, in scripts/soak.
+ROWS = (
+    Row("1", faults_replace.reloads, "test_reloads", 0.05, ("half-sync-half-async",)),
+    Row("2", faults_replace.upgrades, "test_upgrades", 0.1),
+    Row("3", faults_death.leaders_killed, "test_leaders_killed", 0.03, ("reactor",)),
+    Row("3a", faults_death.leaders_stopped, "test_leaders_stopped", 0.2),
+    Row("4", faults_death.all_killed, "test_all_killed", 0.1, ("proactor",)),
+    Row("5", faults_death.master_killed, "test_master_killed", 0.05),
+    Row("10", faults_replace.worn, "test_worn", 0.06),
+    Row("11", faults_replace.stop_with_a_queue, "test_stop_with_a_queue", 1),
+    Row("15", faults_death.master_stopped, "test_master_stopped", 0.1),
+    Row("16", faults_death.workers_hit, "test_workers_hit", 0.03),
+)
+
+
+def find(numbers: list[str]) -> list[Row]:
+    """These rows, or all of them. Raises ValueError for a number that there is not."""
+    known = {row.number: row for row in ROWS}
+    unknown = [number for number in numbers if number not in known]
+    if unknown:
+        raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[number] for number in numbers] if numbers else list(ROWS)
