@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawArray
@@ -127,8 +128,7 @@ class Load:
         self.counts = [0] * len(FATES) if counts is None else counts
         self.failures: list[str] = []
         self.bodies: set[bytes] = set()
-        #: Of each answer: when it came (monotonic), and how long it took.
-        self.times: list[tuple[float, float]] = []
+        self.times = array("d")  # how long each answer took, seconds
         self._ending = threading.Event()
         self._lock = threading.Lock()
         clients = [
@@ -168,8 +168,7 @@ class Load:
                 self.failures.append(str(failed))
                 time.sleep(0.01)  # a service that is gone is not asked in a tight loop
             else:
-                now = time.monotonic()
-                self.times.append((now, now - began))
+                self.times.append(time.monotonic() - began)
                 self.bodies.add(body)
                 self._count("answered")
         client.close()
@@ -190,7 +189,7 @@ class Crowd:
         processes: int = 1, timeout: float = 10.0,
     ) -> None:  # fmt: skip
         self.failures: list[str] = []
-        self.times: list[tuple[float, float]] = []
+        self.times = array("d")
         # Not forked: this process may have threads. One row of counters each, so one writer each.
         spawn = multiprocessing.get_context("spawn")
         self._rows = [RawArray("Q", len(FATES)) for _ in range(processes)]

@@ -99,7 +99,7 @@ class Trial:
 
     def stall(self, crowds: Crowds, p99: float, most: float) -> None:
         """How long requests took at worst, in seconds."""
-        took = sorted(seconds for each in crowds.crowds for _, seconds in each.times)
+        took = sorted(seconds for each in crowds.crowds for seconds in each.times)
         near, worst = took[int(len(took) * 0.99)], took[-1]
         self.note("p99", f"{near * 1e3:.1f} ms")
         self.note("max", f"{worst * 1e3:.0f} ms")
