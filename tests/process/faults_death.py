@@ -134,11 +134,11 @@ def master_stopped(trial: Trial) -> None:
     trial.none_failed(crowd)
     # Deaths that nobody was told of meanwhile.
     os.kill(service.pid, signal.SIGSTOP)
-    victims = service_children = children_of(service.pid)
-    for pid in victims[: len(victims) // 2]:
+    victims = children_of(service.pid)[: WORKERS // 2]
+    for pid in victims:
         kill(pid)
     os.kill(service.pid, signal.SIGCONT)
-    until(lambda: not set(service_children[:1]) & set(service.worker_pids()), "it is replaced")
+    until(lambda: not set(victims) & set(service.worker_pids()), "they are replaced")
     trial.sound(WORKERS)
 
 
@@ -148,6 +148,7 @@ def workers_hit(trial: Trial) -> None:
     service.expected_errors = ["SIGKILL", "SIGSEGV", "crash loop", "Fatal Python error"]
     trial.start("-w", str(WORKERS))
     hit = {signal.SIGKILL: 0, signal.SIGSEGV: 0, signal.SIGSTOP: 0}
+    weights = [10, 1, 10]  # SIGSEGV counts as a crash, and what crashes often has to wait
     with trial.crowd(KEEP, FRESH) as crowd:
         for _ in range(rounds):
             trial.settled(WORKERS, 60)
@@ -155,7 +156,7 @@ def workers_hit(trial: Trial) -> None:
             victims = trial.chance.sample(pids, trial.chance.randint(1, len(pids)))
             stopped = []
             for pid in victims:
-                number = trial.chance.choice(list(hit))
+                [number] = trial.chance.choices(list(hit), weights)
                 hit[number] += kill(pid, number)
                 if number is signal.SIGSTOP:
                     stopped.append(pid)

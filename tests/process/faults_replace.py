@@ -43,7 +43,7 @@ def reloads(trial: Trial) -> None:
 def upgrades(trial: Trial) -> None:
     """Upgrades under load; one in five is to a version that cannot be imported."""
     service = trial.service
-    service.expected_errors = ["upgrade failed", "broken on purpose", "Traceback"]
+    service.expected_errors = ["upgrade failed", "broken on purpose", "Traceback", "gone: boot"]
     trial.start("-w", "2")
     broken = 0
     with trial.crowd() as crowd:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import faults_death, faults_replace
+from . import faults_death, faults_kernel, faults_replace, faults_signals
 from .trial import Trial
 
 
@@ -25,10 +25,14 @@ ROWS = (
     Row("3a", faults_death.leaders_stopped, "test_leaders_stopped", 0.2),
     Row("4", faults_death.all_killed, "test_all_killed", 0.1, ("proactor",)),
     Row("5", faults_death.master_killed, "test_master_killed", 0.05),
+    Row("6", faults_signals.random_signals, "test_random_signals", 0.08, ("simulated-proactor",)),
+    Row("8", faults_kernel.no_descriptors, "test_no_descriptors", 0.4),
     Row("10", faults_replace.worn, "test_worn", 0.06),
     Row("11", faults_replace.stop_with_a_queue, "test_stop_with_a_queue", 1),
+    Row("12", faults_kernel.scribbled, "test_scribbled", 0.1),
     Row("15", faults_death.master_stopped, "test_master_stopped", 0.1),
     Row("16", faults_death.workers_hit, "test_workers_hit", 0.03),
+    Row("17", faults_kernel.no_processes, "test_no_processes", 0.2),
 )
 
 
