@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import resource
@@ -25,7 +26,7 @@ def no_descriptors(trial: Trial) -> None:
     trial.start("-w", str(WORKERS))
     service.get()
     pids, seconds = family(service.pid), trial.seconds(5, 2)
-    with _nofile(pids, 0):
+    with _full(pids):
         clients = [service.connect(30) for _ in range(waiting)]
         for client in clients:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -49,11 +50,13 @@ def no_descriptors(trial: Trial) -> None:
 
 
 @contextlib.contextmanager
-def _nofile(pids: list[int], limit: int) -> Iterator[None]:
-    """The soft limit on open files: no new descriptor may have a number as high as that."""
+def _full(pids: list[int]) -> Iterator[None]:
+    """No new descriptor may have a number as high as the first that is free (RLIMIT_NOFILE)."""
     before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
     for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+        used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+        free = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import signal
 import time
 
 from .clients import Crowd
-from .conftest import alive, processes_of, until
+from .conftest import alive, command_line, processes_of, until
 from .trial import Trial, family, kill
 
 WORKERS = 3
@@ -46,7 +46,7 @@ def random_signals(trial: Trial) -> None:
                     # More may come while it ends, but it has to end.
                     kill(master, chance.choice(list(TO_MASTER)))
                     until(lambda pid=master: not alive(pid), f"{number.name} is obeyed", 30)
-            elif master and (children := family(master)[1:]):
+            elif master and (children := _workers(master)):
                 [number] = chance.choices(list(TO_WORKER), TO_WORKER.values())
                 kill(chance.choice(children), number)
             elif not master:
@@ -66,6 +66,11 @@ def random_signals(trial: Trial) -> None:
     trial.note("starts", starts)
     trial.note("answered", crowd.asked)
     trial.require(not crowd.count("wrong"), f"wrong answers: {crowd.failures[:5]}")
+
+
+def _workers(master: int) -> list[int]:
+    """Its children, but for a new master that an upgrade has started: it has no handlers yet."""
+    return [pid for pid in family(master)[1:] if command_line(pid).startswith("forkd: ")]
 
 
 def _master(trial: Trial) -> int:
