@@ -161,10 +161,10 @@ def workers_hit(trial: Trial) -> None:
                 if number is signal.SIGSTOP:
                     stopped.append(pid)
             if len(stopped) < len(pids):
-                crowd.more(8)
+                service.get()  # a new client is served; those of a worker that is stopped wait
             for pid in stopped:
                 kill(pid, signal.SIGCONT)
-            crowd.more(8)
+            crowd.more(8, 60)
     trial.sound(WORKERS)
     for number, count in hit.items():
         trial.note(number.name, count)

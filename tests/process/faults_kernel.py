@@ -25,6 +25,7 @@ def no_descriptors(trial: Trial) -> None:
     service.expected_errors = ["EMFILE"]
     trial.start("-w", str(WORKERS))
     service.get()
+    until(lambda: not any(w["connections"] for w in service.workers()), "that one closed")
     pids, seconds = family(service.pid), trial.seconds(5, 2)
     with _full(pids):
         clients = [service.connect(30) for _ in range(waiting)]
@@ -153,18 +154,18 @@ SCRIBBLER = r"""
 def scribbled(trial: Trial) -> None:
     """A worker writes random bytes at random places of the shared memory, again and again."""
     service, pieces = trial.service, 100
-    service.expected_errors = ["", "Traceback"]  # a worker may well fail of it; the master may not
+    service.expected_errors = [""]  # a worker may well fail of it; the master may not
     service.write_app(SCRIBBLER)
     trial.start("-w", str(WORKERS), "--timeout", "5")
     master, writes, reloads = service.pid, 0, 0
+    mappings = 2 if trial.model == "leader-followers" else 1  # where there is a lease
     with subprocess.Popen(["sleep", "600"]) as stranger:
         try:
             for _ in range(trial.times(10_000, pieces) // pieces):
                 seed = trial.chance.randrange(10**9)
                 with contextlib.suppress(OSError, AssertionError):  # its worker may die of it
-                    trial.require(
-                        int(service.get(f"/scribble?{seed}&{pieces}")) >= 2, "both mappings found"
-                    )
+                    found = int(service.get(f"/scribble?{seed}&{pieces}"))
+                    trial.require(found >= mappings, f"{found} of {mappings} mappings found")
                 writes += pieces
                 trial.require(alive(master) and service.pid == master, "the same master lives")
                 _metrics_parse(trial)
@@ -192,5 +193,3 @@ def _metrics_parse(trial: Trial) -> None:
     lines = [x for x in trial.service.admin("/metrics")[1].splitlines() if x[:1] != "#"]
     bad = [line for line in lines if not sample.fullmatch(line)]
     trial.require(lines and not bad, f"metrics: {bad[:3]}")
-
-

@@ -54,9 +54,7 @@ class Trial:
 
     def start(self, *flags: str) -> None:
         """Over TCP and a unix socket, under the model of the trial."""
-        self.service.start(
-            "-m", self.model, "-b", "127.0.0.1:0", "-b", f"unix:{self.unix}", *flags
-        )
+        self.service.start("-m", self.model, "-b", "127.0.0.1:0", "-b", f"unix:{self.unix}", *flags)
 
     def wanted(self, count: int) -> bool:
         """As many workers as that are ready, and there are no others."""
@@ -172,5 +170,3 @@ def gone(pids: list[int], seconds: float) -> bool:
             return False
         time.sleep(0.005)
     return True
-
-
