@@ -30,12 +30,14 @@ def reloads(trial: Trial) -> None:
                 time.sleep(gap)  # the rate is the fault
         crowd.more(100)
     trial.sound(WORKERS)
-    until(lambda: descriptors(service.pid) <= held, "descriptors back at the baseline")
+    left = until(
+        lambda: (now := descriptors(service.pid)) <= held and now, f"descriptors back at {held}"
+    )
     grown = (resident(service.pid) - fat) / (1 << 20)
     trial.note("signals", hups)
     trial.note("reloads", service.live()["master"]["generation"] - generation)
     trial.none_failed(crowd)
-    trial.note("descriptors", f"{held} → {descriptors(service.pid)}")
+    trial.note("descriptors", f"{held} → {left}")
     trial.note("master's memory", f"{grown:+.1f} MiB")
     trial.require(grown < 2, f"the master grew by {grown:.1f} MiB")
 

@@ -28,7 +28,7 @@ ROWS = (
     Row("3a", faults_death.leaders_stopped, 0.2),
     Row("4", faults_death.all_killed, 0.1, ("proactor",)),
     Row("5", faults_death.master_killed, 0.05),
-    Row("6", faults_signals.random_signals, 0.08, ("simulated-proactor",)),
+    Row("6", faults_signals.random_signals, 0.08, ("half-sync-half-async",)),
     Row("8", faults_kernel.no_descriptors, 0.4),
     Row("10", faults_replace.worn, 0.06),
     Row("11", faults_replace.stop_with_a_queue, 1),
