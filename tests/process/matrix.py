@@ -37,12 +37,3 @@ ROWS = (
     Row("16", faults_death.workers_hit, 0.03),
     Row("17", faults_kernel.no_processes, 0.2),
 )
-
-
-def find(numbers: list[str]) -> list[Row]:
-    """These rows, or all of them. Raises ValueError for a number that there is not."""
-    known = {row.number: row for row in ROWS}
-    unknown = [number for number in numbers if number not in known]
-    if unknown:
-        raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
-    return [known[number] for number in numbers] if numbers else list(ROWS)

@@ -73,6 +73,8 @@ class Trial:
         if self.model != "process-per-connection":  # whose workers have children of their own
             until(lambda: set(processes_of(service.name)) == pids, "no process but these")
         until(lambda: not zombies_of(service.pid), "no zombie")
+        leaders = [w["role"] for w in service.workers()].count("leader")
+        self.require(leaders == (self.model == "leader-followers"), f"there are {leaders} leaders")
         status = service.live()["master"]
         self.require(status["state"] == "running", f"the state is {status['state']}")
         self.require(service.get() == "v1", "a request is answered at the end")
