@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -154,16 +155,16 @@ def workers_hit(trial: Trial) -> None:
             trial.settled(WORKERS, 60)
             pids = service.worker_pids()
             victims = trial.chance.sample(pids, trial.chance.randint(1, len(pids)))
-            stopped = []
-            for pid in victims:
-                [number] = trial.chance.choices(list(hit), weights)
-                hit[number] += kill(pid, number)
-                if number is signal.SIGSTOP:
-                    stopped.append(pid)
-            if len(stopped) < len(pids):
-                service.get()  # a new client is served; those of a worker that is stopped wait
-            for pid in stopped:
-                kill(pid, signal.SIGCONT)
+            with contextlib.ExitStack() as stopped:
+                for pid in victims:
+                    [number] = trial.chance.choices(list(hit), weights)
+                    hit[number] += kill(pid, number)
+                    if number is signal.SIGSTOP:
+                        stopped.callback(kill, pid, signal.SIGCONT)
+                # Clients of a worker that is stopped wait; a new one is served by another, unless
+                # the master had to choose the worker before it could know.
+                if len(victims) < len(pids) and not trial.dispatched:
+                    service.get()
             crowd.more(8, 60)
     trial.sound(WORKERS)
     for number, count in hit.items():

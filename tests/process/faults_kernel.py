@@ -158,7 +158,7 @@ def scribbled(trial: Trial) -> None:
     service.write_app(SCRIBBLER)
     trial.start("-w", str(WORKERS), "--timeout", "5")
     master, writes, reloads = service.pid, 0, 0
-    mappings = 2 if trial.model == "leader-followers" else 1  # where there is a lease
+    mappings = 1 if trial.dispatched else 2  # where there is a lease
     with subprocess.Popen(["sleep", "600"]) as stranger:
         try:
             for _ in range(trial.times(10_000, pieces) // pieces):

@@ -46,6 +46,11 @@ class Trial:
     def summary(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.figures.items())
 
+    @property
+    def dispatched(self) -> bool:
+        """The master accepts, and hands each connection to a worker's queue: nobody leads."""
+        return self.model in ("process-per-connection", "half-sync-half-async")
+
     # ---- the daemon -----------------------------------------------------------------------
 
     @property
@@ -74,7 +79,7 @@ class Trial:
             until(lambda: set(processes_of(service.name)) == pids, "no process but these")
         until(lambda: not zombies_of(service.pid), "no zombie")
         leaders = [w["role"] for w in service.workers()].count("leader")
-        self.require(leaders == (self.model == "leader-followers"), f"there are {leaders} leaders")
+        self.require(leaders == (not self.dispatched), f"there are {leaders} leaders")
         status = service.live()["master"]
         self.require(status["state"] == "running", f"the state is {status['state']}")
         self.require(service.get() == "v1", "a request is answered at the end")
