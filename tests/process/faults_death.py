@@ -149,23 +149,27 @@ def workers_hit(trial: Trial) -> None:
     service.expected_errors = ["SIGKILL", "SIGSEGV", "crash loop", "Fatal Python error"]
     trial.start("-w", str(WORKERS))
     hit = {signal.SIGKILL: 0, signal.SIGSEGV: 0, signal.SIGSTOP: 0}
-    weights = [10, 1, 10]  # SIGSEGV counts as a crash, and what crashes often has to wait
+    weights = [10, 1, 10]
     with trial.crowd(KEEP, FRESH) as crowd:
         for _ in range(rounds):
             trial.settled(WORKERS, 60)
             pids = service.worker_pids()
             victims = trial.chance.sample(pids, trial.chance.randint(1, len(pids)))
+            standing, crashes, said = set(), hit[signal.SIGSEGV], len(service.log())
             with contextlib.ExitStack() as stopped:
                 for pid in victims:
                     [number] = trial.chance.choices(list(hit), weights)
                     hit[number] += kill(pid, number)
                     if number is signal.SIGSTOP:
+                        standing.add(pid)
                         stopped.callback(kill, pid, signal.SIGCONT)
-                # Clients of a worker that is stopped wait; a new one is served by another, unless
-                # the master had to choose the worker before it could know.
-                if len(victims) < len(pids) and not trial.dispatched:
+                # Clients of a worker that is stopped wait. A new one is served by another, if only by
+                # one that must boot first.
+                if not set(pids) <= standing and not trial.dispatched:
                     service.get()
-            crowd.more(8, 60)
+            crowd.more(8)
+            if hit[signal.SIGSEGV] > crashes:  # a series of crashes has a row of its own
+                until(lambda said=said: "stable again" in service.log()[said:], "calm", 30)
     trial.sound(WORKERS)
     for number, count in hit.items():
         trial.note(number.name, count)
