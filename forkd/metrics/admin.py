@@ -101,7 +101,10 @@ class AdminServer:
     def _accept(self) -> None:
         try:
             sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it has left
         except OSError:
+            self._loop.rest(self._sock.fileno())
             return
         if len(self._clients) >= _CLIENTS:
             sock.close()

@@ -250,8 +250,8 @@ class Dispatcher:
         try:
             while True:
                 self._held.append(receive_socket(theirs))
-        except EOFError:
-            pass
+        except (EOFError, BlockingIOError):
+            pass  # empty; no EOF as long as a child that was just forked has our end
         except OSError as error:
             self._log.error(f"what waits in the queue of a child cannot be taken back: {error}")
         theirs.close()

@@ -101,12 +101,15 @@ class Nursery:
                 undo.callback(end.close)
         queue = own_queue or generation.queue
         others = list(self.children)
+        receiving = queue[1] if queue else None
         listeners = [] if queue else generation.sockets_of(number)
         mine = {sock for sock, _ in listeners}
         generations = self._generations()
         if generation.lease is not None:
             generation.lease.load[slot] = 0
 
+        # It must not know `birth`, which has it: in a cycle they would keep this generation's shared
+        # memory until the next garbage collection.
         def forget() -> None:
             ours.close()
             for other in others:
@@ -118,7 +121,7 @@ class Nursery:
                         sock.close()
             queues = [*(known.queue for known in generations), own_queue]
             for end in itertools.chain.from_iterable(filter(None, queues)):
-                if end is not birth.queue:
+                if end is not receiving:
                     end.close()
             for call in self.forget:
                 call()
@@ -131,7 +134,7 @@ class Nursery:
             lanes=self.board.lanes[slot],
             lease=generation.lease,
             listeners=listeners,
-            queue=queue[1] if queue else None,
+            queue=receiving,
             stacks=stacks,
             identity=self.identity,
             admin=admin,

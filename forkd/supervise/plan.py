@@ -100,6 +100,8 @@ def plan(scene: Scene) -> list[Action]:
         actions += [Retire(c, "stop") for c in scene.children if c.state in _SERVING]
         return actions if scene.children else [Exit()]
     actions += _bring_up(scene)
+    if Activate() in actions:
+        return actions  # what the generation before would need is of no use any more
     actions += _keep(scene)
     actions += [
         Retire(c, "reload")

@@ -30,6 +30,7 @@ FULL = 1 << 32
 
 _SLOT_BITS = 16
 _SLOT_MASK = (1 << _SLOT_BITS) - 1
+_CELL_MASK = (1 << 64) - 1
 
 
 def make_bells(slots: int) -> list[int]:
@@ -53,8 +54,9 @@ class Lease:
         self.load = cells[2 + slots :]  # by slot; each written by its child only
 
     def holder(self) -> int:
-        """The slot that leads, or NOBODY."""
-        return self._holder[0] & _SLOT_MASK
+        """The slot that leads, or NOBODY; also when a child wrote a slot that there is not."""
+        slot = self._holder[0] & _SLOT_MASK
+        return slot if slot <= self.slots else NOBODY
 
     def term(self) -> int:
         """Counts grants; changes whenever leadership does."""
@@ -65,7 +67,8 @@ class Lease:
 
     def grant(self, slot: int) -> None:
         """Name `slot` as the leader and wake it. Called by the master, or by the leader."""
-        self._holder[0] = ((self._holder[0] >> _SLOT_BITS) + 1) << _SLOT_BITS | slot
+        term = (self._holder[0] >> _SLOT_BITS) + 1
+        self._holder[0] = (term << _SLOT_BITS | slot) & _CELL_MASK
         if slot:
             self.ring(slot)
 

@@ -7,6 +7,8 @@ from time import monotonic
 
 from forkd.system.handles import READ, EpollSet
 
+_REST = 0.25  # seconds
+
 
 class Timers:
     """A name has one timer at most: setting it again moves it."""
@@ -55,8 +57,16 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         """To be called before `fd` is closed. Harmless when it is not watched."""
+        self.timers.cancel(f"rest {fd}")
         if self._calls.pop(fd, None) is not None:
             self._handles.remove(fd)
+
+    def rest(self, fd: int) -> None:
+        """Look away from `fd` for a moment: a listener, when accept(2) fails for want of descriptors
+        or memory. Who waits there keeps it readable, and the loop would spin."""
+        call = self._calls[fd]
+        self.unwatch(fd)
+        self.timers.set(f"rest {fd}", monotonic() + _REST, lambda: self.watch(fd, call))
 
     def turn(self) -> None:
         """Wait for the next descriptor or timer, and call what is due."""

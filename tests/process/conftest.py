@@ -55,7 +55,10 @@ APP = """
             os._exit(7)
         else:
             body = VERSION.encode()
-        start("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        fields = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+        if "HTTP_X_REQUEST_ID" in environ:
+            fields.append(("X-Request-Id", environ["HTTP_X_REQUEST_ID"]))
+        start("200 OK", fields)
         return [body]
 
     KEPT = []
@@ -217,10 +220,14 @@ class Service:
             lambda: next((w for w in self.workers() if w["role"] == "leader"), None), "a leader"
         )
 
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        found = re.findall(r"metrics on http://127\.0\.0\.1:(\d+)/", self.log())
+        return "127.0.0.1", int(found[-1])
+
     def admin(self, path: str) -> tuple[int, str]:
         """GET a page of the admin endpoint: status and body."""
-        found = re.findall(r"metrics on http://127\.0\.0\.1:(\d+)/", self.log())
-        client = http.client.HTTPConnection("127.0.0.1", int(found[-1]), timeout=10)
+        client = http.client.HTTPConnection(*self.admin_address, timeout=10)
         with contextlib.closing(client):
             client.request("GET", path)
             answer = client.getresponse()

@@ -1,18 +1,14 @@
-"""Measurements of leader/followers, for the tests (short) and scripts/soak-leader (long)."""
+"""Measurements of leader/followers."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from .clients import Address, Load
-from .conftest import Service, children_of, until, zombies_of
+from .clients import Address
+from .conftest import children_of
 
 GET = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: %s\r\n\r\n"
 
@@ -71,76 +67,6 @@ class Probe(threading.Thread):
     def __exit__(self, *exception: object) -> None:
         self._ending.set()
         self.join(30)
-
-
-@dataclass
-class Kills:
-    """What a series of SIGKILLs of the leader did to the clients."""
-
-    kills: int
-    asked: int = 0
-    lost: list[str] = field(default_factory=list)
-    stalls: list[float] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-
-    def table(self) -> str:
-        ms = 1000
-        rows = {
-            "kills of the leader": self.kills,
-            "requests answered": self.asked,
-            "requests lost": len(self.lost),
-            "accept stall p50": f"{percentile(self.stalls, 0.5) * ms:.1f} ms",
-            "accept stall p99": f"{percentile(self.stalls, 0.99) * ms:.1f} ms",
-            "accept stall max": f"{max(self.stalls) * ms:.1f} ms",
-            "probes": len(self.stalls),
-            "violations": "; ".join(self.violations) or "none",
-        }
-        return "\n".join(f"{name:22}{value}" for name, value in rows.items())
-
-
-#: Requests that may be in flight at one victim: one per client, were all of them its.
-CLIENTS = 5
-
-
-def kill_leaders(service: Service, kills: int, seed: int, gap: float = 0.05) -> Kills:
-    """SIGKILL the leader at random instants under load. `service` runs 4 workers."""
-    chance, found = random.Random(seed), Kills(kills)
-    with (
-        Load(service.address, keep=2, fresh=2) as load,
-        Probe(service.address) as probe,
-    ):
-        load.more(50)
-        for _ in range(kills):
-            before = load.asked
-            leader = service.leader()["pid"]
-            time.sleep(chance.uniform(0, gap))  # the instant is what is random here
-            try:
-                os.kill(leader, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            until(lambda leader=leader: leader not in service.worker_pids(), "the leader gone")
-            until(lambda before=before: load.asked > before, "service goes on")
-        load.more(50)
-        until(lambda: len(service.workers()) == 4, "four children at the end")
-    found.asked, found.stalls = load.asked + len(probe.times), probe.times
-    found.lost = load.failures + probe.failures
-    master = service.live()
-    if percentile(found.stalls, 0.99) >= 0.1:
-        found.violations.append("accept stall p99 is not below 100 ms")
-    if len(found.lost) > kills * CLIENTS:
-        found.violations.append(f"{len(found.lost)} requests lost by {kills} kills")
-    refused = [x for x in found.lost if "refused" in x.lower() or "timed out" in x.lower()]
-    if refused:
-        found.violations.append(f"lost without being in flight at a victim: {refused[:3]}")
-    if zombies_of(service.pid):
-        found.violations.append("zombies are left")
-    if sorted(children_of(service.pid)) != sorted(w["pid"] for w in master["workers"]):
-        found.violations.append("status does not list the children that there are")
-    if [w["role"] for w in master["workers"]].count("leader") != 1:
-        found.violations.append("there is not exactly one leader")
-    if master["master"]["why"]:
-        found.violations.append(f"not ready: {master['master']['why']}")
-    return found
 
 
 def switches(pid: int) -> int:

@@ -189,6 +189,14 @@ def test_hostile_cells_name_no_stranger(lease: Lease) -> None:
     assert all(0 < slot <= lease.slots for slot in lease.members())
 
 
+@pytest.mark.parametrize("value", [(1 << 64) - 1, 9, 0xFFFF, 3 << 16 | 0xFFFF])
+def test_a_hostile_holder_is_nobody_and_is_replaced(lease: Lease, value: int) -> None:
+    lease._holder[0] = value
+    assert lease.holder() == NOBODY
+    lease.grant(2)
+    assert lease.holder() == 2
+
+
 def test_no_two_cells_are_one(lease: Lease) -> None:
     lease.set_members(list(range(1, 9)))
     for slot in range(9):

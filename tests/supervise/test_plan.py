@@ -128,6 +128,12 @@ def test_the_new_generation_takes_over_when_all_are_ready(
     assert plan.plan(reloading(*new)) == expected
 
 
+def test_what_takes_over_takes_over_alone() -> None:
+    """A child of the old generation died in the same turn: none is forked in its place."""
+    ready = (child(3, READY, 2), child(4, READY, 2))
+    assert plan.plan(scene(child(1), *ready, incoming=2, incoming_want=2)) == [Activate()]
+
+
 def test_the_old_generation_serves_until_then() -> None:
     actions = plan.plan(reloading(child(3, READY, 2), child(4, STARTING, 2)))
     assert not slots(actions, Retire)

@@ -1,0 +1,39 @@
+"""The fault matrix: which function shows which row. For test_matrix.py and scripts/soak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import faults_death, faults_kernel, faults_replace, faults_signals
+from .trial import Trial
+
+
+class Row(NamedTuple):
+    number: str
+    run: Callable[[Trial], None]
+    short: float  # the scale of the test
+    #: Besides the default, for the short form; rows that have some are run under all in scripts/soak.
+    models: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+ROWS = (
+    Row("1", faults_replace.reloads, 0.05, ("half-sync-half-async",)),
+    Row("2", faults_replace.upgrades, 0.1),
+    Row("3", faults_death.leaders_killed, 0.03, ("reactor",)),
+    Row("3a", faults_death.leaders_stopped, 0.2),
+    Row("4", faults_death.all_killed, 0.1, ("proactor",)),
+    Row("5", faults_death.master_killed, 0.05),
+    Row("6", faults_signals.random_signals, 0.08, ("half-sync-half-async",)),
+    Row("8", faults_kernel.no_descriptors, 0.4),
+    Row("10", faults_replace.worn, 0.06),
+    Row("11", faults_replace.stop_with_a_queue, 1),
+    Row("12", faults_kernel.scribbled, 0.1),
+    Row("15", faults_death.master_stopped, 0.1),
+    Row("16", faults_death.workers_hit, 0.03),
+    Row("17", faults_kernel.no_processes, 0.2),
+)

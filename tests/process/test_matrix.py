@@ -1,0 +1,34 @@
+"""The fault matrix in its short form: docs/reliability.md names these tests, by the row's function.
+
+scripts/soak is the long form of the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from . import matrix
+from .conftest import Service
+from .trial import Trial
+
+SEED = 1
+NEEDS_ROOT = {"no_processes": "strace on a process that is not ours to trace"}
+
+
+@pytest.mark.parametrize(
+    ("row", "model"),
+    [
+        pytest.param(row, model, id=f"{row.name}-{model}")
+        for row in matrix.ROWS
+        for model in ("leader-followers", *row.models)
+    ],
+)
+def test_row(service: Service, row: matrix.Row, model: str) -> None:
+    if row.name in NEEDS_ROOT and os.geteuid():
+        pytest.skip(f"needs root: {NEEDS_ROOT[row.name]}")
+    trial = Trial(service, SEED, row.short, model)
+    row.run(trial)
+    print(f"row {row.number}: {trial.summary()}")
+    assert trial.broken == []
