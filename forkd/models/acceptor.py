@@ -8,6 +8,7 @@ without it. Used by every model, in the thread that waits.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from time import monotonic
 from typing import Any
@@ -109,11 +110,14 @@ class Acceptor:
         except BlockingIOError:
             # Another leader took it, or the client gave up; or this was all that had to be drained.
             if self._retired and not intake.ends:
-                self._close(intake)
+                self._close(intake, self._nobody_after)
         except EOFError:
             self._close(intake)
         except OSError as error:
-            self._failed(error)
+            if self._nobody_after and error.errno == errno.EINVAL:
+                self._close(intake)  # another has found it empty, and ended it
+            else:
+                self._failed(error)
         else:
             self._cells[ACCEPTED] += 1
             return found
@@ -174,9 +178,12 @@ class Acceptor:
         """Whether nobody is served, and nobody will be."""
         return self._retired and not self.intakes and not self._connections
 
-    def _close(self, intake: Intake) -> None:
+    def _close(self, intake: Intake, for_all: bool = False) -> None:
         fd = intake.fileno()
         if self._listening:
             self._handles.remove(fd)
         del self.intakes[fd]
-        intake.close()
+        if for_all:
+            intake.end()
+        else:
+            intake.close()

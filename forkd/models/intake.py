@@ -4,6 +4,7 @@ the master accepted. The acceptor waits on either in the same way.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any, Protocol
 
@@ -34,6 +35,9 @@ class Intake(Protocol):
 
     def close(self) -> None: ...
 
+    def end(self) -> None:
+        """It is empty, and nobody will take anything from it any more."""
+
 
 class ListenerIntake:
     """A listening socket."""
@@ -41,8 +45,12 @@ class ListenerIntake:
     own = False
     ends = False
 
-    def __init__(self, sock: socket.socket, server: tuple[str, int], *, shared: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, server: tuple[str, int], *, shared: bool, lent: bool
+    ) -> None:
+        """`lent`: whoever passed the socket to us may go on using it."""
         self.shared = shared
+        self._lent = lent
         self._sock = sock
         self._server = server
         self.fileno = sock.fileno
@@ -56,6 +64,14 @@ class ListenerIntake:
         sock = socket.socket(self._sock.family, self._sock.type, self._sock.proto, fd)
         return sock, _peer(sock), self._server
 
+    def end(self) -> None:
+        """Close it for all that have copies: a process that the application has left behind would
+        hold the port."""
+        if not self._lent:
+            with contextlib.suppress(OSError):  # ENOTCONN: somebody else has done it
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
 
 class QueueIntake:
     """A queue of sockets that the master accepted (system/passing.py)."""
@@ -67,7 +83,7 @@ class QueueIntake:
         self.own = not shared
         self._queue = queue
         self.fileno = queue.fileno
-        self.close = queue.close
+        self.close = self.end = queue.close
 
     def take(self) -> Accepted:
         sock, server = receive_socket(self._queue)

@@ -23,23 +23,16 @@ from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.models import registry
 from forkd.sources import Sources
+from forkd.supervise import notify
+from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile
 from forkd.supervise.upgrade import Inheritance, inherited
-from forkd.system import process, sockets
+from forkd.system import process
+from forkd.system.sockets import Listener
 from forkd.title import set_title
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
-
-#: Variables of service managers that were meant for forkd and not for the application.
-_NOT_FOR_THE_APP = (
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-)
 
 
 @dataclass
@@ -53,6 +46,8 @@ class Launch:
     error_log: str | None = None  # path that descriptors 1 and 2 go to; None: as inherited
     pidfile: Pidfile | None = field(default=None)
     inheritance: Inheritance | None = None  # from the master that this one replaces
+    manager: Manager = field(default_factory=Manager)  # that started this process, to be told
+    stored: list[Listener] = field(default_factory=list)  # from before, which it has kept
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
         """The addresses of `config`; sockets from a service manager replace the default."""
@@ -126,8 +121,9 @@ def start(sources: Sources, config: Config) -> int:
     heir = inherited(os.environ)
     if heir is not None:
         return _take_over(heir)
-    activated = tuple(sockets.activated(dict(os.environ)))
-    launch = Launch(config, (), activated)
+    units, stored = notify.passed(os.environ, config.backlog)
+    activated = tuple(units)
+    launch = Launch(config, (), activated, manager=notify.manager(os.environ), stored=stored)
     launch.binds = launch.binds_of(config)
     if config.foreground:
         if config.error_log not in (None, "-"):
@@ -154,7 +150,7 @@ def _take_over(heir: Inheritance) -> int:
     launch: Launch | None = None
     try:
         config = heir.sources.load(registry.RULES)
-        launch = Launch(config, (), heir.activated, inheritance=heir)
+        launch = Launch(config, (), heir.activated, inheritance=heir, manager=heir.manager)
         launch.binds = launch.binds_of(config)
         default = None if config.foreground else config.default_error_log
         path = config.error_log or default
@@ -198,7 +194,7 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
             signal_map={},
             umask=launch.config.umask,
             working_directory=os.getcwd(),
-            files_preserve=[*keep, fd],
+            files_preserve=[*keep, fd, *_descriptors(launch.stored)],
             prevent_core=False,
             pidfile=None,
             stdout=os.fdopen(os.dup(fd), "w"),
@@ -235,8 +231,8 @@ def _serve(sources: Sources, launch: Launch) -> int:
                 raise SystemCallError("chdir", config.chdir, error) from error
         if launch.error_log is not None and launch.pipe is None:
             log.redirect(launch.error_log)
-        for name in _NOT_FOR_THE_APP:
-            os.environ.pop(name, None)
+        for name in [name for name in os.environ if name.startswith("FORKD_")]:
+            del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()
         launch.pidfile = (
             Pidfile(config.pidfile, launch.inheritance.pidfile)
@@ -251,6 +247,10 @@ def _serve(sources: Sources, launch: Launch) -> int:
     except ForkdError as error:
         launch.failed(str(error))
         return error.exit_code
+
+
+def _descriptors(listeners: list[Listener]) -> list[int]:
+    return [sock.fileno() for listener in listeners for sock in listener.sockets]
 
 
 def _make_directories(launch: Launch) -> None:

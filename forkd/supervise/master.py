@@ -26,6 +26,7 @@ from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
 from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Reopen, Retire
+from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Departure, Nursery, mark_gone
 from forkd.supervise.reload import Reloader
 from forkd.supervise.signals import SIGNALS
@@ -90,14 +91,19 @@ class Master:
         self.watchdog = Watchdog(self)
         self.paused = False  # SIGWINCH: no children until asked for
         self._upgrade: Upgrade | None = None
+        self.notifier = Notifier(self)
         # The listeners' flags are shared with the master before us, who keeps them until we serve.
         self._owns = launch.inheritance is None
         self.handed_over = False  # a new master serves on our listeners
         heir = launch.inheritance
         self.generation = Generation.build(
             heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
-            known=heir.listeners if heir else [],
+            known=heir.listeners if heir else launch.stored,
         )  # fmt: skip
+        for listener in launch.stored:
+            if listener not in self.generation.listeners:
+                listener.close()
+        self._nursery.lent = self.notifier.keeps_listeners
 
     # ---- life -----------------------------------------------------------------------------
 
@@ -163,7 +169,11 @@ class Master:
         self.dispatcher.forget()
         for listener in self.dispatcher.ending:
             listener.close()
+        ours = self._owns and not self.handed_over and not self.notifier.keeps_listeners
         for generation in self._generations():
+            if ours and generation.master_accepts:
+                for listener in generation.listeners:
+                    listener.end()
             generation.close(keep=[])
         if hasattr(self, "control"):
             self.control.close()
@@ -289,6 +299,7 @@ class Master:
                 self._owns = True
                 self._doorbell_on()
             self.launch.ready(self)
+            self.notifier.ready()
 
     def _on_exit(self, child: Child) -> None:
         self._on_message(child)  # its last words may be in the channel still
@@ -456,6 +467,7 @@ class Master:
             return
         self.log.info("stopping")
         self.stopping = True
+        self.notifier.stopping()
         generation = self.generation
         self.reloader.abort("the master is stopping")
         if self._upgrade is not None:

@@ -61,6 +61,7 @@ class Reloader:
         self._fixed = unreloadable(old.config, loaded)
         if self._fixed:
             master.log.warning(f"reload: changed, but need a restart: {', '.join(self._fixed)}")
+        master.notifier.reloading()
         master.log.info(f"reloading: generation {self.incoming.number}")
 
     def complete(self) -> Generation:
@@ -73,6 +74,7 @@ class Reloader:
     def succeeded(self) -> None:
         """The new generation serves."""
         self.results["success"] += 1
+        self._master.notifier.ready()
         for waiter in self._waiters:
             waiter.answer(generation=self._master.generation.number, restart=self._fixed)
         self._next()
@@ -84,6 +86,7 @@ class Reloader:
         master.log.error(f"reload failed; generation {master.generation.number} goes on:\n{error}")
         self.results["failure"] += 1
         self._withdraw(error)
+        master.notifier.ready()
         self._next()
 
     def abort(self, why: str) -> None:

@@ -25,6 +25,7 @@ from forkd.address import Address
 from forkd.errors import ForkdError
 from forkd.sources import Sources
 from forkd.supervise.control import Request
+from forkd.supervise.notify import Manager
 from forkd.system import process
 from forkd.system.sockets import Listener
 
@@ -77,6 +78,7 @@ class Inheritance:
     pidfile: int
     link: Link
     activated: tuple[Address, ...]
+    manager: Manager
 
 
 def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
@@ -94,6 +96,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         pidfile=found["pidfile"],
         link=Link(socket.socket(fileno=found["link"])),
         activated=tuple(Address(**item) for item in found["activated"]),
+        manager=Manager(**found["manager"]),
     )
 
 
@@ -148,6 +151,7 @@ class Upgrade:
             "pidfile": master.launch.pidfile.fd,
             "link": link,
             "activated": [asdict(address) for address in master.launch.activated],
+            "manager": asdict(master.launch.manager),
         }  # fmt: skip
 
     def _hear(self) -> None:
@@ -167,6 +171,7 @@ class Upgrade:
             self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
         if ok:
             self._master.log.info(f"upgrade: pid {self.pid} serves; retiring")
+            self._master.notifier.main(self.pid)
             self.send_counters()
             self._master.hand_over()
         else:
@@ -215,6 +220,7 @@ class Succession:
                 master.reloader.results.update(message["reloads"])
                 master.doorbell.absorb(message["doorbell"])
                 master.answer_verbs()
+                master.notifier.ready()  # as the main process now
             self._absorbed = message["counters"]
         if gone:
             if self._absorbed is None:

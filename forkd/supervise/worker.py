@@ -56,6 +56,7 @@ class Birth:
     lanes: list[Row]  # its rows of the scoreboard, one per thread
     lease: Lease | None
     listeners: list[tuple[socket.socket, tuple[str, int]]]
+    lent: bool  # the listeners may live on with somebody else
     queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
     identity: tuple[int, int, list[int]] | None
@@ -187,7 +188,10 @@ class Worker:
         if birth.queue is not None:
             return [QueueIntake(birth.queue, shared=birth.config.dispatch == "competition")]
         shared = birth.config.accept == "exclusive"
-        return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
+        return [
+            ListenerIntake(sock, server, shared=shared, lent=birth.lent)
+            for sock, server in birth.listeners
+        ]
 
     # ---- while it serves ------------------------------------------------------------------
 

@@ -125,6 +125,15 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether `pid` was stopped by a signal or a tracer (proc(5), stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
+
+
 def identity(user: str | None, group: str | None) -> tuple[int, int, list[int]] | None:
     """The (uid, gid, supplementary groups) to become, or None for no change.
 

@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
 
-#: The first descriptor that systemd passes (sd_listen_fds(3)).
-_LISTEN_FDS_START = 3
-
 
 @dataclass(eq=False)
 class Listener:
@@ -50,6 +47,14 @@ class Listener:
         """The socket file is this process's to remove, from now on."""
         if self.wanted.kind == "unix":
             self.unix_inode = _inode(self.wanted.path)
+
+    def end(self) -> None:
+        """Close it for all that have copies, such as processes that the application has left behind,
+        so that the address is free."""
+        for sock in self.sockets:
+            if sock.fileno() >= 0 and self.wanted.kind != "fd":
+                sock.shutdown(socket.SHUT_RDWR)
+        self.close()
 
     def close(self) -> None:
         """Close in this process, and remove the socket file if it is still ours."""
@@ -175,23 +180,23 @@ def _adopt(address: Address, fd: int, backlog: int) -> Listener:
     return Listener(address, name_of(sock), backlog, [sock])
 
 
+def restored(address: Address, fd: int, backlog: int) -> Listener:
+    """A listener that an earlier master made for `address`, kept meanwhile by somebody else.
+    Raises OSError."""
+    os.set_inheritable(fd, False)
+    sock = socket.socket(fileno=fd)
+    sock.listen(backlog)  # that master may have shut it
+    sock.setblocking(False)
+    inode = _inode(address.path) if address.kind == "unix" else None
+    return Listener(address, name_of(sock), backlog, [sock], inode)
+
+
 def name_of(sock: socket.socket) -> str:
     """The address of a bound socket, written as a bind is."""
     if sock.family == socket.AF_UNIX:
         return f"unix:{os.fsdecode(sock.getsockname())}"
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
-
-
-def activated(environ: dict[str, str]) -> list[Address]:
-    """The sockets that systemd passed to this very process (sd_listen_fds(3)), as fd:// addresses."""
-    if environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    try:
-        count = int(environ.get("LISTEN_FDS", "0"))
-    except ValueError:
-        return []
-    return [Address(kind="fd", fd=_LISTEN_FDS_START + i) for i in range(count)]
 
 
 def _inode(path: str) -> int | None:

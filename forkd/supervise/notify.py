@@ -1,0 +1,161 @@
+"""What a service manager is told: sd_notify(3), without a library.
+
+Ready, reloading and stopping; which process is the main one after an upgrade; that the children are
+well (WATCHDOG=1); and the listeners, for systemd to keep (FDSTORE=1): a master that was killed is
+started again with them, and no client is refused meanwhile. In the master. Without NOTIFY_SOCKET
+nothing is said.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from time import monotonic, monotonic_ns
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from forkd.address import Address
+from forkd.supervise.children import Child, State
+from forkd.system import process, sockets
+from forkd.system.sockets import Listener
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+#: Descriptors that come back from the store are told from those of socket units by their names.
+_OURS = "forkd-"
+_FIRST_FD = 3  # sd_listen_fds(3)
+
+
+@dataclass(frozen=True)
+class Manager:
+    """Where to say it. `path` is empty when there is nobody; `watchdog` is 0 when nobody counts."""
+
+    path: str = ""
+    watchdog: float = 0  # seconds within which to hear that all is well
+
+    def send(self, text: str, fds: list[int] | None = None) -> None:
+        if not self.path:
+            return
+        # "@" stands for the NUL of an abstract address.
+        target = "\0" + self.path[1:] if self.path.startswith("@") else self.path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            try:
+                sock.connect(target)
+                socket.send_fds(sock, [text.encode()], fds or [])
+            except OSError:
+                pass  # it has gone, or does not read: neither is a reason to serve any worse
+
+
+def manager(environ: MutableMapping[str, str]) -> Manager:
+    """Who started this process, taken out of `environ`: it was not meant for the application."""
+    path = environ.pop("NOTIFY_SOCKET", "")
+    period, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+    mine = period.isdigit() and pid in ("", str(os.getpid()))
+    return Manager(path, int(period) / 1e6 if mine else 0.0)
+
+
+def passed(environ: MutableMapping[str, str], backlog: int) -> tuple[list[Address], list[Listener]]:
+    """The sockets that systemd passed to this very process (sd_listen_fds(3)): those of its socket
+    units as fd:// addresses, and listeners of ours from its store."""
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    if pid != str(os.getpid()) or not count.isdigit():
+        return [], []
+    units: list[Address] = []
+    stored: list[Listener] = []
+    for index in range(int(count)):
+        fd = _FIRST_FD + index
+        name = names[index] if index < len(names) else ""
+        if not name.startswith(_OURS):
+            units.append(Address(kind="fd", fd=fd))
+        elif (listener := _stored(name, fd, backlog)) is not None:
+            stored.append(listener)
+    return units, stored
+
+
+def _name(listener: Listener) -> str:
+    return _OURS + quote(str(listener.wanted), safe="")  # a colon would separate names
+
+
+def _stored(name: str, fd: int, backlog: int) -> Listener | None:
+    try:
+        return sockets.restored(Address.parse(unquote(name.removeprefix(_OURS))), fd, backlog)
+    except (ValueError, OSError):
+        os.close(fd)  # of another version, or broken: the address is bound anew
+        return None
+
+
+class Notifier:
+    """The master's words to its manager."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._manager = master.launch.manager
+        self._stored: set[str] = {_name(x) for x in master.launch.stored}
+
+    @property
+    def keeps_listeners(self) -> bool:
+        """Whether somebody may hand the listeners to the next master."""
+        return bool(self._manager.path)
+
+    def ready(self) -> None:
+        """The service answers, from the first generation or after a reload, failed or not."""
+        master = self._master
+        self._keep_listeners()
+        self._manager.send(
+            f"READY=1\nSTATUS=generation {master.generation.number}, {master.ready_count()} workers "
+            f"ready{', last error: ' + _first_line(master.last_error) if master.last_error else ''}"
+        )
+        self._beat()
+
+    def reloading(self) -> None:
+        self._manager.send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._manager.send("STOPPING=1\nSTATUS=finishing what is under way")
+
+    def main(self, pid: int) -> None:
+        """Another process is the master from now on."""
+        self._manager.send(f"MAINPID={pid}")
+        self._manager = Manager()  # who serves no more says no more
+
+    def _keep_listeners(self) -> None:
+        # A group of SO_REUSEPORT sockets is not kept: the store does not keep their order.
+        listeners = {
+            _name(x): x.sockets[0].fileno()
+            for x in self._master.generation.listeners
+            if x.wanted.kind != "fd" and len(x.sockets) == 1
+        }
+        for name in self._stored - set(listeners):
+            self._manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        for name in set(listeners) - self._stored:
+            self._manager.send(f"FDSTORE=1\nFDNAME={name}", [listeners[name]])
+        self._stored = set(listeners)
+
+    # ---- the watchdog ---------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Twice in each period: all is well, as long as not every child is wedged."""
+        period = self._manager.watchdog / 2
+        if not period:
+            return
+        self._master.loop.timers.set("watchdog", monotonic() + period, self._beat)
+        serving = [child for child in self._master.children if child.state is State.READY]
+        if not serving or not all(self._wedged(child, period) for child in serving):
+            self._manager.send("WATCHDOG=1")
+
+    def _wedged(self, child: Child, seconds: float) -> bool:
+        """Whether the child is stopped, or its main thread is inside one request for that long."""
+        if process.is_stopped(child.pid):
+            return True
+        board, now = self._master.board, monotonic_ns()
+        working, longest = board.working(child.slot, now), board.longest(child.slot, now)
+        return bool(working and longest and min(working, longest[0]) > seconds)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
