@@ -80,7 +80,7 @@ class Acceptor:
     def accepted(self, fd: int, result: Any) -> Accepted | None:
         """An accept that was started on a listener is complete: with a descriptor, or an OSError."""
         if isinstance(result, OSError):
-            self._failed(result)
+            self._failed(self.intakes[fd], result)
             return None
         self._cells[ACCEPTED] += 1
         found = self.intakes[fd].wrap(result)
@@ -114,16 +114,16 @@ class Acceptor:
         except EOFError:
             self._close(intake)
         except OSError as error:
-            if self._nobody_after and error.errno == errno.EINVAL:
-                self._close(intake)  # another has found it empty, and ended it
-            else:
-                self._failed(error)
+            self._failed(intake, error)
         else:
             self._cells[ACCEPTED] += 1
             return found
         return None
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, intake: Intake, error: OSError) -> None:
+        if error.errno == errno.EINVAL:
+            self._close(intake)  # another child has retired, found it empty and ended it
+            return
         self._unit.row.failed(error.errno or 0)
         self.pause("accept", error)
 

@@ -19,6 +19,8 @@ class Intake(Protocol):
     shared: bool
     #: What is in it would be lost if this child did not take it before it leaves.
     own: bool
+    #: The service ends, and what this is taken from with it.
+    final: bool
     #: It says when nothing more will come. Of a listener that nobody else serves any more, the same
     #: is said by its being empty.
     ends: bool
@@ -44,13 +46,10 @@ class ListenerIntake:
 
     own = False
     ends = False
+    final = False
 
-    def __init__(
-        self, sock: socket.socket, server: tuple[str, int], *, shared: bool, lent: bool
-    ) -> None:
-        """`lent`: whoever passed the socket to us may go on using it."""
+    def __init__(self, sock: socket.socket, server: tuple[str, int], *, shared: bool) -> None:
         self.shared = shared
-        self._lent = lent
         self._sock = sock
         self._server = server
         self.fileno = sock.fileno
@@ -67,7 +66,7 @@ class ListenerIntake:
     def end(self) -> None:
         """Close it for all that have copies: a process that the application has left behind would
         hold the port."""
-        if not self._lent:
+        if self.final:
             with contextlib.suppress(OSError):  # ENOTCONN: somebody else has done it
                 self._sock.shutdown(socket.SHUT_RDWR)
         self.close()
@@ -77,6 +76,7 @@ class QueueIntake:
     """A queue of sockets that the master accepted (system/passing.py)."""
 
     ends = True
+    final = False
 
     def __init__(self, queue: socket.socket, *, shared: bool) -> None:
         self.shared = shared

@@ -103,7 +103,6 @@ class Master:
         for listener in launch.stored:
             if listener not in self.generation.listeners:
                 listener.close()
-        self._nursery.lent = self.notifier.keeps_listeners
 
     # ---- life -----------------------------------------------------------------------------
 
@@ -169,9 +168,9 @@ class Master:
         self.dispatcher.forget()
         for listener in self.dispatcher.ending:
             listener.close()
-        ours = self._owns and not self.handed_over and not self.notifier.keeps_listeners
+        ours = self._owns and not self.handed_over
         for generation in self._generations():
-            if ours and generation.master_accepts:
+            if ours and not self._lent() and generation.master_accepts:
                 for listener in generation.listeners:
                     listener.end()
             generation.close(keep=[])
@@ -254,7 +253,9 @@ class Master:
         grace = _STOP_GRACE if ending else min(_IDLE_GRACE, config.graceful_timeout / 2)
         self.dispatcher.retire(child)
         last = any(g.last for g in self._generations() if g.number == child.generation)
-        if child.state is State.KILLED or not child.channel.send(Retire(grace, last)):
+        if child.state is State.KILLED or not child.channel.send(
+            Retire(grace, last, ending and not self._lent())
+        ):
             process.send_signal(child.pidfd, signal.SIGKILL)
         return True
 
@@ -365,6 +366,11 @@ class Master:
             if found is None or found.si_pid in ours:
                 return  # a child of ours is next: its pidfd collects it, and calls us again
             process.reap(found.si_pid)
+
+    def _lent(self) -> bool:
+        """Whether the listeners may live on with somebody else when this service has ended."""
+        passed = any(x.wanted.kind == "fd" for x in self.generation.listeners)
+        return passed or self.notifier.keeps_listeners
 
     def ready_count(self) -> int:
         return len(self._serving())

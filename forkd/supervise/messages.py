@@ -37,6 +37,7 @@ class Retire(NamedTuple):
 
     idle_grace: float  # seconds that connections between requests are kept
     drain_queue: bool  # nobody accepts after you: empty the accept queue first
+    ends: bool  # the whole service ends, and its listeners with it
 
 
 class Quit(NamedTuple):
@@ -52,7 +53,7 @@ _TYPES: dict[type, dict[str, type]] = {
     Ready: {"interface": str, "fallback": str},
     Failed: {"error": str},
     Recycle: {"why": str},
-    Retire: {"idle_grace": float, "drain_queue": bool},
+    Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},
     Quit: {},
     Reopen: {},
 }

@@ -60,8 +60,6 @@ class Nursery:
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = []
-        #: The listeners live on with somebody else when this service has ended.
-        self.lent = False
         self.identity: tuple[int, int, list[int]] | None = None
         self._loop = loop
         self._log = log
@@ -136,7 +134,6 @@ class Nursery:
             lanes=self.board.lanes[slot],
             lease=generation.lease,
             listeners=listeners,
-            lent=self.lent or any(x.wanted.kind == "fd" for x in generation.listeners),
             queue=receiving,
             stacks=stacks,
             identity=self.identity,

@@ -56,7 +56,6 @@ class Birth:
     lanes: list[Row]  # its rows of the scoreboard, one per thread
     lease: Lease | None
     listeners: list[tuple[socket.socket, tuple[str, int]]]
-    lent: bool  # the listeners may live on with somebody else
     queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
     identity: tuple[int, int, list[int]] | None
@@ -96,6 +95,7 @@ class Worker:
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
             return 3
+        self._intakes = self._make_intakes()
         self._model = model = model_row.make(
             Unit(
                 config=self._birth.config,
@@ -104,7 +104,7 @@ class Worker:
                 row=self._birth.lanes[0],
                 ledger=self.ledger,
                 lease=self._birth.lease,
-                intakes=self._intakes(),
+                intakes=self._intakes,
                 interface=interface,
                 host=self,
                 log=self.log,
@@ -183,15 +183,12 @@ class Worker:
     def _io(self) -> str:
         return registry.child_io(self._birth.config.model, self._birth.config.io)
 
-    def _intakes(self) -> list[Intake]:
+    def _make_intakes(self) -> list[Intake]:
         birth = self._birth
         if birth.queue is not None:
             return [QueueIntake(birth.queue, shared=birth.config.dispatch == "competition")]
         shared = birth.config.accept == "exclusive"
-        return [
-            ListenerIntake(sock, server, shared=shared, lent=birth.lent)
-            for sock, server in birth.listeners
-        ]
+        return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
 
     # ---- while it serves ------------------------------------------------------------------
 
@@ -203,6 +200,8 @@ class Worker:
             os._exit(0)
         for message in messages:
             if isinstance(message, Retire):
+                for intake in self._intakes:
+                    intake.final = message.ends
                 self._retire(message.idle_grace, message.drain_queue)
             elif isinstance(message, Quit):
                 self._model.abandon()

@@ -52,7 +52,7 @@ class Listener:
         """Close it for all that have copies, such as processes that the application has left behind,
         so that the address is free."""
         for sock in self.sockets:
-            if sock.fileno() >= 0 and self.wanted.kind != "fd":
+            if sock.fileno() >= 0:
                 sock.shutdown(socket.SHUT_RDWR)
         self.close()
 
