@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from forkd.errors import NotRunning, StartError, SystemCallError
+from forkd.errors import ForkdError, NotRunning, StartError, SystemCallError
 
 
 class Pidfile:
@@ -69,12 +69,26 @@ def running(path: str) -> int:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = _content(fd)
-            if pid:
+            if pid and _is_forkd(pid):
                 return pid
+            if pid:
+                raise ForkdError(
+                    f"{path} is held by a forkd of another PID namespace, where its pid is {pid}; "
+                    "run this command in there"
+                ) from None
             raise NotRunning(f"not running yet: {path} is locked, and names nobody") from None
         raise NotRunning(f"not running: nobody holds {path}")
     finally:
         os.close(fd)
+
+
+def _is_forkd(pid: int) -> bool:
+    """Whether that process is one here. A pid file on a shared volume may be a container's."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"forkd" in file.read()
+    except OSError:
+        return False
 
 
 def _content(fd: int) -> int:
