@@ -124,7 +124,7 @@ class Upgrade:
             _execute(handed, master.sources.cwd)
 
         try:
-            self.pid, self._pidfd = process.fork(execute)
+            self.pid, self._pidfd = process.fork_away(execute)
         except OSError as error:
             ours.close()
             raise ForkdError(f"upgrade: fork: {error.strerror}") from error

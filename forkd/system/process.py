@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import grp
 import os
 import pwd
@@ -39,6 +40,35 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
         return pid, os.pidfd_open(pid)  # O_CLOEXEC by itself (pidfd_open(2))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def fork_away(child: Callable[[], NoReturn]) -> tuple[int, int]:
+    """As `fork`, but the new process is not ours: it has lost its parent, and is init's child. The
+    pidfd is for signals; nothing reports its end. Raises OSError.
+
+    systemd watches the exit of its own children only: a new master has to become one of them.
+    """
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe:
+
+        def between() -> NoReturn:
+            pid = os.fork()
+            if pid == 0:
+                os.close(write)
+                child()
+            os.write(write, b"%d" % pid)
+            os._exit(0)
+
+        try:
+            parent, pidfd = fork(between)
+        finally:
+            os.close(write)
+        found = pipe.read()
+    os.waitpid(parent, 0)
+    os.close(pidfd)
+    if not found:
+        raise OSError(errno.EAGAIN, "the process in between could not fork")
+    return int(found), os.pidfd_open(int(found))
 
 
 def unblock() -> None:
