@@ -67,6 +67,14 @@ class Config:
         help="directory to change to before the application is loaded",
     )
 
+    preload: bool = option(
+        kinds.Bool(),
+        False,
+        section="application",
+        help="load the application once, in a process that the workers are forked from: they share its "
+        "memory, and a reload loads it anew",
+    )
+
     # sockets
     bind: tuple[Address, ...] = option(
         kinds.AddressList(),

@@ -67,6 +67,7 @@ class Master:
             generations=self._generations,
             on_message=self._on_message,
             on_exit=self._on_exit,
+            on_failure=self._on_failure,
         )
         self.children = self._nursery.children
         self.bells = self._nursery.bells
@@ -143,7 +144,7 @@ class Master:
                 self.admin = AdminServer.adopt(heir.admin, config.admin, self.loop, pages)
             Succession(self, heir.link)
         self.admin_address = self.admin.name if self.admin is not None else None
-        self._nursery.forget = [
+        self._nursery.forget += [
             self.loop.close,
             self._signals.close,
             self.control.forget,
@@ -165,6 +166,7 @@ class Master:
             self._upgrade.send_counters()
         elif self._owns:
             self.doorbell.mute()
+        self._nursery.templates.keep(set())
         self.dispatcher.forget()
         for listener in self.dispatcher.ending:
             listener.close()
@@ -187,7 +189,10 @@ class Master:
             for action in plan.plan(self._scene()):
                 changed = self._perform(action) or changed
             if not changed or self._exit_code is not None:
-                return
+                break
+        incoming = self.reloader.incoming
+        mine = {self.generation.number, *([incoming.number] if incoming else [])}
+        self._nursery.templates.keep(set() if self.stopping else mine)
 
     def _scene(self) -> plan.Scene:
         incoming = self.reloader.incoming
@@ -232,7 +237,8 @@ class Master:
         assert generation is not None
         for _ in range(count):
             try:
-                self._nursery.fork(generation, self.admin_address)
+                if self._nursery.fork(generation, self.admin_address) is None:
+                    return False
             except StartError as error:
                 if generation is not self.generation:
                     self.reloader.fail(str(error))
@@ -327,12 +333,16 @@ class Master:
     def _on_crash(self, departure: Departure) -> None:
         child = departure.child
         error = child.error or f"worker {child.slot} ended by {departure.reason}"
+        self._on_failure(child.generation, error)
+
+    def _on_failure(self, generation: int, error: str) -> None:
+        """A child has crashed, or a template that was to fork some."""
         self.last_error = error
-        if self.reloader.incoming is not None and child.generation == self.reloader.incoming.number:
+        if self.reloader.incoming is not None and generation == self.reloader.incoming.number:
             self.reloader.fail(error)
         elif not self.served:
             self._give_up(error)
-        elif child.generation == self.generation.number:
+        elif generation == self.generation.number:
             was_open = self.backoff.open
             self.backoff = self.backoff.crashed(monotonic(), error)
             if self.backoff.open and not was_open:
@@ -357,7 +367,7 @@ class Master:
 
     def _reap_strangers(self) -> None:
         """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
-        ours = {child.pid for child in self.children}
+        ours = {*(child.pid for child in self.children), *self.template_pids()}
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -371,6 +381,9 @@ class Master:
         """Whether the listeners may live on with somebody else when this service has ended."""
         passed = any(x.wanted.kind == "fd" for x in self.generation.listeners)
         return passed or self.notifier.keeps_listeners
+
+    def template_pids(self) -> list[int]:
+        return self._nursery.templates.pids()
 
     def ready_count(self) -> int:
         return len(self._serving())

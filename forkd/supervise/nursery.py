@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from forkd.errors import StartError
 from forkd.log import Log
-from forkd.supervise import worker
+from forkd.supervise import template, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Channel
@@ -52,14 +52,16 @@ class Nursery:
         generations: Callable[[], list[Generation]],
         on_message: Callable[[Child], None],
         on_exit: Callable[[Child], None],
+        on_failure: Callable[[int, str], None],
     ) -> None:
         self.board = Scoreboard(slots, threads)
         self.children = Children(slots)
         self.bells = make_bells(slots)
         # From the start, so that the first increase of each can be seen.
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
+        self.templates = template.Templates(loop, log, on_failure)
         #: What a new child closes of the master's: filled in by the master.
-        self.forget: list[Callable[[], None]] = []
+        self.forget: list[Callable[[], None]] = [self.templates.forget]
         self.identity: tuple[int, int, list[int]] | None = None
         self._loop = loop
         self._log = log
@@ -67,15 +69,20 @@ class Nursery:
         self._on_message = on_message
         self._on_exit = on_exit
 
-    def fork(self, generation: Generation, admin: str | None) -> Child:
-        """Fork one child of `generation`. Raises StartError when the machine has no room or no slot
-        is free, leaving nothing behind."""
+    def fork(self, generation: Generation, admin: str | None) -> Child | None:
+        """Fork one child of `generation`; None when its template has not loaded the application yet.
+        Raises StartError when the machine has no room or no slot is free, leaving nothing behind."""
+        make: template.Fork | None = None
+        if generation.config.preload and generation.config.app is not None:
+            make = self.templates.get(self._template_birth(generation, admin))
+            if make is None:
+                return None
         slot = self.children.free_slot()
         if slot is None:
             raise StartError(f"all {self.children.slots} slots are taken")
         try:
             with contextlib.ExitStack() as undo:
-                child = self._fork(generation, admin, slot, undo)
+                child = self._fork(generation, admin, slot, make, undo)
                 undo.pop_all()
         except OSError as error:
             raise StartError(f"fork: {error.strerror}") from error
@@ -84,8 +91,42 @@ class Nursery:
         self._loop.watch(child.channel.fileno(), lambda: self._on_message(child))
         return child
 
+    def _template_birth(self, generation: Generation, admin: str | None) -> template.Birth:
+        keep = {*generation.all_sockets(), *(generation.queue or ())[1:]}
+        return template.Birth(
+            generation=generation,
+            lanes=self.board.lanes,
+            identity=self.identity,
+            admin=admin,
+            master=os.getpid(),
+            forget=self._forgetting(keep),
+        )
+
+    def _forgetting(self, keep: set[socket.socket]) -> Callable[[], None]:
+        """What a forked process does with the master's descriptors: it closes all but `keep`. A
+        listener that it does not serve, for one, would stay open as long as it lives."""
+        others = list(self.children)
+        ends = [end for known in self._generations() for end in known.queue or ()]
+        listening = [sock for known in self._generations() for sock in known.all_sockets()]
+
+        def forget() -> None:
+            for other in others:
+                other.close()
+            for sock in [*listening, *ends]:
+                if sock not in keep:
+                    sock.close()
+            for call in self.forget:
+                call()
+
+        return forget
+
     def _fork(
-        self, generation: Generation, admin: str | None, slot: int, undo: contextlib.ExitStack
+        self,
+        generation: Generation,
+        admin: str | None,
+        slot: int,
+        make: template.Fork | None,
+        undo: contextlib.ExitStack,
     ) -> Child:
         """Raises OSError; `undo` closes then what was opened."""
         number = self.children.free_number(generation.number)
@@ -100,52 +141,51 @@ class Nursery:
             for end in own_queue:
                 undo.callback(end.close)
         queue = own_queue or generation.queue
-        others = list(self.children)
         receiving = queue[1] if queue else None
         listeners = [] if queue else generation.sockets_of(number)
-        mine = {sock for sock, _ in listeners}
-        generations = self._generations()
         if generation.lease is not None:
             generation.lease.load[slot] = 0
+        if make is not None:
+            passed = [
+                theirs.fileno(),
+                stacks,
+                1,
+                2,
+                *([own_queue[1].fileno()] if own_queue else []),
+            ]
+            pid, pidfd = make(slot, number, passed)
+        else:
+            keep = {sock for sock, _ in listeners} | ({receiving} if receiving else set())
+            masters = self._forgetting(keep)
+            ends = [ours, *(own_queue or ())[:1]]
 
-        # It must not know `birth`, which has it: in a cycle they would keep this generation's shared
-        # memory until the next garbage collection.
-        def forget() -> None:
-            ours.close()
-            for other in others:
-                other.close()
-            # A listener that this child does not serve would stay open as long as the child lives.
-            for known in generations:
-                for sock in known.all_sockets():
-                    if sock not in mine:
-                        sock.close()
-            queues = [*(known.queue for known in generations), own_queue]
-            for end in itertools.chain.from_iterable(filter(None, queues)):
-                if end is not receiving:
+            # It must not know `birth`, which has it: in a cycle they would keep this generation's
+            # shared memory until the next garbage collection.
+            def forget() -> None:
+                for end in ends:
                     end.close()
-            for call in self.forget:
-                call()
+                masters()
 
-        birth = worker.Birth(
-            config=generation.config,
-            slot=slot,
-            generation=generation.number,
-            channel=theirs,
-            lanes=self.board.lanes[slot],
-            lease=generation.lease,
-            listeners=listeners,
-            queue=receiving,
-            stacks=stacks,
-            identity=self.identity,
-            admin=admin,
-            master=os.getpid(),
-            forget=forget,
-        )
+            birth = worker.Birth(
+                config=generation.config,
+                slot=slot,
+                generation=generation.number,
+                channel=theirs,
+                lanes=self.board.lanes[slot],
+                lease=generation.lease,
+                listeners=listeners,
+                queue=receiving,
+                stacks=stacks,
+                identity=self.identity,
+                admin=admin,
+                master=os.getpid(),
+                forget=forget,
+            )
 
-        def child_main() -> NoReturn:
-            worker.main(birth)
+            def child_main() -> NoReturn:
+                worker.main(birth)
 
-        pid, pidfd = process.fork(child_main)
+            pid, pidfd = process.fork(child_main)
         theirs.close()
         child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, monotonic())
         child.queue = own_queue

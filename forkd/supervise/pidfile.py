@@ -69,7 +69,7 @@ def running(path: str) -> int:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = _content(fd)
-            if pid and _is_forkd(pid):
+            if pid and _holds(pid, fd):
                 return pid
             if pid:
                 raise ForkdError(
@@ -82,13 +82,22 @@ def running(path: str) -> int:
         os.close(fd)
 
 
-def _is_forkd(pid: int) -> bool:
-    """Whether that process is one here. A pid file on a shared volume may be a container's."""
+def _holds(pid: int, fd: int) -> bool:
+    """Whether that process has the file open. A pid file on a shared volume may be a container's,
+    and its pid somebody else's here."""
+    mine = os.fstat(fd)
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"forkd" in file.read()
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), mine):
+                    return True
+            except FileNotFoundError:
+                continue
+    except PermissionError:
+        return True  # another user's: a signal will be refused
     except OSError:
-        return False
+        pass
+    return False
 
 
 def _content(fd: int) -> int:

@@ -33,6 +33,7 @@ def report(master: Master) -> dict[str, Any]:
             "app": config.app,
             "interface": master.interface,
             "uptime": round(monotonic() - master.started, 3),
+            "templates": master.template_pids(),
             "workers_wanted": generation.want,
             "reloads": dict(master.reloader.results),
             "last_error": master.last_error,

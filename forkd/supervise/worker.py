@@ -37,7 +37,7 @@ from forkd.title import set_title
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
 STACKS = signal.SIGRTMIN + 3
 #: What reaches a child by mistake (`pkill -HUP forkd`, Ctrl-C in a terminal) and changes nothing.
-_QUIET = [
+QUIET = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGIO,
 ]  # fmt: skip
@@ -63,6 +63,7 @@ class Birth:
     master: int  # its pid
     #: Closes, in the child, what belongs to the master only.
     forget: Callable[[], None]
+    app: Any = None  # as the template has loaded it, with `preload`
 
 
 class Worker:
@@ -135,7 +136,7 @@ class Worker:
 
     def _after_fork(self) -> None:
         birth = self._birth
-        for number in (signal.SIGTERM, signal.SIGCHLD, *_QUIET):
+        for number in (signal.SIGTERM, signal.SIGCHLD, *QUIET):
             signal.signal(number, signal.SIG_DFL)
         birth.forget()
         set_title(f"worker {birth.slot}", birth.config.name)
@@ -158,7 +159,7 @@ class Worker:
         process.enlarge_signal_stack()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         # Before the application is loaded: programs and threads that it starts inherit the mask.
-        self._signals = SignalQueue([signal.SIGTERM, *_QUIET])
+        self._signals = SignalQueue([signal.SIGTERM, *QUIET])
         process.unblock()
         if self._io() == "sigio":
             # In every thread that the application starts, too: its default is to end the process.
@@ -170,7 +171,7 @@ class Worker:
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
-        interface, flavour = make_interface(config, self, io, self._birth.admin)
+        interface, flavour = make_interface(config, self, io, self._birth.admin, self._birth.app)
         if self._denied and registry.refusal(row, io, flavour, config.threads):
             config = replace(config, model="leader-followers")
             self._birth = replace(self._birth, config=config)
@@ -237,11 +238,15 @@ def _recycle_at(config: Config) -> int:
     return config.max_requests + random.SystemRandom().randint(0, config.max_requests_jitter)
 
 
-def make_interface(config: Config, host: Any, io: str, admin: str | None) -> tuple[Interface, str]:
-    """Load the application and wrap it; also its flavour, "wsgi", "socketserver" or "asyncio"."""
-    app = (
-        loader.load(config.app) if config.app is not None else welcome.make(config.model, io, admin)
-    )
+def make_interface(
+    config: Config, host: Any, io: str, admin: str | None, app: Any = None
+) -> tuple[Interface, str]:
+    """Load the application, unless it has been, and wrap it; also its flavour, "wsgi", "socketserver"
+    or "asyncio"."""
+    if config.app is None:
+        app = welcome.make(config.model, io, admin)
+    elif app is None:
+        app = loader.load(config.app)
     if loader.detect(app, config.interface) == "wsgi":
         if not callable(app):
             raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")

@@ -14,6 +14,8 @@ from typing import NoReturn
 from forkd.errors import StartError, SystemCallError
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -48,6 +50,25 @@ def fork_away(child: Callable[[], NoReturn]) -> tuple[int, int]:
 
     systemd watches the exit of its own children only: a new master has to become one of them.
     """
+    before = ctypes.c_int()
+    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    _adopt_orphans(False)
+    try:
+        return _fork_away(child)
+    finally:
+        _adopt_orphans(bool(before))
+
+
+def become_subreaper() -> None:
+    """From now on orphaned descendants are this process's children (PR_SET_CHILD_SUBREAPER)."""
+    _adopt_orphans(True)
+
+
+def _adopt_orphans(on: bool) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
+
+
+def _fork_away(child: Callable[[], NoReturn]) -> tuple[int, int]:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as pipe:
 
@@ -151,6 +172,15 @@ def resident_bytes(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def parent(pid: int) -> int:
+    """The parent of `pid` (proc(5), stat); 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
     except (OSError, IndexError, ValueError):
         return 0
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
+from forkd.system.process import parent
 
 
 @dataclass(eq=False)
@@ -245,15 +246,7 @@ def _tcp_holders(port: int) -> list[int]:
             except OSError:
                 continue  # not ours to look at, or gone meanwhile
     # Children that share the socket say nothing new.
-    return sorted(pid for pid in found if _parent(pid) not in found)
-
-
-def _parent(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+    return sorted(pid for pid in found if parent(pid) not in found)
 
 
 def _listening_inodes(port: int) -> Iterator[str]:
