@@ -223,6 +223,13 @@ class Config:
         help="seconds without progress in writing after which a client is dropped, "
         "streams too; 0 is no limit",
     )
+    shed_after: float = option(
+        kinds.Duration(),
+        0,
+        section="http",
+        help="seconds a request may wait until it is begun; after that it is answered 503 with "
+        "Retry-After; 0 is no limit. Over a unix socket the wait in the accept queue is not known",
+    )
     limit_request_line: int = option(
         kinds.Size(64, 2**20),
         4094,

@@ -227,6 +227,7 @@ def error(
     *,
     method: str = "GET",
     now: float | None = None,
+    fields: Iterable[tuple[str, str]] = (),
 ) -> bytes:
     """A whole small answer in text/plain: `reason` is its body (none for HEAD)."""
     try:
@@ -236,7 +237,7 @@ def error(
     body = f"{status} {phrase}\n{reason}\n".encode()
     lines = head(
         f"{status} {phrase}",
-        [("Content-Type", "text/plain; charset=utf-8")],
+        [("Content-Type", "text/plain; charset=utf-8"), *fields],
         time.time() if now is None else now,
         length=len(body),
         keep_alive=keep_alive,

@@ -43,6 +43,7 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
     one = _alone
     values: dict[str, list[tuple[list[str], float]]] = {
         "forkd_requests_total": [([str(code)], n) for code, n in sorted(board.codes().items())],
+        "forkd_requests_shed_total": one(board.total(scoreboard.SHED)),
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),
         "forkd_connections_accepted_total": [

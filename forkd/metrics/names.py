@@ -21,6 +21,10 @@ METRICS: tuple[Metric, ...] = (
         "forkd_request_duration_seconds", "histogram", (),
         "Time from the complete request to the end of its response.",
     ),
+    Metric(
+        "forkd_requests_shed_total", "counter", (),
+        "Requests answered 503 because they had waited for longer than --shed-after.",
+    ),
     Metric("forkd_requests_in_flight", "gauge", (), "Requests being served now, and stream sessions."),
     Metric("forkd_connections", "gauge", (), "Open client connections."),
     Metric(

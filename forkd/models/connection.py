@@ -25,6 +25,7 @@ from forkd.app.session import (
 )
 from forkd.models.deadlines import NEVER, NOWHERE
 from forkd.models.taken import TakenSocket
+from forkd.system.sockets import data_age
 
 _NOTHING_YET = Await("start", 0, read=False)
 
@@ -49,6 +50,7 @@ class Connection:
         "client_port",
         "deadline",
         "fd",
+        "lent",
         "mask",
         "moved",
         "op",
@@ -81,6 +83,7 @@ class Connection:
         self.server, self.server_port = server
         self.push_seconds = push_seconds
         self.waker = waker
+        self.lent = 0.0  # when it came into the request queue, in the models that have one
         self.moved = 0  # bytes received or sent since the deadline was last looked at
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.taken = False  # the session has the socket itself
@@ -209,6 +212,12 @@ class Connection:
         except OSError as error:
             raise ClientGone("the client has left") from error
         return True
+
+    def waited(self) -> float:
+        age = data_age(self.sock)
+        if age is None:  # what a unix socket has waited before we looked, nobody knows
+            age = monotonic() - self.lent if self.lent else 0.0
+        return age
 
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:

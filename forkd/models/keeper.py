@@ -117,6 +117,18 @@ class Keeper:
                 due.append(conn)
         return due
 
+    def reprieve(self, conn: Connection) -> bool:
+        """Whether an idle connection, whose time is up, has a request in its socket that came since
+        we waited: that is answered first. To be asked just before the connection is given up."""
+        try:
+            if not conn.op.idle or not conn.has_input():
+                return False
+        except OSError:
+            return False
+        conn.deadline = self.now + 1.0  # the next wait tells of the request
+        self.wheel.put(conn)
+        return True
+
     def drain(self, idle_grace: float) -> None:
         """Close connections that are between requests after `idle_grace` seconds, and the others
         when their sessions end. The grace is for requests that are already on their way."""

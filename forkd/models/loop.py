@@ -90,7 +90,9 @@ class ChildLoop:
             self._due.extend(keeper.overdue())
         while self._due:
             conn = self._due.popleft()
-            if conn.mask is not None and keeper.connections.get(conn.fd) is conn:
+            if conn.mask is None or keeper.connections.get(conn.fd) is not conn:
+                continue
+            if not keeper.reprieve(conn):
                 self.late(conn)
         acceptor.resume(now)
         if self._retired:

@@ -109,6 +109,7 @@ class PooledLoop(ChildLoop):
     def lend(self, conn: Connection, task: Task) -> None:
         """Put a task for the connection into the request queue."""
         self.keeper.lend(conn)
+        conn.lent = self.keeper.now
         if self._queue.full:
             self._waiting.append((conn, task))
         else:

@@ -11,7 +11,7 @@ typedef struct {
     int64_t *cells;
     unsigned char *line;
     int most_line; /* bytes of a request line that are kept */
-    int request, in_flight, requests, duration, buckets, codes; /* indexes into cells */
+    int request, in_flight, requests, duration, buckets, codes, shed; /* indexes into cells */
     int bound_count;
     int64_t bounds[MOST_BOUNDS]; /* ns */
 } Lane;
@@ -98,15 +98,23 @@ static PyObject *lane_count(Lane *lane, PyObject *status)
     Py_RETURN_NONE;
 }
 
-/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, line), bounds): indexes of cells
+static PyObject *lane_shed(Lane *lane, PyObject *unused)
+{
+    (void)unused;
+    lane->cells[lane->shed]++;
+    tally(lane, 503);
+    Py_RETURN_NONE;
+}
+
+/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, shed, line), bounds): indexes of cells
  * of 8 bytes, the last one's being that of the line's first byte, which reaches to the end. */
 static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *memory, *bounds;
-    int request, in_flight, requests, duration, buckets, codes, line;
+    int request, in_flight, requests, duration, buckets, codes, shed, line;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O(iiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
-                          &codes, &line, &PyTuple_Type, &bounds))
+    if (!PyArg_ParseTuple(args, "O(iiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
+                          &codes, &shed, &line, &PyTuple_Type, &bounds))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Lane *lane = (Lane *)alloc(type, 0);
@@ -115,7 +123,7 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (PyObject_GetBuffer(memory, &lane->memory, PyBUF_WRITABLE))
         goto fail;
     Py_ssize_t room = lane->memory.len - line * 8, count = PyTuple_Size(bounds);
-    if (room < 2 || count > MOST_BOUNDS || codes + 600 > line || buckets + count >= codes) {
+    if (room < 2 || count > MOST_BOUNDS || codes + 600 > shed || shed >= line || buckets + count >= codes) {
         PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
@@ -123,7 +131,7 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     lane->line = (unsigned char *)lane->memory.buf + line * 8;
     lane->most_line = (int)(room > 256 ? 255 : room - 1);
     lane->request = request, lane->in_flight = in_flight, lane->requests = requests;
-    lane->duration = duration, lane->buckets = buckets, lane->codes = codes;
+    lane->duration = duration, lane->buckets = buckets, lane->codes = codes, lane->shed = shed;
     lane->bound_count = (int)count;
     for (Py_ssize_t i = 0; i < count; i++)
         lane->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
@@ -151,6 +159,7 @@ static PyMethodDef methods[] = {
     {"resume", (PyCFunction)lane_resume, METH_O, NULL},
     {"end", (PyCFunction)(void (*)(void))lane_end, METH_FASTCALL, NULL},
     {"count", (PyCFunction)lane_count, METH_O, NULL},
+    {"shed", (PyCFunction)lane_shed, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

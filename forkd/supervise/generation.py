@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import BindError, StartError
+from forkd.log import Log
 from forkd.models import registry
-from forkd.system import sockets
+from forkd.system import process, sockets
 from forkd.system.lease import Lease
 from forkd.system.passing import Queue, make_queue
 from forkd.system.sockets import Listener
+
+#: Descriptors of a child besides its connections: forkd's own, and some for the application.
+_SPARE = 64
 
 
 @dataclass(eq=False)
@@ -74,6 +78,16 @@ class Generation:
             dispatched,
             queue,
         )
+
+    def warn(self, log: Log) -> None:
+        """Say what the machine will not let the children do."""
+        wanted, limit = self.config.worker_connections + _SPARE, process.descriptor_limit()
+        if limit < wanted and not registry.get(self.config.model).forks:
+            log.warning(
+                f"worker-connections {self.config.worker_connections}: a worker may have {limit} open "
+                f"files only; raise the hard limit (ulimit -Hn, LimitNOFILE=) to {wanted} or more, "
+                f"or set worker-connections to {max(1, limit - _SPARE)} or less"
+            )
 
     def sockets_of(self, number: int) -> list[tuple[socket.socket, tuple[str, int]]]:
         """The listening sockets of the child with that number, with the server's name and port."""

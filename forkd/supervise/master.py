@@ -101,6 +101,7 @@ class Master:
             heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
             known=heir.listeners if heir else launch.stored,
         )  # fmt: skip
+        self.generation.warn(self.log)
         for listener in launch.stored:
             if listener not in self.generation.listeners:
                 listener.close()

@@ -58,6 +58,7 @@ class Reloader:
         except (ConfigError, BindError, StartError) as error:
             self.fail(str(error))
             return
+        self.incoming.warn(master.log)
         self._fixed = unreloadable(old.config, loaded)
         if self._fixed:
             master.log.warning(f"reload: changed, but need a restart: {', '.join(self._fixed)}")

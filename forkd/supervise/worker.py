@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
 from forkd.app.session import Interface, Ledger
+from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError
@@ -251,7 +252,8 @@ def make_interface(
         if not callable(app):
             raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
         multithread = config.threads > 1
-        return Wsgi(app, config, host, multithread=multithread), "wsgi"
+        make = SheddingWsgi if config.shed_after else Wsgi
+        return make(app, config, host, multithread=multithread), "wsgi"
     interface = stream.make(app, config, host)
     return interface, "asyncio" if interface.needs_loop else "socketserver"
 

@@ -8,6 +8,7 @@ import grp
 import os
 import pwd
 import signal
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -251,3 +252,11 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         pass  # a convenience: the configured limits still hold
+
+
+def descriptor_limit() -> int:
+    """Open files that this process, and each that it forks, may have (RLIMIT_NOFILE)."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -61,7 +61,8 @@ CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code, up to 599
 #: Why accept(2) failed; one cell each.
 REASONS = ("ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "other")
 FAILURES = CODES + 600
-CELLS = FAILURES + len(REASONS)
+SHED = FAILURES + len(REASONS)  # answered 503 for having waited too long
+CELLS = SHED + 1
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _LINE = 160  # bytes of the request line being served
@@ -83,7 +84,7 @@ class Row:
         `wanted`, else this object, which is its twin."""
         if native is None or not wanted:
             return self
-        cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, CELLS)
+        cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, CELLS)
         lane: Lane = native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
         return lane
 
@@ -127,6 +128,11 @@ class Row:
         self.cells[REQUESTS] += 1
         if 0 < status < 600:
             self.cells[CODES + status] += 1
+
+    def shed(self) -> None:
+        """A request was answered 503, for it had waited too long."""
+        self.cells[SHED] += 1
+        self.count(503)
 
     def failed(self, number: int) -> None:
         """accept(2) failed with that errno."""
@@ -203,6 +209,9 @@ class Lanes:
 
     def count(self, status: int) -> None:
         self._local.ledger.count(status)
+
+    def shed(self) -> None:
+        self._local.ledger.shed()
 
 
 def scratch_row() -> Row:

@@ -262,6 +262,17 @@ def _listening_inodes(port: int) -> Iterator[str]:
                 yield row[9]
 
 
+def data_age(sock: socket.socket) -> float | None:
+    """Seconds since the last byte of a TCP connection arrived, also while it was in the accept queue;
+    None for other sockets. TCP_INFO: tcpi_last_data_recv, in ms of the kernel's monotonic clock."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+    except OSError:
+        return None
+    milliseconds: int = struct.unpack_from("=I", info, 52)[0]
+    return milliseconds / 1000
+
+
 # ---- the accept queue ---------------------------------------------------------------------
 
 

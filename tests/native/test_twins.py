@@ -58,7 +58,7 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         at = rng.randrange(len(data) + 1)
-        match rng.randrange(5):
+        match rng.randrange(6):
             case 0:
                 data[at:at] = rng.choice(PIECES)
             case 1:
@@ -253,7 +253,7 @@ def test_a_lane_counts_as_its_twin_does(
     for _ in range(ROUNDS // 10):
         line = b"GET /" + b"x" * rng.choice((0, 10, 158, 159, 160, 300))
         status = rng.choice((-1, 0, 99, 200, 404, 599, 600, 10**6))
-        match rng.randrange(5):
+        match rng.randrange(6):
             case 0:
                 began = [writer.begin(line) for writer in writers]
             case 1:
@@ -269,6 +269,9 @@ def test_a_lane_counts_as_its_twin_does(
             case 4:
                 for writer in writers:
                     writer.count(status)
+            case 5:
+                for writer in writers:
+                    writer.shed()
         assert rows[0].line() == rows[1].line()
         assert bool(rows[0].cells[scoreboard.REQUEST]) == bool(rows[1].cells[scoreboard.REQUEST])
     times = {scoreboard.REQUEST, scoreboard.DURATION}

@@ -1,0 +1,48 @@
+"""Shedding load: WSGI sessions that answer 503 to a request that has waited too long (`--shed-after`).
+
+An overloaded service that answers everybody late is used by nobody: clients time out, and ask again,
+while it works on answers that nobody waits for. A quick 503 with Retry-After keeps it at work for
+those who still wait. In a child; sessions of a service without a limit never come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from math import ceil
+from typing import IO, Any
+
+from forkd.app.body import ExpectedBody
+from forkd.app.response import Response
+from forkd.app.session import Host, Peer
+from forkd.app.wsgi import Application, Wsgi
+from forkd.config import Config
+from forkd.http.guard import Request
+from forkd.http.response import error
+from forkd.http.usual import UsualRequest
+
+
+class SheddingWsgi(Wsgi):
+    def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
+        super().__init__(app, config, host, multithread=multithread)
+        self._most = config.shed_after
+        # By then what was in the queue has been answered, or shed too.
+        self._retry = (("Retry-After", str(ceil(config.shed_after))),)
+
+    def _respond(
+        self,
+        request: Request | UsualRequest,
+        response: Response,
+        body: IO[bytes],
+        peer: Peer,
+        expected: ExpectedBody | None,
+    ) -> Generator[Any, Any, None]:
+        """Asked after READY: what it waited in a queue of our own counts, too."""
+        waited = peer.waited()
+        if waited <= self._most:
+            return (yield from super()._respond(request, response, body, peer, expected))
+        response.close = True
+        self._ledger.shed()
+        if self._host.access is not None:
+            self._host.access.add(peer.client, request.line, 503, 0, "-", "-", int(waited * 1e9))
+        reason = f"overloaded: the request has waited for {waited:.1f} s"
+        yield error(503, reason, method=request.method, fields=self._retry)

@@ -1,0 +1,139 @@
+"""--shed-after: what has waited too long is answered 503 at once, under every model."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from forkd.models import registry
+
+from .conftest import Service, until
+
+#: An application that is held until the test lets it go, and says which requests reached it.
+APP = """
+    import os, time
+
+    def app(environ, start):
+        path = environ["PATH_INFO"]
+        with open("reached", "a") as file:
+            file.write(path + "\\n")
+        while path == "/hold" and not os.path.exists("let-go"):
+            time.sleep(0.01)
+        start("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+"""
+
+LIMIT = 0.3
+CELLS = [(row.name, io) for row in registry.MODELS for io in {row.ios[0]: 0, row.ios[-1]: 0}]
+
+
+@pytest.fixture
+def held(service: Service) -> Service:
+    service.write_app(APP)
+    return service
+
+
+@contextlib.contextmanager
+def busy(service: Service, requests: int = 1) -> Iterator[None]:
+    """So many requests hold all threads of the only worker meanwhile."""
+    with contextlib.ExitStack() as stack:
+        for number in range(requests):
+            stack.enter_context(service.connect()).sendall(request("/hold"))
+            until(lambda n=number: service.live()["workers"][0]["in_flight"] > n, "held")
+        yield
+        time.sleep(2 * LIMIT)  # no guess: it is the age that what is sent so far has to reach
+        (service.dir / "let-go").touch()
+
+
+def request(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+def answer(client: socket.socket) -> http.client.HTTPResponse:
+    found = http.client.HTTPResponse(client)
+    found.begin()
+    found.read()
+    return found
+
+
+@pytest.mark.parametrize(("model", "io"), CELLS)
+def test_what_has_waited_too_long_is_answered_503(held: Service, model: str, io: str) -> None:
+    # One client at a time. Where each has its process, only the limit of connections makes one wait.
+    row = registry.get(model)
+    alone = row.forks or io == "blocking"
+    flags = ["--worker-connections", "1"] if row.forks else []
+    held.start("-w", "1", "-m", model, "--io", io, "--shed-after", str(LIMIT), *flags)
+    with contextlib.ExitStack() as stack:
+        late = [] if alone else [stack.enter_context(held.connect())]
+        for kept in late:
+            kept.sendall(request("/"))
+            assert answer(kept).status == 200
+        with busy(held):
+            late.append(stack.enter_context(held.connect()))
+            for client in late:
+                client.sendall(request("/late"))
+        for client in late:
+            found = answer(client)
+            assert (found.status, found.getheader("Retry-After")) == (503, "1")
+            assert found.getheader("Connection") == "close"
+            assert client.recv(1) == b""
+    assert "/late" not in (held.dir / "reached").read_text()
+    assert held.metric("forkd_requests_shed_total") == len(late)
+    assert held.metric("forkd_requests_total", code="503") == len(late)
+
+    def served() -> bool:
+        with held.connect() as client:
+            client.sendall(request("/new"))
+            return answer(client).status == 200
+
+    until(served, "a request that had not to wait")
+
+
+def test_all_threads_of_leader_followers_are_busy(held: Service) -> None:
+    held.start("-w", "1", "--threads", "2", "--shed-after", str(LIMIT))
+    with held.connect() as client:
+        with busy(held, 2):
+            client.sendall(request("/late"))
+        assert answer(client).status == 503
+    assert held.metric("forkd_requests_shed_total") == 1
+
+
+def test_within_the_limit_nothing_is_shed(held: Service) -> None:
+    held.start("-w", "1", "--shed-after", "60")
+    with held.connect() as client:
+        with busy(held):
+            client.sendall(request("/late"))
+        assert answer(client).status == 200
+    assert held.metric("forkd_requests_shed_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "status"), [("half-sync-half-reactive", 503), ("leader-followers", 200)]
+)
+def test_over_a_unix_socket_only_the_time_in_the_request_queue_is_known(
+    held: Service, model: str, status: int
+) -> None:
+    path = str(held.dir / "s.sock")
+    held.start(
+        "-w",
+        "1",
+        "-m",
+        model,
+        "-b",
+        "127.0.0.1:0",
+        "-b",
+        f"unix:{path}",
+        "--shed-after",
+        str(LIMIT),
+    )
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        with busy(held):
+            client.connect(path)
+            client.sendall(request("/late"))
+        assert answer(client).status == status
