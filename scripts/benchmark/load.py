@@ -54,14 +54,22 @@ def messages(
         file = BUILD / f"message-{number}"
         file.write_bytes(message)
         command += [str(file), str(length)]
-    before = server.cpu()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Unavailable(f"it did not bear the load: {done.stderr.strip()}")
-    requests, errors, p50, p99 = map(float, done.stdout.split())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            process.stdout.readline()  # all connections have been served once
+            before = server.cpu()
+            line = process.stdout.readline()
+            cpu = server.cpu() - before
+            complaint = process.communicate()[1]  # closes its input: it closes its connections
+        except BaseException:
+            process.kill()
+            raise
+    if not line:
+        raise Unavailable(f"it did not bear the load: {complaint.strip()}")
+    requests, errors, p50, p99 = map(float, line.split())
     found = {"requests": requests, "errors": errors, "p50": p50, "p99": p99}
-    found["per_second"] = requests / seconds
-    return _with_cost(found, server.cpu() - before)
+    return _with_cost(found | {"per_second": requests / seconds}, cpu)
 
 
 def _with_cost(found: Figures, cpu: float) -> Figures:

@@ -46,9 +46,11 @@ def idle_connections(server: Server, seconds: float) -> Figures:
 
 def cost_by_connections(server: Server, seconds: float) -> Figures:
     """CPU time of a request when that many connections take turns; and how flat it is."""
+    sent = check.request()
+    message = sent, check.length(server, sent)
     found = {"errors": 0.0}
     for connections in STEPS:
-        figures = load.wrk(server, seconds, connections=connections)
+        figures = load.messages(server, seconds, message, connections=connections)
         found[f"cost_{connections}"] = 1e6 / figures["per_cpu"]
         found["errors"] += figures["errors"]
     costs = [found[f"cost_{connections}"] for connections in STEPS]
@@ -67,8 +69,8 @@ def idle(server: Server, seconds: float) -> Figures:
     """Wake-ups of all processes per second when there is nothing to do."""
     time.sleep(1)  # after the check's requests
     before = server.wakeups()
-    time.sleep(seconds)
-    return {"wakeups": (server.wakeups() - before) / seconds, "errors": 0.0}
+    time.sleep(2 * seconds)
+    return {"wakeups": (server.wakeups() - before) / (2 * seconds), "errors": 0.0}
 
 
 def memory(server: Server, seconds: float) -> Figures:

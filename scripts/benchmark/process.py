@@ -21,8 +21,8 @@ class Unavailable(Exception):
 class Server:
     """One server. A context manager: whatever happens, nothing of it is left when it is over."""
 
-    def __init__(self, command: list[str], port: int, log: Path, cores: set[int]):
-        self.command, self.port, self._cores = command, port, cores
+    def __init__(self, command: list[str], port: int, log: Path, core: int):
+        self.command, self.port, self._core = command, port, core
         self._log = open(log, "w+b")
 
     def __enter__(self) -> Server:
@@ -30,7 +30,7 @@ class Server:
         self._process = subprocess.Popen(
             self.command, cwd=APPS, stdin=subprocess.DEVNULL, stdout=self._log,
             stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
+            preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),
         )  # fmt: skip
         try:
             self._until_it_listens()
@@ -40,18 +40,14 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        tree = self.pids()
         self._process.terminate()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             pass  # not all peers end with idle connections open
-        for pid in tree:
-            try:
-                if os.getsid(pid) == self._process.pid:
-                    os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        for pid, fields in _processes():
+            if int(fields[3]) == self._process.pid:  # of its session
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
 
@@ -65,7 +61,7 @@ class Server:
                 time.sleep(0.05)
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        raise Unavailable("it did not start: " + (lines[-1] if lines else "it printed nothing"))
+        raise Unavailable("it did not start: " + ("; ".join(lines[-2:]) or "it printed nothing"))
 
     @property
     def master(self) -> int:

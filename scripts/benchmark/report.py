@@ -69,6 +69,8 @@ def section(work: Work, result: dict[str, Any]) -> Iterator[str]:
 def cell(found: Spread | None) -> str:
     if found is None:
         return "–"
+    if found.low == found.high:
+        return number(found.middle)
     return f"{number(found.middle)} ({number(found.low)}–{number(found.high)})"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from scripts.benchmark.load import Figures
 from scripts.benchmark.peers import BUILD, VENV, Peer
-from scripts.benchmark.process import Server, Unavailable, free_port
+from scripts.benchmark.process import APPS, Server, Unavailable, free_port
 from scripts.benchmark.servers import Contender, Place
 from scripts.benchmark.works import Work
 
@@ -23,25 +23,23 @@ FILES = 12_000  # descriptors that a server of 10,000 connections needs
 Progress = Callable[[str], None]
 
 
-def cores() -> tuple[int, int]:
-    """For the servers and for the load."""
+def prepare() -> tuple[int, int]:
+    """The cores for servers and for load. This process, and with it the load, goes to the latter;
+    the servers inherit the limit of descriptors."""
     allowed = sorted(os.sched_getaffinity(0))
-    return allowed[0], allowed[-1]
-
-
-def prepare() -> None:
-    """This process and the load go to the load's core; servers inherit the limit of descriptors."""
-    if len(os.sched_getaffinity(0)) < 2:
+    if len(allowed) < 2:
         print("one CPU only: servers and load share it, the figures say little", file=sys.stderr)
+    os.sched_setaffinity(0, {allowed[-1]})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < FILES:
         print(f"ulimit -Hn is {hard}: works with 10,000 connections will fail", file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.environ["PYTHONPATH"] = str(Path(__file__).with_name("apps"))
+    os.environ["PYTHONPATH"] = str(APPS)
+    return allowed[0], allowed[-1]
 
 
 def measure(
-    work: Work, rounds: int, seconds: float, peers: dict[str, Peer], progress: Progress
+    work: Work, rounds: int, seconds: float, peers: dict[str, Peer], core: int, progress: Progress
 ) -> dict[str, Any]:
     """The result of one work: per contender the figures of each round, or why there are none."""
     figures: dict[str, list[Figures]] = {contender.name: [] for contender in work.contenders}
@@ -55,7 +53,7 @@ def measure(
             if contender.name not in missing:
                 progress(f"{work.name}, round {number + 1} of {rounds}: {contender.name}")
                 try:
-                    figures[contender.name].append(_once(work, contender, seconds))
+                    figures[contender.name].append(_once(work, contender, seconds, core))
                 except (Unavailable, OSError) as error:
                     missing[contender.name] = str(error)
     return {
@@ -67,12 +65,10 @@ def measure(
     }
 
 
-def _once(work: Work, contender: Contender, seconds: float) -> Figures:
-    served, loading = cores()
+def _once(work: Work, contender: Contender, seconds: float, core: int) -> Figures:
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=BUILD) as directory:
         place = Place(free_port(), Path(directory), VENV / "bin", BUILD)
-        with Server(contender.command(place), place.port, place.directory / "log", {served}) as server:
-            os.sched_setaffinity(0, {loading})
+        with Server(contender.command(place), place.port, place.directory / "log", core) as server:
             work.check(server)
             if work.warm:
                 work.measure(server, min(WARM_SECONDS, seconds))

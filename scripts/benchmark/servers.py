@@ -102,12 +102,12 @@ def uvicorn() -> Contender:
     )  # fmt: skip
 
 
-def uwsgi(processes: int = 1) -> Contender:
+def uwsgi() -> Contender:
     return Contender(
         "uWSGI", "uwsgi",
         lambda at: [
-            f"{at.programs}/uwsgi", "--master", "--processes", str(processes), "--module", "web:app",
-            "--http11-socket", at.address, "--disable-logging", "--listen", "1024",
+            f"{at.programs}/uwsgi", "--master", "--module", "web:app",
+            "--http", at.address, "--http-keepalive", "--disable-logging", "--listen", "1024",
             "--home", str(at.programs.parent), "--die-on-term",
         ],
     )  # fmt: skip

@@ -132,7 +132,6 @@ WORKS = (
         "close", "New connection per request, 2 workers", RATES,
         (
             *_own("--workers", "2"), servers.granian("--workers", "2"), servers.bjoern(2),
-            servers.uwsgi(2),
         ),
         (Goal(1.5, ("granian", "bjoern")),),
         partial(check.answers, sent=check.request("/", "Connection: close"), again=False),
@@ -164,7 +163,7 @@ WORKS = (
     Work(
         "idle-connections", "10,000 idle keep-alive connections", ("bytes",),
         (
-            *_own(*MANY), servers.granian(),
+            *_own(*MANY), servers.granian("--backpressure", "12000", "--backlog", "4096"),
             servers.gunicorn(*GTHREAD, *MANY, "--keep-alive", "75"),
         ),
         (Goal(3_000),),

@@ -6,7 +6,9 @@
  * at random, sends RARE instead. RATE 0 is a closed loop: the next message follows at once. Otherwise
  * RATE messages a second are due, and the latency of one counts from when it was due, so that a
  * server that stalls cannot hide those that it kept from being sent.
- * Prints: messages answered, errors, and p50 and p99 of the usual ones in milliseconds. */
+ * Each connection is served once before it begins, so that accepting is not part of what is measured;
+ * then it prints a line. At the end it prints, and waits for the end of its input to close them:
+ * messages answered, errors, and p50 and p99 of the usual ones in milliseconds. */
 #include <arpa/inet.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -103,7 +105,7 @@ int main(int argc, char **argv)
     if (argc < 7) return 2;
     struct epoll_event events[256];
     int count = atoi(argv[2]);
-    double rate = atof(argv[4]), end = now() + atof(argv[3]), due = now();
+    double rate = atof(argv[4]), end, due;
     struct client *clients = calloc(count, sizeof *clients);
 
     port = atoi(argv[1]);
@@ -113,8 +115,16 @@ int main(int argc, char **argv)
         load_message(&messages[kinds++], argv[i], argv[i + 1]);
     for (int i = 0; i < count; i++) {
         dial(&clients[i]);
-        rest(&clients[i]);
+        ask(&clients[i], now());
     }
+    for (int missing = count; missing;) {
+        int ready = epoll_wait(set, events, 256, -1);
+        for (int i = 0; i < ready; i++)
+            if (take(events[i].data.ptr)) missing--, rest(events[i].data.ptr);
+    }
+    answered = errors = measured = 0;
+    puts("ready"), fflush(stdout);
+    due = now(), end = due + atof(argv[3]);
     for (double at; (at = now()) < end;) {
         for (; idle && (!rate || due <= at); due += rate ? 1 / rate : 0) {
             struct client *c = idle;
@@ -130,4 +140,6 @@ int main(int argc, char **argv)
     qsort(latencies, measured, sizeof *latencies, compare);
     printf("%ld %ld %.4f %.4f\n", answered, errors, measured ? latencies[measured / 2] : 0.0,
            measured ? latencies[(size_t)(measured * 0.99)] : 0.0);
+    fflush(stdout);
+    while (getchar() != EOF) continue;
 }
