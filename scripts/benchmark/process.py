@@ -12,6 +12,7 @@ from pathlib import Path
 _TICKS = os.sysconf("SC_CLK_TCK")
 APPS = Path(__file__).parent / "apps"
 START_SECONDS = 30
+END_SECONDS = 5
 
 
 class Unavailable(Exception):
@@ -40,16 +41,20 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            pass  # not all peers end with idle connections open
+        self.end()
         for pid, fields in _processes():
             if int(fields[3]) == self._process.pid:  # of its session
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
+
+    def end(self) -> None:
+        """Ask it to end, and give it some time: not all peers end while connections are open."""
+        self._process.terminate()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass  # the caller kills
 
     def _until_it_listens(self) -> None:
         deadline = time.monotonic() + START_SECONDS
