@@ -19,9 +19,7 @@ def request(path: str = "/", *headers: str, body: bytes | None = None) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
-def answers(
-    server: Server, sent: bytes, body: bytes = HELLO, again: bool = True
-) -> None:
+def answers(server: Server, sent: bytes, body: bytes = HELLO, again: bool = True) -> None:
     """Raise Unavailable unless `sent` is answered with 200 and `body` as plain text, and the
     connection then serves a second one, or is closed if not `again`."""
     wanted = (200, "text/plain", str(len(body)), body)

@@ -46,11 +46,16 @@ def _verdicts(goal: Goal, metric: str, middles: dict[str, float]) -> list[Verdic
     others = goal.against
     if goal.best:
         present = [name for name in others if name in middles]
-        others = ((max if more else min)(present, key=middles.__getitem__),) if present else others[:1]
+        others = (
+            ((max if more else min)(present, key=middles.__getitem__),) if present else others[:1]
+        )
     ratios = {
-        name: own / middles[name] if own is not None and middles.get(name) else None for name in others
+        name: own / middles[name] if own is not None and middles.get(name) else None
+        for name in others
     }
-    return [_verdict(f"{goal.of} by {name}", ratio, goal.bound, more) for name, ratio in ratios.items()]
+    return [
+        _verdict(f"{goal.of} by {name}", ratio, goal.bound, more) for name, ratio in ratios.items()
+    ]
 
 
 def _verdict(text: str, found: float | None, bound: float, more: bool) -> Verdict:

@@ -78,7 +78,9 @@ def _forkd() -> Peer:
         print(f"installing forkd into {VENV.name}", file=sys.stderr)
         _run("scripts/apt", *_HEADERS)
         _pip(str(ROOT))  # brings the dependencies
-        _pip("--force-reinstall", "--no-deps", str(ROOT))  # the version is the same, the code is not
+        _pip(
+            "--force-reinstall", "--no-deps", str(ROOT)
+        )  # the version is the same, the code is not
         stamp.touch()
     commit = _run("git", "describe", "--always", "--dirty").strip()
     try:

@@ -41,20 +41,16 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
+        self._process.terminate()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass  # not all peers end while connections are open
         for pid, fields in _processes():
             if int(fields[3]) == self._process.pid:  # of its session
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
-
-    def end(self) -> None:
-        """Ask it to end, and give it some time: not all peers end while connections are open."""
-        self._process.terminate()
-        try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass  # the caller kills
 
     def _until_it_listens(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -87,10 +83,13 @@ class Server:
 
     def master_cpu(self) -> float:
         """CPU seconds of the first process alone, to the nanosecond: it is to use next to none."""
-        return sum(
-            int((task / "schedstat").read_text().split()[0])
-            for task in Path(f"/proc/{self.master}/task").iterdir()
-        ) / 1e9
+        return (
+            sum(
+                int((task / "schedstat").read_text().split()[0])
+                for task in Path(f"/proc/{self.master}/task").iterdir()
+            )
+            / 1e9
+        )
 
     def memory(self) -> int:
         """PSS in bytes of the tree: pages that n processes share count an n-th for each."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +56,10 @@ def measure(
                 progress(f"{work.name}, round {number + 1} of {rounds}: {contender.name}")
                 try:
                     figures[contender.name].append(_once(work, contender, seconds, core))
-                except (Unavailable, OSError) as error:
+                except Unavailable as error:
                     missing[contender.name] = str(error)
+                except (OSError, HTTPException, subprocess.CalledProcessError) as error:
+                    missing[contender.name] = f"no usable answer: {error}"
     return {
         "when": time.strftime("%Y-%m-%d %H:%M"),
         "rounds": rounds,

@@ -117,7 +117,15 @@ def nginx() -> Contender:
     def command(at: Place) -> list[str]:
         config = at.directory / "nginx.conf"
         config.write_text(NGINX.format(directory=at.directory, port=at.port))
-        return ["nginx", "-c", str(config), "-p", str(at.directory), "-e", f"{at.directory}/nginx.log"]
+        return [
+            "nginx",
+            "-c",
+            str(config),
+            "-p",
+            str(at.directory),
+            "-e",
+            f"{at.directory}/nginx.log",
+        ]
 
     return Contender("nginx return 200", "nginx", command)
 

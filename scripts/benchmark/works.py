@@ -52,7 +52,13 @@ class Work:
     quick: bool = False  # part of --quick
 
 
-PEERS = (servers.bjoern(), servers.fastwsgi(), servers.granian(), servers.uwsgi(), servers.uvicorn())
+PEERS = (
+    servers.bjoern(),
+    servers.fastwsgi(),
+    servers.granian(),
+    servers.uwsgi(),
+    servers.uvicorn(),
+)
 C_PEERS = ("bjoern", "fastwsgi")
 ALL = tuple(peer.name for peer in PEERS)
 HELLO = partial(check.answers, sent=check.request("/", "Accept: */*"))
