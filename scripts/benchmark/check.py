@@ -24,7 +24,7 @@ def answers(server: Server, sent: bytes, body: bytes = HELLO, again: bool = True
     connection then serves a second one, or is closed if not `again`."""
     wanted = (200, "text/plain", str(len(body)), body)
     with dial(server) as client:
-        for turn in range(2 if again else 1):
+        for _ in range(2 if again else 1):
             client.sendall(sent)
             response = HTTPResponse(client)
             response.begin()
@@ -62,7 +62,7 @@ def length(server: Server, sent: bytes) -> int:
         data = b""
         while b"\r\n\r\n" not in data:
             data += client.recv(65536) or _gone()
-        head, _, rest = data.partition(b"\r\n\r\n")
+        head = data.partition(b"\r\n\r\n")[0]
         size = next(
             int(line.split(b":")[1])
             for line in head.split(b"\r\n")

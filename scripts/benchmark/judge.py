@@ -54,7 +54,7 @@ def _verdicts(goal: Goal, metric: str, middles: dict[str, float]) -> list[Verdic
         for name in others
     }
     return [
-        _verdict(f"{goal.of} by {name}", ratio, goal.bound, more) for name, ratio in ratios.items()
+        _verdict(f"{goal.of} ÷ {name}", ratio, goal.bound, more) for name, ratio in ratios.items()
     ]
 
 

@@ -54,8 +54,9 @@ def messages(
         file = BUILD / f"message-{number}"
         file.write_bytes(message)
         command += [str(file), str(length)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
         try:
             process.stdout.readline()  # all connections have been served once
             before = server.cpu()

@@ -85,7 +85,9 @@ def uvloop() -> Contender:
 def granian(*flags: str) -> Contender:
     return Contender(
         "granian", "granian",
-        lambda at: [f"{at.programs}/granian", "--interface", "wsgi", "--port", str(at.port), *flags, "web:app"],
+        lambda at: [
+            f"{at.programs}/granian", "--interface", "wsgi", "--port", str(at.port), *flags, "web:app"
+        ],
     )  # fmt: skip
 
 

@@ -69,14 +69,6 @@ THREADS_8 = ("--threads", "8")
 GTHREAD = ("--worker-class", "gthread")
 
 
-def _answers(path: str, size: int) -> dict[str, Callable[..., object]]:
-    """Check and measurement of a response of that many bytes."""
-    return {
-        "check": partial(check.answers, sent=check.request(path), body=bytes(size)),
-        "measure": partial(load.wrk, path=path),
-    }
-
-
 def _own(*flags: str) -> tuple[Contender, ...]:
     return forkd(*flags), forkd_without_log(*flags)
 
@@ -145,11 +137,13 @@ WORKS = (
     ),
     Work(
         "64k", "Response of 64 KiB", RATES, (*_own(), *PEERS), (Goal(1.0, ALL, best=True),),
-        **_answers("/64k", 64 << 10), quick=True,
+        partial(check.answers, sent=check.request("/64k"), body=bytes(64 << 10)),
+        partial(load.wrk, path="/64k"),
     ),
     Work(
         "1m", "Response of 1 MiB", RATES, (*_own(), *PEERS), (Goal(1.0, ALL, best=True),),
-        **_answers("/1m", 1 << 20),
+        partial(check.answers, sent=check.request("/1m"), body=bytes(1 << 20)),
+        partial(load.wrk, path="/1m"),
     ),
     Work(
         "upload", "Upload of 1 MiB", RATES, (*_own(), *PEERS), (Goal(1.0, ALL, best=True),),

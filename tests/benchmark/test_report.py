@@ -78,7 +78,7 @@ def test_where_less_is_better_the_ratio_has_to_stay_below():
 
 def test_against_the_best_only_the_best_that_was_measured_counts():
     (found,) = verdicts(WORK["64k"], result("per_cpu", forkd=[90], bjoern=[80], fastwsgi=[100]))
-    assert found.text == "forkd by fastwsgi ≥ 1"
+    assert found.text == "forkd ÷ fastwsgi ≥ 1"
     assert (found.found, found.reached) == (0.9, False)
 
 
@@ -113,8 +113,8 @@ def test_the_page_has_the_table_the_goals_and_who_is_missing():
     assert "| forkd | 120,000 (110,000–130,000) | – | – | – | 0 |" in page
     assert "| granian | not measured: not installed: no ¦ network | | | | |" in page
     assert "- granian: not installed: no wheel" in page
-    assert "| WSGI hello, 2 header fields | forkd by bjoern ≥ 1.2 | 1.2, reached |" in page
-    assert "| WSGI hello, 2 header fields | forkd by fastwsgi ≥ 1.2 | not measured |" in page
+    assert "| WSGI hello, 2 header fields | forkd ÷ bjoern ≥ 1.2 | 1.2, reached |" in page
+    assert "| WSGI hello, 2 header fields | forkd ÷ fastwsgi ≥ 1.2 | not measured |" in page
     assert "performance/hello.svg" in page and "performance/echo.svg" not in page
 
 
