@@ -1,0 +1,81 @@
+"""The measurements that are more than a load: idle connections, memory, the master, the rest."""
+
+from __future__ import annotations
+
+import select
+import time
+from contextlib import ExitStack
+
+from scripts.benchmark import check, load
+from scripts.benchmark.load import Figures
+from scripts.benchmark.process import Server, Unavailable
+
+IDLE = 10_000
+STEPS = (10, 100, 1_000, 10_000)
+PER_SOURCE = 2_000  # connections from one 127.0.0.x: far from the end of the ephemeral ports
+
+
+def fast_beside_slow(server: Server, seconds: float, rate: int = 0) -> Figures:
+    """One request in a hundred takes 100 ms; the latencies are those of the others."""
+    kinds = [(sent, check.length(server, sent)) for sent in map(check.request, ("/", "/100ms"))]
+    return load.messages(server, seconds, *kinds, rate=rate)
+
+
+def idle_connections(server: Server, seconds: float) -> Figures:
+    """Memory of the process tree for each keep-alive connection that waits after one request."""
+    load.wrk(server, 1)  # what is allocated once is there
+    sent = check.request()
+    size = check.length(server, sent)
+    before = server.memory()
+    poll = select.poll()
+    with ExitStack() as stack:
+        for number in range(IDLE):
+            client = stack.enter_context(check.dial(server, f"127.0.0.{2 + number // PER_SOURCE}"))
+            client.sendall(sent)
+            missing = size
+            while missing > 0:
+                missing -= len(client.recv(missing)) or missing + 1
+            poll.register(client, select.POLLIN)
+        time.sleep(1)
+        memory = server.memory() - before
+        closed = len(poll.poll(0))
+    if closed > IDLE / 100:
+        raise Unavailable(f"it closed {closed:,} of {IDLE:,} idle connections")
+    return {"bytes": memory / IDLE, "errors": closed}
+
+
+def cost_by_connections(server: Server, seconds: float) -> Figures:
+    """CPU time of a request when that many connections take turns; and how flat it is."""
+    sent = check.request()
+    message = sent, check.length(server, sent)
+    found = {"errors": 0.0}
+    for connections in STEPS:
+        figures = load.messages(server, seconds, message, connections=connections)
+        found[f"cost_{connections}"] = 1e6 / figures["per_cpu"]
+        found["errors"] += figures["errors"]
+    costs = [found[f"cost_{connections}"] for connections in STEPS]
+    return found | {"spread": max(costs) / min(costs)}
+
+
+def master(server: Server, seconds: float) -> Figures:
+    """CPU time of the first process while its worker is as busy as it can be."""
+    before, begun = server.master_cpu(), time.monotonic()
+    figures = load.wrk(server, seconds)
+    share = (server.master_cpu() - before) / (time.monotonic() - begun)
+    return figures | {"master": share * 100}
+
+
+def idle(server: Server, seconds: float) -> Figures:
+    """Wake-ups of all processes per second when there is nothing to do."""
+    time.sleep(1)  # after the check's requests
+    before = server.wakeups()
+    time.sleep(2 * seconds)
+    return {"wakeups": (server.wakeups() - before) / (2 * seconds), "errors": 0.0}
+
+
+def memory(server: Server, seconds: float) -> Figures:
+    """Of the whole tree, when each worker has had a share of a few hundred requests."""
+    for _ in range(400):
+        check.answers(server, check.request("/", "Connection: close"), again=False)
+    time.sleep(1)
+    return {"pss": server.memory() / (1 << 20), "errors": 0.0}

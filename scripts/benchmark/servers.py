@@ -1,0 +1,136 @@
+"""How each server is started for a work. A contender's peers have their own defaults, except for
+what the work asks of all (processes, threads) and the access log, which is off for peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+NGINX = """
+daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
+events {{ worker_connections 20000; }}
+http {{
+    access_log off; keepalive_requests 1000000000; default_type text/plain;
+    client_body_temp_path {directory}/t1; proxy_temp_path {directory}/t2;
+    fastcgi_temp_path {directory}/t3; uwsgi_temp_path {directory}/t4; scgi_temp_path {directory}/t5;
+    server {{ listen 127.0.0.1:{port}; location / {{ return 200 "Hello, world!\\n"; }} }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs: its port, a directory of its own, and the programs of .venv-bench."""
+
+    port: int
+    directory: Path
+    programs: Path
+    native: Path  # the compiled helpers
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+Command = Callable[[Place], list[str]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server in one configuration. `peer` is the row of peers.py that must be there."""
+
+    name: str
+    peer: str
+    command: Command
+
+
+def forkd(*flags: str, app: str = "web:app", name: str = "forkd", log: bool = True) -> Contender:
+    """One worker if the flags say nothing else; metrics are on, the access log goes to a file."""
+
+    def command(at: Place) -> list[str]:
+        access_log = f"{at.directory}/access.log" if log else "none"
+        return [
+            f"{at.programs}/forkd", "start", "--foreground", app, "--bind", at.address,
+            "--workers", "1", "--pidfile", f"{at.directory}/forkd.pid",
+            "--admin", "127.0.0.1:0", "--access-log", access_log, *flags,
+        ]  # fmt: skip
+
+    return Contender(name, "forkd", command)
+
+
+def forkd_without_log(*flags: str) -> Contender:
+    return forkd(*flags, name="forkd, access log off", log=False)
+
+
+def _own(peer: str, processes: int = 1) -> Contender:
+    def command(at: Place) -> list[str]:
+        return [f"{at.programs}/python", "serve.py", peer, str(at.port), str(processes)]
+
+    return Contender(peer, peer, command)
+
+
+def bjoern(processes: int = 1) -> Contender:
+    return _own("bjoern", processes)
+
+
+def fastwsgi() -> Contender:
+    return _own("fastwsgi")
+
+
+def uvloop() -> Contender:
+    return _own("uvloop")
+
+
+def granian(*flags: str) -> Contender:
+    return Contender(
+        "granian", "granian",
+        lambda at: [
+            f"{at.programs}/granian", "--interface", "wsgi", "--port", str(at.port), *flags, "web:app"
+        ],
+    )  # fmt: skip
+
+
+def gunicorn(*flags: str, app: str = "web:app", name: str = "gunicorn gthread") -> Contender:
+    return Contender(
+        name, "gunicorn", lambda at: [f"{at.programs}/gunicorn", "--bind", at.address, *flags, app]
+    )
+
+
+def uvicorn() -> Contender:
+    return Contender(
+        "uvicorn (ASGI)", "uvicorn",
+        lambda at: [f"{at.programs}/uvicorn", "--port", str(at.port), "--no-access-log", "aweb:app"],
+    )  # fmt: skip
+
+
+def uwsgi() -> Contender:
+    return Contender(
+        "uWSGI", "uwsgi",
+        lambda at: [
+            f"{at.programs}/uwsgi", "--master", "--module", "web:app",
+            "--http", at.address, "--http-keepalive", "--disable-logging", "--listen", "1024",
+            "--home", str(at.programs.parent), "--die-on-term",
+        ],
+    )  # fmt: skip
+
+
+def nginx() -> Contender:
+    def command(at: Place) -> list[str]:
+        config = at.directory / "nginx.conf"
+        config.write_text(NGINX.format(directory=at.directory, port=at.port))
+        return [
+            "nginx",
+            "-c",
+            str(config),
+            "-p",
+            str(at.directory),
+            "-e",
+            f"{at.directory}/nginx.log",
+        ]
+
+    return Contender("nginx return 200", "nginx", command)
+
+
+def c_echo() -> Contender:
+    return Contender("C epoll echo", "gcc", lambda at: [f"{at.native}/echo", str(at.port)])
