@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import os
+import socket
 import termios
 from typing import Any
 
@@ -57,6 +59,10 @@ class Completing(Connection):
         return bool(waiting[0]) or self.operations.holds(self.fd)
 
     def close(self) -> None:
+        # The descriptor is closed in the next turn; the client shall know now, lest it send a request
+        # meanwhile that nobody would answer.
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
         self.operations.release(self.sock)
 
     # ---- session.Peer ---------------------------------------------------------------------
