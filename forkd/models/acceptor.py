@@ -79,6 +79,8 @@ class Acceptor:
 
     def accepted(self, fd: int, result: Any) -> Accepted | None:
         """An accept that was started on a listener is complete: with a descriptor, or an OSError."""
+        if isinstance(result, BlockingIOError):
+            return None  # as in `_take`
         if isinstance(result, OSError):
             self._failed(self.intakes[fd], result)
             return None
