@@ -80,7 +80,8 @@ class Acceptor:
     def accepted(self, fd: int, result: Any) -> Accepted | None:
         """An accept that was started on a listener is complete: with a descriptor, or an OSError."""
         if isinstance(result, OSError):
-            self._failed(self.intakes[fd], result)
+            if not isinstance(result, BlockingIOError):  # a client that gave up before
+                self._failed(self.intakes[fd], result)
             return None
         self._cells[ACCEPTED] += 1
         found = self.intakes[fd].wrap(result)
