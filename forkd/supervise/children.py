@@ -56,6 +56,7 @@ class Child:
     why: str | None = None  # the reason that we ended it for
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed
+    crowd: int = 0  # the most connections it had, since it last gave memory back
     queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
 

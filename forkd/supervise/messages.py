@@ -48,7 +48,11 @@ class Reopen(NamedTuple):
     """Master to child: reopen the log files."""
 
 
-Message = Ready | Failed | Recycle | Retire | Quit | Reopen
+class Trim(NamedTuple):
+    """Master to child: a crowd has left; give the memory back that it needed."""
+
+
+Message = Ready | Failed | Recycle | Retire | Quit | Reopen | Trim
 _TYPES: dict[type, dict[str, type]] = {
     Ready: {"interface": str, "fallback": str},
     Failed: {"error": str},
@@ -56,8 +60,9 @@ _TYPES: dict[type, dict[str, type]] = {
     Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},
     Quit: {},
     Reopen: {},
+    Trim: {},
 }
-_KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen)}
+_KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen, Trim)}
 
 
 class Channel:

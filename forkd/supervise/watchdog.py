@@ -1,7 +1,7 @@
 """The master's tick: limits that no event announces. Once a second, or oftener for a short --timeout.
 
-Requests that hold a child for too long, children that have grown too fat, a series of crashes that
-is over, a service that has more children than it needs. All times are monotonic.
+Requests that hold a child for too long, children that have grown too fat or were left by a crowd, a
+series of crashes that is over, a service that has more children than it needs. All times are monotonic.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from forkd.models import registry
 from forkd.supervise import plan, scaling, worker
 from forkd.supervise.children import Child, State
+from forkd.supervise.messages import Trim
 from forkd.system import process
 from forkd.system.scoreboard import CONNECTIONS
 
@@ -23,6 +24,8 @@ _TICK = 1.0
 _RSS_TICK = 5.0
 #: What a child gets to write its stacks before it is killed, seconds.
 _LAST_WORDS = 0.4
+#: Connections at once that need memory worth giving back.
+_CROWD = 250
 
 
 class Watchdog:
@@ -40,6 +43,7 @@ class Watchdog:
             self._rss_due = now + _RSS_TICK
             self._find_fat(config.max_rss)
         self._master.doorbell.forgive()
+        self._thin_out()
         self._settle(now)
         self._calm_down(now)
         period = min(_TICK, max(0.1, config.timeout / 4)) if config.timeout else _TICK
@@ -95,6 +99,15 @@ class Watchdog:
                         f"{limit >> 20} MiB); it is replaced"
                     )
                     child.replace = "max-rss"
+
+    def _thin_out(self) -> None:
+        """Children that a crowd has left give back what it needed: an allocator keeps it by itself."""
+        for child in self._master.children:
+            connections = self._master.board.gauge(child.slot, CONNECTIONS)
+            child.crowd = max(child.crowd, connections)
+            if child.crowd >= _CROWD and connections <= child.crowd // 4:
+                child.crowd = connections
+                child.channel.send(Trim())
 
     # ---- stable, and idle -----------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from forkd.log import AccessLog, Log
 from forkd.models import registry
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire
+from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire, Trim
 from forkd.system import process
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
@@ -209,6 +209,8 @@ class Worker:
                 self._model.abandon()
             elif isinstance(message, Reopen) and self.access is not None:
                 self.access.reopen()
+            elif isinstance(message, Trim):
+                process.give_memory_back()
 
     def _on_signal(self) -> None:
         if signal.SIGTERM in self._signals.read():

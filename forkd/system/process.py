@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import grp
 import os
 import pwd
@@ -241,6 +242,16 @@ def become(who: tuple[int, int, list[int]]) -> None:
         except PermissionError:
             return
         raise StartError("root privileges could be taken back after dropping them")
+
+
+def give_memory_back() -> None:
+    """What was freed, to the kernel. A full collection empties Python's free lists, which pin its
+    arenas; glibc returns what is free below the top of its heap only when it is told to."""
+    if gc.isenabled():  # an application that has turned it off does not want its pauses
+        gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def raise_descriptor_limit() -> None:

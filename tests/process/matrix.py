@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import faults_death, faults_kernel, faults_replace, faults_signals
+from . import faults_abuse, faults_death, faults_kernel, faults_replace, faults_signals
 from .trial import Trial
 
 
@@ -29,6 +29,9 @@ ROWS = (
     Row("4", faults_death.all_killed, 0.1, ("proactor",)),
     Row("5", faults_death.master_killed, 0.05),
     Row("6", faults_signals.random_signals, 0.08, ("half-sync-half-async",)),
+    Row("7", faults_abuse.slow_senders, 0.1),
+    Row("7a", faults_abuse.slow_readers, 0.1),
+    Row("7b", faults_abuse.reset_storm, 0.1, ("half-sync-half-async", "proactor")),
     Row("8", faults_kernel.no_descriptors, 0.4),
     Row("10", faults_replace.worn, 0.06),
     Row("11", faults_replace.stop_with_a_queue, 1),

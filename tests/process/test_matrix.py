@@ -6,6 +6,7 @@ scripts/soak is the long form of the same.
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -15,6 +16,7 @@ from .trial import Trial
 
 SEED = 1
 NEEDS_ROOT = {"no_processes": "strace on a process that is not ours to trace"}
+NEEDS_SLOWHTTPTEST = {"slow_senders", "slow_readers"}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,8 @@ NEEDS_ROOT = {"no_processes": "strace on a process that is not ours to trace"}
 def test_row(service: Service, row: matrix.Row, model: str) -> None:
     if row.name in NEEDS_ROOT and os.geteuid():
         pytest.skip(f"needs root: {NEEDS_ROOT[row.name]}")
+    if row.name in NEEDS_SLOWHTTPTEST and shutil.which("slowhttptest") is None:
+        pytest.skip("needs the Debian package slowhttptest")
     trial = Trial(service, SEED, row.short, model)
     row.run(trial)
     print(f"row {row.number}: {trial.summary()}")
