@@ -256,7 +256,7 @@ class Config:
     )
     body_buffer: int = option(
         kinds.Size(0, 2**30),
-        "256k",
+        "4m",
         section="http",
         help="bytes of a request's body kept in memory; a longer one is spooled to disk",
     )

@@ -41,19 +41,17 @@ class Room:
         return found
 
 
+#: What a piece costs besides its bytes: a client may send them one by one.
+_PIECE = 64
+
+
 class _Held(io.BytesIO):
     """A body in memory. Its room is free again when nobody has it any more."""
 
-    def __init__(self, room: Room) -> None:
-        super().__init__()
+    def __init__(self, data: bytes, room: Room, taken: int) -> None:
+        super().__init__(data)  # no copy, and none for who reads it whole
         self._room = room
-        self._size = 0
-
-    def fits(self, more: int) -> bool:
-        found = self._room.take(more)
-        if found:
-            self._size += more
-        return found
+        self._size = taken
 
     def close(self) -> None:
         self._room.take(-self._size)
@@ -69,22 +67,42 @@ class Spool:
 
     def __init__(self, limit: int, room: Room) -> None:
         self._limit = limit
-        self.file: IO[bytes] = _Held(room)
+        self._room = room
+        self._pieces: list[bytes] = []
+        self._held = 0  # of the room, by what is in `_pieces`
+        self._file: IO[bytes] | None = None
         self.size = 0
 
     def write(self, data: bytes) -> None:
         """Raises OSError when the disk is full."""
         self.size += len(data)
-        held = self.file
-        if isinstance(held, _Held) and (self.size > self._limit or not held.fits(len(data))):
-            self.file = tempfile.TemporaryFile(prefix="forkd-body-")
-            self.file.write(held.getvalue())
-            held.close()
-        self.file.write(data)
+        if self._file is None:
+            cost = len(data) + _PIECE
+            if self.size <= self._limit and self._room.take(cost):
+                self._pieces.append(data)
+                self._held += cost
+                return
+            self._file = tempfile.TemporaryFile(prefix="forkd-body-")
+            self._file.writelines(self._pieces)
+            self._drop()
+        self._file.write(data)
 
     def rewind(self) -> IO[bytes]:
-        self.file.seek(0)
-        return self.file
+        """The body, to be read from its beginning. Called once."""
+        if self._file is not None:
+            self._file.seek(0)
+            return self._file
+        found = _Held(b"".join(self._pieces), self._room, self._held)
+        self._held = 0  # is `found`'s now
+        self._pieces = []
+        return found
+
+    def _drop(self) -> None:
+        self._room.take(-self._held)
+        self._held = 0
+        self._pieces = []
+
+    __del__ = _drop
 
 
 class BrokenBody(OSError):

@@ -203,6 +203,9 @@ class Wsgi:
             if response.close:
                 return LINGER if data else None
             wait = self._idle
+            # What is suspended here has locals, and ten thousand idle clients have that many of them.
+            del request, response, body
+            decoder = expected = None
             if not data:
                 data = yield wait
                 if not data:

@@ -34,14 +34,14 @@ class Completing(Connection):
     def piece(self) -> bytes:
         """The next bytes of `out`; b"" when nothing is left. Raises OSError (the file broke off)."""
         while self.out:
-            item = self.out.popleft()
+            item = self.out.pop(0)
             if isinstance(item, memoryview):
                 if item.nbytes:
                     whole = item.obj
                     if type(whole) is bytes and len(whole) == item.nbytes:
                         return whole
                     if item.nbytes > _PIECE:
-                        self.out.appendleft(item[_PIECE:])
+                        self.out.insert(0, item[_PIECE:])
                     return bytes(item[:_PIECE])
             elif item.count:
                 data = os.pread(item.fd, min(item.count, _PIECE), item.offset)
@@ -49,7 +49,7 @@ class Completing(Connection):
                     raise ConnectionAbortedError("the file became shorter while it was sent")
                 item.offset += len(data)
                 item.count -= len(data)
-                self.out.appendleft(item)
+                self.out.insert(0, item)
                 return data
         return b""
 

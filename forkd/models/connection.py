@@ -9,7 +9,6 @@ import inspect
 import os
 import select
 import socket
-from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -88,7 +87,7 @@ class Connection:
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.taken = False  # the session has the socket itself
         self.op: Await = _NOTHING_YET
-        self.out: deque[memoryview | FilePiece] = deque()
+        self.out: list[memoryview | FilePiece] = []
         self.deadline = NEVER
         self.bucket = NOWHERE
         self.session: Session = interface.session(self)
@@ -153,7 +152,7 @@ class Connection:
                 return False
             self.moved += sent
             if not left:
-                out.popleft()
+                del out[0]
         return True
 
     # ---- session.Peer ---------------------------------------------------------------------

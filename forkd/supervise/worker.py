@@ -158,6 +158,7 @@ class Worker:
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
         process.enlarge_signal_stack()
+        process.keep_heap()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *QUIET])
