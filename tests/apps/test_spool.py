@@ -8,7 +8,6 @@ import socket
 from forkd.app.body import Room, Spool
 from tests.process.conftest import Service, until
 
-
 #: What a piece takes of the room besides its bytes.
 PIECE = 64
 
