@@ -28,6 +28,9 @@ from forkd.system.sockets import data_age
 
 _NOTHING_YET = Await("start", 0, read=False)
 
+#: As a plain number: the flags of the socket module are made anew for each `|`.
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 
 class FilePiece:
     """What is left to send of a file."""
@@ -116,7 +119,7 @@ class Connection:
     def has_input(self) -> bool:
         """Whether the client has sent something that was not read."""
         try:
-            return bool(self.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            return bool(self.recv(1, _LOOK))
         except BlockingIOError:
             return False
 
