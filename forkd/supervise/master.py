@@ -21,13 +21,14 @@ from forkd.sources import Sources
 from forkd.supervise import plan, scaling, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
+from forkd.supervise.departures import Departures
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
 from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Reopen, Retire
 from forkd.supervise.notify import Notifier
-from forkd.supervise.nursery import Departure, Nursery, mark_gone
+from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
 from forkd.supervise.signals import SIGNALS
 from forkd.supervise.upgrade import Succession, Upgrade
@@ -59,6 +60,7 @@ class Master:
         self.last_error = ""
         self.sources = sources
         self.launch = launch
+        self.departures = Departures(self)
         self._nursery = Nursery(
             slots_for(config),
             registry.lanes(config),
@@ -67,7 +69,7 @@ class Master:
             generations=self._generations,
             on_message=self._on_message,
             on_exit=self._on_exit,
-            on_failure=self._on_failure,
+            on_failure=self.departures.failed,
         )
         self.children = self._nursery.children
         self.bells = self._nursery.bells
@@ -216,10 +218,8 @@ class Master:
             case plan.Retire(child, why):
                 return self._retire(child, why)
             case plan.Kill(child, why):
-                self.log.warning(
-                    f"worker {child.slot} (pid {child.pid}): {why}: not done in time; killed"
-                )
-                self.kill(child, why)
+                limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"
+                self.departures.kill(child, why, f"{why}: not done in time ({limit})")
                 return True
             case plan.Activate():
                 self._activate()
@@ -314,7 +314,7 @@ class Master:
         departure = self._nursery.collect(child)
         if departure is None:
             return
-        self._report(departure)
+        self.departures.record(departure)
         self.dispatcher.gone(child)
         child.close()
         for generation in (self.generation, self.reloader.incoming):
@@ -325,58 +325,11 @@ class Master:
         if lease is not None and lease.holder() != NOBODY:
             lease.ring(lease.holder())  # it may have died between naming a leader and its bell
         if departure.crashed:
-            self._on_crash(departure)
+            self.departures.crashed(departure)
         for generation in [g for g in self._leaving if not self._has_children(g)]:
             self._leaving.remove(generation)
             generation.close(self._kept())
-        self._reap_strangers()
-
-    def _on_crash(self, departure: Departure) -> None:
-        child = departure.child
-        error = child.error or f"worker {child.slot} ended by {departure.reason}"
-        self._on_failure(child.generation, error)
-
-    def _on_failure(self, generation: int, error: str) -> None:
-        """A child has crashed, or a template that was to fork some."""
-        self.last_error = error
-        if self.reloader.incoming is not None and generation == self.reloader.incoming.number:
-            self.reloader.fail(error)
-        elif not self.served:
-            self._give_up(error)
-        elif generation == self.generation.number:
-            was_open = self.backoff.open
-            self.backoff = self.backoff.crashed(monotonic(), error)
-            if self.backoff.open and not was_open:
-                self.log.error(
-                    f"crash loop: {self.backoff.crashes} children in a row crashed; from now on one "
-                    f"is tried at a time, with growing delays. The last error:\n{error}"
-                )
-
-    def _report(self, departure: Departure) -> None:
-        child, code = departure.child, departure.code
-        age = monotonic() - child.forked
-        text = f"worker {child.slot} (pid {child.pid}) gone: {departure.reason}, age {age:.1f} s"
-        if not departure.crashed and departure.reason != "SIGKILL":
-            self.log.info(text)
-            return
-        text += f", exit code {code}" if code >= 0 else ""
-        if child.error and self.served and child.generation == self.generation.number:
-            text += f"\n{child.error}"  # otherwise it ends the start or the reload, which says it
-        if departure.stacks and child.why is None:
-            text += f"\n{departure.stacks}"
-        self.log.error(text)
-
-    def _reap_strangers(self) -> None:
-        """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
-        ours = {*(child.pid for child in self.children), *self.template_pids()}
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None or found.si_pid in ours:
-                return  # a child of ours is next: its pidfd collects it, and calls us again
-            process.reap(found.si_pid)
+        self.departures.reap_strangers()
 
     def _lent(self) -> bool:
         """Whether the listeners may live on with somebody else when this service has ended."""
@@ -467,7 +420,7 @@ class Master:
             "more": lambda: self.scale(self.generation.want + 1),
             "fewer": lambda: self.scale(max(0, self.generation.want - 1)),
             "ring": self._ring,
-            "reap": self._reap_strangers,
+            "reap": self.departures.reap_strangers,
         }
         for number in self._signals.read():
             try:
@@ -608,7 +561,7 @@ class Master:
             listener.unix_inode = None  # the socket file is the new master's
         self.stop()
 
-    def _give_up(self, error: str) -> None:
+    def give_up(self, error: str) -> None:
         """The first boot failed: end, with the error."""
         self.launch.failed(error)
         self.served = True  # said once

@@ -49,6 +49,7 @@ def report(master: Master) -> dict[str, Any]:
         ],
         "admin": master.admin_address,
         "doorbell": master.doorbell.counters(),
+        "departures": master.departures.reports(),
     }
 
 
