@@ -18,7 +18,7 @@ from forkd.log import Log
 from forkd.metrics.admin import AdminServer
 from forkd.models import registry
 from forkd.sources import Sources
-from forkd.supervise import plan, scaling, verbs
+from forkd.supervise import foreground, plan, scaling, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
@@ -120,7 +120,6 @@ class Master:
                 self._doorbell_on()
             self.watchdog.tick()
             self._pursue()
-            self._announce()  # with `--workers 0:N` there is no child to wait for
             while self._exit_code is None:
                 self.loop.turn()
                 self._pursue()
@@ -129,8 +128,8 @@ class Master:
         return self._exit_code
 
     def _open(self, config: Config) -> None:
-        self._signals = SignalQueue([row.number for row in SIGNALS])
-        self.loop.watch(self._signals.fileno(), self._on_signals)
+        self.signals = SignalQueue([row.number for row in SIGNALS])
+        self.loop.watch(self.signals.fileno(), self._on_signals)
         heir = self.launch.inheritance
         pages = verbs.Admin(self)
         self.admin: AdminServer | None = None
@@ -149,7 +148,7 @@ class Master:
         self.admin_address = self.admin.name if self.admin is not None else None
         self._nursery.forget += [
             self.loop.close,
-            self._signals.close,
+            self.signals.close,
             self.control.forget,
             self.launch.forget,
             self.dispatcher.forget,
@@ -201,10 +200,10 @@ class Master:
         incoming = self.reloader.incoming
         return plan.Scene(
             now=monotonic(),
-            want=self.generation.want,
+            want=self.generation.want if self.served else self.generation.proof,
             active=self.generation.number,
             incoming=incoming.number if incoming else None,
-            incoming_want=incoming.want if incoming else 0,
+            incoming_want=incoming.proof if incoming else 0,
             stopping=self.stopping,
             backoff=self.backoff,
             children=tuple(self.children),
@@ -299,7 +298,7 @@ class Master:
 
     def _announce(self) -> None:
         """Tell who started us, once, that the service answers."""
-        if not self.served and self.ready_count() >= self.generation.want:
+        if not self.served and self.ready_count() >= self.generation.proof:
             self.served = True
             if self.launch.inheritance is not None:
                 for listener in self.generation.listeners:
@@ -422,9 +421,14 @@ class Master:
             "ring": self._ring,
             "reap": self.departures.reap_strangers,
         }
-        for number in self._signals.read():
+        for number in self.signals.read():
+            act = does[signal.Signals(number)]
+            if self.handed_over and self.launch.stays:
+                foreground.forward(number, self.generation.config.pidfile)
+                if act not in ("quit", "reopen", "reap"):  # what our own last children need
+                    continue
             try:
-                calls[does[signal.Signals(number)]]()
+                calls[act]()
             except ForkdError as error:
                 self.log.error(f"{signal.Signals(number).name}: {error}")
 

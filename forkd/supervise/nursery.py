@@ -210,8 +210,9 @@ class Nursery:
         else:
             reason = process.exit_reason(code)
         asked = child.state in (State.RETIRING, State.KILLED) or child.why is not None
-        # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash.
-        crashed = not asked and (child.ready is None or reason not in ("SIGKILL", "exit"))
+        # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash. Exit
+        # code 0 is one: a child that nobody asked to go has no reason to.
+        crashed = not asked and (child.ready is None or reason != "SIGKILL")
         died = child.state is State.RETIRING and code != 0
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())

@@ -174,9 +174,12 @@ class Upgrade:
             self._master.notifier.main(self.pid)
             self.send_counters()
             self._master.hand_over()
+            return
+        self._link.close()
+        if self._master.stopping:
+            self._master.log.info(f"upgrade given up: {text}")
         else:
             self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
-            self._link.close()
             self._master.upgrade_failed()
 
     def cancel(self) -> None:

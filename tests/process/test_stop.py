@@ -110,7 +110,7 @@ def test_a_start_that_fails_late_leaves_no_socket(service: Service) -> None:
 
 def test_a_service_without_children_starts_and_stops(service: Service) -> None:
     assert "workers 0:2" in service.start("-w", "0:2")
-    assert service.live()["workers"] == []
+    until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
 
 
 def test_a_broken_file_does_not_keep_a_service_from_being_stopped(service: Service) -> None:
