@@ -87,6 +87,7 @@ class Master:
         self.fallback = ""  # why they do not use the configured --io
         self.started = monotonic()
         self.served = False  # whether the service ever answered
+        self.lame = False  # told to stop, and accepting for some seconds more
         self.stopping = False
         self._exit_code: int | None = None
         self._leaving: list[Generation] = []  # retired generations with children left
@@ -438,17 +439,39 @@ class Master:
         except (ForkdError, ValueError, TypeError) as error:
             request.refuse(str(error))
 
+    @property
+    def closing(self) -> bool:
+        """Told to stop: nothing new is begun."""
+        return self.lame or self.stopping
+
     def stop(self) -> None:
+        """Be a lame duck for a while, if so configured; told again, or then, wind up."""
+        seconds = self.generation.config.lame_duck
+        if self.closing or not seconds or not self.served:
+            self._wind_up()
+            return
+        self.log.info(
+            f"told to stop: not ready any more, accepting for {seconds:g} s (--lame-duck)"
+        )
+        self.lame = True
+        self._begin_nothing()
+        self.loop.timers.set("lame-duck", monotonic() + seconds, self._wind_up)
+
+    def _begin_nothing(self) -> None:
+        self.notifier.stopping()
+        self.reloader.abort("the master is stopping")
+        if self._upgrade is not None:
+            self._upgrade.cancel()
+
+    def _wind_up(self) -> None:
         """Finish what is under way, then end."""
         if self.stopping:
             return
         self.log.info("stopping")
         self.stopping = True
-        self.notifier.stopping()
+        if not self.lame:
+            self._begin_nothing()
         generation = self.generation
-        self.reloader.abort("the master is stopping")
-        if self._upgrade is not None:
-            self._upgrade.cancel()
         # A master that serves no more, or not yet, shares the listeners with one that does.
         generation.last = self._owns and not self.handed_over
         if generation.last:
@@ -462,7 +485,7 @@ class Master:
 
     def quit(self) -> None:
         """End now: what is under way is lost."""
-        self.stop()
+        self._wind_up()
         for child in self.children:
             child.on("kill")
             child.why = child.why or "stop"
@@ -511,7 +534,7 @@ class Master:
 
     def reload(self, request: Request | None = None) -> None:
         """Replace the children by new ones, with new code and configuration."""
-        if self.stopping:
+        if self.closing:
             if request is not None:
                 request.refuse("the master is stopping")
             return
@@ -544,7 +567,7 @@ class Master:
 
     def upgrade(self, request: Request | None = None) -> None:
         """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
-        if self.stopping or self.reloader.incoming is not None or self._upgrade is not None:
+        if self.closing or self.reloader.incoming is not None or self._upgrade is not None:
             raise ForkdError("not now: a stop, a reload or an upgrade is under way")
         self._upgrade = Upgrade(self, request)
 
@@ -563,7 +586,7 @@ class Master:
             self.admin.hand_over()
         for listener in self.generation.listeners:
             listener.unix_inode = None  # the socket file is the new master's
-        self.stop()
+        self._wind_up()
 
     def give_up(self, error: str) -> None:
         """The first boot failed: end, with the error."""

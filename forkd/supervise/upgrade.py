@@ -175,12 +175,12 @@ class Upgrade:
             self.send_counters()
             self._master.hand_over()
             return
-        self._link.close()
-        if self._master.stopping:
+        if self._master.closing:
             self._master.log.info(f"upgrade given up: {text}")
         else:
             self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
-            self._master.upgrade_failed()
+        self._link.close()
+        self._master.upgrade_failed()
 
     def cancel(self) -> None:
         """This master stops: so must the new one, unless it serves already."""
