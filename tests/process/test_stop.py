@@ -49,7 +49,7 @@ def stop_while_they_wait(service: Service, count: int) -> None:
     for client in clients:
         with client:
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
-    service.gone(30)
+    service.gone(20)  # and not only when --graceful-timeout, 30 s, has them killed
 
 
 @pytest.mark.parametrize("flags", EVERY_WAY, ids=" ".join)
