@@ -171,6 +171,13 @@ class Config:
         section="workers",
         help="seconds a retiring child may take to finish its requests before it is killed",
     )
+    lame_duck: float = option(
+        kinds.Duration(),
+        0,
+        section="workers",
+        help="seconds for which a service that was told to stop still accepts, while /readyz fails, "
+        "so that balancers turn away first",
+    )
     max_requests: int = option(
         kinds.Int(0, 10**9),
         0,

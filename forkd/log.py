@@ -62,11 +62,16 @@ class Log:
     def error(self, message: str) -> None:
         self._put(3, message)
 
+    def report(self, level: str, title: str, details: str, **fields: Any) -> None:
+        """One record with more to it: `details` below its title as text, `fields` as JSON."""
+        text = title if self._json else f"{title}\n{details}"
+        self._put(_LEVELS.index(level), text, fields)
+
     def exception(self, message: str) -> None:
         """An error with the traceback of the exception being handled."""
         self._put(3, f"{message}\n{traceback.format_exc().rstrip()}")
 
-    def _put(self, level: int, message: str) -> None:
+    def _put(self, level: int, message: str, fields: dict[str, Any] | None = None) -> None:
         if level < self._least:
             return
         now = time.time()
@@ -74,7 +79,7 @@ class Log:
         if self._json:
             record = {
                 "time": stamp, "level": _LEVELS[level], "pid": os.getpid(),
-                "process": self._who, "message": message,
+                "process": self._who, "message": message, **(fields or {}),
             }  # fmt: skip
             line = json.dumps(record)
         else:

@@ -57,6 +57,9 @@ class Child:
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed
     crowd: int = 0  # the most connections it had, since it last gave memory back
+    fault: str | None = None  # the sentence for which it is killed: more than a retirement
+    doing: str = ""  # what the kernel said of it before that
+    rss: int = 0  # bytes of memory when last looked at
     queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
 
@@ -72,6 +75,12 @@ class Child:
         """What faulthandler wrote: every thread's Python stack, or nothing."""
         data = os.pread(self.stacks, 1 << 18, 0)
         return data.decode("utf-8", "replace").strip()
+
+    def forget_stacks(self) -> None:
+        """Before new ones are asked for. The file's offset is the child's, too: what it writes next
+        is at the start."""
+        os.lseek(self.stacks, 0, os.SEEK_SET)
+        os.ftruncate(self.stacks, 0)
 
     def close(self) -> None:
         self.channel.close()

@@ -132,6 +132,8 @@ class Dispatcher:
                 if self._anybody_waits():
                     self._nobody_free()
                     self._again_in(_RETRY)
+                elif self._finishing:
+                    self._end()  # the last to come has taken the last room
                 return
             passed = self._next()
             if passed is None:

@@ -79,6 +79,17 @@ class Generation:
             queue,
         )
 
+    @property
+    def proof(self) -> int:
+        """Children that must have been ready before it may serve: one also where none is wanted, or
+        nobody would know that the application can be loaded."""
+        return max(1, self.want)
+
+    def keep_size(self, old: Generation, paused: bool) -> None:
+        """Have as many children as `old`, where the operator or the load have set the number."""
+        self.least, self.most = old.least, old.most
+        self.want = old.least if paused else old.want
+
     def warn(self, log: Log) -> None:
         """Say what the machine will not let the children do."""
         wanted, limit = self.config.worker_connections + _SPARE, process.descriptor_limit()

@@ -24,6 +24,7 @@ from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import notify
+from forkd.supervise.foreground import stand_in
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile
 from forkd.supervise.upgrade import Inheritance, inherited
@@ -54,6 +55,13 @@ class Launch:
         if self.activated and config.bind == Config().bind:
             return self.activated
         return config.bind
+
+    @property
+    def stays(self) -> bool:
+        """Whether this process must not end before the service does, though another is its master:
+        in the foreground of somebody who would not know of that one."""
+        told = self.manager.path and os.getpid() != 1
+        return self.config.foreground and self.inheritance is None and not told
 
     def ready(self, master: Master) -> None:
         """The service answers."""
@@ -241,9 +249,13 @@ def _serve(sources: Sources, launch: Launch) -> int:
         )
         os.set_inheritable(launch.pidfile.fd, False)
         try:
-            return Master(sources, config, launch).run()
+            master = Master(sources, config, launch)
+            code = master.run()
         finally:
             launch.pidfile.remove()
+        if master.handed_over and launch.stays:
+            return stand_in(config.name, config.pidfile, master.signals)
+        return code
     except ForkdError as error:
         launch.failed(str(error))
         return error.exit_code

@@ -18,16 +18,17 @@ from forkd.log import Log
 from forkd.metrics.admin import AdminServer
 from forkd.models import registry
 from forkd.sources import Sources
-from forkd.supervise import plan, scaling, verbs
+from forkd.supervise import foreground, plan, scaling, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
+from forkd.supervise.departures import Departures
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
 from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Reopen, Retire
 from forkd.supervise.notify import Notifier
-from forkd.supervise.nursery import Departure, Nursery, mark_gone
+from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
 from forkd.supervise.signals import SIGNALS
 from forkd.supervise.upgrade import Succession, Upgrade
@@ -59,6 +60,7 @@ class Master:
         self.last_error = ""
         self.sources = sources
         self.launch = launch
+        self.departures = Departures(self)
         self._nursery = Nursery(
             slots_for(config),
             registry.lanes(config),
@@ -67,7 +69,7 @@ class Master:
             generations=self._generations,
             on_message=self._on_message,
             on_exit=self._on_exit,
-            on_failure=self._on_failure,
+            on_failure=self.departures.failed,
         )
         self.children = self._nursery.children
         self.bells = self._nursery.bells
@@ -85,6 +87,7 @@ class Master:
         self.fallback = ""  # why they do not use the configured --io
         self.started = monotonic()
         self.served = False  # whether the service ever answered
+        self.lame = False  # told to stop, and accepting for some seconds more
         self.stopping = False
         self._exit_code: int | None = None
         self._leaving: list[Generation] = []  # retired generations with children left
@@ -118,7 +121,6 @@ class Master:
                 self._doorbell_on()
             self.watchdog.tick()
             self._pursue()
-            self._announce()  # with `--workers 0:N` there is no child to wait for
             while self._exit_code is None:
                 self.loop.turn()
                 self._pursue()
@@ -127,8 +129,8 @@ class Master:
         return self._exit_code
 
     def _open(self, config: Config) -> None:
-        self._signals = SignalQueue([row.number for row in SIGNALS])
-        self.loop.watch(self._signals.fileno(), self._on_signals)
+        self.signals = SignalQueue([row.number for row in SIGNALS])
+        self.loop.watch(self.signals.fileno(), self._on_signals)
         heir = self.launch.inheritance
         pages = verbs.Admin(self)
         self.admin: AdminServer | None = None
@@ -147,7 +149,7 @@ class Master:
         self.admin_address = self.admin.name if self.admin is not None else None
         self._nursery.forget += [
             self.loop.close,
-            self._signals.close,
+            self.signals.close,
             self.control.forget,
             self.launch.forget,
             self.dispatcher.forget,
@@ -199,10 +201,10 @@ class Master:
         incoming = self.reloader.incoming
         return plan.Scene(
             now=monotonic(),
-            want=self.generation.want,
+            want=self.generation.want if self.served else self.generation.proof,
             active=self.generation.number,
             incoming=incoming.number if incoming else None,
-            incoming_want=incoming.want if incoming else 0,
+            incoming_want=incoming.proof if incoming else 0,
             stopping=self.stopping,
             backoff=self.backoff,
             children=tuple(self.children),
@@ -216,10 +218,8 @@ class Master:
             case plan.Retire(child, why):
                 return self._retire(child, why)
             case plan.Kill(child, why):
-                self.log.warning(
-                    f"worker {child.slot} (pid {child.pid}): {why}: not done in time; killed"
-                )
-                self.kill(child, why)
+                limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"
+                self.departures.kill(child, why, f"{why}: not done in time ({limit})")
                 return True
             case plan.Activate():
                 self._activate()
@@ -299,7 +299,7 @@ class Master:
 
     def _announce(self) -> None:
         """Tell who started us, once, that the service answers."""
-        if not self.served and self.ready_count() >= self.generation.want:
+        if not self.served and self.ready_count() >= self.generation.proof:
             self.served = True
             if self.launch.inheritance is not None:
                 for listener in self.generation.listeners:
@@ -314,7 +314,7 @@ class Master:
         departure = self._nursery.collect(child)
         if departure is None:
             return
-        self._report(departure)
+        self.departures.record(departure)
         self.dispatcher.gone(child)
         child.close()
         for generation in (self.generation, self.reloader.incoming):
@@ -325,58 +325,11 @@ class Master:
         if lease is not None and lease.holder() != NOBODY:
             lease.ring(lease.holder())  # it may have died between naming a leader and its bell
         if departure.crashed:
-            self._on_crash(departure)
+            self.departures.crashed(departure)
         for generation in [g for g in self._leaving if not self._has_children(g)]:
             self._leaving.remove(generation)
             generation.close(self._kept())
-        self._reap_strangers()
-
-    def _on_crash(self, departure: Departure) -> None:
-        child = departure.child
-        error = child.error or f"worker {child.slot} ended by {departure.reason}"
-        self._on_failure(child.generation, error)
-
-    def _on_failure(self, generation: int, error: str) -> None:
-        """A child has crashed, or a template that was to fork some."""
-        self.last_error = error
-        if self.reloader.incoming is not None and generation == self.reloader.incoming.number:
-            self.reloader.fail(error)
-        elif not self.served:
-            self._give_up(error)
-        elif generation == self.generation.number:
-            was_open = self.backoff.open
-            self.backoff = self.backoff.crashed(monotonic(), error)
-            if self.backoff.open and not was_open:
-                self.log.error(
-                    f"crash loop: {self.backoff.crashes} children in a row crashed; from now on one "
-                    f"is tried at a time, with growing delays. The last error:\n{error}"
-                )
-
-    def _report(self, departure: Departure) -> None:
-        child, code = departure.child, departure.code
-        age = monotonic() - child.forked
-        text = f"worker {child.slot} (pid {child.pid}) gone: {departure.reason}, age {age:.1f} s"
-        if not departure.crashed and departure.reason != "SIGKILL":
-            self.log.info(text)
-            return
-        text += f", exit code {code}" if code >= 0 else ""
-        if child.error and self.served and child.generation == self.generation.number:
-            text += f"\n{child.error}"  # otherwise it ends the start or the reload, which says it
-        if departure.stacks and child.why is None:
-            text += f"\n{departure.stacks}"
-        self.log.error(text)
-
-    def _reap_strangers(self) -> None:
-        """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
-        ours = {*(child.pid for child in self.children), *self.template_pids()}
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None or found.si_pid in ours:
-                return  # a child of ours is next: its pidfd collects it, and calls us again
-            process.reap(found.si_pid)
+        self.departures.reap_strangers()
 
     def _lent(self) -> bool:
         """Whether the listeners may live on with somebody else when this service has ended."""
@@ -467,11 +420,16 @@ class Master:
             "more": lambda: self.scale(self.generation.want + 1),
             "fewer": lambda: self.scale(max(0, self.generation.want - 1)),
             "ring": self._ring,
-            "reap": self._reap_strangers,
+            "reap": self.departures.reap_strangers,
         }
-        for number in self._signals.read():
+        for number in self.signals.read():
+            act = does[signal.Signals(number)]
+            if self.handed_over and self.launch.stays:
+                foreground.forward(number, self.generation.config.pidfile)
+                if act not in ("quit", "reopen", "reap"):  # what our own last children need
+                    continue
             try:
-                calls[does[signal.Signals(number)]]()
+                calls[act]()
             except ForkdError as error:
                 self.log.error(f"{signal.Signals(number).name}: {error}")
 
@@ -481,17 +439,39 @@ class Master:
         except (ForkdError, ValueError, TypeError) as error:
             request.refuse(str(error))
 
+    @property
+    def closing(self) -> bool:
+        """Told to stop: nothing new is begun."""
+        return self.lame or self.stopping
+
     def stop(self) -> None:
+        """Be a lame duck for a while, if so configured; told again, or then, wind up."""
+        seconds = self.generation.config.lame_duck
+        if self.closing or not seconds or not self.served:
+            self._wind_up()
+            return
+        self.log.info(
+            f"told to stop: not ready any more, accepting for {seconds:g} s (--lame-duck)"
+        )
+        self.lame = True
+        self._begin_nothing()
+        self.loop.timers.set("lame-duck", monotonic() + seconds, self._wind_up)
+
+    def _begin_nothing(self) -> None:
+        self.notifier.stopping()
+        self.reloader.abort("the master is stopping")
+        if self._upgrade is not None:
+            self._upgrade.cancel()
+
+    def _wind_up(self) -> None:
         """Finish what is under way, then end."""
         if self.stopping:
             return
         self.log.info("stopping")
         self.stopping = True
-        self.notifier.stopping()
+        if not self.lame:
+            self._begin_nothing()
         generation = self.generation
-        self.reloader.abort("the master is stopping")
-        if self._upgrade is not None:
-            self._upgrade.cancel()
         # A master that serves no more, or not yet, shares the listeners with one that does.
         generation.last = self._owns and not self.handed_over
         if generation.last:
@@ -505,7 +485,7 @@ class Master:
 
     def quit(self) -> None:
         """End now: what is under way is lost."""
-        self.stop()
+        self._wind_up()
         for child in self.children:
             child.on("kill")
             child.why = child.why or "stop"
@@ -554,7 +534,7 @@ class Master:
 
     def reload(self, request: Request | None = None) -> None:
         """Replace the children by new ones, with new code and configuration."""
-        if self.stopping:
+        if self.closing:
             if request is not None:
                 request.refuse("the master is stopping")
             return
@@ -587,7 +567,7 @@ class Master:
 
     def upgrade(self, request: Request | None = None) -> None:
         """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
-        if self.stopping or self.reloader.incoming is not None or self._upgrade is not None:
+        if self.closing or self.reloader.incoming is not None or self._upgrade is not None:
             raise ForkdError("not now: a stop, a reload or an upgrade is under way")
         self._upgrade = Upgrade(self, request)
 
@@ -606,9 +586,9 @@ class Master:
             self.admin.hand_over()
         for listener in self.generation.listeners:
             listener.unix_inode = None  # the socket file is the new master's
-        self.stop()
+        self._wind_up()
 
-    def _give_up(self, error: str) -> None:
+    def give_up(self, error: str) -> None:
         """The first boot failed: end, with the error."""
         self.launch.failed(error)
         self.served = True  # said once

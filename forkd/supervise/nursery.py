@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import NoReturn
 
 from forkd.errors import StartError
@@ -21,7 +21,7 @@ from forkd.system import process
 from forkd.system.lease import FULL, make_bells
 from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
-from forkd.system.scoreboard import Scoreboard
+from forkd.system.scoreboard import REQUESTS, Scoreboard
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (
@@ -38,7 +38,11 @@ class Departure:
     code: int  # exit code, or minus the signal
     reason: str  # label of forkd_worker_exits_total
     crashed: bool  # neither asked to go nor killed from outside
+    untimely: bool  # killed for a fault, or dead by itself: anything but an ordinary retirement
     stacks: str
+    peak: int  # most bytes of memory it ever had
+    held: tuple[float, bytes] | None  # the request it was serving: (seconds, its line)
+    requests: int  # that it answered
 
 
 class Nursery:
@@ -194,9 +198,10 @@ class Nursery:
     def collect(self, child: Child) -> Departure | None:
         """Reap a child whose pidfd became readable; fold its counters. None when it still lives.
         The caller closes it."""
-        code = process.reap(child.pid)
-        if code is None:
+        found = process.collect(child.pid)
+        if found is None:
             return None
+        code, peak = found
         stacks = child.read_stacks()
         if child.why is not None:
             reason = child.why
@@ -205,14 +210,19 @@ class Nursery:
         else:
             reason = process.exit_reason(code)
         asked = child.state in (State.RETIRING, State.KILLED) or child.why is not None
-        # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash.
-        crashed = not asked and (child.ready is None or reason not in ("SIGKILL", "exit"))
+        # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash. Exit
+        # code 0 is one: a child that nobody asked to go has no reason to.
+        crashed = not asked and (child.ready is None or reason != "SIGKILL")
+        died = child.state is State.RETIRING and code != 0
+        untimely = crashed or died or child.fault is not None or not asked
+        held = self.board.longest(child.slot, monotonic_ns())
+        requests = self.board.counter(child.slot, REQUESTS)
         self.exits[reason] += 1
         self._loop.unwatch(child.pidfd)
         self._loop.unwatch(child.channel.fileno())
         self.board.fold(child.slot)
         self.children.remove(child)
-        return Departure(child, code, reason, crashed, stacks)
+        return Departure(child, code, reason, crashed, untimely, stacks, peak, held, requests)
 
 
 def mark_gone(generation: Generation, slot: int) -> None:

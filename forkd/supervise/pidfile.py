@@ -28,8 +28,10 @@ class Pidfile:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = _content(fd)
+                holder, ending = _content(fd), not _same(fd, path)
                 os.close(fd)
+                if ending:
+                    continue  # its holder has removed it, and lets go of the lock next
                 who = f"pid {holder}" if holder else "another process"
                 raise StartError(
                     f"already running: {who} holds {path}; stop it, or choose another --pidfile or --name"

@@ -95,6 +95,14 @@ Action = Spawn | Retire | Kill | Activate | Exit | WakeAt
 
 
 def plan(scene: Scene) -> list[Action]:
+    """What to do now, and at most one WakeAt: the earliest, since the next call finds the others."""
+    actions = _decide(scene)
+    wakes = [a for a in actions if isinstance(a, WakeAt)]
+    todo = [a for a in actions if not isinstance(a, WakeAt)]
+    return [*todo, *sorted(wakes, key=lambda a: a.when)[:1]]
+
+
+def _decide(scene: Scene) -> list[Action]:
     actions: list[Action] = list(_overdue(scene))
     if scene.stopping:
         actions += [Retire(c, "stop") for c in scene.children if c.state in _SERVING]

@@ -46,7 +46,9 @@ class Reloader:
                     f"model {config.model} needs more rows of the scoreboard than this master has; "
                     "restart"
                 )
-            if len(master.children) + config.workers.max > master.children.slots:
+            same_size = config.workers == old.config.workers
+            most = old.most if same_size else config.workers.max
+            if len(master.children) + most > master.children.slots:
                 raise StartError(
                     f"workers {config.workers}: there is room for {master.children.slots} workers, old "
                     "and new together; restart to have more"
@@ -59,6 +61,8 @@ class Reloader:
             self.fail(str(error))
             return
         self.incoming.warn(master.log)
+        if same_size:
+            self.incoming.keep_size(old, master.paused)
         self._fixed = unreloadable(old.config, loaded)
         if self._fixed:
             master.log.warning(f"reload: changed, but need a restart: {', '.join(self._fixed)}")

@@ -49,12 +49,13 @@ def report(master: Master) -> dict[str, Any]:
         ],
         "admin": master.admin_address,
         "doorbell": master.doorbell.counters(),
+        "departures": master.departures.reports(),
     }
 
 
 def state(master: Master) -> str:
     """One word."""
-    if master.stopping:
+    if master.closing:
         return "stopping"
     if master.backoff.open and master.ready_count() < master.generation.want:
         return "crash-loop"
@@ -65,7 +66,7 @@ def state(master: Master) -> str:
 
 def why_not_ready(master: Master) -> str:
     """Empty when the service is ready; otherwise the sentence for `/readyz` and status."""
-    if master.stopping:
+    if master.closing:
         return "draining: the master is stopping"
     ready, want = master.ready_count(), master.generation.want
     if master.backoff.open and ready < want:

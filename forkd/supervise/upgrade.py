@@ -174,10 +174,13 @@ class Upgrade:
             self._master.notifier.main(self.pid)
             self.send_counters()
             self._master.hand_over()
+            return
+        if self._master.closing:
+            self._master.log.info(f"upgrade given up: {text}")
         else:
             self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
-            self._link.close()
-            self._master.upgrade_failed()
+        self._link.close()
+        self._master.upgrade_failed()
 
     def cancel(self) -> None:
         """This master stops: so must the new one, unless it serves already."""

@@ -10,9 +10,11 @@ from functools import partial
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
+from forkd.log import escape
 from forkd.models import registry
-from forkd.supervise import plan, scaling, worker
+from forkd.supervise import plan, scaling
 from forkd.supervise.children import Child, State
+from forkd.supervise.departures import LAST_WORDS
 from forkd.supervise.messages import Trim
 from forkd.system import process
 from forkd.system.scoreboard import CONNECTIONS
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 _TICK = 1.0
 _RSS_TICK = 5.0
-#: What a child gets to write its stacks before it is killed, seconds.
-_LAST_WORDS = 0.4
 #: Connections at once that need memory worth giving back.
 _CROWD = 250
 
@@ -39,9 +39,9 @@ class Watchdog:
         now = monotonic()
         if config.timeout and not registry.get(config.model).forks:
             self._find_stuck(config.timeout)
-        if config.max_rss and now >= self._rss_due:
+        if now >= self._rss_due:
             self._rss_due = now + _RSS_TICK
-            self._find_fat(config.max_rss)
+            self._weigh(config.max_rss)
         self._master.doorbell.forgive()
         self._thin_out()
         self._settle(now)
@@ -59,9 +59,9 @@ class Watchdog:
         for child in self._master.children:
             if self._held(child, timeout) and not child.accused and child.state is not State.KILLED:
                 child.accused = True
-                process.send_signal(child.pidfd, worker.STACKS)
+                self._master.departures.ask(child)
                 judge = partial(self._judge, child, timeout)
-                self._master.loop.timers.set(f"judge {child.pid}", monotonic() + _LAST_WORDS, judge)
+                self._master.loop.timers.set(f"judge {child.pid}", monotonic() + LAST_WORDS, judge)
 
     def _held(self, child: Child, timeout: float) -> tuple[float, str] | None:
         """The request that holds the child for longer than `timeout`: (seconds, its line)."""
@@ -79,26 +79,23 @@ class Watchdog:
             child.accused = False
             return
         seconds, line = held
-        self._master.log.error(
-            f'worker {child.slot} (pid {child.pid}) killed: "{line}" has held it for {seconds:.1f} s '
-            f"(--timeout {timeout:g})\n"
-            + (child.read_stacks() or "it gave no stacks: it is stopped, or in the kernel")
+        self._master.departures.end(
+            child,
+            "timeout",
+            f'"{escape(line)}" has held it for {seconds:.1f} s (--timeout {timeout:g})',
         )
-        child.why = "timeout"
-        self._master.kill(child, "timeout")
 
     # ---- fat ------------------------------------------------------------------------------
 
-    def _find_fat(self, limit: int) -> None:
+    def _weigh(self, limit: int) -> None:
         for child in self._master.children:
-            if child.state is State.READY and not child.replace:
-                size = process.resident_bytes(child.pid)
-                if size > limit:
-                    self._master.log.warning(
-                        f"worker {child.slot} (pid {child.pid}) has {size >> 20} MiB (--max-rss "
-                        f"{limit >> 20} MiB); it is replaced"
-                    )
-                    child.replace = "max-rss"
+            size = child.rss = process.resident_bytes(child.pid)
+            if limit and size > limit and child.state is State.READY and not child.replace:
+                self._master.log.warning(
+                    f"worker {child.slot} (pid {child.pid}) has {size >> 20} MiB (--max-rss "
+                    f"{limit >> 20} MiB); it is replaced"
+                )
+                child.replace = "max-rss"
 
     def _thin_out(self) -> None:
         """Children that a crowd has left give back what it needed: an allocator keeps it by itself."""

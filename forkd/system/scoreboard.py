@@ -286,9 +286,7 @@ class Scoreboard:
 
     def total(self, cell: int) -> int:
         """A counter over all children, dead and alive."""
-        return self._base[cell] + sum(
-            self.counter(slot, cell) for slot in range(self.slots + 1)
-        )
+        return self._base[cell] + sum(self.counter(slot, cell) for slot in range(self.slots + 1))
 
     def accepted(self, slot: int) -> int:
         return self._accepted[slot] + self.counter(slot, ACCEPTED)

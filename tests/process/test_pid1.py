@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, children_of, until
+from .conftest import Service, alive, children_of, command_line, until, zombies_of
 
 NAMESPACE = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
 
@@ -94,3 +95,24 @@ def test_a_command_from_outside_signals_no_stranger(contained: Service) -> None:
     assert done.returncode == 1 and "another PID namespace" in done.stderr
     os.kill(master(contained), signal.SIGTERM)
     contained.gone()
+
+
+def test_it_stays_when_an_upgrade_has_made_another_the_master(contained: Service) -> None:
+    contained.start_in_foreground()
+    pid = master(contained)
+    before = set(contained.worker_pids())
+    os.kill(pid, signal.SIGUSR2)
+    until(lambda: contained.log().count(" serves app:app ") == 2, "the new master")
+    until(lambda: not [p for p in before if alive_inside(pid, p)], "the old workers gone")
+    until(lambda: command_line(pid).startswith("forkd: foreground"), "it stands in")
+    contained.get("/orphan")
+    assert contained.get("/") == "v1"
+    until(lambda: not zombies_of(pid), "the strangers to be reaped")
+    os.kill(pid, signal.SIGTERM)
+    contained.gone()
+    assert contained.foreground is not None and contained.foreground.returncode == 0
+
+
+def alive_inside(outer: int, inner: int) -> bool:
+    """Whether the namespace of `outer` has a process with that pid."""
+    return Path(f"/proc/{outer}/root/proc/{inner}").exists() and alive(outer)

@@ -33,7 +33,7 @@ def test_up_with_waiters_and_down_when_idle(service: Service, accept: str) -> No
 @pytest.mark.parametrize("accept", ["lock", "exclusive"])
 def test_the_first_child_on_demand(service: Service, accept: str) -> None:
     service.start("-w", "0:2", "--scale-down-after", "1", "--accept", accept)
-    assert service.live()["workers"] == []
+    until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
     assert service.admin("/readyz")[0] == 200
     assert service.get() == "v1"
     assert len(service.workers()) == 1

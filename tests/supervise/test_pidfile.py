@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -69,6 +70,26 @@ def test_the_descriptor_is_not_inherited_through_exec(tmp_path: Path) -> None:
     held = Pidfile.acquire(str(tmp_path / "a.pid"))
     assert not os.get_inheritable(held.fd)
     held.remove()
+
+
+def test_one_that_is_just_ending_is_not_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It removes its file, and then lets go of the lock: a start may come in between."""
+    path = str(tmp_path / "a.pid")
+    ending = Pidfile.acquire(path)
+    flock = fcntl.flock
+
+    def meanwhile(fd: int, how: int) -> None:
+        if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.fstat(ending.fd)):
+            os.unlink(path)
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    started = Pidfile.acquire(path)
+    assert Path(path).read_text() == f"{os.getpid()}\n"
+    started.remove()
+    os.close(ending.fd)
 
 
 @pytest.mark.parametrize("attempt", range(5))

@@ -56,6 +56,13 @@ def test_a_dead_child_is_replaced_at_once() -> None:
     assert plan.plan(scene(child(1), backoff=backoff)) == [Spawn(1, 1)]
 
 
+def test_only_the_earliest_wake_up_is_asked_for() -> None:
+    leaving = [child(n, RETIRING, deadline=NOW + d) for n, d in ((1, 9.0), (2, 3.0), (3, 6.0))]
+    backoff = Backoff(2, NOW + 5.0)
+    found = plan.plan(scene(*leaving, backoff=backoff))
+    assert [a for a in found if isinstance(a, WakeAt)] == [WakeAt(NOW + 3.0)]
+
+
 # ---- backoff and breaker ------------------------------------------------------------------
 
 

@@ -1,0 +1,181 @@
+"""Children that have gone: the report of each that was killed or died, and crashes. In the master.
+
+A report is one record: in the error log, and the last few in `forkd status --json`. It holds what the
+kernel said at the end, and what the child had written to the scoreboard, which may be nonsense: it is
+shown, never acted on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections import deque
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from forkd.log import escape
+from forkd.supervise import worker
+from forkd.supervise.children import Child, State
+from forkd.supervise.nursery import Departure
+from forkd.system import process
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+_KEPT = 20
+_MOST = 4096  # characters of a text that `status` shows; the log has all of it
+#: What a child gets to write its stacks before it is killed, seconds.
+LAST_WORDS = 0.4
+
+
+class Departures:
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._reports: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+
+    def reports(self) -> list[dict[str, Any]]:
+        """The last reports, the newest last, cut so that they fit into an answer."""
+        return list(self._reports)
+
+    # ---- before the end -------------------------------------------------------------------
+
+    def kill(self, child: Child, why: str, fault: str) -> None:
+        """Kill a child for `fault`, a sentence, once it has had time to write its stacks."""
+        child.on("kill")
+        self.ask(child)
+        self._master.loop.timers.set(
+            f"kill {child.pid}", monotonic() + LAST_WORDS, partial(self.end, child, why, fault)
+        )
+
+    def ask(self, child: Child) -> None:
+        """Ask for its stacks. faulthandler writes them in the signal handler itself, in C: also when
+        the child is stuck there and holds the GIL."""
+        child.forget_stacks()
+        process.send_signal(child.pidfd, worker.STACKS)
+
+    def end(self, child: Child, why: str, fault: str) -> None:
+        """Kill it now; noted first is what the kernel forgets with the process."""
+        if self._master.children.get(child.slot) is child:
+            child.why, child.fault = why, fault
+            child.doing = process.state(child.pid)
+            child.rss = process.resident_bytes(child.pid) or child.rss
+            self._master.kill(child, why)
+
+    # ---- at the end -----------------------------------------------------------------------
+
+    def record(self, departure: Departure) -> None:
+        child, log = departure.child, self._master.log
+        found = _report(departure)
+        title = (
+            f"worker {child.slot} (pid {child.pid}) gone: {departure.reason}, age {found['age']} s"
+        )
+        if not departure.untimely:
+            log.info(title)
+            return
+        self._reports.append({k: _cut(v) if isinstance(v, str) else v for k, v in found.items()})
+        told = child.generation == self._master.generation.number and self._master.served
+        # What ends the start or the reload is said there, and once.
+        details = "\n".join(_lines(found if told else {**found, "error": None}))
+        overdue = child.state is State.KILLED and child.why != "timeout"
+        log.report("warning" if overdue else "error", title, details, departure=found)
+
+    def crashed(self, departure: Departure) -> None:
+        child = departure.child
+        self.failed(
+            child.generation, child.error or f"worker {child.slot} ended by {departure.reason}"
+        )
+
+    def failed(self, generation: int, error: str) -> None:
+        """A child has crashed, or a template that was to fork some."""
+        master = self._master
+        master.last_error = error
+        incoming = master.reloader.incoming
+        if incoming is not None and generation == incoming.number:
+            master.reloader.fail(error)
+        elif not master.served:
+            master.give_up(error)
+        elif generation == master.generation.number:
+            was_open = master.backoff.open
+            master.backoff = master.backoff.crashed(monotonic(), error)
+            if master.backoff.open and not was_open:
+                master.log.error(
+                    f"crash loop: {master.backoff.crashes} children in a row crashed; from now on one "
+                    f"is tried at a time, with growing delays. The last error:\n{error}"
+                )
+
+    def reap_strangers(self) -> None:
+        """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
+        master = self._master
+        ours = {*(child.pid for child in master.children), *master.template_pids()}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in ours:
+                return  # a child of ours is next: its pidfd collects it, and calls us again
+            process.reap(found.si_pid)
+
+
+def _report(departure: Departure) -> dict[str, Any]:
+    """The record: JSON. What could not be known is null."""
+    child, code = departure.child, departure.code
+    seconds, line = departure.held or (None, None)
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "slot": child.slot,
+        "pid": child.pid,
+        "generation": child.generation,
+        "reason": departure.reason,
+        "fault": child.fault,
+        "signal": _name(-code) if code < 0 else None,
+        "exit_code": code if code >= 0 else None,
+        "request": line.decode("latin-1") if line is not None else None,
+        "busy_for": round(seconds, 3) if seconds is not None else None,
+        "doing": child.doing or None,
+        "stacks": departure.stacks or None,
+        "error": child.error,
+        "rss_bytes": child.rss or None,
+        "peak_rss_bytes": departure.peak or None,
+        "age": round(monotonic() - child.forked, 1),
+        "requests": departure.requests,
+    }
+
+
+def _lines(found: dict[str, Any]) -> Iterable[str]:
+    """The record for a reader, below its title."""
+    if found["fault"]:
+        yield f"killed: {found['fault']}"
+    code = found["exit_code"]
+    how = f"by {found['signal']}" if code is None else f"with exit code {code}"
+    yield f"ended {how}, generation {found['generation']}, {found['requests']} requests answered"
+    if found["request"] is not None:
+        yield f'it was serving "{escape(found["request"])}" for {found["busy_for"]} s'
+    sizes = [("memory", found["rss_bytes"]), ("at its peak", found["peak_rss_bytes"])]
+    if any(size for _, size in sizes):
+        yield ", ".join(f"{name} {size >> 20} MiB" for name, size in sizes if size)
+    if found["error"]:
+        yield found["error"]
+    if found["stacks"]:
+        yield found["stacks"]
+    elif found["doing"]:
+        yield f"it gave no stacks; it was {found['doing']}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal
+
+
+def _cut(text: str) -> str:
+    """Printable ASCII, so that JSON does not make it much longer."""
+    text = re.sub(r"[^\n -~]", "?", text)
+    return (
+        text if len(text) <= _MOST else f"{text[: _MOST // 2]}\n... cut ...\n{text[-_MOST // 2 :]}"
+    )
