@@ -40,6 +40,7 @@ class Watchdog:
             self._rss_due = now + _RSS_TICK
             self._find_fat(config.max_rss)
         self._master.doorbell.forgive()
+        self._master.log.sink.retry()
         self._settle(now)
         self._calm_down(now)
         period = min(_TICK, max(0.1, config.timeout / 4)) if config.timeout else _TICK
