@@ -354,6 +354,7 @@ class Config:
         kinds.LogPath(off=False),
         None,
         section="logging",
+        reloadable=False,
         unset="stderr in the foreground, else a file beside the pid file, as .log",
         example="/var/log/forkd/error.log",
         help="file of forkd's own log and the application's stderr; - is stderr",

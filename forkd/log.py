@@ -6,6 +6,8 @@ would have to be carried across forks.
 
 The access log is a file opened for appending, or descriptor 1. A child collects lines and writes
 them at the end of each turn of its loop, whole lines at a time.
+
+Neither is ever waited for: see sink.py.
 """
 
 from __future__ import annotations
@@ -14,24 +16,31 @@ import errno
 import json
 import os
 import re
-import sys
 import time
 import traceback
 from collections import deque
 from typing import Any
 
 from forkd.native import native as _native
+from forkd.sink import Sink
 
 _LEVELS = ("debug", "info", "warning", "error")
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+#: O_NONBLOCK: to open a FIFO that nobody reads is an error (ENXIO), and not a reason to wait.
+_FLAGS = (
+    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+)  # fmt: skip
 #: Control bytes, DEL, the quote and the backslash: what could forge or tear a line.
 _UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\x9f]')
+#: Seconds between two lines about the same trouble.
+_SILENCE = 10.0
 _UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def open_log(path: str) -> int:
     """Open a log file for appending; it is created 0640 and never a symbolic link's target."""
-    return os.open(path, _FLAGS, 0o640)
+    fd = os.open(path, _FLAGS, 0o640)
+    os.set_blocking(fd, True)  # as the application expects of its stdout and stderr
+    return fd
 
 
 def redirect(path: str) -> None:
@@ -46,9 +55,14 @@ class Log:
     """The error log of one process. `who` names the process in each line."""
 
     def __init__(self, level: str, style: str, who: str) -> None:
+        self._who = who
+        self.configure(level, style)
+        self.sink = Sink(2)
+        self.sink.gap = lambda lines: self._line(2, f"error log: {lines} lines lost here")
+
+    def configure(self, level: str, style: str) -> None:
         self._least = _LEVELS.index(level)
         self._json = style == "json"
-        self._who = who
 
     def debug(self, message: str) -> None:
         self._put(0, message)
@@ -72,8 +86,10 @@ class Log:
         self._put(3, f"{message}\n{traceback.format_exc().rstrip()}")
 
     def _put(self, level: int, message: str, fields: dict[str, Any] | None = None) -> None:
-        if level < self._least:
-            return
+        if level >= self._least:
+            self.sink.write(self._line(level, message, fields))
+
+    def _line(self, level: int, message: str, fields: dict[str, Any] | None = None) -> bytes:
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03}Z"
         if self._json:
@@ -86,16 +102,7 @@ class Log:
             # Continuation lines are indented, so that no message can forge the start of a line.
             message = _UNSAFE_TEXT.sub(_hex, message).replace("\n", "\n    ")
             line = f"{stamp} [{os.getpid()}] {_LEVELS[level]} {self._who}: {message}"
-        _write_all(2, line.encode("utf-8", "backslashreplace") + b"\n")
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    """Write, and lose the data rather than stop when the disk is full or the reader is gone."""
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except OSError:
-            return
+        return line.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _hex(match: re.Match[str]) -> str:
@@ -114,32 +121,17 @@ def _never(*_: Any) -> None:
 class AccessLog:
     """The access log of one child: Combined Log Format with the duration, or JSON lines."""
 
-    def __init__(self, path: str, style: str, native: bool = True) -> None:
-        self._path = path
+    def __init__(self, fd: int, style: str, log: Log | None = None, native: bool = True) -> None:
+        """`log`: where to tell of trouble with this one."""
         self._json = style == "json"
         self._line = _native.line if _native is not None and native and not self._json else _never
-        self._fd = 1
         self._lines: deque[bytes] = deque()
         self._second = 0
         self._stamp = ""
-        self.reopen()
-
-    def reopen(self) -> None:
-        """Open the file anew (SIGUSR1: it was rotated); on failure keep the old one, and say so."""
-        if self._path == "-":
-            return
-        self.flush()
-        try:
-            fd = open_log(self._path)
-        except OSError as error:
-            if self._fd == 1:
-                raise
-            name = errno.errorcode.get(error.errno or 0, "?")
-            print(f"access log {self._path}: not reopened: {name}", file=sys.stderr, flush=True)
-            return
-        if self._fd != 1:
-            os.close(self._fd)
-        self._fd = fd
+        self.sink = Sink(fd)
+        if log is not None:
+            trouble = _Trouble(log)
+            self.sink.failed, self.sink.gap = trouble.failed, trouble.over
 
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
@@ -185,9 +177,43 @@ class AccessLog:
         text = f'{host or "unix:"} - - [{self._stamp}] "{text}" {took}\n'
         return text.encode("latin-1", "backslashreplace")
 
-    def flush(self) -> None:
-        """Write what was collected. Called at the end of each turn, and before the process ends."""
+    def flush(self) -> bool:
+        """Write what was collected. Called at the end of each turn. Returns whether some of it waits."""
         if self._lines:
             # Threads may add meanwhile: popleft takes each line exactly once.
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            _write_all(self._fd, b"".join(lines))
+            self.sink.write(b"".join(lines))
+        elif self.sink.waiting:
+            self.sink.retry()
+        return bool(self.sink.waiting)
+
+    def reopen(self, fd: int) -> None:
+        """The file was rotated: what was collected so far goes to the old one."""
+        self.flush()
+        self.sink.use(fd)
+
+    def end(self) -> None:
+        """The process ends."""
+        self.flush()
+        self.sink.end()
+
+
+class _Trouble:
+    """What the error log says of an access log that cannot be written."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._silent_until = 0.0
+
+    def failed(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE
+            name = errno.errorcode.get(error.errno or 0, "?")
+            self._log.error(
+                f"access log: write: {name}: {error.strerror}; its lines wait, or are lost"
+            )
+
+    def over(self, lines: int) -> bytes:
+        self._log.warning(f"access log: {lines} lines lost")
+        return b""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "forkd"
-BASE = {"errors", "address", "options", "config", "rules", "sources", "log", "title", "__init__"}
+BASE = {"errors", "address", "options", "config", "rules", "sources", "log", "sink", "title", "__init__"}
 
 #: Which parts of forkd each part may import, besides itself.
 LAYERS: dict[str, set[str]] = {

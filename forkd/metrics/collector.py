@@ -63,6 +63,10 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_leader_promotions_total": one(board.total(scoreboard.PROMOTIONS)),
         "forkd_lease_grants_total": one(doorbell["grants"]),
         "forkd_sigio_rings_total": one(doorbell["rings"]),
+        "forkd_log_lines_lost_total": [
+            (["access"], board.total(scoreboard.LOST_ACCESS)),
+            (["error"], board.total(scoreboard.LOST_ERROR)),
+        ],
         "forkd_reloads_total": [([result], n) for result, n in sorted(master["reloads"].items())],
         "forkd_generation": one(master["generation"]),
         "forkd_ready": one(0 if master["why"] else 1),

@@ -44,6 +44,10 @@ METRICS: tuple[Metric, ...] = (
         "Times the master gave leadership to an idle worker because the leader was busy or stopped.",
     ),
     Metric("forkd_sigio_rings_total", "counter", (), "SIGIO deliveries that found the doorbell armed."),
+    Metric(
+        "forkd_log_lines_lost_total", "counter", ("log",),
+        "Lines that a log did not take, for want of room on the disk or of a reader.",
+    ),
     Metric("forkd_reloads_total", "counter", ("result",), "Reloads, by result."),
     Metric("forkd_generation", "gauge", (), "Number of the serving generation."),
     Metric("forkd_ready", "gauge", (), "1 when all wanted workers are ready, as /readyz says."),

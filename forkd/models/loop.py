@@ -25,6 +25,7 @@ from forkd.system.scoreboard import WORKING
 class ChildLoop:
     def __init__(self, unit: Unit) -> None:
         self.done = False
+        self._again = NEVER  # when the next turn is due, whatever happens
         self.unit = unit
         self.log = unit.log
         self.handles = self.handle_set()
@@ -97,7 +98,7 @@ class ChildLoop:
         acceptor.resume(now)
         if self._retired:
             self._leave()
-        self.unit.after_turn()
+        self._again = self.unit.after_turn()
 
     def demultiplex(self, events: list[tuple[int, int]]) -> None:
         """Dispatch to the handlers of connections and listeners."""
@@ -120,7 +121,7 @@ class ChildLoop:
         """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
         if self.acceptor.hasty:
             return 0
-        until = min(self.keeper.wheel.next, self.acceptor.pause_ends)
+        until = min(self.keeper.wheel.next, self.acceptor.pause_ends, self._again)
         if until == NEVER:
             return timeout
         mine = max(0.0, until - monotonic())

@@ -19,7 +19,7 @@ import signal
 import socket
 from collections import deque
 from dataclasses import dataclass, replace
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
 
 from forkd.models.blocking import BlockingFollowers
@@ -35,6 +35,7 @@ from forkd.system.signals import SignalQueue
 #: Processes of one worker; more clients wait in its queue.
 MOST_PROCESSES = 256
 _IDLE_GRACE = 0.5  # seconds
+_RETRY = 0.5  # seconds until lines that the access log did not take are tried again
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,9 @@ class ProcessPerConnection(ChildLoop):
         process.die_with_parent(worker)
         process.unblock()
         self._lanes.become(row)
+        self.log.sink.forked(row.lost_error)
+        if self.unit.access is not None:
+            self.unit.access.sink.forked(row.lost_access)
         host, unit = self.unit.host, self.unit
         unit = replace(
             unit, row=scratch_row(), lease=None, intakes=[], watched={}, after_turn=self._flush
@@ -153,9 +157,10 @@ class ProcessPerConnection(ChildLoop):
         loop.serve(sock, client, server)
         while loop.keeper.connections and not loop.done:
             loop.turn(None)
-        self._flush()
+        if unit.access is not None:
+            unit.access.end()
         os._exit(0)
 
-    def _flush(self) -> None:
-        if self.unit.access is not None:
-            self.unit.access.flush()
+    def _flush(self) -> float:
+        waits = self.unit.access is not None and self.unit.access.flush()
+        return monotonic() + _RETRY if waits else NEVER

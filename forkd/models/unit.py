@@ -34,8 +34,8 @@ class Unit:
     access: AccessLog | None
     #: Further descriptors to wait on, with what to call when they are readable.
     watched: dict[int, Callable[[], None]]
-    #: Housekeeping, to be called at the end of every turn.
-    after_turn: Callable[[], None]
+    #: Housekeeping, to be called at the end of every turn. Returns when it wants another, at the latest.
+    after_turn: Callable[[], float]
 
 
 class Model(Protocol):

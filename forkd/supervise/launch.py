@@ -101,19 +101,6 @@ class Launch:
         if self.inheritance is not None:
             self.inheritance.link.send(answer)
 
-    def reopen_logs(self, config: Config, identity: tuple[int, int, list[int]] | None) -> None:
-        """The master's part of SIGUSR1. Descriptors 1 and 2 are shared with the children, so one
-        dup2 would not reach them: each reopens its own."""
-        if self.error_log is not None:
-            try:
-                log.redirect(self.error_log)
-            except OSError as error:
-                raise SystemCallError("open", self.error_log, error) from error
-        if config.access_log not in (None, "-") and identity is not None:
-            fd = log.open_log(str(config.access_log))  # made here, for children that may not
-            os.fchown(fd, identity[0], identity[1])
-            os.close(fd)
-
     def forget(self) -> None:
         """In a child."""
         if self.pidfile is not None:

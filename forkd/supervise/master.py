@@ -18,7 +18,7 @@ from forkd.log import Log
 from forkd.metrics.admin import AdminServer
 from forkd.models import registry
 from forkd.sources import Sources
-from forkd.supervise import foreground, plan, scaling, verbs
+from forkd.supervise import foreground, plan, rotation, scaling, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
@@ -26,7 +26,7 @@ from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
-from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Reopen, Retire
+from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Retire
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
@@ -75,6 +75,7 @@ class Master:
         self.bells = self._nursery.bells
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
+        self.log.sink.lost = self.board.lanes[0][0].lost_error  # no child has slot 0
         self.doorbell = Doorbell(
             self.loop.timers, self.board, self._nobody_free, self._lead_by_others
         )
@@ -153,6 +154,7 @@ class Master:
             self.control.forget,
             self.launch.forget,
             self.dispatcher.forget,
+            self.log.sink.close,
             *([self.admin.forget] if self.admin else []),
         ]
 
@@ -499,10 +501,7 @@ class Master:
 
     def reopen(self) -> None:
         """Logs were rotated: open them anew, here and in the children."""
-        self.launch.reopen_logs(self.generation.config, self._nursery.identity)
-        for child in self.children:
-            child.channel.send(Reopen())
-        self.log.info("log files reopened")
+        rotation.reopen(self, self._generations())
 
     def scale(self, want: int, pause: bool = False) -> int:
         """Change the number of children. Returns the number. Raises ForkdError."""
@@ -546,7 +545,7 @@ class Master:
         self.generation = new
         self.paused = False
         self.backoff = plan.Backoff()
-        self.log = Log(new.config.log_level, new.config.log_format, "master")
+        self.log.configure(new.config.log_level, new.config.log_format)
         self._lead_by_others()
         self._doorbell_on()
         if old.lease is not None:

@@ -45,7 +45,11 @@ class Quit(NamedTuple):
 
 
 class Reopen(NamedTuple):
-    """Master to child: reopen the log files."""
+    """Master to child: the log files were opened anew. Their descriptors come with the message, in
+    this order."""
+
+    error: bool
+    access: bool
 
 
 class Trim(NamedTuple):
@@ -59,7 +63,7 @@ _TYPES: dict[type, dict[str, type]] = {
     Recycle: {"why": str},
     Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},
     Quit: {},
-    Reopen: {},
+    Reopen: {"error": bool, "access": bool},
     Trim: {},
 }
 _KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen, Trim)}
@@ -80,7 +84,7 @@ class Channel:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def send(self, message: Message) -> bool:
+    def send(self, message: Message, *fds: int) -> bool:
         """False when the other side is gone, or has not read for so long that nothing fits."""
         fields = {
             name: value if not isinstance(value, str) else _cut(value)
@@ -88,18 +92,23 @@ class Channel:
         }
         data = json.dumps([type(message).__name__, fields]).encode()
         try:
-            self._sock.send(data)
+            socket.send_fds(self._sock, [data], fds)
         except OSError:
             return False
         return True
 
-    def receive(self) -> list[Message] | None:
+    def receive(self, fds: list[int] | None = None) -> list[Message] | None:
         """What has arrived; None when the other side is gone. Nonsense is skipped: the master must
-        not fall over what a child has sent."""
+        not fall over what a child has sent. Descriptors that came along are appended to `fds`; the
+        kernel closes them for who has not asked."""
         found: list[Message] = []
         while True:
             try:
-                data = self._sock.recv(1 << 17)
+                if fds is None:
+                    data = self._sock.recv(1 << 17)
+                else:
+                    data, came, _, _ = socket.recv_fds(self._sock, 1 << 17, 2)
+                    fds += came
             except BlockingIOError:
                 return found
             except OSError:

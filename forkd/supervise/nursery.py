@@ -96,6 +96,7 @@ class Nursery:
         return child
 
     def _template_birth(self, generation: Generation, admin: str | None) -> template.Birth:
+        keep: set[socket.socket | int]
         keep = {*generation.all_sockets(), *(generation.queue or ())[1:]}
         return template.Birth(
             generation=generation,
@@ -106,12 +107,13 @@ class Nursery:
             forget=self._forgetting(keep),
         )
 
-    def _forgetting(self, keep: set[socket.socket]) -> Callable[[], None]:
+    def _forgetting(self, keep: set[socket.socket | int]) -> Callable[[], None]:
         """What a forked process does with the master's descriptors: it closes all but `keep`. A
         listener that it does not serve, for one, would stay open as long as it lives."""
         others = list(self.children)
         ends = [end for known in self._generations() for end in known.queue or ()]
         listening = [sock for known in self._generations() for sock in known.all_sockets()]
+        logs = {known.access for known in self._generations() if known.access is not None}
 
         def forget() -> None:
             for other in others:
@@ -119,6 +121,8 @@ class Nursery:
             for sock in [*listening, *ends]:
                 if sock not in keep:
                     sock.close()
+            for fd in logs - keep:
+                os.close(fd)
             for call in self.forget:
                 call()
 
@@ -156,10 +160,12 @@ class Nursery:
                 1,
                 2,
                 *([own_queue[1].fileno()] if own_queue else []),
+                *([generation.access] if generation.access is not None else []),
             ]
             pid, pidfd = make(slot, number, passed)
         else:
-            keep = {sock for sock, _ in listeners} | ({receiving} if receiving else set())
+            keep: set[socket.socket | int] = {sock for sock, _ in listeners}
+            keep |= {end for end in (receiving, generation.access) if end is not None}
             masters = self._forgetting(keep)
             ends = [ours, *(own_queue or ())[:1]]
 
@@ -180,6 +186,7 @@ class Nursery:
                 listeners=listeners,
                 queue=receiving,
                 stacks=stacks,
+                access=generation.access,
                 identity=self.identity,
                 admin=admin,
                 master=os.getpid(),

@@ -289,9 +289,10 @@ def _fork(
 
 def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) -> worker.Birth:
     """In the child: what it would have from the master. `fds`: its channel, its memfd for stacks, the
-    master's stdout and stderr as they are now, and its queue, if it has one."""
+    master's stdout and stderr as they are now, its queue and its access log, if it has these."""
     generation = birth.generation
     channel, stacks, out, err, *queue = fds
+    access = queue.pop() if generation.access is not None else None
     for fd, standard in ((out, 1), (err, 2)):
         os.dup2(fd, standard)
         os.close(fd)
@@ -317,6 +318,7 @@ def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) ->
         listeners=mine,
         queue=receiving or None,
         stacks=stacks,
+        access=access,
         identity=None,  # the template has become it
         admin=birth.admin,
         master=birth.master,

@@ -44,6 +44,7 @@ class Watchdog:
             self._weigh(config.max_rss)
         self._master.doorbell.forgive()
         self._thin_out()
+        self._master.log.sink.retry()
         self._settle(now)
         self._calm_down(now)
         period = min(_TICK, max(0.1, config.timeout / 4)) if config.timeout else _TICK

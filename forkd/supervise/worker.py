@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
@@ -26,6 +27,7 @@ from forkd.config import Config
 from forkd.errors import AppError, ForkdError
 from forkd.log import AccessLog, Log
 from forkd.models import registry
+from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
 from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire, Trim
@@ -44,6 +46,8 @@ QUIET = [
 ]  # fmt: skip
 
 _NEVER = 1 << 62  # requests
+#: Seconds until lines that a log did not take are tried again, if no request comes before.
+_RETRY = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Birth:
     listeners: list[tuple[socket.socket, tuple[str, int]]]
     queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
+    access: int | None  # descriptor of the access log, when that is a file
     identity: tuple[int, int, list[int]] | None
     admin: str | None  # address of the metrics, for the welcome app
     master: int  # its pid
@@ -82,6 +87,7 @@ class Worker:
             else birth.lanes[0].ledger(config.native)
         )
         self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
+        self.log.sink.lost = birth.lanes[0].lost_error
         self.access: AccessLog | None = None
         self._birth = birth
         self._channel = birth.channel
@@ -130,7 +136,9 @@ class Worker:
         else:
             while not model.done:
                 model.turn(None)
-        self._after_turn()
+        if self.access is not None:
+            self.access.end()
+        self.log.sink.end()
         return 0
 
     # ---- boot -----------------------------------------------------------------------------
@@ -144,14 +152,11 @@ class Worker:
         random.seed()  # children that share a seed would draw the same session keys
         os.umask(birth.config.umask)
         if birth.config.access_log is not None:
-            try:
-                self.access = AccessLog(
-                    birth.config.access_log, birth.config.log_format, birth.config.native
-                )
-            except OSError as error:
-                raise ForkdError(
-                    f"access log {birth.config.access_log}: {error.strerror}"
-                ) from error
+            self._access_fd = 1 if birth.access is None else birth.access
+            self.access = AccessLog(
+                self._access_fd, birth.config.log_format, self.log, birth.config.native
+            )
+            self.access.sink.lost = birth.lanes[0].lost_access
         if birth.identity is not None:
             process.become(birth.identity)
         process.die_with_parent(birth.master)  # after become(), which clears it
@@ -197,7 +202,8 @@ class Worker:
 
     def _on_message(self) -> None:
         assert self._model is not None
-        messages = self._channel.receive()
+        fds: list[int] = []
+        messages = self._channel.receive(fds)
         if messages is None:
             # The master is gone, and with it the service; PDEATHSIG is the belt to this brace.
             os._exit(0)
@@ -208,10 +214,26 @@ class Worker:
                 self._retire(message.idle_grace, message.drain_queue)
             elif isinstance(message, Quit):
                 self._model.abandon()
-            elif isinstance(message, Reopen) and self.access is not None:
-                self.access.reopen()
             elif isinstance(message, Trim):
                 process.give_memory_back()
+            elif isinstance(message, Reopen):
+                self._reopen(message, fds)
+
+    def _reopen(self, message: Reopen, fds: list[int]) -> None:
+        """Use the log files that the master has opened: they come with the message."""
+        if message.error:
+            fd = fds.pop(0)
+            os.dup2(fd, 1)
+            os.dup2(fd, 2)
+            os.close(fd)
+            self.log.sink.use(2)
+            if self.access is not None and self._access_fd == 1:
+                self.access.reopen(1)
+        if message.access:
+            assert self.access is not None
+            old, self._access_fd = self._access_fd, fds.pop(0)
+            self.access.reopen(self._access_fd)
+            os.close(old)
 
     def _on_signal(self) -> None:
         if signal.SIGTERM in self._signals.read():
@@ -224,12 +246,16 @@ class Worker:
             set_title(f"worker {self._birth.slot} (retiring)", self._birth.config.name)
             self._model.retire(idle_grace, drain_queue)
 
-    def _after_turn(self) -> None:
-        if self.access is not None:
-            self.access.flush()
+    def _after_turn(self) -> float:
+        """When to be called again, at the latest."""
+        again = NEVER
+        if (self.access is not None and self.access.flush()) or self.log.sink.waiting:
+            self.log.sink.retry()
+            again = monotonic() + _RETRY
         if self._recycle_at != _NEVER and self._answered() >= self._recycle_at:
             self._recycle_at = _NEVER
             self._channel.send(Recycle("max-requests"))
+        return again
 
     def _answered(self) -> int:
         return sum(row.cells[REQUESTS] for row in self._lanes)

@@ -62,7 +62,9 @@ CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code, up to 599
 REASONS = ("ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "other")
 FAILURES = CODES + 600
 SHED = FAILURES + len(REASONS)  # answered 503 for having waited too long
-CELLS = SHED + 1
+LOST_ACCESS = SHED + 1  # lines that a log did not take
+LOST_ERROR = SHED + 2
+CELLS = SHED + 3
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _LINE = 160  # bytes of the request line being served
@@ -138,6 +140,13 @@ class Row:
         """accept(2) failed with that errno."""
         name = errno.errorcode.get(number, "other")
         self.cells[FAILURES + REASONS.index(name if name in REASONS else "other")] += 1
+
+    def lost_access(self, lines: int) -> None:
+        """The access log did not take so many lines."""
+        self.cells[LOST_ACCESS] += lines
+
+    def lost_error(self, lines: int) -> None:
+        self.cells[LOST_ERROR] += lines
 
     # ---- read by the master ---------------------------------------------------------------
 

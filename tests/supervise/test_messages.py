@@ -21,7 +21,7 @@ from forkd.supervise.messages import (
 
 MESSAGES: list[Message] = [
     Ready("wsgi", ""), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
-    Retire(2.0, True, False), Retire(0.05, False, True), Quit(), Reopen(),
+    Retire(2.0, True, False), Retire(0.05, False, True), Quit(), Reopen(True, False),
 ]  # fmt: skip
 
 

@@ -1,0 +1,164 @@
+"""Where the lines of a log go: a descriptor that nobody ever waits for.
+
+A disk may be full, the reader of a pipe may have stopped. What cannot be written waits in memory and
+goes out first when it can; what there is no room for is lost, and counted. Used by log.py, in the
+master and in its children, by any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_ROOM = 1 << 20  # bytes that may wait, in each process
+
+
+def _ignore(*_: Any) -> bytes:
+    return b""
+
+
+class Sink:
+    """All lines that are given to it, whole and in order, with gaps where some were lost."""
+
+    def __init__(self, fd: int) -> None:
+        #: Told of a write that failed, unless it was for a reader that does not read.
+        self.failed: Callable[[OSError], object] = _ignore
+        #: Told how many lines have just been lost.
+        self.lost: Callable[[int], object] = _ignore
+        #: Asked, when all is well again, for what to write in the place of so many lines.
+        self.gap: Callable[[int], bytes] = _ignore
+        self.waiting: deque[bytes] = deque()
+        self._size = 0
+        self._missing = 0  # lines lost since the last gap
+        self._torn = False  # the first that waits is the rest of a line
+        self._lock = threading.Lock()
+        self._write, self._piece, self._close = _writer(fd)
+
+    def use(self, fd: int) -> None:
+        """Write to `fd` from now on. It stays the caller's, who may close it after the next `use`."""
+        with self._lock:
+            self._drain()
+            if self._torn:  # half a line is in the old file; its rest would tear one in the new
+                first = self.waiting.popleft()
+                self._size -= len(first)
+                self._torn = False
+                self._lose(1)
+                if rest := first.partition(b"\n")[2]:
+                    self.waiting.appendleft(rest)
+                    self._size += len(rest)
+            self._close()
+            self._write, self._piece, self._close = _writer(fd)
+            self._drain()
+
+    def write(self, data: bytes) -> None:
+        """Whole lines."""
+        with self._lock:
+            if self._drain():
+                self._append(data)
+                self._drain()
+            elif self._size + len(data) <= _ROOM:
+                self._append(data)
+            else:
+                self._lose(data.count(b"\n"))
+
+    def retry(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            self._drain()
+
+    def forked(self, lost: Callable[[int], object]) -> None:
+        """In a process forked from the one that wrote so far, which keeps what waits."""
+        self.lost = lost
+        self.waiting.clear()
+        self._size = self._missing = 0
+        self._torn = False
+
+    def end(self) -> None:
+        """The process ends: what cannot be written now is lost."""
+        with self._lock:
+            if not self._drain():
+                self._lose(sum(data.count(b"\n") for data in self.waiting))
+
+    def close(self) -> None:
+        """In a child, of the master's: what waits is written by the master."""
+        self._close()
+
+    def _append(self, data: bytes) -> None:
+        self._size += len(data)
+        while len(data) > self._piece:
+            end = data.rfind(b"\n", 0, self._piece) + 1 or data.find(b"\n") + 1
+            self.waiting.append(data[:end])
+            data = data[end:]
+        if data:
+            self.waiting.append(data)
+
+    def _drain(self) -> bool:
+        """Write what waits; False when some of it has to go on waiting."""
+        waiting = self.waiting
+        while waiting:
+            data = waiting[0]
+            try:
+                done = self._write(data)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self.failed(error)
+                return False
+            self._size -= done
+            if done < len(data):  # the next try says why
+                waiting[0] = data[done:]
+                self._torn = not data.endswith(b"\n", 0, done)
+                continue
+            waiting.popleft()
+            self._torn = False
+            if not waiting and self._missing:
+                missing, self._missing = self._missing, 0
+                self._append(self.gap(missing))
+        return True
+
+    def _lose(self, lines: int) -> None:
+        if lines:
+            self._missing += lines
+            self.lost(lines)
+
+
+def _writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
+    """How to write to `fd` without waiting, how much at once, and how to end that.
+
+    O_NONBLOCK on `fd` itself would be set for all who share it: the application, the shell. To open
+    it anew gives an open file of our own (proc(5), /proc/pid/fd), but not for sockets; send(2) has a
+    flag instead. Files on disks are never waited for, and a second open file would not share the
+    position of one without O_APPEND.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:  # it is closed: each write will say so
+        mode = stat.S_IFREG
+    if stat.S_ISREG(mode):
+        return lambda data: os.write(fd, data), 1 << 30, _ignore
+    if stat.S_ISSOCK(mode):
+        sock = socket.socket(fileno=os.dup(fd))
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        return lambda data: sock.send(data, flags), 1 << 30, sock.close
+    how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    # A pipe takes up to PIPE_BUF bytes whole or not at all (pipe(7)).
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", how)
+    except OSError:  # somebody else's pipe
+        return lambda data: _polled(fd, data), select.PIPE_BUF, _ignore
+    return lambda data: os.write(own, data), select.PIPE_BUF, lambda: os.close(own)
+
+
+def _polled(fd: int, data: bytes) -> int:
+    """The next best: another process may fill the pipe in between."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    if not poll.poll(0):
+        raise BlockingIOError
+    return os.write(fd, data[: select.PIPE_BUF])
