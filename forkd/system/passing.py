@@ -7,17 +7,16 @@ takes them out. Once nobody can put anything into it, and it is empty, it says s
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import socket
-import struct
 
 #: (the master's end, the children's end)
 Queue = tuple[socket.socket, socket.socket]
 #: A connection, and the server's name and port.
 Passed = tuple[socket.socket, tuple[str, int]]
 
-_FD = struct.Struct("i")
 _LONGEST = 300  # bytes of a server's name and port
 
 
@@ -48,12 +47,21 @@ def receive_socket(queue: socket.socket) -> Passed:
     nothing more can come, OSError (EMFILE) when this process has no room: then it stays there."""
     # The kernel discards a descriptor for which there is no room (MSG_CTRUNC), so look before.
     os.close(os.dup(queue.fileno()))
-    # socket.recv_fds drops its flags (CPython 3.11): what it takes, other programs inherit.
-    room = socket.CMSG_LEN(_FD.size)
-    data, passed, _, _ = queue.recvmsg(_LONGEST, room, socket.MSG_CMSG_CLOEXEC)
+    data, fds = receive(queue, _LONGEST, 1)
     if not data:
         raise EOFError
-    if not passed:  # another thread has opened the last one meanwhile
+    if not fds:  # another thread has opened the last one meanwhile
         raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; a connection is lost")
     port, host = data.decode().split(" ", 1)
-    return socket.socket(fileno=_FD.unpack(passed[0][2])[0]), (host, int(port))
+    return socket.socket(fileno=fds[0]), (host, int(port))
+
+
+def receive(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """One datagram, and the descriptors that came with it, at most so many, all O_CLOEXEC:
+    socket.recv_fds drops its flags (CPython 3.11), and other programs would inherit them."""
+    fds = array.array("i")
+    room = socket.CMSG_LEN(most * fds.itemsize)
+    data, passed, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    for _, _, numbers in passed:
+        fds.frombytes(numbers)
+    return data, fds.tolist()

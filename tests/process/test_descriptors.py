@@ -56,6 +56,8 @@ EVERY_WAY = [
     ["-m", "proactor", "--threads", "3"],
     ["--accept", "reuseport"],
     ["--accept", "exclusive"],
+    ["--preload"],
+    ["--preload", "-m", "half-sync-half-async"],
 ]
 
 
@@ -101,15 +103,16 @@ def test_nobody_reads_the_log_when_the_application_closes_0_to_2(
         assert b"to standard" not in answer
 
 
-def test_closed_at_import(service: Service) -> None:
+@pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
+def test_closed_at_import(service: Service, flags: list[str]) -> None:
     service.write_app("import os\nfor fd in range(3):\n    os.close(fd)\n" + _dedented(APP))
-    service.start("-w", "1", "--access-log", "access.log")
+    service.start(*flags, "-w", "1", "--access-log", "access.log")
     with Load(service.address, keep=2, fresh=2, path="/print") as load:
         load.more(50)
     assert load.failures == []
     (worker,) = service.worker_pids()
     for fd in range(3):
-        assert os.readlink(f"/proc/{worker}/fd/{fd}") == os.devnull
+        assert os.readlink(f"/proc/{worker}/fd/{fd}") in (os.devnull, str(service.error_log))
     assert "to standard" not in (service.dir / "access.log").read_text()
 
 
