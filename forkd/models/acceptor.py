@@ -83,8 +83,7 @@ class Acceptor:
         if isinstance(result, BlockingIOError):
             return None  # as in `_take`
         if isinstance(result, OSError):
-            if not isinstance(result, BlockingIOError):  # a client that gave up before
-                self._failed(self.intakes[fd], result)
+            self._failed(self.intakes[fd], result)
             return None
         self._cells[ACCEPTED] += 1
         found = self.intakes[fd].wrap(result)
