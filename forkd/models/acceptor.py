@@ -20,6 +20,7 @@ from forkd.models.unit import Unit
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS
+from forkd.system.standard import lift
 
 
 class Acceptor:
@@ -82,13 +83,12 @@ class Acceptor:
         if isinstance(result, BlockingIOError):
             return None  # as in `_take`
         if isinstance(result, OSError):
-            if not isinstance(result, BlockingIOError):  # a client that gave up before
-                self._failed(self.intakes[fd], result)
+            self._failed(self.intakes[fd], result)
             return None
         self._cells[ACCEPTED] += 1
         found = self.intakes[fd].wrap(result)
         self._promote()
-        return found
+        return found if result > 2 else _lifted(found)
 
     def _promote(self) -> None:
         """Choose the next leader, counting the connection just taken."""
@@ -120,7 +120,7 @@ class Acceptor:
             self._failed(intake, error)
         else:
             self._cells[ACCEPTED] += 1
-            return found
+            return found if found[0].fileno() > 2 else _lifted(found)
         return None
 
     def _failed(self, intake: Intake, error: OSError) -> None:
@@ -190,3 +190,9 @@ class Acceptor:
             intake.end()
         else:
             intake.close()
+
+
+def _lifted(accepted: Accepted) -> Accepted:
+    """The application has closed a standard descriptor, and this connection got its number."""
+    sock, client, server = accepted
+    return lift(sock), client, server

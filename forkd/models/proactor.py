@@ -131,11 +131,6 @@ class Proactor(PooledLoop):
         else:
             self.go(conn, conn.resume, None)
 
-    def late(self, conn: Connection) -> None:
-        super().late(conn)
-        # A close that waited for the end of the turn would reset what comes until then.
-        self.handles.submit()
-
     def woken(self, conn: Connection) -> None:
         if conn.mask is not None and conn.op is not self.keeper.writing:
             self.go(conn, conn.resume, None)

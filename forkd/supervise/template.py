@@ -33,7 +33,9 @@ from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.loop import Loop
+from forkd.system.passing import receive
 from forkd.system.scoreboard import Row
+from forkd.system.standard import mend
 from forkd.title import set_title
 
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that
@@ -219,6 +221,7 @@ def _load(birth: Birth, sock: socket.socket) -> Any:
         app = loader.load(str(config.app))
     except ForkdError as failure:
         app, error = None, str(failure)
+    mend()
     threads = len(os.listdir("/proc/self/task")) - 1
     if threads and not error:
         log.warning(
@@ -235,7 +238,7 @@ def _load(birth: Birth, sock: socket.socket) -> Any:
 def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
     """Fork children until the master has gone."""
     while True:
-        data, fds, _, _ = socket.recv_fds(sock, _MOST, 8)
+        data, fds = receive(sock, _MOST, 8)
         if not data:
             return
         slot, number = json.loads(data)

@@ -31,7 +31,7 @@ from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
 from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire, Trim
-from forkd.system import process
+from forkd.system import process, standard
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
 from forkd.system.signals import NEWS, SignalQueue
@@ -100,6 +100,7 @@ class Worker:
         try:
             self._after_fork()
             interface, model_row = self._load()
+            standard.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
             return 3

@@ -183,9 +183,6 @@ class AioOperations:
     def holds(self, fd: int) -> bool:
         return bool(self._handles[fd].held)
 
-    def submit(self) -> None:
-        """There is nothing to do: each operation is a call of its own."""
-
     def take_over(self, fd: int) -> bytes:
         handle = self._handles[fd]
         os.set_blocking(fd, False)

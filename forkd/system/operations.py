@@ -45,9 +45,6 @@ class Operations(HandleSet, Protocol):
         """Whether something was received and not told yet."""
         ...
 
-    def submit(self) -> None:
-        """Have the kernel begin now what was started; hold what has been received meanwhile."""
-
     def take_over(self, fd: int) -> bytes:
         """Leave a connection to the caller, who uses its socket, without blocking, until it is added
         again. Called while something received is being handled. Returns what came since."""

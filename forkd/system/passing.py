@@ -7,6 +7,7 @@ takes them out. Once nobody can put anything into it, and it is empty, it says s
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import socket
@@ -46,10 +47,21 @@ def receive_socket(queue: socket.socket) -> Passed:
     nothing more can come, OSError (EMFILE) when this process has no room: then it stays there."""
     # The kernel discards a descriptor for which there is no room (MSG_CTRUNC), so look before.
     os.close(os.dup(queue.fileno()))
-    data, fds, _, _ = socket.recv_fds(queue, _LONGEST, 1, socket.MSG_CMSG_CLOEXEC)
+    data, fds = receive(queue, _LONGEST, 1)
     if not data:
         raise EOFError
     if not fds:  # another thread has opened the last one meanwhile
         raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; a connection is lost")
     port, host = data.decode().split(" ", 1)
     return socket.socket(fileno=fds[0]), (host, int(port))
+
+
+def receive(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """One datagram, and the descriptors that came with it, at most so many, all O_CLOEXEC:
+    socket.recv_fds drops its flags (CPython 3.11), and other programs would inherit them."""
+    fds = array.array("i")
+    room = socket.CMSG_LEN(most * fds.itemsize)
+    data, passed, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    for _, _, numbers in passed:
+        fds.frombytes(numbers)
+    return data, fds.tolist()

@@ -125,20 +125,6 @@ class UringOperations:
     def holds(self, fd: int) -> bool:
         return bool(self._by_fd[fd].held)
 
-    def submit(self) -> None:
-        self._ring.enter(0, 0.0)
-        self._sort()
-        found, self._found = self._found, deque()
-        for completion in found:
-            name, result, flags = completion
-            handle = self._handles.get(name >> _KIND_BITS)
-            if name & 7 == _RECV and handle is not None:
-                if not flags & abi.MORE:
-                    self._disarm(handle)
-                self._hold(handle, result, self._received(result, flags))
-            else:
-                self._found.append(completion)
-
     def take_over(self, fd: int) -> bytes:
         handle = self._by_fd[fd]
         if handle.armed:  # never so when a pool's thread asks: see `pooled`

@@ -1,0 +1,46 @@
+"""Descriptors 0, 1 and 2 stay open, whatever an application does to them.
+
+The kernel gives the lowest free number to the next open file. If that were a client's socket, the
+client would read what the process logs, and what the application prints. In children.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+
+
+def mend() -> None:
+    """Open anew what is closed: standard output and error as each other, else as /dev/null."""
+    for number in range(3):
+        if _is_open(number):
+            continue
+        other = 3 - number
+        if number and _is_open(other):
+            os.dup2(other, number)
+            continue
+        null = os.open(
+            os.devnull, os.O_RDWR
+        )  # the lowest free number: this, or a thread was faster
+        if null == number:
+            os.set_inheritable(number, True)
+        else:
+            os.dup2(null, number)
+            os.close(null)
+
+
+def lift(sock: socket.socket) -> socket.socket:
+    """Take a socket away from one of the three numbers, and mend what it was put in place of."""
+    fd = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    sock.close()
+    mend()
+    return socket.socket(fileno=fd)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""What an application does to descriptors: it inherits none of forkd's, and may lose its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from forkd.models import registry
+
+from .clients import Load
+from .conftest import Service, until
+
+APP = """
+    import os, subprocess
+
+    def app(environ, start):
+        path = environ["PATH_INFO"]
+        body = b"ok"
+        if path == "/spawn":
+            # By fork and exec, with all descriptors that are not O_CLOEXEC.
+            body = str(subprocess.Popen(["sleep", "600"], close_fds=False).pid).encode()
+        elif path == "/close":
+            for fd in range(3):
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass
+        elif path == "/print":
+            os.write(1, b"to standard output\\n")
+            os.write(2, b"to standard error\\n")
+        elif path == "/fail":
+            raise RuntimeError("the app failed on purpose")
+        elif path == "/leak":
+            try:
+                while True:
+                    LEAKED.append(open("/dev/null"))
+            except OSError:
+                body = str(os.getpid()).encode()
+        elif path == "/pid":
+            body = str(os.getpid()).encode()
+        fields = [("Content-Length", str(len(body)))]
+        if "HTTP_X_REQUEST_ID" in environ:
+            fields.append(("X-Request-Id", environ["HTTP_X_REQUEST_ID"]))
+        start("200 OK", fields)
+        return [body]
+
+    LEAKED = []
+"""
+EVERY_WAY = [
+    *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios),
+    ["-m", "leader-followers", "--threads", "3"],
+    ["-m", "proactor", "--threads", "3"],
+    ["--accept", "reuseport"],
+    ["--accept", "exclusive"],
+    ["--preload"],
+    ["--preload", "-m", "half-sync-half-async"],
+]
+
+
+@pytest.fixture(autouse=True)
+def app(service: Service) -> None:
+    service.write_app(APP)
+
+
+@pytest.mark.parametrize("flags", EVERY_WAY, ids=" ".join)
+def test_a_program_that_the_application_starts_has_none_of_ours(
+    service: Service, flags: list[str]
+) -> None:
+    unix = [] if "reuseport" in flags else ["-b", f"unix:{service.dir}/s.sock"]
+    service.start(*flags, "--access-log", "access.log", "-b", "127.0.0.1:0", *unix)
+    with Load(service.address, keep=1):  # somebody else's connection is open, too
+        pid = int(service.get("/spawn"))
+        try:
+            program = Path(f"/proc/{pid}")
+            until(lambda: b"sleep" in (program / "cmdline").read_bytes(), "the program")
+            found = {}
+            for fd in os.listdir(program / "fd"):
+                with contextlib.suppress(FileNotFoundError):  # sleep(1) closes its standard input
+                    found[fd] = os.readlink(program / "fd" / fd)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    assert found.keys() <= {"0", "1", "2"}, found
+
+
+@pytest.mark.parametrize("row", registry.MODELS, ids=lambda row: row.name)
+def test_nobody_reads_the_log_when_the_application_closes_0_to_2(
+    service: Service, row: registry.Row
+) -> None:
+    service.expected_errors = [r"failed on GET /fail", "Traceback"]
+    service.start("-w", "1", "-m", row.name)
+    assert service.get("/close") == "ok"
+    for _ in range(5):
+        assert service.get("/print") == "ok"
+        with service.connect() as client:
+            client.sendall(b"GET /fail HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda client=client: client.recv(1000), b""))
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"on purpose" not in answer
+        assert b"to standard" not in answer
+
+
+@pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
+def test_closed_at_import(service: Service, flags: list[str]) -> None:
+    service.write_app("import os\nfor fd in range(3):\n    os.close(fd)\n" + _dedented(APP))
+    service.start(*flags, "-w", "1", "--access-log", "access.log")
+    with Load(service.address, keep=2, fresh=2, path="/print") as load:
+        load.more(50)
+    assert load.failures == []
+    (worker,) = service.worker_pids()
+    for fd in range(3):
+        assert os.readlink(f"/proc/{worker}/fd/{fd}") in (os.devnull, str(service.error_log))
+    assert "to standard" not in (service.dir / "access.log").read_text()
+
+
+def test_a_worker_that_has_no_descriptor_left_leaves_the_service_to_the_others(
+    service: Service,
+) -> None:
+    service.expected_errors = ["EMFILE"]
+    service.under = ["prlimit", "--nofile=256:256"]
+    service.start_in_foreground("-w", "2", "--worker-connections", "100")
+    full = service.get("/leak")
+    with contextlib.ExitStack() as stack:
+        answers = []
+        for _ in range(20):
+            client = stack.enter_context(contextlib.closing(service.client()))
+            client.request("GET", "/pid")
+            answers.append(client.getresponse().read().decode())
+    # What its last client left is room for one.
+    assert answers.count(full) <= 1
+
+
+def _dedented(source: str) -> str:
+    return "\n".join(line.removeprefix("    ") for line in source.splitlines())
