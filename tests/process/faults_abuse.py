@@ -228,4 +228,4 @@ def memory(pid: int) -> int:
 
 
 def _descriptors(service: Service) -> int:
-    return sum(descriptors(pid) for pid in family(service.pid))
+    return sum(descriptors(pid) for pid in [service.pid, *service.worker_pids()])
