@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-_ROOM = 1 << 20  # bytes that may wait, in each process
+_ROOM = 1 << 18  # bytes that may wait, in each process
 
 
 def _ignore(*_: Any) -> bytes:

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 from forkd.log import redirect
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Reopen
+from forkd.supervise.template import Templates
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 
-def reopen(master: Master, generations: list[Generation]) -> None:
+def reopen(master: Master, generations: list[Generation], templates: Templates) -> None:
     failed = []
     error_log = master.launch.error_log
     if error_log is not None:
         try:
             redirect(error_log)
             master.log.sink.use(2)
+            templates.reopen(2)
         except OSError as error:
             failed.append(f"error log {error_log}: {error.strerror}")
             error_log = None
