@@ -84,6 +84,7 @@ class Sink:
         with self._lock:
             if not self._drain():
                 self._lose(sum(data.count(b"\n") for data in self.waiting))
+                self.gap(self._missing)
 
     def close(self) -> None:
         """In a child, of the master's: what waits is written by the master."""
