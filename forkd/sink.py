@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-_ROOM = 1 << 20  # bytes that may wait, in each process
+_ROOM = 1 << 18  # bytes that may wait, in each process
 
 
 def _ignore(*_: Any) -> bytes:
@@ -84,6 +84,7 @@ class Sink:
         with self._lock:
             if not self._drain():
                 self._lose(sum(data.count(b"\n") for data in self.waiting))
+                self.gap(self._missing)
 
     def close(self) -> None:
         """In a child, of the master's: what waits is written by the master."""

@@ -118,15 +118,15 @@ class Generation:
     def all_sockets(self) -> list[socket.socket]:
         return [sock for listener in self.listeners for sock in listener.sockets]
 
-    def reopen_access(self) -> bool:
-        """The access log was rotated: open it anew. False when it has no file. Raises OSError, and
-        the old file stays in use."""
+    def reopen_access(self) -> int | None:
+        """The access log was rotated: open it anew. Returns the descriptor; None when it is no file.
+        Raises OSError, and the old file stays in use."""
         if self.access is None:
-            return False
+            return None
         new = open_log(str(self.config.access_log))
         os.close(self.access)
         self.access = new
-        return True
+        return new
 
     def close(self, keep: list[Listener]) -> None:
         """Close what `keep` does not have."""

@@ -184,18 +184,18 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         except OSError as error:
             raise SystemCallError("open", str(launch.error_log), error) from error
         # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.
-        context = DaemonContext(
-            detach_process=True,
-            signal_map={},
-            umask=launch.config.umask,
-            working_directory=os.getcwd(),
-            files_preserve=[*keep, fd, *_descriptors(launch.stored)],
-            prevent_core=False,
-            pidfile=None,
-            stdout=os.fdopen(os.dup(fd), "w"),
-            stderr=os.fdopen(fd, "w"),
-        )
-        context.open()
+        with os.fdopen(fd, "w") as error_log:  # closed then: a rotation must free the old file
+            DaemonContext(
+                detach_process=True,
+                signal_map={},
+                umask=launch.config.umask,
+                working_directory=os.getcwd(),
+                files_preserve=[*keep, fd, *_descriptors(launch.stored)],
+                prevent_core=False,
+                pidfile=None,
+                stdout=error_log,
+                stderr=error_log,
+            ).open()
         code = _serve(sources, launch)
     except ForkdError as error:
         launch.failed(str(error))

@@ -501,7 +501,7 @@ class Master:
 
     def reopen(self) -> None:
         """Logs were rotated: open them anew, here and in the children."""
-        rotation.reopen(self, self._generations())
+        rotation.reopen(self, self._generations(), self._nursery.templates)
 
     def scale(self, want: int, pause: bool = False) -> int:
         """Change the number of children. Returns the number. Raises ForkdError."""

@@ -45,11 +45,10 @@ class Quit(NamedTuple):
 
 
 class Reopen(NamedTuple):
-    """Master to child: the log files were opened anew. Their descriptors come with the message, in
-    this order."""
+    """Master to child: a log file was opened anew."""
 
-    error: bool
-    access: bool
+    log: str  # "error" or "access"
+    fd: int  # passed on (SCM_RIGHTS); -1 when no descriptor was free for it in the child
 
 
 class Trim(NamedTuple):
@@ -63,8 +62,8 @@ _TYPES: dict[type, dict[str, type]] = {
     Recycle: {"why": str},
     Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},
     Quit: {},
-    Reopen: {"error": bool, "access": bool},
     Trim: {},
+    Reopen: {"log": str, "fd": int},
 }
 _KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen, Trim)}
 
@@ -84,31 +83,30 @@ class Channel:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def send(self, message: Message, *fds: int) -> bool:
+    def send(self, message: Message) -> bool:
         """False when the other side is gone, or has not read for so long that nothing fits."""
         fields = {
             name: value if not isinstance(value, str) else _cut(value)
             for name, value in message._asdict().items()
         }
         data = json.dumps([type(message).__name__, fields]).encode()
+        fds = [message.fd] if isinstance(message, Reopen) else []
         try:
             socket.send_fds(self._sock, [data], fds)
         except OSError:
             return False
         return True
 
-    def receive(self, fds: list[int] | None = None) -> list[Message] | None:
+    def receive(self, trusted: bool = False) -> list[Message] | None:
         """What has arrived; None when the other side is gone. Nonsense is skipped: the master must
-        not fall over what a child has sent. Descriptors that came along are appended to `fds`; the
-        kernel closes them for who has not asked."""
+        not fall over what a child has sent. Nor does it take descriptors; `trusted` is the master."""
         found: list[Message] = []
         while True:
             try:
-                if fds is None:
-                    data = self._sock.recv(1 << 17)
+                if trusted:
+                    data, fds, _, _ = socket.recv_fds(self._sock, 1 << 17, 1)
                 else:
-                    data, came, _, _ = socket.recv_fds(self._sock, 1 << 17, 2)
-                    fds += came
+                    data, fds = self._sock.recv(1 << 17), []
             except BlockingIOError:
                 return found
             except OSError:
@@ -116,9 +114,12 @@ class Channel:
             if not data:
                 return found or None
             try:
-                found.append(_decode(data))
+                message = _decode(data)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
+            if isinstance(message, Reopen):
+                message = message._replace(fd=fds[0] if fds else -1)
+            found.append(message)
 
     def close(self) -> None:
         self._sock.close()

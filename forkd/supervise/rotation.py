@@ -10,37 +10,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forkd.log import redirect
+from forkd.supervise.children import Child
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Reopen
+from forkd.supervise.template import Templates
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 
-def reopen(master: Master, generations: list[Generation]) -> None:
+def reopen(master: Master, generations: list[Generation], templates: Templates) -> None:
+    news: list[tuple[Child, Reopen]] = []
     failed = []
-    error_log = master.launch.error_log
-    if error_log is not None:
+    if master.launch.error_log is not None:
         try:
-            redirect(error_log)
-            master.log.sink.use(2)
+            redirect(master.launch.error_log)
         except OSError as error:
-            failed.append(f"error log {error_log}: {error.strerror}")
-            error_log = None
-    access: dict[int, int] = {}  # by generation
+            failed.append(f"error log {master.launch.error_log}: {error.strerror}")
+        else:
+            master.log.sink.use(2)
+            templates.reopen(2)
+            news += [(child, Reopen("error", 2)) for child in master.children]
     for generation in generations:
         try:
-            if generation.reopen_access():
-                access[generation.number] = generation.access or 0
+            fd = generation.reopen_access()
         except OSError as error:
             failed.append(f"access log {generation.config.access_log}: {error.strerror}")
-    for child in master.children:
-        files = [2] if error_log is not None else []
-        if child.generation in access:
-            files.append(access[child.generation])
-        message = Reopen(error_log is not None, child.generation in access)
-        if files and not child.channel.send(message, *files):
-            failed.append(f"worker {child.slot} (pid {child.pid}) cannot be told")
+        else:
+            if fd is not None:
+                mine = [x for x in master.children if x.generation == generation.number]
+                news += [(child, Reopen("access", fd)) for child in mine]
+    for child, message in news:
+        if not child.channel.send(message):
+            failed.append(
+                f"{message.log} log: worker {child.slot} (pid {child.pid}) does not listen"
+            )
     for why in failed:
         master.log.error(f"{why}; the old file stays in use")
     if not failed:

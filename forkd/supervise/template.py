@@ -113,6 +113,14 @@ class _Template:
             raise OSError(errno.EPROTO, f"the template (pid {self.pid}) says {found!r}")
         return found, os.pidfd_open(found)  # ours to reap, so the pid is still its own
 
+    def reopen(self, error_log: int) -> None:
+        """Have it use that for its stdout and stderr. There is no answer."""
+        try:
+            self._sock.setblocking(False)
+            socket.send_fds(self._sock, [b"null"], [error_log])
+        except OSError:
+            pass  # it has ended, or does not answer, as the next fork will find out
+
     def close(self) -> None:
         self._sock.close()
         os.close(self.pidfd)
@@ -143,6 +151,11 @@ class Templates:
             self._loop.watch(made.pidfd, lambda: self._ended(number))
             self._loop.watch(made.fileno(), lambda: self._hear(made))
         return template.fork if template.ready else None
+
+    def reopen(self, error_log: int) -> None:
+        """The error log was rotated."""
+        for template in self._by_number.values():
+            template.reopen(error_log)
 
     def keep(self, numbers: set[int]) -> None:
         """End the templates of other generations: they have all the children that they will have."""
@@ -241,14 +254,21 @@ def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
         data, fds = receive(sock, _MOST, 8)
         if not data:
             return
-        slot, number = json.loads(data)
-        try:
-            pid: int | str = _fork(birth, sock, app, slot, number, fds)
-        except OSError as error:
-            pid = f"fork: {error.strerror}"
+        asked = json.loads(data)
+        answer: int | str | None = None
+        if asked is None:  # see `_Template.reopen`
+            os.dup2(fds[0], 1)
+            os.dup2(fds[0], 2)
+        else:
+            slot, number = asked
+            try:
+                answer = _fork(birth, sock, app, slot, number, fds)
+            except OSError as error:
+                answer = f"fork: {error.strerror}"
         for fd in fds:
             os.close(fd)
-        sock.send(json.dumps(pid).encode())
+        if answer is not None:
+            sock.send(json.dumps(answer).encode())
 
 
 def _fork(

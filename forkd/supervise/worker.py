@@ -203,8 +203,7 @@ class Worker:
 
     def _on_message(self) -> None:
         assert self._model is not None
-        fds: list[int] = []
-        messages = self._channel.receive(fds)
+        messages = self._channel.receive(trusted=True)
         if messages is None:
             # The master is gone, and with it the service; PDEATHSIG is the belt to this brace.
             os._exit(0)
@@ -218,22 +217,22 @@ class Worker:
             elif isinstance(message, Trim):
                 process.give_memory_back()
             elif isinstance(message, Reopen):
-                self._reopen(message, fds)
+                self._reopen(message.log, message.fd)
 
-    def _reopen(self, message: Reopen, fds: list[int]) -> None:
-        """Use the log files that the master has opened: they come with the message."""
-        if message.error:
-            fd = fds.pop(0)
+    def _reopen(self, log: str, fd: int) -> None:
+        """A log file was rotated: `fd` is the new one."""
+        if fd < 0:
+            self.log.error(f"{log} log: no descriptor is free; the old file stays in use")
+        elif log == "error":
             os.dup2(fd, 1)
             os.dup2(fd, 2)
             os.close(fd)
             self.log.sink.use(2)
             if self.access is not None and self._access_fd == 1:
                 self.access.reopen(1)
-        if message.access:
-            assert self.access is not None
-            old, self._access_fd = self._access_fd, fds.pop(0)
-            self.access.reopen(self._access_fd)
+        elif self.access is not None:
+            old, self._access_fd = self._access_fd, fd
+            self.access.reopen(fd)
             os.close(old)
 
     def _on_signal(self) -> None:

@@ -313,7 +313,7 @@ def test_unreloadable() -> None:
     assert unreloadable(old, old) == []
     assert {row.name for row in OPTIONS if not row.reloadable} == {
         "name", "chdir", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
-        "admin", "threads",
+        "admin", "threads", "error-log",
     }  # fmt: skip
 
 

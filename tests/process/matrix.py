@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import faults_abuse, faults_death, faults_kernel, faults_replace, faults_signals
+from . import (
+    faults_abuse,
+    faults_death,
+    faults_kernel,
+    faults_logs,
+    faults_replace,
+    faults_signals,
+)  # fmt: skip
 from .trial import Trial
 
 
@@ -33,6 +40,7 @@ ROWS = (
     Row("7a", faults_abuse.slow_readers, 0.1),
     Row("7b", faults_abuse.reset_storm, 0.1, ("half-sync-half-async", "proactor")),
     Row("8", faults_kernel.no_descriptors, 0.4),
+    Row("9", faults_logs.full_disk, 0.05),
     Row("10", faults_replace.worn, 0.06),
     Row("11", faults_replace.stop_with_a_queue, 1),
     Row("12", faults_kernel.scribbled, 0.1),

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from . import matrix
 from .conftest import Service
+from .faults_logs import TMPFS
 from .trial import Trial
 
 SEED = 1
@@ -27,11 +30,13 @@ NEEDS_SLOWHTTPTEST = {"slow_senders", "slow_readers"}
         for model in ("leader-followers", *row.models)
     ],
 )
-def test_row(service: Service, row: matrix.Row, model: str) -> None:
+def test_row(service: Service, row: matrix.Row, model: str, tmp_path: Path) -> None:
     if row.name in NEEDS_ROOT and os.geteuid():
         pytest.skip(f"needs root: {NEEDS_ROOT[row.name]}")
     if row.name in NEEDS_SLOWHTTPTEST and shutil.which("slowhttptest") is None:
         pytest.skip("needs the Debian package slowhttptest")
+    if row.name == "full_disk" and subprocess.run([*TMPFS, str(tmp_path), "true"]).returncode:
+        pytest.skip("needs to be allowed to mount a tmpfs in a namespace of its own")
     trial = Trial(service, SEED, row.short, model)
     row.run(trial)
     print(f"row {row.number}: {trial.summary()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 
 import pytest
@@ -21,7 +22,7 @@ from forkd.supervise.messages import (
 
 MESSAGES: list[Message] = [
     Ready("wsgi", ""), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
-    Retire(2.0, True, False), Retire(0.05, False, True), Quit(), Reopen(True, False),
+    Retire(2.0, True, False), Retire(0.05, False, True), Quit(),
 ]  # fmt: skip
 
 
@@ -32,6 +33,29 @@ def test_round_trip(message: Message) -> None:
     found = ours.receive()
     assert found == [message]
     assert found is not None and type(found[0]) is type(message)
+    ours.close()
+    theirs.close()
+
+
+def test_a_descriptor_is_passed_to_a_child_and_not_to_the_master() -> None:
+    ours, theirs = Channel.pair()
+    first, second = os.pipe()
+    free = os.dup(first)
+    os.close(free)
+    for trusted, expected in ((True, free), (False, -1)):
+        assert ours.send(Reopen("access", second))
+        assert theirs.receive(trusted) == [Reopen("access", expected)]
+    os.write(free, b"passed")
+    assert os.read(first, 10) == b"passed"
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        assert ours.send(Reopen("access", second))
+        assert theirs.receive(True) == [Reopen("access", -1)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for fd in (first, second, free):
+        os.close(fd)
     ours.close()
     theirs.close()
 
