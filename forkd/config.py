@@ -56,6 +56,15 @@ class Config:
         example="wsgi",
         help="how the application is called",
     )
+    hooks: str | None = option(
+        kinds.Text(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", "the dotted name of a module"),
+        None,
+        section="application",
+        metavar="MODULE",
+        unset="no hooks",
+        example="project.hooks",
+        help="module whose functions are called at points in the life of the daemon and its workers",
+    )
     chdir: str | None = option(
         kinds.Path(),
         None,

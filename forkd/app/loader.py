@@ -13,6 +13,7 @@ import os
 import socketserver
 import sys
 import traceback
+from types import ModuleType
 from typing import Any
 
 from forkd.errors import AppError
@@ -30,15 +31,19 @@ def load(spec: str) -> Any:
         tree = ast.parse(expression, mode="eval").body
     except SyntaxError:
         raise AppError(f"app {spec!r}: {expression!r} is no name or call; {_SHAPE}") from None
+    return _evaluate(tree, import_module(module_name, f"app {spec!r}"), spec)
+
+
+def import_module(name: str, what: str) -> ModuleType:
+    """Import the module of `what`. Raises AppError with the traceback of what went wrong."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: apps lie where forkd is started
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(name)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise AppError(f"app {spec!r}: importing {module_name} failed\n{_trace()}") from error
-    return _evaluate(tree, module, spec)
+        raise AppError(f"{what}: importing {name} failed\n{_trace()}") from error
 
 
 def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from forkd.app.hooks import Hooks
 from forkd.config import Config
 from forkd.errors import AppError, StartError, SystemCallError
 from forkd.log import Log
@@ -29,6 +30,7 @@ def check(config: Config) -> str:
     process.identity(config.user, config.group)
     if config.chdir is not None:
         _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
+    Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
     row, io = registry.get(config.model), registry.io_of(config.model, config.io)
     interface, flavour = make_interface(config, _Host(config), io, None)
     why = registry.refusal(row, io, flavour, config.threads)

@@ -37,6 +37,10 @@ class Request:
     def refuse(self, error: str) -> None:
         self._send({"ok": False, "error": error})
 
+    def forget(self) -> None:
+        """In a child."""
+        self._sock.close()
+
     def _send(self, reply: Reply) -> None:
         try:
             # The socket's buffer holds any answer of ours; a client that does not read is not

@@ -110,7 +110,8 @@ class Departures:
     def reap_strangers(self) -> None:
         """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
         master = self._master
-        ours = {*(child.pid for child in master.children), *master.template_pids()}
+        ours = {child.pid for child in master.children}
+        ours.update(master.template_pids(), master.errands.pids())
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -24,6 +24,7 @@ from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
+from forkd.supervise.errands import Errands
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
 from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Retire
@@ -71,6 +72,7 @@ class Master:
             on_exit=self._on_exit,
             on_failure=self.departures.failed,
         )
+        self.errands = Errands(self, self._nursery)
         self.children = self._nursery.children
         self.bells = self._nursery.bells
         self.board: Scoreboard = self._nursery.board
@@ -121,6 +123,8 @@ class Master:
             if self._owns:
                 self._doorbell_on()
             self.watchdog.tick()
+            first = "on_starting" if self.launch.inheritance is None else "on_reload"
+            self.errands.run(first, self.generation, lambda: None)
             self._pursue()
             while self._exit_code is None:
                 self.loop.turn()
@@ -155,6 +159,8 @@ class Master:
             self.launch.forget,
             self.dispatcher.forget,
             self.log.sink.close,
+            self.errands.forget,
+            self.reloader.forget,
             *([self.admin.forget] if self.admin else []),
         ]
 
@@ -166,6 +172,7 @@ class Master:
     def _close(self) -> None:
         for child in self.children:
             process.send_signal(child.pidfd, signal.SIGKILL)
+        self.errands.kill()
         if self.handed_over:
             assert self._upgrade is not None
             self._upgrade.send_counters()
@@ -200,10 +207,13 @@ class Master:
         self._nursery.templates.keep(set() if self.stopping else mine)
 
     def _scene(self) -> plan.Scene:
-        incoming = self.reloader.incoming
+        # New children wait for a hook that runs before them.
+        hold = self.errands.busy
+        incoming = None if hold else self.reloader.incoming
+        first = 0 if hold else self.generation.proof
         return plan.Scene(
             now=monotonic(),
-            want=self.generation.want if self.served else self.generation.proof,
+            want=self.generation.want if self.served else first,
             active=self.generation.number,
             incoming=incoming.number if incoming else None,
             incoming_want=incoming.proof if incoming else 0,
@@ -227,11 +237,20 @@ class Master:
                 self._activate()
                 return True
             case plan.Exit():
-                self._exit_code = self._exit_code or 0
+                self._exit()
                 return False
             case plan.WakeAt(when):
                 self.loop.timers.set("plan", when, lambda: None)
                 return False
+
+    def _exit(self) -> None:
+        def end() -> None:
+            self._exit_code = self._exit_code or 0
+
+        if self.handed_over:
+            end()
+        elif not self.errands.busy:
+            self.errands.run("on_exit", self.generation, end)
 
     # ---- children -------------------------------------------------------------------------
 
@@ -493,6 +512,7 @@ class Master:
             child.why = child.why or "stop"
             if not child.channel.send(Quit()):
                 process.send_signal(child.pidfd, signal.SIGKILL)
+        self.errands.kill()
         self.loop.timers.set("quit", monotonic() + 1.0, self._kill_all)
 
     def _kill_all(self) -> None:

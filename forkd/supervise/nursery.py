@@ -104,10 +104,10 @@ class Nursery:
             identity=self.identity,
             admin=admin,
             master=os.getpid(),
-            forget=self._forgetting(keep),
+            forget=self.forgetting(keep),
         )
 
-    def _forgetting(self, keep: set[socket.socket | int]) -> Callable[[], None]:
+    def forgetting(self, keep: set[socket.socket | int]) -> Callable[[], None]:
         """What a forked process does with the master's descriptors: it closes all but `keep`. A
         listener that it does not serve, for one, would stay open as long as it lives."""
         others = list(self.children)
@@ -166,7 +166,7 @@ class Nursery:
         else:
             keep: set[socket.socket | int] = {sock for sock, _ in listeners}
             keep |= {end for end in (receiving, generation.access) if end is not None}
-            masters = self._forgetting(keep)
+            masters = self.forgetting(keep)
             ends = [ours, *(own_queue or ())[:1]]
 
             # It must not know `birth`, which has it: in a cycle they would keep this generation's

@@ -68,6 +68,7 @@ class Reloader:
             master.log.warning(f"reload: changed, but need a restart: {', '.join(self._fixed)}")
         master.notifier.reloading()
         master.log.info(f"reloading: generation {self.incoming.number}")
+        master.errands.run("on_reload", self.incoming, lambda: None)
 
     def complete(self) -> Generation:
         """The incoming generation is ready: return it, to be made the active one."""
@@ -100,6 +101,11 @@ class Reloader:
             self._waiters += self._again
             self._again = None
         self._withdraw(why)
+
+    def forget(self) -> None:
+        """In a child: close our copies of who waits for an answer."""
+        for waiter in [*self._waiters, *(self._again or [])]:
+            waiter.forget()
 
     def listeners(self) -> list[Listener]:
         return self.incoming.listeners if self.incoming is not None else []

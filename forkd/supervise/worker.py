@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
+from forkd.app.hooks import Hooks, Place
 from forkd.app.session import Interface, Ledger
 from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
@@ -92,6 +93,10 @@ class Worker:
         self._birth = birth
         self._channel = birth.channel
         self._model: Model | None = None
+        self._hooks = Hooks({}, self.log)
+        self._place = Place(
+            "worker", os.getpid(), birth.master, config.name, birth.generation, birth.slot
+        )
         self._recycle_at = _recycle_at(config)
         self._lanes = birth.lanes[: 1 + lanes]
 
@@ -99,6 +104,8 @@ class Worker:
         """Boot, serve, and return the exit code."""
         try:
             self._after_fork()
+            self._hooks = Hooks.load(self._birth.config.hooks, self.log)
+            self._hooks.call("post_fork", self._place)
             interface, model_row = self._load()
             standard.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
@@ -125,6 +132,7 @@ class Worker:
                 after_turn=self._after_turn,
             )
         )
+        self._hooks.call("worker_ready", self._place)
         # What was loaded stays: keep the collector from walking (and so copying) its pages.
         gc.collect()
         gc.freeze()
@@ -139,8 +147,12 @@ class Worker:
                 model.turn(None)
         if self.access is not None:
             self.access.end()
-        self.log.sink.end()
         return 0
+
+    def exit(self) -> None:
+        """Last of all, however it ended."""
+        self._hooks.call("worker_exit", self._place)
+        self.log.sink.end()
 
     # ---- boot -----------------------------------------------------------------------------
 
@@ -244,6 +256,7 @@ class Worker:
             assert self._model is not None
             self.draining = True
             set_title(f"worker {self._birth.slot} (retiring)", self._birth.config.name)
+            self._hooks.call("worker_retiring", self._place)
             self._model.retire(idle_grace, drain_queue)
 
     def _after_turn(self) -> float:
@@ -329,7 +342,11 @@ def main(birth: Birth) -> NoReturn:
     """The child's main; never returns to the master's code."""
     code = 70
     try:
-        code = Worker(birth).run()
+        worker = Worker(birth)
+        try:
+            code = worker.run()
+        finally:
+            worker.exit()
     except BaseException as error:  # what escapes from here is a bug in forkd, or the app's exit
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else 1
@@ -337,10 +354,10 @@ def main(birth: Birth) -> NoReturn:
             log = Log("error", birth.config.log_format, f"worker {birth.slot}")
             log.exception("the child crashed")
     finally:
-        _leave(code)
+        leave(code)
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """Exit as the interpreter would: the application's atexit hooks run, its output is flushed."""
     import atexit
     import threading

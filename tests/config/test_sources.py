@@ -95,6 +95,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "io_fallback": "false",
         "native": "false",
         "preload": "true",
+        "hooks": "project.hooks",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []

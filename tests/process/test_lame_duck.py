@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from .clients import Load
-from .conftest import Service, until
+from .conftest import Service, command_line, processes_of, until
 
 
 def told_to_stop(service: Service, *flags: str) -> None:
@@ -62,7 +62,8 @@ def test_a_start_that_is_broken_off_has_nothing_to_wait_for(service: Service) ->
         service.argv("start", *service.flags("--lame-duck", "600")),
         cwd=service.dir, env=service.environ, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: service.pidfile.exists() and service.pidfile.read_text(), "its pid")
+    workers = lambda: [p for p in processes_of(service.name) if "worker" in command_line(p)]  # noqa: E731
+    until(workers, "a worker that boots")
     service.signal(signal.SIGTERM)
     service.gone()
     assert start.communicate(timeout=10)[1]

@@ -1,0 +1,133 @@
+"""Hooks of the daemon: each runs in a process that the master forks for it, and that then ends.
+
+So the master stays free of the application's code. A hook that fails, or takes longer than `--timeout`,
+is logged, and what waited for it goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from forkd.app.hooks import Hooks, Place
+from forkd.errors import ForkdError
+from forkd.log import Log
+from forkd.supervise import worker
+from forkd.supervise.generation import Generation
+from forkd.supervise.nursery import Nursery
+from forkd.system import process
+from forkd.title import set_title
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+
+class Errands:
+    """In the master."""
+
+    def __init__(self, master: Master, nursery: Nursery) -> None:
+        self._master = master
+        self._nursery = nursery
+        self._running: dict[int, int] = {}  # pid to pidfd
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    def pids(self) -> list[int]:
+        return list(self._running)
+
+    def run(self, hook: str, generation: Generation, then: Callable[[], None]) -> None:
+        """Call `then` when the hook is done, or will not be."""
+        config = generation.config
+        if config.hooks is None:
+            then()
+            return
+        master = self._master
+        errand = partial(
+            _main,
+            hook,
+            generation,
+            os.getpid(),
+            self._nursery.identity,
+            self._nursery.forgetting(keep=set()),
+        )
+        try:
+            pid, pidfd = process.fork(errand)
+        except OSError as error:
+            master.log.error(f"hook {hook} is left out: fork: {error.strerror}")
+            then()
+            return
+        self._running[pid] = pidfd
+        master.loop.watch(pidfd, partial(self._ended, hook, pid, then))
+        if config.timeout:
+            late = partial(self._late, hook, pid, config.timeout)
+            master.loop.timers.set(f"hook {pid}", monotonic() + config.timeout, late)
+
+    def kill(self) -> None:
+        for pidfd in self._running.values():
+            process.send_signal(pidfd, signal.SIGKILL)
+
+    def forget(self) -> None:
+        """In a child."""
+        for pidfd in self._running.values():
+            os.close(pidfd)
+
+    def _late(self, hook: str, pid: int, seconds: float) -> None:
+        self._master.log.error(
+            f"hook {hook} (pid {pid}): not done in {seconds:g} s (--timeout); killed"
+        )
+        process.send_signal(self._running[pid], signal.SIGKILL)
+
+    def _ended(self, hook: str, pid: int, then: Callable[[], None]) -> None:
+        code = process.reap(pid)
+        if code is None:
+            return
+        master = self._master
+        pidfd = self._running.pop(pid)
+        master.loop.unwatch(pidfd)
+        os.close(pidfd)
+        master.loop.timers.cancel(f"hook {pid}")
+        if code:
+            how = f"exit code {code}" if code > 0 else process.exit_reason(code)
+            master.log.error(f"hook {hook} (pid {pid}) failed: {how}")
+        then()
+
+
+# ---- in the forked process ------------------------------------------------------------------
+
+
+def _main(
+    hook: str,
+    generation: Generation,
+    master: int,
+    identity: tuple[int, int, list[int]] | None,
+    forget: Callable[[], None],
+) -> NoReturn:
+    """Become what a worker is, without its sockets; run the hook; exit."""
+    config, code = generation.config, 1
+    log = Log(config.log_level, config.log_format, f"hook {hook}")
+    try:
+        for number in (signal.SIGTERM, signal.SIGCHLD, *worker.QUIET):
+            signal.signal(number, signal.SIG_DFL)
+        forget()
+        set_title(f"hook {hook}", config.name)
+        os.umask(config.umask)
+        if identity is not None:
+            process.become(identity)
+        process.die_with_parent(master)
+        process.unblock()
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        here = Place("own", os.getpid(), master, config.name, generation.number)
+        code = 0 if Hooks.load(config.hooks, log).call(hook, here) else 1
+    except ForkdError as error:
+        log.error(str(error))
+    except BaseException:
+        log.exception("a bug in forkd")
+    log.sink.end()
+    worker.leave(code)
