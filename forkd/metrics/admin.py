@@ -103,8 +103,8 @@ class AdminServer:
             sock, _ = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return  # it has left
-        except OSError:
-            self._loop.rest(self._sock.fileno())
+        except OSError as error:
+            self._loop.rest(self._sock.fileno(), error)
             return
         if len(self._clients) >= _CLIENTS:
             sock.close()

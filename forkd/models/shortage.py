@@ -1,7 +1,7 @@
 """When a system call fails for want of something: say so now and then, and wait before the next try.
 
 Trying again at once would spin: what could not be accepted stays in the queue, which stays readable.
-Used by whoever accepts: the acceptor of a child, and the master's dispatcher.
+Used by whoever accepts: the acceptor of a child, the master's dispatcher, and its own sockets.
 """
 
 from __future__ import annotations

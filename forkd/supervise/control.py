@@ -115,8 +115,8 @@ class ControlServer:
             sock, _ = self.sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return  # it has left
-        except OSError:
-            self._loop.rest(self.sock.fileno())
+        except OSError as error:
+            self._loop.rest(self.sock.fileno(), error)
             return
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()) or len(self._clients) >= 16:

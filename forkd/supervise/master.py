@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 from forkd.config import Config
@@ -17,6 +18,7 @@ from forkd.errors import ForkdError, StartError
 from forkd.log import Log
 from forkd.metrics.admin import AdminServer
 from forkd.models import registry
+from forkd.models.shortage import Shortage
 from forkd.sources import Sources
 from forkd.supervise import foreground, plan, rotation, scaling, verbs
 from forkd.supervise.children import Child, State
@@ -58,6 +60,7 @@ class Master:
         self.loop = Loop()
         self.log = Log(config.log_level, config.log_format, "master")
         self.loop.failed = lambda: self.log.exception("a bug in forkd; the master goes on")
+        self.loop.pause = partial(Shortage(self.log).pause, "admin or control socket: accept")
         self.last_error = ""
         self.sources = sources
         self.launch = launch

@@ -10,6 +10,8 @@ import json
 import socket
 from typing import NamedTuple
 
+from forkd.system.passing import receive
+
 _MOST = 60_000  # bytes; a longer traceback is cut, in the middle
 
 
@@ -103,10 +105,7 @@ class Channel:
         found: list[Message] = []
         while True:
             try:
-                if trusted:
-                    data, fds, _, _ = socket.recv_fds(self._sock, 1 << 17, 1)
-                else:
-                    data, fds = self._sock.recv(1 << 17), []
+                data, fds = receive(self._sock, 1 << 17, 1 if trusted else 0)
             except BlockingIOError:
                 return found
             except OSError:

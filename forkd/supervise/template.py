@@ -257,8 +257,9 @@ def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
         asked = json.loads(data)
         answer: int | str | None = None
         if asked is None:  # see `_Template.reopen`
-            os.dup2(fds[0], 1)
-            os.dup2(fds[0], 2)
+            for fd in fds:
+                os.dup2(fd, 1)
+                os.dup2(fd, 2)
         else:
             slot, number = asked
             try:

@@ -7,8 +7,6 @@ from time import monotonic
 
 from forkd.system.handles import READ, EpollSet
 
-_REST = 0.25  # seconds
-
 
 class Timers:
     """A name has one timer at most: setting it again moves it."""
@@ -46,6 +44,8 @@ class Loop:
         self._calls: dict[int, Callable[[], None]] = {}
         #: Called inside the `except` of a callback that raised; the owner logs it.
         self.failed: Callable[[], None] = lambda: None
+        #: Told why accept(2) failed; returns the seconds until the next try. The owner logs it.
+        self.pause: Callable[[OSError], float] = lambda error: 0.25
 
     def watch(self, fd: int, call: Callable[[], None], mask: int = READ) -> None:
         """Call `call` whenever `fd` is ready for `mask`; again with another mask to change it."""
@@ -61,12 +61,12 @@ class Loop:
         if self._calls.pop(fd, None) is not None:
             self._handles.remove(fd)
 
-    def rest(self, fd: int) -> None:
+    def rest(self, fd: int, error: OSError) -> None:
         """Look away from `fd` for a moment: a listener, when accept(2) fails for want of descriptors
         or memory. Who waits there keeps it readable, and the loop would spin."""
         call = self._calls[fd]
         self.unwatch(fd)
-        self.timers.set(f"rest {fd}", monotonic() + _REST, lambda: self.watch(fd, call))
+        self.timers.set(f"rest {fd}", monotonic() + self.pause(error), lambda: self.watch(fd, call))
 
     def turn(self) -> None:
         """Wait for the next descriptor or timer, and call what is due."""

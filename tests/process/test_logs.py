@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Service, until
-from .trial import family
+from .trial import family, open_files
 
 LINE = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "GET /n/(\d+-\d+) HTTP/1\.1" 200 2 "-" "-" [0-9.]+')
 
@@ -75,16 +75,6 @@ def rotated(service: Service) -> set[str]:
     return {str(path) for log in ("access", "error") for path in service.dir.glob(f"{log}.*")}
 
 
-def open_files(service: Service) -> set[str]:
-    """Of all its processes."""
-    found = set()
-    for pid in family(service.pid):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return found
-
-
 @pytest.mark.parametrize(
     "flags", [[], ["--preload"], ["-m", "half-sync-half-async"], ["-m", "reactor", "--threads", "4"]],
     ids=" ".join,
@@ -101,7 +91,10 @@ def test_rotation_under_load_loses_and_tears_no_line(service: Service, flags: li
             service.error_log = service.dir / "error.0"  # the addresses are said there
             service.signal(signal.SIGUSR1)
             until(lambda: first.exists() and "reopened" in first.read_text(), "both opened anew")
-            until(lambda: not rotated(service) & open_files(service), "the old ones closed")
+            until(
+                lambda: not rotated(service) & open_files(family(service.pid)),
+                "the old ones closed",
+            )
         load.more(50)
     assert load.failures == []
     service.ok("stop")

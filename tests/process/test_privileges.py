@@ -6,13 +6,15 @@ import grp
 import os
 import pwd
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import Service
+from .conftest import Service, alive, until
+from .trial import family, open_files
 
 NOBODY = pwd.getpwnam("nobody")
 GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
@@ -69,9 +71,27 @@ def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
 
 
 @root_only
-def test_the_death_of_the_master_reaches_children_of_another_user(service: Service) -> None:
-    from .conftest import alive, until
+@pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
+def test_workers_write_logs_that_they_may_not_open(service: Service, flags: list[str]) -> None:
+    open_up(service)
+    logs = service.dir / "logs"
+    logs.mkdir(mode=0o700)
+    access = logs / "access"
+    service.start("--user", "nobody", "--access-log", str(access), *flags)
+    for name in ("/first", "/second"):
+        service.get(name)
+        until(lambda name=name: name in access.read_text(), "its line")
+        access.rename(logs / "rotated")
+        service.signal(signal.SIGUSR1)
+        until(access.exists, "a new file")
+        until(
+            lambda: open_files(family(service.pid)).isdisjoint([f"{logs}/rotated"]),
+            "the old one closed",
+        )
 
+
+@root_only
+def test_the_death_of_the_master_reaches_children_of_another_user(service: Service) -> None:
     open_up(service)
     service.start("--user", "nobody")
     pids = service.worker_pids()

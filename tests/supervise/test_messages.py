@@ -44,16 +44,19 @@ def test_a_descriptor_is_passed_to_a_child_and_not_to_the_master() -> None:
     os.close(free)
     for trusted, expected in ((True, free), (False, -1)):
         assert ours.send(Reopen("access", second))
+        before = len(os.listdir("/proc/self/fd"))
         assert theirs.receive(trusted) == [Reopen("access", expected)]
+        assert len(os.listdir("/proc/self/fd")) - before == trusted
+    assert not os.get_inheritable(free)
     os.write(free, b"passed")
     assert os.read(first, 10) == b"passed"
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
     try:
         assert ours.send(Reopen("access", second))
         assert theirs.receive(True) == [Reopen("access", -1)]
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     for fd in (first, second, free):
         os.close(fd)
     ours.close()
