@@ -92,10 +92,9 @@ class Generation:
         nobody would know that the application can be loaded."""
         return max(1, self.want)
 
-    def keep_size(self, old: Generation, paused: bool) -> None:
+    def keep_size(self, old: Generation) -> None:
         """Have as many children as `old`, where the operator or the load have set the number."""
-        self.least, self.most = old.least, old.most
-        self.want = old.least if paused else old.want
+        self.least, self.most, self.want = old.least, old.most, old.want
 
     def warn(self, log: Log) -> None:
         """Say what the machine will not let the children do."""

@@ -46,7 +46,8 @@ class Reloader:
                     f"model {config.model} needs more rows of the scoreboard than this master has; "
                     "restart"
                 )
-            same_size = config.workers == old.config.workers
+            # After SIGWINCH the number is back at what is configured.
+            same_size = config.workers == old.config.workers and not master.paused
             most = old.most if same_size else config.workers.max
             if len(master.children) + most > master.children.slots:
                 raise StartError(
@@ -62,7 +63,7 @@ class Reloader:
             return
         self.incoming.warn(master.log)
         if same_size:
-            self.incoming.keep_size(old, master.paused)
+            self.incoming.keep_size(old)
         self._fixed = unreloadable(old.config, loaded)
         if self._fixed:
             master.log.warning(f"reload: changed, but need a restart: {', '.join(self._fixed)}")

@@ -80,10 +80,6 @@ def test_a_number_that_was_set_survives_a_reload(service: Service) -> None:
     service.ok("reload")
     until(lambda: len(service.live()["workers"]) == 3, "three of the new generation")
     assert {w["generation"] for w in service.workers()} == {2}
-    service.signal(signal.SIGWINCH)
-    until(lambda: not service.live()["workers"], "paused")
-    service.ok("reload")
-    assert len(service.workers()) == 3
     file.write_text(text % 2)
     service.ok("reload")
     until(lambda: len(service.live()["workers"]) == 2, "what is configured now")
