@@ -61,6 +61,7 @@ def random_signals(trial: Trial) -> None:
             start()
         # From any state there is one way back: what is configured, whole.
         until(lambda: service.run("reload").returncode == 0, f"reload: {service.log()[-2000:]}", 60)
+        service.ok("scale", str(WORKERS))  # a reload keeps what TTIN and TTOU have made of it
         trial.sound(WORKERS)
     trial.note("signals", count)
     trial.note("starts", starts)
