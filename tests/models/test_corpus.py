@@ -20,7 +20,7 @@ FILES = ("gunicorn.jsonl", "llhttp.jsonl", "desync_guardian.jsonl")
 KNOWN = {"gunicorn/valid/022", "gunicorn/valid/099"}
 
 WAYS = [
-    *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios[: 1 + row.pooled]),
+    *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios[:1]),
     ["-m", "proactor", "--io", "aio"],
     ["-m", "process-per-connection", "--io", "blocking"],
     ["-m", "leader-followers", "--threads", "4"],
