@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from forkd.errors import StartError
 from forkd.log import Log
-from forkd.supervise import template, worker
+from forkd.supervise import template, templates, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Channel
@@ -63,7 +63,7 @@ class Nursery:
         self.bells = make_bells(slots)
         # From the start, so that the first increase of each can be seen.
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
-        self.templates = template.Templates(loop, log, on_failure)
+        self.templates = templates.Templates(loop, log, on_failure)
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = [self.templates.forget]
         self.identity: tuple[int, int, list[int]] | None = None
@@ -76,7 +76,7 @@ class Nursery:
     def fork(self, generation: Generation, admin: str | None) -> Child | None:
         """Fork one child of `generation`; None when its template has not loaded the application yet.
         Raises StartError when the machine has no room or no slot is free, leaving nothing behind."""
-        make: template.Fork | None = None
+        make: templates.Fork | None = None
         if generation.config.preload and generation.config.app is not None:
             make = self.templates.get(self._template_birth(generation, admin))
             if make is None:
@@ -133,7 +133,7 @@ class Nursery:
         generation: Generation,
         admin: str | None,
         slot: int,
-        make: template.Fork | None,
+        make: templates.Fork | None,
         undo: contextlib.ExitStack,
     ) -> Child:
         """Raises OSError; `undo` closes then what was opened."""

@@ -2,13 +2,12 @@
 
 A process that the master forks for each generation. It becomes the configured user, imports the
 application once, freezes the collector, and then forks the generation's children when the master asks
-it to. So they share the application's memory, and a reload, which makes a new template, has new code.
+it to (templates.py). So they share the application's memory, and a reload, which makes a new template,
+has new code.
 
 Its children are forked twice: the process in between ends at once, and the kernel gives the child to
 the nearest subreaper, which is the master (prctl(2), PR_SET_CHILD_SUBREAPER). So the master owns and
 reaps them as any other, and stays free of the application's code and threads.
-
-`Templates` and `_Template` run in the master; `main` and below in the template.
 """
 
 from __future__ import annotations
@@ -26,25 +25,18 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from forkd.app import loader
-from forkd.errors import ForkdError, StartError
+from forkd.errors import ForkdError
 from forkd.log import Log
 from forkd.supervise import worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Channel
 from forkd.system import process
-from forkd.system.loop import Loop
 from forkd.system.passing import receive
 from forkd.system.scoreboard import Row
 from forkd.system.standard import mend
 from forkd.title import set_title
 
-#: A template that has loaded the application only waits; it forks in a millisecond or so. One that
-#: does not answer for that long, seconds, is stopped or starved by threads of the application.
-_PATIENCE = 2.0
-_MOST = 60_000  # bytes of a message
-
-#: (pid, pidfd) of a child with that slot and number; it gets these descriptors.
-Fork = Callable[[int, int, list[int]], tuple[int, int]]
+MOST = 60_000  # bytes of a message
 
 
 @dataclass(frozen=True)
@@ -57,144 +49,6 @@ class Birth:
     admin: str | None
     master: int  # its pid
     forget: Callable[[], None]
-
-
-# ---- in the master --------------------------------------------------------------------------
-
-
-class _Template:
-    def __init__(self, birth: Birth) -> None:
-        """Raises OSError."""
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ready = False
-        self.error = ""
-
-        def template_main() -> NoReturn:
-            self._sock.close()
-            main(birth, theirs)
-
-        try:
-            self.pid, self.pidfd = process.fork(template_main)
-        except OSError:
-            self._sock.close()
-            raise
-        finally:
-            theirs.close()
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def hear(self) -> None:
-        """Its one message: the application is loaded, or why it cannot be. EOF is no news: the pidfd
-        tells."""
-        try:
-            data = self._sock.recv(_MOST, socket.MSG_DONTWAIT)
-        except OSError:
-            return
-        if data:
-            self.error = json.loads(data)["error"]
-            self.ready = not self.error
-
-    def fork(self, slot: int, number: int, fds: list[int]) -> tuple[int, int]:
-        """Have a child forked. Raises OSError."""
-        self._sock.settimeout(_PATIENCE)
-        try:
-            socket.send_fds(self._sock, [json.dumps([slot, number]).encode()], fds)
-            answer = self._sock.recv(_MOST) or b'"nothing: it has ended"'
-            found = json.loads(answer)
-        except TimeoutError:
-            process.send_signal(self.pidfd, signal.SIGKILL)
-            why = f"the template (pid {self.pid}) does not answer; killed"
-            raise OSError(errno.ETIMEDOUT, why) from None
-        except ValueError:
-            found = "nonsense"
-        if type(found) is not int or process.parent(found) != os.getpid():
-            # The application has run there: what it says may be wrong, and a pid a stranger's.
-            raise OSError(errno.EPROTO, f"the template (pid {self.pid}) says {found!r}")
-        return found, os.pidfd_open(found)  # ours to reap, so the pid is still its own
-
-    def reopen(self, error_log: int) -> None:
-        """Have it use that for its stdout and stderr. There is no answer."""
-        try:
-            self._sock.setblocking(False)
-            socket.send_fds(self._sock, [b"null"], [error_log])
-        except OSError:
-            pass  # it has ended, or does not answer, as the next fork will find out
-
-    def close(self) -> None:
-        self._sock.close()
-        os.close(self.pidfd)
-
-
-class Templates:
-    """The templates of the generations that may still fork."""
-
-    def __init__(self, loop: Loop, log: Log, failed: Callable[[int, str], None]) -> None:
-        """`failed` is told the number of a generation whose application cannot be loaded, and why."""
-        self._loop = loop
-        self._log = log
-        self._failed = failed
-        self._by_number: dict[int, _Template] = {}
-
-    def get(self, birth: Birth) -> Fork | None:
-        """How to fork a child of that generation; None while its template loads the application.
-        Raises StartError."""
-        number = birth.generation.number
-        template = self._by_number.get(number)
-        if template is None:
-            try:
-                process.become_subreaper()
-                template = self._by_number[number] = _Template(birth)
-            except OSError as error:
-                raise StartError(f"fork: {error.strerror}") from error
-            made = template
-            self._loop.watch(made.pidfd, lambda: self._ended(number))
-            self._loop.watch(made.fileno(), lambda: self._hear(made))
-        return template.fork if template.ready else None
-
-    def reopen(self, error_log: int) -> None:
-        """The error log was rotated."""
-        for template in self._by_number.values():
-            template.reopen(error_log)
-
-    def keep(self, numbers: set[int]) -> None:
-        """End the templates of other generations: they have all the children that they will have."""
-        for number in set(self._by_number) - numbers:
-            process.send_signal(self._by_number[number].pidfd, signal.SIGKILL)
-            self._ended(number)
-
-    def pids(self) -> list[int]:
-        return [template.pid for template in self._by_number.values()]
-
-    def forget(self) -> None:
-        """In a child."""
-        for template in self._by_number.values():
-            template.close()
-
-    def _hear(self, template: _Template) -> None:
-        self._loop.unwatch(template.fileno())  # what follows is read by `fork`
-        template.hear()
-
-    def _ended(self, number: int) -> None:
-        template = self._by_number.pop(number)
-        self._loop.unwatch(template.pidfd)
-        self._loop.unwatch(template.fileno())
-        template.hear()
-        _, code = os.waitpid(template.pid, 0)
-        ready, error = template.ready, template.error
-        template.close()
-        if error:
-            self._failed(number, error)
-        elif not ready and code != signal.SIGKILL:
-            how = process.exit_reason(os.waitstatus_to_exitcode(code))
-            self._failed(number, f"the template ended by {how} while it loaded the application")
-        elif code != signal.SIGKILL:
-            self._log.warning(
-                f"the template (pid {template.pid}) is gone; the next child needs a new one"
-            )
-
-
-# ---- in the template ------------------------------------------------------------------------
 
 
 def main(birth: Birth, sock: socket.socket) -> NoReturn:
@@ -244,14 +98,14 @@ def _load(birth: Birth, sock: socket.socket) -> Any:
         )
     gc.collect()
     gc.freeze()  # its pages are never written by the collector, and so stay shared
-    sock.send(json.dumps({"error": error[-_MOST // 2 :]}).encode())
+    sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode())
     return app
 
 
 def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
     """Fork children until the master has gone."""
     while True:
-        data, fds = receive(sock, _MOST, 8)
+        data, fds = receive(sock, MOST, 8)
         if not data:
             return
         asked = json.loads(data)
