@@ -118,6 +118,11 @@ def _never(*_: Any) -> None:
     return None
 
 
+#: Lines that are written together, and seconds that fewer may wait for it. A worker that is killed loses them.
+_MANY = 64
+_PATIENCE = 0.01
+
+
 class AccessLog:
     """The access log of one child: Combined Log Format with the duration, or JSON lines."""
 
@@ -126,6 +131,7 @@ class AccessLog:
         self._json = style == "json"
         self._line = _native.line if _native is not None and native and not self._json else _never
         self._lines: deque[bytes] = deque()
+        self._deadline = 0.0
         self._second = 0
         self._stamp = ""
         self.sink = Sink(fd)
@@ -177,8 +183,17 @@ class AccessLog:
         text = f'{host or "unix:"} - - [{self._stamp}] "{text}" {took}\n'
         return text.encode("latin-1", "backslashreplace")
 
+    def due(self, now: float) -> float:
+        """When to call `flush`: now for many lines, for a few when the first is 10 ms old. A write(2)
+        for each costs more than all the rest of a line. `now` and the answer are monotonic."""
+        if not self._lines:
+            self._deadline = 0.0
+        elif not self._deadline:
+            self._deadline = now + _PATIENCE
+        return now if len(self._lines) >= _MANY else self._deadline or float("inf")
+
     def flush(self) -> bool:
-        """Write what was collected. Called at the end of each turn. Returns whether some of it waits."""
+        """Write what was collected. Returns whether some of it waits."""
         if self._lines:
             # Threads may add meanwhile: popleft takes each line exactly once.
             lines = [self._lines.popleft() for _ in range(len(self._lines))]

@@ -83,7 +83,9 @@ class BlockingFollowers(ChildLoop):
         if conn.op is not op:
             conn.op = op
             conn.deadline = monotonic() + op.seconds
-        while not self._readable(conn.fd, conn.deadline - monotonic()):
+        while not self._readable(
+            conn.fd, min(conn.deadline, self.unit.after_turn()) - monotonic()
+        ):
             if op.idle and self._idle_grace is not None:
                 conn.deadline = min(conn.deadline, monotonic() + self._idle_grace)
                 self._idle_grace = 0.0  # the grace is given once

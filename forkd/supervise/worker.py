@@ -261,10 +261,15 @@ class Worker:
 
     def _after_turn(self) -> float:
         """When to be called again, at the latest."""
-        again = NEVER
-        if (self.access is not None and self.access.flush()) or self.log.sink.waiting:
+        again, access = NEVER, self.access
+        if access is not None:
+            now = monotonic()
+            again = access.due(now)
+            if again <= now or access.sink.waiting:
+                again = now + _RETRY if access.flush() else NEVER
+        if self.log.sink.waiting:
             self.log.sink.retry()
-            again = monotonic() + _RETRY
+            again = min(again, monotonic() + _RETRY)
         if self._recycle_at != _NEVER and self._answered() >= self._recycle_at:
             self._recycle_at = _NEVER
             self._channel.send(Recycle("max-requests"))
