@@ -27,7 +27,11 @@ MOST = 3.0
 NOISE = 0.002
 
 MODELS = [
-    pytest.param(["-m", row.name, "--io", io], id=f"{row.name}/{io}")
+    pytest.param(
+        ["-m", row.name, "--io", io],
+        id=f"{row.name}/{io}",
+        marks=[pytest.mark.soak] if io != row.ios[0] else [],
+    )
     for row in registry.MODELS
     for io in row.ios
     # A client holds its process between its requests: see the last test.

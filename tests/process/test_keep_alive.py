@@ -113,12 +113,18 @@ class Visitors:
     "flags",
     [
         ["-m", "leader-followers"],
-        ["-m", "leader-followers", "--threads", "3"],
         ["-m", "half-sync-half-async"],
-        ["-m", "half-sync-half-reactive", "--threads", "3"],
-        ["-m", "reactor", "--threads", "3"],
         ["-m", "proactor"],
-        ["-m", "process-per-connection"],
+        # Nine seconds each: these with the long runs.
+        *(
+            pytest.param(["-m", *flags], marks=pytest.mark.soak)
+            for flags in (
+                ["leader-followers", "--threads", "3"],
+                ["half-sync-half-reactive", "--threads", "3"],
+                ["reactor", "--threads", "3"],
+                ["process-per-connection"],
+            )
+        ),
     ],
     ids=" ".join,
 )
