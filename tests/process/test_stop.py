@@ -17,7 +17,13 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 #: Every model with every io, and the other ways to share what comes.
 EVERY_WAY = [
-    *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios),
+    *(
+        pytest.param(
+            ["-m", row.name, "--io", io], marks=[pytest.mark.soak] if io != row.ios[0] else []
+        )
+        for row in registry.MODELS
+        for io in row.ios
+    ),
     ["--threads", "4"],
     ["--accept", "exclusive"],
     ["--accept", "reuseport"],
