@@ -221,7 +221,7 @@ def test_no_process_can_be_forked_for_a_client(service: Service) -> None:
     answered(clients)
 
 
-@pytest.mark.parametrize("model", EVERY)
+@pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
 def test_no_child_can_be_forked(service: Service, model: str) -> None:
     service.expected_errors = ["fork", "gone: SIGKILL"]
     start(service, model)

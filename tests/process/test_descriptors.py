@@ -51,7 +51,13 @@ APP = """
     LEAKED = []
 """
 EVERY_WAY = [
-    *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios),
+    *(
+        pytest.param(
+            ["-m", row.name, "--io", io], marks=[pytest.mark.soak] if io != row.ios[0] else []
+        )
+        for row in registry.MODELS
+        for io in row.ios
+    ),
     ["-m", "leader-followers", "--threads", "3"],
     ["-m", "proactor", "--threads", "3"],
     ["--accept", "reuseport"],

@@ -25,7 +25,15 @@ NEEDS_SLOWHTTPTEST = {"slow_senders", "slow_readers"}
 @pytest.mark.parametrize(
     ("row", "model"),
     [
-        pytest.param(row, model, id=f"{row.name}-{model}")
+        pytest.param(
+            row,
+            model,
+            id=f"{row.name}-{model}",
+            # Two rows show their second model for every change, the others with the long runs.
+            marks=[pytest.mark.soak]
+            if model in row.models and row.number not in ("1", "6")
+            else [],
+        )
         for row in matrix.ROWS
         for model in ("leader-followers", *row.models)
     ],

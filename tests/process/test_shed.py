@@ -29,7 +29,11 @@ APP = """
 """
 
 LIMIT = 0.3
-CELLS = [(row.name, io) for row in registry.MODELS for io in {row.ios[0]: 0, row.ios[-1]: 0}]
+CELLS = [
+    pytest.param(row.name, io, marks=[pytest.mark.soak] if io != row.ios[0] else [])
+    for row in registry.MODELS
+    for io in {row.ios[0]: 0, row.ios[-1]: 0}
+]
 
 
 @pytest.fixture
