@@ -118,7 +118,7 @@ def _never(*_: Any) -> None:
     return None
 
 
-#: Lines that are written together, and seconds that fewer may wait for it. A worker that is killed loses them.
+#: Lines written together, and seconds that fewer may wait. A worker that is killed loses them.
 _MANY = 64
 _PATIENCE = 0.01
 
