@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "forkd"
-BASE = {"errors", "address", "options", "config", "rules", "sources", "log", "sink", "title", "__init__"}
+BASE = {
+    "errors",
+    "address",
+    "options",
+    "config",
+    "rules",
+    "sources",
+    "log",
+    "sink",
+    "title",
+    "__init__",
+}
 
 #: Which parts of forkd each part may import, besides itself.
 LAYERS: dict[str, set[str]] = {
@@ -55,7 +66,9 @@ def imports(file: str) -> set[str]:
             found.add(f"forkd.{package}.{node.module or ''}".rstrip("."))
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from forkd import x` may mean the module x, and may mean a name.
-            found |= {f"forkd.{a.name}" for a in node.names} if node.module == "forkd" else {node.module}
+            found |= (
+                {f"forkd.{a.name}" for a in node.names} if node.module == "forkd" else {node.module}
+            )
     return found
 
 

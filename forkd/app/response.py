@@ -35,8 +35,7 @@ class Response:
     overrun = False  # the application gave more than its Content-Length
     sent = 0  # bytes of body
     left: int | None = None  # bytes of the body that the application promised and has not given yet
-    _block: Block | None = None  # what start_response was called with, when it was usual
-    _head: Head | None = None  # and when it was not
+    _head: Head | None = None  # what start_response was called with, when it was not usual
     _chunked = False
     _bodiless = False
 
@@ -47,10 +46,16 @@ class Response:
         host: Host,
         usual: Usual,
         keep_alive: bool,
+        block: Block | None = None,
     ) -> None:
+        """`block`: what start_response was called with already, when that was usual."""
         self.line = request.line
         self.close = not keep_alive  # the connection ends after this response
-        self._request = request
+        self._method = request.method
+        self._version = request.version
+        self._block = block
+        if block is not None:
+            self.code = block[1]
         self._peer = peer
         self._host = host
         self._usual = usual
@@ -68,17 +73,16 @@ class Response:
                 exc_info = None  # no cycle through this frame
         elif self.code:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
-        self._block = block = self._usual.block(status, headers)
+        block = self._usual.block(status, headers)
         if block is not None:
-            self.code = block[1]
-            return self._write
-        self._head = head = check_headers(status, headers)
-        self.code = head.code
-        if head.close:
-            self.close = True
-        return self._write
+            self._block, self.code = block, block[1]
+            return self.write
+        head = check_headers(status, headers)  # raises: then what was said before holds
+        self._block, self._head, self.code = None, head, head.code
+        self.close = self.close or head.close
+        return self.write
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """The write() callable: sent before it returns, as PEP 3333 wants."""
         if type(data) is not bytes:
             raise TypeError(f"write() takes bytes, not {type(data).__name__}")
@@ -94,8 +98,8 @@ class Response:
 
     def whole(self, data: bytes) -> bytes:
         """The answer, when its body is this one block. Raises BadResponse."""
-        block, request = self._block, self._request
-        if block is not None and request.version == "1.1" and request.method != "HEAD":
+        block = self._block
+        if block is not None and self._version == "1.1" and self._method != "HEAD":
             if self._host.draining:
                 self.close = True
             answer = self._usual.answer(block, date(time.time()), data, self.close)
@@ -120,13 +124,13 @@ class Response:
             raise BadResponse("the application did not call start_response")
         head = self._head if self._block is None else Head(*self._block)
         assert head is not None
-        self._bodiless = bodiless(head.code, self._request.method)
+        self._bodiless = bodiless(head.code, self._method)
         if head.length is not None:
             length = head.length
         elif self._bodiless and not length:
             length = None  # what a GET would have had is not known
         elif length is None:
-            if self._request.version == "1.1":
+            if self._version == "1.1":
                 self._chunked = True
             else:
                 self.close = True
@@ -136,7 +140,7 @@ class Response:
         keep_alive = None
         if self.close:
             keep_alive = False
-        elif self._request.version == "1.0":
+        elif self._version == "1.0":
             keep_alive = True
         self.head_sent = True
         return encode(

@@ -7,15 +7,15 @@ those who still wait. In a child; sessions of a service without a limit never co
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from math import ceil
-from typing import IO, Any
+from typing import Any
 
-from forkd.app.body import ExpectedBody
 from forkd.app.response import Response
 from forkd.app.session import Host, Peer
 from forkd.app.wsgi import Application, Wsgi
 from forkd.config import Config
+from forkd.http.environ import Environ
 from forkd.http.guard import Request
 from forkd.http.response import error
 from forkd.http.usual import UsualRequest
@@ -25,21 +25,23 @@ class SheddingWsgi(Wsgi):
     def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
         super().__init__(app, config, host, multithread=multithread)
         self._most = config.shed_after
+        self._exchange = None  # each request is looked at first
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
 
     def _respond(
         self,
         request: Request | UsualRequest,
+        environ: Environ,
+        outcome: Callable[[], Iterable[bytes]],
         response: Response,
-        body: IO[bytes],
         peer: Peer,
-        expected: ExpectedBody | None,
+        began: int = 0,
     ) -> Generator[Any, Any, None]:
         """Asked after READY: what it waited in a queue of our own counts, too."""
         waited = peer.waited()
         if waited <= self._most:
-            return (yield from super()._respond(request, response, body, peer, expected))
+            return (yield from super()._respond(request, environ, outcome, response, peer))
         response.close = True
         self._ledger.shed()
         if self._host.access is not None:

@@ -36,12 +36,11 @@ from forkd.http.environ import Ends, Environ, environ_of
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
-from forkd.http.response import CONTINUE, error
-from forkd.http.usual import Usual, UsualParser, UsualRequest
+from forkd.http.response import CONTINUE, date, error
+from forkd.http.usual import Block, Usual, UsualParser, UsualRequest
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-_NO_BODY = io.BytesIO
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT = 499
 #: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
@@ -112,6 +111,10 @@ class Wsgi:
         self._head = Await("request head", config.header_timeout)
         self._body = Await("request body", config.body_timeout, rate=SLOWEST)
         self._usual = Usual(config.native)
+        make = self._usual.exchange
+        self._exchange = make and make(
+            app, self._response, host, date, config.keep_alive > 0, _COPY_LIMIT
+        )
         self._template: Environ = {
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -133,6 +136,7 @@ class Wsgi:
 
     def session(self, peer: Peer) -> Session:
         """One connection, request by request. Returns LINGER when the client may still send."""
+        ledger, exchange, usual = self._ledger, self._exchange, self._usual.request
         parser = self._parser(peer)
         wait = self._first
         data = yield wait
@@ -145,67 +149,38 @@ class Wsgi:
                         return None  # EOF: between requests, or the client gave up in the middle
                     request = parser.feed(data)
             except Refused as refused:
-                return (yield from self._refuse(peer, refused.status, refused.reason))
+                return (yield from self._refuse(peer, refused))
             except Deadline:
                 if not parser.started:
                     return None
-                return (
-                    yield from self._refuse(peer, 408, "the request head did not arrive in time")
-                )
-            decoder: Decoder | None = None
-            expected: ExpectedBody | None = None
-            body: IO[bytes] = _NO_BODY()
+                late = Refused(408, "the request head did not arrive in time")
+                return (yield from self._refuse(peer, late))
             data = parser.rest
-            if request.chunked or request.length:
-                decoder = (
-                    ChunkedBody(self._limits.body)
-                    if request.chunked
-                    else LengthBody(request.length or 0)
-                )
-                if request.expect_continue and not request.chunked:
-                    expected = ExpectedBody(
-                        peer, self._ledger, request.line, decoder, data, self._body_seconds
-                    )
-                    body = io.BufferedReader(expected, 65536)
-                else:
-                    if request.expect_continue and not data:
-                        yield CONTINUE  # only a body that was collected has a length to be told
+            if exchange is None or not isinstance(request, usual):
+                close, data = yield from self._general(request, peer, data)
+            else:
+                yield READY
+                began = ledger.begin(request.line)
+                answer = exchange.run(request, peer)
+                if answer is not None:
+                    ledger.pause()
                     try:
-                        body, request.length = yield from self._collect(decoder, data)
-                    except Refused as refused:
-                        return (
-                            yield from self._refuse(peer, refused.status, refused.reason, request)
-                        )
-                    except Deadline:
-                        return (
-                            yield from self._refuse(
-                                peer, 408, "the request body did not arrive in time", request
-                            )
-                        )
-                    except ClientGone:
-                        return None
-                    except OSError as failure:
-                        self._host.log.error(f"request body: spooling to disk: {failure}")
-                        return (
-                            yield from self._refuse(
-                                peer, 503, "no room for the request body", request
-                            )
-                        )
-            yield READY
-            keep_alive = request.keep_alive and self._keep_alive
-            response = Response(request, peer, self._host, self._usual, keep_alive)
-            yield from self._respond(request, response, body, peer, expected)
-            if expected is not None and not expected.complete:
-                return LINGER
-            if decoder is not None:
-                data = decoder.rest
-            body.close()
-            if response.close:
+                        yield answer
+                    finally:
+                        self._account(request, request.environ, peer, began, request)
+                    close = request.close
+                    del answer
+                else:
+                    response = request.response
+                    yield from self._respond(
+                        request, request.environ, request.outcome, response, peer, began
+                    )
+                    close = response.close
+                    del response
+            if close:
                 return LINGER if data else None
             wait = self._idle
-            # What is suspended here has locals, and ten thousand idle clients have that many of them.
-            del request, response, body
-            decoder = expected = None
+            del request  # ten thousand idle clients have that many of what is suspended here
             if not data:
                 data = yield wait
                 if not data:
@@ -216,21 +191,78 @@ class Wsgi:
             return RequestParser(self._limits)
         return UsualParser(self._limits, self._usual.read_head, self._template, _ends(peer))
 
+    def _general(
+        self, request: Request | UsualRequest, peer: Peer, data: bytes
+    ) -> Generator[Any, Any, tuple[bool, Any]]:
+        """A request of any kind. Returns whether the connection ends with it, and what the client has
+        sent after it, or LINGER: something of it may still come."""
+        decoder: Decoder | None = None
+        expected: ExpectedBody | None = None
+        body: IO[bytes] = io.BytesIO()
+        if request.chunked or request.length:
+            decoder = (
+                ChunkedBody(self._limits.body)
+                if request.chunked
+                else LengthBody(request.length or 0)
+            )
+            if request.expect_continue and not request.chunked:
+                expected = ExpectedBody(
+                    peer, self._ledger, request.line, decoder, data, self._body_seconds
+                )
+                body = io.BufferedReader(expected, 65536)
+            else:
+                if request.expect_continue and not data:
+                    yield CONTINUE  # only a body that was collected has a length to be told
+                try:
+                    body, request.length = yield from self._collect(decoder, data)
+                except Refused as refused:
+                    return True, (yield from self._refuse(peer, refused, request))
+                except ClientGone:
+                    return True, b""
+        yield READY
+        response = self._response(request, peer)
+        if isinstance(request, Request):
+            environ = environ_of(request, self._template, _ends(peer))
+        else:
+            environ = request.environ
+        environ["wsgi.input"] = body
+
+        def outcome() -> Any:
+            result = self._app(environ, response.start_response)
+            if expected is not None and not expected.complete:
+                response.close = True  # what was not read would be taken for the next request
+            return result
+
+        yield from self._respond(request, environ, outcome, response, peer)
+        if expected is not None and not expected.complete:
+            return True, LINGER
+        body.close()
+        return response.close, data if decoder is None else decoder.rest
+
     def _collect(self, decoder: Decoder, data: bytes) -> Generator[Any, Any, tuple[IO[bytes], int]]:
-        """Read the whole body. Raises Refused, Deadline, ClientGone, OSError (disk full)."""
+        """Read the whole body. Raises Refused, ClientGone."""
         spool = Spool(self._body_buffer, self._room)
-        spool.write(decoder.feed(data))
-        while not decoder.done:
-            data = yield self._body
-            if not data:
-                raise ClientGone("the client left in the middle of its request body")
+        try:
             spool.write(decoder.feed(data))
-        return spool.rewind(), spool.size
+            while not decoder.done:
+                data = yield self._body
+                if not data:
+                    raise ClientGone("the client left in the middle of its request body")
+                spool.write(decoder.feed(data))
+            return spool.rewind(), spool.size
+        except Deadline:
+            raise Refused(408, "the request body did not arrive in time") from None
+        except ClientGone:
+            raise
+        except OSError as failure:
+            self._host.log.error(f"request body: spooling to disk: {failure}")
+            raise Refused(503, "no room for the request body") from failure
 
     def _refuse(
-        self, peer: Peer, status: int, reason: str, request: Request | UsualRequest | None = None
+        self, peer: Peer, refused: Refused, request: Request | UsualRequest | None = None
     ) -> Generator[Any, Any, Any]:
-        """Answer what must not reach the application, and close."""
+        """Answer what must not reach the application, and close. Returns LINGER."""
+        status, reason = refused.status, refused.reason
         self._ledger.count(status)
         answer = error(status, reason, method=request.method if request is not None else "GET")
         if self._host.access is not None:
@@ -242,28 +274,29 @@ class Wsgi:
 
     # ---- the request ----------------------------------------------------------------------
 
+    def _response(
+        self, request: Request | UsualRequest, peer: Peer, block: Block | None = None
+    ) -> Response:
+        keep_alive = request.keep_alive and self._keep_alive
+        return Response(request, peer, self._host, self._usual, keep_alive, block)
+
     def _respond(
         self,
         request: Request | UsualRequest,
+        environ: Environ,
+        outcome: Callable[[], Iterable[bytes]],
         response: Response,
-        body: IO[bytes],
         peer: Peer,
-        expected: ExpectedBody | None,
+        began: int = 0,
     ) -> Generator[Any, Any, None]:
-        """Call the application and yield its answer; account for it however it ends."""
+        """Yield the answer of the application, which `outcome` returns; account for it however it ends.
+        `began`: when it was called, if it was."""
         ledger = self._ledger
-        if isinstance(request, Request):
-            environ = environ_of(request, self._template, _ends(peer))
-        else:
-            environ = request.environ
-        environ["wsgi.input"] = body
-        began = ledger.begin(request.line)
+        began = began or ledger.begin(request.line)
         result: Any = None
         try:
             try:
-                result = self._app(environ, response.start_response)
-                if expected is not None and not expected.complete:
-                    response.close = True  # what was not read would be taken for the next request
+                result = outcome()
                 if type(result) is list and len(result) == 1 and not response.head_sent:
                     data = result[0]
                     _check_bytes(data)
@@ -305,17 +338,27 @@ class Wsgi:
                 response.code = response.code or 500
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
-            took = ledger.end(began, response.code)
-            if self._host.access is not None:
-                self._host.access.add(
-                    peer.client,
-                    request.line,
-                    response.code,
-                    response.sent,
-                    environ.get("HTTP_REFERER", "-"),
-                    environ.get("HTTP_USER_AGENT", "-"),
-                    took,
-                )
+            self._account(request, environ, peer, began, response)
+
+    def _account(
+        self,
+        request: Request | UsualRequest,
+        environ: Environ,
+        peer: Peer,
+        began: int,
+        answer: Response | UsualRequest,
+    ) -> None:
+        took = self._ledger.end(began, answer.code)
+        if self._host.access is not None:
+            self._host.access.add(
+                peer.client,
+                request.line,
+                answer.code,
+                answer.sent,
+                environ.get("HTTP_REFERER", "-"),
+                environ.get("HTTP_USER_AGENT", "-"),
+                took,
+            )
 
     def _large(self, response: Response, data: bytes) -> Generator[Any, Any, None]:
         """The body is one block, too large to be copied behind its head."""

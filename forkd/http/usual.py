@@ -32,6 +32,23 @@ class UsualRequest(Protocol):
     chunked: bool
     expect_continue: bool
 
+    # After its Exchange.
+    response: Any  # what `respond` made, when there is anything unusual
+    code: int
+    sent: int  # bytes of body
+    close: bool  # the connection ends after the answer
+
+    def outcome(self) -> Any:
+        """What the application returned, when that was not usual. Raises what it raised."""
+
+
+class Exchange(Protocol):
+    """The call of the application for a usual request."""
+
+    def run(self, request: UsualRequest, peer: Any) -> bytes | None:
+        """The whole answer; None when there is anything unusual: then `request.outcome` knows what
+        the application did, and `request.response` goes on."""
+
 
 #: (data, most bytes, most fields, environ to begin with, ends); None: not usual, or not complete.
 ReadHead = Callable[[bytes, int, int, Environ, Ends], UsualRequest | None]
@@ -40,6 +57,11 @@ Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
 #: (block, date, body, close) -> the answer, if that body is all of it.
 MakeAnswer = Callable[[Block, bytes, bytes, bool], bytes | None]
+#: (application, respond, host, date of a time, keep-alive, most bytes of body). `respond(request, peer,
+#: block)` makes what goes on where something is not usual; `host.draining` ends connections.
+MakeExchange = Callable[
+    [Any, Callable[..., Any], Any, Callable[[float], bytes], bool, int], Exchange
+]
 
 
 class Usual:
@@ -51,10 +73,17 @@ class Usual:
         self.read_head: ReadHead | None = found.read_head if found else None
         self.block: MakeBlock = found.block if found else _never
         self.answer: MakeAnswer = found.answer if found else _never
+        self.exchange: MakeExchange | None = found.Exchange if found else None
+        #: The type of what `read_head` returns.
+        self.request: type[UsualRequest] = found.UsualRequest if found else _Never
 
 
 def _never(*_: Any) -> None:
     return None
+
+
+class _Never(UsualRequest):
+    """There are none."""
 
 
 class UsualParser:

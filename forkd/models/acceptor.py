@@ -85,17 +85,21 @@ class Acceptor:
         if isinstance(result, OSError):
             self._failed(self.intakes[fd], result)
             return None
-        self._cells[ACCEPTED] += 1
+        self._came()
         found = self.intakes[fd].wrap(result)
         self._promote()
         return found if result > 2 else _lifted(found)
 
+    def _came(self) -> None:
+        """Count the connection just taken: first as one that is here, then as one that has come, so that
+        the master, who reads them the other way round, never misses it (dispatcher.py)."""
+        self.announce(self._connections + 1)
+        self._cells[ACCEPTED] += 1
+
     def _promote(self) -> None:
-        """Choose the next leader, counting the connection just taken."""
-        if self._lease is not None:
-            self.announce(self._connections + 1)
-            if self._lease.promote(self._slot):
-                self._cells[PROMOTIONS] += 1
+        """Choose the next leader."""
+        if self._lease is not None and self._lease.promote(self._slot):
+            self._cells[PROMOTIONS] += 1
 
     def announce(self, connections: int) -> None:
         """The number of this child's connections changed: tell the others, and the scoreboard."""
@@ -119,7 +123,7 @@ class Acceptor:
         except OSError as error:
             self._failed(intake, error)
         else:
-            self._cells[ACCEPTED] += 1
+            self._came()
             return found if found[0].fileno() > 2 else _lifted(found)
         return None
 

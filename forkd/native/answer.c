@@ -12,17 +12,12 @@ static const char *const not_usual[] = {
 
 /* block(status, headers) -> (lines for the wire, code, Content-Length or None, has Date, has Server), which
  * makes a http.response.Head; None when there is anything unusual in them. */
-PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+PyObject *usual_block(PyObject *status_text, PyObject *headers)
 {
     char out[MOST_BLOCK];
     Py_ssize_t size = 0, used = 0, length = -1;
-    (void)self;
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "block takes two arguments");
-        return NULL;
-    }
-    const char *status = ascii(args[0], &size);
-    if (!status || size < 4 || size > 128 || status[3] != ' ' || !PyList_CheckExact(args[1]))
+    const char *status = ascii(status_text, &size);
+    if (!status || size < 4 || size > 128 || status[3] != ' ' || !PyList_CheckExact(headers))
         Py_RETURN_NONE;
     for (int i = 0; i < 3; i++)
         if (status[i] < '0' || status[i] > '9')
@@ -36,9 +31,9 @@ PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     used = 11 + size;
 
     int dated = 0, named = 0;
-    Py_ssize_t count = PyList_Size(args[1]);
+    Py_ssize_t count = PyList_Size(headers);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *pair = PyList_GetItem(args[1], i);
+        PyObject *pair = PyList_GetItem(headers, i);
         if (!pair || !PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2)
             Py_RETURN_NONE;
         Py_ssize_t name_size, value_size;
@@ -81,6 +76,16 @@ PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return Py_BuildValue("y#lNOO", out, used, code, framed, dated ? Py_True : Py_False, named ? Py_True : Py_False);
 }
 
+PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)self;
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "block takes two arguments");
+        return NULL;
+    }
+    return usual_block(args[0], args[1]);
+}
+
 enum { MOST_EXTRA = 160 };
 
 static char *copy(char *at, const void *from, size_t size)
@@ -93,7 +98,7 @@ static char *copy(char *at, const void *from, size_t size)
 
 /* answer(block, date, body, close) -> bytes: the whole answer to a GET or the like, whose body is one
  * block. None when that is not all there is to it. */
-PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+PyObject *usual_answer(PyObject *block, PyObject *date_text, PyObject *body_bytes, int close)
 {
     const char *lines;
     char *date, *body;
@@ -101,13 +106,9 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     PyObject *length;
     long code;
     int dated, named;
-    (void)self;
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "answer takes four arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args[0], "y#lOpp", &lines, &lines_size, &code, &length, &dated, &named) ||
-        PyBytes_AsStringAndSize(args[1], &date, &date_size) || PyBytes_AsStringAndSize(args[2], &body, &body_size))
+    if (!PyArg_ParseTuple(block, "y#lOpp", &lines, &lines_size, &code, &length, &dated, &named) ||
+        PyBytes_AsStringAndSize(date_text, &date, &date_size) ||
+        PyBytes_AsStringAndSize(body_bytes, &body, &body_size))
         return NULL;
     if (code == 204 || code == 304 || date_size > 40 ||
         (length != Py_None && PyLong_AsSsize_t(length) != body_size))
@@ -122,7 +123,7 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         at = COPY(at, "Server: forkd\r\n");
     at = COPY(at, "Content-Length: ");
     at = decimal(at, (uint64_t)body_size);
-    if (args[3] == Py_True)
+    if (close)
         at = COPY(at, "\r\nConnection: close");
     at = COPY(at, "\r\n\r\n");
     PyObject *result = PyBytes_FromStringAndSize(NULL, lines_size + (at - extra) + body_size);
@@ -131,4 +132,14 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         copy(copy(out, extra, at - extra), body, body_size);
     }
     return result;
+}
+
+PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)self;
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError, "answer takes four arguments");
+        return NULL;
+    }
+    return usual_answer(args[0], args[1], args[2], args[3] == Py_True);
 }

@@ -33,7 +33,7 @@ static PyObject *key_text(const char *key, Py_ssize_t size)
 
 /* ---- the request head --------------------------------------------------------------------- */
 
-static PyObject *methods[7], *version, *request_type;
+static PyObject *methods[7];
 static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4];
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
@@ -174,22 +174,6 @@ static int field(PyObject *environ, const char **place, const char *end, int *ho
     return PyDict_Size(environ) > before; /* a repeated field is not usual */
 }
 
-static PyStructSequence_Field request_fields[] = {
-    {"end", "bytes of the head"},
-    {"method", NULL},
-    {"line", "the request line, for logs"},
-    {"keep_alive", NULL},
-    {"environ", "what a WSGI application reads of it"},
-    {"version", "1.1"},
-    {"length", "None: there is no body"},
-    {"chunked", "False"},
-    {"expect_continue", "False"},
-    {NULL, NULL},
-};
-static PyStructSequence_Desc request_desc = {
-    "forkd._native.UsualRequest", "A request without a body; otherwise as http.guard.Request.", request_fields, 9,
-};
-
 /* read_head(data, most, fields, template, peer) -> UsualRequest; None when the head is not complete,
  * larger than `most` bytes, has more than so many fields, or is not usual. `peer`: what REMOTE_ADDR and
  * so on shall be, in the order of `peer_names`. */
@@ -231,7 +215,8 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     const char *line_end = at + 9;
     at += 11;
 
-    PyObject *environ = PyDict_Copy(args[3]), *uri = NULL, *line = NULL, *result = NULL;
+    PyObject *environ = PyDict_Copy(args[3]), *uri = NULL, *line = NULL;
+    UsualRequest *result = NULL;
     if (!environ)
         return NULL;
     int hosts = 0, keep = 1, usual = 1;
@@ -254,28 +239,22 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     for (int i = 0; i < 4; i++)
         if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(args[4], i)))
             goto done;
-    PyObject *size_of_head = PyLong_FromSsize_t(at - data);
-    if (!size_of_head || !(result = PyStructSequence_New((PyTypeObject *)request_type))) {
-        Py_XDECREF(size_of_head);
-        goto done;
+    if ((result = request_new(method, line, environ))) {
+        result->end = at - data;
+        result->keep_alive = (char)keep;
+        result->is_head = method == methods[1];
     }
-    PyObject *values[9] = {
-        size_of_head, Py_NewRef(method), Py_NewRef(line), Py_NewRef(keep ? Py_True : Py_False),
-        Py_NewRef(environ), Py_NewRef(version), Py_NewRef(Py_None), Py_NewRef(Py_False), Py_NewRef(Py_False),
-    };
-    for (int i = 0; i < 9; i++)
-        PyStructSequence_SetItem(result, i, values[i]);
-    goto done;
-unusual:
-    result = Py_NewRef(Py_None);
 done:
     Py_DECREF(environ);
     Py_XDECREF(uri);
     Py_XDECREF(line);
-    return result;
+    return (PyObject *)result;
+unusual:
+    Py_DECREF(environ);
+    Py_RETURN_NONE;
 }
 
-int head_init(PyObject *module)
+int head_init(void)
 {
     for (int i = 0; i < 7; i++)
         if (!(methods[i] = PyUnicode_InternFromString(method_names[i])))
@@ -283,13 +262,11 @@ int head_init(PyObject *module)
     for (int i = 0; i < 4; i++)
         if (!(k_peer[i] = PyUnicode_InternFromString(peer_names[i])))
             return -1;
-    request_type = (PyObject *)PyStructSequence_NewType(&request_desc);
-    if (!request_type || !(version = PyUnicode_InternFromString("1.1")) ||
-        !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
+    if (!(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
         !(k_path = PyUnicode_InternFromString("PATH_INFO")) ||
         !(k_query = PyUnicode_InternFromString("QUERY_STRING")) ||
         !(k_uri = PyUnicode_InternFromString("REQUEST_URI")) ||
         !(k_raw = PyUnicode_InternFromString("RAW_URI")))
         return -1;
-    return PyModule_AddObjectRef(module, "UsualRequest", request_type);
+    return 0;
 }

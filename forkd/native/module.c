@@ -27,7 +27,7 @@ PyMODINIT_FUNC PyInit__native(void)
 {
     fill_kinds();
     PyObject *module = PyModule_Create(&definition);
-    if (module && (head_init(module) || lane_init(module))) {
+    if (module && (request_init(module) || head_init() || exchange_init(module) || lane_init(module))) {
         Py_DECREF(module);
         return NULL;
     }

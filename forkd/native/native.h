@@ -25,8 +25,35 @@ const char *ascii(PyObject *text, Py_ssize_t *size);
 /* Writes `number`, which is not negative, in decimal; returns where it ends. */
 char *decimal(char *at, uint64_t number);
 
-/* head.c, answer.c, line.c: see there. */
-int head_init(PyObject *module);
+/* A request without a body that is usual in all; otherwise as http.guard.Request (request.c). */
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t end; /* bytes of the head */
+    PyObject *method, *line, *environ;
+    char keep_alive, is_head;
+    /* Its exchange, since that has begun. */
+    PyObject *respond, *peer;
+    PyObject *block;           /* what start_response was called with; NULL before, and when it was not usual */
+    PyObject *response;        /* the Response that goes on, if any */
+    PyObject *result, *failure; /* of the application, when not usual */
+    long code;
+    Py_ssize_t sent; /* bytes of body */
+    char close;
+} UsualRequest;
+
+extern PyTypeObject *request_type;
+int request_init(PyObject *module);
+UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ);
+/* The start_response of a request. New reference. */
+PyObject *start_response_of(UsualRequest *request);
+/* The Response, which goes on from here. Borrowed. */
+PyObject *response_of(UsualRequest *request);
+
+/* head.c, answer.c, line.c, exchange.c: see there. */
+int head_init(void);
+int exchange_init(PyObject *module);
+PyObject *usual_block(PyObject *status, PyObject *headers);
+PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int close);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

@@ -241,10 +241,10 @@ class Dispatcher:
 
     def _load(self, child: Child) -> int:
         """Connections of the child, and those in its queue."""
-        load = self._board.gauge(child.slot, CONNECTIONS)
-        if child.queue is None:
-            return load
-        return load + max(0, self._sent[child.pid] - self._board.counter(child.slot, ACCEPTED))
+        # In this order: one that is taken meanwhile is counted twice rather than not at all.
+        taken = self._board.counter(child.slot, ACCEPTED)
+        queued = max(0, self._sent[child.pid] - taken) if child.queue is not None else 0
+        return self._board.gauge(child.slot, CONNECTIONS) + queued
 
     def _take_back(self, queue: Queue) -> None:
         ours, theirs = queue

@@ -31,7 +31,7 @@ def random_signals(trial: Trial) -> None:
     service, chance = trial.service, trial.chance
     service.expected_errors = [
         "SIGKILL", "not now", "upgrade failed", "SIGTT(IN|OU): ", "reload failed",
-        r"gone: (boot|error)",
+        r"gone: (boot|error)", "gone: (reload|scale-down|stop)",  # killed while they retired
     ]  # fmt: skip
     start = functools.partial(trial.start, "-w", str(WORKERS), "--graceful-timeout", "5")
     start()

@@ -103,7 +103,7 @@ def test_nobody_is_late_because_of_a_jump(
         assert sender.recv(1000).endswith(b"v1")
     assert kept.sock is not None
     assert dated(kept) == hours
-    assert stamp_of_access_log(log) == hours
+    until(lambda: stamp_of_access_log(log) == hours, "the line of the last request")
     kept.close()
     assert service.worker_pids() == pids
     assert 0 < service.live()["master"]["uptime"] < HOUR / 2

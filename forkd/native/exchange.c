@@ -1,0 +1,184 @@
+/* A usual exchange: a request (request.c), the call of its application, and the answer (answer.c) as bytes.
+ *
+ * Usual is what begins with start_response as request.c has it, and returns a list of one block. The session
+ * (app/wsgi.py) goes on with anything else from where it stands. */
+
+#include "native.h"
+#include <time.h>
+
+static PyObject *n_draining, *k_input, *bytes_io;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *app, *host, *date_at;
+    PyObject *respond; /* see request.c */
+    int keep_alive;
+    Py_ssize_t most;
+    time_t second; /* whose `date` is known */
+    PyObject *date;
+} Exchange;
+
+static int exchange_traverse(Exchange *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->app);
+    Py_VISIT(self->respond);
+    Py_VISIT(self->host);
+    Py_VISIT(self->date_at);
+    return 0;
+}
+
+static int exchange_clear(Exchange *self)
+{
+    Py_CLEAR(self->app);
+    Py_CLEAR(self->respond);
+    Py_CLEAR(self->host);
+    Py_CLEAR(self->date_at);
+    return 0;
+}
+
+static void exchange_dealloc(Exchange *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    PyObject_GC_UnTrack(self);
+    exchange_clear(self);
+    Py_CLEAR(self->date);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+/* Exchange(app, respond, host, date_at, keep_alive, most): `respond(request, peer, block)` makes a Response,
+ * `date_at(seconds)` the text of Date, `host.draining` and `keep_alive` False end the connection, a body of
+ * more than `most` bytes is not usual. */
+static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *app, *respond, *host, *date_at;
+    int keep_alive;
+    Py_ssize_t most;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "OOOOpn", &app, &respond, &host, &date_at, &keep_alive, &most))
+        return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Exchange *self = (Exchange *)alloc(type, 0);
+    if (self) {
+        self->app = Py_NewRef(app);
+        self->respond = Py_NewRef(respond);
+        self->host = Py_NewRef(host);
+        self->date_at = Py_NewRef(date_at);
+        self->keep_alive = keep_alive;
+        self->most = most;
+    }
+    return (PyObject *)self;
+}
+
+/* Borrowed; the text of the present second. */
+static PyObject *date_of(Exchange *self)
+{
+    time_t second = time(NULL);
+    if (second != self->second || !self->date) {
+        PyObject *number = PyLong_FromLongLong(second), *date;
+        if (!number)
+            return NULL;
+        date = PyObject_CallFunctionObjArgs(self->date_at, number, NULL);
+        Py_DECREF(number);
+        if (!date)
+            return NULL;
+        Py_XDECREF(self->date);
+        self->date = date;
+        self->second = second;
+    }
+    return self->date;
+}
+
+/* The answer that `result` makes with what start_response was called with; None when that is not usual. */
+static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *result)
+{
+    PyObject *body, *draining, *date, *answer;
+    if (request->response || !request->block || request->is_head || !PyList_CheckExact(result) ||
+        PyList_Size(result) != 1)
+        return Py_NewRef(Py_None);
+    body = PyList_GetItem(result, 0);
+    if (!PyBytes_CheckExact(body) || PyBytes_Size(body) > self->most)
+        return Py_NewRef(Py_None);
+    if (!(draining = PyObject_GetAttr(self->host, n_draining)) || !(date = date_of(self))) {
+        Py_XDECREF(draining);
+        return NULL;
+    }
+    request->close = !self->keep_alive || !request->keep_alive || draining == Py_True;
+    Py_DECREF(draining);
+    answer = usual_answer(request->block, date, body, request->close);
+    request->sent = PyBytes_Size(body);
+    return answer;
+}
+
+/* run(request, peer) -> the whole answer; None when it is not usual: `request.outcome` knows what the
+ * application did, and `request.response` goes on. */
+static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || Py_TYPE(args[0]) != request_type || ((UsualRequest *)args[0])->respond) {
+        PyErr_SetString(PyExc_TypeError, "run takes a new request, and its peer");
+        return NULL;
+    }
+    UsualRequest *request = (UsualRequest *)args[0];
+    PyObject *input = PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
+    if (!input)
+        return NULL;
+    int failed = PyDict_SetItem(request->environ, k_input, input);
+    Py_DECREF(input);
+    if (failed || !(start_response = start_response_of(request)))
+        return NULL;
+    request->respond = Py_NewRef(self->respond);
+    request->peer = Py_NewRef(args[1]);
+    result = PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
+    Py_DECREF(start_response);
+    if (result) {
+        answer = answer_of(self, request, result);
+        if (answer != Py_None) {
+            Py_DECREF(result);
+            return answer;
+        }
+        Py_DECREF(answer);
+        request->result = result;
+    } else {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback)
+            PyException_SetTraceback(value, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        request->failure = value;
+    }
+    return response_of(request) ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyMethodDef exchange_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))exchange_run, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot exchange_slots[] = {
+    {Py_tp_new, exchange_new},
+    {Py_tp_traverse, exchange_traverse},
+    {Py_tp_clear, exchange_clear},
+    {Py_tp_dealloc, exchange_dealloc},
+    {Py_tp_methods, exchange_methods},
+    {0, NULL},
+};
+
+static PyType_Spec exchange_spec = {
+    "forkd._native.Exchange", sizeof(Exchange), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, exchange_slots,
+};
+
+int exchange_init(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&exchange_spec), *io = PyImport_ImportModule("io");
+    int failed = !type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
+                 !(n_draining = PyUnicode_InternFromString("draining")) ||
+                 !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
+                 PyModule_AddObjectRef(module, "Exchange", type);
+    Py_XDECREF(type);
+    Py_XDECREF(io);
+    return failed ? -1 : 0;
+}

@@ -1,0 +1,177 @@
+/* A usual request, from its head (head.c) to what its application answers: the object behind start_response.
+ *
+ * The usual application calls start_response once, with usual headers and without exc_info, and never write().
+ * As soon as it does anything else, a Response (app/response.py, the twin) has the word. */
+
+#include "native.h"
+#include <stddef.h>
+#include <structmember.h>
+
+PyTypeObject *request_type;
+static PyObject *n_start_response, *n_write;
+
+static int request_traverse(UsualRequest *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->environ);
+    Py_VISIT(self->respond);
+    Py_VISIT(self->peer);
+    Py_VISIT(self->response);
+    Py_VISIT(self->result);
+    Py_VISIT(self->failure);
+    return 0;
+}
+
+static int request_clear(UsualRequest *self)
+{
+    Py_CLEAR(self->environ);
+    Py_CLEAR(self->respond);
+    Py_CLEAR(self->peer);
+    Py_CLEAR(self->response);
+    Py_CLEAR(self->result);
+    Py_CLEAR(self->failure);
+    return 0;
+}
+
+static void request_dealloc(UsualRequest *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    PyObject_GC_UnTrack(self);
+    request_clear(self);
+    Py_CLEAR(self->method);
+    Py_CLEAR(self->line);
+    Py_CLEAR(self->block);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+PyObject *response_of(UsualRequest *self)
+{
+    if (!self->response) {
+        if (!self->respond) {
+            PyErr_SetString(PyExc_RuntimeError, "start_response was called outside of its request");
+            return NULL;
+        }
+        self->response = PyObject_CallFunctionObjArgs(self->respond, (PyObject *)self, self->peer,
+                                                      self->block ? self->block : Py_None, NULL);
+    }
+    return self->response;
+}
+
+static PyObject *request_write(UsualRequest *self, PyObject *data)
+{
+    PyObject *response = response_of(self);
+    return response ? PyObject_CallMethodObjArgs(response, n_write, data, NULL) : NULL;
+}
+
+static PyObject *request_start(UsualRequest *self, PyObject *args, PyObject *keywords)
+{
+    static PyMethodDef write = {"write", (PyCFunction)request_write, METH_O, "write of PEP 3333"};
+    if (!self->response && !self->block && !keywords && PyTuple_Size(args) == 2) {
+        PyObject *found = usual_block(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1));
+        if (!found)
+            return NULL;
+        if (found != Py_None) {
+            self->block = found;
+            self->code = PyLong_AsLong(PyTuple_GetItem(found, 1));
+            return PyCFunction_New(&write, (PyObject *)self);
+        }
+        Py_DECREF(found);
+    }
+    PyObject *response = response_of(self), *start, *result;
+    if (!response || !(start = PyObject_GetAttr(response, n_start_response)))
+        return NULL;
+    result = PyObject_Call(start, args, keywords);
+    Py_DECREF(start);
+    return result;
+}
+
+UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(request_type, Py_tp_alloc);
+    UsualRequest *self = (UsualRequest *)alloc(request_type, 0);
+    if (self) {
+        self->method = Py_NewRef(method);
+        self->line = Py_NewRef(line);
+        self->environ = Py_NewRef(environ);
+    }
+    return self;
+}
+
+PyObject *start_response_of(UsualRequest *request)
+{
+    static PyMethodDef start = {
+        "start_response", (PyCFunction)(void (*)(void))request_start, METH_VARARGS | METH_KEYWORDS,
+        "start_response of PEP 3333",
+    };
+    return PyCFunction_New(&start, (PyObject *)request);
+}
+
+/* outcome() -> what the application returned, when that was not usual; or raises what it raised. */
+static PyObject *request_outcome(UsualRequest *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *failure = self->failure, *result = self->result;
+    self->failure = self->result = NULL;
+    if (failure) {
+        PyErr_SetObject((PyObject *)Py_TYPE(failure), failure);
+        Py_DECREF(failure);
+        return NULL;
+    }
+    if (!result)
+        PyErr_SetString(PyExc_RuntimeError, "the outcome was asked for twice");
+    return result;
+}
+
+static PyMethodDef request_methods[] = {
+    {"outcome", (PyCFunction)request_outcome, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+#define MEMBER(name, type) {#name, type, offsetof(UsualRequest, name), READONLY, NULL}
+
+static PyMemberDef request_members[] = {
+    MEMBER(end, T_PYSSIZET),
+    MEMBER(method, T_OBJECT),
+    MEMBER(line, T_OBJECT),
+    MEMBER(environ, T_OBJECT),
+    MEMBER(keep_alive, T_BOOL),
+    /* after the exchange */
+    MEMBER(response, T_OBJECT),
+    MEMBER(code, T_LONG),
+    MEMBER(sent, T_PYSSIZET),
+    MEMBER(close, T_BOOL),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot request_slots[] = {
+    {Py_tp_traverse, request_traverse},
+    {Py_tp_clear, request_clear},
+    {Py_tp_dealloc, request_dealloc},
+    {Py_tp_methods, request_methods},
+    {Py_tp_members, request_members},
+    {0, NULL},
+};
+
+static PyType_Spec request_spec = {
+    "forkd._native.UsualRequest", sizeof(UsualRequest), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, request_slots,
+};
+
+
+int request_init(PyObject *module)
+{
+    request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
+    PyObject *type = (PyObject *)request_type, *version = PyUnicode_InternFromString("1.1");
+    return !type || !version || !(n_start_response = PyUnicode_InternFromString("start_response")) ||
+                   !(n_write = PyUnicode_InternFromString("write")) ||
+                   /* which is the same in every one */
+                   PyObject_SetAttrString(type, "version", version) ||
+                   PyObject_SetAttrString(type, "length", Py_None) ||
+                   PyObject_SetAttrString(type, "chunked", Py_False) ||
+                   PyObject_SetAttrString(type, "expect_continue", Py_False) ||
+                   PyModule_AddObjectRef(module, "UsualRequest", type)
+               ? -1
+               : 0;
+}

@@ -1,0 +1,327 @@
+"""A session over native code against one without: whatever an application does, the client, the ledger, the
+access log and the error log see the same.
+
+Applications are put together at random, by a seed that a failure prints.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import re
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from forkd.app.session import Await, ClientGone, SendFile, Write
+from forkd.app.wsgi import FileWrapper, Wsgi
+from forkd.config import Config
+from forkd.native import native
+from forkd.system.scoreboard import BUCKETS, CODES, IN_FLIGHT, REQUEST, REQUESTS, scratch_row
+
+pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
+
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "20000")) // 10
+SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+
+HEADS = [
+    b"GET /a?b HTTP/1.1\r\nHost: a\r\nReferer: http://r/\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUser-Agent: \xe9\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+]
+STATUSES = [
+    "200 OK",
+    "200 OK",
+    "404 Not Found",
+    "204 No Content",
+    "304 Not Modified",
+    "999",
+    "2 0",
+    7,
+]
+HEADERS: list[Any] = [
+    [], [("Content-Type", "text/plain")], [("Content-Length", "5")], [("Content-Length", "50")],
+    [("Connection", "close")], [("Date", "x"), ("Server", "y")], [("X", "a\nb")], [("X", "é")],
+    [("TE", "x")], (("X", "y"),), None,
+]  # fmt: skip
+
+
+class Failure(Exception):
+    pass
+
+
+class Closing:
+    """An iterable with a close()."""
+
+    def __init__(self, blocks: list[bytes], events: list[str]) -> None:
+        self.blocks, self.events = blocks, events
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.blocks)
+
+    def close(self) -> None:
+        self.events.append("closed")
+
+
+class Host:
+    draining = False
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def error(self, message: str) -> None:
+        self.lines.append(message)
+
+    debug = info = warning = error
+
+    def exception(self, message: str) -> None:
+        kind, value, trace = sys.exc_info()
+        assert trace is not None
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        self.lines.append(f"{message}: {kind} {value} in {trace.tb_frame.f_code.co_name}")
+
+
+class Access:
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+    def add(self, *values: Any) -> None:
+        self.lines.append(values[:-1])
+
+
+class Peer:
+    client, client_port, server, server_port, sock = "10.0.0.1", 40000, "127.0.0.1", 80, None
+
+    def __init__(self, out: list[Any], gone: bool) -> None:
+        self._out, self._gone = out, gone
+
+    def push(self, data: bytes) -> None:
+        if self._gone:
+            raise ClientGone("gone")
+        self._out.append(data)
+
+
+def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
+    """An application, made anew for each side: what it does is drawn once."""
+    body = [b"hello", b"", b"x" * 70000, "text", bytearray(b"hello"), None][
+        rng.choice((0, 0, 0, 0, 1, 2, 3, 4, 5))
+    ]
+    kind = rng.choice(
+        ["list"] * 6 + ["pair", "none", "tuple", "generator", "closing", "file", "subclass"]
+    )
+    starts = [
+        (rng.choice(STATUSES[: rng.choice((3, 8))]), rng.choice(HEADERS[: rng.choice((3, 3, 11))]),
+         rng.choice(["plain"] * 5 + ["keyword", "exc_info", "short"]))
+        for _ in range(rng.choice((1, 1, 1, 1, 1, 0, 2)))
+    ]  # fmt: skip
+    swallows, writes = rng.random() < 0.3, rng.choice((None,) * 6 + (b"w", b"", "w"))
+    fails = rng.choice(["no"] * 8 + ["before", "after", "exit"])
+
+    def make(events: list[str]) -> Any:
+        def start(start_response: Any) -> Any:
+            write = None
+            for status, headers, way in starts:
+                try:
+                    if way == "keyword":
+                        write = start_response(status, headers, exc_info=None)
+                    elif way == "exc_info":
+                        try:
+                            raise Failure("first")
+                        except Failure:
+                            write = start_response(status, headers, sys.exc_info())
+                    elif way == "short":
+                        write = start_response(status)
+                    else:
+                        write = start_response(status, headers)
+                except Exception as error:
+                    events.append(f"{type(error).__name__}: {error}")
+                    if not swallows:
+                        raise
+            return write
+
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            events.append(repr(sorted((k, str(v)) for k, v in environ.items() if "wsgi." not in k)))
+            events.append(repr(environ["wsgi.input"].read()))
+            if fails == "before":
+                raise Failure("before")
+            if kind == "generator":
+                return late(start_response)
+            write = start(start_response)
+            if writes is not None and write is not None:
+                write(writes)
+            if fails == "after":
+                raise Failure("after")
+            if fails == "exit":
+                raise SystemExit(3)
+            if kind == "list":
+                return [body]
+            if kind == "pair":
+                return [body, b"more"]
+            if kind == "none":
+                return []
+            if kind == "tuple":
+                return (body,)
+            if kind == "closing":
+                return Closing([body], events)  # type: ignore[list-item]
+            if kind == "file":
+                return FileWrapper(Closing([], events))
+            return type("Blocks", (list,), {})([body])
+
+        def late(start_response: Any) -> Iterator[Any]:
+            write = start(start_response)
+            yield b""
+            if writes is not None and write is not None:
+                write(writes)
+            yield body
+            if fails != "no":
+                raise Failure("late")
+
+        return app
+
+    return make
+
+
+def run(
+    make: Callable[[list[str]], Any],
+    heads: list[bytes],
+    leaves: int,
+    gone: bool,
+    drains: int,
+    native: bool,
+) -> list[Any]:
+    """All that came of it. `leaves`: after so many answers the client has gone; `drains`: after so many
+    requests the process is told to end."""
+    out: list[Any] = []
+    events: list[str] = []
+    row, host = scratch_row(), Host()
+    host.ledger, host.access, host.log = row.ledger(native), Access(), Log()  # type: ignore[attr-defined]
+    app = make(events)
+
+    def draining(environ: Any, start_response: Any) -> Any:
+        nonlocal drains
+        drains -= 1
+        host.draining = drains == 0
+        return app(environ, start_response)
+
+    config = Config(native=native)
+    session = Wsgi(draining, config, host, multithread=False).session(Peer(out, gone))  # type: ignore[arg-type]
+    try:
+        op = next(session)
+        while True:
+            if isinstance(op, Await):
+                if not heads:
+                    out.append(op.name)
+                    session.close()
+                    break
+                op = session.send(heads.pop(0))
+                continue
+            if isinstance(op, Write):
+                out.append(b"".join(op.buffers))
+            elif isinstance(op, SendFile):
+                out.append(op.head)
+            elif isinstance(op, bytes):
+                out.append(op)
+            if isinstance(op, (Write, SendFile, bytes)):
+                leaves -= 1
+                if not leaves:
+                    session.close()
+                    break
+            op = session.send(None)
+    except StopIteration as stop:
+        out.append(f"returned {stop.value}")
+    except Exception as error:
+        out.append(f"raised {error!r}")
+    sent = b"".join(piece for piece in out if isinstance(piece, bytes))
+    said = [piece for piece in out if not isinstance(piece, bytes)]
+    cells = row.cells
+    assert cells[REQUEST] == cells[IN_FLIGHT] == 0
+    assert sum(cells[BUCKETS:CODES]) <= cells[REQUESTS]
+    codes = {code: cells[CODES + code] for code in range(600) if cells[CODES + code]}
+    log, access = host.log.lines, host.access.lines  # type: ignore[attr-defined]
+    return [
+        re.sub(rb"Date: [^\r]*GMT", b"", sent),
+        said,
+        events,
+        log,
+        access,
+        cells[REQUESTS],
+        codes,
+    ]
+
+
+def test_whatever_an_application_does_comes_out_alike() -> None:
+    print(f"FUZZ_SEED={SEED}")
+    rng = random.Random(SEED)
+    for _ in range(ROUNDS):
+        make = behaviour(rng)
+        heads = [rng.choice(HEADS) for _ in range(rng.choice((1, 1, 2, 3)))]
+        if rng.random() < 0.2:
+            heads = [b"".join(heads)]
+        leaves, gone, drains = (
+            rng.choice((0, 0, 1, 2)),
+            rng.random() < 0.1,
+            rng.choice((0, 0, 1, 2)),
+        )
+        first = run(make, list(heads), leaves, gone, drains, True)
+        second = run(make, list(heads), leaves, gone, drains, False)
+        assert first == second
+
+
+def test_what_an_application_keeps_is_freed_with_it() -> None:
+    """start_response in the environ is a cycle: only the collector finds it."""
+    kept: list[Any] = []
+
+    class Mark:
+        pass
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        mark = Mark()
+        kept.append(weakref.ref(mark))
+        environ |= {"start_response": start_response, "mark": mark}
+        start_response("200 OK", [])
+        return [b""]
+
+    assert run(lambda events: app, [HEADS[0]] * 5, 0, False, 0, True)[5] == 5
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 5
+
+
+def test_start_response_after_its_request_does_no_harm() -> None:
+    kept: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        kept.append((start_response, start_response("200 OK", [])))
+        return [b""]
+
+    assert run(lambda events: app, [HEADS[0]], 0, False, 0, True)[5] == 1
+    start_response, write = kept[0]
+    with pytest.raises(RuntimeError, match="twice"):
+        start_response("200 OK", [])
+    del start_response, write, kept[:]
+    gc.collect()
+
+
+def test_wrong_arguments_are_errors() -> None:
+    assert native is not None
+    with pytest.raises(TypeError):
+        native.Exchange(1)
+    exchange = native.Exchange(print, print, Host(), print, True, 1)
+    with pytest.raises(TypeError):
+        exchange.run(1, 2)
+    with pytest.raises(TypeError):
+        exchange.run()
+    with pytest.raises(TypeError):
+        native.UsualRequest()
+    request = native.read_head(HEADS[0], 8000, 10, {}, ("", "", "", ""))
+    with pytest.raises(RuntimeError, match="twice"):
+        request.outcome()
