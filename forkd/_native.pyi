@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from forkd.http.environ import Ends, Environ
 from forkd.http.usual import Block, UsualRequest
 
@@ -6,17 +8,14 @@ def read_head(
 ) -> UsualRequest | None: ...
 def block(status: str, headers: list[tuple[str, str]], /) -> Block | None: ...
 def answer(block: Block, date: bytes, body: bytes, close: bool, /) -> bytes | None: ...
-def line(
-    host: str,
-    stamp: str,
-    request: bytes,
-    status: int,
-    size: int,
-    referer: str,
-    agent: str,
-    ns: int,
-    /,
-) -> bytes | None: ...
+class Lines:
+    count: int
+    def __init__(self, stamp_of: Callable[[float], str], /) -> None: ...
+    def add(
+        self, host: str, request: bytes, status: int, size: int, referer: str, agent: str, ns: int, /
+    ) -> bool: ...
+    def append(self, line: bytes, /) -> None: ...
+    def take(self) -> bytes: ...
 
 class Lane:
     def __init__(

@@ -19,6 +19,7 @@ import re
 import time
 import traceback
 from collections import deque
+from functools import lru_cache
 from typing import Any
 
 from forkd.native import native as _native
@@ -114,8 +115,36 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_hex, text)
 
 
-def _never(*_: Any) -> None:
-    return None
+@lru_cache(maxsize=2)
+def _stamp(second: int) -> str:
+    return time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(second))
+
+
+def stamp(now: float) -> str:
+    """`now` (seconds since the epoch) as access logs have it, cached for its second."""
+    return _stamp(int(now))
+
+
+class Lines:
+    """Lines that wait to be written together. The twin of native/line.c, which makes usual ones itself."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque()
+
+    @property
+    def count(self) -> int:
+        return len(self._lines)
+
+    def add(self, *_: Any) -> bool:
+        """Make a line of these values; False when that is not done here."""
+        return False
+
+    def append(self, line: bytes) -> None:
+        self._lines.append(line)
+
+    def take(self) -> bytes:
+        # Threads may append meanwhile: popleft takes each line exactly once.
+        return b"".join(self._lines.popleft() for _ in range(len(self._lines)))
 
 
 #: Lines written together, and seconds that fewer may wait. A worker that is killed loses them.
@@ -129,11 +158,9 @@ class AccessLog:
     def __init__(self, fd: int, style: str, log: Log | None = None, native: bool = True) -> None:
         """`log`: where to tell of trouble with this one."""
         self._json = style == "json"
-        self._line = _native.line if _native is not None and native and not self._json else _never
-        self._lines: deque[bytes] = deque()
+        usual = _native if native and not self._json else None
+        self._lines = Lines() if usual is None else usual.Lines(stamp)
         self._deadline = 0.0
-        self._second = 0
-        self._stamp = ""
         self.sink = Sink(fd)
         if log is not None:
             trouble = _Trouble(log)
@@ -142,15 +169,10 @@ class AccessLog:
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None:
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(now))
-        text = self._line(host, self._stamp, line, status, size, referer, agent, took_ns)
-        if text is None:
-            values = host, line.decode("latin-1"), status, size, referer, agent, took_ns
-            text = (self._object if self._json else self._combined)(*values)
-        self._lines.append(text)
+        if not self._lines.add(host, line, status, size, referer, agent, took_ns):
+            make = self._object if self._json else self._combined
+            text = make(host, line.decode("latin-1"), status, size, referer, agent, took_ns)
+            self._lines.append(text)
 
     def _object(
         self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
@@ -158,7 +180,7 @@ class AccessLog:
         return (
             json.dumps(
                 {
-                    "time": self._stamp,
+                    "time": stamp(time.time()),
                     "client": host,
                     "request": line,
                     "status": status,
@@ -180,24 +202,22 @@ class AccessLog:
             text = f'{escape(line)}" {status} {size} "{escape(referer)}" "{escape(agent)}'
         us = (took_ns + 500) // 1000
         took = f"{us // 1000000}.{us % 1000000:06}"
-        text = f'{host or "unix:"} - - [{self._stamp}] "{text}" {took}\n'
+        text = f'{host or "unix:"} - - [{stamp(time.time())}] "{text}" {took}\n'
         return text.encode("latin-1", "backslashreplace")
 
     def due(self, now: float) -> float:
         """When to call `flush`: now for many lines, for a few when the first is 10 ms old. A write(2)
         for each costs more than all the rest of a line. `now` and the answer are monotonic."""
-        if not self._lines:
+        if not self._lines.count:
             self._deadline = 0.0
         elif not self._deadline:
             self._deadline = now + _PATIENCE
-        return now if len(self._lines) >= _MANY else self._deadline or float("inf")
+        return now if self._lines.count >= _MANY else self._deadline or float("inf")
 
     def flush(self) -> bool:
         """Write what was collected. Returns whether some of it waits."""
-        if self._lines:
-            # Threads may add meanwhile: popleft takes each line exactly once.
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            self.sink.write(b"".join(lines))
+        if self._lines.count:
+            self.sink.write(self._lines.take())
         elif self.sink.waiting:
             self.sink.retry()
         return bool(self.sink.waiting)

@@ -1,8 +1,11 @@
-/* One line of the access log (log.py, where its twin is): Combined Log Format with the duration. */
+/* Lines of the access log (log.py, where their twin is): Combined Log Format with the duration. */
 
 #include "native.h"
+#include <stddef.h>
+#include <structmember.h>
+#include <time.h>
 
-enum { MOST_LINE = 4096, MOST_NUMBERS = 100 };
+enum { MOST_LINE = 4096, MOST_NUMBERS = 100, MOST_STAMP = 64 };
 
 /* `at` and what follows it, for text that needs no escape; NULL when it does, or is too long. */
 static char *quiet(char *at, const char *limit, const char *text, Py_ssize_t size)
@@ -20,41 +23,89 @@ static char *literal(char *at, const char *text)
     return at;
 }
 
-/* line(host, stamp, request, status, size, referer, agent, ns) -> bytes, with its newline; None when
- * something in it needs an escape. */
-PyObject *line(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+typedef struct {
+    PyObject_HEAD
+    PyObject *stamp_of;
+    time_t second; /* whose stamp is known */
+    char stamp[MOST_STAMP];
+    Py_ssize_t stamp_size;
+    char *text; /* `count` lines */
+    Py_ssize_t size, room, count;
+} Lines;
+
+/* Whether there is room for `more` bytes, as there is unless memory is short. */
+static int has_room(Lines *self, Py_ssize_t more)
 {
-    char out[MOST_LINE], *at = out, *request;
-    const char *limit = out + MOST_LINE - MOST_NUMBERS;
+    if (self->room - self->size < more) {
+        Py_ssize_t room = 2 * self->room + more;
+        char *text = PyMem_Realloc(self->text, room);
+        if (!text)
+            return 0;
+        self->text = text;
+        self->room = room;
+    }
+    return 1;
+}
+
+/* Know the stamp of the present second. Returns 0, or -1 with an exception. */
+static int know_stamp(Lines *self)
+{
+    time_t now = time(NULL);
+    if (now == self->second)
+        return 0;
+    PyObject *number = PyLong_FromLongLong(now), *stamp;
+    if (!number)
+        return -1;
+    stamp = PyObject_CallFunctionObjArgs(self->stamp_of, number, NULL);
+    Py_DECREF(number);
+    Py_ssize_t size;
+    const char *text = stamp ? PyUnicode_AsUTF8AndSize(stamp, &size) : NULL;
+    if (text && size <= MOST_STAMP) {
+        memcpy(self->stamp, text, size);
+        self->stamp_size = size;
+        self->second = now;
+    } else if (text) {
+        PyErr_SetString(PyExc_ValueError, "that is no stamp");
+    }
+    Py_XDECREF(stamp);
+    return self->second == now ? 0 : -1;
+}
+
+/* add(host, request, status, size, referer, agent, ns) -> whether the line is in; not when something in it
+ * needs an escape, or has no room. */
+static PyObject *lines_add(Lines *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    char *request;
     Py_ssize_t size, request_size;
-    (void)self;
-    if (nargs != 8) {
-        PyErr_SetString(PyExc_TypeError, "line takes eight arguments");
+    if (nargs != 7) {
+        PyErr_SetString(PyExc_TypeError, "add takes seven arguments");
         return NULL;
     }
-    unsigned long long status = PyLong_AsUnsignedLongLong(args[3]), sent = PyLong_AsUnsignedLongLong(args[4]),
-                       ns = PyLong_AsUnsignedLongLong(args[7]), us = (ns + 500) / 1000;
-    if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[2], &request, &request_size))
+    unsigned long long status = PyLong_AsUnsignedLongLong(args[2]), sent = PyLong_AsUnsignedLongLong(args[3]),
+                       ns = PyLong_AsUnsignedLongLong(args[6]), us = (ns + 500) / 1000;
+    if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[1], &request, &request_size) || know_stamp(self))
         return NULL;
-    const char *host = ascii(args[0], &size);
+    if (!has_room(self, MOST_LINE))
+        Py_RETURN_FALSE;
+    char *at = self->text + self->size;
+    const char *limit = at + MOST_LINE - MOST_NUMBERS, *host = ascii(args[0], &size);
     if (!(at = host && !size ? literal(at, "unix:") : quiet(at, limit, host, size)))
-        Py_RETURN_NONE;
+        Py_RETURN_FALSE;
     at = literal(at, " - - [");
-    const char *stamp = ascii(args[1], &size);
-    if (!(at = quiet(at, limit, stamp, size)))
-        Py_RETURN_NONE;
+    if (!(at = quiet(at, limit, self->stamp, self->stamp_size)))
+        Py_RETURN_FALSE;
     at = literal(at, "] \"");
     if (!(at = quiet(at, limit, request, request_size)))
-        Py_RETURN_NONE;
+        Py_RETURN_FALSE;
     at = literal(at, "\" ");
     at = decimal(at, status);
     *at++ = ' ';
     at = decimal(at, sent);
-    for (int i = 5; i < 7; i++) {
-        at = literal(at, i == 5 ? " \"" : "\" \"");
+    for (int i = 4; i < 6; i++) {
+        at = literal(at, i == 4 ? " \"" : "\" \"");
         const char *text = ascii(args[i], &size);
         if (!(at = quiet(at, limit, text, size)))
-            Py_RETURN_NONE;
+            Py_RETURN_FALSE;
     }
     at = literal(at, "\" ");
     at = decimal(at, us / 1000000);
@@ -62,5 +113,88 @@ PyObject *line(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     for (uint64_t unit = 100000; unit; unit /= 10)
         *at++ = (char)('0' + us / unit % 10);
     *at++ = '\n';
-    return PyBytes_FromStringAndSize(out, at - out);
+    self->size = at - self->text;
+    self->count++;
+    Py_RETURN_TRUE;
+}
+
+/* append(line): one that was made elsewhere. */
+static PyObject *lines_append(Lines *self, PyObject *line)
+{
+    char *text;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(line, &text, &size))
+        return NULL;
+    if (!has_room(self, size))
+        return PyErr_NoMemory();
+    memcpy(self->text + self->size, text, size);
+    self->size += size;
+    self->count++;
+    Py_RETURN_NONE;
+}
+
+/* take() -> all lines so far. */
+static PyObject *lines_take(Lines *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *taken = PyBytes_FromStringAndSize(self->text, self->size);
+    if (taken)
+        self->size = self->count = 0;
+    return taken;
+}
+
+/* Lines(stamp_of): `stamp_of(seconds)` is the text of a time, which needs no escape. */
+static PyObject *lines_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *stamp_of;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "O", &stamp_of))
+        return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Lines *self = (Lines *)alloc(type, 0);
+    if (self)
+        self->stamp_of = Py_NewRef(stamp_of);
+    return (PyObject *)self;
+}
+
+static void lines_dealloc(Lines *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    Py_XDECREF(self->stamp_of);
+    PyMem_Free(self->text);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+    {"add", (PyCFunction)(void (*)(void))lines_add, METH_FASTCALL, NULL},
+    {"append", (PyCFunction)lines_append, METH_O, NULL},
+    {"take", (PyCFunction)lines_take, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"count", T_PYSSIZET, offsetof(Lines, count), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, lines_new},
+    {Py_tp_dealloc, lines_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Lines", sizeof(Lines), 0, Py_TPFLAGS_DEFAULT, slots,
+};
+
+int line_init(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&spec);
+    int failed = !type || PyModule_AddObjectRef(module, "Lines", type);
+    Py_XDECREF(type);
+    return failed ? -1 : 0;
 }

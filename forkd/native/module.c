@@ -15,7 +15,6 @@ static PyMethodDef functions[] = {
     {"read_head", FAST(read_head)},
     {"block", FAST(block)},
     {"answer", FAST(answer)},
-    {"line", FAST(line)},
     {NULL, NULL, 0, NULL},
 };
 
@@ -27,7 +26,7 @@ PyMODINIT_FUNC PyInit__native(void)
 {
     fill_kinds();
     PyObject *module = PyModule_Create(&definition);
-    if (module && (request_init(module) || head_init() || exchange_init(module) || lane_init(module))) {
+    if (module && (request_init(module) || head_init() || exchange_init(module) || line_init(module) || lane_init(module))) {
         Py_DECREF(module);
         return NULL;
     }

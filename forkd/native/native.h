@@ -52,12 +52,12 @@ PyObject *response_of(UsualRequest *request);
 /* head.c, answer.c, line.c, exchange.c: see there. */
 int head_init(void);
 int exchange_init(PyObject *module);
+int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
 PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int close);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *line(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* lane.c */
 int lane_init(PyObject *module);
 

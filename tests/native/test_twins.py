@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import BadResponse, Head, bodiless, check_headers, encode
-from forkd.log import AccessLog
+from forkd.log import AccessLog, stamp
 from forkd.native import native
 from forkd.system import scoreboard
 from forkd.system.scoreboard import CELLS, scratch_row
@@ -36,6 +37,7 @@ TEMPLATE: dict[str, Any] = {
     "wsgi.version": (1, 0),
 }
 LIMITS = Limits()
+STAMP = re.compile(rb"[0-9:]{8} [+0-9]{5}")
 
 HEADS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -212,6 +214,7 @@ def test_an_answer_that_native_code_makes_is_made_alike(rng: random.Random) -> N
 
 def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None:
     log = AccessLog(1, "text", native=False)
+    lines = native.Lines(stamp)  # type: ignore[union-attr]
     usual = 0
     for _ in range(ROUNDS):
         request = mutated(rng, [b"GET / HTTP/1.1", b"POST /%22?a=b HTTP/1.0"])
@@ -221,14 +224,15 @@ def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None
             rng.choice((0, 14, 2**40)), rng.choice(["-", "http://a/", 'a"b', "\\", "é"]), agent,
             rng.choice((0, 499, 500, 1500, 999_999_499, 999_999_500, 3 * 10**12)),
         )  # fmt: skip
-        made = native.line(values[0], log._stamp, *values[1:])  # type: ignore[union-attr]
-        if made is not None:
+        if lines.add(*values):
             usual += 1
-            assert made == log._combined(values[0], request.decode("latin-1"), *values[2:])
+            twin = log._combined(values[0], request.decode("latin-1"), *values[2:])
+            assert STAMP.sub(b"", lines.take()) == STAMP.sub(b"", twin)
+        assert (lines.count, lines.take()) == (0, b"")
     assert usual > ROUNDS / 20
 
 
-@pytest.mark.parametrize("call", ["read_head", "block", "answer", "line"])
+@pytest.mark.parametrize("call", ["read_head", "block", "answer"])
 def test_wrong_arguments_are_errors(call: str) -> None:
     function = getattr(native, call)
     for values in (
@@ -281,7 +285,24 @@ def test_a_lane_counts_as_its_twin_does(
     assert sum(rows[0].cells[b] for b in buckets) == sum(rows[1].cells[b] for b in buckets)
 
 
+def test_lines_come_out_in_order_whoever_made_them() -> None:
+    log = AccessLog(1, "text")
+    for agent in ("a", 'b"', "c" * 5000, "d", "\u20ac"):
+        log.add("", b"GET / HTTP/1.1", 200, 1, "-", agent, 1)
+    assert log._lines.count == 5
+    lines = log._lines.take().decode().splitlines()
+    assert [line.split('"')[-2] for line in lines] == ["a", "b\\x22", "c" * 5000, "d", "\\u20ac"]
+
+
+def test_a_stamp_that_is_none_is_an_error() -> None:
+    for stamp_of in (lambda now: "x" * 100, lambda now: 7, lambda now: 1 / 0):
+        lines = native.Lines(stamp_of)  # type: ignore[union-attr]
+        with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+            lines.add("", b"", 200, 1, "-", "-", 1)
+        assert lines.count == 0
+
+
 def test_an_object_of_the_access_log_is_never_native() -> None:
     log = AccessLog(1, "json")
     log.add("127.0.0.1", b"GET / HTTP/1.1", 200, 5, "-", "-", 1500)
-    assert json.loads(log._lines.pop())["status"] == 200
+    assert json.loads(log._lines.take())["status"] == 200
