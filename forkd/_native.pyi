@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from mmap import mmap
 
 from forkd.http.environ import Ends, Environ
 from forkd.http.usual import Block, UsualRequest
@@ -8,11 +9,20 @@ def read_head(
 ) -> UsualRequest | None: ...
 def block(status: str, headers: list[tuple[str, str]], /) -> Block | None: ...
 def answer(block: Block, date: bytes, body: bytes, close: bool, /) -> bytes | None: ...
+
 class Lines:
     count: int
     def __init__(self, stamp_of: Callable[[float], str], /) -> None: ...
     def add(
-        self, host: str, request: bytes, status: int, size: int, referer: str, agent: str, ns: int, /
+        self,
+        host: str,
+        request: bytes,
+        status: int,
+        size: int,
+        referer: str,
+        agent: str,
+        ns: int,
+        /,
     ) -> bool: ...
     def append(self, line: bytes, /) -> None: ...
     def take(self) -> bytes: ...
@@ -30,3 +40,24 @@ class Lane:
     def end(self, began: int, status: int, /) -> int: ...
     def count(self, status: int, /) -> None: ...
     def shed(self) -> None: ...
+
+class Queues:
+    def __init__(
+        self,
+        fd: int,
+        rings: mmap,
+        sqes: mmap,
+        sq: tuple[int, int],
+        cq: tuple[int, int, int, int],
+        /,
+    ) -> None: ...
+    def put(
+        self, opcode: int, flags: int, ioprio: int, fd: int, offset: int, address: int, length: int,
+        operation: int, user_data: int, group: int = 0, /,
+    ) -> None: ...  # fmt: skip
+    def enter(self, least: int, seconds: float | None, /) -> None: ...
+    def completions(self) -> list[tuple[int, int, int]]: ...
+
+class Buffers:
+    def __init__(self, memory: mmap, ring: mmap, size: int, count: int, /) -> None: ...
+    def take(self, flags: int, count: int, /) -> bytes: ...

@@ -49,7 +49,8 @@ class Proactor(PooledLoop):
             return AioOperations()
         listeners = {intake.fileno() for intake in self.unit.intakes}
         alone = self.unit.lease is None or self.unit.config.workers.max == 1
-        return UringOperations(listeners, shared=not alone, pooled=self.pooled)
+        native = self.unit.config.native
+        return UringOperations(listeners, shared=not alone, pooled=self.pooled, native=native)
 
     def connection(self, *arguments: Any) -> Connection:
         return Completing(self.handles, *arguments)

@@ -58,7 +58,8 @@ PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int clos
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-/* lane.c */
+/* lane.c, ring.c */
 int lane_init(PyObject *module);
+int ring_init(PyObject *module);
 
 #endif

@@ -19,6 +19,7 @@ import os
 import struct
 
 from forkd.errors import SystemCallError
+from forkd.native import native as _native
 
 #: Operations (io_uring_enter(2)), and what they return in a completion's flags.
 POLL_ADD, ACCEPT, ASYNC_CANCEL, CLOSE, SEND, RECV, POLL_REMOVE = 6, 13, 14, 19, 26, 27, 7
@@ -42,6 +43,8 @@ _OFFSET_SQES = 0x10000000
 
 _SQE = struct.Struct("<BBHiQQIIQHHiQQ")
 _CQE = struct.Struct("<QiI")
+#: struct io_uring_buf, of 16 bytes; the last two of the first one are the tail of its ring.
+_BUFFER, _STRIDE = struct.Struct("<QIH"), 16
 _MASK = 0xFFFFFFFF
 
 Completion = tuple[int, int, int]  # user_data, result (or minus errno), flags
@@ -83,33 +86,66 @@ class _Wait(ctypes.Structure):
 class Ring:
     """Raises SystemCallError when the kernel has no io_uring for us: too old, or forbidden."""
 
-    def __init__(self, entries: int = 1024) -> None:
+    def __init__(self, entries: int = 1024, native: bool = True) -> None:
+        """`native`: put into its queues, and read them, by native code where it was built."""
         params = _Params(cq_entries=8 * entries)
         params.flags = _CQSIZE | _CLAMP | _SUBMIT_ALL | _SINGLE_ISSUER | _DEFER_TASKRUN
         self.fd = _call("io_uring_setup", _SETUP, entries, ctypes.addressof(params))
         sq, cq = params.sq, params.cq
-        self._entries = params.sq_entries
         size = max(sq[6] + 4 * params.sq_entries, cq[5] + _CQE.size * params.cq_entries)
         try:
-            self._rings = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-            self._sqes = mmap.mmap(
+            rings = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            sqes = mmap.mmap(
                 self.fd, _SQE.size * params.sq_entries,
                 flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=_OFFSET_SQES,
             )  # fmt: skip
         except OSError as error:
             os.close(self.fd)
             raise SystemCallError("mmap", "io_uring", error) from error
-        words = memoryview(self._rings).cast("I")
+        words = memoryview(rings).cast("I")
         # The indirection of the submission queue is not used: entry n is always at n.
         array = sq[6] // 4
         for index in range(params.sq_entries):
             words[array + index] = index
-        self._sq_tail = words[sq[1] // 4 :][:1]
+        make = _native.Queues if native and _native is not None else Queues
+        queues = make(
+            self.fd,
+            rings,
+            sqes,
+            (sq[1], params.sq_entries),
+            (cq[0], cq[1], cq[5], params.cq_entries),
+        )
+        self.put = queues.put
+        self.enter = queues.enter
+        self.completions = queues.completions
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Queues:
+    """The submission queue and the completion queue: the twin of native/ring.c."""
+
+    def __init__(
+        self,
+        fd: int,
+        rings: mmap.mmap,
+        sqes: mmap.mmap,
+        sq: tuple[int, int],
+        cq: tuple[int, int, int, int],
+    ) -> None:
+        """`rings` and `sqes` are shared with the kernel. `sq`: offset of the tail, entries. `cq`: offsets
+        of head, tail and entries, number of entries. Offsets are in bytes, into `rings`."""
+        words = memoryview(rings).cast("I")
+        self._fd = fd
+        self._sqes = sqes
+        self._entries = sq[1]
+        self._sq_tail = words[sq[0] // 4 :][:1]
         self._cq_head = words[cq[0] // 4 :][:1]
         self._cq_tail = words[cq[1] // 4 :][:1]
-        self._cqes = memoryview(self._rings)[cq[5] :][: _CQE.size * params.cq_entries]
-        self._cq_mask = params.cq_entries - 1
-        self._sq_mask = params.sq_entries - 1
+        self._cqes = memoryview(rings)[cq[2] :][: _CQE.size * cq[3]]
+        self._cq_mask = cq[3] - 1
+        self._sq_mask = sq[1] - 1
         self._tail = self._head = 0
         self._unsubmitted = 0
         self._wait = _Wait()
@@ -142,7 +178,7 @@ class Ring:
             self._wait.nanoseconds = int((timeout - seconds) * 1e9)
             self._wait.timespec = self._timespec
         submitted = _syscall(
-            _ENTER, self.fd, self._unsubmitted, least, _GETEVENTS | _EXT_ARG, self._wait_address,
+            _ENTER, self._fd, self._unsubmitted, least, _GETEVENTS | _EXT_ARG, self._wait_address,
             _Wait.seconds.offset,
         )  # fmt: skip
         if submitted >= 0:
@@ -168,9 +204,6 @@ class Ring:
         self._head = self._cq_head[0] = tail
         return found
 
-    def close(self) -> None:
-        os.close(self.fd)
-
 
 class ProvidedBuffers:
     """Buffers that the kernel receives into: it takes one when there is something to put into it,
@@ -180,38 +213,46 @@ class ProvidedBuffers:
     SIZE = 16384  # bytes
     COUNT = 128
 
-    _BUFFER = struct.Struct("<QIH")  # struct io_uring_buf; its last field may be the ring's tail
-
-    def __init__(self, ring: Ring) -> None:
-        self._memory = mmap.mmap(-1, self.SIZE * self.COUNT)
-        self._ring = mmap.mmap(-1, 16 * self.COUNT)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self._bytes = memoryview(self._memory)
-        self._ring_tail = memoryview(self._ring).cast("H")[7:8]
-        self._tail = 0
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self._ring))
+    def __init__(self, ring: Ring, native: bool = True) -> None:
+        memory = mmap.mmap(-1, self.SIZE * self.COUNT)
+        entries = mmap.mmap(-1, _STRIDE * self.COUNT)
         registration = ctypes.create_string_buffer(
-            struct.pack("<QIHH24x", address, self.COUNT, self.GROUP, 0)
+            struct.pack("<QIHH24x", _address_of(entries), self.COUNT, self.GROUP, 0)
         )
         _call(
             "io_uring_register", _REGISTER, ring.fd, _REGISTER_PBUF_RING,
             ctypes.addressof(registration), 1,
         )  # fmt: skip
-        for number in range(self.COUNT):
+        make = _native.Buffers if native and _native is not None else Buffers
+        self.take = make(memory, entries, self.SIZE, self.COUNT).take
+
+
+class Buffers:
+    """The buffers, and the ring by which they are given to the kernel: the twin of native/ring.c."""
+
+    def __init__(self, memory: mmap.mmap, ring: mmap.mmap, size: int, count: int) -> None:
+        self._ring = ring
+        self._size = size
+        self._mask = count - 1
+        self._address = _address_of(memory)
+        self._bytes = memoryview(memory)
+        self._ring_tail = memoryview(ring).cast("H")[7:8]
+        self._tail = 0
+        for number in range(count):
             self._give(number)
 
     def take(self, flags: int, count: int) -> bytes:
         """The bytes of a completion; its buffer goes back to the kernel."""
         number = flags >> BUFFER_SHIFT
-        start = number * self.SIZE
+        start = number * self._size
         data = bytes(self._bytes[start : start + count])
         self._give(number)
         return data
 
     def _give(self, number: int) -> None:
-        place = (self._tail & (self.COUNT - 1)) * 16
-        self._BUFFER.pack_into(
-            self._ring, place, self._address + number * self.SIZE, self.SIZE, number
+        place = (self._tail & self._mask) * _STRIDE
+        _BUFFER.pack_into(
+            self._ring, place, self._address + number * self._size, self._size, number
         )
         self._tail = self._ring_tail[0] = (self._tail + 1) & 0xFFFF
 
@@ -222,6 +263,10 @@ def address_of(data: bytes) -> int:
     CPython lays them out behind the object's header; ctypes would take ten times as long to say so.
     """
     return id(data) + _HEADER
+
+
+def _address_of(memory: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 _HEADER = bytes.__basicsize__ - 1

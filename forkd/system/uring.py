@@ -51,11 +51,13 @@ class _Handle:
 
 
 class UringOperations:
-    def __init__(self, listeners: set[int], *, shared: bool, pooled: bool) -> None:
+    def __init__(
+        self, listeners: set[int], *, shared: bool, pooled: bool, native: bool = True
+    ) -> None:
         """`shared`: a promotion follows each accept. `pooled`: connections are lent to threads.
         Raises SystemCallError when io_uring cannot be used."""
-        self._ring = Ring()
-        self._buffers = ProvidedBuffers(self._ring)
+        self._ring = Ring(native=native)
+        self._buffers = ProvidedBuffers(self._ring, native)
         self._listeners = listeners
         self._accept = 0 if shared else abi.ACCEPT_MULTISHOT
         self._recv = 0 if pooled else abi.RECV_MULTISHOT

@@ -24,6 +24,9 @@ LISTENER.setblocking(False)
 MAKERS: dict[str, Callable[[], Operations]] = {
     "io_uring, multishot": lambda: UringOperations(set(), shared=False, pooled=False),
     "io_uring, one shot": lambda: UringOperations(set(), shared=True, pooled=True),
+    "io_uring, without native code": lambda: UringOperations(
+        set(), shared=False, pooled=False, native=False
+    ),
     "aio": AioOperations,
 }
 

@@ -6,6 +6,7 @@ The heads, answers and lines are made from usual ones by mutation, by a seed tha
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
 import re
@@ -306,3 +307,29 @@ def test_an_object_of_the_access_log_is_never_native() -> None:
     log = AccessLog(1, "json")
     log.add("127.0.0.1", b"GET / HTTP/1.1", 200, 5, "-", "-", 1500)
     assert json.loads(log._lines.take())["status"] == 200
+
+
+def test_memory_that_is_too_small_for_a_ring_is_an_error() -> None:
+    assert native is not None
+    memory = mmap.mmap(-1, 4096)
+    for arguments in (
+        (0, memory, memory, (4096, 1), (0, 0, 0, 1)),
+        (0, memory, memory, (0, 65), (0, 0, 0, 1)),
+        (0, memory, memory, (0, 1), (0, 0, 0, 257)),
+        (0, memory, memory, (0, 1), (0, 0, 4090, 1)),
+    ):
+        with pytest.raises(ValueError, match="no queues"):
+            native.Queues(*arguments)
+    for size, count in ((1024, 8), (1, 512)):
+        with pytest.raises(ValueError, match="no buffers"):
+            native.Buffers(memory, memory, size, count)
+    buffers = native.Buffers(memory, mmap.mmap(-1, 4096), 1024, 4)
+    assert buffers.take(3 << 16, 1024) == bytes(1024)
+    for flags, count in ((4 << 16, 1), (0, 1025)):
+        with pytest.raises(ValueError, match="no such buffer"):
+            buffers.take(flags, count)
+    queues = native.Queues(-1, memory, memory, (0, 1), (0, 0, 0, 1))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        queues.enter(0, 0.0)
+    with pytest.raises(TypeError):
+        queues.put(1, 2)
