@@ -20,16 +20,16 @@ from forkd.metrics.admin import AdminServer
 from forkd.models import registry
 from forkd.models.shortage import Shortage
 from forkd.sources import Sources
-from forkd.supervise import foreground, plan, rotation, scaling, verbs
+from forkd.supervise import foreground, plan, rotation, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
-from forkd.supervise.dispatcher import Dispatcher
-from forkd.supervise.doorbell import Doorbell
+from forkd.supervise.ending import Ending
 from forkd.supervise.errands import Errands
 from forkd.supervise.generation import Generation
 from forkd.supervise.launch import Launch
-from forkd.supervise.messages import Failed, Message, Quit, Ready, Recycle, Retire
+from forkd.supervise.leadership import Leadership
+from forkd.supervise.messages import Failed, Message, Ready, Recycle, Retire
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
@@ -37,7 +37,6 @@ from forkd.supervise.signals import SIGNALS
 from forkd.supervise.upgrade import Succession, Upgrade
 from forkd.supervise.watchdog import Watchdog
 from forkd.system import process
-from forkd.system.lease import NOBODY
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signals import SignalQueue
@@ -81,20 +80,16 @@ class Master:
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
         self.log.sink.lost = self.board.lanes[0][0].lost_error  # no child has slot 0
-        self.doorbell = Doorbell(
-            self.loop.timers, self.board, self._nobody_free, self._lead_by_others
-        )
-        self.dispatcher = Dispatcher(
-            self.loop, self.log, self.board, self.children, self._nobody_free
-        )
+        self.leadership = Leadership(self)
+        self.doorbell = self.leadership.doorbell
+        self.dispatcher = self.leadership.dispatcher
+        self.ending = Ending(self)
         self.backoff = plan.Backoff()
         self.admin_address: str | None = None
         self.interface = ""  # as the children say
         self.fallback = ""  # why they do not use the configured --io
         self.started = monotonic()
         self.served = False  # whether the service ever answered
-        self.lame = False  # told to stop, and accepting for some seconds more
-        self.stopping = False
         self._exit_code: int | None = None
         self._leaving: list[Generation] = []  # retired generations with children left
         self.reloader = Reloader(self)
@@ -103,7 +98,7 @@ class Master:
         self._upgrade: Upgrade | None = None
         self.notifier = Notifier(self)
         # The listeners' flags are shared with the master before us, who keeps them until we serve.
-        self._owns = launch.inheritance is None
+        self.owns = launch.inheritance is None
         self.handed_over = False  # a new master serves on our listeners
         heir = launch.inheritance
         self.generation = Generation.build(
@@ -123,8 +118,8 @@ class Master:
         try:
             self._nursery.identity = process.identity(config.user, config.group)
             self._open(config)
-            if self._owns:
-                self._doorbell_on()
+            if self.owns:
+                self.leadership.listen()
             self.watchdog.tick()
             first = "on_starting" if self.launch.inheritance is None else "on_reload"
             self.errands.run(first, self.generation, lambda: None)
@@ -179,13 +174,13 @@ class Master:
         if self.handed_over:
             assert self._upgrade is not None
             self._upgrade.send_counters()
-        elif self._owns:
+        elif self.owns:
             self.doorbell.mute()
         self._nursery.templates.keep(set())
         self.dispatcher.forget()
         for listener in self.dispatcher.ending:
             listener.close()
-        ours = self._owns and not self.handed_over
+        ours = self.owns and not self.handed_over
         for generation in self._generations():
             if ours and not self._lent() and generation.master_accepts:
                 for listener in generation.listeners:
@@ -207,7 +202,7 @@ class Master:
                 break
         incoming = self.reloader.incoming
         mine = {self.generation.number, *([incoming.number] if incoming else [])}
-        self._nursery.templates.keep(set() if self.stopping else mine)
+        self._nursery.templates.keep(set() if self.ending.stopping else mine)
 
     def _scene(self) -> plan.Scene:
         # New children wait for a hook that runs before them.
@@ -220,7 +215,7 @@ class Master:
             active=self.generation.number,
             incoming=incoming.number if incoming else None,
             incoming_want=incoming.proof if incoming else 0,
-            stopping=self.stopping,
+            stopping=self.ending.stopping,
             backoff=self.backoff,
             children=tuple(self.children),
         )
@@ -277,10 +272,10 @@ class Master:
         if not child.on("retire"):
             return False
         child.why = why
-        self._lead_by_others()
+        self.leadership.settle()
         config = self.generation.config
         child.deadline = monotonic() + config.graceful_timeout
-        ending = self.stopping and not self.handed_over
+        ending = self.ending.stopping and not self.handed_over
         grace = _STOP_GRACE if ending else min(_IDLE_GRACE, config.graceful_timeout / 2)
         self.dispatcher.retire(child)
         last = any(g.last for g in self._generations() if g.number == child.generation)
@@ -294,7 +289,7 @@ class Master:
         child.on("kill")
         child.why = child.why or why
         process.send_signal(child.pidfd, signal.SIGKILL)
-        self._lead_by_others()
+        self.leadership.settle()
 
     def _on_message(self, child: Child) -> None:
         messages: list[Message] | None = child.channel.receive()
@@ -318,7 +313,7 @@ class Master:
             return
         child.ready = monotonic()
         self.log.debug(f"worker {child.slot} (pid {child.pid}) ready")
-        self._lead_by_others()
+        self.leadership.settle()
         self._announce()
 
     def _announce(self) -> None:
@@ -328,8 +323,8 @@ class Master:
             if self.launch.inheritance is not None:
                 for listener in self.generation.listeners:
                     listener.own()
-                self._owns = True
-                self._doorbell_on()
+                self.owns = True
+                self.leadership.listen()
             self.launch.ready(self)
             self.notifier.ready()
 
@@ -344,10 +339,7 @@ class Master:
         for generation in (self.generation, self.reloader.incoming):
             if generation is not None and generation.number == child.generation:
                 mark_gone(generation, child.slot)
-        self._lead_by_others()
-        lease = self.generation.lease
-        if lease is not None and lease.holder() != NOBODY:
-            lease.ring(lease.holder())  # it may have died between naming a leader and its bell
+        self.leadership.gone()
         if departure.crashed:
             self.departures.crashed(departure)
         for generation in [g for g in self._leaving if not self._has_children(g)]:
@@ -364,7 +356,7 @@ class Master:
         return self._nursery.templates.pids()
 
     def ready_count(self) -> int:
-        return len(self._serving())
+        return len(self.leadership.serving())
 
     def _generations(self) -> list[Generation]:
         """All that have listeners or a lease open."""
@@ -378,72 +370,20 @@ class Master:
     def _has_children(self, generation: Generation) -> bool:
         return any(c.generation == generation.number for c in self.children)
 
-    # ---- leadership -----------------------------------------------------------------------
-
-    def _lead_by_others(self) -> None:
-        """Say who may lead; when the leader may not (any more), grant the lease anew."""
-        lease = self.generation.lease
-        if lease is None:
-            return
-        serving = [child.slot for child in self._serving()]
-        members = [slot for slot in serving if slot not in self.doorbell.suspects] or serving
-        lease.set_members(members)
-        if lease.holder() not in members:
-            lease.grant(min(members, key=lambda s: (lease.load[s], s)) if members else NOBODY)
-
-    def _doorbell_on(self) -> None:
-        """SIGIO is needed where the master has something to do about waiters."""
-        generation = self.generation
-        self.doorbell.mute()
-        if generation.master_accepts:
-            config = generation.config
-            io = registry.io_of(config.model, config.io)
-            self.dispatcher.watch(generation, by_signal=io == "sigio")
-            return
-        self.dispatcher.finish(keep=generation.listeners)
-        if generation.lease is not None or generation.least < generation.most:
-            self.doorbell.watch(generation.all_sockets(), generation.lease)
-
-    def _ring(self) -> None:
-        """SIGIO."""
-        self.doorbell.ring()
-        self.dispatcher.accept()
-
-    def _serving(self) -> list[Child]:
-        number = self.generation.number
-        return [c for c in self.children if c.state is State.READY and c.generation == number]
-
-    def _nobody_free(self) -> None:
-        """The doorbell: somebody waits, and every child is busy."""
-        generation = self.generation
-        starting = sum(1 for c in self.children if c.state is State.STARTING)
-        if (
-            self.paused
-            or self.stopping
-            or self.reloader.incoming
-            or generation.want >= generation.most
-        ):
-            return
-        want = scaling.grow(generation.want, generation.most, starting)
-        if want != generation.want:
-            self.log.info(f"scaling up to {want}: connections wait and nobody is free")
-            generation.want = want
-            self.watchdog.restless()
-
     # ---- signals and verbs ----------------------------------------------------------------
 
     def _on_signals(self) -> None:
         does = {row.number: row.does for row in SIGNALS}
         calls: dict[str, Callable[[], object]] = {
-            "stop": self.stop,
-            "quit": self.quit,
+            "stop": self.ending.stop,
+            "quit": self.ending.quit,
             "reload": self.reload,
             "reopen": self.reopen,
             "upgrade": self.upgrade,
             "pause": self.pause,
             "more": lambda: self.scale(self.generation.want + 1),
             "fewer": lambda: self.scale(max(0, self.generation.want - 1)),
-            "ring": self._ring,
+            "ring": self.leadership.ring,
             "reap": self.departures.reap_strangers,
         }
         for number in self.signals.read():
@@ -462,65 +402,6 @@ class Master:
             verbs.handle(self, request)
         except (ForkdError, ValueError, TypeError) as error:
             request.refuse(str(error))
-
-    @property
-    def closing(self) -> bool:
-        """Told to stop: nothing new is begun."""
-        return self.lame or self.stopping
-
-    def stop(self) -> None:
-        """Be a lame duck for a while, if so configured; told again, or then, wind up."""
-        seconds = self.generation.config.lame_duck
-        if self.closing or not seconds or not self.served:
-            self._wind_up()
-            return
-        self.log.info(
-            f"told to stop: not ready any more, accepting for {seconds:g} s (--lame-duck)"
-        )
-        self.lame = True
-        self._begin_nothing()
-        self.loop.timers.set("lame-duck", monotonic() + seconds, self._wind_up)
-
-    def _begin_nothing(self) -> None:
-        self.notifier.stopping()
-        self.reloader.abort("the master is stopping")
-        if self._upgrade is not None:
-            self._upgrade.cancel()
-
-    def _wind_up(self) -> None:
-        """Finish what is under way, then end."""
-        if self.stopping:
-            return
-        self.log.info("stopping")
-        self.stopping = True
-        if not self.lame:
-            self._begin_nothing()
-        generation = self.generation
-        # A master that serves no more, or not yet, shares the listeners with one that does.
-        generation.last = self._owns and not self.handed_over
-        if generation.last:
-            self.doorbell.mute()
-            for listener in generation.listeners:
-                listener.shut()
-        self.dispatcher.finish(keep=[] if generation.last else generation.listeners)
-        if not (generation.last and generation.master_accepts):
-            for listener in generation.listeners:
-                listener.hang_up()
-
-    def quit(self) -> None:
-        """End now: what is under way is lost."""
-        self._wind_up()
-        for child in self.children:
-            child.on("kill")
-            child.why = child.why or "stop"
-            if not child.channel.send(Quit()):
-                process.send_signal(child.pidfd, signal.SIGKILL)
-        self.errands.kill()
-        self.loop.timers.set("quit", monotonic() + 1.0, self._kill_all)
-
-    def _kill_all(self) -> None:
-        for child in self.children:
-            process.send_signal(child.pidfd, signal.SIGKILL)
 
     def reopen(self) -> None:
         """Logs were rotated: open them anew, here and in the children."""
@@ -556,7 +437,7 @@ class Master:
 
     def reload(self, request: Request | None = None) -> None:
         """Replace the children by new ones, with new code and configuration."""
-        if self.closing:
+        if self.ending.begun:
             if request is not None:
                 request.refuse("the master is stopping")
             return
@@ -569,8 +450,8 @@ class Master:
         self.paused = False
         self.backoff = plan.Backoff()
         self.log.configure(new.config.log_level, new.config.log_format)
-        self._lead_by_others()
-        self._doorbell_on()
+        self.leadership.settle()
+        self.leadership.listen()
         if old.lease is not None:
             old.lease.set_members([])
         dropped = [x for x in old.listeners if x not in self._kept()]
@@ -589,14 +470,18 @@ class Master:
 
     def upgrade(self, request: Request | None = None) -> None:
         """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
-        if self.closing or self.reloader.incoming is not None or self._upgrade is not None:
+        if self.ending.begun or self.reloader.incoming is not None or self._upgrade is not None:
             raise ForkdError("not now: a stop, a reload or an upgrade is under way")
         self._upgrade = Upgrade(self, request)
+
+    def cancel_upgrade(self) -> None:
+        if self._upgrade is not None:
+            self._upgrade.cancel()
 
     def upgrade_failed(self) -> None:
         """This master goes on; the new one may have owned the doorbell for a while."""
         self._upgrade = None
-        self._doorbell_on()
+        self.leadership.listen()
 
     def hand_over(self) -> None:
         """A new master serves on our listeners: what is left is to finish the work in flight."""
@@ -608,7 +493,7 @@ class Master:
             self.admin.hand_over()
         for listener in self.generation.listeners:
             listener.unix_inode = None  # the socket file is the new master's
-        self._wind_up()
+        self.ending.wind_up()
 
     def give_up(self, error: str) -> None:
         """The first boot failed: end, with the error."""

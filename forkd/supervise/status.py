@@ -55,7 +55,7 @@ def report(master: Master) -> dict[str, Any]:
 
 def state(master: Master) -> str:
     """One word."""
-    if master.closing:
+    if master.ending.begun:
         return "stopping"
     if master.backoff.open and master.ready_count() < master.generation.want:
         return "crash-loop"
@@ -66,7 +66,7 @@ def state(master: Master) -> str:
 
 def why_not_ready(master: Master) -> str:
     """Empty when the service is ready; otherwise the sentence for `/readyz` and status."""
-    if master.closing:
+    if master.ending.begun:
         return "draining: the master is stopping"
     ready, want = master.ready_count(), master.generation.want
     if master.backoff.open and ready < want:

@@ -175,7 +175,7 @@ class Upgrade:
             self.send_counters()
             self._master.hand_over()
             return
-        if self._master.closing:
+        if self._master.ending.begun:
             self._master.log.info(f"upgrade given up: {text}")
         else:
             self._master.log.error(f"upgrade failed; this master goes on:\n{text}")

@@ -1,0 +1,91 @@
+"""Who accepts, as the master decides it: the members of the lease, its holder, and SIGIO's bell.
+
+The children pass the lease on among themselves (system/lease.py). The master has the last word when
+one of them has come, gone, or does not answer, and when somebody waits and nobody is free.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forkd.models import registry
+from forkd.supervise import scaling
+from forkd.supervise.children import Child, State
+from forkd.supervise.dispatcher import Dispatcher
+from forkd.supervise.doorbell import Doorbell
+from forkd.system.lease import NOBODY
+
+if TYPE_CHECKING:
+    from forkd.supervise.master import Master
+
+
+class Leadership:
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self.doorbell = Doorbell(master.loop.timers, master.board, self._nobody_free, self.settle)
+        self.dispatcher = Dispatcher(
+            master.loop, master.log, master.board, master.children, self._nobody_free
+        )
+
+    def serving(self) -> list[Child]:
+        """The children that may lead."""
+        number = self._master.generation.number
+        return [
+            child
+            for child in self._master.children
+            if child.state is State.READY and child.generation == number
+        ]
+
+    def settle(self) -> None:
+        """Say who may lead; when the leader may not (any more), grant the lease anew."""
+        lease = self._master.generation.lease
+        if lease is None:
+            return
+        serving = [child.slot for child in self.serving()]
+        members = [slot for slot in serving if slot not in self.doorbell.suspects] or serving
+        lease.set_members(members)
+        if lease.holder() not in members:
+            lease.grant(min(members, key=lambda s: (lease.load[s], s)) if members else NOBODY)
+
+    def gone(self) -> None:
+        """A child is gone: it may have died between naming a leader and ringing its bell."""
+        self.settle()
+        lease = self._master.generation.lease
+        if lease is not None and lease.holder() != NOBODY:
+            lease.ring(lease.holder())
+
+    def listen(self) -> None:
+        """Have SIGIO where the master has something to do about who waits: it accepts, or it finds a
+        leader, or it adds children."""
+        generation = self._master.generation
+        self.doorbell.mute()
+        if generation.master_accepts:
+            config = generation.config
+            io = registry.io_of(config.model, config.io)
+            self.dispatcher.watch(generation, by_signal=io == "sigio")
+            return
+        self.dispatcher.finish(keep=generation.listeners)
+        if generation.lease is not None or generation.least < generation.most:
+            self.doorbell.watch(generation.all_sockets(), generation.lease)
+
+    def ring(self) -> None:
+        """SIGIO."""
+        self.doorbell.ring()
+        self.dispatcher.accept()
+
+    def _nobody_free(self) -> None:
+        """Somebody waits, and every child is busy."""
+        master, generation = self._master, self._master.generation
+        if (
+            master.paused
+            or master.ending.stopping
+            or master.reloader.incoming
+            or generation.want >= generation.most
+        ):
+            return
+        starting = sum(1 for c in master.children if c.state is State.STARTING)
+        want = scaling.grow(generation.want, generation.most, starting)
+        if want != generation.want:
+            master.log.info(f"scaling up to {want}: connections wait and nobody is free")
+            generation.want = want
+            master.watchdog.restless()
