@@ -7,14 +7,12 @@ code may run in another thread), the application is called, and its pieces are y
 from __future__ import annotations
 
 import io
-import os
-import stat
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 
 from forkd.app.body import BrokenBody, Decoder, ExpectedBody, Room, Spool
+from forkd.app.file_wrapper import FileWrapper
 from forkd.app.response import Response, declared
 from forkd.app.session import (
     ANY_BYTE,
@@ -47,43 +45,6 @@ _CLIENT_LEFT = 499
 _ROOM = 64 << 20
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _COPY_LIMIT = 65536
-
-
-class FileWrapper:
-    """wsgi.file_wrapper: a real file is sent by the kernel, anything else is read in blocks."""
-
-    def __init__(self, file: Any, block_size: int = 65536) -> None:
-        self.file = file
-        self.block_size = block_size
-        if hasattr(file, "close"):
-            self.close = file.close
-
-    def __iter__(self) -> FileWrapper:
-        return self
-
-    def __next__(self) -> bytes:
-        data: bytes = self.file.read(self.block_size)
-        if not data:
-            raise StopIteration
-        return data
-
-    def piece(self) -> tuple[int, int, int] | None:
-        """(descriptor, offset, bytes to its end) of a regular file; None for anything else."""
-        file = self.file
-        if isinstance(file, tempfile._TemporaryFileWrapper):
-            file = file.file
-        raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
-        if type(raw) is not io.FileIO:
-            return None  # it may have a descriptor, and read() other bytes than are there: gzip
-        try:
-            fd = raw.fileno()
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                return None
-            offset = file.tell()
-        except (OSError, ValueError):
-            return None
-        return fd, offset, max(0, found.st_size - offset)
 
 
 class Wsgi:

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from forkd.app.file_wrapper import FileWrapper
 from forkd.app.session import Await, ClientGone, SendFile, Write
-from forkd.app.wsgi import FileWrapper, Wsgi
+from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.native import native
 from forkd.system.scoreboard import BUCKETS, CODES, IN_FLIGHT, REQUEST, REQUESTS, scratch_row
