@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from forkd.log import escape
-from forkd.supervise import worker
+from forkd.supervise import plan, worker
 from forkd.supervise.children import Child, State
 from forkd.supervise.nursery import Departure
 from forkd.system import process
@@ -84,10 +84,13 @@ class Departures:
         log.report("warning" if overdue else "error", title, details, departure=found)
 
     def crashed(self, departure: Departure) -> None:
-        child = departure.child
-        self.failed(
-            child.generation, child.error or f"worker {child.slot} ended by {departure.reason}"
-        )
+        child, master = departure.child, self._master
+        error = child.error or f"worker {child.slot} ended by {departure.reason}"
+        served = 0.0 if child.ready is None else monotonic() - child.ready
+        if child.generation == master.generation.number and served >= plan.SETTLED:
+            master.last_error = error  # replaced at once: it was no crash at start
+        else:
+            self.failed(child.generation, error)
 
     def failed(self, generation: int, error: str) -> None:
         """A child has crashed, or a template that was to fork some."""

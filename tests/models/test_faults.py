@@ -211,22 +211,25 @@ def test_writes_are_short(service: Service, model: str) -> None:
         assert data.partition(b"\r\n\r\n")[2] == wanted
 
 
-def test_no_process_can_be_forked_for_a_client(service: Service) -> None:
-    service.expected_errors = ["fork: EAGAIN"]
+@pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
+def test_no_process_can_be_forked_for_a_client(service: Service, error: str) -> None:
+    service.expected_errors = [f"fork: {error}"]
     start(service, "process-per-connection")
-    with failing(service, service.worker_pids(), "clone", "EAGAIN") as out:
+    with failing(service, service.worker_pids(), "clone", error) as out:
         clients = ask(service)
         until(lambda: failures(out) >= 3, "three tries")
         assert failures(out) < 100
     answered(clients)
 
 
-@pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
-def test_no_child_can_be_forked(service: Service, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "error"), [("leader-followers", "EAGAIN"), ("half-sync-half-async", "ENOMEM")]
+)
+def test_no_child_can_be_forked(service: Service, model: str, error: str) -> None:
     service.expected_errors = ["fork", "gone: SIGKILL"]
     start(service, model)
     victim = service.worker_pids()[0]
-    with failing(service, [service.pid], "clone", "EAGAIN") as out:
+    with failing(service, [service.pid], "clone", error) as out:
         subprocess.run(["kill", "-9", str(victim)], check=True)
         until(lambda: failures(out) >= 1, "a try")
         answered(ask(service))  # the other child serves
