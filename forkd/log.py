@@ -159,7 +159,7 @@ class AccessLog:
         """`log`: where to tell of trouble with this one."""
         self._json = style == "json"
         usual = _native if native and not self._json else None
-        self._lines = Lines() if usual is None else usual.Lines(stamp)
+        self.lines = Lines() if usual is None else usual.Lines(stamp)
         self._deadline = 0.0
         self.sink = Sink(fd)
         if log is not None:
@@ -169,10 +169,10 @@ class AccessLog:
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None:
-        if not self._lines.add(host, line, status, size, referer, agent, took_ns):
+        if not self.lines.add(host, line, status, size, referer, agent, took_ns):
             make = self._object if self._json else self._combined
             text = make(host, line.decode("latin-1"), status, size, referer, agent, took_ns)
-            self._lines.append(text)
+            self.lines.append(text)
 
     def _object(
         self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
@@ -208,16 +208,16 @@ class AccessLog:
     def due(self, now: float) -> float:
         """When to call `flush`: now for many lines, for a few when the first is 10 ms old. A write(2)
         for each costs more than all the rest of a line. `now` and the answer are monotonic."""
-        if not self._lines.count:
+        if not self.lines.count:
             self._deadline = 0.0
         elif not self._deadline:
             self._deadline = now + _PATIENCE
-        return now if self._lines.count >= _MANY else self._deadline or float("inf")
+        return now if self.lines.count >= _MANY else self._deadline or float("inf")
 
     def flush(self) -> bool:
         """Write what was collected. Returns whether some of it waits."""
-        if self._lines.count:
-            self.sink.write(self._lines.take())
+        if self.lines.count:
+            self.sink.write(self.lines.take())
         elif self.sink.waiting:
             self.sink.retry()
         return bool(self.sink.waiting)

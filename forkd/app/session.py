@@ -172,6 +172,8 @@ class Ledger(Protocol):
 
 
 class AccessLog(Protocol):
+    lines: Any  # where `add` puts them
+
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None: ...

@@ -35,7 +35,7 @@ from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, date, error
-from forkd.http.usual import Block, Usual, UsualParser, UsualRequest
+from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
@@ -72,10 +72,13 @@ class Wsgi:
         self._head = Await("request head", config.header_timeout)
         self._body = Await("request body", config.body_timeout, rate=SLOWEST)
         self._usual = Usual(config.native)
-        make = self._usual.exchange
-        self._exchange = make and make(
-            app, self._response, host, date, config.keep_alive > 0, _COPY_LIMIT
-        )
+        self._exchange: Exchange | None = None
+        if self._usual.exchange is not None:
+            lines = host.access.lines if host.access is not None else None
+            self._exchange = self._usual.exchange(
+                app, self._response, host, host.ledger, host.access, lines, date,
+                config.keep_alive > 0, _COPY_LIMIT,
+            )  # fmt: skip
         self._template: Environ = {
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -128,7 +131,7 @@ class Wsgi:
                     try:
                         yield answer
                     finally:
-                        self._account(request, request.environ, peer, began, request)
+                        exchange.end(request, began)
                     close = request.close
                     del answer
                 else:
@@ -307,7 +310,7 @@ class Wsgi:
         environ: Environ,
         peer: Peer,
         began: int,
-        answer: Response | UsualRequest,
+        answer: Response,
     ) -> None:
         took = self._ledger.end(began, answer.code)
         if self._host.access is not None:

@@ -48,6 +48,10 @@ class Exchange(Protocol):
     def run(self, request: UsualRequest, peer: Any) -> bytes | None:
         """The whole answer; None when there is anything unusual: then `request.outcome` knows what
         the application did, and `request.response` goes on."""
+        ...
+
+    def end(self, request: UsualRequest, began: int) -> None:
+        """Count and log a request that was answered so, or whose client has left."""
 
 
 #: (data, most bytes, most fields, environ to begin with, ends); None: not usual, or not complete.
@@ -57,11 +61,8 @@ Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
 #: (block, date, body, close) -> the answer, if that body is all of it.
 MakeAnswer = Callable[[Block, bytes, bytes, bool], bytes | None]
-#: (application, respond, host, date of a time, keep-alive, most bytes of body). `respond(request, peer,
-#: block)` makes what goes on where something is not usual; `host.draining` ends connections.
-MakeExchange = Callable[
-    [Any, Callable[..., Any], Any, Callable[[float], bytes], bool, int], Exchange
-]
+#: See native/exchange.c.
+MakeExchange = Callable[..., Exchange]
 
 
 class Usual:

@@ -6,11 +6,11 @@
 #include "native.h"
 #include <time.h>
 
-static PyObject *n_draining, *k_input, *bytes_io;
+static PyObject *n_draining, *n_end, *n_client, *k_input, *k_referer, *k_agent, *dash, *bytes_io;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *app, *host, *date_at;
+    PyObject *app, *host, *ledger, *access, *lines, *date_at;
     PyObject *respond; /* see request.c */
     int keep_alive;
     Py_ssize_t most;
@@ -24,6 +24,9 @@ static int exchange_traverse(Exchange *self, visitproc visit, void *arg)
     Py_VISIT(self->app);
     Py_VISIT(self->respond);
     Py_VISIT(self->host);
+    Py_VISIT(self->ledger);
+    Py_VISIT(self->access);
+    Py_VISIT(self->lines);
     Py_VISIT(self->date_at);
     return 0;
 }
@@ -33,6 +36,9 @@ static int exchange_clear(Exchange *self)
     Py_CLEAR(self->app);
     Py_CLEAR(self->respond);
     Py_CLEAR(self->host);
+    Py_CLEAR(self->ledger);
+    Py_CLEAR(self->access);
+    Py_CLEAR(self->lines);
     Py_CLEAR(self->date_at);
     return 0;
 }
@@ -48,16 +54,18 @@ static void exchange_dealloc(Exchange *self)
     Py_DECREF(type);
 }
 
-/* Exchange(app, respond, host, date_at, keep_alive, most): `respond(request, peer, block)` makes a Response,
- * `date_at(seconds)` the text of Date, `host.draining` and `keep_alive` False end the connection, a body of
- * more than `most` bytes is not usual. */
+/* Exchange(app, respond, host, ledger, access, lines, date_at, keep_alive, most): `respond(request, peer, block)`
+ * makes a Response, `host.draining` or `keep_alive` False end the connection, `ledger` and `access` (or None) are
+ * told of each request, `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of
+ * Date, and a body of more than `most` bytes is not usual. */
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *app, *respond, *host, *date_at;
+    PyObject *app, *respond, *host, *ledger, *access, *lines, *date_at;
     int keep_alive;
     Py_ssize_t most;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOpn", &app, &respond, &host, &date_at, &keep_alive, &most))
+    if (!PyArg_ParseTuple(args, "OOOOOOOpn", &app, &respond, &host, &ledger, &access, &lines, &date_at, &keep_alive,
+                          &most))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Exchange *self = (Exchange *)alloc(type, 0);
@@ -65,6 +73,9 @@ static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keyw
         self->app = Py_NewRef(app);
         self->respond = Py_NewRef(respond);
         self->host = Py_NewRef(host);
+        self->ledger = Py_NewRef(ledger);
+        self->access = Py_NewRef(access);
+        self->lines = Py_NewRef(lines);
         self->date_at = Py_NewRef(date_at);
         self->keep_alive = keep_alive;
         self->most = most;
@@ -153,8 +164,55 @@ static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t 
     return response_of(request) ? Py_NewRef(Py_None) : NULL;
 }
 
+/* Borrowed: a variable of the environ, or "-". */
+static PyObject *variable(UsualRequest *request, PyObject *key)
+{
+    PyObject *value = PyDict_GetItemWithError(request->environ, key);
+    return value || PyErr_Occurred() ? value : dash;
+}
+
+/* end(request, began): its answer is on its way, or its client has left. Counts it, and logs it. */
+static PyObject *exchange_end(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || Py_TYPE(args[0]) != request_type || !((UsualRequest *)args[0])->peer) {
+        PyErr_SetString(PyExc_TypeError, "end takes a request that was run, and when it began");
+        return NULL;
+    }
+    UsualRequest *request = (UsualRequest *)args[0];
+    PyObject *took, *client, *referer, *agent, *done = NULL;
+    int64_t ns = PyLong_AsLongLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (Py_TYPE(self->ledger) == lane_type) {
+        took = PyLong_FromLongLong(ns = end_request(self->ledger, ns, request->code));
+    } else {
+        PyObject *code = PyLong_FromLong(request->code);
+        took = code ? PyObject_CallMethodObjArgs(self->ledger, n_end, args[1], code, NULL) : NULL;
+        Py_XDECREF(code);
+        ns = took ? PyLong_AsLongLong(took) : 0;
+    }
+    if (!took || self->access == Py_None || PyErr_Occurred())
+        return took;
+    if ((client = PyObject_GetAttr(request->peer, n_client)) && (referer = variable(request, k_referer)) &&
+        (agent = variable(request, k_agent))) {
+        int added = Py_TYPE(self->lines) == lines_type
+                        ? add_line(self->lines, client, request->line, request->code, request->sent, referer,
+                                   agent, ns)
+                        : 0;
+        if (added > 0)
+            done = Py_NewRef(Py_None);
+        else if (!added)
+            done = PyObject_CallMethod(self->access, "add", "OOlnOOO", client, request->line, request->code,
+                                       request->sent, referer, agent, took);
+    }
+    Py_XDECREF(client);
+    Py_DECREF(took);
+    return done;
+}
+
 static PyMethodDef exchange_methods[] = {
     {"run", (PyCFunction)(void (*)(void))exchange_run, METH_FASTCALL, NULL},
+    {"end", (PyCFunction)(void (*)(void))exchange_end, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -176,6 +234,11 @@ int exchange_init(PyObject *module)
     PyObject *type = PyType_FromSpec(&exchange_spec), *io = PyImport_ImportModule("io");
     int failed = !type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_draining = PyUnicode_InternFromString("draining")) ||
+                 !(n_end = PyUnicode_InternFromString("end")) ||
+                 !(n_client = PyUnicode_InternFromString("client")) ||
+                 !(k_referer = PyUnicode_InternFromString("HTTP_REFERER")) ||
+                 !(k_agent = PyUnicode_InternFromString("HTTP_USER_AGENT")) ||
+                 !(dash = PyUnicode_InternFromString("-")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
                  PyModule_AddObjectRef(module, "Exchange", type);
     Py_XDECREF(type);

@@ -68,25 +68,30 @@ static void tally(Lane *lane, long status)
         lane->cells[lane->codes + status]++;
 }
 
+int64_t end_request(PyObject *lane, int64_t began, long status)
+{
+    Lane *self = (Lane *)lane;
+    int64_t took = now() - began;
+    int bucket = 0;
+    while (bucket < self->bound_count && self->bounds[bucket] < took)
+        bucket++;
+    self->cells[self->request] = 0;
+    self->cells[self->in_flight]--;
+    tally(self, status);
+    self->cells[self->duration] += took;
+    self->cells[self->buckets + bucket]++;
+    return took;
+}
+
 static PyObject *lane_end(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "end takes two arguments");
         return NULL;
     }
-    int64_t took = now() - PyLong_AsLongLong(args[0]);
+    int64_t began = PyLong_AsLongLong(args[0]);
     long status = PyLong_AsLong(args[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    int bucket = 0;
-    while (bucket < lane->bound_count && lane->bounds[bucket] < took)
-        bucket++;
-    lane->cells[lane->request] = 0;
-    lane->cells[lane->in_flight]--;
-    tally(lane, status);
-    lane->cells[lane->duration] += took;
-    lane->cells[lane->buckets + bucket]++;
-    return PyLong_FromLongLong(took);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(end_request((PyObject *)lane, began, status));
 }
 
 static PyObject *lane_count(Lane *lane, PyObject *status)
@@ -174,10 +179,10 @@ static PyType_Spec spec = {
     "forkd._native.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT, slots,
 };
 
+PyTypeObject *lane_type;
+
 int lane_init(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = !type || PyModule_AddObjectRef(module, "Lane", type);
-    Py_XDECREF(type);
-    return failed ? -1 : 0;
+    lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return lane_type && !PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ? 0 : -1;
 }

@@ -71,41 +71,36 @@ static int know_stamp(Lines *self)
     return self->second == now ? 0 : -1;
 }
 
-/* add(host, request, status, size, referer, agent, ns) -> whether the line is in; not when something in it
- * needs an escape, or has no room. */
-static PyObject *lines_add(Lines *self, PyObject *const *args, Py_ssize_t nargs)
+int add_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint64_t status, uint64_t sent,
+             PyObject *referer, PyObject *agent, uint64_t ns)
 {
+    Lines *self = (Lines *)lines;
     char *request;
     Py_ssize_t size, request_size;
-    if (nargs != 7) {
-        PyErr_SetString(PyExc_TypeError, "add takes seven arguments");
-        return NULL;
-    }
-    unsigned long long status = PyLong_AsUnsignedLongLong(args[2]), sent = PyLong_AsUnsignedLongLong(args[3]),
-                       ns = PyLong_AsUnsignedLongLong(args[6]), us = (ns + 500) / 1000;
-    if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[1], &request, &request_size) || know_stamp(self))
-        return NULL;
+    uint64_t us = (ns + 500) / 1000;
+    if (PyBytes_AsStringAndSize(request_line, &request, &request_size) || know_stamp(self))
+        return -1;
     if (!has_room(self, MOST_LINE))
-        Py_RETURN_FALSE;
+        return 0;
     char *at = self->text + self->size;
-    const char *limit = at + MOST_LINE - MOST_NUMBERS, *host = ascii(args[0], &size);
+    const char *limit = at + MOST_LINE - MOST_NUMBERS, *host = ascii(host_text, &size);
     if (!(at = host && !size ? literal(at, "unix:") : quiet(at, limit, host, size)))
-        Py_RETURN_FALSE;
+        return 0;
     at = literal(at, " - - [");
     if (!(at = quiet(at, limit, self->stamp, self->stamp_size)))
-        Py_RETURN_FALSE;
+        return 0;
     at = literal(at, "] \"");
     if (!(at = quiet(at, limit, request, request_size)))
-        Py_RETURN_FALSE;
+        return 0;
     at = literal(at, "\" ");
     at = decimal(at, status);
     *at++ = ' ';
     at = decimal(at, sent);
-    for (int i = 4; i < 6; i++) {
-        at = literal(at, i == 4 ? " \"" : "\" \"");
-        const char *text = ascii(args[i], &size);
+    for (int i = 0; i < 2; i++) {
+        at = literal(at, i ? "\" \"" : " \"");
+        const char *text = ascii(i ? agent : referer, &size);
         if (!(at = quiet(at, limit, text, size)))
-            Py_RETURN_FALSE;
+            return 0;
     }
     at = literal(at, "\" ");
     at = decimal(at, us / 1000000);
@@ -115,7 +110,23 @@ static PyObject *lines_add(Lines *self, PyObject *const *args, Py_ssize_t nargs)
     *at++ = '\n';
     self->size = at - self->text;
     self->count++;
-    Py_RETURN_TRUE;
+    return 1;
+}
+
+/* add(host, request, status, size, referer, agent, ns) -> whether the line is in; not when something in it
+ * needs an escape, or has no room. */
+static PyObject *lines_add(Lines *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 7) {
+        PyErr_SetString(PyExc_TypeError, "add takes seven arguments");
+        return NULL;
+    }
+    uint64_t status = PyLong_AsUnsignedLongLong(args[2]), sent = PyLong_AsUnsignedLongLong(args[3]),
+             ns = PyLong_AsUnsignedLongLong(args[6]);
+    int added = PyErr_Occurred()
+                    ? -1
+                    : add_line((PyObject *)self, args[0], args[1], status, sent, args[4], args[5], ns);
+    return added < 0 ? NULL : PyBool_FromLong(added);
 }
 
 /* append(line): one that was made elsewhere. */
@@ -191,10 +202,10 @@ static PyType_Spec spec = {
     "forkd._native.Lines", sizeof(Lines), 0, Py_TPFLAGS_DEFAULT, slots,
 };
 
+PyTypeObject *lines_type;
+
 int line_init(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = !type || PyModule_AddObjectRef(module, "Lines", type);
-    Py_XDECREF(type);
-    return failed ? -1 : 0;
+    lines_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return lines_type && !PyModule_AddObjectRef(module, "Lines", (PyObject *)lines_type) ? 0 : -1;
 }

@@ -58,6 +58,14 @@ PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int clos
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+extern PyTypeObject *lane_type, *lines_type;
+/* The request that began then (ns) is answered: how long it took (ns). `lane` is a Lane. */
+int64_t end_request(PyObject *lane, int64_t began, long status);
+/* Whether the line is in; not when something in it needs an escape, or has no room; -1 with an exception.
+ * `lines` is a Lines. */
+int add_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
+             PyObject *agent, uint64_t ns);
+
 /* lane.c, ring.c */
 int lane_init(PyObject *module);
 int ring_init(PyObject *module);

@@ -21,6 +21,7 @@ from forkd.app.file_wrapper import FileWrapper
 from forkd.app.session import Await, ClientGone, SendFile, Write
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
+from forkd.log import AccessLog
 from forkd.native import native
 from forkd.system.scoreboard import BUCKETS, CODES, IN_FLIGHT, REQUEST, REQUESTS, scratch_row
 
@@ -37,6 +38,7 @@ HEADS = [
     b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
 ]
+TIMES = re.compile(rb"\[[^]]+\]|[0-9.]+$")
 STATUSES = [
     "200 OK",
     "200 OK",
@@ -92,12 +94,14 @@ class Log:
         self.lines.append(f"{message}: {kind} {value} in {trace.tb_frame.f_code.co_name}")
 
 
-class Access:
-    def __init__(self) -> None:
-        self.lines: list[tuple[Any, ...]] = []
+class Access(AccessLog):
+    """Told, and read, without times."""
 
-    def add(self, *values: Any) -> None:
-        self.lines.append(values[:-1])
+    def __init__(self, native: bool) -> None:
+        super().__init__(1, "text", native=native)
+
+    def told(self) -> list[bytes]:
+        return [TIMES.sub(b"", line) for line in self.lines.take().splitlines()]
 
 
 class Peer:
@@ -205,7 +209,7 @@ def run(
     out: list[Any] = []
     events: list[str] = []
     row, host = scratch_row(), Host()
-    host.ledger, host.access, host.log = row.ledger(native), Access(), Log()  # type: ignore[attr-defined]
+    host.ledger, host.access, host.log = row.ledger(native), Access(native), Log()  # type: ignore[attr-defined]
     app = make(events)
 
     def draining(environ: Any, start_response: Any) -> Any:
@@ -248,7 +252,7 @@ def run(
     assert cells[REQUEST] == cells[IN_FLIGHT] == 0
     assert sum(cells[BUCKETS:CODES]) <= cells[REQUESTS]
     codes = {code: cells[CODES + code] for code in range(600) if cells[CODES + code]}
-    log, access = host.log.lines, host.access.lines  # type: ignore[attr-defined]
+    log, access = host.log.lines, host.access.told()  # type: ignore[attr-defined]
     return [
         re.sub(rb"Date: [^\r]*GMT", b"", sent),
         said,
@@ -316,13 +320,15 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.Exchange(1)
-    exchange = native.Exchange(print, print, Host(), print, True, 1)
+    exchange = native.Exchange(print, print, Host(), None, None, None, print, True, 1)
     with pytest.raises(TypeError):
         exchange.run(1, 2)
     with pytest.raises(TypeError):
         exchange.run()
     with pytest.raises(TypeError):
         native.UsualRequest()
+    with pytest.raises(TypeError):
+        exchange.end(native.read_head(HEADS[0], 8000, 10, {}, ("", "", "", "")), 1)
     request = native.read_head(HEADS[0], 8000, 10, {}, ("", "", "", ""))
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()

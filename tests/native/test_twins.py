@@ -290,8 +290,8 @@ def test_lines_come_out_in_order_whoever_made_them() -> None:
     log = AccessLog(1, "text")
     for agent in ("a", 'b"', "c" * 5000, "d", "\u20ac"):
         log.add("", b"GET / HTTP/1.1", 200, 1, "-", agent, 1)
-    assert log._lines.count == 5
-    lines = log._lines.take().decode().splitlines()
+    assert log.lines.count == 5
+    lines = log.lines.take().decode().splitlines()
     assert [line.split('"')[-2] for line in lines] == ["a", "b\\x22", "c" * 5000, "d", "\\u20ac"]
 
 
@@ -306,7 +306,7 @@ def test_a_stamp_that_is_none_is_an_error() -> None:
 def test_an_object_of_the_access_log_is_never_native() -> None:
     log = AccessLog(1, "json")
     log.add("127.0.0.1", b"GET / HTTP/1.1", 200, 5, "-", "-", 1500)
-    assert json.loads(log._lines.take())["status"] == 200
+    assert json.loads(log.lines.take())["status"] == 200
 
 
 def test_memory_that_is_too_small_for_a_ring_is_an_error() -> None:
