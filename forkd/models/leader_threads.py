@@ -10,8 +10,10 @@
 5. Once the application has shown that it blocks, the leader promotes a follower before it enters
    the application, rather than be overtaken a millisecond later.
 
-The handle set, the keeper and the acceptor belong to the thread that leads. `_lock` guards only
-the change of leadership.
+The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
+application its leadership is at stake: `_stake` holds its connection, and who takes that out, which
+is atomic, leads on: the leader itself when it comes back, or the watcher. `_lock` is held by a
+watcher from there until it leads.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class LeaderThreads(InlineLoop):
         assert isinstance(ledger, Lanes)
         self._lock = threading.Lock()
         self._leader = threading.get_ident()
-        self._current: Connection | None = None  # what the leader is inside the application for
+        self._stake: deque[Connection] = deque()  # what the leader is inside the application for
         self._entries = 0  # how often it entered: the watcher sees by it whether it stands still
         self._watching = threading.Lock()  # held by the one follower that watches
         self._promoted = threading.Lock()  # free while leadership is given away and not yet taken
@@ -95,16 +97,16 @@ class LeaderThreads(InlineLoop):
                 if self._promoted.acquire(timeout=_STANDSTILL):
                     self._leader = threading.get_ident()
                     return
-                conn, entries = self._current, self._entries
-                if conn is None:
+                entries = self._entries
+                if not self._stake:
                     calm += 1
                     if calm > _CALM_TICKS:
                         calm = 0
                         self._work.clear()
                         # Looked at after the clear: whoever enters after this look sets it.
-                        if self._current is None and not self._given() and not self.done:
+                        if not self._stake and not self._given() and not self.done:
                             self._work.wait()
-                elif entries == seen and self._overtake(conn, entries):
+                elif entries == seen and self._overtake():
                     return
                 seen = entries
 
@@ -112,13 +114,14 @@ class LeaderThreads(InlineLoop):
         """Whether leadership was given away and nobody has taken it yet."""
         return self._leader == _NOBODY
 
-    def _overtake(self, conn: Connection, entries: int) -> bool:
+    def _overtake(self) -> bool:
         """Step 3. False when the leader has just come back."""
         with self._lock:
-            if self._current is not conn or self._entries != entries:
+            try:
+                conn = self._stake.pop()
+            except IndexError:
                 return False
             self._leader = threading.get_ident()
-            self._current = None
             self.keeper.lend(conn)
             return True
 
@@ -128,17 +131,17 @@ class LeaderThreads(InlineLoop):
         if self._eager:
             self._go_eagerly(conn, step, value)
         self._entries += 1
-        self._current = conn
+        self._stake.append(conn)
         if not self._work.is_set():
             self._work.set()
         began = monotonic()
         outcome = advance(conn, step, value, self.log)
         self._judge(monotonic() - began)
-        with self._lock:
-            leads = self._leader == threading.get_ident()
-            if leads:
-                self._current = None
-        if not leads:
+        try:
+            self._stake.pop()
+        except IndexError:
+            with self._lock:
+                pass  # from here on the other leads
             self._hand_back(conn, outcome)
         self.keeper.settle(conn, outcome)
 

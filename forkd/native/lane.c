@@ -179,10 +179,93 @@ static PyType_Spec spec = {
     "forkd._native.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT, slots,
 };
 
+/* ---- one lane for each thread --------------------------------------------------------------- */
+
+/* The calling thread's. Whoever bound it keeps it alive. */
+static _Thread_local Lane *own;
+
+static PyObject *lanes_become(PyObject *self, PyObject *lane)
+{
+    (void)self;
+    if (Py_TYPE(lane) != lane_type) {
+        PyErr_SetString(PyExc_TypeError, "that is no lane");
+        return NULL;
+    }
+    own = (Lane *)lane;
+    Py_RETURN_NONE;
+}
+
+static Lane *bound(void)
+{
+    if (!own)
+        PyErr_SetString(PyExc_RuntimeError, "this thread has no lane");
+    return own;
+}
+
+static PyObject *lanes_begin(PyObject *self, PyObject *line)
+{
+    (void)self;
+    return bound() ? lane_begin(own, line) : NULL;
+}
+
+static PyObject *lanes_pause(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    return bound() ? lane_pause(own, unused) : NULL;
+}
+
+static PyObject *lanes_resume(PyObject *self, PyObject *line)
+{
+    (void)self;
+    return bound() ? lane_resume(own, line) : NULL;
+}
+
+static PyObject *lanes_end(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)self;
+    return bound() ? lane_end(own, args, nargs) : NULL;
+}
+
+static PyObject *lanes_count(PyObject *self, PyObject *status)
+{
+    (void)self;
+    return bound() ? lane_count(own, status) : NULL;
+}
+
+static PyObject *lanes_shed(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    return bound() ? lane_shed(own, unused) : NULL;
+}
+
+static PyMethodDef lanes_methods[] = {
+    {"become", lanes_become, METH_O, NULL},
+    {"begin", lanes_begin, METH_O, NULL},
+    {"pause", lanes_pause, METH_NOARGS, NULL},
+    {"resume", lanes_resume, METH_O, NULL},
+    {"end", (PyCFunction)(void (*)(void))lanes_end, METH_FASTCALL, NULL},
+    {"count", lanes_count, METH_O, NULL},
+    {"shed", lanes_shed, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot lanes_slots[] = {
+    {Py_tp_methods, lanes_methods},
+    {0, NULL},
+};
+
+static PyType_Spec lanes_spec = {
+    "forkd._native.OwnLane", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT, lanes_slots,
+};
+
 PyTypeObject *lane_type;
 
 int lane_init(PyObject *module)
 {
     lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return lane_type && !PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ? 0 : -1;
+    PyObject *lanes = PyType_FromSpec(&lanes_spec);
+    int failed = !lane_type || !lanes || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
+                 PyModule_AddObjectRef(module, "OwnLane", lanes);
+    Py_XDECREF(lanes);
+    return failed ? -1 : 0;
 }

@@ -21,7 +21,7 @@ from itertools import accumulate
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from forkd.native import native
+from forkd.native import native as _native
 
 if TYPE_CHECKING:
     from forkd._native import Lane
@@ -84,10 +84,10 @@ class Row:
     def ledger(self, wanted: bool) -> Row | Lane:
         """What writes requests to this row: native code (native/lane.c) where it was built and is
         `wanted`, else this object, which is its twin."""
-        if native is None or not wanted:
+        if _native is None or not wanted:
             return self
         cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, CELLS)
-        lane: Lane = native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
+        lane: Lane = _native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
         return lane
 
     def begin(self, line: bytes) -> int:
@@ -169,7 +169,11 @@ class Lanes:
 
     def __init__(self, rows: list[Row], native: bool) -> None:
         self._native = native
-        self._local = threading.local()
+        self._own = own = _native.OwnLane() if native and _native is not None else OwnLane()
+        self._ledgers: list[Row | Lane] = []  # kept alive for `_own`
+        # Each of them is of the calling thread's own lane.
+        self.begin, self.pause, self.resume = own.begin, own.pause, own.resume
+        self.end, self.count, self.shed = own.end, own.count, own.shed
         self._main = rows[0]
         self.become(self._main)
         self._most = len(rows) - 1
@@ -200,7 +204,19 @@ class Lanes:
 
     def become(self, row: Row) -> None:
         """The calling thread writes to `row` from now on."""
-        self._local.ledger = row.ledger(self._native)
+        ledger = row.ledger(self._native)
+        self._ledgers.append(ledger)
+        self._own.become(ledger)
+
+
+class OwnLane:
+    """For each thread, the lane that it has become: the twin of native/lane.c."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def become(self, ledger: Row | Lane) -> None:
+        self._local.ledger = ledger
 
     def begin(self, line: bytes) -> int:
         began: int = self._local.ledger.begin(line)

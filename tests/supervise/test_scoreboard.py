@@ -28,8 +28,8 @@ from forkd.system.scoreboard import (
 def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test with each of the twins as the writer of rows."""
     if request.param == "python":
-        monkeypatch.setattr(scoreboard, "native", None)
-    elif scoreboard.native is None:
+        monkeypatch.setattr(scoreboard, "_native", None)
+    elif scoreboard._native is None:
         pytest.skip("forkd was installed without a compiler")
 
 
