@@ -38,6 +38,7 @@ _SLOW = 0.0005  # seconds in the application that count as blocking
 #: follower is promoted beforehand.
 _EAGER = 0.3
 _WEIGHT = 0.1  # of one request in that share
+_NEGLIGIBLE = 0.001  # a share that is none
 _NOBODY = 0  # no thread has this identifier
 
 
@@ -58,6 +59,7 @@ class LeaderThreads(InlineLoop):
         self._promoted = threading.Lock()  # free while leadership is given away and not yet taken
         self._promoted.acquire()
         self._work = threading.Event()  # wakes a watcher that had nothing to watch
+        self._asleep = False  # there is one, or it is about to sleep
         self._blocking = 0.0  # share of recent requests that blocked
         self._eager = False
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
@@ -103,7 +105,8 @@ class LeaderThreads(InlineLoop):
                     if calm > _CALM_TICKS:
                         calm = 0
                         self._work.clear()
-                        # Looked at after the clear: whoever enters after this look sets it.
+                        self._asleep = True
+                        # Looked at after that: whoever enters after this look sees it.
                         if not self._stake and not self._given() and not self.done:
                             self._work.wait()
                 elif entries == seen and self._overtake():
@@ -132,11 +135,14 @@ class LeaderThreads(InlineLoop):
             self._go_eagerly(conn, step, value)
         self._entries += 1
         self._stake.append(conn)
-        if not self._work.is_set():
+        if self._asleep:
+            self._asleep = False
             self._work.set()
         began = monotonic()
         outcome = advance(conn, step, value, self.log)
-        self._judge(monotonic() - began)
+        took = monotonic() - began
+        if took > _SLOW or self._blocking:
+            self._judge(took)
         try:
             self._stake.pop()
         except IndexError:
@@ -164,6 +170,8 @@ class LeaderThreads(InlineLoop):
 
     def _judge(self, took: float) -> None:
         self._blocking += _WEIGHT * ((took > _SLOW) - self._blocking)
+        if self._blocking < _NEGLIGIBLE:
+            self._blocking = 0.0
         self._eager = self._blocking > (_EAGER / 2 if self._eager else _EAGER)
 
     def _collect(self) -> None:
