@@ -82,6 +82,11 @@ def uvloop() -> Contender:
     return _own("uvloop")
 
 
+def loop() -> Contender:
+    """No server, but the floor for one in Python."""
+    return Contender("a loop in Python that parses nothing", "forkd", _own("loop").command)
+
+
 def granian(*flags: str) -> Contender:
     return Contender(
         "granian", "granian",

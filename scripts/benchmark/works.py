@@ -76,19 +76,22 @@ def _own(*flags: str) -> tuple[Contender, ...]:
 WORKS = (
     Work(
         "hello", "WSGI hello, 2 header fields", RATES,
-        (*_own(), *PEERS, servers.gunicorn(*GTHREAD)),
+        (*_own(), *PEERS, servers.gunicorn(*GTHREAD), servers.loop()),
         (Goal(1.2, C_PEERS),),
         HELLO, partial(load.wrk, headers=ACCEPT), quick=True,
     ),
     Work(
         "headers", "WSGI hello, 10 realistic header fields, values varied", RATES,
-        (*_own(), *PEERS, servers.gunicorn(*GTHREAD)),
+        (*_own(), *PEERS, servers.gunicorn(*GTHREAD), servers.loop()),
         (Goal(1.2, C_PEERS),),
         HELLO, partial(load.wrk, script="headers.lua"), quick=True,
     ),
     Work(
         "proactor", "WSGI hello, proactor on io_uring", RATES,
-        (*_own("--model", "proactor", "--io", "io_uring", "--no-io-fallback"), servers.nginx()),
+        (
+            *_own("--model", "proactor", "--io", "io_uring", "--no-io-fallback"),
+            servers.nginx(), servers.loop(),
+        ),
         (Goal(1.0, ("nginx return 200",)),),
         HELLO, partial(load.wrk, headers=ACCEPT), quick=True,
     ),

@@ -1,8 +1,12 @@
-"""Start a peer that has no command of its own: serve.py bjoern|fastwsgi|uvloop PORT [PROCESSES]."""
+"""Start a peer that has no command of its own: serve.py bjoern|fastwsgi|uvloop|loop PORT [PROCESSES]."""
 
 import asyncio
 import os
+import select
+import socket
 import sys
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\nHello, world!\n"
 
 
 def bjoern(port, processes):
@@ -34,7 +38,31 @@ def uvloop(port, processes):
     uvloop.run(serve())
 
 
+def loop(port, processes):
+    """The floor: what CPython and the kernel take when nothing is parsed, called, counted or timed."""
+    clients = {}
+    handles = select.epoll()
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
+        handles.register(listener, select.EPOLLIN)
+        while True:
+            for fd, _ in handles.poll():
+                if fd == listener.fileno():
+                    client = listener.accept()[0]
+                    clients[client.fileno()] = client
+                    handles.register(client, select.EPOLLIN)
+                    continue
+                client = clients[fd]
+                try:
+                    asked = client.recv(65536)
+                except ConnectionError:
+                    asked = b""
+                if asked:
+                    client.send(ANSWER)
+                else:
+                    clients.pop(fd).close()
+
+
 if __name__ == "__main__":
-    {"bjoern": bjoern, "fastwsgi": fastwsgi, "uvloop": uvloop}[sys.argv[1]](
+    {"bjoern": bjoern, "fastwsgi": fastwsgi, "uvloop": uvloop, "loop": loop}[sys.argv[1]](
         int(sys.argv[2]), int((sys.argv[3:] or ["1"])[0])
     )
