@@ -187,6 +187,13 @@ class Config:
         help="seconds for which a service that was told to stop still accepts, while /readyz fails, "
         "so that balancers turn away first",
     )
+    max_surge: int = option(
+        kinds.Int(0, 1024),
+        0,
+        section="workers",
+        help="workers beyond the wanted number that a reload may have at a time, so that it replaces as "
+        "many after each other; 0 is as many as wanted, all in one step",
+    )
     max_requests: int = option(
         kinds.Int(0, 10**9),
         0,

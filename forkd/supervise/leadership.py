@@ -13,7 +13,8 @@ from forkd.supervise import scaling
 from forkd.supervise.children import Child, State
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
-from forkd.system.lease import NOBODY
+from forkd.supervise.generation import Generation
+from forkd.system.lease import NOBODY, Lease
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -27,21 +28,23 @@ class Leadership:
             master.loop, master.log, master.board, master.children, self._nobody_free
         )
 
-    def serving(self) -> list[Child]:
-        """The children that may lead."""
-        number = self._master.generation.number
+    def serving(self, generation: Generation) -> list[Child]:
+        """The children of a generation that may lead."""
         return [
             child
             for child in self._master.children
-            if child.state is State.READY and child.generation == number
+            if child.state is State.READY and child.generation == generation.number
         ]
 
     def settle(self) -> None:
-        """Say who may lead; when the leader may not (any more), grant the lease anew."""
-        lease = self._master.generation.lease
-        if lease is None:
-            return
-        serving = [child.slot for child in self.serving()]
+        """Say who may lead, in each generation; where the leader may not (any more), grant the lease
+        anew. The last generation first, so that somebody always leads."""
+        for generation in self._master.generations_that_serve():
+            if generation.lease is not None:
+                self._settle(generation, generation.lease)
+
+    def _settle(self, generation: Generation, lease: Lease) -> None:
+        serving = [child.slot for child in self.serving(generation)]
         members = [slot for slot in serving if slot not in self.doorbell.suspects] or serving
         lease.set_members(members)
         if lease.holder() not in members:
@@ -50,9 +53,10 @@ class Leadership:
     def gone(self) -> None:
         """A child is gone: it may have died between naming a leader and ringing its bell."""
         self.settle()
-        lease = self._master.generation.lease
-        if lease is not None and lease.holder() != NOBODY:
-            lease.ring(lease.holder())
+        for generation in self._master.generations_that_serve():
+            lease = generation.lease
+            if lease is not None and lease.holder() != NOBODY:
+                lease.ring(lease.holder())
 
     def listen(self) -> None:
         """Have SIGIO where the master has something to do about who waits: it accepts, or it finds a

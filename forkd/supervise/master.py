@@ -215,6 +215,7 @@ class Master:
             active=self.generation.number,
             incoming=incoming.number if incoming else None,
             incoming_want=incoming.proof if incoming else 0,
+            surge=(incoming or self.generation).config.max_surge,
             stopping=self.ending.stopping,
             backoff=self.backoff,
             children=tuple(self.children),
@@ -356,7 +357,12 @@ class Master:
         return self._nursery.templates.pids()
 
     def ready_count(self) -> int:
-        return len(self.leadership.serving())
+        """Children that serve, those that a reload has not replaced yet included."""
+        return sum(len(self.leadership.serving(g)) for g in self.generations_that_serve())
+
+    def generations_that_serve(self) -> list[Generation]:
+        """The newest first."""
+        return [self.generation, *reversed(self._leaving)]
 
     def _generations(self) -> list[Generation]:
         """All that have listeners or a lease open."""
@@ -452,8 +458,6 @@ class Master:
         self.log.configure(new.config.log_level, new.config.log_format)
         self.leadership.settle()
         self.leadership.listen()
-        if old.lease is not None:
-            old.lease.set_members([])
         dropped = [x for x in old.listeners if x not in self._kept()]
         for listener in dropped:
             listener.shut()

@@ -51,6 +51,7 @@ class Scene:
     active: int  # its number
     incoming: int | None = None  # the generation that a reload brings up
     incoming_want: int = 0
+    surge: int = 0  # children beyond `want` that a reload may have; 0: as many as it needs
     stopping: bool = False
     backoff: Backoff = Backoff()
     children: tuple[Child, ...] = ()
@@ -76,7 +77,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Activate:
-    """Every child of the incoming generation is ready: it takes over."""
+    """The incoming generation is ready, or as much of it as there may be: it takes over."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,7 @@ def _decide(scene: Scene) -> list[Action]:
     if Activate() in actions:
         return actions  # what the generation before would need is of no use any more
     actions += _keep(scene)
-    actions += [
-        Retire(c, "reload")
-        for c in scene.children
-        if c.generation not in (scene.active, scene.incoming) and c.state in _SERVING
-    ]
+    actions += [Retire(child, "reload") for child in _outdated(scene)]
     return actions
 
 
@@ -133,11 +130,13 @@ def _overdue(scene: Scene) -> Iterable[Action]:
 
 
 def _bring_up(scene: Scene) -> list[Action]:
-    """The incoming generation: all its children first, then it takes over in one step."""
+    """The incoming generation: all its children first, then it takes over in one step; or, with a
+    limit to their number, the first of them, and the others as those before them go."""
     if scene.incoming is None:
         return []
     serving = [c for c in scene.children if c.generation == scene.incoming and c.state in _SERVING]
-    missing = scene.incoming_want - len(serving)
+    wanted = scene.incoming_want
+    missing = (min(wanted, scene.surge) if scene.surge else wanted) - len(serving)
     if missing > 0:
         return [Spawn(scene.incoming, missing)]
     if all(c.state is State.READY for c in serving):
@@ -155,7 +154,10 @@ def _keep(scene: Scene) -> list[Action]:
     # One more while one is being replaced: the new one is ready before the old one retires.
     want = scene.want + (1 if worn and scene.want else 0)
     if serving < want:
-        return _spawn(scene, want - serving, starting)
+        missing = want - serving
+        if scene.surge and _old(scene):
+            missing = min(missing, scene.want + scene.surge - len(scene.children))
+        return _spawn(scene, missing, starting) if missing > 0 else []
     if worn and len(ready) > scene.want:
         return [Retire(worn[0], worn[0].replace or "replace")]
     surplus = serving - want
@@ -164,6 +166,20 @@ def _keep(scene: Scene) -> list[Action]:
         doomed = sorted(starting, key=_age) + sorted(ready, key=_age)
         return [Retire(c, "scale-down") for c in doomed[:surplus]]
     return []
+
+
+def _outdated(scene: Scene) -> list[Child]:
+    """Who is to go of the generations before: all; or, with a limit to the number of children, one for
+    each that is ready in its place, which has the same number, and so the same socket."""
+    old = sorted((c for c in _old(scene) if c.state in _SERVING), key=lambda c: c.number)
+    if not scene.surge:
+        return old
+    ready = sum(c.generation == scene.active and c.state is State.READY for c in scene.children)
+    return old[: max(0, ready + len(old) - scene.want)]
+
+
+def _old(scene: Scene) -> list[Child]:
+    return [c for c in scene.children if c.generation not in (scene.active, scene.incoming)]
 
 
 def _age(child: Child) -> float:

@@ -57,7 +57,8 @@ def state(master: Master) -> str:
     """One word."""
     if master.ending.begun:
         return "stopping"
-    if master.backoff.open and master.ready_count() < master.generation.want:
+    new = master.leadership.serving(master.generation)
+    if master.backoff.open and len(new) < master.generation.want:
         return "crash-loop"
     if master.reloader.incoming is not None:
         return "reloading"

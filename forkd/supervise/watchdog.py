@@ -112,7 +112,8 @@ class Watchdog:
     def _settle(self, now: float) -> None:
         """Children that have served for a while end a series of crashes."""
         master = self._master
-        if master.backoff.crashes and master.ready_count() >= master.generation.want:
+        ready = len(master.leadership.serving(master.generation))
+        if master.backoff.crashes and ready >= master.generation.want:
             youngest = max((c.ready or now for c in master.children), default=now)
             if now - youngest >= plan.SETTLED:
                 master.log.info("children are stable again")

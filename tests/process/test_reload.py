@@ -58,6 +58,54 @@ def test_hup_under_load_loses_nothing(service: Service, how: str) -> None:
     assert load.bodies >= {b"v1", b"v4"}
 
 
+@pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
+def test_a_rolling_reload_has_one_more_at_a_time(service: Service, model: str) -> None:
+    service.start("-m", model, "-w", "4", "--max-surge", "1")
+    with Load(service.address, keep=4, fresh=4) as load:
+        load.more(50)
+        service.write_app(version="v2")
+        service.ok("reload")
+        alive_at_once, ready, live = set(), set(), service.live()["workers"]
+        while any(worker["generation"] == 1 for worker in live):
+            alive_at_once.add(len(live))
+            ready.add(sum(worker["state"] == "ready" for worker in live))
+            assert service.admin("/readyz")[0] == 200
+            live = service.live()["workers"]
+        load.more(50)
+    assert load.failures == []
+    assert load.bodies == {b"v1", b"v2"}
+    assert max(alive_at_once) <= 5
+    assert min(ready) >= 4
+    assert len(service.workers()) == 4
+
+
+def test_a_rolling_reload_that_breaks_leaves_all_serving(service: Service) -> None:
+    service.expected_errors = [""]
+    service.start("-w", "3", "--max-surge", "1")
+    old = service.worker_pids()
+    service.write_app("raise LookupError('broken on purpose')\n")
+    assert service.run("reload").returncode == 1
+    assert service.worker_pids() == old
+    assert service.get() == "v1"
+    service.write_app(version="v2")
+    service.ok("reload")
+    until(lambda: {w["generation"] for w in service.live()["workers"]} == {2}, "all are replaced")
+    assert service.get() == "v2"
+
+
+def test_a_rolling_reload_is_overtaken_by_the_next(service: Service) -> None:
+    service.start("-w", "3", "--max-surge", "1")
+    with Load(service.address, keep=2, fresh=2) as load:
+        for version in range(2, 6):
+            service.write_app(version=f"v{version}")
+            service.ok("reload")
+        until(lambda: {w["generation"] for w in service.live()["workers"]} == {5}, "all the newest")
+        until(lambda: len(service.live()["workers"]) == 3, "as many as wanted")
+        load.more(20)
+    assert load.failures == []
+    assert service.get() == "v5"
+
+
 def test_a_long_request_is_finished_by_the_old_generation(service: Service) -> None:
     service.start()
     with service.connect() as client:

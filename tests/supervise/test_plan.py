@@ -63,6 +63,69 @@ def test_only_the_earliest_wake_up_is_asked_for() -> None:
     assert [a for a in found if isinstance(a, WakeAt)] == [WakeAt(NOW + 3.0)]
 
 
+# ---- a reload with a limit to the number of children ------------------------------------------
+
+
+@pytest.mark.parametrize("surge", [1, 2, 3, 9])
+@pytest.mark.parametrize("want", [1, 2, 4])
+def test_a_rolling_reload_has_never_too_many_nor_too_few(want: int, surge: int) -> None:
+    """Each step does what the plan says, then one child, drawn at random, gets ready or is gone."""
+    rng = random.Random(want * 10 + surge)
+    for _ in range(50):
+        children = [child(n + 1) for n in range(want)]
+        incoming: int | None = 2
+        active = 1
+        for _ in range(1000):
+            while True:
+                found = plan.plan(
+                    Scene(NOW, want, active, incoming, want, surge, children=tuple(children))
+                )
+                todo = [a for a in found if not isinstance(a, WakeAt)]
+                if not todo:
+                    break
+                for action in todo:
+                    if isinstance(action, Spawn):
+                        taken = {c.number for c in children if c.generation == action.generation}
+                        for number in [n for n in range(want + 1) if n not in taken][
+                            : action.count
+                        ]:
+                            new = child(number + 1, STARTING, action.generation)
+                            children.append(new)
+                    elif isinstance(action, Activate):
+                        active, incoming = 2, None
+                    else:
+                        assert isinstance(action, Retire)
+                        assert action.child.on("retire")
+                        action.child.deadline = NOW + 1
+                serving = [c for c in children if c.state is READY and c.generation <= active]
+                assert len(serving) >= want
+                assert len(children) <= want + surge
+            changing = [c for c in children if c.state is not READY]
+            if not changing:
+                break
+            one = rng.choice(changing)
+            if one.state is STARTING:
+                one.on("ready")
+            else:
+                children.remove(one)
+        assert sorted((c.generation, c.number) for c in children) == [(2, n) for n in range(want)]
+
+
+def test_the_one_that_is_replaced_is_the_one_with_the_same_number() -> None:
+    old, new = [child(n) for n in (1, 2, 3)], child(4, generation=2)
+    new.number = 0
+    found = plan.plan(Scene(NOW, 3, 2, surge=1, children=(*reversed(old), new)))
+    assert slots(found, Retire) == [1]
+
+
+def test_a_crash_loop_in_a_rolling_reload_leaves_the_others_alone() -> None:
+    waiting = Backoff(crashes=2, not_before=NOW + 3)
+    found = plan.plan(
+        Scene(NOW, 2, 2, surge=1, backoff=waiting, children=(child(2), child(3, generation=2)))
+    )
+    assert found == [WakeAt(NOW + 3)]
+
+
 # ---- backoff and breaker ------------------------------------------------------------------
 
 
