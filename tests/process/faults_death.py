@@ -12,6 +12,8 @@ from .trial import Crowds, Trial, family, gone, kill
 
 WORKERS = 4
 KEEP, FRESH = 12, 4
+#: Age at which the crash of a worker is no part of a series any more, seconds (supervise/plan.py).
+_CALM = 6.0
 
 
 def leaders_killed(trial: Trial) -> None:
@@ -154,7 +156,7 @@ def workers_hit(trial: Trial) -> None:
             trial.settled(WORKERS, 60)
             pids = service.worker_pids()
             victims = trial.chance.sample(pids, trial.chance.randint(1, len(pids)))
-            standing, crashes, said = set(), hit[signal.SIGSEGV], len(service.log())
+            standing, crashes = set(), hit[signal.SIGSEGV]
             with contextlib.ExitStack() as stopped:
                 for pid in victims:
                     [number] = trial.chance.choices(list(hit), weights)
@@ -168,7 +170,7 @@ def workers_hit(trial: Trial) -> None:
                     service.get()
             crowd.more(8)
             if hit[signal.SIGSEGV] > crashes:  # a series of crashes has a row of its own
-                until(lambda said=said: "stable again" in service.log()[said:], "calm", 30)
+                until(lambda: all(w["age"] > _CALM for w in service.workers()), "calm", 30)
     trial.sound(WORKERS)
     for number, count in hit.items():
         trial.note(number.name, count)
