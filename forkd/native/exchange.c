@@ -45,13 +45,10 @@ static int exchange_clear(Exchange *self)
 
 static void exchange_dealloc(Exchange *self)
 {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
     exchange_clear(self);
     Py_CLEAR(self->date);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    release((PyObject *)self);
 }
 
 /* Exchange(app, respond, host, ledger, access, lines, date_at, keep_alive, most): `respond(request, peer, block)`
@@ -67,8 +64,7 @@ static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     if (!PyArg_ParseTuple(args, "OOOOOOOpn", &app, &respond, &host, &ledger, &access, &lines, &date_at, &keep_alive,
                           &most))
         return NULL;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Exchange *self = (Exchange *)alloc(type, 0);
+    Exchange *self = (Exchange *)allocate(type);
     if (self) {
         self->app = Py_NewRef(app);
         self->respond = Py_NewRef(respond);

@@ -121,8 +121,7 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTuple(args, "O(iiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
                           &codes, &shed, &line, &PyTuple_Type, &bounds))
         return NULL;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Lane *lane = (Lane *)alloc(type, 0);
+    Lane *lane = (Lane *)allocate(type);
     if (!lane)
         return NULL;
     if (PyObject_GetBuffer(memory, &lane->memory, PyBUF_WRITABLE))
@@ -150,12 +149,9 @@ fail:
 
 static void lane_dealloc(Lane *lane)
 {
-    PyTypeObject *type = Py_TYPE((PyObject *)lane);
     if (lane->memory.obj)
         PyBuffer_Release(&lane->memory);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(lane);
-    Py_DECREF(type);
+    release((PyObject *)lane);
 }
 
 static PyMethodDef methods[] = {

@@ -161,8 +161,7 @@ static PyObject *lines_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     (void)keywords;
     if (!PyArg_ParseTuple(args, "O", &stamp_of))
         return NULL;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Lines *self = (Lines *)alloc(type, 0);
+    Lines *self = (Lines *)allocate(type);
     if (self)
         self->stamp_of = Py_NewRef(stamp_of);
     return (PyObject *)self;
@@ -170,12 +169,9 @@ static PyObject *lines_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 
 static void lines_dealloc(Lines *self)
 {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
     Py_XDECREF(self->stamp_of);
     PyMem_Free(self->text);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    release((PyObject *)self);
 }
 
 static PyMethodDef methods[] = {

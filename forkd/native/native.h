@@ -25,6 +25,10 @@ const char *ascii(PyObject *text, Py_ssize_t *size);
 /* Writes `number`, which is not negative, in decimal; returns where it ends. */
 char *decimal(char *at, uint64_t number);
 
+/* The memory of an object of a type of ours, taken and given back. */
+PyObject *allocate(PyTypeObject *type);
+void release(PyObject *object);
+
 /* A request without a body that is usual in all; otherwise as http.guard.Request (request.c). */
 typedef struct {
     PyObject_HEAD

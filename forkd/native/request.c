@@ -35,15 +35,12 @@ static int request_clear(UsualRequest *self)
 
 static void request_dealloc(UsualRequest *self)
 {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
     request_clear(self);
     Py_CLEAR(self->method);
     Py_CLEAR(self->line);
     Py_CLEAR(self->block);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    release((PyObject *)self);
 }
 
 PyObject *response_of(UsualRequest *self)
@@ -89,8 +86,7 @@ static PyObject *request_start(UsualRequest *self, PyObject *args, PyObject *key
 
 UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ)
 {
-    allocfunc alloc = (allocfunc)PyType_GetSlot(request_type, Py_tp_alloc);
-    UsualRequest *self = (UsualRequest *)alloc(request_type, 0);
+    UsualRequest *self = (UsualRequest *)allocate(request_type);
     if (self) {
         self->method = Py_NewRef(method);
         self->line = Py_NewRef(line);

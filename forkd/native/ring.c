@@ -129,8 +129,7 @@ static PyObject *queues_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     PyObject *rings, *sqes;
     unsigned sq_tail, cq_head, cq_tail, cqes;
     (void)keywords;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Queues *self = (Queues *)alloc(type, 0);
+    Queues *self = (Queues *)allocate(type);
     if (!self)
         return NULL;
     if (!PyArg_ParseTuple(args, "iOO(II)(IIII)", &self->fd, &rings, &sqes, &sq_tail, &self->sq_entries, &cq_head,
@@ -159,14 +158,11 @@ fail:
 
 static void queues_dealloc(Queues *self)
 {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (self->rings.obj)
         PyBuffer_Release(&self->rings);
     if (self->submissions.obj)
         PyBuffer_Release(&self->submissions);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    release((PyObject *)self);
 }
 
 static PyMethodDef queues_methods[] = {
@@ -236,8 +232,7 @@ static PyObject *buffers_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 {
     PyObject *memory, *ring;
     (void)keywords;
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    Buffers *self = (Buffers *)alloc(type, 0);
+    Buffers *self = (Buffers *)allocate(type);
     if (!self)
         return NULL;
     if (!PyArg_ParseTuple(args, "OOII", &memory, &ring, &self->size, &self->count) ||
@@ -259,14 +254,11 @@ fail:
 
 static void buffers_dealloc(Buffers *self)
 {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
     if (self->memory.obj)
         PyBuffer_Release(&self->memory);
     if (self->ring.obj)
         PyBuffer_Release(&self->ring);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
+    release((PyObject *)self);
 }
 
 static PyMethodDef buffers_methods[] = {
