@@ -8,7 +8,8 @@
 4. The synchronous layer is the child: it takes sockets from its queue (intake.py), reads, runs the
    application, writes (inline.py). It never waits on a listener.
 
-A socket in the queue of a child that is killed is lost with it; `competition` has no such queue.
+The master takes back what waits in the queue of a child that dies or retires. What was handed to one
+that stands still waits for it; `competition` has one queue, which the others go on emptying.
 """
 
 from __future__ import annotations
