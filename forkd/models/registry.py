@@ -108,8 +108,8 @@ MODELS: tuple[Row, ...] = (
         logic="the child",
         handoff="the accepted socket, sent to a child's queue (SCM_RIGHTS) as dispatch says",
         good_for="choosing the child by a policy; children that never touch a listener",
-        weakness="each connection passes through the master; what is in the queue of a child that "
-        "is killed is lost",
+        weakness="each connection passes through the master; what was handed to a child that stands "
+        "still waits for it",
         refused={},
     ),
     Row(
