@@ -103,10 +103,13 @@ class Evented:
         idle = config.idle_timeout
         stuck = config.write_timeout or idle
         rate = SLOWEST if config.write_timeout else ANY_BYTE
-        self._reading = Await("stream", idle, rate=ANY_BYTE)
-        self._waiting = Await("stream", idle, rate=ANY_BYTE, read=False)
-        self._both = Await("stream", stuck, rate=rate, write=True)
-        self._writing = Await("stream", stuck, rate=rate, read=False, write=True)
+        #: By what is needed, input and room for output.
+        self._awaits = {
+            (True, False): Await("stream", idle, rate=ANY_BYTE),
+            (False, False): Await("stream", idle, rate=ANY_BYTE, read=False),
+            (True, True): Await("stream", stuck, rate=rate, write=True),
+            (False, True): Await("stream", stuck, rate=rate, read=False, write=True),
+        }
 
     def session(self, peer: Peer) -> Session:
         transport = Transport(peer, self._factory(), self._host.log)
@@ -117,8 +120,8 @@ class Evented:
         reason: Exception | None = None
         try:
             transport.connected()
-            while not transport.finished():
-                data = yield self._need(transport)
+            while (needs := transport.needs()) is not None:
+                data = yield self._awaits[needs]
                 if data is None:
                     transport.woken()
                 elif data:
@@ -143,11 +146,6 @@ class Evented:
             del self._streams[transport]
             transport.lost(reason)
             ledger.end(began, 0)
-
-    def _need(self, transport: Transport) -> Await:
-        if transport.has_more:
-            return self._both if transport.wants_more else self._writing
-        return self._reading if transport.wants_more else self._waiting
 
     # ---- the end --------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class Transport(asyncio.Transport):
         self.failure: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._peer = peer
-        self._protocol = protocol
+        self.set_protocol(protocol)
         self._log = log
         self._unread = b""  # received, and the protocol has paused reading
         self._backlog = bytearray()  # written, and not yet sent
@@ -50,23 +50,21 @@ class Transport(asyncio.Transport):
 
     # ---- called by the session ------------------------------------------------------------
 
-    @property
-    def wants_more(self) -> bool:
-        return self._reading and not self._at_eof and not self._closing
-
-    @property
-    def has_more(self) -> bool:
-        return bool(self._backlog) or (self._eof_asked and not self._eof_sent)
-
-    def finished(self) -> bool:
-        """All is said, by one side or by both."""
-        return not self._backlog and (self._closing or (self._eof_told and self._eof_sent))
+    def needs(self) -> tuple[bool, bool] | None:
+        """What the session is to wait for, input and room for output; None when all is said, by one
+        side or by both."""
+        if self._closing or self._at_eof or self._eof_asked:
+            if not self._backlog and (self._closing or (self._eof_told and self._eof_sent)):
+                return None
+            more = bool(self._backlog) or (self._eof_asked and not self._eof_sent)
+            return self._reading and not self._at_eof and not self._closing, more
+        return self._reading, bool(self._backlog)
 
     def rests(self) -> bool:
         """Whether nothing has moved since the last call, and nothing is under way: the last word
         was ours, or nobody has said anything."""
         quiet, self._quiet = self._quiet, True
-        return quiet and self.wants_more and not self._owed and not self.has_more
+        return quiet and not self._owed and self.needs() == (True, False)
 
     def connected(self) -> None:
         self._protocol.connection_made(self)
@@ -75,10 +73,12 @@ class Transport(asyncio.Transport):
         """Give the protocol what came, the end included, until it pauses or closes."""
         if data:
             self._owed, self._quiet = True, False
-        data = self._unread + data
+        if self._unread:
+            data = self._unread + data
         while data and self._reading and not self._closing:
             protocol = self._protocol  # may be another one after each call
-            if isinstance(protocol, asyncio.BufferedProtocol):
+            if self._buffered:
+                assert isinstance(protocol, asyncio.BufferedProtocol)
                 buffer = memoryview(protocol.get_buffer(len(data))).cast("B")
                 count = min(len(buffer), len(data))
                 if not count:
@@ -110,7 +110,7 @@ class Transport(asyncio.Transport):
                 break
             self._quiet = False
             del self._backlog[:sent]
-        if self.has_more and not self._backlog:
+        if self._eof_asked and not self._eof_sent and not self._backlog:
             self._eof_sent = self._peer.shutdown()
         if self._writing_paused and len(self._backlog) <= self._low:
             self._writing_paused = False
@@ -138,18 +138,19 @@ class Transport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._eof_asked:
             raise RuntimeError("write() after write_eof()")
-        if self.is_closing() or not data:
+        if self._closing or self._closed or not data:
             return  # asyncio's own transports drop it too
         self._owed = self._quiet = False
         data = bytes(data)
         if not self._backlog:
             try:
-                data = data[self._peer.send(data) :]
+                sent = self._peer.send(data)
             except ClientGone as gone:
                 self.cut(gone)
                 return
-            if not data:
+            if sent == len(data):
                 return
+            data = data[sent:]
         self._backlog += data
         if len(self._backlog) > self._high and not self._writing_paused:
             self._writing_paused = True
@@ -212,6 +213,7 @@ class Transport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
+        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
 
     def _wake(self) -> None:
         if not self._waking and not self._closed:

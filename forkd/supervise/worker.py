@@ -334,13 +334,20 @@ class _ModelSelector(selectors.EpollSelector):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self._model = model
-        model.watch(self.fileno(), lambda: None)
+        self._ready = False
+        model.watch(self.fileno(), self._hear)
+
+    def _hear(self) -> None:
+        self._ready = True
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._model.turn(timeout)
         if self._model.done:
             self.finished()
-        return super().select(0) if len(self.get_map()) > 0 else []
+        if not self._ready:
+            return []
+        self._ready = False
+        return super().select(0)
 
 
 def main(birth: Birth) -> NoReturn:
