@@ -6,6 +6,7 @@ a child learns that the master is gone. Messages are the NamedTuples below, as J
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from typing import NamedTuple
@@ -74,6 +75,7 @@ class Channel:
     """One end. Non-blocking in the master, and in the child after its boot."""
 
     def __init__(self, sock: socket.socket) -> None:
+        self.gone = False  # a message could not be sent, for the other side has closed its end
         self._sock = sock
         sock.setblocking(False)
 
@@ -95,7 +97,8 @@ class Channel:
         fds = [message.fd] if isinstance(message, Reopen) else []
         try:
             socket.send_fds(self._sock, [data], fds)
-        except OSError:
+        except OSError as error:
+            self.gone = error.errno in (errno.EPIPE, errno.ECONNRESET)
             return False
         return True
 

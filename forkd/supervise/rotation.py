@@ -14,7 +14,6 @@ from forkd.supervise.children import Child
 from forkd.supervise.generation import Generation
 from forkd.supervise.messages import Reopen
 from forkd.supervise.templates import Templates
-from forkd.system import process
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -42,7 +41,7 @@ def reopen(master: Master, generations: list[Generation], templates: Templates) 
                 mine = [x for x in master.children if x.generation == generation.number]
                 news += [(child, Reopen("access", fd)) for child in mine]
     for child, message in news:
-        if not child.channel.send(message) and not process.ended(child.pidfd):
+        if not child.channel.send(message) and not child.channel.gone:
             failed.append(
                 f"{message.log} log: worker {child.slot} (pid {child.pid}) does not listen"
             )

@@ -8,7 +8,6 @@ import gc
 import grp
 import os
 import pwd
-import select
 import signal
 import sys
 from collections.abc import Callable
@@ -185,13 +184,6 @@ def resident_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def ended(pidfd: int) -> bool:
-    """Whether the process has ended; it may still have to be reaped (pidfd_open(2))."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def parent(pid: int) -> int:

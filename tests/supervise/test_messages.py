@@ -85,7 +85,7 @@ def test_the_last_words_come_before_the_end() -> None:
 def test_sending_to_nobody_says_so() -> None:
     ours, theirs = Channel.pair()
     theirs.close()
-    assert ours.send(Quit()) is False
+    assert ours.send(Quit()) is False and ours.gone
     ours.close()
 
 
@@ -144,6 +144,7 @@ def test_a_reader_that_does_not_read_never_blocks_the_sender() -> None:
     ours, theirs = Channel.pair()
     results = [ours.send(Failed("x" * 10_000)) for _ in range(1000)]
     assert results[0] and not results[-1]
+    assert not ours.gone
     assert theirs.receive()
     ours.close()
     theirs.close()
