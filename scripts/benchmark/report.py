@@ -24,6 +24,9 @@ The row beside it has the log off. Peers have their own defaults, with no access
 """
 
 REPEAT = """
+Where a goal is not reached, [floors](performance/floors.md) shows where the time goes, and what the
+floor is.
+
 ## How to repeat this
 
     scripts/bench --write            # everything; this page anew
