@@ -12,8 +12,8 @@
 
 The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
 application its leadership is at stake: `_stake` holds its connection, and who takes that out, which
-is atomic, leads on: the leader itself when it comes back, or the watcher. `_lock` is held by a
-watcher from there until it leads.
+is atomic, leads on: the leader itself when it comes back, or the watcher. (Itself by name: by then
+the stake may be that of another leader.) `_lock` is held by a watcher from there until it leads.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class LeaderThreads(InlineLoop):
         if took > _SLOW or self._blocking:
             self._judge(took)
         try:
-            self._stake.pop()
-        except IndexError:
+            self._stake.remove(conn)
+        except ValueError:
             with self._lock:
                 pass  # from here on the other leads
             self._hand_back(conn, outcome)

@@ -117,3 +117,25 @@ def test_both_ends_of_a_range_of_children_share_the_work(service: Service) -> No
         shares = [w["requests"] for w in service.workers()]
     assert load.failures == []
     assert min(shares) > 0
+
+
+def test_a_former_leader_that_comes_back_does_not_take_the_lead_from_the_next(
+    service: Service,
+) -> None:
+    """Threads: one request ends while the next leader has just gone into a slow one. Whoever asks then is
+    answered before that has ended."""
+    service.start("-w", "1", "--threads", "4")
+    with service.connect() as first, service.connect() as second, service.connect() as third:
+        for client in (first, second, third):
+            ask(client, keep=True)
+        for round_ in range(30):
+            first.sendall(b"GET /sleep/0.1 HTTP/1.1\r\nHost: a\r\n\r\n")
+            time.sleep(0.098 + round_ % 10 * 0.0004)  # about when it ends
+            second.sendall(b"GET /sleep/0.1 HTTP/1.1\r\nHost: a\r\n\r\n")
+            ask(third, keep=True)
+            second.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                second.recv(1)
+            second.setblocking(True)
+            for client in (first, second):
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
