@@ -1,8 +1,9 @@
 """Leader/Followers within a child: `--threads N` threads take turns at the child's handle set.
 
 1. One thread leads: it waits, accepts, and handles what is ready, inline, as if it were alone.
-2. One follower watches it. While the leader comes back from the application within a millisecond,
-   the watcher only counts: a fast application pays nothing for threads.
+2. One follower watches it. While the leader comes back from the application within a millisecond
+   (a quarter of one, when some requests have blocked lately), the watcher only counts: a fast
+   application pays little for threads.
 3. When the leader stays inside the application, the watcher takes its leadership: it lends the
    leader's connection to the leader, and leads itself. The next follower watches.
 4. The former leader finishes its connection, hands the outcome to whoever leads, and joins the
@@ -32,13 +33,14 @@ from forkd.models.unit import Unit
 from forkd.system.scoreboard import Lanes
 
 _STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
+_ALERT = 0.00025  # the same, while some requests do block: then it is worth looking more often
 _CALM_TICKS = 50  # ticks without work after which the watcher sleeps until there is some
 _SLOW = 0.0005  # seconds in the application that count as blocking
 #: Above this share of recent requests that blocked (and until it falls below half of it), a
 #: follower is promoted beforehand.
 _EAGER = 0.3
 _WEIGHT = 0.1  # of one request in that share
-_NEGLIGIBLE = 0.001  # a share that is none
+_NEGLIGIBLE = 1e-6  # a share that is none: about a hundred requests after the last that blocked
 _NOBODY = 0  # no thread has this identifier
 
 
@@ -96,7 +98,7 @@ class LeaderThreads(InlineLoop):
         with self._watching:
             calm, seen = 0, -1
             while not self.done:
-                if self._promoted.acquire(timeout=_STANDSTILL):
+                if self._promoted.acquire(timeout=_ALERT if self._blocking else _STANDSTILL):
                     self._leader = threading.get_ident()
                     return
                 entries = self._entries
