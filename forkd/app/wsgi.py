@@ -77,7 +77,7 @@ class Wsgi:
             lines = host.access.lines if host.access is not None else None
             self._exchange = self._usual.exchange(
                 app, self._response, host, host.ledger, host.access, lines, date,
-                config.keep_alive > 0, _COPY_LIMIT,
+                self._keep_alive, _COPY_LIMIT,
             )  # fmt: skip
         self._template: Environ = {
             "SCRIPT_NAME": "",
@@ -302,27 +302,17 @@ class Wsgi:
                 response.code = response.code or 500
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
-            self._account(request, environ, peer, began, response)
-
-    def _account(
-        self,
-        request: Request | UsualRequest,
-        environ: Environ,
-        peer: Peer,
-        began: int,
-        answer: Response,
-    ) -> None:
-        took = self._ledger.end(began, answer.code)
-        if self._host.access is not None:
-            self._host.access.add(
-                peer.client,
-                request.line,
-                answer.code,
-                answer.sent,
-                environ.get("HTTP_REFERER", "-"),
-                environ.get("HTTP_USER_AGENT", "-"),
-                took,
-            )
+            took = ledger.end(began, response.code)
+            if self._host.access is not None:
+                self._host.access.add(
+                    peer.client,
+                    request.line,
+                    response.code,
+                    response.sent,
+                    environ.get("HTTP_REFERER", "-"),
+                    environ.get("HTTP_USER_AGENT", "-"),
+                    took,
+                )
 
     def _large(self, response: Response, data: bytes) -> Generator[Any, Any, None]:
         """The body is one block, too large to be copied behind its head."""

@@ -6,7 +6,7 @@
 #include "native.h"
 #include <time.h>
 
-static PyObject *n_draining, *n_end, *n_client, *k_input, *k_referer, *k_agent, *dash, *bytes_io;
+static PyObject *n_draining, *n_client, *k_input, *k_referer, *k_agent, *dash, *bytes_io;
 
 typedef struct {
     PyObject_HEAD
@@ -175,20 +175,21 @@ static PyObject *exchange_end(Exchange *self, PyObject *const *args, Py_ssize_t 
         return NULL;
     }
     UsualRequest *request = (UsualRequest *)args[0];
-    PyObject *took, *client, *referer, *agent, *done = NULL;
+    PyObject *client, *referer, *agent, *done = NULL;
     int64_t ns = PyLong_AsLongLong(args[1]);
     if (PyErr_Occurred())
         return NULL;
     if (Py_TYPE(self->ledger) == lane_type) {
-        took = PyLong_FromLongLong(ns = end_request(self->ledger, ns, request->code));
+        ns = end_request(self->ledger, ns, request->code);
     } else {
-        PyObject *code = PyLong_FromLong(request->code);
-        took = code ? PyObject_CallMethodObjArgs(self->ledger, n_end, args[1], code, NULL) : NULL;
-        Py_XDECREF(code);
+        PyObject *took = PyObject_CallMethod(self->ledger, "end", "Ol", args[1], request->code);
         ns = took ? PyLong_AsLongLong(took) : 0;
+        Py_XDECREF(took);
+        if (PyErr_Occurred())
+            return NULL;
     }
-    if (!took || self->access == Py_None || PyErr_Occurred())
-        return took;
+    if (self->access == Py_None)
+        Py_RETURN_NONE;
     if ((client = PyObject_GetAttr(request->peer, n_client)) && (referer = variable(request, k_referer)) &&
         (agent = variable(request, k_agent))) {
         int added = Py_TYPE(self->lines) == lines_type
@@ -198,11 +199,10 @@ static PyObject *exchange_end(Exchange *self, PyObject *const *args, Py_ssize_t 
         if (added > 0)
             done = Py_NewRef(Py_None);
         else if (!added)
-            done = PyObject_CallMethod(self->access, "add", "OOlnOOO", client, request->line, request->code,
-                                       request->sent, referer, agent, took);
+            done = PyObject_CallMethod(self->access, "add", "OOlnOOL", client, request->line, request->code,
+                                       request->sent, referer, agent, (long long)ns);
     }
     Py_XDECREF(client);
-    Py_DECREF(took);
     return done;
 }
 
@@ -230,7 +230,6 @@ int exchange_init(PyObject *module)
     PyObject *type = PyType_FromSpec(&exchange_spec), *io = PyImport_ImportModule("io");
     int failed = !type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_draining = PyUnicode_InternFromString("draining")) ||
-                 !(n_end = PyUnicode_InternFromString("end")) ||
                  !(n_client = PyUnicode_InternFromString("client")) ||
                  !(k_referer = PyUnicode_InternFromString("HTTP_REFERER")) ||
                  !(k_agent = PyUnicode_InternFromString("HTTP_USER_AGENT")) ||

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -21,7 +20,6 @@ from forkd.supervise import worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery
 from forkd.system import process
-from forkd.title import set_title
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -116,13 +114,8 @@ def _main(
         for number in (signal.SIGTERM, signal.SIGCHLD, *worker.QUIET):
             signal.signal(number, signal.SIG_DFL)
         forget()
-        set_title(f"hook {hook}", config.name)
-        os.umask(config.umask)
-        if identity is not None:
-            process.become(identity)
-        process.die_with_parent(master)
+        worker.settle(f"hook {hook}", config, identity, master)
         process.unblock()
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         here = Place("own", os.getpid(), master, config.name, generation.number)
         code = 0 if Hooks.load(config.hooks, log).call(hook, here) else 1
     except ForkdError as error:

@@ -19,7 +19,6 @@ import os
 import random
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -34,7 +33,6 @@ from forkd.system import process
 from forkd.system.passing import receive
 from forkd.system.scoreboard import Row
 from forkd.system.standard import mend
-from forkd.title import set_title
 
 MOST = 60_000  # bytes of a message
 
@@ -76,13 +74,8 @@ def _load(birth: Birth, sock: socket.socket) -> Any:
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
         signal.signal(number, lambda *_: None)
     birth.forget()
-    set_title("template", config.name)
-    os.umask(config.umask)
-    if birth.identity is not None:
-        process.become(birth.identity)
-    process.die_with_parent(birth.master)
+    worker.settle("template", config, birth.identity, birth.master)
     process.unblock()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     error = ""
     try:
         app = loader.load(str(config.app))

@@ -161,23 +161,18 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGCHLD, *QUIET):
             signal.signal(number, signal.SIG_DFL)
         birth.forget()
-        set_title(f"worker {birth.slot}", birth.config.name)
         random.seed()  # children that share a seed would draw the same session keys
-        os.umask(birth.config.umask)
         if birth.config.access_log is not None:
             self._access_fd = 1 if birth.access is None else birth.access
             self.access = AccessLog(
                 self._access_fd, birth.config.log_format, self.log, birth.config.native
             )
             self.access.sink.lost = birth.lanes[0].lost_access
-        if birth.identity is not None:
-            process.become(birth.identity)
-        process.die_with_parent(birth.master)  # after become(), which clears it
+        settle(f"worker {birth.slot}", birth.config, birth.identity, birth.master)
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
         process.enlarge_signal_stack()
         process.keep_heap()
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *QUIET])
         process.unblock()
@@ -367,6 +362,19 @@ def main(birth: Birth) -> NoReturn:
             log.exception("the child crashed")
     finally:
         leave(code)
+
+
+def settle(
+    title: str, config: Config, identity: tuple[int, int, list[int]] | None, master: int
+) -> None:
+    """What each process that the master forks does once it has closed what is not its own: be named,
+    be who the configuration says, and end with the master."""
+    set_title(title, config.name)
+    os.umask(config.umask)
+    if identity is not None:
+        process.become(identity)
+    process.die_with_parent(master)  # after become(), which clears it
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def leave(code: int) -> NoReturn:
