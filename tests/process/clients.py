@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
+from typing import Any, Self
 
 #: (host, port), or the path of a unix socket.
 Address = tuple[str, int] | str
@@ -115,7 +115,25 @@ class Client:
         return data
 
 
-class Load:
+class Crew:
+    """Threads that are at work while the block is, and told of its end by `_ending`."""
+
+    def __init__(self) -> None:
+        self._ending = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+class Load(Crew):
     """Threads that ask and check, until told to stop. Keep-alive, or a connection per request."""
 
     def __init__(
@@ -129,7 +147,7 @@ class Load:
         self.failures: list[str] = []
         self.bodies: set[bytes] = set()
         self.times = array("d")  # how long each answer took, seconds
-        self._ending = threading.Event()
+        super().__init__()
         self._lock = threading.Lock()
         clients = [
             Client(address, path, keep=index < keep, strict=strict, timeout=timeout)
@@ -141,16 +159,6 @@ class Load:
     def asked(self) -> int:
         """Requests that were answered as they should be."""
         return int(self.counts[_INDEX["answered"]])
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join(30)
 
     def more(self, requests: int, seconds: float = 10.0) -> None:
         """Wait until that many more were answered."""

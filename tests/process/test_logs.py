@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from .clients import Crew
 from .conftest import Service, until
 from .trial import family, open_files
 
@@ -31,27 +32,17 @@ FAILING = """
 """
 
 
-class Numbered:
+class Numbered(Crew):
     """Clients whose every request has a path of its own."""
 
     def __init__(self, service: Service, clients: int) -> None:
         self.answered: set[str] = set()
         self.failures: list[str] = []
-        self._ending = threading.Event()
+        super().__init__()
         address = service.address
         self._threads = [
             threading.Thread(target=self._run, args=(address, number)) for number in range(clients)
         ]
-
-    def __enter__(self) -> Numbered:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join(30)
 
     def more(self, requests: int) -> None:
         goal = len(self.answered) + requests
