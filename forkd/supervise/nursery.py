@@ -210,7 +210,8 @@ class Nursery:
             return None
         code, peak = found
         stacks = child.read_stacks()
-        if child.why is not None:
+        died = child.state is State.RETIRING and code != 0  # and what it was to go for is not why
+        if child.why is not None and not died:
             reason = child.why
         elif child.ready is None:
             reason = "boot"
@@ -220,7 +221,6 @@ class Nursery:
         # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash. Exit
         # code 0 is one: a child that nobody asked to go has no reason to.
         crashed = not asked and (child.ready is None or reason != "SIGKILL")
-        died = child.state is State.RETIRING and code != 0
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())
         requests = self.board.counter(child.slot, REQUESTS)

@@ -79,6 +79,22 @@ def test_killed_from_outside(service: Service) -> None:
     assert 'it was serving "GET /sleep HTTP/1.1" for ' in service.log()
 
 
+def test_killed_from_outside_while_it_retires(service: Service) -> None:
+    """The reason is what ended it, not what it was asked to go for."""
+    service.expected_errors = ["gone: SIGKILL"]
+    service.write_app(APP)
+    service.start()
+    client, pid = ask(service, "/sleep")
+    with client:
+        service.signal(signal.SIGHUP)
+        until(lambda: service.workers("retiring"), "retiring")
+        os.kill(pid, signal.SIGKILL)
+        assert client.recv(100) == b""
+    found = the_departure(service)
+    assert (found["pid"], found["generation"], found["reason"]) == (pid, 1, "SIGKILL")
+    assert service.metric("forkd_worker_exits_total", reason="SIGKILL") == 1
+
+
 def test_a_segmentation_fault_has_the_stack_of_the_app(service: Service) -> None:
     service.expected_errors = ["gone: SIGSEGV"]
     service.write_app(APP)
