@@ -1,4 +1,4 @@
-"""Request bodies as `wsgi.input`: spooled before the application runs, or read while it does.
+"""Request bodies as `wsgi.input`: collected before the application runs, or read while it does.
 
 Sans-I/O: bytes come from the session, or from `Peer.pull`.
 """
@@ -6,14 +6,30 @@ Sans-I/O: bytes come from the session, or from `Peer.pull`.
 from __future__ import annotations
 
 import io
-import tempfile
-import threading
+from collections.abc import Generator
 from time import monotonic
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
-from forkd.app.session import ClientGone, Ledger, Patience, Peer
+from forkd.app.session import (
+    SLOWEST,
+    Await,
+    ClientGone,
+    Deadline,
+    Ledger,
+    Log,
+    Patience,
+    Peer,
+)
+from forkd.app.spool import Room, Spool
+from forkd.config import Config
+from forkd.http.body import ChunkedBody, LengthBody
+from forkd.http.guard import Request
 from forkd.http.limits import Refused
 from forkd.http.response import CONTINUE
+from forkd.http.usual import UsualRequest
+
+#: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
+_ROOM = 64 << 20
 
 
 class Decoder(Protocol):
@@ -25,84 +41,56 @@ class Decoder(Protocol):
     def feed(self, data: bytes) -> bytes: ...
 
 
-class Room:
-    """What the bodies of one child may hold in memory, all together."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> bool:
-        """Whether there was room; negative to give it back."""
-        with self._lock:
-            found = size <= self._free
-            if found:
-                self._free -= size
-        return found
+def decoder_of(request: Request | UsualRequest, most: int) -> LengthBody | ChunkedBody:
+    """For a request with a body, which has at most so many bytes."""
+    return ChunkedBody(most) if request.chunked else LengthBody(request.length or 0)
 
 
-#: What a piece costs besides its bytes: a client may send them one by one.
-_PIECE = 64
+class Collector:
+    """Receives whole bodies. One per child."""
 
+    def __init__(self, config: Config, log: Log) -> None:
+        self._most = config.limit_request_body
+        self._buffer = config.body_buffer
+        self._room = Room(max(_ROOM, config.body_buffer))
+        self._wait = Await("request body", config.body_timeout, rate=SLOWEST)
+        self._log = log
 
-class _Held(io.BytesIO):
-    """A body in memory. Its room is free again when nobody has it any more."""
-
-    def __init__(self, data: bytes, room: Room, taken: int) -> None:
-        super().__init__(data)  # no copy, and none for who reads it whole
-        self._room = room
-        self._size = taken
-
-    def close(self) -> None:
-        self._room.take(-self._size)
-        self._size = 0
-        super().close()
-
-    __del__ = close
-
-
-class Spool:
-    """Collects a body: in memory, up to `limit` bytes and while there is room; else in an unlinked
-    temporary file."""
-
-    def __init__(self, limit: int, room: Room) -> None:
-        self._limit = limit
-        self._room = room
-        self._pieces: list[bytes] = []
-        self._held = 0  # of the room, by what is in `_pieces`
-        self._file: IO[bytes] | None = None
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
-        """Raises OSError when the disk is full."""
-        self.size += len(data)
-        if self._file is None:
-            cost = len(data) + _PIECE
-            if self.size <= self._limit and self._room.take(cost):
-                self._pieces.append(data)
-                self._held += cost
-                return
-            self._file = tempfile.TemporaryFile(prefix="forkd-body-")
-            self._file.writelines(self._pieces)
-            self._drop()
-        self._file.write(data)
-
-    def rewind(self) -> IO[bytes]:
-        """The body, to be read from its beginning. Called once."""
-        if self._file is not None:
-            self._file.seek(0)
-            return self._file
-        found = _Held(b"".join(self._pieces), self._room, self._held)
-        self._held = 0  # is `found`'s now
-        self._pieces = []
-        return found
-
-    def _drop(self) -> None:
-        self._room.take(-self._held)
-        self._held = 0
-        self._pieces = []
-
-    __del__ = _drop
+    def collect(
+        self, request: Request | UsualRequest, peer: Peer, data: bytes
+    ) -> Generator[Any, Any, tuple[IO[bytes], bytes]]:
+        """The body of a request that has one, and what came behind it; `data` came behind the head.
+        A chunked request has its `length` then. Raises Refused, ClientGone."""
+        length = request.length
+        if length is not None and length <= len(data):
+            return io.BytesIO(data[:length]), data[length:]
+        decoder = decoder_of(request, self._most)
+        spool = Spool(self._buffer, self._room)
+        space = spool.reserve(length) if length is not None else None
+        try:
+            spool.write(decoder.feed(data))
+            if space is not None:
+                end = spool.size + peer.fill(space[spool.size :])
+                here: Any = space[spool.size : end]
+                spool.write(decoder.feed(here))
+            while not decoder.done:
+                data = yield self._wait
+                if not data:
+                    raise ClientGone("the client left in the middle of its request body")
+                spool.write(decoder.feed(data))
+        except Deadline:
+            raise Refused(408, "the request body did not arrive in time") from None
+        except ClientGone:
+            raise
+        except OSError as failure:
+            self._log.error(f"request body: spooling to disk: {failure}")
+            raise Refused(503, "no room for the request body") from failure
+        finally:
+            if space is not None:
+                peer.fill(None)
+        if isinstance(request, Request):
+            request.length = spool.size
+        return spool.rewind(), decoder.rest
 
 
 class BrokenBody(OSError):

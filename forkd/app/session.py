@@ -147,6 +147,12 @@ class Peer(Protocol):
         """Send what can be accepted now, without blocking; return how many bytes that was."""
         ...
 
+    def fill(self, buffer: memoryview | None) -> int:
+        """Receive into `buffer`: what is here now, which is counted, and from then on what comes; the
+        session is resumed with it, as slices of `buffer`. A driver whose bytes are received elsewhere
+        resumes with bytes, as ever; so does each one after `fill(None)`."""
+        ...
+
     def shutdown(self) -> bool:
         """Send FIN: there will be no more bytes. False while some of them are under way, and it has
         to be asked for again when writable. Raises ClientGone."""

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 
-from forkd.app.body import BrokenBody, Decoder, ExpectedBody, Room, Spool
+from forkd.app.body import BrokenBody, Collector, ExpectedBody, decoder_of
 from forkd.app.file_wrapper import FileWrapper
 from forkd.app.response import Response, declared
 from forkd.app.session import (
     ANY_BYTE,
     LINGER,
     READY,
-    SLOWEST,
     Await,
     ClientGone,
     Deadline,
@@ -29,7 +28,6 @@ from forkd.app.session import (
     Write,
 )
 from forkd.config import Config
-from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.environ import Ends, Environ, environ_of
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
@@ -41,8 +39,6 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT = 499
-#: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
-_ROOM = 64 << 20
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _COPY_LIMIT = 65536
 
@@ -63,14 +59,12 @@ class Wsgi:
             head=config.limit_request_head,
             body=config.limit_request_body,
         )
-        self._body_buffer = config.body_buffer
         self._body_seconds = config.body_timeout
-        self._room = Room(max(_ROOM, config.body_buffer))
+        self._collect = Collector(config, host.log).collect
         self._keep_alive = config.keep_alive > 0
         self._first = Await("first request", config.header_timeout, rate=ANY_BYTE, idle=True)
         self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
         self._head = Await("request head", config.header_timeout)
-        self._body = Await("request body", config.body_timeout, rate=SLOWEST)
         self._usual = Usual(config.native)
         self._exchange: Exchange | None = None
         if self._usual.exchange is not None:
@@ -120,27 +114,36 @@ class Wsgi:
                 late = Refused(408, "the request head did not arrive in time")
                 return (yield from self._refuse(peer, late))
             data = parser.rest
-            if exchange is None or not isinstance(request, usual):
-                close, data = yield from self._general(request, peer, data)
-            else:
-                yield READY
-                began = ledger.begin(request.line)
-                answer = exchange.run(request, peer)
-                if answer is not None:
-                    ledger.pause()
-                    try:
-                        yield answer
-                    finally:
-                        exchange.end(request, began)
-                    close = request.close
-                    del answer
+            try:
+                if exchange is None or not isinstance(request, usual):
+                    close, data = yield from self._general(request, peer, data)
                 else:
-                    response = request.response
-                    yield from self._respond(
-                        request, request.environ, request.outcome, response, peer, began
-                    )
-                    close = response.close
-                    del response
+                    body: IO[bytes] | None = None
+                    if request.length:
+                        body, data = yield from self._collect(request, peer, data)
+                    yield READY
+                    began = ledger.begin(request.line)
+                    answer = exchange.run(request, peer, body)
+                    if answer is not None:
+                        ledger.pause()
+                        try:
+                            yield answer
+                        finally:
+                            exchange.end(request, began)
+                        close = request.close
+                        del answer
+                    else:
+                        response = request.response
+                        yield from self._respond(
+                            request, request.environ, request.outcome, response, peer, began
+                        )
+                        close = response.close
+                        del response
+                    if body is not None:
+                        body.close()
+                        body = None
+            except Refused as refused:
+                return (yield from self._refuse(peer, refused, request))
             if close:
                 return LINGER if data else None
             wait = self._idle
@@ -160,16 +163,11 @@ class Wsgi:
     ) -> Generator[Any, Any, tuple[bool, Any]]:
         """A request of any kind. Returns whether the connection ends with it, and what the client has
         sent after it, or LINGER: something of it may still come."""
-        decoder: Decoder | None = None
         expected: ExpectedBody | None = None
         body: IO[bytes] = io.BytesIO()
         if request.chunked or request.length:
-            decoder = (
-                ChunkedBody(self._limits.body)
-                if request.chunked
-                else LengthBody(request.length or 0)
-            )
             if request.expect_continue and not request.chunked:
+                decoder = decoder_of(request, self._limits.body)
                 expected = ExpectedBody(
                     peer, self._ledger, request.line, decoder, data, self._body_seconds
                 )
@@ -177,12 +175,7 @@ class Wsgi:
             else:
                 if request.expect_continue and not data:
                     yield CONTINUE  # only a body that was collected has a length to be told
-                try:
-                    body, request.length = yield from self._collect(decoder, data)
-                except Refused as refused:
-                    return True, (yield from self._refuse(peer, refused, request))
-                except ClientGone:
-                    return True, b""
+                body, data = yield from self._collect(request, peer, data)
         yield READY
         response = self._response(request, peer)
         if isinstance(request, Request):
@@ -198,29 +191,12 @@ class Wsgi:
             return result
 
         yield from self._respond(request, environ, outcome, response, peer)
-        if expected is not None and not expected.complete:
-            return True, LINGER
+        if expected is not None:
+            if not expected.complete:
+                return True, LINGER
+            data = decoder.rest
         body.close()
-        return response.close, data if decoder is None else decoder.rest
-
-    def _collect(self, decoder: Decoder, data: bytes) -> Generator[Any, Any, tuple[IO[bytes], int]]:
-        """Read the whole body. Raises Refused, ClientGone."""
-        spool = Spool(self._body_buffer, self._room)
-        try:
-            spool.write(decoder.feed(data))
-            while not decoder.done:
-                data = yield self._body
-                if not data:
-                    raise ClientGone("the client left in the middle of its request body")
-                spool.write(decoder.feed(data))
-            return spool.rewind(), spool.size
-        except Deadline:
-            raise Refused(408, "the request body did not arrive in time") from None
-        except ClientGone:
-            raise
-        except OSError as failure:
-            self._host.log.error(f"request body: spooling to disk: {failure}")
-            raise Refused(503, "no room for the request body") from failure
+        return response.close, data
 
     def _refuse(
         self, peer: Peer, refused: Refused, request: Request | UsualRequest | None = None

@@ -36,8 +36,9 @@ class LengthBody:
     def feed(self, data: bytes) -> bytes:
         """The part of `data` that belongs to the body."""
         left = self.left
-        if len(data) < left:
+        if len(data) <= left:
             self.left = left - len(data)
+            self.done = not self.left
             return data
         self.left = 0
         self.done = True

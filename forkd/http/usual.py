@@ -9,7 +9,7 @@ that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from forkd.native import native
 
@@ -20,7 +20,8 @@ from .request import RequestParser
 
 
 class UsualRequest(Protocol):
-    """An HTTP/1.1 request without a body; otherwise as guard.Request. `end`: bytes of its head."""
+    """An HTTP/1.1 request whose body, if any, has a length; otherwise as guard.Request. `end`: bytes of
+    its head."""
 
     end: int
     method: str
@@ -28,7 +29,7 @@ class UsualRequest(Protocol):
     keep_alive: bool
     environ: Environ
     version: str
-    length: None
+    length: int | None
     chunked: bool
     expect_continue: bool
 
@@ -45,17 +46,18 @@ class UsualRequest(Protocol):
 class Exchange(Protocol):
     """The call of the application for a usual request."""
 
-    def run(self, request: UsualRequest, peer: Any) -> bytes | None:
+    def run(self, request: UsualRequest, peer: Any, body: IO[bytes] | None) -> bytes | None:
         """The whole answer; None when there is anything unusual: then `request.outcome` knows what
-        the application did, and `request.response` goes on."""
+        the application did, and `request.response` goes on. `body`: None for an empty one."""
         ...
 
     def end(self, request: UsualRequest, began: int) -> None:
         """Count and log a request that was answered so, or whose client has left."""
 
 
-#: (data, most bytes, most fields, environ to begin with, ends); None: not usual, or not complete.
-ReadHead = Callable[[bytes, int, int, Environ, Ends], UsualRequest | None]
+#: (data, most bytes, most fields, most bytes of body, environ to begin with, ends); None: not usual, or
+#: not complete.
+ReadHead = Callable[[bytes, int, int, int, Environ, Ends], UsualRequest | None]
 #: What `block` makes of the status and headers that an application names; None: not usual.
 Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
@@ -113,7 +115,10 @@ class UsualParser:
         """As RequestParser's."""
         general = self._general
         if general is None or general.fresh:
-            found = self._read(data, self._short, self._limits.fields, self._template, self._ends)
+            limits = self._limits
+            found = self._read(
+                data, self._short, limits.fields, limits.body, self._template, self._ends
+            )
             if found is not None:
                 self.rest = data[found.end :]
                 return found

@@ -75,6 +75,9 @@ class Completing(Connection):
         self.operations.send(self.fd, piece)
         return len(piece)
 
+    def fill(self, buffer: memoryview | None) -> int:
+        return 0  # the operations have buffers of their own
+
     def shutdown(self) -> bool:
         return not self.operations.sending(self.fd) and super().shutdown()
 

@@ -9,6 +9,7 @@ import inspect
 import os
 import select
 import socket
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -41,6 +42,19 @@ class FilePiece:
         self.fd = fd
         self.offset = offset
         self.count = count
+
+
+class _Filling:
+    """recv(2) into memory that a session has provided, one piece behind the other."""
+
+    def __init__(self, sock: socket.socket, buffer: memoryview) -> None:
+        self._recv_into = sock.recv_into
+        self._buffer = buffer
+
+    def recv(self, size: int, flags: int = 0) -> memoryview:
+        count = self._recv_into(self._buffer, 0, flags)
+        piece, self._buffer = self._buffer[:count], self._buffer[count:]
+        return piece
 
 
 class Connection:
@@ -79,7 +93,7 @@ class Connection:
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self.recv = sock.recv
+        self.recv: Callable[..., bytes | memoryview] = sock.recv
         # A unix peer has no address worth telling: accept(2) returns an empty name.
         self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
         self.server, self.server_port = server
@@ -119,7 +133,7 @@ class Connection:
     def has_input(self) -> bool:
         """Whether the client has sent something that was not read."""
         try:
-            return bool(self.recv(1, _LOOK))
+            return bool(self.sock.recv(1, _LOOK))
         except BlockingIOError:
             return False
 
@@ -169,7 +183,7 @@ class Connection:
             while True:
                 try:
                     # Under --io blocking the socket itself would wait, without a deadline.
-                    return self.recv(65536, socket.MSG_DONTWAIT)
+                    return self.sock.recv(65536, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     if not self._poll(select.POLLIN, seconds):
                         raise TimeoutError("the request body did not arrive in time") from None
@@ -207,6 +221,18 @@ class Connection:
             raise ClientGone("the client has left") from error
         self.moved += sent
         return sent
+
+    def fill(self, buffer: memoryview | None) -> int:
+        if buffer is None:
+            self.recv = self.sock.recv
+            return 0
+        self.recv = _Filling(self.sock, buffer).recv
+        try:
+            count = len(self.recv(0, socket.MSG_DONTWAIT))
+        except OSError:  # whoever receives next will see it, or the end
+            return 0
+        self.moved += count
+        return count
 
     def shutdown(self) -> bool:
         try:

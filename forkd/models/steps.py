@@ -37,7 +37,7 @@ ABORTED: Final = _Outcome("ABORTED")  # the client left, or the session failed
 Outcome = Any  # Await | READY | TAKE | one of the above
 
 
-def receive(conn: Connection) -> bytes | None:
+def receive(conn: Connection) -> bytes | memoryview | None:
     """What the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
     try:
         data = conn.recv(CHUNK)

@@ -119,16 +119,17 @@ static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *resu
     return answer;
 }
 
-/* run(request, peer) -> the whole answer; None when it is not usual: `request.outcome` knows what the
- * application did, and `request.response` goes on. */
+/* run(request, peer, body) -> the whole answer; None when it is not usual: `request.outcome` knows what the
+ * application did, and `request.response` goes on. `body` is its input; None: an empty one. */
 static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2 || Py_TYPE(args[0]) != request_type || ((UsualRequest *)args[0])->respond) {
-        PyErr_SetString(PyExc_TypeError, "run takes a new request, and its peer");
+    if (nargs != 3 || Py_TYPE(args[0]) != request_type || ((UsualRequest *)args[0])->respond) {
+        PyErr_SetString(PyExc_TypeError, "run takes a new request, its peer, and its body");
         return NULL;
     }
     UsualRequest *request = (UsualRequest *)args[0];
-    PyObject *input = PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
+    PyObject *input = args[2] == Py_None ? PyObject_CallNoArgs(bytes_io) : Py_NewRef(args[2]);
+    PyObject *start_response, *result, *answer;
     if (!input)
         return NULL;
     int failed = PyDict_SetItem(request->environ, k_input, input);

@@ -92,8 +92,28 @@ static int usual_host(const char *at, const char *end)
     return 1;
 }
 
+/* What the fields say of the message. */
+typedef struct {
+    int hosts, keep;
+    long long length; /* of the body; negative: not told */
+} Framing;
+
+/* The number in [at, end) if it is one that everybody reads alike; else -1. */
+static long long number(const char *at, const char *end)
+{
+    long long value = 0;
+    if (at == end || end - at > 18 || (*at == '0' && end - at > 1))
+        return -1;
+    for (; at < end; at++) {
+        if (*at < '0' || *at > '9')
+            return -1;
+        value = value * 10 + (*at - '0');
+    }
+    return value;
+}
+
 /* One field into environ. Returns 1, 0 when it is not usual, or -1 with an exception. */
-static int field(PyObject *environ, const char **place, const char *end, int *hosts, int *keep)
+static int field(PyObject *environ, const char **place, const char *end, Framing *framing)
 {
     char key[MOST_NAME] = "HTTP_";
     Py_ssize_t size = 5;
@@ -123,7 +143,7 @@ static int field(PyObject *environ, const char **place, const char *end, int *ho
     /* What frames or upgrades a message is for the twin. */
     switch (length) {
     case 4:
-        if (!memcmp(name, "HOST", 4) && ((*hosts)++ || !usual_host(value, at)))
+        if (!memcmp(name, "HOST", 4) && (framing->hosts++ || !usual_host(value, at)))
             return 0;
         break;
     case 6:
@@ -137,7 +157,7 @@ static int field(PyObject *environ, const char **place, const char *end, int *ho
     case 10:
         if (!memcmp(name, "CONNECTION", 10)) {
             if (is(value, at - value, "close"))
-                *keep = 0;
+                framing->keep = 0;
             else if (!is(value, at - value, "keep-alive"))
                 return 0;
         }
@@ -149,8 +169,12 @@ static int field(PyObject *environ, const char **place, const char *end, int *ho
         }
         break;
     case 14:
-        if (!memcmp(name, "CONTENT_LENGTH", 14))
-            return 0;
+        if (!memcmp(name, "CONTENT_LENGTH", 14)) {
+            if (dropped || (framing->length = number(value, at)) < 0)
+                return 0;
+            memmove(key, key + 5, 14);
+            size = 14;
+        }
         break;
     case 16:
         if (!memcmp(name, "PROXY_CONNECTION", 16))
@@ -174,21 +198,22 @@ static int field(PyObject *environ, const char **place, const char *end, int *ho
     return PyDict_Size(environ) > before; /* a repeated field is not usual */
 }
 
-/* read_head(data, most, fields, template, peer) -> UsualRequest; None when the head is not complete,
- * larger than `most` bytes, has more than so many fields, or is not usual. `peer`: what REMOTE_ADDR and
- * so on shall be, in the order of `peer_names`. */
+/* read_head(data, most, fields, longest, template, peer) -> UsualRequest; None when the head is not complete,
+ * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
+ * not usual. `peer`: what REMOTE_ADDR and so on shall be, in the order of `peer_names`. */
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     char *data;
     Py_ssize_t size;
     (void)self;
-    if (nargs != 5 || !PyTuple_Check(args[4]) || PyTuple_Size(args[4]) != 4) {
-        PyErr_SetString(PyExc_TypeError, "read_head takes five arguments, the last of them four strings");
+    if (nargs != 6 || !PyTuple_Check(args[5]) || PyTuple_Size(args[5]) != 4) {
+        PyErr_SetString(PyExc_TypeError, "read_head takes six arguments, the last of them four strings");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size))
         return NULL;
     Py_ssize_t most = PyLong_AsSsize_t(args[1]), fields = PyLong_AsSsize_t(args[2]);
+    long long longest = PyLong_AsLongLong(args[3]);
     if (PyErr_Occurred())
         return NULL;
     const char *end = data + (size < most ? size : most), *at = data;
@@ -215,19 +240,22 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     const char *line_end = at + 9;
     at += 11;
 
-    PyObject *environ = PyDict_Copy(args[3]), *uri = NULL, *line = NULL;
+    PyObject *environ = PyDict_Copy(args[4]), *uri = NULL, *line = NULL;
     UsualRequest *result = NULL;
     if (!environ)
         return NULL;
-    int hosts = 0, keep = 1, usual = 1;
+    int usual = 1;
+    Framing framing = {0, 1, -1};
     while (end - at >= 2 && at[0] != '\r') {
-        if (fields-- == 0 || (usual = field(environ, &at, end, &hosts, &keep)) == 0)
+        if (fields-- == 0 || (usual = field(environ, &at, end, &framing)) == 0)
             goto unusual;
         if (usual < 0)
             goto done;
     }
-    if (end - at < 2 || at[1] != '\n' || hosts != 1)
+    if (end - at < 2 || at[1] != '\n' || framing.hosts != 1 || framing.length > longest)
         goto unusual;
+    if (framing.length > 0 && (method == methods[0] || method == methods[1]))
+        goto unusual; /* a body where none is expected */
     at += 2;
     uri = PyUnicode_DecodeLatin1(target, target_end - target, NULL);
     line = PyBytes_FromStringAndSize(data, line_end - data);
@@ -237,12 +265,14 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         put(environ, k_query, PyUnicode_DecodeLatin1(query, target_end - query, NULL)))
         goto done;
     for (int i = 0; i < 4; i++)
-        if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(args[4], i)))
+        if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(args[5], i)))
             goto done;
     if ((result = request_new(method, line, environ))) {
         result->end = at - data;
-        result->keep_alive = (char)keep;
+        result->keep_alive = (char)framing.keep;
         result->is_head = method == methods[1];
+        if (framing.length >= 0 && !(result->length = PyLong_FromLongLong(framing.length)))
+            Py_CLEAR(result);
     }
 done:
     Py_DECREF(environ);

@@ -29,11 +29,12 @@ char *decimal(char *at, uint64_t number);
 PyObject *allocate(PyTypeObject *type);
 void release(PyObject *object);
 
-/* A request without a body that is usual in all; otherwise as http.guard.Request (request.c). */
+/* A request that is usual in all; its body, if any, has a length. Otherwise as http.guard.Request (request.c). */
 typedef struct {
     PyObject_HEAD
     Py_ssize_t end; /* bytes of the head */
     PyObject *method, *line, *environ;
+    PyObject *length; /* of the body; NULL when none was told */
     char keep_alive, is_head;
     /* Its exchange, since that has begun. */
     PyObject *respond, *peer;

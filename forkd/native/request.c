@@ -39,6 +39,7 @@ static void request_dealloc(UsualRequest *self)
     request_clear(self);
     Py_CLEAR(self->method);
     Py_CLEAR(self->line);
+    Py_CLEAR(self->length);
     Py_CLEAR(self->block);
     release((PyObject *)self);
 }
@@ -132,6 +133,7 @@ static PyMemberDef request_members[] = {
     MEMBER(method, T_OBJECT),
     MEMBER(line, T_OBJECT),
     MEMBER(environ, T_OBJECT),
+    MEMBER(length, T_OBJECT),
     MEMBER(keep_alive, T_BOOL),
     /* after the exchange */
     MEMBER(response, T_OBJECT),
@@ -164,7 +166,6 @@ int request_init(PyObject *module)
                    !(n_write = PyUnicode_InternFromString("write")) ||
                    /* which is the same in every one */
                    PyObject_SetAttrString(type, "version", version) ||
-                   PyObject_SetAttrString(type, "length", Py_None) ||
                    PyObject_SetAttrString(type, "chunked", Py_False) ||
                    PyObject_SetAttrString(type, "expect_continue", Py_False) ||
                    PyModule_AddObjectRef(module, "UsualRequest", type)

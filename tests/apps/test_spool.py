@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 
-from forkd.app.body import Room, Spool
+from forkd.app.spool import Room, Spool
 from tests.process.conftest import Service, until
 
 #: What a piece takes of the room besides its bytes.
@@ -46,6 +46,37 @@ def test_bodies_share_the_room_and_give_it_back() -> None:
     for spool in last:
         spool.write(b"x" * 50)
     assert all(map(in_memory, last))
+
+
+def test_a_body_of_known_length_is_received_where_it_will_be_read() -> None:
+    room = Room(200)
+    spool = Spool(100, room)
+    space = spool.reserve(100)
+    assert space is not None
+    spool.write(b"a" * 40)
+    space[40:90] = b"b" * 50
+    spool.write(space[40:90])
+    spool.write(b"c" * 10)  # a driver comes with bytes of its own
+    del space
+    body = spool.rewind()
+    assert (body.read(), spool.size) == (b"a" * 40 + b"b" * 50 + b"c" * 10, 100)
+    assert not room.take(101)
+    body.close()
+    assert room.take(200)
+
+
+def test_half_of_the_room_is_kept_from_bodies_that_were_only_announced() -> None:
+    room = Room(200)
+    spools = [Spool(100, room) for _ in range(4)]
+    assert spools[0].reserve(101) is None  # above its limit
+    assert [spool.reserve(60) is not None for spool in spools] == [True, False, False, False]
+    assert spools[1].reserve(40) is not None
+    spools[2].write(b"x" * 36)
+    assert in_memory(spools[2])
+    assert spools[2].rewind().read() == b"x" * 36
+    del spools[:]
+    gc.collect()
+    assert room.take(200)
 
 
 def test_uploads_that_never_end_do_not_fill_the_memory(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ from tests.process.conftest import Service, until
 from .conftest import cells
 
 APP = r"""
-    import os, pathlib, time
+    import hashlib, os, pathlib, time
     HERE = pathlib.Path(__file__).parent
 
     class Pieces:
@@ -41,13 +42,11 @@ APP = r"""
         if path == "/length":
             length = environ["CONTENT_LENGTH"]; start("200 OK", text)
             return [length.encode() + b" " + read(int(length))]
-        if path == "/size":
-            n = 0
-            while True:
-                piece = read(65536)
-                if not piece: break
-                n += len(piece)
-            start("200 OK", text); return [str(n).encode()]
+        if path == "/digest":
+            found = hashlib.sha256()
+            while piece := read(65536):
+                found.update(piece)
+            start("200 OK", text); return [found.hexdigest().encode()]
         if path == "/ignore":
             start("200 OK", text); return [b"ignored"]
         if path == "/gate":
@@ -91,7 +90,7 @@ APP = r"""
 FLAGS = [
     "--header-timeout", "1", "--body-timeout", "1", "--write-timeout", "2", "--keep-alive", "30",
     "--limit-request-line", "300", "--limit-request-fields", "20", "--limit-request-head", "4k",
-    "--limit-request-body", "8M", "--body-buffer", "64k", "--access-log", "access.log",
+    "--limit-request-body", "8M", "--body-buffer", "1M", "--access-log", "access.log",
 ]  # fmt: skip
 ERRORS = ["application failed", "Traceback", "Content-Length", "Exception"]
 
@@ -237,18 +236,29 @@ def test_connection_close(wire: Wire) -> None:
     assert wire.closed()
 
 
+@pytest.mark.parametrize("size", [100_000, 900_000, 4 << 20])  # the last of them goes to disk
 @pytest.mark.parametrize("chunked", [False, True])
-def test_large_upload(wire: Wire, chunked: bool) -> None:
-    body = os.urandom(4 << 20)
+def test_uploads(wire: Wire, chunked: bool, size: int) -> None:
+    body = os.urandom(size)
+    last = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
     if chunked:
-        wire.get("/size", "Transfer-Encoding: chunked\r\n", "POST")
+        wire.get("/digest", "Transfer-Encoding: chunked\r\n", "POST")
         for at in range(0, len(body), 1 << 18):
             piece = body[at : at + (1 << 18)]
             wire.send(b"%x\r\n" % len(piece) + piece + b"\r\n")
-        wire.send(b"0\r\n\r\n")
+        wire.send(b"0\r\n\r\n" + last)
     else:
-        wire.get("/size", f"Content-Length: {len(body)}\r\n", "POST").send(body)
-    assert wire.answer()[2] == b"%d" % len(body)
+        wire.get("/digest", f"Content-Length: {len(body)}\r\n", "POST").send(body + last)
+    assert wire.answer()[2] == hashlib.sha256(body).hexdigest().encode()
+    assert wire.answer()[2] == b"/next"
+
+
+def test_an_upload_that_breaks_off_harms_nobody(wire: Wire, daemon: Service) -> None:
+    with Wire(daemon) as other:
+        other.get("/digest", "Content-Length: 900000\r\n", "POST").send(b"x" * 500_000)
+        other.sock.shutdown(socket.SHUT_WR)
+        assert other.closed()
+    assert wire.get("/next").answer()[2] == b"/next"
 
 
 def test_the_first_piece_is_sent_before_the_second_is_made(wire: Wire, daemon: Service) -> None:

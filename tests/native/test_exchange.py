@@ -37,6 +37,12 @@ HEADS = [
     b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+    b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n" + b"x" * 90000,
+    b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200000,
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n",
 ]
 TIMES = re.compile(rb"\[[^]]+\]|[0-9.]+$")
 STATUSES = [
@@ -109,11 +115,25 @@ class Peer:
 
     def __init__(self, out: list[Any], gone: bool) -> None:
         self._out, self._gone = out, gone
+        self._buffer: memoryview | None = None
 
     def push(self, data: bytes) -> None:
         if self._gone:
             raise ClientGone("gone")
         self._out.append(data)
+
+    def fill(self, buffer: memoryview | None) -> int:
+        self._buffer = buffer
+        return 0
+
+    def receive(self, data: bytes) -> tuple[bytes | memoryview, bytes]:
+        """What a driver resumes the session with, and what it leaves in the socket."""
+        if self._buffer is None:
+            return data[:65536], data[65536:]
+        size = min(len(data), len(self._buffer))
+        piece, self._buffer = self._buffer[:size], self._buffer[size:]
+        piece[:] = data[:size]
+        return piece, data[size:]
 
 
 def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
@@ -156,7 +176,8 @@ def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
 
         def app(environ: dict[str, Any], start_response: Any) -> Any:
             events.append(repr(sorted((k, str(v)) for k, v in environ.items() if "wsgi." not in k)))
-            events.append(repr(environ["wsgi.input"].read()))
+            got = environ["wsgi.input"].read()
+            events.append(f"{len(got)} {hash(got)}")
             if fails == "before":
                 raise Failure("before")
             if kind == "generator":
@@ -219,7 +240,8 @@ def run(
         return app(environ, start_response)
 
     config = Config(native=native)
-    session = Wsgi(draining, config, host, multithread=False).session(Peer(out, gone))  # type: ignore[arg-type]
+    peer = Peer(out, gone)
+    session = Wsgi(draining, config, host, multithread=False).session(peer)  # type: ignore[arg-type]
     try:
         op = next(session)
         while True:
@@ -228,7 +250,10 @@ def run(
                     out.append(op.name)
                     session.close()
                     break
-                op = session.send(heads.pop(0))
+                data, left = peer.receive(heads.pop(0))
+                if left:
+                    heads.insert(0, left)
+                op = session.send(data)
                 continue
             if isinstance(op, Write):
                 out.append(b"".join(op.buffers))
@@ -322,13 +347,13 @@ def test_wrong_arguments_are_errors() -> None:
         native.Exchange(1)
     exchange = native.Exchange(print, print, Host(), None, None, None, print, True, 1)
     with pytest.raises(TypeError):
-        exchange.run(1, 2)
+        exchange.run(1, 2, None)
     with pytest.raises(TypeError):
         exchange.run()
     with pytest.raises(TypeError):
         native.UsualRequest()
     with pytest.raises(TypeError):
-        exchange.end(native.read_head(HEADS[0], 8000, 10, {}, ("", "", "", "")), 1)
-    request = native.read_head(HEADS[0], 8000, 10, {}, ("", "", "", ""))
+        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", "")), 1)
+    request = native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", ""))
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()

@@ -44,6 +44,7 @@ HEADS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /a/b%20c%zz?x=1&y=%41 HTTP/1.1\r\nHost: example.org:8080\r\nAccept: */*\r\n\r\n",
     b"POST /form HTTP/1.1\r\nHost: a.b\r\nContent-Type: text/plain\r\nX-Id:  1 \t\r\n\r\n",
+    b"PUT /form HTTP/1.1\r\nHost: a.b\r\nContent-Length: 120\r\nContent-Type: text/plain\r\n\r\n",
     b"HEAD /x HTTP/1.1\r\nhost: [::1]:80\r\nConnection: close\r\nCookie: a=b; c=d\r\n\r\n",
     b"DELETE /x HTTP/1.1\r\nHost: a\r\nConnection: Keep-Alive\r\nX_Y: 1\r\nX-Y: 2\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: a\r\nAccept: b\r\n\r\n",
@@ -95,7 +96,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     short = min(LIMITS.line, LIMITS.field, LIMITS.head)
     for _ in range(ROUNDS):
         data = mutated(rng, HEADS)
-        found = native.read_head(data, short, LIMITS.fields, TEMPLATE, ENDS)  # type: ignore[union-attr]
+        found = native.read_head(data, short, LIMITS.fields, LIMITS.body, TEMPLATE, ENDS)  # type: ignore[union-attr]
         if found is None:
             continue
         usual += 1
@@ -124,21 +125,30 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
 
 
 @pytest.mark.parametrize(
-    "head", [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2]]
+    "head", [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2], HEADS[3]]
 )
 def test_usual_heads_are_read(head: bytes) -> None:
-    assert native.read_head(head, 8190, 100, TEMPLATE, ENDS) is not None  # type: ignore[union-attr]
+    assert native.read_head(head, 8190, 100, 120, TEMPLATE, ENDS) is not None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("most, fields", [(20, 100), (8190, 1), (8190, 0), (0, 100), (-5, 100)])
 def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"
-    assert native.read_head(head, most, fields, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+    assert native.read_head(head, most, fields, 0, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "length",
+    ["121", "0120", "+12", "12 0", "1" * 19, "", "12\r\nContent-Length: 12", "12\r\nContent_Length: 12"],
+)
+def test_a_length_that_is_not_plain_is_for_the_twin(length: str) -> None:
+    head = HEADS[3].replace(b"120", length.encode())
+    assert native.read_head(head, 8190, 100, 120, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
 
 
 def test_every_prefix_of_a_head_is_incomplete() -> None:
     for end in range(len(HEADS[1])):
-        assert native.read_head(HEADS[1][:end], 8190, 100, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+        assert native.read_head(HEADS[1][:end], 8190, 100, 0, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
 
 
 STATUSES = [
@@ -240,7 +250,7 @@ def test_wrong_arguments_are_errors(call: str) -> None:
         (),
         (1,),
         ("a",) * 4,
-        (None,) * 5,
+        (None,) * 6,
         (b"", "", "", "", "", "", "", ""),
         ((1, 2), b"", b"", 1),
     ):
