@@ -8,7 +8,8 @@ yields              meaning                                         resumed with
 ==================  ==============================================  ============================
 `Await`             wait for the peer                               bytes (`b""` at EOF), or None
                                                                     when writable or woken
-bytes, `Write`      send these, in order                            None, once all are accepted
+bytes, or a tuple   send these, in order                            None, once all are accepted
+of them
 `SendFile`          send a head, then a piece of a file             None, once all are accepted
 `READY`             a whole request is here; logic may run          None, where logic runs
                     elsewhere
@@ -26,7 +27,7 @@ that block: `push` and `pull`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -82,15 +83,6 @@ class Patience:
         self.left = max(0.0, min(self.left - (monotonic() - since) + moved / SLOWEST, self._most))
 
 
-class Write:
-    """Send several buffers as one."""
-
-    __slots__ = ("buffers",)
-
-    def __init__(self, buffers: Sequence[bytes | memoryview]) -> None:
-        self.buffers = buffers
-
-
 class SendFile:
     """Send `head`, then `count` bytes of the open file `fd` from `offset` (sendfile(2))."""
 
@@ -115,7 +107,7 @@ READY: Final = _Token("READY")
 TAKE: Final = _Token("TAKE")
 LINGER: Final = _Token("LINGER")
 
-Op = Await | Write | SendFile | bytes | _Token
+Op = Await | bytes | tuple[bytes | memoryview, ...] | SendFile | _Token
 Session = Generator[Any, Any, Any]
 
 

@@ -25,7 +25,6 @@ from forkd.app.session import (
     Peer,
     SendFile,
     Session,
-    Write,
 )
 from forkd.config import Config
 from forkd.http.environ import Ends, Environ, environ_of
@@ -40,7 +39,7 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT = 499
 #: Above this a head and its body are sent as two buffers rather than copied into one.
-_COPY_LIMIT = 65536
+_COPY_LIMIT = 16384
 
 
 class Wsgi:
@@ -297,7 +296,7 @@ class Wsgi:
         response.overrun = 0 < count < len(data)
         response.end()
         self._ledger.pause()
-        yield Write((head, memoryview(data)[:count]))
+        yield head, data if count == len(data) else memoryview(data)[:count]
 
     def _pieces(self, response: Response, result: Iterable[bytes]) -> Generator[Any, Any, None]:
         """Each piece is sent before the next is asked for."""

@@ -46,7 +46,9 @@ class UsualRequest(Protocol):
 class Exchange(Protocol):
     """The call of the application for a usual request."""
 
-    def run(self, request: UsualRequest, peer: Any, body: IO[bytes] | None) -> bytes | None:
+    def run(
+        self, request: UsualRequest, peer: Any, body: IO[bytes] | None
+    ) -> bytes | tuple[bytes, bytes] | None:
         """The whole answer; None when there is anything unusual: then `request.outcome` knows what
         the application did, and `request.response` goes on. `body`: None for an empty one."""
         ...

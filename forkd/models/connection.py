@@ -21,7 +21,6 @@ from forkd.app.session import (
     Patience,
     SendFile,
     Session,
-    Write,
 )
 from forkd.models.deadlines import NEVER, NOWHERE
 from forkd.models.taken import TakenSocket
@@ -31,6 +30,8 @@ _NOTHING_YET = Await("start", 0, read=False)
 
 #: As a plain number: the flags of the socket module are made anew for each `|`.
 _LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+#: A head goes in one packet with what follows it.
+_MORE = int(socket.MSG_MORE)
 
 
 class FilePiece:
@@ -110,15 +111,31 @@ class Connection:
         self.session: Session = interface.session(self)
         self.resume = self.session.send
 
-    def queue(self, op: Write | SendFile) -> None:
+    def queue(self, op: tuple[bytes | memoryview, ...] | SendFile) -> None:
         """Put what a session yielded into `out`."""
-        if type(op) is Write:
-            self.out.extend(memoryview(buffer) for buffer in op.buffers)
+        if type(op) is tuple:
+            self.out.extend(memoryview(buffer) for buffer in op)
         elif type(op) is SendFile:
             self.out.append(memoryview(op.head))
             self.out.append(FilePiece(op.fd, op.offset, op.count))
         else:
             raise TypeError(f"a session yielded {op!r}")
+
+    def put(self, op: tuple[bytes | memoryview, ...] | SendFile) -> bool:
+        """Queue it, and send what can be sent now, as flush does."""
+        if type(op) is not tuple or self.out:
+            self.queue(op)
+            return self.flush()
+        try:
+            sent = self.sock.sendmsg(op)
+        except BlockingIOError:
+            sent = 0
+        self.moved += sent
+        for buffer in op:
+            if sent < len(buffer):
+                self.out.append(memoryview(buffer)[sent:])
+            sent = max(0, sent - len(buffer))
+        return not self.out
 
     def take(self) -> TakenSocket:
         """Give the socket away to the session, blocking, until it returns."""
@@ -151,7 +168,7 @@ class Connection:
             item = out[0]
             try:
                 if type(item) is memoryview:
-                    sent = self.sock.send(item)
+                    sent = self.sock.send(item, _MORE if len(out) > 1 else 0)
                     left = len(item) - sent
                     if left:
                         out[0] = item[sent:]

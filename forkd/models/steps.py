@@ -92,9 +92,11 @@ def advance(
                     return TAKE
                 op = resume(conn.take())
             else:
-                conn.queue(op)
                 turn -= 1
-                if not send or not conn.flush() or not turn:
+                if not send:
+                    conn.queue(op)
+                    return WRITING
+                if not conn.put(op) or not turn:
                     return WRITING
                 op = resume(None)
     except StopIteration as stop:

@@ -96,9 +96,9 @@ static char *copy(char *at, const void *from, size_t size)
 
 #define COPY(at, literal) copy(at, literal, sizeof literal - 1)
 
-/* answer(block, date, body, close) -> bytes: the whole answer to a GET or the like, whose body is one
- * block. None when that is not all there is to it. */
-PyObject *usual_answer(PyObject *block, PyObject *date_text, PyObject *body_bytes, int close)
+/* The answer to a GET or the like, whose body is one block: as bytes; with a body of more than `most` bytes as
+ * a head and that body. None when that is not all there is to it. */
+PyObject *usual_answer(PyObject *block, PyObject *date_text, PyObject *body_bytes, int close, Py_ssize_t most)
 {
     const char *lines;
     char *date, *body;
@@ -126,14 +126,17 @@ PyObject *usual_answer(PyObject *block, PyObject *date_text, PyObject *body_byte
     if (close)
         at = COPY(at, "\r\nConnection: close");
     at = COPY(at, "\r\n\r\n");
-    PyObject *result = PyBytes_FromStringAndSize(NULL, lines_size + (at - extra) + body_size);
+    int whole = body_size <= most;
+    PyObject *result = PyBytes_FromStringAndSize(NULL, lines_size + (at - extra) + (whole ? body_size : 0));
     if (result) {
-        char *out = copy(PyBytes_AsString(result), lines, lines_size);
-        copy(copy(out, extra, at - extra), body, body_size);
+        char *out = copy(copy(PyBytes_AsString(result), lines, lines_size), extra, at - extra);
+        if (whole)
+            copy(out, body, body_size);
     }
-    return result;
+    return whole || !result ? result : Py_BuildValue("NO", result, body_bytes);
 }
 
+/* answer(block, date, body, close): see usual_answer; always as bytes. */
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)self;
@@ -141,5 +144,5 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "answer takes four arguments");
         return NULL;
     }
-    return usual_answer(args[0], args[1], args[2], args[3] == Py_True);
+    return usual_answer(args[0], args[1], args[2], args[3] == Py_True, PY_SSIZE_T_MAX);
 }

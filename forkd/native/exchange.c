@@ -54,7 +54,7 @@ static void exchange_dealloc(Exchange *self)
 /* Exchange(app, respond, host, ledger, access, lines, date_at, keep_alive, most): `respond(request, peer, block)`
  * makes a Response, `host.draining` or `keep_alive` False end the connection, `ledger` and `access` (or None) are
  * told of each request, `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of
- * Date, and a body of more than `most` bytes is not usual. */
+ * Date, and a body of more than `most` bytes is not copied behind its head. */
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *app, *respond, *host, *ledger, *access, *lines, *date_at;
@@ -106,7 +106,7 @@ static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *resu
         PyList_Size(result) != 1)
         return Py_NewRef(Py_None);
     body = PyList_GetItem(result, 0);
-    if (!PyBytes_CheckExact(body) || PyBytes_Size(body) > self->most)
+    if (!PyBytes_CheckExact(body))
         return Py_NewRef(Py_None);
     if (!(draining = PyObject_GetAttr(self->host, n_draining)) || !(date = date_of(self))) {
         Py_XDECREF(draining);
@@ -114,12 +114,12 @@ static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *resu
     }
     request->close = !self->keep_alive || !request->keep_alive || draining == Py_True;
     Py_DECREF(draining);
-    answer = usual_answer(request->block, date, body, request->close);
+    answer = usual_answer(request->block, date, body, request->close, self->most);
     request->sent = PyBytes_Size(body);
     return answer;
 }
 
-/* run(request, peer, body) -> the whole answer; None when it is not usual: `request.outcome` knows what the
+/* run(request, peer, body) -> the whole answer, to be sent; None when it is not usual: `request.outcome` knows what the
  * application did, and `request.response` goes on. `body` is its input; None: an empty one. */
 static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
 {

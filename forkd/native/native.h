@@ -59,7 +59,7 @@ int head_init(void);
 int exchange_init(PyObject *module);
 int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
-PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int close);
+PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int close, Py_ssize_t most);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);

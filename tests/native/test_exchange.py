@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from forkd.app.file_wrapper import FileWrapper
-from forkd.app.session import Await, ClientGone, SendFile, Write
+from forkd.app.session import Await, ClientGone, SendFile
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.log import AccessLog
@@ -255,13 +255,13 @@ def run(
                     heads.insert(0, left)
                 op = session.send(data)
                 continue
-            if isinstance(op, Write):
-                out.append(b"".join(op.buffers))
+            if isinstance(op, tuple):
+                out.append(b"".join(op))
             elif isinstance(op, SendFile):
                 out.append(op.head)
             elif isinstance(op, bytes):
                 out.append(op)
-            if isinstance(op, (Write, SendFile, bytes)):
+            if isinstance(op, (tuple, SendFile, bytes)):
                 leaves -= 1
                 if not leaves:
                     session.close()
