@@ -6,7 +6,7 @@ Sans-I/O: bytes come from the session, or from `Peer.pull`.
 from __future__ import annotations
 
 import io
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from time import monotonic
 from typing import IO, Any, Protocol
 
@@ -49,12 +49,14 @@ def decoder_of(request: Request | UsualRequest, most: int) -> LengthBody | Chunk
 class Collector:
     """Receives whole bodies. One per child."""
 
-    def __init__(self, config: Config, log: Log) -> None:
+    def __init__(self, config: Config, log: Log, blank: Callable[[int], bytes]) -> None:
+        """`blank` makes bytes that will be written before anybody reads them."""
         self._most = config.limit_request_body
         self._buffer = config.body_buffer
         self._room = Room(max(_ROOM, config.body_buffer))
         self._wait = Await("request body", config.body_timeout, rate=SLOWEST)
         self._log = log
+        self._blank = blank
 
     def collect(
         self, request: Request | UsualRequest, peer: Peer, data: bytes
@@ -66,7 +68,7 @@ class Collector:
             return io.BytesIO(data[:length]), data[length:]
         decoder = decoder_of(request, self._most)
         spool = Spool(self._buffer, self._room)
-        space = spool.reserve(length) if length is not None else None
+        space = spool.reserve(length, self._blank) if length is not None else None
         try:
             spool.write(decoder.feed(data))
             if space is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import IO
 
 
@@ -66,12 +67,12 @@ class Spool:
         self._space: memoryview | None = None  # the memory of `_whole`
         self.size = 0
 
-    def reserve(self, length: int) -> memoryview | None:
+    def reserve(self, length: int, blank: Callable[[int], bytes]) -> memoryview | None:
         """Memory for a body of exactly `length` bytes; what is received there is written, too. None
-        when there is too little. Called once, before `write`."""
+        when there is too little. `blank` makes that many. Called once, before `write`."""
         if length > self._limit or not self._room.take(length, self._room.size // 2):
             return None
-        self._whole = _Held(bytes(length), self._room, length)
+        self._whole = _Held(blank(length), self._room, length)
         self._space = self._whole.getbuffer()
         return self._space
 

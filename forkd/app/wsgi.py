@@ -59,12 +59,12 @@ class Wsgi:
             body=config.limit_request_body,
         )
         self._body_seconds = config.body_timeout
-        self._collect = Collector(config, host.log).collect
         self._keep_alive = config.keep_alive > 0
         self._first = Await("first request", config.header_timeout, rate=ANY_BYTE, idle=True)
         self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
         self._head = Await("request head", config.header_timeout)
         self._usual = Usual(config.native)
+        self._collect = Collector(config, host.log, self._usual.blank).collect
         self._exchange: Exchange | None = None
         if self._usual.exchange is not None:
             lines = host.access.lines if host.access is not None else None

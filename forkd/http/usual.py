@@ -78,6 +78,8 @@ class Usual:
         self.read_head: ReadHead | None = found.read_head if found else None
         self.block: MakeBlock = found.block if found else _never
         self.answer: MakeAnswer = found.answer if found else _never
+        #: Bytes that will be written, through a buffer, before anybody reads them.
+        self.blank: Callable[[int], bytes] = found.blank if found else bytes
         self.exchange: MakeExchange | None = found.Exchange if found else None
         #: The type of what `read_head` returns.
         self.request: type[UsualRequest] = found.UsualRequest if found else _Never

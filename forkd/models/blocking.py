@@ -17,10 +17,10 @@ from time import monotonic
 from typing import Any
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline
-from forkd.models.connection import Connection
+from forkd.models.connection import CHUNK, Connection
 from forkd.models.keeper import LINGER_SECONDS
 from forkd.models.loop import ChildLoop
-from forkd.models.steps import CHUNK, TURN
+from forkd.models.steps import TURN
 from forkd.models.unit import Unit
 
 
@@ -83,9 +83,7 @@ class BlockingFollowers(ChildLoop):
         if conn.op is not op:
             conn.op = op
             conn.deadline = monotonic() + op.seconds
-        while not self._readable(
-            conn.fd, min(conn.deadline, self.unit.after_turn()) - monotonic()
-        ):
+        while not self._readable(conn.fd, min(conn.deadline, self.unit.after_turn()) - monotonic()):
             if op.idle and self._idle_grace is not None:
                 conn.deadline = min(conn.deadline, monotonic() + self._idle_grace)
                 self._idle_grace = 0.0  # the grace is given once

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.app.session import Deadline
-from forkd.models.connection import Connection
+from forkd.models.connection import CHUNK, Connection
 from forkd.models.loop import ChildLoop
-from forkd.models.steps import ABORTED, CHUNK, advance, flush
+from forkd.models.steps import ABORTED, advance, flush
 from forkd.system.handles import HANGUP, WRITE
 
 

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
-from forkd.models.connection import Connection
+from forkd.models.connection import CHUNK, Connection
 
-CHUNK = 65536
 #: Sends after which the other connections have their turn, when a session never has to wait:
 #: a client that pipelines thousands of requests, an answer without end to a fast reader.
 TURN = 16

@@ -24,12 +24,26 @@ void release(PyObject *object)
     Py_DECREF(type);
 }
 
+/* blank(size) -> bytes of no particular content, to be written through a buffer before anybody reads them. */
+static PyObject *blank(PyObject *self, PyObject *size)
+{
+    (void)self;
+    Py_ssize_t count = PyLong_AsSsize_t(size);
+    if (count < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "fewer than no bytes");
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize(NULL, count);
+}
+
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL
 
 static PyMethodDef functions[] = {
     {"read_head", FAST(read_head)},
     {"block", FAST(block)},
     {"answer", FAST(answer)},
+    {"blank", blank, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

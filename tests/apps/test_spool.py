@@ -51,7 +51,7 @@ def test_bodies_share_the_room_and_give_it_back() -> None:
 def test_a_body_of_known_length_is_received_where_it_will_be_read() -> None:
     room = Room(200)
     spool = Spool(100, room)
-    space = spool.reserve(100)
+    space = spool.reserve(100, bytes)
     assert space is not None
     spool.write(b"a" * 40)
     space[40:90] = b"b" * 50
@@ -68,9 +68,9 @@ def test_a_body_of_known_length_is_received_where_it_will_be_read() -> None:
 def test_half_of_the_room_is_kept_from_bodies_that_were_only_announced() -> None:
     room = Room(200)
     spools = [Spool(100, room) for _ in range(4)]
-    assert spools[0].reserve(101) is None  # above its limit
-    assert [spool.reserve(60) is not None for spool in spools] == [True, False, False, False]
-    assert spools[1].reserve(40) is not None
+    assert spools[0].reserve(101, bytes) is None  # above its limit
+    assert [spool.reserve(60, bytes) is not None for spool in spools] == [True, False, False, False]
+    assert spools[1].reserve(40, bytes) is not None
     spools[2].write(b"x" * 36)
     assert in_memory(spools[2])
     assert spools[2].rewind().read() == b"x" * 36

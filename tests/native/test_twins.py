@@ -258,6 +258,14 @@ def test_wrong_arguments_are_errors(call: str) -> None:
             function(*values)
 
 
+def test_blank_bytes_are_as_many_as_asked_for() -> None:
+    assert native is not None
+    assert [len(native.blank(size)) for size in (0, 1, 1 << 20)] == [0, 1, 1 << 20]
+    for size, error in ((-1, ValueError), ("a", TypeError), (1 << 80, OverflowError)):
+        with pytest.raises(error):
+            native.blank(size)
+
+
 def test_a_lane_counts_as_its_twin_does(
     rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
