@@ -121,6 +121,7 @@ class Master:
             if self.owns:
                 self.leadership.listen()
             self.watchdog.tick()
+            process.share_heap()
             first = "on_starting" if self.launch.inheritance is None else "on_reload"
             self.errands.run(first, self.generation, lambda: None)
             self._pursue()

@@ -15,6 +15,7 @@ from forkd.errors import BindError, ConfigError, StartError
 from forkd.models import registry
 from forkd.supervise.control import Request
 from forkd.supervise.generation import Generation
+from forkd.system import process
 from forkd.system.sockets import Listener
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Reloader:
             self.fail(str(error))
             return
         self.incoming.warn(master.log)
+        process.share_heap()
         if same_size:
             self.incoming.keep_size(old)
         self._fixed = unreloadable(old.config, loaded)

@@ -20,7 +20,7 @@ import random
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from forkd.app import loader
@@ -180,7 +180,7 @@ def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) ->
         socket.socket(fileno=queue[0]) if queue else generation.queue and generation.queue[1]
     )
     return worker.Birth(
-        config=replace(generation.config),
+        config=generation.config,
         slot=slot,
         generation=generation.number,
         channel=Channel(socket.socket(fileno=channel)),

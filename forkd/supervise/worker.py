@@ -78,7 +78,8 @@ class Worker:
 
     def __init__(self, birth: Birth) -> None:
         config, self._denied = registry.usable(birth.config)
-        birth = replace(birth, config=config)
+        if config is not birth.config:
+            birth = replace(birth, config=config)
         self.draining = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import grp
+import mmap
 import os
 import pwd
 import signal
@@ -123,7 +124,8 @@ def enlarge_signal_stack() -> None:
     """
     global _signal_stack
     libc = ctypes.CDLL(None, use_errno=True)
-    _signal_stack = ctypes.create_string_buffer(_SIGNAL_STACK)
+    memory = mmap.mmap(-1, _SIGNAL_STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _signal_stack = (ctypes.c_char * _SIGNAL_STACK).from_buffer(memory)  # which lives as long
     described = _StackT(ctypes.addressof(_signal_stack), 0, _SIGNAL_STACK)
     if libc.sigaltstack(ctypes.byref(described), None) != 0:
         number = ctypes.get_errno()
@@ -277,6 +279,15 @@ def keep_heap() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 8 << 20)
         mallopt(_M_TRIM_THRESHOLD, 16 << 20)
+
+
+def share_heap() -> None:
+    """Before long-lived processes are forked: what is here now stays shared with them, since no
+    collector, theirs or ours, walks (and so writes) its pages any more. To be called again before the
+    next ones: what has become garbage since the last time is collected, too."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def give_memory_back() -> None:

@@ -164,6 +164,22 @@ def test_memory_is_shared(service: Service) -> None:
     assert together < apart / 3
 
 
+def test_no_collector_walks_what_a_worker_was_born_with(service: Service) -> None:
+    service.write_app("""
+        import gc
+        INHERITED = gc.get_freeze_count()
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [b"%d" % INHERITED]
+    """)
+    service.start("-w", "1")  # each worker imports it, and has the master's memory alone
+    first = int(service.get())
+    assert first > 10_000
+    for _ in range(5):
+        service.ok("reload")
+    assert int(service.get()) < first * 1.1  # nor is it kept for good
+
+
 def test_threads_at_import_are_told_of(service: Service) -> None:
     service.write_app(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
