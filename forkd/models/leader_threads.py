@@ -51,8 +51,7 @@ class _Deposed(Exception):
 class LeaderThreads(InlineLoop):
     def __init__(self, unit: Unit) -> None:
         super().__init__(unit)
-        ledger = unit.ledger
-        assert isinstance(ledger, Lanes)
+        assert unit.lanes is not None
         self._lock = threading.Lock()
         self._leader = threading.get_ident()
         self._stake: deque[Connection] = deque()  # what the leader is inside the application for
@@ -70,7 +69,7 @@ class LeaderThreads(InlineLoop):
         for number in range(unit.config.threads - 1):
             # Daemonic: one that is stuck in the application must not hold up the exit.
             threading.Thread(
-                target=self._follow, args=(ledger,), name=f"forkd-{number + 2}", daemon=True
+                target=self._follow, args=(unit.lanes,), name=f"forkd-{number + 2}", daemon=True
             ).start()
 
     def turn(self, timeout: float | None) -> None:
@@ -86,8 +85,8 @@ class LeaderThreads(InlineLoop):
         if self.done:
             self._work.set()  # let the followers see it
 
-    def _follow(self, ledger: Lanes) -> None:
-        ledger.bind()
+    def _follow(self, lanes: Lanes) -> None:
+        lanes.bind()
         while not self.done:
             self.turn(None)
 

@@ -21,7 +21,6 @@ from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, Outcome, advance
 from forkd.models.unit import Unit
-from forkd.system.scoreboard import Lanes
 
 #: Tasks that may wait in the queue, for each thread.
 _DEPTH = 4
@@ -88,11 +87,10 @@ class PooledLoop(ChildLoop):
 
     def __init__(self, unit: Unit) -> None:
         super().__init__(unit)
-        ledger = unit.ledger
         threads, enter = 0, None
         if self.pooled:
-            assert isinstance(ledger, Lanes)
-            threads, enter = unit.config.threads, ledger.bind
+            assert unit.lanes is not None
+            threads, enter = unit.config.threads, unit.lanes.bind
         self._queue = RequestQueue(threads, unit.log, enter)
         self._waiting: deque[tuple[Connection, Task]] = deque()  # lent, and the queue is full
         self.watch(self._queue.bell, self._collect)

@@ -29,7 +29,7 @@ from forkd.models.intake import Accepted
 from forkd.models.loop import ChildLoop
 from forkd.models.unit import Unit
 from forkd.system import process
-from forkd.system.scoreboard import REQUEST, Lanes, Row, scratch_row
+from forkd.system.scoreboard import REQUEST, Row, scratch_row
 from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
@@ -51,9 +51,8 @@ class ProcessPerConnection(ChildLoop):
     def __init__(self, unit: Unit) -> None:
         limit = min(unit.config.worker_connections, MOST_PROCESSES)
         super().__init__(replace(unit, config=replace(unit.config, worker_connections=limit)))
-        ledger = unit.ledger
-        assert isinstance(ledger, Lanes)
-        self._lanes = ledger
+        assert unit.lanes is not None
+        self._lanes = unit.lanes
         self._servants: set[Servant] = set()
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from forkd.app.session import Host, Interface, Ledger
+from forkd.app.session import Host, Interface
 from forkd.config import Config
 from forkd.log import AccessLog, Log
 from forkd.models.intake import Intake
 from forkd.system.lease import Lease
-from forkd.system.scoreboard import Row
+from forkd.system.scoreboard import Lanes, Row
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Unit:
     io: str  # how readiness is learned: --io, or the model's default
     slot: int
     row: Row  # the main thread's lane of the scoreboard
-    ledger: Ledger  # what sessions report to; `Lanes` where the model has a pool
+    lanes: Lanes | None  # of the scoreboard, where the model has a pool
     lease: Lease | None  # None when the kernel chooses who accepts (exclusive, reuseport)
     intakes: list[Intake]  # where connections come from
     interface: Interface

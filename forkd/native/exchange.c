@@ -180,8 +180,9 @@ static PyObject *exchange_end(Exchange *self, PyObject *const *args, Py_ssize_t 
     int64_t ns = PyLong_AsLongLong(args[1]);
     if (PyErr_Occurred())
         return NULL;
-    if (Py_TYPE(self->ledger) == lane_type) {
-        ns = end_request(self->ledger, ns, request->code);
+    PyObject *lane = lane_of(self->ledger);
+    if (lane) {
+        ns = end_request(lane, ns, request->code);
     } else {
         PyObject *took = PyObject_CallMethod(self->ledger, "end", "Ol", args[1], request->code);
         ns = took ? PyLong_AsLongLong(took) : 0;

@@ -16,6 +16,8 @@ typedef struct {
     int64_t bounds[MOST_BOUNDS]; /* ns */
 } Lane;
 
+static PyTypeObject *lane_type;
+
 static int64_t now(void)
 {
     struct timespec t;
@@ -177,6 +179,8 @@ static PyType_Spec spec = {
 
 /* ---- one lane for each thread --------------------------------------------------------------- */
 
+static PyTypeObject *lanes_type;
+
 /* The calling thread's. Whoever bound it keeps it alive. */
 static _Thread_local Lane *own;
 
@@ -254,14 +258,19 @@ static PyType_Spec lanes_spec = {
     "forkd._native.OwnLane", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT, lanes_slots,
 };
 
-PyTypeObject *lane_type;
+PyObject *lane_of(PyObject *ledger)
+{
+    if (Py_TYPE(ledger) == lane_type)
+        return ledger;
+    return Py_TYPE(ledger) == lanes_type ? (PyObject *)own : NULL;
+}
 
 int lane_init(PyObject *module)
 {
     lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    PyObject *lanes = PyType_FromSpec(&lanes_spec);
-    int failed = !lane_type || !lanes || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
-                 PyModule_AddObjectRef(module, "OwnLane", lanes);
-    Py_XDECREF(lanes);
-    return failed ? -1 : 0;
+    lanes_type = (PyTypeObject *)PyType_FromSpec(&lanes_spec);
+    return !lane_type || !lanes_type || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
+                   PyModule_AddObjectRef(module, "OwnLane", (PyObject *)lanes_type)
+               ? -1
+               : 0;
 }

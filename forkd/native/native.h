@@ -63,8 +63,10 @@ PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int clos
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-extern PyTypeObject *lane_type, *lines_type;
-/* The request that began then (ns) is answered: how long it took (ns). `lane` is a Lane. */
+extern PyTypeObject *lines_type;
+/* The lane that a ledger writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
+PyObject *lane_of(PyObject *ledger);
+/* The request that began then (ns) is answered: how long it took (ns). */
 int64_t end_request(PyObject *lane, int64_t began, long status);
 /* Whether the line is in; not when something in it needs an escape, or has no room; -1 with an exception.
  * `lines` is a Lines. */

@@ -83,10 +83,10 @@ class Worker:
         self.draining = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)
+        self._rows = birth.lanes[: 1 + lanes]
+        self._lanes = Lanes(self._rows, config.native) if lanes else None
         self.ledger: Ledger = (
-            Lanes(birth.lanes[: 1 + lanes], config.native)
-            if lanes
-            else birth.lanes[0].ledger(config.native)
+            self._lanes.ledger if self._lanes is not None else self._rows[0].ledger(config.native)
         )
         self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
         self.log.sink.lost = birth.lanes[0].lost_error
@@ -99,7 +99,6 @@ class Worker:
             "worker", os.getpid(), birth.master, config.name, birth.generation, birth.slot
         )
         self._recycle_at = _recycle_at(config)
-        self._lanes = birth.lanes[: 1 + lanes]
 
     def run(self) -> int:
         """Boot, serve, and return the exit code."""
@@ -119,7 +118,7 @@ class Worker:
                 io=self._io(),
                 slot=self._birth.slot,
                 row=self._birth.lanes[0],
-                ledger=self.ledger,
+                lanes=self._lanes,
                 lease=self._birth.lease,
                 intakes=self._intakes,
                 interface=interface,
@@ -272,7 +271,7 @@ class Worker:
         return again
 
     def _answered(self) -> int:
-        return sum(row.cells[REQUESTS] for row in self._lanes)
+        return sum(row.cells[REQUESTS] for row in self._rows)
 
 
 def _recycle_at(config: Config) -> int:

@@ -161,7 +161,7 @@ class Row:
 
 
 class Lanes:
-    """The ledger of a child with several threads: each writes its own lane.
+    """The lanes of a child with several threads, which each write their own through `ledger`.
 
     A request may begin in one thread and end in another, so a gauge of one lane may be negative;
     the sum over the lanes is right.
@@ -169,11 +169,8 @@ class Lanes:
 
     def __init__(self, rows: list[Row], native: bool) -> None:
         self._native = native
-        self._own = own = _native.OwnLane() if native and _native is not None else OwnLane()
-        self._ledgers: list[Row | Lane] = []  # kept alive for `_own`
-        # Each of them is of the calling thread's own lane.
-        self.begin, self.pause, self.resume = own.begin, own.pause, own.resume
-        self.end, self.count, self.shed = own.end, own.count, own.shed
+        self.ledger: OwnLane = _native.OwnLane() if native and _native is not None else OwnLane()
+        self._ledgers: list[Row | Lane] = []  # kept alive for it
         self._main = rows[0]
         self.become(self._main)
         self._most = len(rows) - 1
@@ -206,7 +203,7 @@ class Lanes:
         """The calling thread writes to `row` from now on."""
         ledger = row.ledger(self._native)
         self._ledgers.append(ledger)
-        self._own.become(ledger)
+        self.ledger.become(ledger)
 
 
 class OwnLane:

@@ -211,7 +211,7 @@ def test_threads_bind_at_once_and_all_are_counted() -> None:
 
     def run() -> None:
         lanes.bind()
-        lanes.count(200)
+        lanes.ledger.count(200)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
