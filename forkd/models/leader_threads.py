@@ -12,9 +12,8 @@
    the application, rather than be overtaken a millisecond later.
 
 The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
-application its leadership is at stake: `_stake` holds its connection, and who takes that out, which
-is atomic, leads on: the leader itself when it comes back, or the watcher. (Itself by name: by then
-the stake may be that of another leader.) `_lock` is held by a watcher from there until it leads.
+application its leadership is at stake (stake.py): who takes the connection out leads on, the leader
+itself when it comes back, or the watcher. `_lock` is held by a watcher from there until it leads.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from forkd.models import stake
 from forkd.models.connection import Connection
 from forkd.models.inline import InlineLoop
 from forkd.models.steps import Outcome, advance
@@ -34,7 +34,6 @@ from forkd.system.scoreboard import Lanes
 
 _STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
 _ALERT = 0.00025  # the same, while some requests do block: then it is worth looking more often
-_CALM_TICKS = 50  # ticks without work after which the watcher sleeps until there is some
 _SLOW = 0.0005  # seconds in the application that count as blocking
 #: Above this share of recent requests that blocked (and until it falls below half of it), a
 #: follower is promoted beforehand.
@@ -54,13 +53,8 @@ class LeaderThreads(InlineLoop):
         assert unit.lanes is not None
         self._lock = threading.Lock()
         self._leader = threading.get_ident()
-        self._stake: deque[Connection] = deque()  # what the leader is inside the application for
-        self._entries = 0  # how often it entered: the watcher sees by it whether it stands still
+        self._stake = stake.make(unit.config.native)
         self._watching = threading.Lock()  # held by the one follower that watches
-        self._promoted = threading.Lock()  # free while leadership is given away and not yet taken
-        self._promoted.acquire()
-        self._work = threading.Event()  # wakes a watcher that had nothing to watch
-        self._asleep = False  # there is one, or it is about to sleep
         self._blocking = 0.0  # share of recent requests that blocked
         self._eager = False
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
@@ -83,7 +77,7 @@ class LeaderThreads(InlineLoop):
         except _Deposed:
             pass
         if self.done:
-            self._work.set()  # let the followers see it
+            self._stake.end()  # let the followers see it
 
     def _follow(self, lanes: Lanes) -> None:
         lanes.bind()
@@ -95,58 +89,35 @@ class LeaderThreads(InlineLoop):
     def _wait_for_leadership(self) -> None:
         """Watch, when it is this thread's turn to watch; return as the leader, or when done."""
         with self._watching:
-            calm, seen = 0, -1
             while not self.done:
-                if self._promoted.acquire(timeout=_ALERT if self._blocking else _STANDSTILL):
+                found = self._stake.watch(_ALERT if self._blocking else _STANDSTILL)
+                if found == stake.GIVEN:
                     self._leader = threading.get_ident()
                     return
-                entries = self._entries
-                if not self._stake:
-                    calm += 1
-                    if calm > _CALM_TICKS:
-                        calm = 0
-                        self._work.clear()
-                        self._asleep = True
-                        # Looked at after that: whoever enters after this look sees it.
-                        if not self._stake and not self._given() and not self.done:
-                            self._work.wait()
-                elif entries == seen and self._overtake():
+                if found == stake.STILL and self._overtake():
                     return
-                seen = entries
-
-    def _given(self) -> bool:
-        """Whether leadership was given away and nobody has taken it yet."""
-        return self._leader == _NOBODY
 
     def _overtake(self) -> bool:
         """Step 3. False when the leader has just come back."""
         with self._lock:
-            try:
-                conn = self._stake.pop()
-            except IndexError:
-                return False
-            self._leader = threading.get_ident()
-            self.keeper.lend(conn)
-            return True
+            conn = self._stake.take()
+            if conn is not None:
+                self._leader = threading.get_ident()
+                self.keeper.lend(conn)
+            return conn is not None
 
     # ---- the leader -----------------------------------------------------------------------
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
         if self._eager:
             self._go_eagerly(conn, step, value)
-        self._entries += 1
-        self._stake.append(conn)
-        if self._asleep:
-            self._asleep = False
-            self._work.set()
+        self._stake.put(conn)
         began = monotonic()
         outcome = advance(conn, step, value, self.log)
         took = monotonic() - began
         if took > _SLOW or self._blocking:
             self._judge(took)
-        try:
-            self._stake.remove(conn)
-        except ValueError:
+        if not self._stake.drop(conn):
             with self._lock:
                 pass  # from here on the other leads
             self._hand_back(conn, outcome)
@@ -156,8 +127,7 @@ class LeaderThreads(InlineLoop):
         """Step 5."""
         self.keeper.lend(conn)
         self._leader = _NOBODY
-        self._promoted.release()
-        self._work.set()
+        self._stake.give()
         began = monotonic()
         outcome = advance(conn, step, value, self.log)
         self._judge(monotonic() - began)
@@ -186,4 +156,4 @@ class LeaderThreads(InlineLoop):
 
     def abandon(self) -> None:
         super().abandon()
-        self._work.set()
+        self._stake.end()

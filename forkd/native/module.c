@@ -4,8 +4,8 @@
  * accepts: what is not plainly usual comes back as None, and the twin looks at it. So it has no error of
  * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
  *
- * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the wait in ring.c,
- * which is also the only part that makes a system call.
+ * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in ring.c and stake.c,
+ * which are also the only parts that make a system call.
  */
 
 #include "native.h"
@@ -56,7 +56,7 @@ PyMODINIT_FUNC PyInit__native(void)
     fill_kinds();
     PyObject *module = PyModule_Create(&definition);
     if (module && (request_init(module) || head_init() || exchange_init(module) || line_init(module) || lane_init(module) ||
-                   ring_init(module))) {
+                   ring_init(module) || stake_init(module))) {
         Py_DECREF(module);
         return NULL;
     }

@@ -73,8 +73,9 @@ int64_t end_request(PyObject *lane, int64_t began, long status);
 int add_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
              PyObject *agent, uint64_t ns);
 
-/* lane.c, ring.c */
+/* lane.c, ring.c, stake.c */
 int lane_init(PyObject *module);
 int ring_init(PyObject *module);
+int stake_init(PyObject *module);
 
 #endif

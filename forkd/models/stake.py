@@ -1,0 +1,118 @@
+"""What the leader of a child's threads has at stake: the connection it is inside the application for.
+
+The leader puts it in and drops it again; one follower watches meanwhile, and may take it, and so the
+leadership, when the leader stands still. `put`, `drop` and `take` are atomic. The native twin
+(native/stake.c) watches without the interpreter's lock: then a fast application pays next to nothing
+for being watched.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from forkd.models.connection import Connection
+from forkd.native import native as _native
+
+#: What `watch` has seen.
+NOTHING, GIVEN, STILL = range(3)
+
+_CALM = 50  # looks at an empty stake after which the watcher sleeps until there is something in it
+_LOOKS = 200  # after which `watch` returns in any case
+
+
+class Stake(Protocol):
+    def put(self, conn: Connection) -> None:
+        """The leader enters the application."""
+
+    def drop(self, conn: Connection) -> bool:
+        """It has come back. Whether it still leads: nobody took that connection, by its identity, for
+        by then the stake may be that of another leader."""
+        ...
+
+    def take(self) -> Connection | None:
+        """Overtake the leader; None when it has just come back."""
+        ...
+
+    def give(self) -> None:
+        """The leader gives leadership away: the watcher shall have it."""
+
+    def end(self) -> None:
+        """There is nothing to watch any more."""
+
+    def watch(self, tick: float) -> int:
+        """Look each `tick` seconds, until leadership is GIVEN, or the leader stands STILL from one look to
+        the next; NOTHING: look again, with another tick if need be. By one thread at a time."""
+        ...
+
+
+class PythonStake:
+    def __init__(self, calm: int, looks: int) -> None:
+        self._calm = calm
+        self._looks = looks
+        self._held: list[Connection] = []
+        self._entries = 0  # how often it was put in: by it the watcher sees whether the leader stands still
+        self._asleep = False  # the watcher is, or is about to be
+        self._given = self._ended = False
+        self._news = threading.Semaphore(0)
+
+    def put(self, conn: Connection) -> None:
+        self._entries += 1
+        self._held.append(conn)
+        if self._asleep:
+            self._asleep = False
+            self._news.release()
+
+    def drop(self, conn: Connection) -> bool:
+        try:
+            self._held.remove(conn)
+        except ValueError:
+            return False
+        return True
+
+    def take(self) -> Connection | None:
+        try:
+            return self._held.pop()
+        except IndexError:
+            return None
+
+    def give(self) -> None:
+        self._given = True
+        self._news.release()
+
+    def end(self) -> None:
+        self._ended = True
+        self._news.release()
+
+    def watch(self, tick: float) -> int:
+        calm, seen = 0, -1
+        for _ in range(self._looks):
+            if self._given or self._ended or self._news.acquire(timeout=tick):
+                break
+            entries = self._entries
+            if self._held:
+                calm = 0
+                if entries == seen:
+                    return STILL
+            else:
+                calm += 1
+                if calm > self._calm:
+                    self._sleep()
+                    return NOTHING
+            seen = entries
+        given, self._given = self._given, False
+        return GIVEN if given else NOTHING
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        # Looked at after that: whoever puts something in after this look sees it.
+        if not (self._held or self._given or self._ended):
+            self._news.acquire()
+        self._asleep = False
+
+
+def make(native: bool) -> Stake:
+    """`native`: by native code, where it was built."""
+    kind = _native.Stake if native and _native is not None else PythonStake
+    stake: Stake = kind(_CALM, _LOOKS)
+    return stake
