@@ -1,8 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from mmap import mmap
+from typing import Any
 
 from forkd.http.environ import Ends, Environ
 from forkd.http.usual import Block, UsualRequest
+from forkd.models.link import PythonLink
+from forkd.system.uring import _PythonHandle
 
 def read_head(
     data: bytes, most: int, fields: int, template: Environ, ends: Ends, /
@@ -45,6 +48,48 @@ class Lane(_Ledger):
 
 class OwnLane(_Ledger):
     def become(self, lane: Lane, /) -> None: ...
+
+class Link(PythonLink): ...
+
+def epoll_wait(epoll: int, seconds: float | None = None, /) -> Sequence[tuple[int, int]]: ...
+
+class Flow:
+    plain: bool
+    owed: bool
+    quiet: bool
+    receiver: Callable[[bytes], None] | None
+    def __init__(self, peer: object, general: Callable[[Any], None], /) -> None: ...
+    def write(self, data: bytes, /) -> None: ...
+
+class Handle(_PythonHandle): ...
+
+class Completions:
+    def __init__(
+        self,
+        queues: object,
+        buffers: object,
+        operations: object,
+        handles: dict[int, Any],
+        disarmed: list[Any],
+        /,
+    ) -> None: ...
+    def serve(self, loop: object, connections: dict[int, Any], /) -> None: ...
+    def plain(self) -> list[tuple[int, int, int]]: ...
+    def next(self) -> tuple[int, int, int] | None: ...
+    def rest(self) -> list[tuple[int, int, int]]: ...
+
+class Dispatcher:
+    patience: float
+    def __init__(
+        self,
+        loop: object,
+        calls: dict[int, Callable[[], None]],
+        connections: dict[int, Any],
+        stake: object | None,
+        /,
+    ) -> None: ...
+    def receive(self, conn: object, now: float, /) -> bool: ...
+    def run(self, events: Sequence[tuple[int, int]], now: float, /) -> None: ...
 
 class Stake:
     def __init__(self, calm: int, looks: int, /) -> None: ...

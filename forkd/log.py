@@ -148,7 +148,7 @@ class Lines:
 
 
 #: Lines written together, and seconds that fewer may wait. A worker that is killed loses them.
-_MANY = 64
+_MANY = 256
 _PATIENCE = 0.01
 
 
@@ -216,6 +216,7 @@ class AccessLog:
 
     def flush(self) -> bool:
         """Write what was collected. Returns whether some of it waits."""
+        self._deadline = 0.0
         if self.lines.count:
             self.sink.write(self.lines.take())
         elif self.sink.waiting:

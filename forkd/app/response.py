@@ -55,7 +55,7 @@ class Response:
         self._version = request.version
         self._block = block
         if block is not None:
-            self.code = block[1]
+            self.code = block.code
         self._peer = peer
         self._host = host
         self._usual = usual
@@ -75,7 +75,7 @@ class Response:
             raise RuntimeError("start_response was called twice without exc_info (PEP 3333)")
         block = self._usual.block(status, headers)
         if block is not None:
-            self._block, self.code = block, block[1]
+            self._block, self.code = block, block.code
             return self.write
         head = check_headers(status, headers)  # raises: then what was said before holds
         self._block, self._head, self.code = None, head, head.code
@@ -122,7 +122,7 @@ class Response:
         """Decide the framing (RFC 9112, 6) and return the head."""
         if not self.code:
             raise BadResponse("the application did not call start_response")
-        head = self._head if self._block is None else Head(*self._block)
+        head = self._head if self._block is None else self._block
         assert head is not None
         self._bodiless = bodiless(head.code, self._method)
         if head.length is not None:

@@ -44,9 +44,13 @@ class Await:
     byte that arrives or leaves moves it by 1/`rate` seconds, to at most `seconds` from then.
     A rate of 0 makes it absolute. `idle` marks the state between requests, where the connection
     may be closed without loss when the process drains.
+
+    `shortcut` is what native code may do with what arrives here, if that is usual, without resuming the
+    session (native/dispatch.c); then the connection waits in `then`, or goes on waiting here. What it has
+    begun, and cannot end by itself, it resumes the session with, in place of bytes.
     """
 
-    __slots__ = ("idle", "name", "rate", "read", "seconds", "write")
+    __slots__ = ("idle", "name", "rate", "read", "seconds", "shortcut", "then", "write")
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class Await:
         read: bool = True,
         write: bool = False,
         idle: bool = False,
+        shortcut: Any = None,
+        then: Await | None = None,
     ) -> None:
         self.name = name
         self.seconds = seconds or float("inf")  # 0 is how an operator writes "no limit"
@@ -64,6 +70,8 @@ class Await:
         self.read = read
         self.write = write
         self.idle = idle
+        self.shortcut = shortcut
+        self.then = then
 
     def __repr__(self) -> str:
         return f"<Await {self.name}>"
@@ -127,6 +135,8 @@ class Peer(Protocol):
     server: str
     server_port: int
     sock: Any  # for its options and names; bytes go through the model
+    note: Any  # what a shortcut is to know of the connection, if the session has one
+    direct: bool  # what is sent goes into the socket at once, and nothing else is under way there
 
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""

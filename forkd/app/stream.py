@@ -13,6 +13,7 @@ import socketserver
 from collections.abc import Callable
 from typing import Any
 
+from forkd.app import flow
 from forkd.app.session import (
     ANY_BYTE,
     SLOWEST,
@@ -97,6 +98,7 @@ class Evented:
         self._factory = factory
         self._host = host
         self._graceful = config.graceful_timeout
+        self._native = config.native
         self._streams: dict[Transport, str] = {}
         # Idle is a stream on which no byte moves, whatever it waits for; one that has something to
         # send must move SLOWEST bytes a second.
@@ -105,14 +107,16 @@ class Evented:
         rate = SLOWEST if config.write_timeout else ANY_BYTE
         #: By what is needed, input and room for output.
         self._awaits = {
-            (True, False): Await("stream", idle, rate=ANY_BYTE),
+            (True, False): Await(
+                "stream", idle, rate=ANY_BYTE, shortcut=flow.SHORTCUT if config.native else None
+            ),
             (False, False): Await("stream", idle, rate=ANY_BYTE, read=False),
             (True, True): Await("stream", stuck, rate=rate, write=True),
             (False, True): Await("stream", stuck, rate=rate, read=False, write=True),
         }
 
     def session(self, peer: Peer) -> Session:
-        transport = Transport(peer, self._factory(), self._host.log)
+        transport = Transport(peer, self._factory(), self._host.log, self._native)
         self._streams[transport] = _name(peer)
         ledger = self._host.ledger
         began = ledger.begin(b"stream")

@@ -11,6 +11,7 @@ import asyncio
 from asyncio.trsock import TransportSocket
 from collections.abc import Iterable
 
+from forkd.app import flow
 from forkd.app.session import ClientGone, Log, Peer
 
 _HIGH_WATER = 65536
@@ -18,7 +19,10 @@ _PIECE = 262144  # bytes of the backlog that are offered to the socket at once
 
 
 class Transport(asyncio.Transport):
-    def __init__(self, peer: Peer, protocol: asyncio.BaseProtocol, log: Log) -> None:
+    def __init__(
+        self, peer: Peer, protocol: asyncio.BaseProtocol, log: Log, native: bool = True
+    ) -> None:
+        """`native`: what is plain goes past this object, through native code where it was built."""
         super().__init__(
             {
                 "peername": (peer.client, peer.client_port),
@@ -31,6 +35,9 @@ class Transport(asyncio.Transport):
         self.failure: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._peer = peer
+        self._flow = flow.make(peer, self.write, native)
+        if not isinstance(self._flow, flow.Flow):
+            vars(self)["write"] = self._flow.write  # in front of the method, which goes on from there
         self.set_protocol(protocol)
         self._log = log
         self._unread = b""  # received, and the protocol has paused reading
@@ -45,14 +52,19 @@ class Transport(asyncio.Transport):
         self._waking = False
         self._writing_paused = False
         self._low, self._high = _HIGH_WATER // 4, _HIGH_WATER
-        self._owed = False  # the client had the last word
-        self._quiet = False  # nothing has moved since `rests` was last asked
 
     # ---- called by the session ------------------------------------------------------------
 
     def needs(self) -> tuple[bool, bool] | None:
         """What the session is to wait for, input and room for output; None when all is said, by one
         side or by both."""
+        found = self._needs()
+        self._flow.plain = found == (True, False) and not (
+            self._buffered or self._unread or self._eof_asked or self._closing
+        )
+        return found
+
+    def _needs(self) -> tuple[bool, bool] | None:
         if self._closing or self._at_eof or self._eof_asked:
             if not self._backlog and (self._closing or (self._eof_told and self._eof_sent)):
                 return None
@@ -63,8 +75,8 @@ class Transport(asyncio.Transport):
     def rests(self) -> bool:
         """Whether nothing has moved since the last call, and nothing is under way: the last word
         was ours, or nobody has said anything."""
-        quiet, self._quiet = self._quiet, True
-        return quiet and not self._owed and self.needs() == (True, False)
+        quiet, self._flow.quiet = self._flow.quiet, True
+        return quiet and not self._flow.owed and self._needs() == (True, False)
 
     def connected(self) -> None:
         self._protocol.connection_made(self)
@@ -72,7 +84,7 @@ class Transport(asyncio.Transport):
     def deliver(self, data: bytes) -> None:
         """Give the protocol what came, the end included, until it pauses or closes."""
         if data:
-            self._owed, self._quiet = True, False
+            self._flow.owed, self._flow.quiet = True, False
         if self._unread:
             data = self._unread + data
         while data and self._reading and not self._closing:
@@ -97,7 +109,8 @@ class Transport(asyncio.Transport):
 
     def eof(self) -> None:
         """The client sends no more."""
-        self._at_eof = self._owed = True
+        self._at_eof = self._flow.owed = True
+        self._flow.plain = False
         self.deliver(b"")
 
     def woken(self) -> None:
@@ -108,7 +121,7 @@ class Transport(asyncio.Transport):
                 sent = self._peer.send(piece)
             if not sent:
                 break
-            self._quiet = False
+            self._flow.quiet = False
             del self._backlog[:sent]
         if self._eof_asked and not self._eof_sent and not self._backlog:
             self._eof_sent = self._peer.shutdown()
@@ -120,6 +133,7 @@ class Transport(asyncio.Transport):
     def lost(self, reason: Exception | None) -> None:
         """The connection is over."""
         self._closed = True
+        self._flow.plain = False
         self._loop.call_soon(self._tell, reason)
 
     def _tell(self, reason: Exception | None) -> None:
@@ -140,7 +154,7 @@ class Transport(asyncio.Transport):
             raise RuntimeError("write() after write_eof()")
         if self._closing or self._closed or not data:
             return  # asyncio's own transports drop it too
-        self._owed = self._quiet = False
+        self._flow.owed = self._flow.quiet = False
         data = bytes(data)
         if not self._backlog:
             try:
@@ -214,8 +228,13 @@ class Transport(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        if self._buffered:
+            self._flow.plain = False
+        else:
+            self._flow.receiver = getattr(protocol, "data_received", None)
 
     def _wake(self) -> None:
+        self._flow.plain = False  # until the session has asked for our needs
         if not self._waking and not self._closed:
             self._waking = True
             self._loop.call_soon(self._resume)

@@ -27,7 +27,7 @@ from forkd.app.session import (
     Session,
 )
 from forkd.config import Config
-from forkd.http.environ import Ends, Environ, environ_of
+from forkd.http.environ import Ends, Environ, environ_of, roomy_template
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
@@ -60,19 +60,9 @@ class Wsgi:
         )
         self._body_seconds = config.body_timeout
         self._keep_alive = config.keep_alive > 0
-        self._first = Await("first request", config.header_timeout, rate=ANY_BYTE, idle=True)
-        self._idle = Await("keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True)
-        self._head = Await("request head", config.header_timeout)
         self._usual = Usual(config.native)
         self._collect = Collector(config, host.log, self._usual.blank).collect
-        self._exchange: Exchange | None = None
-        if self._usual.exchange is not None:
-            lines = host.access.lines if host.access is not None else None
-            self._exchange = self._usual.exchange(
-                app, self._response, host, host.ledger, host.access, lines, date,
-                self._keep_alive, _COPY_LIMIT,
-            )  # fmt: skip
-        self._template: Environ = {
+        self._template: Environ = roomy_template({
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "SERVER_SOFTWARE": "forkd",
@@ -84,16 +74,39 @@ class Wsgi:
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
-        }
+        })  # fmt: skip
+        self._exchange = self._make_exchange()
+        self._idle = Await(
+            "keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True, shortcut=self._exchange
+        )
+        self._first = Await(
+            "first request", config.header_timeout, rate=ANY_BYTE, idle=True,
+            shortcut=self._exchange, then=self._idle,
+        )  # fmt: skip
+        self._head = Await("request head", config.header_timeout)
+
+    def _make_exchange(self) -> Exchange | None:
+        """What calls the application for usual requests, where that is native."""
+        make, host = self._usual.exchange, self._host
+        if make is None:
+            return None
+        lines = host.access.lines if host.access is not None else None
+        limits = self._limits
+        return make(
+            self._app, self._response, host.ledger, host.access, lines, date,
+            self._keep_alive, _COPY_LIMIT,
+            (limits.shortest, limits.fields, limits.body, self._template),
+        )  # fmt: skip
 
     def retire(self) -> None:
-        """Each answer looks at `Host.draining` by itself."""
+        if self._exchange is not None:
+            self._exchange.draining = True  # the other answers look at `Host.draining` themselves
 
     # ---- the connection -------------------------------------------------------------------
 
     def session(self, peer: Peer) -> Session:
         """One connection, request by request. Returns LINGER when the client may still send."""
-        ledger, exchange, usual = self._ledger, self._exchange, self._usual.request
+        exchange, usual = self._exchange, self._usual.request
         parser = self._parser(peer)
         wait = self._first
         data = yield wait
@@ -118,23 +131,24 @@ class Wsgi:
                     close, data = yield from self._general(request, peer, data)
                 else:
                     body: IO[bytes] | None = None
-                    if request.length:
-                        body, data = yield from self._collect(request, peer, data)
-                    yield READY
-                    began = ledger.begin(request.line)
-                    answer = exchange.run(request, peer, body)
+                    if request.began:  # by native code
+                        answer = request.answer
+                    else:
+                        if request.length:
+                            body, data = yield from self._collect(request, peer, data)
+                        yield READY
+                        answer = exchange.run(request, peer, body)
                     if answer is not None:
-                        ledger.pause()
                         try:
                             yield answer
                         finally:
-                            exchange.end(request, began)
+                            exchange.end(request)
                         close = request.close
                         del answer
                     else:
                         response = request.response
                         yield from self._respond(
-                            request, request.environ, request.outcome, response, peer, began
+                            request, request.environ, request.outcome, response, peer, request.began
                         )
                         close = response.close
                         del response
@@ -155,7 +169,8 @@ class Wsgi:
     def _parser(self, peer: Peer) -> RequestParser | UsualParser:
         if self._usual.read_head is None:
             return RequestParser(self._limits)
-        return UsualParser(self._limits, self._usual.read_head, self._template, _ends(peer))
+        peer.note = ends = _ends(peer)
+        return UsualParser(self._limits, self._usual.read_head, self._template, ends)
 
     def _general(
         self, request: Request | UsualRequest, peer: Peer, data: bytes

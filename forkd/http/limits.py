@@ -22,6 +22,11 @@ class Limits:
     head: int = 65536  # from the request line to the blank line, else 431
     body: int = 1 << 30  # payload, else 413
 
+    @property
+    def shortest(self) -> int:
+        """A head of so many bytes passes none of them but for the number of its fields."""
+        return min(self.line, self.field, self.head)
+
 
 class Refused(Exception):
     """The client's bytes are not a request that forkd serves: answer `status` and close.

@@ -33,7 +33,9 @@ class UsualRequest(Protocol):
     chunked: bool
     expect_continue: bool
 
-    # After its Exchange.
+    # Since its Exchange.
+    began: int  # ns of CLOCK_MONOTONIC
+    answer: Any  # what is left to send of it, where native code has begun before the session knew
     response: Any  # what `respond` made, when there is anything unusual
     code: int
     sent: int  # bytes of body
@@ -46,6 +48,8 @@ class UsualRequest(Protocol):
 class Exchange(Protocol):
     """The call of the application for a usual request."""
 
+    draining: bool  # each answer is its connection's last
+
     def run(
         self, request: UsualRequest, peer: Any, body: IO[bytes] | None
     ) -> bytes | tuple[bytes, bytes] | None:
@@ -53,14 +57,14 @@ class Exchange(Protocol):
         the application did, and `request.response` goes on. `body`: None for an empty one."""
         ...
 
-    def end(self, request: UsualRequest, began: int) -> None:
+    def end(self, request: UsualRequest) -> None:
         """Count and log a request that was answered so, or whose client has left."""
 
 
 #: (data, most bytes, most fields, most bytes of body, environ to begin with, ends); None: not usual, or
 #: not complete.
 ReadHead = Callable[[bytes, int, int, int, Environ, Ends], UsualRequest | None]
-#: What `block` makes of the status and headers that an application names; None: not usual.
+#: What `block` makes of the status and headers that an application names: as a response.Head.
 Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
 #: (block, date, body, close) -> the answer, if that body is all of it.
@@ -107,7 +111,7 @@ class UsualParser:
         self._read = read
         self._template = template
         self._ends = ends
-        self._short = min(limits.line, limits.field, limits.head)  # no limit can be passed in it
+        self._short = limits.shortest
         self._general: RequestParser | None = None
 
     @property
@@ -115,8 +119,11 @@ class UsualParser:
         """As RequestParser's."""
         return self._general is not None and self._general.started
 
-    def feed(self, data: bytes) -> Request | UsualRequest | None:
-        """As RequestParser's."""
+    def feed(self, data: bytes | UsualRequest) -> Request | UsualRequest | None:
+        """As RequestParser's; a request that was read elsewhere passes through."""
+        if not isinstance(data, (bytes, memoryview)):
+            self.rest = b""
+            return data
         general = self._general
         if general is None or general.fresh:
             limits = self._limits

@@ -24,6 +24,8 @@ class Completing(Connection):
 
     __slots__ = ("_left", "last", "operations")
 
+    direct = False
+
     def __init__(self, operations: Operations, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.operations = operations

@@ -23,6 +23,7 @@ from forkd.app.session import (
     Session,
 )
 from forkd.models.deadlines import NEVER, NOWHERE
+from forkd.models.link import Link
 from forkd.models.taken import TakenSocket
 from forkd.system.sockets import data_age
 
@@ -79,19 +80,15 @@ class _Filling:
         return buffer[:count]
 
 
-class Connection:
+class Connection(Link):
     """Implements `session.Peer`. `waker` is called with the connection when `wake` is."""
 
+    direct = True
+
     __slots__ = (
-        "bucket",
-        "client",
         "client_port",
-        "deadline",
-        "fd",
         "lent",
         "mask",
-        "moved",
-        "op",
         "out",
         "push_seconds",
         "recv",
@@ -122,10 +119,10 @@ class Connection:
         self.push_seconds = push_seconds
         self.waker = waker
         self.lent = 0.0  # when it came into the request queue, in the models that have one
-        self.moved = 0  # bytes received or sent since the deadline was last looked at
+        self.moved = 0
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.taken = False  # the session has the socket itself
-        self.op: Await = _NOTHING_YET
+        self.op = _NOTHING_YET
         self.out: list[memoryview | FilePiece] = []
         self.deadline = NEVER
         self.bucket = NOWHERE

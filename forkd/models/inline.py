@@ -1,28 +1,80 @@
 """The synchronous steps, all in the thread that waits: receive, resume the session, send.
 
-For the models in which the process that has a connection does everything for it.
+For the models in which the process that has a connection does everything for it. Native code does the
+same for what is usual (native/dispatch.c), and calls what stands under its name below for the rest.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
-from forkd.app.session import Deadline
+from forkd.app.session import TAKE, Await, Deadline
+from forkd.models.batch import Batch
 from forkd.models.connection import CHUNK, Connection
 from forkd.models.loop import ChildLoop
-from forkd.models.steps import ABORTED, advance, flush
-from forkd.system.handles import HANGUP, WRITE
+from forkd.models.stake import Stake
+from forkd.models.steps import ABORTED, FINISHED, advance, flush
+from forkd.models.unit import Unit
+from forkd.native import native
+from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
 
 
 class InlineLoop(ChildLoop):
+    #: Whether native code may call the application.
+    direct = True
+
+    def __init__(self, unit: Unit, stake: Stake | None = None) -> None:
+        """`stake`: where threads take turns."""
+        super().__init__(unit)
+        # Another thread may lead on in the middle of one: what else was taken would be lost.
+        self._batch = Batch() if stake is None else Batch(1)
+        self.dispatcher = (
+            native.Dispatcher(self, self.calls, self.keeper.connections, stake)
+            if native is not None and unit.config.native
+            else None
+        )
+
+    def handle_set(self) -> HandleSet:
+        if native is not None and self.unit.config.native and self.unit.io == "epoll":
+            return NativeEpollSet()
+        return super().handle_set()
+
+    def demultiplex(self, events: Events) -> None:
+        if self.dispatcher is None or not self.direct:
+            super().demultiplex(events)
+        else:
+            self.dispatcher.run(events, self.keeper.now)
+
+    def lead(self, fd: int) -> None:
+        if self.unit.lease is None:
+            super().lead(fd)
+            return
+        connections = self.keeper.connections
+        while accepted := self.acceptor.accept(fd, self._batch.size):
+            began, before = monotonic(), len(connections)
+            for conn in [self.keeper.adopt(*one) for one in accepted]:
+                self._begin(conn)
+            self._batch.served(len(accepted), monotonic() - began, len(connections) - before)
+
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
-        """Start the session; serve at once what has already arrived."""
-        conn = self.keeper.adopt(sock, client, server)
-        self._go(conn, conn.resume, None)
-        if conn.mask is not None and conn.op.read:
+        self._begin(self.keeper.adopt(sock, client, server))
+
+    def _begin(self, conn: Connection) -> None:
+        """Start the session, and serve at once what has already arrived, as a rule, before the handle set
+        is told: it may be all that the connection is for."""
+        outcome = advance(conn, conn.resume, None, self.log, to_ready=True)
+        if outcome is TAKE:
+            self._go(conn, conn.resume, conn.take())
+        elif type(outcome) is Await and outcome.read and not outcome.write:
+            conn.op = outcome
             self._receive(conn)
+            if conn.mask is None and self.keeper.connections.get(conn.fd) is conn:
+                self.keeper.settle(conn, conn.op)
+        else:
+            self.keeper.settle(conn, outcome)
 
     def ready(self, conn: Connection, mask: int) -> None:
         op = conn.op
@@ -37,6 +89,32 @@ class InlineLoop(ChildLoop):
             conn.end(self.log)  # only HANGUP wakes a connection that waits for nothing
             self.keeper.close(conn)
 
+    # ---- what native code calls -----------------------------------------------------------
+
+    def feed(self, conn: Connection, value: Any) -> None:
+        """This has arrived for the session: bytes, or a request that was begun."""
+        self._go(conn, conn.resume, value)
+
+    def lost(self, conn: Connection) -> None:
+        """Receiving has failed: the client has left."""
+        conn.end(self.log)
+        self.keeper.settle(conn, ABORTED)
+
+    def failed(self, conn: Connection, failure: BaseException) -> None:
+        """The protocol that the session drives has raised this."""
+        self._go(conn, conn.session.throw, failure)
+
+    def rest(self, conn: Connection, op: Await) -> None:
+        """A request is answered, and the connection waits for the next one."""
+        self.keeper.settle(conn, op)
+
+    def ended(self, conn: Connection) -> None:
+        """A request is answered, and it was the last one."""
+        conn.end(self.log)
+        self.keeper.settle(conn, FINISHED)
+
+    # ---- the rest -------------------------------------------------------------------------
+
     def late(self, conn: Connection) -> None:
         self._go(conn, conn.session.throw, Deadline(conn.op.name))
 
@@ -45,16 +123,21 @@ class InlineLoop(ChildLoop):
             self._go(conn, conn.resume, None)
 
     def _receive(self, conn: Connection) -> None:
+        if (
+            self.dispatcher is not None
+            and self.direct
+            and self.dispatcher.receive(conn, self.keeper.now)
+        ):
+            return
         try:
             data = conn.recv(CHUNK)
         except BlockingIOError:
             return
         except OSError:
-            conn.end(self.log)
-            self.keeper.settle(conn, ABORTED)
+            self.lost(conn)
             return
         conn.moved += len(data)
-        self._go(conn, conn.resume, data)
+        self.feed(conn, data)
 
     def _flush(self, conn: Connection) -> None:
         outcome = flush(conn, self.log)

@@ -13,7 +13,7 @@ from typing import Any
 
 from forkd.app.session import SLOWEST, Await
 from forkd.models.connection import Connection
-from forkd.models.deadlines import Wheel
+from forkd.models.deadlines import NOWHERE, Wheel
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, WRITE, HandleSet
@@ -157,7 +157,7 @@ class Keeper:
     def _wait(self, conn: Connection, op: Await) -> None:
         """Leave the connection in the handle set until `op` is satisfied."""
         grace = self._idle_grace if op.idle else None
-        if conn.op is not op or grace is not None:
+        if conn.op is not op or conn.bucket == NOWHERE or grace is not None:
             conn.op = op
             self._set_deadline(conn, op.seconds if grace is None else min(grace, op.seconds))
         elif op.rate:

@@ -22,7 +22,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import Any
 
 from forkd.models import stake
@@ -49,11 +49,13 @@ class _Deposed(Exception):
 
 class LeaderThreads(InlineLoop):
     def __init__(self, unit: Unit) -> None:
-        super().__init__(unit)
+        self._stake = stake.make(unit.config.native)
+        super().__init__(unit, self._stake)
+        if self.dispatcher is not None:
+            self.dispatcher.patience = _SLOW
         assert unit.lanes is not None
         self._lock = threading.Lock()
         self._leader = threading.get_ident()
-        self._stake = stake.make(unit.config.native)
         self._watching = threading.Lock()  # held by the one follower that watches
         self._blocking = 0.0  # share of recent requests that blocked
         self._eager = False
@@ -81,8 +83,12 @@ class LeaderThreads(InlineLoop):
 
     def _follow(self, lanes: Lanes) -> None:
         lanes.bind()
-        while not self.done:
-            self.turn(None)
+        try:
+            while not self.done:
+                self.turn(None)
+        except BaseException:  # a bug in forkd: better no child than one that waits for its leader
+            self.log.exception("the child crashed")
+            os._exit(70)
 
     # ---- followers ------------------------------------------------------------------------
 
@@ -116,12 +122,21 @@ class LeaderThreads(InlineLoop):
         outcome = advance(conn, step, value, self.log)
         took = monotonic() - began
         if took > _SLOW or self._blocking:
-            self._judge(took)
+            self.judge(took)
         if not self._stake.drop(conn):
             with self._lock:
                 pass  # from here on the other leads
             self._hand_back(conn, outcome)
         self.keeper.settle(conn, outcome)
+
+    def deposed(self, conn: Connection, value: Any) -> None:
+        """Native code has this for the session, as `feed`, and another leads by now."""
+        with self._lock:
+            pass
+        began = getattr(value, "began", 0)
+        outcome = advance(conn, conn.resume, value, self.log)
+        self.judge((monotonic_ns() - began) / 1e9 if began else _STANDSTILL)
+        self._hand_back(conn, outcome)
 
     def _go_eagerly(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
         """Step 5."""
@@ -130,7 +145,7 @@ class LeaderThreads(InlineLoop):
         self._stake.give()
         began = monotonic()
         outcome = advance(conn, step, value, self.log)
-        self._judge(monotonic() - began)
+        self.judge(monotonic() - began)
         self._hand_back(conn, outcome)
 
     def _hand_back(self, conn: Connection, outcome: Outcome) -> None:
@@ -139,11 +154,15 @@ class LeaderThreads(InlineLoop):
         os.eventfd_write(self._bell, 1)
         raise _Deposed
 
-    def _judge(self, took: float) -> None:
+    def judge(self, took: float) -> None:
+        """The application has taken so many seconds."""
         self._blocking += _WEIGHT * ((took > _SLOW) - self._blocking)
         if self._blocking < _NEGLIGIBLE:
             self._blocking = 0.0
         self._eager = self._blocking > (_EAGER / 2 if self._eager else _EAGER)
+        self.direct = not self._eager
+        if self.dispatcher is not None:
+            self.dispatcher.patience = 0.0 if self._blocking else _SLOW
 
     def _collect(self) -> None:
         """Outcomes of former leaders."""

@@ -18,7 +18,7 @@ from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
 from forkd.models.keeper import Keeper
 from forkd.models.unit import Unit
-from forkd.system.handles import READ, HandleSet, make_handle_set
+from forkd.system.handles import READ, Events, HandleSet, make_handle_set
 from forkd.system.scoreboard import WORKING
 
 
@@ -81,11 +81,6 @@ class ChildLoop:
         events = self.handles.wait(self._patience(timeout))
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
-        calls = self.calls
-        for fd, _ in events:
-            # The master's word first: a request that came with it is answered as the last one.
-            if fd in calls:
-                calls[fd]()
         self.demultiplex(events)
         if keeper.wheel.next <= now:
             self._due.extend(keeper.overdue())
@@ -100,20 +95,31 @@ class ChildLoop:
             self._leave()
         self._again = self.unit.after_turn()
 
-    def demultiplex(self, events: list[tuple[int, int]]) -> None:
-        """Dispatch to the handlers of connections and listeners."""
-        connections, intakes = self.keeper.connections, self.acceptor.intakes
+    def demultiplex(self, events: Events) -> None:
+        """Dispatch to the handlers of connections, listeners, and what else is watched."""
+        calls = self.calls
+        for fd, _ in events:
+            # The master's word first: a request that came with it is answered as the last one.
+            if fd in calls:
+                calls[fd]()
+        connections = self.keeper.connections
         for fd, mask in events:
             conn = connections.get(fd)
             if conn is not None:
                 self.ready(conn, mask)
-            elif fd in intakes:
-                self.lead(fd)
+            else:
+                self.other(fd)
+
+    def other(self, fd: int) -> None:
+        """What is ready, and no connection: a listener, or what was called already."""
+        if fd in self.acceptor.intakes:
+            self.lead(fd)
 
     def lead(self, fd: int) -> None:
         """A listener is ready: accept, promote, work; until its queue is empty or another leads."""
-        while (accepted := self.acceptor.accept(fd)) is not None:
-            self.serve(*accepted)
+        while accepted := self.acceptor.accept(fd):
+            for one in accepted:
+                self.serve(*one)
             if self.unit.lease is None:
                 return  # one per wake-up: the kernel woke others for the rest
 

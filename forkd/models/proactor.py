@@ -19,13 +19,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from forkd.app.session import READY
+from forkd.app.session import READY, Await
 from forkd.models.completing import Completing
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.unit import Unit
 from forkd.system.aio import MOST_CLIENTS, AioOperations
+from forkd.system.handles import Events
 from forkd.system.operations import Kind, Operations
 from forkd.system.uring import UringOperations
 
@@ -43,6 +44,8 @@ class Proactor(PooledLoop):
             limit = min(unit.config.worker_connections, MOST_CLIENTS)
             unit = replace(unit, config=replace(unit.config, worker_connections=limit))
         super().__init__(unit)
+        if not self.pooled:
+            self.handles.serve(self, self.keeper.connections)
 
     def handle_set(self) -> Operations:
         if self.unit.io == "aio":
@@ -57,7 +60,7 @@ class Proactor(PooledLoop):
 
     # ---- step 4: dispatch -----------------------------------------------------------------
 
-    def demultiplex(self, events: list[tuple[int, int]]) -> None:
+    def demultiplex(self, events: Events) -> None:
         super().demultiplex(events)  # aio has no accept: its listeners are told to be ready
         connections = self.keeper.connections
         for kind, fd, result in self.handles.completed():
@@ -101,6 +104,18 @@ class Proactor(PooledLoop):
             self._write(conn)
         elif conn.op.write:
             self.go(conn, conn.resume, None)
+
+    # ---- what native code calls: as in inline.py ------------------------------------------
+
+    def feed(self, conn: Connection, value: Any) -> None:
+        self.go(conn, conn.resume, value)
+
+    def rest(self, conn: Connection, op: Await) -> None:
+        self.keeper.settle(conn, op)
+
+    def ended(self, conn: Connection) -> None:
+        conn.end(self.log)
+        self.begun(conn, FINISHED)
 
     # ---- what handlers start --------------------------------------------------------------
 

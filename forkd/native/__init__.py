@@ -1,6 +1,7 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
-Imported by what has a twin of it: http/usual.py, log.py and system/scoreboard.py.
+Imported by what has a twin of it, or is one: http/usual.py, app/flow.py, models/link.py, inline.py and
+stake.py, system/handles.py, ring.py, uring.py and scoreboard.py, log.py.
 """
 
 from __future__ import annotations

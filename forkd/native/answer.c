@@ -1,23 +1,169 @@
 /* The answer of an application to bytes (http/usual.py; its twin is http/response.py). */
 
 #include "native.h"
+#include <stddef.h>
+#include <structmember.h>
 
-enum { MOST_BLOCK = 4096 };
+enum { MOST_BLOCK = 4096, MOST_PAIRS = 16, MEMOS = 16 /* a power of two */ };
 
-/* Not for an application to set (PEP 3333), or for the twin to judge. */
-static const char *const not_usual[] = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-    "te", "trailer", "trailers", "transfer-encoding", "upgrade", NULL,
+PyTypeObject *block_type;
+
+static void block_dealloc(Block *self)
+{
+    Py_CLEAR(self->block);
+    release((PyObject *)self);
+}
+
+static PyObject *block_length(Block *self, void *closure)
+{
+    (void)closure;
+    return self->length < 0 ? Py_NewRef(Py_None) : PyLong_FromSsize_t(self->length);
+}
+
+#define MEMBER(name, type) {#name, type, offsetof(Block, name), READONLY, NULL}
+
+static PyMemberDef members[] = {
+    MEMBER(block, T_OBJECT), MEMBER(code, T_LONG), MEMBER(dated, T_BOOL), MEMBER(named, T_BOOL), {NULL, 0, 0, 0, NULL},
 };
 
-/* block(status, headers) -> (lines for the wire, code, Content-Length or None, has Date, has Server), which
- * makes a http.response.Head; None when there is anything unusual in them. */
+static PyGetSetDef getters[] = {
+    {"length", (getter)block_length, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, block_dealloc},
+    {Py_tp_members, members},
+    {Py_tp_getset, getters},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Block", sizeof(Block), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots,
+};
+
+/* New reference; takes `lines`, which may be NULL with an exception. */
+static Block *block_new(PyObject *lines, long code, int dated, int named)
+{
+    Block *self = lines ? (Block *)allocate(block_type) : NULL;
+    if (!self) {
+        Py_XDECREF(lines);
+        return NULL;
+    }
+    self->block = lines;
+    self->code = code;
+    self->length = -1;
+    self->dated = (char)dated;
+    self->named = (char)named;
+    return self;
+}
+
+/* Whether it is not for an application to set (PEP 3333), or for the twin to judge. */
+static int not_usual(const char *name, Py_ssize_t size)
+{
+    static const char *const names[] = {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+        "te", "trailer", "trailers", "transfer-encoding", "upgrade", NULL,
+    };
+    if (!strchr("ckptuCKPTU", *name))
+        return 0;
+    for (int i = 0; names[i]; i++)
+        if (is(name, size, names[i]))
+            return 1;
+    return 0;
+}
+
+/* A Content-Length, or -1 when it is no usual one. */
+static Py_ssize_t length_of(PyObject *text)
+{
+    Py_ssize_t size, length = 0;
+    const char *at = ascii(text, &size);
+    if (!at || size < 1 || size > 18)
+        return -1;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (at[i] < '0' || at[i] > '9')
+            return -1;
+        length = length * 10 + (at[i] - '0');
+    }
+    return length;
+}
+
+/* ---- what was seen before ------------------------------------------------------------------- */
+
+/* Applications name the same constants again and again: the very same tuples of the very same strings, but for
+ * Content-Length. They are kept alive here, and so are what they were, as long as an entry stands. */
+static struct memo {
+    PyObject *status, *pairs[MOST_PAIRS]; /* the name alone, where `framing` */
+    Py_ssize_t count, framing; /* `framing`: the place of Content-Length, or -1 */
+    Block *block;
+} memos[MEMOS];
+
+static struct memo *memo_of(PyObject *status, PyObject *headers, Py_ssize_t count)
+{
+    uintptr_t mark = (uintptr_t)status;
+    if (count)
+        mark ^= (uintptr_t)PyList_GetItem(headers, 0) >> 1;
+    return &memos[(mark >> 4 ^ mark >> 9 ^ (uintptr_t)count) & (MEMOS - 1)];
+}
+
+/* The block of what stands in `memo`, but for its length; NULL, without an exception, when that is not known. */
+static Block *remembered(const struct memo *memo, PyObject *status, PyObject *headers, Py_ssize_t count)
+{
+    Py_ssize_t length = -1;
+    if (memo->status != status || memo->count != count)
+        return NULL;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyList_GetItem(headers, i);
+        if (i == memo->framing) {
+            if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2 || PyTuple_GetItem(pair, 0) != memo->pairs[i] ||
+                (length = length_of(PyTuple_GetItem(pair, 1))) < 0)
+                return NULL;
+        } else if (pair != memo->pairs[i]) {
+            return NULL;
+        }
+    }
+    const Block *known = memo->block;
+    Block *block = block_new(Py_NewRef(known->block), known->code, known->dated, known->named);
+    if (block)
+        block->length = length;
+    else
+        PyErr_Clear();
+    return block;
+}
+
+static void remember(struct memo *memo, PyObject *status, PyObject *headers, Py_ssize_t count, Py_ssize_t framing,
+                     Block *block)
+{
+    struct memo old = *memo;
+    memo->status = Py_NewRef(status);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyList_GetItem(headers, i);
+        memo->pairs[i] = Py_NewRef(i == framing ? PyTuple_GetItem(pair, 0) : pair);
+    }
+    memo->count = count;
+    memo->framing = framing;
+    memo->block = (Block *)Py_NewRef((PyObject *)block);
+    for (Py_ssize_t i = 0; i < old.count; i++)
+        Py_DECREF(old.pairs[i]);
+    Py_XDECREF(old.status);
+    Py_XDECREF((PyObject *)old.block);
+}
+
+/* ---- status and headers --------------------------------------------------------------------- */
+
+/* block(status, headers) -> a Block, which is as a http.response.Head; None when there is anything unusual. */
 PyObject *usual_block(PyObject *status_text, PyObject *headers)
 {
     char out[MOST_BLOCK];
-    Py_ssize_t size = 0, used = 0, length = -1;
+    if (!PyList_CheckExact(headers))
+        Py_RETURN_NONE;
+    Py_ssize_t size = 0, used = 0, length = -1, framing = -1, count = PyList_Size(headers);
+    struct memo *memo = memo_of(status_text, headers, count);
+    Block *block = remembered(memo, status_text, headers, count);
+    if (block)
+        return (PyObject *)block;
     const char *status = ascii(status_text, &size);
-    if (!status || size < 4 || size > 128 || status[3] != ' ' || !PyList_CheckExact(headers))
+    if (!status || size < 4 || size > 128 || status[3] != ' ')
         Py_RETURN_NONE;
     for (int i = 0; i < 3; i++)
         if (status[i] < '0' || status[i] > '9')
@@ -31,7 +177,6 @@ PyObject *usual_block(PyObject *status_text, PyObject *headers)
     used = 11 + size;
 
     int dated = 0, named = 0;
-    Py_ssize_t count = PyList_Size(headers);
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *pair = PyList_GetItem(headers, i);
         if (!pair || !PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2)
@@ -43,24 +188,18 @@ PyObject *usual_block(PyObject *status_text, PyObject *headers)
             skip(name, name + name_size, TOKEN) != name + name_size ||
             skip_text(value, value + value_size) != value + value_size)
             Py_RETURN_NONE;
+        if (is(name, name_size, "content-length")) {
+            if (framing >= 0 || (length = length_of(PyTuple_GetItem(pair, 1))) < 0)
+                Py_RETURN_NONE;
+            framing = i;
+            continue;
+        }
+        if (not_usual(name, name_size))
+            Py_RETURN_NONE;
         while (value_size && (*value == ' ' || *value == '\t'))
             value++, value_size--;
         while (value_size && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
             value_size--;
-        if (is(name, name_size, "content-length")) {
-            if (length >= 0 || value_size < 1 || value_size > 18)
-                Py_RETURN_NONE;
-            length = 0;
-            for (Py_ssize_t j = 0; j < value_size; j++) {
-                if (value[j] < '0' || value[j] > '9')
-                    Py_RETURN_NONE;
-                length = length * 10 + (value[j] - '0');
-            }
-            continue;
-        }
-        for (int j = 0; not_usual[j]; j++)
-            if (is(name, name_size, not_usual[j]))
-                Py_RETURN_NONE;
         dated |= is(name, name_size, "date");
         named |= is(name, name_size, "server");
         memcpy(out + used, name, name_size);
@@ -72,8 +211,12 @@ PyObject *usual_block(PyObject *status_text, PyObject *headers)
         out[used++] = '\r';
         out[used++] = '\n';
     }
-    PyObject *framed = length < 0 ? Py_NewRef(Py_None) : PyLong_FromSsize_t(length);
-    return Py_BuildValue("y#lNOO", out, used, code, framed, dated ? Py_True : Py_False, named ? Py_True : Py_False);
+    if ((block = block_new(PyBytes_FromStringAndSize(out, used), code, dated, named))) {
+        block->length = length;
+        if (count <= MOST_PAIRS)
+            remember(memo, status_text, headers, count, framing, block);
+    }
+    return (PyObject *)block;
 }
 
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -98,28 +241,24 @@ static char *copy(char *at, const void *from, size_t size)
 
 /* The answer to a GET or the like, whose body is one block: as bytes; with a body of more than `most` bytes as
  * a head and that body. None when that is not all there is to it. */
-PyObject *usual_answer(PyObject *block, PyObject *date_text, PyObject *body_bytes, int close, Py_ssize_t most)
+PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *body_bytes, int close, Py_ssize_t most)
 {
-    const char *lines;
-    char *date, *body;
+    char *lines, *date, *body;
     Py_ssize_t lines_size, date_size, body_size;
-    PyObject *length;
-    long code;
-    int dated, named;
-    if (!PyArg_ParseTuple(block, "y#lOpp", &lines, &lines_size, &code, &length, &dated, &named) ||
+    if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size) ||
         PyBytes_AsStringAndSize(date_text, &date, &date_size) ||
         PyBytes_AsStringAndSize(body_bytes, &body, &body_size))
         return NULL;
-    if (code == 204 || code == 304 || date_size > 40 ||
-        (length != Py_None && PyLong_AsSsize_t(length) != body_size))
+    if (block->code == 204 || block->code == 304 || date_size > 40 ||
+        (block->length >= 0 && block->length != body_size))
         Py_RETURN_NONE;
     char extra[MOST_EXTRA], *at = extra;
-    if (!dated) {
+    if (!block->dated) {
         at = COPY(at, "Date: ");
         at = copy(at, date, date_size);
         at = COPY(at, "\r\n");
     }
-    if (!named)
+    if (!block->named)
         at = COPY(at, "Server: forkd\r\n");
     at = COPY(at, "Content-Length: ");
     at = decimal(at, (uint64_t)body_size);
@@ -144,5 +283,18 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "answer takes four arguments");
         return NULL;
     }
-    return usual_answer(args[0], args[1], args[2], args[3] == Py_True, PY_SSIZE_T_MAX);
+    if (Py_TYPE(args[0]) != block_type) {
+        PyErr_SetString(PyExc_TypeError, "that is no block");
+        return NULL;
+    }
+    return usual_answer((Block *)args[0], args[1], args[2], args[3] == Py_True, PY_SSIZE_T_MAX);
+}
+
+int answer_init(PyObject *module)
+{
+    block_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !block_type || PyObject_SetAttrString((PyObject *)block_type, "close", Py_False) ||
+                   PyModule_AddObjectRef(module, "Block", (PyObject *)block_type)
+               ? -1
+               : 0;
 }

@@ -4,14 +4,19 @@
  * (app/wsgi.py) goes on with anything else from where it stands. */
 
 #include "native.h"
+#include <stddef.h>
+#include <structmember.h>
 #include <time.h>
 
-static PyObject *n_draining, *n_client, *k_input, *k_referer, *k_agent, *dash, *bytes_io;
+PyTypeObject *exchange_type;
+static PyObject *n_client, *k_input, *k_referer, *k_agent, *dash, *bytes_io;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *app, *host, *ledger, *access, *lines, *date_at;
+    PyObject *app, *ledger, *access, *lines, *date_at;
     PyObject *respond; /* see request.c */
+    char draining;     /* each answer is its connection's last */
+    HeadLimits limits;
     int keep_alive;
     Py_ssize_t most;
     time_t second; /* whose `date` is known */
@@ -23,11 +28,11 @@ static int exchange_traverse(Exchange *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->app);
     Py_VISIT(self->respond);
-    Py_VISIT(self->host);
     Py_VISIT(self->ledger);
     Py_VISIT(self->access);
     Py_VISIT(self->lines);
     Py_VISIT(self->date_at);
+    Py_VISIT(self->limits.template);
     return 0;
 }
 
@@ -35,11 +40,11 @@ static int exchange_clear(Exchange *self)
 {
     Py_CLEAR(self->app);
     Py_CLEAR(self->respond);
-    Py_CLEAR(self->host);
     Py_CLEAR(self->ledger);
     Py_CLEAR(self->access);
     Py_CLEAR(self->lines);
     Py_CLEAR(self->date_at);
+    Py_CLEAR(self->limits.template);
     return 0;
 }
 
@@ -51,32 +56,62 @@ static void exchange_dealloc(Exchange *self)
     release((PyObject *)self);
 }
 
-/* Exchange(app, respond, host, ledger, access, lines, date_at, keep_alive, most): `respond(request, peer, block)`
- * makes a Response, `host.draining` or `keep_alive` False end the connection, `ledger` and `access` (or None) are
- * told of each request, `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of
- * Date, and a body of more than `most` bytes is not copied behind its head. */
+/* Exchange(app, respond, ledger, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
+ * makes a Response, `keep_alive` False ends the connection, `ledger` and `access` (or None) are told of each request,
+ * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, and a body of more
+ * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *app, *respond, *host, *ledger, *access, *lines, *date_at;
+    PyObject *app, *respond, *ledger, *access, *lines, *date_at, *limit[4];
     int keep_alive;
     Py_ssize_t most;
+    HeadLimits limits;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOOOOpn", &app, &respond, &host, &ledger, &access, &lines, &date_at, &keep_alive,
-                          &most))
+    if (!PyArg_ParseTuple(args, "OOOOOOpn(OOOO!)", &app, &respond, &ledger, &access, &lines, &date_at,
+                          &keep_alive, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3]) ||
+        limits_of(limit, &limits))
         return NULL;
     Exchange *self = (Exchange *)allocate(type);
     if (self) {
         self->app = Py_NewRef(app);
         self->respond = Py_NewRef(respond);
-        self->host = Py_NewRef(host);
         self->ledger = Py_NewRef(ledger);
         self->access = Py_NewRef(access);
         self->lines = Py_NewRef(lines);
         self->date_at = Py_NewRef(date_at);
         self->keep_alive = keep_alive;
         self->most = most;
+        self->limits = limits;
+        Py_INCREF(limits.template);
     }
     return (PyObject *)self;
+}
+
+/* The ledger is told that the request begins. Returns 0, or -1 with an exception. */
+static int begin(Exchange *self, UsualRequest *request)
+{
+    PyObject *lane = lane_of(self->ledger), *began;
+    if (lane) {
+        request->began = begin_request(lane, request->line);
+    } else {
+        began = PyObject_CallMethod(self->ledger, "begin", "O", request->line);
+        request->began = began ? PyLong_AsLongLong(began) : -1;
+        Py_XDECREF(began);
+    }
+    return request->began < 0 ? -1 : 0;
+}
+
+/* The application has given control back for good. Returns 0, or -1 with an exception. */
+static int lay_down(Exchange *self)
+{
+    PyObject *lane = lane_of(self->ledger), *done;
+    if (lane) {
+        pause_request(lane);
+        return 0;
+    }
+    done = PyObject_CallMethod(self->ledger, "pause", NULL);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
 }
 
 /* Borrowed; the text of the present second. */
@@ -101,35 +136,27 @@ static PyObject *date_of(Exchange *self)
 /* The answer that `result` makes with what start_response was called with; None when that is not usual. */
 static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *result)
 {
-    PyObject *body, *draining, *date, *answer;
+    PyObject *body, *date, *answer;
     if (request->response || !request->block || request->is_head || !PyList_CheckExact(result) ||
         PyList_Size(result) != 1)
         return Py_NewRef(Py_None);
     body = PyList_GetItem(result, 0);
     if (!PyBytes_CheckExact(body))
         return Py_NewRef(Py_None);
-    if (!(draining = PyObject_GetAttr(self->host, n_draining)) || !(date = date_of(self))) {
-        Py_XDECREF(draining);
+    if (!(date = date_of(self)))
         return NULL;
-    }
-    request->close = !self->keep_alive || !request->keep_alive || draining == Py_True;
-    Py_DECREF(draining);
+    request->close = !self->keep_alive || !request->keep_alive || self->draining;
     answer = usual_answer(request->block, date, body, request->close, self->most);
     request->sent = PyBytes_Size(body);
     return answer;
 }
 
-/* run(request, peer, body) -> the whole answer, to be sent; None when it is not usual: `request.outcome` knows what the
- * application did, and `request.response` goes on. `body` is its input; None: an empty one. */
-static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
+/* Call the application for `request`, which is new; `input` NULL: an empty body. Returns the whole answer, as
+ * usual_answer does, or None when it is not usual: `request.outcome` knows what the application did, and
+ * `request.response` goes on. */
+static PyObject *call(Exchange *self, UsualRequest *request, PyObject *peer, PyObject *body)
 {
-    if (nargs != 3 || Py_TYPE(args[0]) != request_type || ((UsualRequest *)args[0])->respond) {
-        PyErr_SetString(PyExc_TypeError, "run takes a new request, its peer, and its body");
-        return NULL;
-    }
-    UsualRequest *request = (UsualRequest *)args[0];
-    PyObject *input = args[2] == Py_None ? PyObject_CallNoArgs(bytes_io) : Py_NewRef(args[2]);
-    PyObject *start_response, *result, *answer;
+    PyObject *input = body ? Py_NewRef(body) : PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
     if (!input)
         return NULL;
     int failed = PyDict_SetItem(request->environ, k_input, input);
@@ -137,13 +164,15 @@ static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t 
     if (failed || !(start_response = start_response_of(request)))
         return NULL;
     request->respond = Py_NewRef(self->respond);
-    request->peer = Py_NewRef(args[1]);
-    result = PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
+    request->peer = Py_NewRef(peer);
+    result = begin(self, request) ? NULL : PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
     Py_DECREF(start_response);
     if (result) {
         answer = answer_of(self, request, result);
         if (answer != Py_None) {
             Py_DECREF(result);
+            if (answer && lay_down(self))
+                Py_CLEAR(answer);
             return answer;
         }
         Py_DECREF(answer);
@@ -161,6 +190,42 @@ static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t 
     return response_of(request) ? Py_NewRef(Py_None) : NULL;
 }
 
+/* run(request, peer, body) -> see `call`; `body` None: an empty one. */
+static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || Py_TYPE(args[0]) != request_type || ((UsualRequest *)args[0])->respond) {
+        PyErr_SetString(PyExc_TypeError, "run takes a new request, its peer, and its body");
+        return NULL;
+    }
+    return call(self, (UsualRequest *)args[0], args[1], args[2] == Py_None ? NULL : args[2]);
+}
+
+int exchange_begin(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request,
+                   PyObject **answer)
+{
+    Exchange *self = (Exchange *)exchange;
+    PyObject *found = head_of(data, size, &self->limits, peer->note);
+    if (!found)
+        return -1;
+    UsualRequest *usual = (UsualRequest *)found;
+    if (found == Py_None || usual->end != size || usual->length) {
+        Py_DECREF(found);
+        return 0;
+    }
+    PyObject *result = call(self, usual, (PyObject *)peer, NULL);
+    if (!result) {
+        Py_DECREF(found);
+        return -1;
+    }
+    *request = usual;
+    if (result != Py_None) {
+        *answer = result;
+        return 1;
+    }
+    Py_DECREF(result);
+    return 2;
+}
+
 /* Borrowed: a variable of the environ, or "-". */
 static PyObject *variable(UsualRequest *request, PyObject *key)
 {
@@ -168,50 +233,57 @@ static PyObject *variable(UsualRequest *request, PyObject *key)
     return value || PyErr_Occurred() ? value : dash;
 }
 
-/* end(request, began): its answer is on its way, or its client has left. Counts it, and logs it. */
-static PyObject *exchange_end(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
+int64_t exchange_end(PyObject *exchange, UsualRequest *request)
 {
-    if (nargs != 2 || Py_TYPE(args[0]) != request_type || !((UsualRequest *)args[0])->peer) {
-        PyErr_SetString(PyExc_TypeError, "end takes a request that was run, and when it began");
-        return NULL;
-    }
-    UsualRequest *request = (UsualRequest *)args[0];
-    PyObject *client, *referer, *agent, *done = NULL;
-    int64_t ns = PyLong_AsLongLong(args[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    PyObject *lane = lane_of(self->ledger);
+    Exchange *self = (Exchange *)exchange;
+    PyObject *client, *referer, *agent, *peer = request->peer, *lane = lane_of(self->ledger);
+    int64_t ns;
     if (lane) {
-        ns = end_request(lane, ns, request->code);
+        ns = end_request(lane, request->began, request->code);
     } else {
-        PyObject *took = PyObject_CallMethod(self->ledger, "end", "Ol", args[1], request->code);
-        ns = took ? PyLong_AsLongLong(took) : 0;
+        PyObject *took = PyObject_CallMethod(self->ledger, "end", "Ll", (long long)request->began, request->code);
+        ns = took ? PyLong_AsLongLong(took) : -1;
         Py_XDECREF(took);
-        if (PyErr_Occurred())
-            return NULL;
     }
-    if (self->access == Py_None)
-        Py_RETURN_NONE;
-    if ((client = PyObject_GetAttr(request->peer, n_client)) && (referer = variable(request, k_referer)) &&
+    if (ns < 0 || self->access == Py_None)
+        return ns;
+    int added = -1;
+    client = PyObject_TypeCheck(peer, link_type) ? Py_XNewRef(((Link *)peer)->client) : PyObject_GetAttr(peer, n_client);
+    if (client && (referer = variable(request, k_referer)) &&
         (agent = variable(request, k_agent))) {
-        int added = Py_TYPE(self->lines) == lines_type
-                        ? add_line(self->lines, client, request->line, request->code, request->sent, referer,
-                                   agent, ns)
-                        : 0;
-        if (added > 0)
-            done = Py_NewRef(Py_None);
-        else if (!added)
-            done = PyObject_CallMethod(self->access, "add", "OOlnOOL", client, request->line, request->code,
-                                       request->sent, referer, agent, (long long)ns);
+        added = Py_TYPE(self->lines) == lines_type
+                    ? add_line(self->lines, client, request->line, request->code, request->sent, referer, agent, ns)
+                    : 0;
+        if (!added) {
+            PyObject *done = PyObject_CallMethod(self->access, "add", "OOlnOOL", client, request->line, request->code,
+                                                 request->sent, referer, agent, (long long)ns);
+            added = done ? 1 : -1;
+            Py_XDECREF(done);
+        }
     }
     Py_XDECREF(client);
-    return done;
+    return added < 0 ? -1 : ns;
+}
+
+/* end(request): see exchange_end. */
+static PyObject *end(Exchange *self, PyObject *request)
+{
+    if (Py_TYPE(request) != request_type || !((UsualRequest *)request)->peer) {
+        PyErr_SetString(PyExc_TypeError, "end takes a request that was run");
+        return NULL;
+    }
+    return exchange_end((PyObject *)self, (UsualRequest *)request) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyMethodDef exchange_methods[] = {
     {"run", (PyCFunction)(void (*)(void))exchange_run, METH_FASTCALL, NULL},
-    {"end", (PyCFunction)(void (*)(void))exchange_end, METH_FASTCALL, NULL},
+    {"end", (PyCFunction)end, METH_O, NULL},
     {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef exchange_members[] = {
+    {"draining", T_BOOL, offsetof(Exchange, draining), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot exchange_slots[] = {
@@ -220,6 +292,7 @@ static PyType_Slot exchange_slots[] = {
     {Py_tp_clear, exchange_clear},
     {Py_tp_dealloc, exchange_dealloc},
     {Py_tp_methods, exchange_methods},
+    {Py_tp_members, exchange_members},
     {0, NULL},
 };
 
@@ -229,16 +302,15 @@ static PyType_Spec exchange_spec = {
 
 int exchange_init(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&exchange_spec), *io = PyImport_ImportModule("io");
-    int failed = !type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
-                 !(n_draining = PyUnicode_InternFromString("draining")) ||
+    PyObject *io = PyImport_ImportModule("io");
+    exchange_type = (PyTypeObject *)PyType_FromSpec(&exchange_spec);
+    int failed = !exchange_type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_client = PyUnicode_InternFromString("client")) ||
                  !(k_referer = PyUnicode_InternFromString("HTTP_REFERER")) ||
                  !(k_agent = PyUnicode_InternFromString("HTTP_USER_AGENT")) ||
                  !(dash = PyUnicode_InternFromString("-")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
-                 PyModule_AddObjectRef(module, "Exchange", type);
-    Py_XDECREF(type);
+                 PyModule_AddObjectRef(module, "Exchange", (PyObject *)exchange_type);
     Py_XDECREF(io);
     return failed ? -1 : 0;
 }

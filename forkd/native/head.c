@@ -10,12 +10,11 @@ static struct memo {
     PyObject *text;
 } memo[MEMO];
 
-/* A str for an environ key, made once. New reference. */
-static PyObject *key_text(const char *key, Py_ssize_t size)
+static const uint32_t BASIS = 2166136261u, PRIME = 16777619u; /* of FNV-1a */
+
+/* A str for an environ key, made once. New reference. `hash`: of its characters. */
+static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (Py_ssize_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)key[i]) * 16777619u;
     struct memo *entry = &memo[hash & (MEMO - 1)];
     if (entry->text && entry->size == size && !memcmp(entry->key, key, size)) {
         Py_INCREF(entry->text);
@@ -34,6 +33,7 @@ static PyObject *key_text(const char *key, Py_ssize_t size)
 /* ---- the request head --------------------------------------------------------------------- */
 
 static PyObject *methods[7];
+static const char method_sizes[7] = {3, 4, 4, 3, 6, 7, 5};
 static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4];
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
@@ -118,6 +118,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     char key[MOST_NAME] = "HTTP_";
     Py_ssize_t size = 5;
     const char *at = *place;
+    uint32_t hash = BASIS;
     int dropped = 0;
     for (; at < end && kinds[(unsigned char)*at] & TOKEN; at++) {
         char c = *at;
@@ -125,7 +126,8 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
             return 0;
         if (c == '_')
             dropped = 1; /* it would pass for the same name with hyphens */
-        key[size++] = c == '-' ? '_' : c >= 'a' && c <= 'z' ? (char)(c - 0x20) : c;
+        key[size] = c == '-' ? '_' : c >= 'a' && c <= 'z' ? (char)(c - 0x20) : c;
+        hash = (hash ^ (unsigned char)key[size++]) * PRIME;
     }
     if (size == 5 || at == end || *at != ':')
         return 0;
@@ -187,7 +189,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     }
     if (dropped)
         return 1;
-    PyObject *text = key_text(key, size);
+    PyObject *text = key_text(key, size, hash);
     if (!text)
         return -1;
     Py_ssize_t before = PyDict_Size(environ);
@@ -198,29 +200,35 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     return PyDict_Size(environ) > before; /* a repeated field is not usual */
 }
 
-/* read_head(data, most, fields, longest, template, peer) -> UsualRequest; None when the head is not complete,
- * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
- * not usual. `peer`: what REMOTE_ADDR and so on shall be, in the order of `peer_names`. */
-PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+/* The arguments of read_head behind the data, from `args`. Returns 0, or -1 with an exception. */
+int limits_of(PyObject *const *args, HeadLimits *limits)
 {
-    char *data;
-    Py_ssize_t size;
-    (void)self;
-    if (nargs != 6 || !PyTuple_Check(args[5]) || PyTuple_Size(args[5]) != 4) {
-        PyErr_SetString(PyExc_TypeError, "read_head takes six arguments, the last of them four strings");
+    limits->most = PyLong_AsSsize_t(args[0]);
+    limits->fields = PyLong_AsSsize_t(args[1]);
+    limits->longest = PyLong_AsLongLong(args[2]);
+    limits->template = args[3];
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int are_ends(PyObject *ends)
+{
+    if (PyTuple_Check(ends) && PyTuple_Size(ends) == 4)
+        return 1;
+    PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings");
+    return 0;
+}
+
+/* The request whose head is at `data`, or None; see read_head. */
+PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends)
+{
+    Py_ssize_t fields = limits->fields;
+    const char *end = data + (size < limits->most ? size : limits->most), *at = data;
+    if (!are_ends(ends))
         return NULL;
-    }
-    if (PyBytes_AsStringAndSize(args[0], &data, &size))
-        return NULL;
-    Py_ssize_t most = PyLong_AsSsize_t(args[1]), fields = PyLong_AsSsize_t(args[2]);
-    long long longest = PyLong_AsLongLong(args[3]);
-    if (PyErr_Occurred())
-        return NULL;
-    const char *end = data + (size < most ? size : most), *at = data;
 
     PyObject *method = NULL;
     for (int i = 0; i < 7 && !method; i++) {
-        Py_ssize_t length = strlen(method_names[i]);
+        Py_ssize_t length = method_sizes[i];
         if (end - at > length && at[length] == ' ' && !memcmp(at, method_names[i], length)) {
             method = methods[i];
             at += length + 1;
@@ -240,7 +248,7 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     const char *line_end = at + 9;
     at += 11;
 
-    PyObject *environ = PyDict_Copy(args[4]), *uri = NULL, *line = NULL;
+    PyObject *environ = PyDict_Copy(limits->template), *uri = NULL, *line = NULL;
     UsualRequest *result = NULL;
     if (!environ)
         return NULL;
@@ -252,7 +260,7 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         if (usual < 0)
             goto done;
     }
-    if (end - at < 2 || at[1] != '\n' || framing.hosts != 1 || framing.length > longest)
+    if (end - at < 2 || at[1] != '\n' || framing.hosts != 1 || framing.length > limits->longest)
         goto unusual;
     if (framing.length > 0 && (method == methods[0] || method == methods[1]))
         goto unusual; /* a body where none is expected */
@@ -265,7 +273,7 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         put(environ, k_query, PyUnicode_DecodeLatin1(query, target_end - query, NULL)))
         goto done;
     for (int i = 0; i < 4; i++)
-        if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(args[5], i)))
+        if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(ends, i)))
             goto done;
     if ((result = request_new(method, line, environ))) {
         result->end = at - data;
@@ -282,6 +290,24 @@ done:
 unusual:
     Py_DECREF(environ);
     Py_RETURN_NONE;
+}
+
+/* read_head(data, most, fields, longest, template, ends) -> UsualRequest; None when the head is not complete,
+ * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
+ * not usual. `ends`: what REMOTE_ADDR and so on shall be, in the order of `peer_names`. */
+PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    char *data;
+    Py_ssize_t size;
+    HeadLimits limits;
+    (void)self;
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "read_head takes six arguments");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], &data, &size) || limits_of(args + 1, &limits))
+        return NULL;
+    return head_of(data, size, &limits, args[5]);
 }
 
 int head_init(void)

@@ -38,20 +38,33 @@ static int note(Lane *lane, PyObject *line)
     return 0;
 }
 
+int64_t begin_request(PyObject *lane, PyObject *line)
+{
+    Lane *self = (Lane *)lane;
+    if (note(self, line))
+        return -1;
+    int64_t began = now();
+    self->cells[self->in_flight]++;
+    self->cells[self->request] = began;
+    return began;
+}
+
 static PyObject *lane_begin(Lane *lane, PyObject *line)
 {
-    if (note(lane, line))
-        return NULL;
-    int64_t began = now();
-    lane->cells[lane->in_flight]++;
-    lane->cells[lane->request] = began;
-    return PyLong_FromLongLong(began);
+    int64_t began = begin_request((PyObject *)lane, line);
+    return began < 0 ? NULL : PyLong_FromLongLong(began);
+}
+
+void pause_request(PyObject *lane)
+{
+    Lane *self = (Lane *)lane;
+    self->cells[self->request] = 0;
 }
 
 static PyObject *lane_pause(Lane *lane, PyObject *unused)
 {
     (void)unused;
-    lane->cells[lane->request] = 0;
+    pause_request((PyObject *)lane);
     Py_RETURN_NONE;
 }
 

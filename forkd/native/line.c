@@ -10,7 +10,7 @@ enum { MOST_LINE = 4096, MOST_NUMBERS = 100, MOST_STAMP = 64 };
 /* `at` and what follows it, for text that needs no escape; NULL when it does, or is too long. */
 static char *quiet(char *at, const char *limit, const char *text, Py_ssize_t size)
 {
-    if (!text || limit - at < size || skip(text, text + size, QUIET) != text + size)
+    if (!text || limit - at < size || skip_quiet(text, text + size) != text + size)
         return NULL;
     memcpy(at, text, size);
     return at + size;

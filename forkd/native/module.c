@@ -4,23 +4,24 @@
  * accepts: what is not plainly usual comes back as None, and the twin looks at it. So it has no error of
  * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
  *
- * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in ring.c and stake.c,
- * which are also the only parts that make a system call.
+ * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in ring.c and stake.c and what
+ * dispatch.c says; these are also the only parts that make a system call.
  */
 
 #include "native.h"
 
 PyObject *allocate(PyTypeObject *type)
 {
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    return alloc(type, 0);
+    return PyType_GenericAlloc(type, 0); /* none of ours, and no class made of one, has another */
 }
 
 void release(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
-    freefunc give_back = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    give_back(object);
+    if (PyType_GetFlags(type) & Py_TPFLAGS_HAVE_GC)
+        PyObject_GC_Del(object);
+    else
+        PyObject_Free(object);
     Py_DECREF(type);
 }
 
@@ -44,6 +45,7 @@ static PyMethodDef functions[] = {
     {"block", FAST(block)},
     {"answer", FAST(answer)},
     {"blank", blank, METH_O, NULL},
+    {"epoll_wait", FAST(native_epoll_wait)},
     {NULL, NULL, 0, NULL},
 };
 
@@ -55,8 +57,9 @@ PyMODINIT_FUNC PyInit__native(void)
 {
     fill_kinds();
     PyObject *module = PyModule_Create(&definition);
-    if (module && (request_init(module) || head_init() || exchange_init(module) || line_init(module) || lane_init(module) ||
-                   ring_init(module) || stake_init(module))) {
+    if (module && (request_init(module) || head_init() || answer_init(module) || exchange_init(module) || line_init(module) || lane_init(module) ||
+                   ring_init(module) || stake_init(module) || link_init(module) || dispatch_init(module) ||
+                   complete_init(module) || epoll_init() || flow_init(module))) {
         Py_DECREF(module);
         return NULL;
     }

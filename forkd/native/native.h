@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 /* Kinds of characters, for `skip` (text.c). */
 enum { TOKEN = 1, PATH = 2, QUERY = 4, TEXT = 8, HOST = 16, QUIET = 32 };
@@ -18,6 +19,8 @@ void fill_kinds(void);
 const char *skip(const char *at, const char *end, int kind);
 /* As `skip` for TEXT, several at a time. */
 const char *skip_text(const char *at, const char *end);
+/* As `skip` for QUIET, likewise. */
+const char *skip_quiet(const char *at, const char *end);
 /* Whether text is `what` but for the case of ASCII letters; `what` is lower case. */
 int is(const char *text, Py_ssize_t size, const char *what);
 /* The characters of a str when it is ASCII; NULL, without an exception, when it is anything else. */
@@ -29,6 +32,15 @@ char *decimal(char *at, uint64_t number);
 PyObject *allocate(PyTypeObject *type);
 void release(PyObject *object);
 
+/* Status and headers of an answer, for the wire; otherwise as http.response.Head (answer.c). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *block;
+    long code;
+    Py_ssize_t length; /* negative: none was told */
+    char dated, named;
+} Block;
+
 /* A request that is usual in all; its body, if any, has a length. Otherwise as http.guard.Request (request.c). */
 typedef struct {
     PyObject_HEAD
@@ -38,13 +50,67 @@ typedef struct {
     char keep_alive, is_head;
     /* Its exchange, since that has begun. */
     PyObject *respond, *peer;
-    PyObject *block;           /* what start_response was called with; NULL before, and when it was not usual */
+    Block *block;              /* what start_response was called with; NULL before, and when it was not usual */
     PyObject *response;        /* the Response that goes on, if any */
     PyObject *result, *failure; /* of the application, when not usual */
+    int64_t began; /* ns of CLOCK_MONOTONIC */
+    PyObject *answer; /* what is left to send of it, where a Dispatcher has begun */
     long code;
     Py_ssize_t sent; /* bytes of body */
     char close;
 } UsualRequest;
+
+/* A connection as its driver and its session share it (models/link.py, the twin). */
+typedef struct {
+    PyObject_HEAD
+    int fd;
+    Py_ssize_t moved;
+    double deadline, bucket;
+    PyObject *op, *client, *note;
+} Link;
+
+extern PyTypeObject *link_type;
+
+/* The Await that was met last, and what native code may do there (session.Await). */
+typedef struct {
+    PyObject *op;
+    PyObject *exchange; /* for requests; NULL: nothing */
+    char flows;         /* its bytes are a Flow's, which is the note of its connection */
+    PyObject *then;
+    double seconds; /* of `then` */
+} Rest;
+
+/* An asyncio stream (flow.c). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *peer, *receiver, *general;
+    char plain, owed, quiet;
+} Flow;
+
+extern PyTypeObject *flow_type;
+int flow_init(PyObject *module);
+/* Give its protocol what came. Returns 0, or -1 with an exception. */
+int flow_receive(Flow *flow, const char *data, Py_ssize_t size);
+
+/* Know the Await that a connection is in. Whether requests may be served there, or -1 with an exception. */
+int rest_known(Rest *rest, const Link *conn);
+int rest_traverse(Rest *rest, visitproc visit, void *arg);
+void rest_clear(Rest *rest);
+/* What is left of a buffer of which `sent` bytes were sent. New reference. */
+PyObject *rest_of(PyObject *buffer, Py_ssize_t sent);
+/* Call the loop with the connection, and an argument unless that is NULL. Returns 0, or -1 with an exception. */
+int loop_tell(PyObject *loop, PyObject *name, Link *conn, PyObject *argument);
+/* The request is answered: its connection is at its end, or rests until then. Returns 0, or -1 with an exception. */
+int loop_answered(PyObject *loop, Link *conn, const UsualRequest *request, PyObject *then, double until);
+/* What a loop is called for. */
+extern PyObject *n_feed, *n_lost, *n_failed;
+
+/* What a request may be: see read_head. */
+typedef struct {
+    Py_ssize_t most, fields;
+    long long longest;
+    PyObject *template;
+} HeadLimits;
 
 extern PyTypeObject *request_type;
 int request_init(PyObject *module);
@@ -56,16 +122,32 @@ PyObject *response_of(UsualRequest *request);
 
 /* head.c, answer.c, line.c, exchange.c: see there. */
 int head_init(void);
+int answer_init(PyObject *module);
 int exchange_init(PyObject *module);
 int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
-PyObject *usual_answer(PyObject *block, PyObject *date, PyObject *body, int close, Py_ssize_t most);
+PyObject *usual_answer(const Block *block, PyObject *date, PyObject *body, int close, Py_ssize_t most);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends);
+int limits_of(PyObject *const *args, HeadLimits *limits);
+/* What has arrived for the peer, if that is one usual request: it is begun, and its application called. Returns 0
+ * when it is not, and nothing has happened; 1 with its answer; 2 without one, its session has to go on with it; or
+ * -1 with an exception. New references. */
+int exchange_begin(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request,
+                   PyObject **answer);
+/* Its answer is on its way, or its client has left: count it, and log it. Returns how long it took (ns), or -1 with
+ * an exception. */
+int64_t exchange_end(PyObject *exchange, UsualRequest *request);
+extern PyTypeObject *exchange_type;
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 extern PyTypeObject *lines_type;
 /* The lane that a ledger writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
 PyObject *lane_of(PyObject *ledger);
+/* When it began (ns of CLOCK_MONOTONIC), or -1 with an exception. */
+int64_t begin_request(PyObject *lane, PyObject *line);
+/* The application has given control back. */
+void pause_request(PyObject *lane);
 /* The request that began then (ns) is answered: how long it took (ns). */
 int64_t end_request(PyObject *lane, int64_t began, long status);
 /* Whether the line is in; not when something in it needs an escape, or has no room; -1 with an exception.
@@ -73,9 +155,29 @@ int64_t end_request(PyObject *lane, int64_t began, long status);
 int add_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
              PyObject *agent, uint64_t ns);
 
-/* lane.c, ring.c, stake.c */
+/* stake.c: see there; what can be done without a call from Python. */
+extern PyTypeObject *stake_type;
+int stake_hold(PyObject *stake, PyObject *conn); /* put; -1 with an exception */
+int stake_let_go(PyObject *stake, PyObject *conn); /* drop; whether it still leads */
+
+/* What epoll_wait returned (epoll.c). */
+enum { MOST_EVENTS = 256 };
+typedef struct {
+    PyObject_HEAD
+    int count;
+    struct epoll_event events[MOST_EVENTS];
+} Events;
+
+extern PyTypeObject *events_type;
+PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+
+/* link.c, dispatch.c, lane.c, ring.c, complete.c, stake.c, epoll.c */
+int epoll_init(void);
+int link_init(PyObject *module);
+int dispatch_init(PyObject *module);
 int lane_init(PyObject *module);
 int ring_init(PyObject *module);
+int complete_init(PyObject *module);
 int stake_init(PyObject *module);
 
 #endif

@@ -40,7 +40,8 @@ static void request_dealloc(UsualRequest *self)
     Py_CLEAR(self->method);
     Py_CLEAR(self->line);
     Py_CLEAR(self->length);
-    Py_CLEAR(self->block);
+    Py_XDECREF((PyObject *)self->block);
+    Py_CLEAR(self->answer);
     release((PyObject *)self);
 }
 
@@ -52,7 +53,7 @@ PyObject *response_of(UsualRequest *self)
             return NULL;
         }
         self->response = PyObject_CallFunctionObjArgs(self->respond, (PyObject *)self, self->peer,
-                                                      self->block ? self->block : Py_None, NULL);
+                                                      self->block ? (PyObject *)self->block : Py_None, NULL);
     }
     return self->response;
 }
@@ -63,26 +64,40 @@ static PyObject *request_write(UsualRequest *self, PyObject *data)
     return response ? PyObject_CallMethodObjArgs(response, n_write, data, NULL) : NULL;
 }
 
-static PyObject *request_start(UsualRequest *self, PyObject *args, PyObject *keywords)
+/* Call the Response's start_response, as this one was called. */
+static PyObject *request_pass_on(UsualRequest *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    PyObject *response = response_of(self), *start = response ? PyObject_GetAttr(response, n_start_response) : NULL,
+             *positional = PyTuple_New(nargs), *keywords = PyDict_New(), *result = NULL;
+    int failed = !start || !positional || !keywords;
+    for (Py_ssize_t i = 0; i < nargs && !failed; i++)
+        failed = PyTuple_SetItem(positional, i, Py_NewRef(args[i]));
+    for (Py_ssize_t i = 0; i < named && !failed; i++)
+        failed = PyDict_SetItem(keywords, PyTuple_GetItem(names, i), args[nargs + i]);
+    if (!failed)
+        result = PyObject_Call(start, positional, keywords);
+    Py_XDECREF(start);
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
+}
+
+static PyObject *request_start(UsualRequest *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     static PyMethodDef write = {"write", (PyCFunction)request_write, METH_O, "write of PEP 3333"};
-    if (!self->response && !self->block && !keywords && PyTuple_Size(args) == 2) {
-        PyObject *found = usual_block(PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1));
+    if (!self->response && !self->block && !names && nargs == 2) {
+        PyObject *found = usual_block(args[0], args[1]);
         if (!found)
             return NULL;
         if (found != Py_None) {
-            self->block = found;
-            self->code = PyLong_AsLong(PyTuple_GetItem(found, 1));
+            self->block = (Block *)found;
+            self->code = self->block->code;
             return PyCFunction_New(&write, (PyObject *)self);
         }
         Py_DECREF(found);
     }
-    PyObject *response = response_of(self), *start, *result;
-    if (!response || !(start = PyObject_GetAttr(response, n_start_response)))
-        return NULL;
-    result = PyObject_Call(start, args, keywords);
-    Py_DECREF(start);
-    return result;
+    return request_pass_on(self, args, nargs, names);
 }
 
 UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ)
@@ -99,7 +114,7 @@ UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ)
 PyObject *start_response_of(UsualRequest *request)
 {
     static PyMethodDef start = {
-        "start_response", (PyCFunction)(void (*)(void))request_start, METH_VARARGS | METH_KEYWORDS,
+        "start_response", (PyCFunction)(void (*)(void))request_start, METH_FASTCALL | METH_KEYWORDS,
         "start_response of PEP 3333",
     };
     return PyCFunction_New(&start, (PyObject *)request);
@@ -140,6 +155,8 @@ static PyMemberDef request_members[] = {
     MEMBER(code, T_LONG),
     MEMBER(sent, T_PYSSIZET),
     MEMBER(close, T_BOOL),
+    MEMBER(answer, T_OBJECT),
+    MEMBER(began, T_LONGLONG),
     {NULL, 0, 0, 0, NULL},
 };
 

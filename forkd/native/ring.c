@@ -2,23 +2,13 @@
  * holds of them, and has their twins). Used by the one thread that made the ring. */
 
 #define _GNU_SOURCE
-#include "native.h"
+#include "ring.h"
 #include <errno.h>
-#include <linux/io_uring.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-typedef struct {
-    PyObject_HEAD
-    int fd;
-    Py_buffer rings, submissions;
-    unsigned *sq_tail, *cq_head, *cq_tail;
-    struct io_uring_sqe *sqes;
-    struct io_uring_cqe *cqes;
-    unsigned sq_entries, cq_entries; /* powers of two */
-    unsigned tail, head, unsubmitted;
-} Queues;
+PyTypeObject *queues_type, *buffers_type;
 
 /* struct io_uring_getevents_arg of newer headers, and its timespec */
 struct patience {
@@ -54,6 +44,32 @@ static int enter(Queues *self, unsigned least, double seconds)
     return -1;
 }
 
+struct io_uring_sqe *ring_next(Queues *self)
+{
+    while (self->unsubmitted == self->sq_entries)
+        if (enter(self, 0, 0))
+            return NULL;
+    struct io_uring_sqe *sqe = &self->sqes[self->tail++ & (self->sq_entries - 1)];
+    self->unsubmitted++;
+    return memset(sqe, 0, sizeof *sqe);
+}
+
+const struct io_uring_cqe *ring_completion(Queues *self)
+{
+    unsigned tail = *(volatile unsigned *)self->cq_tail;
+    return self->head == tail ? NULL : &self->cqes[self->head & (self->cq_entries - 1)];
+}
+
+void ring_taken(Queues *self)
+{
+    *(volatile unsigned *)self->cq_head = ++self->head;
+}
+
+PyObject *ring_tuple(const struct io_uring_cqe *cqe)
+{
+    return Py_BuildValue("KiI", (unsigned long long)cqe->user_data, (int)cqe->res, (unsigned)cqe->flags);
+}
+
 /* put(opcode, flags, ioprio, fd, offset, address, length, operation, user_data, group=0): as struct
  * io_uring_sqe names them. */
 static PyObject *queues_put(Queues *self, PyObject *const *args, Py_ssize_t nargs)
@@ -67,11 +83,9 @@ static PyObject *queues_put(Queues *self, PyObject *const *args, Py_ssize_t narg
         values[i] = PyLong_AsUnsignedLongLongMask(args[i]);
     if (PyErr_Occurred())
         return NULL;
-    while (self->unsubmitted == self->sq_entries)
-        if (enter(self, 0, 0))
-            return NULL;
-    struct io_uring_sqe *sqe = &self->sqes[self->tail & (self->sq_entries - 1)];
-    memset(sqe, 0, sizeof *sqe);
+    struct io_uring_sqe *sqe = ring_next(self);
+    if (!sqe)
+        return NULL;
     sqe->opcode = (uint8_t)values[0];
     sqe->flags = (uint8_t)values[1];
     sqe->ioprio = (uint16_t)values[2];
@@ -82,8 +96,6 @@ static PyObject *queues_put(Queues *self, PyObject *const *args, Py_ssize_t narg
     sqe->msg_flags = (uint32_t)values[7];
     sqe->user_data = values[8];
     sqe->buf_group = (uint16_t)values[9];
-    self->tail++;
-    self->unsubmitted++;
     Py_RETURN_NONE;
 }
 
@@ -111,7 +123,7 @@ static PyObject *queues_completions(Queues *self, PyObject *unused)
         return NULL;
     for (unsigned i = 0; i < count; i++) {
         const struct io_uring_cqe *cqe = &self->cqes[(self->head + i) & (self->cq_entries - 1)];
-        PyObject *entry = Py_BuildValue("KiI", (unsigned long long)cqe->user_data, (int)cqe->res, (unsigned)cqe->flags);
+        PyObject *entry = ring_tuple(cqe);
         if (!entry || PyList_SetItem(found, i, entry)) {
             Py_DECREF(found);
             return NULL;
@@ -191,13 +203,6 @@ struct buffer { /* struct io_uring_buf of newer headers; the tail of the ring is
     uint16_t number, unused;
 };
 
-typedef struct {
-    PyObject_HEAD
-    Py_buffer memory, ring;
-    unsigned size, count; /* of each buffer, and of all; `count` a power of two */
-    uint16_t tail;
-} Buffers;
-
 static void give(Buffers *self, unsigned number)
 {
     struct buffer *buffers = self->ring.buf, *entry = &buffers[self->tail & (self->count - 1)];
@@ -205,6 +210,20 @@ static void give(Buffers *self, unsigned number)
     entry->size = self->size;
     entry->number = (uint16_t)number;
     *(volatile uint16_t *)&buffers[0].unused = ++self->tail;
+}
+
+const char *ring_received(Buffers *self, const struct io_uring_cqe *cqe)
+{
+    unsigned number = cqe->flags >> IORING_CQE_BUFFER_SHIFT;
+    if (!(cqe->flags & IORING_CQE_F_BUFFER) || number >= self->count || cqe->res <= 0 ||
+        (unsigned)cqe->res > self->size)
+        return NULL;
+    return (const char *)self->memory.buf + (size_t)number * self->size;
+}
+
+void ring_give_back(Buffers *self, const struct io_uring_cqe *cqe)
+{
+    give(self, cqe->flags >> IORING_CQE_BUFFER_SHIFT);
 }
 
 /* take(flags, count) -> the bytes of a completion; its buffer goes back to the kernel. */
@@ -279,10 +298,10 @@ static PyType_Spec buffers_spec = {
 
 int ring_init(PyObject *module)
 {
-    PyObject *queues = PyType_FromSpec(&queues_spec), *buffers = PyType_FromSpec(&buffers_spec);
-    int failed = !queues || !buffers || PyModule_AddObjectRef(module, "Queues", queues) ||
-                 PyModule_AddObjectRef(module, "Buffers", buffers);
-    Py_XDECREF(queues);
-    Py_XDECREF(buffers);
-    return failed ? -1 : 0;
+    queues_type = (PyTypeObject *)PyType_FromSpec(&queues_spec);
+    buffers_type = (PyTypeObject *)PyType_FromSpec(&buffers_spec);
+    return !queues_type || !buffers_type || PyModule_AddObjectRef(module, "Queues", (PyObject *)queues_type) ||
+                   PyModule_AddObjectRef(module, "Buffers", (PyObject *)buffers_type)
+               ? -1
+               : 0;
 }

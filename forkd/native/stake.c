@@ -23,6 +23,8 @@ typedef struct {
 
 enum { NOTHING, GIVEN, STILL };
 
+PyTypeObject *stake_type;
+
 #define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
 #define STORE(place, value) __atomic_store_n(&(place), value, __ATOMIC_SEQ_CST)
 
@@ -79,11 +81,12 @@ static void tell(Stake *self, char *flag)
     pthread_mutex_unlock(&self->mutex);
 }
 
-static PyObject *stake_put(Stake *self, PyObject *conn)
+int stake_hold(PyObject *stake, PyObject *conn)
 {
+    Stake *self = (Stake *)stake;
     if (self->held) {
         PyErr_SetString(PyExc_RuntimeError, "the stake is held already");
-        return NULL;
+        return -1;
     }
     self->held = Py_NewRef(conn);
     STORE(self->entries, self->entries + 1);
@@ -92,16 +95,27 @@ static PyObject *stake_put(Stake *self, PyObject *conn)
         STORE(self->asleep, 0);
         tell(self, NULL);
     }
-    Py_RETURN_NONE;
+    return 0;
 }
 
-static PyObject *stake_drop(Stake *self, PyObject *conn)
+static PyObject *stake_put(PyObject *self, PyObject *conn)
 {
+    return stake_hold(self, conn) ? NULL : Py_NewRef(Py_None);
+}
+
+int stake_let_go(PyObject *stake, PyObject *conn)
+{
+    Stake *self = (Stake *)stake;
     if (self->held != conn)
-        Py_RETURN_FALSE;
+        return 0;
     STORE(self->occupied, 0);
     Py_CLEAR(self->held);
-    Py_RETURN_TRUE;
+    return 1;
+}
+
+static PyObject *stake_drop(PyObject *self, PyObject *conn)
+{
+    return PyBool_FromLong(stake_let_go(self, conn));
 }
 
 static PyObject *stake_take(Stake *self, PyObject *unused)
@@ -209,8 +223,6 @@ static PyType_Spec spec = {
 
 int stake_init(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int failed = !type || PyModule_AddObjectRef(module, "Stake", type);
-    Py_XDECREF(type);
-    return failed ? -1 : 0;
+    stake_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !stake_type || PyModule_AddObjectRef(module, "Stake", (PyObject *)stake_type) ? -1 : 0;
 }

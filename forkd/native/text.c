@@ -46,19 +46,35 @@ const char *skip_text(const char *at, const char *end)
     return skip(at, end, TEXT);
 }
 
+/* As `skip` for QUIET, likewise. */
+const char *skip_quiet(const char *at, const char *end)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), high = ones << 7;
+    while (end - at >= 8) {
+        uint64_t word, del, quote, backslash;
+        memcpy(&word, at, 8);
+        del = word ^ (ones * 0x7f);
+        quote = word ^ (ones * '"');
+        backslash = word ^ (ones * '\\');
+        if ((word | ((word - ones * 0x20) & ~word) | ((del - ones) & ~del) | ((quote - ones) & ~quote) |
+             ((backslash - ones) & ~backslash)) & high)
+            break;
+        at += 8;
+    }
+    return skip(at, end, QUIET);
+}
+
 int is(const char *text, Py_ssize_t size, const char *what)
 {
-    /* ASCII case-insensitively; `what` is lower case. */
-    if ((size_t)size != strlen(what))
-        return 0;
-    for (Py_ssize_t i = 0; i < size; i++) {
+    Py_ssize_t i = 0;
+    for (; i < size; i++) {
         char c = text[i];
         if (c >= 'A' && c <= 'Z')
             c |= 0x20;
-        if (c != what[i])
+        if (c != what[i]) /* which also ends there */
             return 0;
     }
-    return 1;
+    return !what[i];
 }
 
 const char *ascii(PyObject *text, Py_ssize_t *size)

@@ -24,6 +24,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 from forkd.errors import SystemCallError
 from forkd.system.handles import READ, EpollSet
@@ -200,6 +201,9 @@ class AioOperations:
         handle.closing = sock
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
+
+    def serve(self, loop: Any, connections: dict[int, Any]) -> None:
+        pass  # it cannot
 
     def completed(self) -> Iterator[Completed]:
         finished, self._finished = self._finished, []

@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import errno
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Protocol
+
+from forkd.native import native
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR
 #: Wakes one of the processes that wait for the same listener, not all of them (Linux 4.5).
 EXCLUSIVE = select.EPOLLEXCLUSIVE
+
+
+#: Ready (fd, mask) pairs.
+Events = Sequence[tuple[int, int]]
 
 
 class HandleSet(Protocol):
@@ -46,6 +53,16 @@ class EpollSet:
         self.remove = self._epoll.unregister
         self.wait = self._epoll.poll
         self.close = self._epoll.close
+
+
+class NativeEpollSet(EpollSet):
+    """Its `wait` returns the events as the kernel has written them, for a Dispatcher (native/epoll.c). To
+    Python they are a sequence of pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert native is not None
+        self.wait = partial(native.epoll_wait, self._epoll.fileno())
 
 
 class PollSet:

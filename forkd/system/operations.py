@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from forkd.system.handles import HandleSet
 
@@ -54,3 +54,6 @@ class Operations(HandleSet, Protocol):
         """Cancel what is under way on a connection, then close it."""
 
     def completed(self) -> Iterator[Completed]: ...
+    def serve(self, loop: Any, connections: dict[int, Any]) -> None:
+        """Serve those of `connections` that rest without telling of it, where that can be done, and call
+        `loop` for the rest of it."""

@@ -108,7 +108,7 @@ class Ring:
         for index in range(params.sq_entries):
             words[array + index] = index
         make = _native.Queues if native and _native is not None else Queues
-        queues = make(
+        self.queues = queues = make(
             self.fd,
             rings,
             sqes,
@@ -224,7 +224,8 @@ class ProvidedBuffers:
             ctypes.addressof(registration), 1,
         )  # fmt: skip
         make = _native.Buffers if native and _native is not None else Buffers
-        self.take = make(memory, entries, self.SIZE, self.COUNT).take
+        self.buffers = make(memory, entries, self.SIZE, self.COUNT)
+        self.take = self.buffers.take
 
 
 class Buffers:

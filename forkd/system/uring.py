@@ -19,12 +19,17 @@ import os
 import socket
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from forkd.errors import SystemCallError
+from forkd.native import native as _native
 from forkd.system import ring as abi
 from forkd.system.handles import HANGUP, READ
 from forkd.system.operations import Completed, Kind
 from forkd.system.ring import ProvidedBuffers, Ring, address_of
+
+if TYPE_CHECKING:
+    from forkd._native import Completions
 
 #: Pieces of input that are held for a connection before its receive is cancelled.
 _MOST_HELD = 16
@@ -33,8 +38,27 @@ _POLL, _ACCEPT, _RECV, _SEND, _OTHER = range(5)
 _KIND_BITS = 3
 
 
-class _Handle:
+class _PythonHandle:
     __slots__ = ("armed", "data", "fd", "held", "kind", "mask", "offset", "serial")
+
+
+if TYPE_CHECKING or _native is None:
+    _Base = _PythonHandle
+else:
+    _Base = _native.Handle
+
+
+class _Handle(_Base):
+    __slots__ = ()
+
+    fd: int
+    serial: int
+    kind: int
+    mask: int
+    armed: bool
+    held: deque[bytes | OSError]
+    data: bytes
+    offset: int
 
     def __init__(self, fd: int, serial: int, kind: int) -> None:
         self.fd = fd
@@ -42,7 +66,7 @@ class _Handle:
         self.kind = kind  # of its standing operation: _POLL, _ACCEPT or _RECV
         self.mask = 0
         self.armed = False  # the standing operation is under way
-        self.held: deque[bytes | OSError] = deque()
+        self.held = deque()
         self.data = b""  # being sent, from `offset`; kept alive here for the kernel
         self.offset = 0
 
@@ -69,6 +93,12 @@ class UringOperations:
         self._due: deque[_Handle] = deque()  # wanted, and something is held for them
         self._found: deque[abi.Completion] = deque()  # of operations, not told yet
         self._ready: list[tuple[int, int]] = []  # plain handles, not told yet
+        # Native code reads the completions itself: see native/complete.c.
+        self._native: Completions | None = None
+        if native and _native is not None:
+            self._native = _native.Completions(
+                self._ring.queues, self._buffers.buffers, self, self._handles, self._disarmed
+            )
 
     # ---- HandleSet ------------------------------------------------------------------------
 
@@ -103,7 +133,10 @@ class UringOperations:
         if self._due or self._found or self._ready:
             timeout = 0.0
         self._ring.enter(0 if timeout == 0 else 1, timeout)
-        self._sort()
+        if self._native is None:
+            self._sort(self._ring.completions())
+        else:
+            self._sort(self._native.plain())
         ready, self._ready = self._ready, []
         return ready
 
@@ -161,12 +194,14 @@ class UringOperations:
         put(abi.CLOSE, abi.SKIP_SUCCESS, 0, fd, 0, 0, 0, 0, _OTHER)
 
     def completed(self) -> Iterator[Completed]:
-        found, handles = self._found, self._handles
-        while found:
-            name, result, flags = found.popleft()
+        handles = self._handles
+        while completion := self._next():
+            name, result, flags = completion
             kind = name & 7
             handle = handles.get(name >> _KIND_BITS)
-            if kind == _RECV:
+            if kind == _POLL:
+                self._sort([completion])  # it has come since `wait`
+            elif kind == _RECV:
                 data = self._received(result, flags)
                 if handle is None:
                     continue  # released meanwhile
@@ -174,7 +209,6 @@ class UringOperations:
                     self._disarm(handle)
                 if handle.mask & READ and not handle.held and result >= 0:
                     yield Kind.RECEIVED, handle.fd, data
-                    found = self._found
                 else:
                     self._hold(handle, result, data)
             elif handle is None:
@@ -182,13 +216,11 @@ class UringOperations:
             elif kind == _SEND:
                 if (done := self._sent(handle, result)) is not None:
                     yield Kind.SENT, handle.fd, done
-                    found = self._found
             elif kind == _ACCEPT:
                 if not flags & abi.MORE:
                     self._disarm(handle)
                 if result != -errno.ECANCELED:
                     yield Kind.ACCEPTED, handle.fd, result if result >= 0 else _error(result)
-                    found = self._found
         for _ in range(len(self._due)):
             handle = self._due.popleft()
             if handle.held and handle.mask & READ:
@@ -202,9 +234,25 @@ class UringOperations:
         self._serial += 1
         self._by_fd[fd] = self._handles[self._serial] = _Handle(fd, self._serial, kind)
 
-    def _sort(self) -> None:
-        """Take what has completed: plain handles that are ready, and the rest."""
-        for completion in self._ring.completions():
+    def serve(self, loop: Any, connections: dict[int, Any]) -> None:
+        """Let native code serve those of `connections` that rest, and call `loop` for what it cannot do (the
+        names are those of models/inline.py)."""
+        if self._native is not None:
+            self._native.serve(loop, connections)
+
+    def _next(self) -> abi.Completion | None:
+        """The next completion that is to be told."""
+        if self._found:
+            return self._found.popleft()
+        return self._native.next() if self._native is not None else None
+
+    def _rest(self) -> list[abi.Completion]:
+        """What has completed, and nobody has looked at."""
+        return self._ring.completions() if self._native is None else self._native.rest()
+
+    def _sort(self, completions: list[abi.Completion]) -> None:
+        """Plain handles are ready; the rest is told later."""
+        for completion in completions:
             name, result, _ = completion
             if name & 7 != _POLL:
                 self._found.append(completion)
@@ -273,9 +321,10 @@ class UringOperations:
         before is told as ever."""
         name = handle.name(handle.kind)
         self._put_cancel(handle)
+        self._sort(self._rest())
         while not any(c[0] == name and not c[2] & abi.MORE for c in self._found):
             self._ring.enter(1, None)
-            self._sort()
+            self._sort(self._rest())
 
 
 def _error(result: int) -> OSError:

@@ -236,12 +236,15 @@ def run(
     def draining(environ: Any, start_response: Any) -> Any:
         nonlocal drains
         drains -= 1
-        host.draining = drains == 0
+        if drains == 0:
+            host.draining = True
+            wsgi.retire()
         return app(environ, start_response)
 
     config = Config(native=native)
     peer = Peer(out, gone)
-    session = Wsgi(draining, config, host, multithread=False).session(peer)  # type: ignore[arg-type]
+    wsgi = Wsgi(draining, config, host, multithread=False)  # type: ignore[arg-type]
+    session = wsgi.session(peer)  # type: ignore[arg-type]
     try:
         op = next(session)
         while True:
@@ -345,7 +348,9 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.Exchange(1)
-    exchange = native.Exchange(print, print, Host(), None, None, None, print, True, 1)
+    exchange = native.Exchange(
+        print, print, None, None, None, print, True, 1, (8000, 10, 0, {})
+    )
     with pytest.raises(TypeError):
         exchange.run(1, 2, None)
     with pytest.raises(TypeError):
@@ -353,7 +358,7 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError):
         native.UsualRequest()
     with pytest.raises(TypeError):
-        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", "")), 1)
+        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", "")))
     request = native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", ""))
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()

@@ -1,0 +1,40 @@
+"""How the bytes of one asyncio stream flow: a transport and native code share it (native/flow.c, its twin).
+
+`plain`: the stream is open both ways, and nothing waits: then native code may give what it receives to
+`receiver`, which is the protocol's data_received, and send what is written, without a call of the session
+or of the transport. `owed`: the client had the last word. `quiet`: nothing has moved since somebody last
+asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from forkd.app.session import Peer
+from forkd.native import native as _native
+
+if TYPE_CHECKING:
+    from forkd._native import Flow as NativeFlow
+
+#: As session.Await has it.
+SHORTCUT: Any = _native.Flow if _native is not None else None
+
+
+class Flow:
+    __slots__ = ("owed", "plain", "quiet", "receiver")
+
+    receiver: Callable[[bytes], None] | None
+
+    def __init__(self) -> None:
+        self.plain = self.owed = self.quiet = False
+        self.receiver = None
+
+
+def make(peer: Peer, write: Callable[[Any], None], native: bool) -> Flow | NativeFlow:
+    """`write`: a transport's, for what is not plain; a native flow has one of its own."""
+    if native and _native is not None and peer.direct:
+        flow: NativeFlow = _native.Flow(peer, write)
+        peer.note = flow
+        return flow
+    return Flow()

@@ -1,0 +1,31 @@
+"""What a driver and native code share of a connection: the base of `Connection`, with a twin in C.
+
+`fd`: its descriptor. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
+and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address.
+`note`: see `session.Peer`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from forkd.app.session import Await
+from forkd.native import native
+
+
+class PythonLink:
+    __slots__ = ("bucket", "client", "deadline", "fd", "moved", "note", "op")
+
+    fd: int
+    moved: int
+    deadline: float
+    bucket: float
+    op: Await
+    client: str
+    note: Any
+
+
+if TYPE_CHECKING or native is None:
+    Link = PythonLink
+else:
+    Link = native.Link

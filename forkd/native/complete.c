@@ -1,0 +1,406 @@
+/* The completions of a ring, for connections that are at rest (system/uring.py, whose Python is the twin): what was
+ * received is served, and its answer's send begun, without a call of Python; and so are the ends of such sends.
+ *
+ * All other completions are told, in their order. */
+
+#include "ring.h"
+#include <stddef.h>
+#include <structmember.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum { POLL, ACCEPT, RECEIVE, SEND, OTHER, KIND_BITS = 3 }; /* of operations */
+enum { READABLE = 1 };
+
+/* ---- handles -------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    int fd, kind, mask;
+    long long serial;
+    char armed;
+    PyObject *held, *data;
+    Py_ssize_t offset;
+    /* While an answer is sent that nobody in Python knows of. */
+    UsualRequest *request;
+    PyObject *exchange, *op, *then;
+    double seconds;
+} Handle;
+
+static PyTypeObject *handle_type;
+
+static int handle_traverse(Handle *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->held);
+    Py_VISIT((PyObject *)self->request);
+    Py_VISIT(self->exchange);
+    Py_VISIT(self->op);
+    Py_VISIT(self->then);
+    return 0;
+}
+
+/* Its answer is sent, or is somebody else's. */
+static void forget(Handle *self)
+{
+    PyObject *request = (PyObject *)self->request;
+    self->request = NULL;
+    Py_XDECREF(request);
+    Py_CLEAR(self->exchange);
+    Py_CLEAR(self->op);
+    Py_CLEAR(self->then);
+}
+
+static int handle_clear(Handle *self)
+{
+    forget(self);
+    Py_CLEAR(self->held);
+    return 0;
+}
+
+static void handle_dealloc(Handle *self)
+{
+    PyObject_GC_UnTrack(self);
+    handle_clear(self);
+    Py_CLEAR(self->data);
+    release((PyObject *)self);
+}
+
+#define MEMBER(name, type) {#name, type, offsetof(Handle, name), 0, NULL}
+
+static PyMemberDef handle_members[] = {
+    MEMBER(fd, T_INT),
+    MEMBER(kind, T_INT),
+    MEMBER(mask, T_INT),
+    MEMBER(serial, T_LONGLONG),
+    MEMBER(armed, T_BOOL),
+    MEMBER(held, T_OBJECT_EX),
+    MEMBER(data, T_OBJECT_EX),
+    MEMBER(offset, T_PYSSIZET),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot handle_slots[] = {
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_members, handle_members},
+    {0, NULL},
+};
+
+static PyType_Spec handle_spec = {
+    "forkd._native.Handle", sizeof(Handle), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    handle_slots,
+};
+
+/* ---- completions ---------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    Queues *queues;
+    Buffers *buffers;
+    PyObject *operations, *handles, *disarmed;
+    PyObject *loop, *connections; /* NULL until it is told of them */
+    Rest rest;
+    unsigned looked; /* up to there, plain handles have been told */
+} Completions;
+
+
+static int completions_traverse(Completions *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->operations);
+    Py_VISIT(self->handles);
+    Py_VISIT(self->disarmed);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->connections);
+    return rest_traverse(&self->rest, visit, arg);
+}
+
+static int completions_clear(Completions *self)
+{
+    Py_CLEAR(self->operations);
+    Py_CLEAR(self->handles);
+    Py_CLEAR(self->disarmed);
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->connections);
+    rest_clear(&self->rest);
+    return 0;
+}
+
+static void completions_dealloc(Completions *self)
+{
+    PyObject_GC_UnTrack(self);
+    completions_clear(self);
+    Py_XDECREF((PyObject *)self->queues);
+    Py_XDECREF((PyObject *)self->buffers);
+    release((PyObject *)self);
+}
+
+/* Completions(queues, buffers, operations, handles, disarmed): `handles` are Handles by serial number; one that is
+ * to be armed anew goes into `disarmed`. */
+static PyObject *completions_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *queues, *buffers, *operations, *handles, *disarmed;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "O!O!OO!O!", queues_type, &queues, buffers_type, &buffers, &operations, &PyDict_Type,
+                          &handles, &PyList_Type, &disarmed))
+        return NULL;
+    Completions *self = (Completions *)allocate(type);
+    if (self) {
+        self->queues = (Queues *)Py_NewRef(queues);
+        self->buffers = (Buffers *)Py_NewRef(buffers);
+        self->operations = Py_NewRef(operations);
+        self->handles = Py_NewRef(handles);
+        self->disarmed = Py_NewRef(disarmed);
+        self->looked = self->queues->head;
+    }
+    return (PyObject *)self;
+}
+
+/* serve(loop, connections): from now on, those of the Links `connections`, by descriptor, that rest. */
+static PyObject *completions_serve(Completions *self, PyObject *args)
+{
+    PyObject *loop, *connections;
+    if (!PyArg_ParseTuple(args, "OO!", &loop, &PyDict_Type, &connections))
+        return NULL;
+    Py_XDECREF(self->loop);
+    Py_XDECREF(self->connections);
+    self->loop = Py_NewRef(loop);
+    self->connections = Py_NewRef(connections);
+    Py_RETURN_NONE;
+}
+
+/* Borrowed; NULL, perhaps with an exception. */
+static Handle *handle_of(Completions *self, const struct io_uring_cqe *cqe)
+{
+    PyObject *serial = PyLong_FromUnsignedLongLong(cqe->user_data >> KIND_BITS);
+    PyObject *handle = serial ? PyDict_GetItemWithError(self->handles, serial) : NULL;
+    Py_XDECREF(serial);
+    return handle && PyObject_TypeCheck(handle, handle_type) ? (Handle *)handle : NULL;
+}
+
+/* Borrowed; NULL, perhaps with an exception. */
+static Link *connection_of(Completions *self, int fd)
+{
+    PyObject *number = PyLong_FromLong(fd);
+    PyObject *conn = number ? PyDict_GetItemWithError(self->connections, number) : NULL;
+    Py_XDECREF(number);
+    return (Link *)conn;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Begin to send the answer of a request. Returns 0, or -1 with an exception. */
+static int begin_send(Completions *self, Handle *handle, const Link *conn, UsualRequest *request, PyObject *answer)
+{
+    struct io_uring_sqe *sqe = ring_next(self->queues);
+    if (!sqe)
+        return -1;
+    char *data;
+    Py_ssize_t size;
+    PyBytes_AsStringAndSize(answer, &data, &size);
+    sqe->opcode = IORING_OP_SEND;
+    sqe->fd = handle->fd;
+    sqe->addr = (uint64_t)(uintptr_t)data;
+    sqe->len = (uint32_t)size;
+    sqe->msg_flags = MSG_NOSIGNAL;
+    sqe->user_data = (uint64_t)handle->serial << KIND_BITS | SEND;
+    PyObject *old = handle->data;
+    handle->data = Py_NewRef(answer); /* alive until its completion */
+    Py_XDECREF(old);
+    handle->offset = 0;
+    handle->mask = 0; /* until then, what is received is held */
+    handle->request = (UsualRequest *)Py_NewRef((PyObject *)request);
+    handle->exchange = Py_NewRef(self->rest.exchange);
+    handle->op = Py_NewRef(conn->op);
+    handle->then = Py_NewRef(self->rest.then);
+    handle->seconds = self->rest.seconds;
+    return 0;
+}
+
+/* Something was received. Returns 1 when it is served, 0 when it is to be told, or -1 with an exception. */
+static int received(Completions *self, Handle *handle, const struct io_uring_cqe *cqe)
+{
+    const char *data = ring_received(self->buffers, cqe);
+    Link *conn;
+    if (!data || handle->fd < 0 || !(handle->mask & READABLE) || PyObject_Size(handle->held) ||
+        PyObject_Size(handle->data) || !(conn = connection_of(self, handle->fd)))
+        return PyErr_Occurred() ? -1 : 0;
+    int rests = rest_known(&self->rest, conn);
+    if (rests <= 0)
+        return rests;
+    Py_INCREF((PyObject *)conn);
+    PyObject *answer = NULL, *op = Py_NewRef(conn->op);
+    UsualRequest *request = NULL;
+    int begun = exchange_begin(self->rest.exchange, data, cqe->res, conn, &request, &answer), failed = 0;
+    if (begun) {
+        ring_give_back(self->buffers, cqe);
+        if (!(cqe->flags & IORING_CQE_F_MORE)) {
+            handle->armed = 0;
+            failed = PyList_Append(self->disarmed, (PyObject *)handle);
+        }
+        conn->moved += cqe->res;
+    }
+    if (begun > 0 && !failed) {
+        if (begun == 1 && PyBytes_CheckExact(answer) && self->rest.op == op && handle->fd >= 0) {
+            failed = begin_send(self, handle, conn, request, answer);
+        } else {
+            request->answer = answer;
+            answer = NULL;
+            failed = loop_tell(self->loop, n_feed, conn, (PyObject *)request);
+        }
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF((PyObject *)request);
+    Py_DECREF(op);
+    Py_DECREF((PyObject *)conn);
+    return begun < 0 || failed ? -1 : begun > 0;
+}
+
+/* A send has ended. As `received`. */
+static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cqe)
+{
+    if (!handle->request)
+        return 0;
+    PyObject *request = Py_NewRef((PyObject *)handle->request), *exchange = Py_NewRef(handle->exchange),
+             *op = Py_NewRef(handle->op), *then = Py_NewRef(handle->then), *data = Py_NewRef(handle->data);
+    Py_ssize_t size = PyBytes_Size(data);
+    Link *conn = handle->fd < 0 ? NULL : connection_of(self, handle->fd);
+    int served = 0, failed = PyErr_Occurred() ? -1 : 0;
+    forget(handle);
+    Py_XINCREF((PyObject *)conn);
+    if (failed || !conn || conn->op != op) { /* it goes other ways by now */
+        failed = failed || exchange_end(exchange, (UsualRequest *)request) < 0;
+    } else {
+        served = 1;
+        conn->moved += cqe->res > 0 ? cqe->res : 0;
+        Py_DECREF(handle->data);
+        handle->data = PyBytes_FromStringAndSize(NULL, 0);
+        handle->mask = READABLE;
+        if (cqe->res == size) {
+            failed = exchange_end(exchange, (UsualRequest *)request) < 0 ||
+                     loop_answered(self->loop, conn, (UsualRequest *)request, then, now() + handle->seconds);
+        } else {
+            PyObject *rest = cqe->res <= 0 ? Py_NewRef(data) : rest_of(data, cqe->res);
+            ((UsualRequest *)request)->answer = cqe->res <= 0 || !rest ? rest : Py_BuildValue("(N)", rest);
+            failed = !rest || loop_tell(self->loop, n_feed, conn, request);
+        }
+        if (!failed && handle->fd >= 0 && handle->mask & READABLE && (!handle->armed || PyObject_Size(handle->held))) {
+            PyObject *done = PyObject_CallMethod(self->operations, "modify", "ii", handle->fd, handle->mask);
+            Py_XDECREF(done);
+            failed = !done;
+        }
+    }
+    Py_XDECREF((PyObject *)conn);
+    Py_DECREF(request);
+    Py_DECREF(exchange);
+    Py_DECREF(op);
+    Py_DECREF(then);
+    Py_DECREF(data);
+    return failed ? -1 : served;
+}
+
+/* plain() -> the completions of plain handles that have come since the last call; they are not told again. */
+static PyObject *completions_plain(Completions *self, PyObject *unused)
+{
+    (void)unused;
+    Queues *queues = self->queues;
+    PyObject *found = PyList_New(0);
+    unsigned tail = *(volatile unsigned *)queues->cq_tail;
+    for (self->looked = queues->head; found && self->looked != tail; self->looked++) {
+        const struct io_uring_cqe *cqe = &queues->cqes[self->looked & (queues->cq_entries - 1)];
+        if ((cqe->user_data & ((1 << KIND_BITS) - 1)) != POLL)
+            continue;
+        PyObject *entry = ring_tuple(cqe);
+        if (!entry || PyList_Append(found, entry))
+            Py_CLEAR(found);
+        Py_XDECREF(entry);
+    }
+    return found;
+}
+
+/* next() -> the next completion that is not served here, as Queues.completions has it, or None. */
+static PyObject *completions_next(Completions *self, PyObject *unused)
+{
+    const struct io_uring_cqe *there;
+    (void)unused;
+    while ((there = ring_completion(self->queues))) {
+        struct io_uring_cqe cqe = *there; /* the application may go on reading the queue */
+        int told = self->looked != self->queues->head, served = 0, kind = (int)(cqe.user_data & ((1 << KIND_BITS) - 1));
+        ring_taken(self->queues);
+        if (kind == POLL && told)
+            continue;
+        if (!told)
+            self->looked++;
+        if (self->loop && (kind == RECEIVE || kind == SEND)) {
+            Handle *handle = handle_of(self, &cqe);
+            if (handle) {
+                Py_INCREF((PyObject *)handle);
+                served = kind == RECEIVE ? received(self, handle, &cqe) : sent(self, handle, &cqe);
+                Py_DECREF((PyObject *)handle);
+            }
+            if (served < 0 || PyErr_Occurred())
+                return NULL;
+        }
+        if (!served)
+            return ring_tuple(&cqe);
+    }
+    Py_RETURN_NONE;
+}
+
+/* rest() -> all completions that were not told yet. */
+static PyObject *completions_rest(Completions *self, PyObject *unused)
+{
+    const struct io_uring_cqe *cqe;
+    PyObject *found = PyList_New(0);
+    (void)unused;
+    for (; found && (cqe = ring_completion(self->queues)); ring_taken(self->queues)) {
+        int told = self->looked != self->queues->head;
+        if (told && (cqe->user_data & ((1 << KIND_BITS) - 1)) == POLL)
+            continue;
+        if (!told)
+            self->looked++;
+        PyObject *entry = ring_tuple(cqe);
+        if (!entry || PyList_Append(found, entry))
+            Py_CLEAR(found);
+        Py_XDECREF(entry);
+    }
+    return found;
+}
+
+static PyMethodDef completions_methods[] = {
+    {"serve", (PyCFunction)completions_serve, METH_VARARGS, NULL},
+    {"plain", (PyCFunction)completions_plain, METH_NOARGS, NULL},
+    {"next", (PyCFunction)completions_next, METH_NOARGS, NULL},
+    {"rest", (PyCFunction)completions_rest, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot completions_slots[] = {
+    {Py_tp_new, completions_new},
+    {Py_tp_traverse, completions_traverse},
+    {Py_tp_clear, completions_clear},
+    {Py_tp_dealloc, completions_dealloc},
+    {Py_tp_methods, completions_methods},
+    {0, NULL},
+};
+
+static PyType_Spec completions_spec = {
+    "forkd._native.Completions", sizeof(Completions), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, completions_slots,
+};
+
+int complete_init(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&completions_spec);
+    handle_type = (PyTypeObject *)PyType_FromSpec(&handle_spec);
+    int failed = !type || !handle_type || PyModule_AddObjectRef(module, "Completions", type) ||
+                 PyModule_AddObjectRef(module, "Handle", (PyObject *)handle_type);
+    Py_XDECREF(type);
+    return failed ? -1 : 0;
+}

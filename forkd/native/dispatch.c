@@ -1,0 +1,353 @@
+/* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (models/inline.py, the
+ * twin).
+ *
+ * A connection rests while its session waits in an Await that has a `shortcut`. What arrives there and is usual never
+ * gets to the session, which goes on resting. All else does: bytes, as ever, or a request that was begun here, from
+ * where it stands. */
+
+#define _GNU_SOURCE
+#include "native.h"
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <stddef.h>
+#include <structmember.h>
+
+enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */ };
+
+static PyObject *n_other, *n_ready, *n_deposed, *n_judge;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *loop, *calls, *connections;
+    PyObject *stake; /* NULL where one thread leads for good */
+    double patience; /* seconds in the application, above which `loop.judge` is told of them */
+    Rest rest;
+    char buffer[CHUNK];
+} Dispatcher;
+
+static PyTypeObject *dispatcher_type;
+
+static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->calls);
+    Py_VISIT(self->connections);
+    Py_VISIT(self->stake);
+    return rest_traverse(&self->rest, visit, arg);
+}
+
+static int dispatcher_clear(Dispatcher *self)
+{
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->calls);
+    Py_CLEAR(self->connections);
+    Py_CLEAR(self->stake);
+    rest_clear(&self->rest);
+    return 0;
+}
+
+static void dispatcher_dealloc(Dispatcher *self)
+{
+    PyObject_GC_UnTrack(self);
+    dispatcher_clear(self);
+    release((PyObject *)self);
+}
+
+/* Dispatcher(loop, calls, connections, stake): `calls` and `connections`, which are Links, are by descriptor; `stake`
+ * None: no other thread leads. */
+static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *loop, *calls, *connections, *stake;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "OO!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &stake))
+        return NULL;
+    if (stake != Py_None && Py_TYPE(stake) != stake_type) {
+        PyErr_SetString(PyExc_TypeError, "that is no stake");
+        return NULL;
+    }
+    Dispatcher *self = (Dispatcher *)allocate(type);
+    if (self) {
+        self->loop = Py_NewRef(loop);
+        self->calls = Py_NewRef(calls);
+        self->connections = Py_NewRef(connections);
+        self->stake = stake == Py_None ? NULL : Py_NewRef(stake);
+        self->patience = 1e9;
+    }
+    return (PyObject *)self;
+}
+
+/* Send what can be sent now of an answer: bytes, or a tuple of two. Returns what is left to send, or None. */
+static PyObject *send_now(Link *conn, PyObject *answer)
+{
+    PyObject *parts[2] = {answer, NULL};
+    struct iovec pieces[2] = {{0}};
+    int count = 1;
+    if (PyTuple_Check(answer))
+        for (count = 0; count < 2; count++)
+            parts[count] = PyTuple_GetItem(answer, count);
+    for (int i = 0; i < count; i++) {
+        Py_ssize_t size;
+        char *data;
+        if (!parts[i] || PyBytes_AsStringAndSize(parts[i], &data, &size))
+            return NULL;
+        pieces[i] = (struct iovec){data, (size_t)size};
+    }
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
+    ssize_t sent;
+    if (count == 1) {
+        sent = send(conn->fd, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } else { /* so large that other threads should not wait until it is copied */
+        Py_BEGIN_ALLOW_THREADS
+        sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        Py_END_ALLOW_THREADS
+    }
+    if (sent < 0)
+        sent = 0; /* whoever sends the rest will see why */
+    conn->moved += sent;
+    size_t all = pieces[0].iov_len + pieces[1].iov_len;
+    if ((size_t)sent == all)
+        return Py_NewRef(Py_None);
+    if (!sent)
+        return Py_NewRef(answer);
+    if ((size_t)sent < pieces[0].iov_len) {
+        PyObject *rest = rest_of(parts[0], sent);
+        return !rest ? NULL : count == 1 ? Py_BuildValue("(N)", rest) : Py_BuildValue("(NO)", rest, parts[1]);
+    }
+    PyObject *rest = rest_of(parts[1], sent - (ssize_t)pieces[0].iov_len);
+    return rest ? Py_BuildValue("(N)", rest) : NULL;
+}
+
+/* As loop_tell; takes the reference to the argument, which may be NULL with an exception. */
+static int give(Dispatcher *self, PyObject *name, Link *conn, PyObject *argument)
+{
+    int failed = !argument || loop_tell(self->loop, name, conn, argument);
+    Py_XDECREF(argument);
+    return failed ? -1 : 0;
+}
+
+/* The leader's thread was in the application for so long (ns). Returns 0, or -1 with an exception. */
+static int judge(Dispatcher *self, int64_t took)
+{
+    if ((double)took <= self->patience * 1e9)
+        return 0;
+    PyObject *seconds = PyFloat_FromDouble((double)took / 1e9);
+    PyObject *done = seconds ? PyObject_CallMethodObjArgs(self->loop, n_judge, seconds, NULL) : NULL;
+    Py_XDECREF(seconds);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* What arrived at a connection that rests. Returns 0, or -1 with an exception. */
+static int serve(Dispatcher *self, Link *conn, double now)
+{
+    ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    if (size < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
+    if (self->stake && stake_hold(self->stake, (PyObject *)conn))
+        return -1;
+    /* The application may come back here: another Await may be known by then. */
+    PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *value;
+    double until = now + self->rest.seconds;
+    UsualRequest *request = NULL;
+    int begun = size ? exchange_begin(exchange, self->buffer, size, conn, &request, &answer) : 0,
+        leads = !self->stake || stake_let_go(self->stake, (PyObject *)conn), failed = begun < 0 ? -1 : 0;
+    if (!begun) {
+        conn->moved += size;
+        value = PyBytes_FromStringAndSize(self->buffer, size);
+    } else if (begun == 1 && leads) {
+        value = send_now(conn, answer); /* None: all of it */
+    } else {
+        value = answer;
+        answer = NULL;
+    }
+    if (value == Py_None) {
+        int64_t took = exchange_end(exchange, request);
+        failed = took < 0 || loop_answered(self->loop, conn, request, then, until) || judge(self, took) ? -1 : 0;
+    } else if (!failed) {
+        PyObject *name = leads ? n_feed : n_deposed;
+        if (request)
+            request->answer = value ? Py_NewRef(value) : NULL;
+        failed = begun == 2 || value ? loop_tell(self->loop, name, conn, request ? (PyObject *)request : value) : -1;
+    }
+    Py_XDECREF(value);
+    Py_XDECREF(answer);
+    Py_XDECREF((PyObject *)request);
+    Py_DECREF(exchange);
+    Py_DECREF(then);
+    return failed;
+}
+
+static int flows(const Dispatcher *self, const Link *conn)
+{
+    return self->rest.flows && !self->stake && conn->note && Py_TYPE(conn->note) == flow_type &&
+           ((Flow *)conn->note)->plain;
+}
+
+/* What arrived at a stream. Returns 0, or -1 with an exception. */
+static int stream(Dispatcher *self, Link *conn, double now)
+{
+    ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    if (size < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
+    if (!size) {
+        return give(self, n_feed, conn, PyBytes_FromStringAndSize(NULL, 0));
+    }
+    PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
+    double until = now + self->rest.seconds;
+    int failed = flow_receive((Flow *)flow, self->buffer, size);
+    conn->moved += size;
+    if (failed) { /* the protocol: its session knows what to do */
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback)
+            PyException_SetTraceback(value, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        failed = give(self, n_failed, conn, value);
+    } else if (!((Flow *)flow)->plain) { /* it has other needs now */
+        failed = loop_tell(self->loop, n_feed, conn, Py_None);
+    } else if (conn->op == op) {
+        conn->deadline = until;
+        conn->moved = 0;
+    }
+    Py_DECREF(op);
+    Py_DECREF(flow);
+    return failed;
+}
+
+/* One handle that is ready. Returns 0, or -1 with an exception. */
+static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
+{
+    PyObject *done = NULL, *number;
+    Link *conn = (Link *)PyDict_GetItemWithError(self->connections, fd); /* borrowed */
+    if (!conn) {
+        if (!PyErr_Occurred())
+            done = PyObject_CallMethodObjArgs(self->loop, n_other, fd, NULL);
+        Py_XDECREF(done);
+        return done ? 0 : -1;
+    }
+    Py_INCREF((PyObject *)conn);
+    int rests = rest_known(&self->rest, conn), failed = -1;
+    if (rests > 0 && mask == READABLE) {
+        failed = serve(self, conn, now);
+    } else if (rests == 0 && mask == READABLE && flows(self, conn)) {
+        failed = stream(self, conn, now);
+    } else if (rests >= 0 && (number = PyLong_FromLong(mask))) {
+        failed = loop_tell(self->loop, n_ready, conn, number);
+        Py_DECREF(number);
+    }
+    Py_DECREF((PyObject *)conn);
+    return failed;
+}
+
+/* Call what is to be called when `fd` is readable, if it is that kind of handle. Returns 0, or -1 with an exception. */
+static int call(Dispatcher *self, PyObject *fd)
+{
+    PyObject *wanted = PyDict_GetItemWithError(self->calls, fd), *done;
+    if (!wanted)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(wanted);
+    done = PyObject_CallNoArgs(wanted);
+    Py_DECREF(wanted);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* The descriptor and the mask of an event. New reference, or NULL with an exception. */
+static PyObject *event_of(PyObject *events, Py_ssize_t at, long *mask)
+{
+    if (Py_TYPE(events) == events_type) {
+        const struct epoll_event *event = &((Events *)events)->events[at];
+        *mask = event->events;
+        return PyLong_FromLong(event->data.fd);
+    }
+    PyObject *event = PyList_GetItem(events, at);
+    if (!event || !PyTuple_Check(event) || PyTuple_Size(event) != 2) {
+        PyErr_SetString(PyExc_TypeError, "an event is a descriptor and a mask");
+        return NULL;
+    }
+    *mask = PyLong_AsLong(PyTuple_GetItem(event, 1));
+    return Py_NewRef(PyTuple_GetItem(event, 0));
+}
+
+/* run(events, now): what epoll_wait returned, or a list of (descriptor, mask); `now` in seconds of CLOCK_MONOTONIC.
+ * Calls come first: a request that came together with the master's word is answered as the last one. */
+static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !(Py_TYPE(args[0]) == events_type || PyList_Check(args[0]))) {
+        PyErr_SetString(PyExc_TypeError, "run takes events, and the time");
+        return NULL;
+    }
+    double now = PyFloat_AsDouble(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        for (Py_ssize_t i = 0; i < PyObject_Size(args[0]); i++) {
+            long mask;
+            PyObject *fd = event_of(args[0], i, &mask);
+            int failed = !fd || (pass ? dispatch(self, fd, mask, now) : call(self, fd));
+            Py_XDECREF(fd);
+            if (failed)
+                return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* receive(conn, now) -> whether what has arrived at a connection was looked for here, as it is if that rests. */
+static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "receive takes a connection, and the time");
+        return NULL;
+    }
+    Link *conn = (Link *)args[0];
+    double now = PyFloat_AsDouble(args[1]);
+    int rests = PyErr_Occurred() ? -1 : rest_known(&self->rest, conn);
+    if (rests < 0 || (rests && serve(self, conn, now)))
+        return NULL;
+    return PyBool_FromLong(rests);
+}
+
+static PyMethodDef methods[] = {
+    {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
+    {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"patience", T_DOUBLE, offsetof(Dispatcher, patience), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, dispatcher_new},
+    {Py_tp_traverse, dispatcher_traverse},
+    {Py_tp_clear, dispatcher_clear},
+    {Py_tp_dealloc, dispatcher_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Dispatcher", sizeof(Dispatcher), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+};
+
+int dispatch_init(PyObject *module)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } names[] = {
+        {&n_other, "other"}, {&n_ready, "ready"}, {&n_deposed, "deposed"}, {&n_judge, "judge"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!(*names[i].place = PyUnicode_InternFromString(names[i].text)))
+            return -1;
+    dispatcher_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !dispatcher_type || PyModule_AddObjectRef(module, "Dispatcher", (PyObject *)dispatcher_type) ? -1 : 0;
+}

@@ -1,0 +1,79 @@
+/* epoll_wait(2), and what it returns as it is: a list of tuples would be made only to be taken apart again
+ * (system/handles.py, where its twin is). */
+
+#include "native.h"
+#include <errno.h>
+#include <math.h>
+
+PyTypeObject *events_type;
+
+static void events_dealloc(Events *self)
+{
+    release((PyObject *)self);
+}
+
+static Py_ssize_t events_length(Events *self)
+{
+    return self->count;
+}
+
+static PyObject *events_item(Events *self, Py_ssize_t at)
+{
+    if (at < 0 || at >= self->count) {
+        PyErr_SetString(PyExc_IndexError, "there are no more events");
+        return NULL;
+    }
+    return Py_BuildValue("iI", self->events[at].data.fd, (unsigned)self->events[at].events);
+}
+
+/* epoll_wait(epoll, seconds or None) -> the ready (descriptor, mask) pairs, as a sequence. */
+PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    if (nargs < 1 || nargs > 2) {
+        PyErr_SetString(PyExc_TypeError, "epoll_wait takes one or two arguments");
+        return NULL;
+    }
+    long fd = PyLong_AsLong(args[0]);
+    /* Rounded up: a wait that ends just before its deadline would be repeated at once. */
+    double ms = nargs < 2 || args[1] == Py_None ? -1 : ceil(PyFloat_AsDouble(args[1]) * 1e3);
+    if (PyErr_Occurred())
+        return NULL;
+    Events *self = (Events *)allocate(events_type);
+    if (!self)
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    self->count = epoll_wait((int)fd, self->events, MOST_EVENTS, ms < 0 ? -1 : ms > 1e9 ? 1000000000 : (int)ms);
+    failed = self->count < 0 ? errno : 0;
+    Py_END_ALLOW_THREADS
+    if (failed == EINTR) { /* a handler may run, and then there is nothing ready */
+        self->count = 0;
+        failed = PyErr_CheckSignals();
+    } else if (failed) {
+        errno = failed;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (failed) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, events_dealloc},
+    {Py_sq_length, events_length},
+    {Py_sq_item, events_item},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Events", sizeof(Events), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots,
+};
+
+int epoll_init(void)
+{
+    events_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return events_type ? 0 : -1;
+}

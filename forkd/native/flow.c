@@ -1,0 +1,124 @@
+/* The bytes of an asyncio stream that is plainly open, past the session and the transport (app/flow.py, app/transport.py,
+ * which do the same, and all else). */
+
+#define _GNU_SOURCE
+#include "native.h"
+#include <stddef.h>
+#include <structmember.h>
+#include <sys/socket.h>
+
+PyTypeObject *flow_type;
+
+static int flow_traverse(Flow *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->peer);
+    Py_VISIT(self->receiver);
+    Py_VISIT(self->general);
+    return 0;
+}
+
+static int flow_clear(Flow *self)
+{
+    Py_CLEAR(self->peer);
+    Py_CLEAR(self->receiver);
+    Py_CLEAR(self->general);
+    return 0;
+}
+
+static void flow_dealloc(Flow *self)
+{
+    PyObject_GC_UnTrack(self);
+    flow_clear(self);
+    release((PyObject *)self);
+}
+
+/* Flow(peer, general): `general` writes what `write` does not. */
+static PyObject *flow_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *peer, *general;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "O!O", link_type, &peer, &general))
+        return NULL;
+    Flow *self = (Flow *)allocate(type);
+    if (self) {
+        self->peer = Py_NewRef(peer);
+        self->general = Py_NewRef(general);
+        self->receiver = Py_NewRef(Py_None);
+    }
+    return (PyObject *)self;
+}
+
+/* write(data): as asyncio.Transport's. */
+static PyObject *flow_write(Flow *self, PyObject *data)
+{
+    Py_ssize_t size = self->plain && PyBytes_CheckExact(data) ? PyBytes_Size(data) : 0;
+    ssize_t sent = 0;
+    if (size) {
+        Link *peer = (Link *)self->peer;
+        const char *bytes = PyBytes_AsString(data);
+        if (size > 65536) {
+            Py_BEGIN_ALLOW_THREADS
+            sent = send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+            Py_END_ALLOW_THREADS
+        } else {
+            sent = send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
+        if (sent > 0) {
+            peer->moved += sent;
+            self->owed = self->quiet = 0;
+        }
+        if (sent == size)
+            Py_RETURN_NONE;
+    }
+    PyObject *rest = sent > 0 ? PySequence_GetSlice(data, sent, size) : Py_NewRef(data), *done;
+    if (!rest)
+        return NULL;
+    done = PyObject_CallFunctionObjArgs(self->general, rest, NULL);
+    Py_DECREF(rest);
+    return done;
+}
+
+int flow_receive(Flow *self, const char *data, Py_ssize_t size)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(data, size), *receiver = Py_NewRef(self->receiver), *done = NULL;
+    self->owed = 1;
+    self->quiet = 0;
+    if (bytes)
+        done = PyObject_CallFunctionObjArgs(receiver, bytes, NULL);
+    Py_XDECREF(bytes);
+    Py_DECREF(receiver);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+static PyMethodDef methods[] = {
+    {"write", (PyCFunction)flow_write, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+#define MEMBER(name, type) {#name, type, offsetof(Flow, name), 0, NULL}
+
+static PyMemberDef members[] = {
+    MEMBER(plain, T_BOOL), MEMBER(owed, T_BOOL), MEMBER(quiet, T_BOOL), MEMBER(receiver, T_OBJECT), {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, flow_new},
+    {Py_tp_traverse, flow_traverse},
+    {Py_tp_clear, flow_clear},
+    {Py_tp_dealloc, flow_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Flow", sizeof(Flow), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+};
+
+int flow_init(PyObject *module)
+{
+    flow_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !flow_type || PyModule_AddObjectRef(module, "Flow", (PyObject *)flow_type) ? -1 : 0;
+}

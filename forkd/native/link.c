@@ -1,0 +1,147 @@
+/* A connection as its driver and its session share it: the native twin of models/link.py. */
+
+#include "native.h"
+#include <stddef.h>
+#include <structmember.h>
+
+PyTypeObject *link_type;
+
+static int link_traverse(Link *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->op);
+    Py_VISIT(self->client);
+    Py_VISIT(self->note);
+    return 0;
+}
+
+static int link_clear(Link *self)
+{
+    Py_CLEAR(self->op);
+    Py_CLEAR(self->client);
+    Py_CLEAR(self->note);
+    return 0;
+}
+
+static void link_dealloc(Link *self)
+{
+    PyObject_GC_UnTrack(self);
+    link_clear(self);
+    release((PyObject *)self);
+}
+
+#define MEMBER(name, type) {#name, type, offsetof(Link, name), 0, NULL}
+
+static PyMemberDef members[] = {
+    MEMBER(fd, T_INT),
+    MEMBER(moved, T_PYSSIZET),
+    MEMBER(deadline, T_DOUBLE),
+    MEMBER(bucket, T_DOUBLE),
+    MEMBER(op, T_OBJECT_EX),
+    MEMBER(client, T_OBJECT_EX),
+    MEMBER(note, T_OBJECT_EX),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_traverse, link_traverse},
+    {Py_tp_clear, link_clear},
+    {Py_tp_dealloc, link_dealloc},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.Link", sizeof(Link), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots,
+};
+
+/* ---- a connection at rest ------------------------------------------------------------------- */
+
+PyObject *n_feed, *n_lost, *n_failed;
+static PyObject *n_rest, *n_ended, *n_shortcut, *n_then, *n_seconds;
+
+int rest_traverse(Rest *rest, visitproc visit, void *arg)
+{
+    Py_VISIT(rest->op);
+    Py_VISIT(rest->exchange);
+    Py_VISIT(rest->then);
+    return 0;
+}
+
+void rest_clear(Rest *rest)
+{
+    Py_CLEAR(rest->op);
+    Py_CLEAR(rest->exchange);
+    Py_CLEAR(rest->then);
+}
+
+static int meet(Rest *rest, PyObject *op)
+{
+    PyObject *exchange = PyObject_GetAttr(op, n_shortcut), *then = PyObject_GetAttr(op, n_then), *seconds = NULL;
+    if (exchange && then && (seconds = PyObject_GetAttr(then == Py_None ? op : then, n_seconds))) {
+        Rest old = *rest;
+        rest->op = Py_NewRef(op);
+        rest->exchange = Py_TYPE(exchange) == exchange_type ? Py_NewRef(exchange) : NULL;
+        rest->flows = exchange == (PyObject *)flow_type;
+        rest->then = Py_NewRef(then == Py_None ? op : then);
+        rest->seconds = PyFloat_AsDouble(seconds);
+        rest_clear(&old);
+    }
+    Py_XDECREF(exchange);
+    Py_XDECREF(then);
+    Py_XDECREF(seconds);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+int rest_known(Rest *rest, const Link *conn)
+{
+    if (!PyObject_TypeCheck((PyObject *)conn, link_type)) {
+        PyErr_SetString(PyExc_TypeError, "a connection is a Link");
+        return -1;
+    }
+    if (conn->op != rest->op && conn->op && meet(rest, conn->op))
+        return -1;
+    return conn->op && rest->exchange && conn->note;
+}
+
+PyObject *rest_of(PyObject *buffer, Py_ssize_t sent)
+{
+    PyObject *view = PyMemoryView_FromObject(buffer), *rest;
+    rest = view ? PySequence_GetSlice(view, sent, PY_SSIZE_T_MAX) : NULL;
+    Py_XDECREF(view);
+    return rest;
+}
+
+int loop_tell(PyObject *loop, PyObject *name, Link *conn, PyObject *argument)
+{
+    PyObject *done = PyObject_CallMethodObjArgs(loop, name, (PyObject *)conn, argument, NULL);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+int loop_answered(PyObject *loop, Link *conn, const UsualRequest *request, PyObject *then, double until)
+{
+    if (request->close)
+        return loop_tell(loop, n_ended, conn, NULL);
+    if (conn->op != then)
+        return loop_tell(loop, n_rest, conn, then);
+    conn->deadline = until;
+    conn->moved = 0;
+    return 0;
+}
+
+int link_init(PyObject *module)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } names[] = {
+        {&n_feed, "feed"}, {&n_lost, "lost"}, {&n_failed, "failed"}, {&n_rest, "rest"}, {&n_ended, "ended"},
+        {&n_shortcut, "shortcut"}, {&n_then, "then"}, {&n_seconds, "seconds"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!(*names[i].place = PyUnicode_InternFromString(names[i].text)))
+            return -1;
+    link_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !link_type || PyModule_AddObjectRef(module, "Link", (PyObject *)link_type) ? -1 : 0;
+}
