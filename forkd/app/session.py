@@ -214,6 +214,9 @@ class Interface(Protocol):
     name: str
     #: Sessions expect a running asyncio loop around them.
     needs_loop: bool
+    #: What each of its sessions waits in first, if that has a shortcut: a connection that is over by then
+    #: never gets one.
+    opening: Await | None
 
     def session(self, peer: Peer) -> Session: ...
     def retire(self) -> None:

@@ -25,7 +25,7 @@ class SheddingWsgi(Wsgi):
     def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
         super().__init__(app, config, host, multithread=multithread)
         self._most = config.shed_after
-        self._exchange = None  # each request is looked at first
+        self._exchange = self.opening = None  # each request is looked at first
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
 

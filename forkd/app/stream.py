@@ -47,6 +47,7 @@ class Blocking:
 
     name = "stream"
     needs_loop = False
+    opening: Await | None = None
 
     def __init__(
         self, handler: type[socketserver.BaseRequestHandler], config: Config, host: Host
@@ -91,6 +92,7 @@ class Evented:
 
     name = "stream"
     needs_loop = True
+    opening: Await | None = None
 
     def __init__(
         self, factory: Callable[[], asyncio.BaseProtocol], config: Config, host: Host

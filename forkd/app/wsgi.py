@@ -83,6 +83,7 @@ class Wsgi:
             "first request", config.header_timeout, rate=ANY_BYTE, idle=True,
             shortcut=self._exchange, then=self._idle,
         )  # fmt: skip
+        self.opening = self._first if self._exchange is not None else None
         self._head = Await("request head", config.header_timeout)
 
     def _make_exchange(self) -> Exchange | None:

@@ -9,18 +9,21 @@ without it. Used by every model, in the thread that waits.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from forkd.models.deadlines import NEVER
-from forkd.models.intake import Accepted, Intake
+from forkd.models.intake import Accepted, Intake, ListenerIntake
+from forkd.models.link import Link
 from forkd.models.shortage import Shortage
 from forkd.models.unit import Unit
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS
 from forkd.system.standard import lift
+
+T = TypeVar("T")
 
 
 class Acceptor:
@@ -93,11 +96,11 @@ class Acceptor:
         self._promote()
         return found if result > 2 else _lifted(found)
 
-    def _came(self) -> None:
-        """Count the connection just taken: first as one that is here, then as one that has come, so that
-        the master, who reads them the other way round, never misses it (dispatcher.py)."""
-        self.announce(self._connections + 1)
-        self._cells[ACCEPTED] += 1
+    def _came(self, count: int = 1) -> None:
+        """Count what was just taken: first as connections that are here, then as some that have come, so
+        that the master, who reads them the other way round, never misses one (dispatcher.py)."""
+        self.announce(self._connections + count)
+        self._cells[ACCEPTED] += count
 
     def _promote(self) -> None:
         """Choose the next leader."""
@@ -114,9 +117,38 @@ class Acceptor:
 
     # ---- no room --------------------------------------------------------------------------
 
+    def accept_links(self, fd: int, most: int) -> list[Link]:
+        """As `accept`, on a listener, for native code. More than one are to be over at once: then leadership
+        is passed on before only if somebody else may be waiting; else `served` does, if need be."""
+        intake = self.intakes.get(fd)
+        if self._retired or intake is None or not self.leads():
+            return []
+        assert isinstance(intake, ListenerIntake)
+        room = max(1, min(most, self._most - self._connections))
+        links = self._try(intake, intake.take_links, room) or []
+        if links:
+            self._came(len(links))
+            if most == 1 or len(links) == room:
+                self._promote()
+        return links
+
+    def served(self, connections: int) -> None:
+        """So many are left, of those and all others: choose the next leader, if that was not done yet."""
+        self.announce(connections)
+        if connections and self._lease is not None and self._lease.leads(self._slot):
+            self._promote()
+
     def _take(self, intake: Intake) -> Accepted | None:
+        found = self._try(intake, intake.take)
+        if found is not None:
+            self._came()
+            return found if found[0].fileno() > 2 else _lifted(found)
+        return None
+
+    def _try(self, intake: Intake, take: Callable[..., T], *arguments: int) -> T | None:
+        """What `take` takes from the intake; None when that cannot be had."""
         try:
-            found = intake.take()
+            return take(*arguments)
         except BlockingIOError:
             # Another leader took it, or the client gave up; or this was all that had to be drained.
             if self._retired and not intake.ends:
@@ -125,9 +157,6 @@ class Acceptor:
             self._close(intake)
         except OSError as error:
             self._failed(intake, error)
-        else:
-            self._came()
-            return found if found[0].fileno() > 2 else _lifted(found)
         return None
 
     def _failed(self, intake: Intake, error: OSError) -> None:

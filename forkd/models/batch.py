@@ -8,26 +8,30 @@ worth it for several at a time. Belongs to the loop of a child.
 
 from __future__ import annotations
 
-#: Connections taken at a time, at most.
+#: Connections taken at a time, at most. A child that has more of them open should not get several of those
+#: that stay.
 _MOST = 8
-#: As many that were brief, one after the other, for one more of them at a time: where one in a hundred is
-#: not, the others hardly ever wait for it.
-_RUN = 128
-#: Seconds in which a batch of brief ones is served. The master helps who waits for longer (doorbell.py).
+#: As many that were brief, one after the other, for one more of them at a time: where one in a hundred
+#: takes long, the others hardly ever wait for it.
+_RUN = 64
+#: So many that were brief outweigh a batch with more connections open than that, or one that took a while, as
+#: one does also when the processor was needed elsewhere.
+_MANY, _WHILE = 16, 32
+#: Seconds: in less, nothing has taken a while; what takes more than the second is slow.
 _BRIEF = 0.001
+_SLOW = 0.005
 
 
 class Batch:
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self) -> None:
         self.size = 1
-        self._most = most
         self._run = 0
 
-    def served(self, count: int, seconds: float, kept: int) -> None:
-        """So many were taken at a time, and `kept` of them still are there, after `seconds`."""
-        if kept or seconds > _BRIEF:
+    def served(self, count: int, seconds: float, held: int) -> None:
+        """So many were taken at a time, and served within `seconds`; `held` connections are open now."""
+        if seconds > _SLOW:
             self._run = 0
-            self.size = 1
         else:
-            self._run += count
-            self.size = min(self._most, 1 + self._run // _RUN)
+            run = self._run + count - (held > _MOST) * _MANY - (seconds > _BRIEF) * _WHILE
+            self._run = min(max(0, run), (_MOST - 1) * _RUN)
+        self.size = 1 + self._run // _RUN

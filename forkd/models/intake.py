@@ -8,7 +8,10 @@ import contextlib
 import socket
 from typing import Any, Protocol
 
+from forkd.models.link import Link
+from forkd.native import native
 from forkd.system.passing import receive_socket
+from forkd.system.standard import mend
 
 #: The socket, the client's address, and the server's name and port.
 Accepted = tuple[socket.socket, Any, tuple[str, int]]
@@ -52,6 +55,9 @@ class ListenerIntake:
         self.shared = shared
         self._sock = sock
         self._server = server
+        # As plain numbers: a socket makes an enum of each when it is asked.
+        self._kind = int(sock.family), int(sock.type), sock.proto
+        self._names = server[0], str(server[1])
         self.fileno = sock.fileno
         self.close = sock.close
 
@@ -59,8 +65,20 @@ class ListenerIntake:
         sock, client = self._sock.accept()
         return sock, client, self._server
 
+    def take_links(self, most: int) -> list[Link]:
+        """Up to `most` connections, as native code serves them before anybody else knows of them
+        (native/accept.c); fewer: nobody else waits. Raises as `take`, but for that."""
+        assert native is not None
+        links: list[Link] = native.accept(self.fileno(), most, *self._names, mend)
+        return links
+
+    def grown(self, link: Link) -> Accepted:
+        """One of those, when it has to be a connection as any other."""
+        sock = socket.socket(*self._kind, link.fd)
+        return sock, (link.client, int(link.note[3])), self._server
+
     def wrap(self, fd: int) -> Accepted:
-        sock = socket.socket(self._sock.family, self._sock.type, self._sock.proto, fd)
+        sock = socket.socket(*self._kind, fd)
         return sock, _peer(sock), self._server
 
     def end(self) -> None:

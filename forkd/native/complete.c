@@ -20,6 +20,7 @@ typedef struct {
     long long serial;
     char armed;
     PyObject *held, *data;
+    PyObject *conn; /* once it was looked up; None when it was released */
     Py_ssize_t offset;
     /* While an answer is sent that nobody in Python knows of. */
     UsualRequest *request;
@@ -33,6 +34,7 @@ static int handle_traverse(Handle *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->held);
+    Py_VISIT(self->conn);
     Py_VISIT((PyObject *)self->request);
     Py_VISIT(self->exchange);
     Py_VISIT(self->op);
@@ -55,6 +57,7 @@ static int handle_clear(Handle *self)
 {
     forget(self);
     Py_CLEAR(self->held);
+    Py_CLEAR(self->conn);
     return 0;
 }
 
@@ -76,6 +79,7 @@ static PyMemberDef handle_members[] = {
     MEMBER(armed, T_BOOL),
     MEMBER(held, T_OBJECT_EX),
     MEMBER(data, T_OBJECT_EX),
+    MEMBER(conn, T_OBJECT),
     MEMBER(offset, T_PYSSIZET),
     {NULL, 0, 0, 0, NULL},
 };
@@ -181,12 +185,14 @@ static Handle *handle_of(Completions *self, const struct io_uring_cqe *cqe)
 }
 
 /* Borrowed; NULL, perhaps with an exception. */
-static Link *connection_of(Completions *self, int fd)
+static Link *connection_of(Completions *self, Handle *handle)
 {
-    PyObject *number = PyLong_FromLong(fd);
-    PyObject *conn = number ? PyDict_GetItemWithError(self->connections, number) : NULL;
-    Py_XDECREF(number);
-    return (Link *)conn;
+    if (handle->fd >= 0 && !handle->conn) {
+        PyObject *number = PyLong_FromLong(handle->fd);
+        handle->conn = number ? Py_XNewRef(PyDict_GetItemWithError(self->connections, number)) : NULL;
+        Py_XDECREF(number);
+    }
+    return handle->fd >= 0 && handle->conn != Py_None ? (Link *)handle->conn : NULL;
 }
 
 static double now(void)
@@ -230,7 +236,7 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
     const char *data = ring_received(self->buffers, cqe);
     Link *conn;
     if (!data || handle->fd < 0 || !(handle->mask & READABLE) || PyObject_Size(handle->held) ||
-        PyObject_Size(handle->data) || !(conn = connection_of(self, handle->fd)))
+        PyObject_Size(handle->data) || !(conn = connection_of(self, handle)))
         return PyErr_Occurred() ? -1 : 0;
     int rests = rest_known(&self->rest, conn);
     if (rests <= 0)
@@ -271,7 +277,7 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
     PyObject *request = Py_NewRef((PyObject *)handle->request), *exchange = Py_NewRef(handle->exchange),
              *op = Py_NewRef(handle->op), *then = Py_NewRef(handle->then), *data = Py_NewRef(handle->data);
     Py_ssize_t size = PyBytes_Size(data);
-    Link *conn = handle->fd < 0 ? NULL : connection_of(self, handle->fd);
+    Link *conn = connection_of(self, handle);
     int served = 0, failed = PyErr_Occurred() ? -1 : 0;
     forget(handle);
     Py_XINCREF((PyObject *)conn);

@@ -297,6 +297,88 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
+/* The Connection of a bare Link. Returns 0 when it could be made, and was told so with the value; or -1 with an
+ * exception. Takes the reference to the value, which is NULL only with an exception. */
+static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
+{
+    PyObject *conn = value ? link_grown(link) : NULL;
+    int failed = conn ? loop_tell(self->loop, name, (Link *)conn, value) : -1;
+    Py_XDECREF(conn);
+    Py_XDECREF(value);
+    return failed;
+}
+
+/* Its answer is sent, which was the last. Returns 0, or -1 with an exception. */
+static int end_link(Dispatcher *self, Link *link)
+{
+    char byte;
+    if (recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
+        link_close(link);
+        return 0;
+    }
+    PyObject *conn = link_grown(link); /* it sends more: see Keeper */
+    int failed = conn ? loop_tell(self->loop, n_ended, (Link *)conn, NULL) : -1;
+    Py_XDECREF(conn);
+    return failed;
+}
+
+/* A connection that was just accepted: all of it, if that is all. Returns 0, or -1 with an exception. */
+static int begin(Dispatcher *self, Link *link, PyObject *opening)
+{
+    ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return grow(self, link, n_rest, Py_NewRef(opening));
+    if (size <= 0) {
+        link_close(link);
+        return 0;
+    }
+    int rests = rest_known(&self->rest, link), failed = -1;
+    if (rests < 0)
+        return -1;
+    PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
+    UsualRequest *request = NULL;
+    int begun = rests ? exchange_begin(exchange, self->buffer, size, link, &request, &answer) : 0;
+    if (!begun) {
+        failed = grow(self, link, n_feed, PyBytes_FromStringAndSize(self->buffer, size));
+    } else if (begun == 2) {
+        failed = loop_tell(self->loop, n_feed, (Link *)request->peer, (PyObject *)request);
+    } else if (begun == 1 && (rest = send_now(link, answer))) {
+        if (rest != Py_None) {
+            request->answer = Py_NewRef(rest);
+            failed = grow(self, link, n_feed, Py_NewRef((PyObject *)request));
+        } else if (exchange_end(exchange, request) >= 0) {
+            failed = request->close ? end_link(self, link) : grow(self, link, n_rest, Py_NewRef(then));
+        }
+        Py_DECREF(rest);
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF((PyObject *)request);
+    Py_XDECREF(exchange);
+    Py_DECREF(then);
+    return failed;
+}
+
+/* begin(links, opening): bare Links, whose sessions, if they ever have one, wait in the Await `opening` first. */
+static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !PyList_Check(args[0]) || self->stake) {
+        PyErr_SetString(PyExc_TypeError, "begin takes a list of links, and an Await, where no other thread leads");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_Size(args[0]); i++) {
+        Link *link = (Link *)PyList_GetItem(args[0], i);
+        if (!link || Py_TYPE((PyObject *)link) != link_type || link->op) {
+            PyErr_SetString(PyExc_TypeError, "that is no new link");
+            return NULL;
+        }
+        link->op = Py_NewRef(args[1]);
+        link->loop = Py_NewRef(self->loop);
+        if (begin(self, link, args[1]))
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 /* receive(conn, now) -> whether what has arrived at a connection was looked for here, as it is if that rests. */
 static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -313,6 +395,7 @@ static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_
 }
 
 static PyMethodDef methods[] = {
+    {"begin", (PyCFunction)(void (*)(void))dispatcher_begin, METH_FASTCALL, NULL},
     {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
     {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

@@ -3,8 +3,11 @@
 #include "native.h"
 #include <stddef.h>
 #include <structmember.h>
+#include <unistd.h>
 
 PyTypeObject *link_type;
+PyObject *n_feed, *n_lost, *n_failed, *n_rest, *n_ended;
+static PyObject *n_grown, *n_shortcut, *n_then, *n_seconds;
 
 static int link_traverse(Link *self, visitproc visit, void *arg)
 {
@@ -12,6 +15,7 @@ static int link_traverse(Link *self, visitproc visit, void *arg)
     Py_VISIT(self->op);
     Py_VISIT(self->client);
     Py_VISIT(self->note);
+    Py_VISIT(self->loop);
     return 0;
 }
 
@@ -20,12 +24,21 @@ static int link_clear(Link *self)
     Py_CLEAR(self->op);
     Py_CLEAR(self->client);
     Py_CLEAR(self->note);
+    Py_CLEAR(self->loop);
     return 0;
+}
+
+void link_close(Link *self)
+{
+    if (self->bare)
+        close(self->fd);
+    self->bare = 0;
 }
 
 static void link_dealloc(Link *self)
 {
     PyObject_GC_UnTrack(self);
+    link_close(self);
     link_clear(self);
     release((PyObject *)self);
 }
@@ -55,10 +68,20 @@ static PyType_Spec spec = {
     "forkd._native.Link", sizeof(Link), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots,
 };
 
+PyObject *link_grown(Link *self)
+{
+    PyObject *conn = self->bare && self->loop
+                         ? PyObject_CallMethodObjArgs(self->loop, n_grown, (PyObject *)self, NULL)
+                         : NULL;
+    if (conn)
+        self->bare = 0;
+    else if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "it is no bare link");
+    return conn;
+}
+
 /* ---- a connection at rest ------------------------------------------------------------------- */
 
-PyObject *n_feed, *n_lost, *n_failed;
-static PyObject *n_rest, *n_ended, *n_shortcut, *n_then, *n_seconds;
 
 int rest_traverse(Rest *rest, visitproc visit, void *arg)
 {
@@ -136,7 +159,7 @@ int link_init(PyObject *module)
         PyObject **place;
         const char *text;
     } names[] = {
-        {&n_feed, "feed"}, {&n_lost, "lost"}, {&n_failed, "failed"}, {&n_rest, "rest"}, {&n_ended, "ended"},
+        {&n_feed, "feed"}, {&n_lost, "lost"}, {&n_failed, "failed"}, {&n_grown, "grown"}, {&n_rest, "rest"}, {&n_ended, "ended"},
         {&n_shortcut, "shortcut"}, {&n_then, "then"}, {&n_seconds, "seconds"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

@@ -45,6 +45,7 @@ static PyMethodDef functions[] = {
     {"block", FAST(block)},
     {"answer", FAST(answer)},
     {"blank", blank, METH_O, NULL},
+    {"accept", FAST(native_accept)},
     {"epoll_wait", FAST(native_epoll_wait)},
     {NULL, NULL, 0, NULL},
 };

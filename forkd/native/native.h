@@ -67,9 +67,16 @@ typedef struct {
     Py_ssize_t moved;
     double deadline, bucket;
     PyObject *op, *client, *note;
+    /* Of a bare one (accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
+     * Connection of it when it has to be one. */
+    char bare;
+    PyObject *loop;
 } Link;
 
 extern PyTypeObject *link_type;
+void link_close(Link *link);
+/* The Connection that takes over from a bare Link. New reference, or NULL with an exception. */
+PyObject *link_grown(Link *link);
 
 /* The Await that was met last, and what native code may do there (session.Await). */
 typedef struct {
@@ -103,7 +110,7 @@ int loop_tell(PyObject *loop, PyObject *name, Link *conn, PyObject *argument);
 /* The request is answered: its connection is at its end, or rests until then. Returns 0, or -1 with an exception. */
 int loop_answered(PyObject *loop, Link *conn, const UsualRequest *request, PyObject *then, double until);
 /* What a loop is called for. */
-extern PyObject *n_feed, *n_lost, *n_failed;
+extern PyObject *n_feed, *n_lost, *n_failed, *n_rest, *n_ended;
 
 /* What a request may be: see read_head. */
 typedef struct {
@@ -169,6 +176,7 @@ typedef struct {
 } Events;
 
 extern PyTypeObject *events_type;
+PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* link.c, dispatch.c, lane.c, ring.c, complete.c, stake.c, epoll.c */

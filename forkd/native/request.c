@@ -52,6 +52,13 @@ PyObject *response_of(UsualRequest *self)
             PyErr_SetString(PyExc_RuntimeError, "start_response was called outside of its request");
             return NULL;
         }
+        if (Py_TYPE(self->peer) == link_type) { /* which could not send what write() is given */
+            PyObject *conn = link_grown((Link *)self->peer), *link = self->peer;
+            if (!conn)
+                return NULL;
+            self->peer = conn;
+            Py_DECREF(link);
+        }
         self->response = PyObject_CallFunctionObjArgs(self->respond, (PyObject *)self, self->peer,
                                                       self->block ? (PyObject *)self->block : Py_None, NULL);
     }

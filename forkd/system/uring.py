@@ -39,7 +39,7 @@ _KIND_BITS = 3
 
 
 class _PythonHandle:
-    __slots__ = ("armed", "data", "fd", "held", "kind", "mask", "offset", "serial")
+    __slots__ = ("armed", "conn", "data", "fd", "held", "kind", "mask", "offset", "serial")
 
 
 if TYPE_CHECKING or _native is None:
@@ -58,6 +58,7 @@ class _Handle(_Base):
     armed: bool
     held: deque[bytes | OSError]
     data: bytes
+    conn: Any  # native code's
     offset: int
 
     def __init__(self, fd: int, serial: int, kind: int) -> None:
@@ -185,7 +186,7 @@ class UringOperations:
         handle = self._by_fd.pop(fd)
         if not handle.data:  # otherwise the kernel may still read it: see _sent
             del self._handles[handle.serial]
-        handle.mask, handle.fd = 0, -1
+        handle.mask, handle.fd, handle.conn = 0, -1, None
         put = self._ring.put
         put(
             abi.ASYNC_CANCEL, abi.HARDLINK | abi.SKIP_SUCCESS, 0, fd, 0, 0, 0,

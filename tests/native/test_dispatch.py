@@ -7,6 +7,7 @@ Clients and applications are drawn at random, by a seed that a failure prints.
 from __future__ import annotations
 
 import base64
+import os
 import random
 import re
 import socket
@@ -19,9 +20,20 @@ from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop
+from forkd.models.intake import ListenerIntake
 from forkd.models.unit import Unit
 from forkd.native import native
-from forkd.system.scoreboard import BUCKETS, CODES, IN_FLIGHT, REQUEST, REQUESTS, scratch_row
+from forkd.system.lease import Lease, make_bells
+from forkd.system.scoreboard import (
+    ACCEPTED,
+    BUCKETS,
+    CODES,
+    CONNECTIONS,
+    IN_FLIGHT,
+    REQUEST,
+    REQUESTS,
+    scratch_row,
+)
 from tests.http.test_corpus import CASES
 from tests.native.test_exchange import HEADS, ROUNDS, SEED, Access, Host, Log, behaviour
 
@@ -29,6 +41,16 @@ pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed with
 
 GONE = None  # in place of bytes: the client leaves
 DATE = re.compile(rb"Date: [^\r]*GMT")
+
+
+def listen() -> socket.socket:
+    """On a unix socket: clients have no ports, which would differ. What is sent comes in many pieces."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    listener.bind("")  # a name of the kernel's choice (unix(7))
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener
 
 
 class Service:
@@ -52,26 +74,34 @@ class Service:
 
         config = Config(native=native)
         wsgi = Wsgi(draining, config, host, multithread=False)
+        self.bells = make_bells(1)
+        lease = Lease(self.bells)
+        lease.set_members([1])
+        lease.grant(1)
+        self.listener = listen()
         self.loop = InlineLoop(
             Unit(
-                config, "epoll", 1, self.row, None, None, [],
-                wsgi, host, self.log, self.access, {},
-                lambda: NEVER,
+                config, "epoll", 1, self.row, None, lease,
+                [ListenerIntake(self.listener, ("127.0.0.1", 80), shared=False)],
+                wsgi, host, self.log, self.access, {}, lambda: NEVER,
             )
         )  # fmt: skip
         self.clients: list[socket.socket] = []
         self.heard: list[bytes] = []
 
     def connect(self) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        if not self.clients:  # one takes a large answer in many pieces
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        self.clients.append(theirs)
+        client = socket.socket(self.listener.family)
+        client.connect(self.listener.getsockname())
+        client.setblocking(False)
+        self.clients.append(client)
         self.heard.append(b"")
-        self.loop.serve(ours, ("10.0.0.1", 40000 + len(self.clients)), ("127.0.0.1", 80))
 
     def send(self, number: int, data: bytes | None) -> None:
+        """The first bytes of a client arrive together with it, those of every other one behind it."""
+        while len(self.clients) <= number:
+            self.connect()
+            if number % 2:
+                self.rest()
         client = self.clients[number]
         if data is None:
             client.close()
@@ -102,9 +132,13 @@ class Service:
                     quiet = 0
 
     def outcome(self) -> list[Any]:
+        accepted = self.row.cells[ACCEPTED], self.row.cells[CONNECTIONS]
         ended = [conn.op.name for conn in self.loop.keeper.connections.values()]
         self.loop.abandon()
         self.loop.handles.close()
+        self.listener.close()
+        for bell in self.bells:
+            os.close(bell)
         cells = self.row.cells
         assert cells[REQUEST] == cells[IN_FLIGHT] == 0
         assert sum(cells[BUCKETS:CODES]) <= cells[REQUESTS]
@@ -120,6 +154,7 @@ class Service:
             self.access.told(),
             cells[REQUESTS],
             codes,
+            accepted,
         ]
 
 
@@ -131,8 +166,6 @@ def run(
 ) -> list[Any]:
     service = Service(make, drains, native)
     for number, data in script:
-        while len(service.clients) <= number:
-            service.connect()
         service.send(number, data)
     return service.outcome()
 
@@ -178,3 +211,62 @@ def test_the_corpus_comes_out_alike(case: dict[str, Any]) -> None:
         [*first, (0, base64.b64decode(case["b64"]))],
     ):
         assert run(usual, script, 0, True) == run(usual, script, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+@pytest.mark.parametrize("end", [b"", b"Connection: close\r\n"])
+def test_the_ends_of_a_connection_are_told_alike(
+    family: socket.AddressFamily, host: str, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_tcp() -> socket.socket:
+        listener = socket.create_server((host, 0), family=family)
+        listener.setblocking(False)
+        return listener
+
+    monkeypatch.setitem(globals(), "listen", on_tcp)
+    for natively in (True, False):
+        service = Service(usual, 0, natively)
+        for number in range(2):
+            service.send(number, b"GET / HTTP/1.1\r\nHost: a\r\n" + end + b"\r\n")
+        for client, event in zip(service.clients, service.events, strict=True):
+            for name, value in zip(("ADDR", "PORT"), client.getsockname(), strict=False):
+                assert f"('REMOTE_{name}', '{value}')" in event
+            assert "('SERVER_NAME', '127.0.0.1')" in event
+            assert "('SERVER_PORT', '80')" in event
+        service.outcome()
+
+
+def test_links_that_nobody_serves_are_closed() -> None:
+    assert native is not None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        assert len(native.accept(listener.fileno(), 2, "a", "80", print)) == 2
+        assert len(native.accept(listener.fileno(), 9, "a", "80", print)) == 1
+        assert native.accept(listener.fileno(), 9, "a", "80", print) == []
+        for client in clients:
+            assert client.recv(1) == b""
+            client.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        native.accept(-1, 1, "a", "80", print)
+
+
+def test_wrong_arguments_are_errors() -> None:
+    assert native is not None
+    with pytest.raises(TypeError):
+        native.Dispatcher(None, {}, {}, object())
+    dispatcher = native.Dispatcher(None, {}, {}, None)
+    for wrong in [(), (1, 2.0), ([1], 2.0), ([(1,)], 2.0), ([], None)]:
+        with pytest.raises(TypeError):
+            dispatcher.run(*wrong)
+    for wrong in [(), (1, 2), ([None], None)]:
+        with pytest.raises(TypeError):
+            dispatcher.begin(*wrong)
+    with pytest.raises(TypeError):
+        dispatcher.receive(1, 2.0)
+    with pytest.raises(TypeError):
+        native.accept()
+    with pytest.raises(TypeError):
+        native.epoll_wait()
