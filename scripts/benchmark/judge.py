@@ -35,10 +35,13 @@ def verdicts(work: Work, result: dict[str, Any]) -> list[Verdict]:
     metric = work.metrics[0]
     found = {name: spread(rounds, metric) for name, rounds in result["figures"].items()}
     middles = {name: one.middle for name, one in found.items() if one}
-    return [verdict for goal in work.goals for verdict in _verdicts(goal, metric, middles)]
+    figures = result["figures"]
+    return [verdict for goal in work.goals for verdict in _verdicts(goal, metric, middles, figures)]
 
 
-def _verdicts(goal: Goal, metric: str, middles: dict[str, float]) -> list[Verdict]:
+def _verdicts(
+    goal: Goal, metric: str, middles: dict[str, float], figures: dict[str, list[dict[str, float]]]
+) -> list[Verdict]:
     more = METRICS[metric][1]
     own = middles.get(goal.of)
     if not goal.against:
@@ -49,13 +52,23 @@ def _verdicts(goal: Goal, metric: str, middles: dict[str, float]) -> list[Verdic
         others = (
             ((max if more else min)(present, key=middles.__getitem__),) if present else others[:1]
         )
-    ratios = {
-        name: own / middles[name] if own is not None and middles.get(name) else None
-        for name in others
-    }
+    ratios = {name: _ratio(figures, metric, goal.of, name) for name in others}
     return [
         _verdict(f"{goal.of} ÷ {name}", ratio, goal.bound, more) for name, ratio in ratios.items()
     ]
+
+
+def _ratio(
+    figures: dict[str, list[dict[str, float]]], metric: str, one: str, other: str
+) -> float | None:
+    """The median of the rounds' ratios: what the machine does for longer than a round, to whatever it
+    runs, is in both figures of a round."""
+    ratios = [
+        mine[metric] / theirs[metric]
+        for mine, theirs in zip(figures.get(one, []), figures.get(other, []), strict=False)
+        if metric in mine and theirs.get(metric)
+    ]
+    return median(ratios) if ratios else None
 
 
 def _verdict(text: str, found: float | None, bound: float, more: bool) -> Verdict:

@@ -14,10 +14,11 @@ PREFACE = """\
 Written by `scripts/bench --write` from measurements; please do not edit.
 
 Each row is the median of interleaved rounds (A B C A B C …), with the least and the greatest in
-brackets. The server's processes are pinned to one core and the load to another. CPU time is that of
-all processes of the server, short-lived ones included. Before it is measured, a server has to answer
-with the same status, content type, length and body as all others, and to keep or close the
-connection as they do; one that does not, or that could not be installed, is listed with the reason.
+brackets. A ratio is the median of the rounds' ratios, so that what the machine does for longer than a
+round falls on both sides. The server's processes are pinned to one core and the load to another. CPU
+time is that of all processes of the server, short-lived ones included. Before it is measured, a server
+has to answer with the same status, content type, length and body as all others, and to keep or close
+the connection as they do; one that does not, or that could not be installed, is listed with the reason.
 
 forkd is counted as it is meant to be run: with the access log on (to a file) and with metrics on.
 The row beside it has the log off. Peers have their own defaults, with no access log.

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,29 @@ def measure(
         for contender in work.contenders
         if peers[contender.peer].missing
     }
-    for number in range(rounds):
-        for contender in work.contenders:
-            if contender.name not in missing:
-                progress(f"{work.name}, round {number + 1} of {rounds}: {contender.name}")
+    with ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        for number in range(rounds):
+            for contender in work.contenders:
+                name = contender.name
+                if name in missing:
+                    continue
+                progress(f"{work.name}, round {number + 1} of {rounds}: {name}")
                 try:
-                    figures[contender.name].append(_once(work, contender, seconds, core))
+                    if work.warm:
+                        # All are up, and idle but for the one that is measured: so the rounds are short.
+                        if name not in servers:
+                            servers[name] = _start(work, contender, core, stack)
+                            work.measure(servers[name], min(WARM_SECONDS, seconds))
+                        figures[name].append(work.measure(servers[name], seconds))
+                    else:
+                        with ExitStack() as once:
+                            server = _start(work, contender, core, once)
+                            figures[name].append(work.measure(server, seconds))
                 except Unavailable as error:
-                    missing[contender.name] = str(error)
+                    missing[name] = str(error)
                 except (OSError, HTTPException, subprocess.CalledProcessError) as error:
-                    missing[contender.name] = f"no usable answer: {error}"
+                    missing[name] = f"no usable answer: {error}"
     return {
         "when": time.strftime("%Y-%m-%d %H:%M"),
         "rounds": rounds,
@@ -69,11 +83,11 @@ def measure(
     }
 
 
-def _once(work: Work, contender: Contender, seconds: float, core: int) -> Figures:
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=BUILD) as directory:
-        place = Place(free_port(), Path(directory), VENV / "bin", BUILD)
-        with Server(contender.command(place), place.port, place.directory / "log", core) as server:
-            work.check(server)
-            if work.warm:
-                work.measure(server, min(WARM_SECONDS, seconds))
-            return work.measure(server, seconds)
+def _start(work: Work, contender: Contender, core: int, stack: ExitStack) -> Server:
+    """A server that answers as all others. It ends with the stack."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-", dir=BUILD))
+    place = Place(free_port(), Path(directory), VENV / "bin", BUILD)
+    command = contender.command(place)
+    server = stack.enter_context(Server(command, place.port, place.directory / "log", core))
+    work.check(server)
+    return server

@@ -59,9 +59,10 @@ def test_a_report_of_wrk_that_is_none_is_an_error():
         read_wrk("unable to connect to 127.0.0.1:1 Connection refused\n")
 
 
-def test_a_goal_is_a_ratio_of_medians_to_each_peer():
+def test_a_goal_is_the_median_of_the_rounds_ratios_to_each_peer():
     found = verdicts(
-        WORK["hello"], result("per_cpu", forkd=[120, 1, 999], bjoern=[100] * 3, fastwsgi=[101] * 3)
+        WORK["hello"],
+        result("per_cpu", forkd=[120, 10, 999], bjoern=[100, 10, 500], fastwsgi=[101] * 3),
     )
     assert [(v.found, v.reached) for v in found] == [
         (1.2, True),
