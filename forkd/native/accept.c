@@ -3,7 +3,7 @@
  * with a session, from where it stands. */
 
 #define _GNU_SOURCE
-#include "native.h"
+#include "dispatch.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -84,7 +84,10 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
     for (long i = 0; links && i < most; i++) {
         Address address;
         socklen_t size = sizeof address;
-        int fd = accept4((int)listener, &address.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd;
+        do
+            fd = accept4((int)listener, &address.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        while (fd < 0 && errno == EINTR);
         if (fd < 0 && (i || errno == EAGAIN))
             break; /* the next call will say why */
         PyObject *link = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : link_of(fd, &address, size, args);
@@ -93,4 +96,66 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
         Py_XDECREF(link);
     }
     return links;
+}
+
+/* ---- served once ---------------------------------------------------------------------------- */
+
+/* The Connection of a bare Link. Returns 0 when it could be made, and was told so with the value; or -1 with an
+ * exception. Takes the reference to the value, which is NULL only with an exception. */
+static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
+{
+    PyObject *conn = value ? link_grown(link) : NULL;
+    int failed = conn ? loop_tell(self->loop, name, (Link *)conn, value) : -1;
+    Py_XDECREF(conn);
+    Py_XDECREF(value);
+    return failed;
+}
+
+/* Its answer is sent, which was the last. Returns 0, or -1 with an exception. */
+static int end_link(Dispatcher *self, Link *link)
+{
+    char byte;
+    if (recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
+        link_close(link);
+        return 0;
+    }
+    PyObject *conn = link_grown(link); /* it sends more: see Keeper */
+    int failed = conn ? loop_tell(self->loop, n_ended, (Link *)conn, NULL) : -1;
+    Py_XDECREF(conn);
+    return failed;
+}
+
+int link_begin(Dispatcher *self, Link *link, PyObject *opening)
+{
+    ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        return grow(self, link, n_rest, Py_NewRef(opening));
+    if (size <= 0) {
+        link_close(link);
+        return 0;
+    }
+    int rests = rest_known(&self->rest, link), failed = -1;
+    if (rests < 0)
+        return -1;
+    PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
+    UsualRequest *request = NULL;
+    int begun = rests ? exchange_begin(exchange, self->buffer, size, link, &request, &answer) : 0;
+    if (!begun) {
+        failed = grow(self, link, n_feed, PyBytes_FromStringAndSize(self->buffer, size));
+    } else if (begun == 2) {
+        failed = loop_tell(self->loop, n_feed, (Link *)request->peer, (PyObject *)request);
+    } else if (begun == 1 && (rest = send_now(link, answer))) {
+        if (rest != Py_None) {
+            request->answer = Py_NewRef(rest);
+            failed = grow(self, link, n_feed, Py_NewRef((PyObject *)request));
+        } else if (exchange_end(exchange, request) >= 0) {
+            failed = request->close ? end_link(self, link) : grow(self, link, n_rest, Py_NewRef(then));
+        }
+        Py_DECREF(rest);
+    }
+    Py_XDECREF(answer);
+    Py_XDECREF((PyObject *)request);
+    Py_XDECREF(exchange);
+    Py_DECREF(then);
+    return failed;
 }

@@ -4,98 +4,10 @@
  * All other completions are told, in their order. */
 
 #include "ring.h"
-#include <stddef.h>
-#include <structmember.h>
 #include <sys/socket.h>
 #include <time.h>
 
-enum { POLL, ACCEPT, RECEIVE, SEND, OTHER, KIND_BITS = 3 }; /* of operations */
 enum { READABLE = 1 };
-
-/* ---- handles -------------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject_HEAD
-    int fd, kind, mask;
-    long long serial;
-    char armed;
-    PyObject *held, *data;
-    PyObject *conn; /* once it was looked up; None when it was released */
-    Py_ssize_t offset;
-    /* While an answer is sent that nobody in Python knows of. */
-    UsualRequest *request;
-    PyObject *exchange, *op, *then;
-    double seconds;
-} Handle;
-
-static PyTypeObject *handle_type;
-
-static int handle_traverse(Handle *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->held);
-    Py_VISIT(self->conn);
-    Py_VISIT((PyObject *)self->request);
-    Py_VISIT(self->exchange);
-    Py_VISIT(self->op);
-    Py_VISIT(self->then);
-    return 0;
-}
-
-/* Its answer is sent, or is somebody else's. */
-static void forget(Handle *self)
-{
-    PyObject *request = (PyObject *)self->request;
-    self->request = NULL;
-    Py_XDECREF(request);
-    Py_CLEAR(self->exchange);
-    Py_CLEAR(self->op);
-    Py_CLEAR(self->then);
-}
-
-static int handle_clear(Handle *self)
-{
-    forget(self);
-    Py_CLEAR(self->held);
-    Py_CLEAR(self->conn);
-    return 0;
-}
-
-static void handle_dealloc(Handle *self)
-{
-    PyObject_GC_UnTrack(self);
-    handle_clear(self);
-    Py_CLEAR(self->data);
-    release((PyObject *)self);
-}
-
-#define MEMBER(name, type) {#name, type, offsetof(Handle, name), 0, NULL}
-
-static PyMemberDef handle_members[] = {
-    MEMBER(fd, T_INT),
-    MEMBER(kind, T_INT),
-    MEMBER(mask, T_INT),
-    MEMBER(serial, T_LONGLONG),
-    MEMBER(armed, T_BOOL),
-    MEMBER(held, T_OBJECT_EX),
-    MEMBER(data, T_OBJECT_EX),
-    MEMBER(conn, T_OBJECT),
-    MEMBER(offset, T_PYSSIZET),
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot handle_slots[] = {
-    {Py_tp_traverse, handle_traverse},
-    {Py_tp_clear, handle_clear},
-    {Py_tp_dealloc, handle_dealloc},
-    {Py_tp_members, handle_members},
-    {0, NULL},
-};
-
-static PyType_Spec handle_spec = {
-    "forkd._native.Handle", sizeof(Handle), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    handle_slots,
-};
 
 /* ---- completions ---------------------------------------------------------------------------- */
 
@@ -279,7 +191,7 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
     Py_ssize_t size = PyBytes_Size(data);
     Link *conn = connection_of(self, handle);
     int served = 0, failed = PyErr_Occurred() ? -1 : 0;
-    forget(handle);
+    handle_forget(handle);
     Py_XINCREF((PyObject *)conn);
     if (failed || !conn || conn->op != op) { /* it goes other ways by now */
         failed = failed || exchange_end(exchange, (UsualRequest *)request) < 0;
@@ -404,9 +316,7 @@ static PyType_Spec completions_spec = {
 int complete_init(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&completions_spec);
-    handle_type = (PyTypeObject *)PyType_FromSpec(&handle_spec);
-    int failed = !type || !handle_type || PyModule_AddObjectRef(module, "Completions", type) ||
-                 PyModule_AddObjectRef(module, "Handle", (PyObject *)handle_type);
+    int failed = !type || PyModule_AddObjectRef(module, "Completions", type);
     Py_XDECREF(type);
     return failed ? -1 : 0;
 }

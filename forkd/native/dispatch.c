@@ -6,25 +6,14 @@
  * where it stands. */
 
 #define _GNU_SOURCE
-#include "native.h"
+#include "dispatch.h"
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <stddef.h>
 #include <structmember.h>
 
-enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */ };
-
 static PyObject *n_other, *n_ready, *n_deposed, *n_judge;
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *loop, *calls, *connections;
-    PyObject *stake; /* NULL where one thread leads for good */
-    double patience; /* seconds in the application, above which `loop.judge` is told of them */
-    Rest rest;
-    char buffer[CHUNK];
-} Dispatcher;
 
 static PyTypeObject *dispatcher_type;
 
@@ -78,8 +67,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
     return (PyObject *)self;
 }
 
-/* Send what can be sent now of an answer: bytes, or a tuple of two. Returns what is left to send, or None. */
-static PyObject *send_now(Link *conn, PyObject *answer)
+PyObject *send_now(Link *conn, PyObject *answer)
 {
     PyObject *parts[2] = {answer, NULL};
     struct iovec pieces[2] = {{0}};
@@ -117,14 +105,6 @@ static PyObject *send_now(Link *conn, PyObject *answer)
     }
     PyObject *rest = rest_of(parts[1], sent - (ssize_t)pieces[0].iov_len);
     return rest ? Py_BuildValue("(N)", rest) : NULL;
-}
-
-/* As loop_tell; takes the reference to the argument, which may be NULL with an exception. */
-static int give(Dispatcher *self, PyObject *name, Link *conn, PyObject *argument)
-{
-    int failed = !argument || loop_tell(self->loop, name, conn, argument);
-    Py_XDECREF(argument);
-    return failed ? -1 : 0;
 }
 
 /* The leader's thread was in the application for so long (ns). Returns 0, or -1 with an exception. */
@@ -179,45 +159,6 @@ static int serve(Dispatcher *self, Link *conn, double now)
     return failed;
 }
 
-static int flows(const Dispatcher *self, const Link *conn)
-{
-    return self->rest.flows && !self->stake && conn->note && Py_TYPE(conn->note) == flow_type &&
-           ((Flow *)conn->note)->plain;
-}
-
-/* What arrived at a stream. Returns 0, or -1 with an exception. */
-static int stream(Dispatcher *self, Link *conn, double now)
-{
-    ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
-    if (size < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
-    if (!size) {
-        return give(self, n_feed, conn, PyBytes_FromStringAndSize(NULL, 0));
-    }
-    PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
-    double until = now + self->rest.seconds;
-    int failed = flow_receive((Flow *)flow, self->buffer, size);
-    conn->moved += size;
-    if (failed) { /* the protocol: its session knows what to do */
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyErr_NormalizeException(&type, &value, &traceback);
-        if (traceback)
-            PyException_SetTraceback(value, traceback);
-        Py_XDECREF(type);
-        Py_XDECREF(traceback);
-        failed = give(self, n_failed, conn, value);
-    } else if (!((Flow *)flow)->plain) { /* it has other needs now */
-        failed = loop_tell(self->loop, n_feed, conn, Py_None);
-    } else if (conn->op == op) {
-        conn->deadline = until;
-        conn->moved = 0;
-    }
-    Py_DECREF(op);
-    Py_DECREF(flow);
-    return failed;
-}
-
 /* One handle that is ready. Returns 0, or -1 with an exception. */
 static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
 {
@@ -233,8 +174,8 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
     int rests = rest_known(&self->rest, conn), failed = -1;
     if (rests > 0 && mask == READABLE) {
         failed = serve(self, conn, now);
-    } else if (rests == 0 && mask == READABLE && flows(self, conn)) {
-        failed = stream(self, conn, now);
+    } else if (rests == 0 && mask == READABLE && flow_plain(self, conn)) {
+        failed = flow_ready(self, conn, now);
     } else if (rests >= 0 && (number = PyLong_FromLong(mask))) {
         failed = loop_tell(self->loop, n_ready, conn, number);
         Py_DECREF(number);
@@ -297,67 +238,6 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
-/* The Connection of a bare Link. Returns 0 when it could be made, and was told so with the value; or -1 with an
- * exception. Takes the reference to the value, which is NULL only with an exception. */
-static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
-{
-    PyObject *conn = value ? link_grown(link) : NULL;
-    int failed = conn ? loop_tell(self->loop, name, (Link *)conn, value) : -1;
-    Py_XDECREF(conn);
-    Py_XDECREF(value);
-    return failed;
-}
-
-/* Its answer is sent, which was the last. Returns 0, or -1 with an exception. */
-static int end_link(Dispatcher *self, Link *link)
-{
-    char byte;
-    if (recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
-        link_close(link);
-        return 0;
-    }
-    PyObject *conn = link_grown(link); /* it sends more: see Keeper */
-    int failed = conn ? loop_tell(self->loop, n_ended, (Link *)conn, NULL) : -1;
-    Py_XDECREF(conn);
-    return failed;
-}
-
-/* A connection that was just accepted: all of it, if that is all. Returns 0, or -1 with an exception. */
-static int begin(Dispatcher *self, Link *link, PyObject *opening)
-{
-    ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
-    if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return grow(self, link, n_rest, Py_NewRef(opening));
-    if (size <= 0) {
-        link_close(link);
-        return 0;
-    }
-    int rests = rest_known(&self->rest, link), failed = -1;
-    if (rests < 0)
-        return -1;
-    PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
-    UsualRequest *request = NULL;
-    int begun = rests ? exchange_begin(exchange, self->buffer, size, link, &request, &answer) : 0;
-    if (!begun) {
-        failed = grow(self, link, n_feed, PyBytes_FromStringAndSize(self->buffer, size));
-    } else if (begun == 2) {
-        failed = loop_tell(self->loop, n_feed, (Link *)request->peer, (PyObject *)request);
-    } else if (begun == 1 && (rest = send_now(link, answer))) {
-        if (rest != Py_None) {
-            request->answer = Py_NewRef(rest);
-            failed = grow(self, link, n_feed, Py_NewRef((PyObject *)request));
-        } else if (exchange_end(exchange, request) >= 0) {
-            failed = request->close ? end_link(self, link) : grow(self, link, n_rest, Py_NewRef(then));
-        }
-        Py_DECREF(rest);
-    }
-    Py_XDECREF(answer);
-    Py_XDECREF((PyObject *)request);
-    Py_XDECREF(exchange);
-    Py_DECREF(then);
-    return failed;
-}
-
 /* begin(links, opening): bare Links, whose sessions, if they ever have one, wait in the Await `opening` first. */
 static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -373,7 +253,7 @@ static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ss
         }
         link->op = Py_NewRef(args[1]);
         link->loop = Py_NewRef(self->loop);
-        if (begin(self, link, args[1]))
+        if (link_begin(self, link, args[1]))
             return NULL;
     }
     Py_RETURN_NONE;

@@ -72,8 +72,9 @@ static PyType_Spec spec = {
     "forkd._native.Events", sizeof(Events), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots,
 };
 
-int epoll_init(void)
+int epoll_init(PyObject *module)
 {
+    (void)module;
     events_type = (PyTypeObject *)PyType_FromSpec(&spec);
     return events_type ? 0 : -1;
 }

@@ -2,7 +2,8 @@
  * which do the same, and all else). */
 
 #define _GNU_SOURCE
-#include "native.h"
+#include "dispatch.h"
+#include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/socket.h>
@@ -79,7 +80,8 @@ static PyObject *flow_write(Flow *self, PyObject *data)
     return done;
 }
 
-int flow_receive(Flow *self, const char *data, Py_ssize_t size)
+/* Give the protocol what came. Returns 0, or -1 with an exception. */
+static int receive(Flow *self, const char *data, Py_ssize_t size)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(data, size), *receiver = Py_NewRef(self->receiver), *done = NULL;
     self->owed = 1;
@@ -90,6 +92,48 @@ int flow_receive(Flow *self, const char *data, Py_ssize_t size)
     Py_DECREF(receiver);
     Py_XDECREF(done);
     return done ? 0 : -1;
+}
+
+int flow_plain(const Dispatcher *self, const Link *conn)
+{
+    return self->rest.flows && !self->stake && conn->note && Py_TYPE(conn->note) == flow_type &&
+           ((Flow *)conn->note)->plain;
+}
+
+int flow_ready(Dispatcher *self, Link *conn, double now)
+{
+    ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    if (size < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
+    if (!size) {
+        PyObject *end = PyBytes_FromStringAndSize(NULL, 0);
+        int told = end ? loop_tell(self->loop, n_feed, conn, end) : -1;
+        Py_XDECREF(end);
+        return told;
+    }
+    PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
+    double until = now + self->rest.seconds;
+    int failed = receive((Flow *)flow, self->buffer, size);
+    conn->moved += size;
+    if (failed) { /* the protocol: its session knows what to do */
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback)
+            PyException_SetTraceback(value, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        failed = loop_tell(self->loop, n_failed, conn, value);
+        Py_DECREF(value);
+    } else if (!((Flow *)flow)->plain) { /* it has other needs now */
+        failed = loop_tell(self->loop, n_feed, conn, Py_None);
+    } else if (conn->op == op) {
+        conn->deadline = until;
+        conn->moved = 0;
+    }
+    Py_DECREF(op);
+    Py_DECREF(flow);
+    return failed;
 }
 
 static PyMethodDef methods[] = {

@@ -2,7 +2,7 @@
 
 #include "native.h"
 
-enum { MOST_NAME = 64, MEMO = 1024 }; /* MEMO: a power of two */
+enum { MOST_NAME = 64, MEMO = 1024, BUSY = 128 }; /* the latter two are powers of two */
 
 static struct memo {
     Py_ssize_t size;
@@ -210,12 +210,39 @@ int limits_of(PyObject *const *args, HeadLimits *limits)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static int are_ends(PyObject *ends)
+/* ---- the environ to begin with -------------------------------------------------------------- */
+
+/* Connections that were busy lately: the template with their ends in it. */
+static struct busy {
+    PyObject *template, *ends;
+    PyObject *environ; /* since they came twice in a row */
+} busy[BUSY];
+
+/* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
+static PyObject *with_ends(PyObject *template, PyObject *ends)
 {
-    if (PyTuple_Check(ends) && PyTuple_Size(ends) == 4)
-        return 1;
-    PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings");
-    return 0;
+    PyObject *environ = PyDict_Copy(template);
+    for (int i = 0; i < 4; i++)
+        if (environ && PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(ends, i)))
+            Py_CLEAR(environ);
+    return environ;
+}
+
+/* The same, for less where the connection is a busy one. */
+static PyObject *environ_for(PyObject *template, PyObject *ends)
+{
+    struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
+    if (entry->ends == ends && entry->template == template) {
+        if (!entry->environ && !(entry->environ = with_ends(template, ends)))
+            return NULL;
+        return PyDict_Copy(entry->environ);
+    }
+    struct busy old = *entry;
+    *entry = (struct busy){Py_NewRef(template), Py_NewRef(ends), NULL};
+    Py_XDECREF(old.template);
+    Py_XDECREF(old.ends);
+    Py_XDECREF(old.environ);
+    return with_ends(template, ends);
 }
 
 /* The request whose head is at `data`, or None; see read_head. */
@@ -223,8 +250,10 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
 {
     Py_ssize_t fields = limits->fields;
     const char *end = data + (size < limits->most ? size : limits->most), *at = data;
-    if (!are_ends(ends))
+    if (!PyTuple_Check(ends) || PyTuple_Size(ends) != 4) {
+        PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings");
         return NULL;
+    }
 
     PyObject *method = NULL;
     for (int i = 0; i < 7 && !method; i++) {
@@ -248,7 +277,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     const char *line_end = at + 9;
     at += 11;
 
-    PyObject *environ = PyDict_Copy(limits->template), *uri = NULL, *line = NULL;
+    PyObject *environ = environ_for(limits->template, ends), *uri = NULL, *line = NULL;
     UsualRequest *result = NULL;
     if (!environ)
         return NULL;
@@ -272,9 +301,6 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         put(environ, k_path, decoded(target, path_end)) ||
         put(environ, k_query, PyUnicode_DecodeLatin1(query, target_end - query, NULL)))
         goto done;
-    for (int i = 0; i < 4; i++)
-        if (PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(ends, i)))
-            goto done;
     if ((result = request_new(method, line, environ))) {
         result->end = at - data;
         result->keep_alive = (char)framing.keep;
@@ -310,8 +336,9 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return head_of(data, size, &limits, args[5]);
 }
 
-int head_init(void)
+int head_init(PyObject *module)
 {
+    (void)module;
     for (int i = 0; i < 7; i++)
         if (!(methods[i] = PyUnicode_InternFromString(method_names[i])))
             return -1;

@@ -54,15 +54,17 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "forkd._native", NULL, -1, functions, NULL, NULL, NULL, NULL,
 };
 
+static int (*const parts[])(PyObject *) = {
+    request_init, head_init, answer_init, exchange_init, line_init, lane_init, ring_init,
+    stake_init, link_init, dispatch_init, handle_init, complete_init, epoll_init, flow_init,
+};
+
 PyMODINIT_FUNC PyInit__native(void)
 {
     fill_kinds();
     PyObject *module = PyModule_Create(&definition);
-    if (module && (request_init(module) || head_init() || answer_init(module) || exchange_init(module) || line_init(module) || lane_init(module) ||
-                   ring_init(module) || stake_init(module) || link_init(module) || dispatch_init(module) ||
-                   complete_init(module) || epoll_init() || flow_init(module))) {
-        Py_DECREF(module);
-        return NULL;
-    }
+    for (size_t i = 0; module && i < sizeof parts / sizeof *parts; i++)
+        if (parts[i](module))
+            Py_CLEAR(module);
     return module;
 }

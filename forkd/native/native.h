@@ -96,8 +96,6 @@ typedef struct {
 
 extern PyTypeObject *flow_type;
 int flow_init(PyObject *module);
-/* Give its protocol what came. Returns 0, or -1 with an exception. */
-int flow_receive(Flow *flow, const char *data, Py_ssize_t size);
 
 /* Know the Await that a connection is in. Whether requests may be served there, or -1 with an exception. */
 int rest_known(Rest *rest, const Link *conn);
@@ -128,7 +126,7 @@ PyObject *start_response_of(UsualRequest *request);
 PyObject *response_of(UsualRequest *request);
 
 /* head.c, answer.c, line.c, exchange.c: see there. */
-int head_init(void);
+int head_init(PyObject *module);
 int answer_init(PyObject *module);
 int exchange_init(PyObject *module);
 int line_init(PyObject *module);
@@ -179,12 +177,13 @@ extern PyTypeObject *events_type;
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
-/* link.c, dispatch.c, lane.c, ring.c, complete.c, stake.c, epoll.c */
-int epoll_init(void);
+/* link.c, dispatch.c, lane.c, ring.c, handle.c, complete.c, stake.c, epoll.c */
+int epoll_init(PyObject *module);
 int link_init(PyObject *module);
 int dispatch_init(PyObject *module);
 int lane_init(PyObject *module);
 int ring_init(PyObject *module);
+int handle_init(PyObject *module);
 int complete_init(PyObject *module);
 int stake_init(PyObject *module);
 

@@ -24,6 +24,26 @@ typedef struct {
     uint16_t tail;
 } Buffers;
 
+enum { POLL, ACCEPT, RECEIVE, SEND, OTHER, KIND_BITS = 3 }; /* of operations */
+
+typedef struct {
+    PyObject_HEAD
+    int fd, kind, mask;
+    long long serial;
+    char armed;
+    PyObject *held, *data;
+    PyObject *conn; /* once it was looked up; None when it was released */
+    Py_ssize_t offset;
+    /* While an answer is sent that nobody in Python knows of. */
+    UsualRequest *request;
+    PyObject *exchange, *op, *then;
+    double seconds;
+} Handle;
+
+extern PyTypeObject *handle_type;
+/* Its answer is sent, or is somebody else's. */
+void handle_forget(Handle *handle);
+
 extern PyTypeObject *queues_type, *buffers_type;
 
 /* The next submission, all zeros, which the next io_uring_enter submits. NULL with an exception. */
