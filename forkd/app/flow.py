@@ -1,9 +1,8 @@
 """How the bytes of one asyncio stream flow: a transport and native code share it (native/flow.c, its twin).
 
 `plain`: the stream is open both ways, and nothing waits: then native code may give what it receives to
-`receiver`, which is the protocol's data_received, and send what is written, without a call of the session
-or of the transport. `owed`: the client had the last word. `quiet`: nothing has moved since somebody last
-asked.
+`protocol`, and send what is written, without a call of the session or of the transport. `owed`: the client
+had the last word. `quiet`: nothing has moved since somebody last asked.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ SHORTCUT: Any = _native.Flow if _native is not None else None
 
 
 class Flow:
-    __slots__ = ("owed", "plain", "quiet", "receiver")
+    __slots__ = ("owed", "plain", "protocol", "quiet")
 
-    receiver: Callable[[bytes], None] | None
+    protocol: Any
 
     def __init__(self) -> None:
         self.plain = self.owed = self.quiet = False
-        self.receiver = None
+        self.protocol = None
 
 
 def make(peer: Peer, write: Callable[[Any], None], native: bool) -> Flow | NativeFlow:

@@ -18,16 +18,18 @@ from forkd.config import Config
 from forkd.http.environ import Environ
 from forkd.http.guard import Request
 from forkd.http.response import error
-from forkd.http.usual import UsualRequest
+from forkd.http.usual import Exchange, UsualRequest
 
 
 class SheddingWsgi(Wsgi):
     def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
         super().__init__(app, config, host, multithread=multithread)
         self._most = config.shed_after
-        self._exchange = self.opening = None  # each request is looked at first
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
+
+    def _make_exchange(self) -> Exchange | None:
+        return None  # each request is looked at first
 
     def _respond(
         self,

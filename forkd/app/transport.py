@@ -135,7 +135,9 @@ class Transport(asyncio.Transport):
     def lost(self, reason: Exception | None) -> None:
         """The connection is over."""
         self._closed = True
-        self._flow.plain = False
+        # A native flow refers to the transport, which would be garbage that only the collector finds.
+        self._flow = self._peer.note = flow.Flow()
+        vars(self).pop("write", None)
         self._loop.call_soon(self._tell, reason)
 
     def _tell(self, reason: Exception | None) -> None:
@@ -233,7 +235,7 @@ class Transport(asyncio.Transport):
         if self._buffered:
             self._flow.plain = False
         else:
-            self._flow.receiver = getattr(protocol, "data_received", None)
+            self._flow.protocol = protocol
 
     def _wake(self) -> None:
         self._flow.plain = False  # until the session has asked for our needs

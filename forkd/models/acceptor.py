@@ -124,7 +124,7 @@ class Acceptor:
         if self._retired or intake is None or not self.leads():
             return []
         assert isinstance(intake, ListenerIntake)
-        room = max(1, min(most, self._most - self._connections))
+        room = max(1, min(most, self._most - self._connections - 1))
         links = self._try(intake, intake.take_links, room) or []
         if links:
             self._came(len(links))

@@ -110,6 +110,12 @@ class Proactor(PooledLoop):
     def feed(self, conn: Connection, value: Any) -> None:
         self.go(conn, conn.resume, value)
 
+    def late(self, conn: Connection) -> None:
+        if self.handles.answering(conn.fd):  # the client reads slowly; but it was the last answer
+            self.ended(conn)
+        else:
+            super().late(conn)
+
     def rest(self, conn: Connection, op: Await) -> None:
         self.keeper.settle(conn, op)
 

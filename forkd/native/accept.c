@@ -91,6 +91,10 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
         if (fd < 0 && (i || errno == EAGAIN))
             break; /* the next call will say why */
         PyObject *link = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : link_of(fd, &address, size, args);
+        if (!link && i) {
+            PyErr_Clear(); /* one is lost, for want of memory; not the others */
+            break;
+        }
         if (!link || PyList_Append(links, link))
             Py_CLEAR(links);
         Py_XDECREF(link);
@@ -139,7 +143,9 @@ int link_begin(Dispatcher *self, Link *link, PyObject *opening)
         return -1;
     PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
     UsualRequest *request = NULL;
-    int begun = rests ? exchange_begin(exchange, self->buffer, size, link, &request, &answer) : 0;
+    int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;
+    if (begun > 0)
+        begun = exchange_call(exchange, link, request, &answer);
     if (!begun) {
         failed = grow(self, link, n_feed, PyBytes_FromStringAndSize(self->buffer, size));
     } else if (begun == 2) {

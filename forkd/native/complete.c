@@ -156,15 +156,17 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
     Py_INCREF((PyObject *)conn);
     PyObject *answer = NULL, *op = Py_NewRef(conn->op);
     UsualRequest *request = NULL;
-    int begun = exchange_begin(self->rest.exchange, data, cqe->res, conn, &request, &answer), failed = 0;
+    int begun = exchange_read(self->rest.exchange, data, cqe->res, conn, &request), failed = 0;
     if (begun) {
         ring_give_back(self->buffers, cqe);
-        if (!(cqe->flags & IORING_CQE_F_MORE)) {
+        if (!(cqe->flags & IORING_CQE_F_MORE)) { /* it has ended, which the application may ask (take_over) */
             handle->armed = 0;
             failed = PyList_Append(self->disarmed, (PyObject *)handle);
         }
         conn->moved += cqe->res;
     }
+    if (begun > 0 && !failed)
+        begun = exchange_call(self->rest.exchange, conn, request, &answer);
     if (begun > 0 && !failed) {
         if (begun == 1 && PyBytes_CheckExact(answer) && self->rest.op == op && handle->fd >= 0) {
             failed = begin_send(self, handle, conn, request, answer);
@@ -202,8 +204,11 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
         handle->data = PyBytes_FromStringAndSize(NULL, 0);
         handle->mask = READABLE;
         if (cqe->res == size) {
-            failed = exchange_end(exchange, (UsualRequest *)request) < 0 ||
-                     loop_answered(self->loop, conn, (UsualRequest *)request, then, now() + handle->seconds);
+            failed = exchange_end(exchange, (UsualRequest *)request) < 0;
+            if (!failed && exchange_drains(exchange) && !((UsualRequest *)request)->close)
+                failed = loop_tell(self->loop, n_rest, conn, then); /* for less long, which the keeper knows */
+            else if (!failed)
+                failed = loop_answered(self->loop, conn, (UsualRequest *)request, then, now() + handle->seconds);
         } else {
             PyObject *rest = cqe->res <= 0 ? Py_NewRef(data) : rest_of(data, cqe->res);
             ((UsualRequest *)request)->answer = cqe->res <= 0 || !rest ? rest : Py_BuildValue("(N)", rest);
@@ -222,6 +227,29 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
     Py_DECREF(then);
     Py_DECREF(data);
     return failed ? -1 : served;
+}
+
+/* sent(name, result, flags) -> whether that completion of a send, which was taken from the queue by `rest`, was one that
+ * was begun here, and is served. */
+static PyObject *completions_sent(Completions *self, PyObject *args)
+{
+    unsigned long long name;
+    struct io_uring_cqe cqe = {0};
+    int result;
+    unsigned flags;
+    if (!PyArg_ParseTuple(args, "KiI", &name, &result, &flags))
+        return NULL;
+    cqe.user_data = name;
+    cqe.res = result;
+    cqe.flags = flags;
+    Handle *handle = handle_of(self, &cqe);
+    int served = PyErr_Occurred() ? -1 : 0;
+    if (handle && self->loop) {
+        Py_INCREF((PyObject *)handle);
+        served = sent(self, handle, &cqe);
+        Py_DECREF((PyObject *)handle);
+    }
+    return served < 0 ? NULL : PyBool_FromLong(served);
 }
 
 /* plain() -> the completions of plain handles that have come since the last call; they are not told again. */
@@ -294,6 +322,7 @@ static PyObject *completions_rest(Completions *self, PyObject *unused)
 
 static PyMethodDef completions_methods[] = {
     {"serve", (PyCFunction)completions_serve, METH_VARARGS, NULL},
+    {"sent", (PyCFunction)completions_sent, METH_VARARGS, NULL},
     {"plain", (PyCFunction)completions_plain, METH_NOARGS, NULL},
     {"next", (PyCFunction)completions_next, METH_NOARGS, NULL},
     {"rest", (PyCFunction)completions_rest, METH_NOARGS, NULL},

@@ -125,14 +125,18 @@ static int serve(Dispatcher *self, Link *conn, double now)
     ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
     if (size < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
-    if (self->stake && stake_hold(self->stake, (PyObject *)conn))
-        return -1;
     /* The application may come back here: another Await may be known by then. */
     PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *value;
     double until = now + self->rest.seconds;
     UsualRequest *request = NULL;
-    int begun = size ? exchange_begin(exchange, self->buffer, size, conn, &request, &answer) : 0,
-        leads = !self->stake || stake_let_go(self->stake, (PyObject *)conn), failed = begun < 0 ? -1 : 0;
+    int begun = size ? exchange_read(exchange, self->buffer, size, conn, &request) : 0, leads = 1, failed;
+    if (begun > 0) { /* from here on the buffer may be another leader's */
+        begun = self->stake && stake_hold(self->stake, (PyObject *)conn)
+                    ? -1
+                    : exchange_call(exchange, conn, request, &answer);
+        leads = !self->stake || stake_let_go(self->stake, (PyObject *)conn);
+    }
+    failed = begun < 0 ? -1 : 0;
     if (!begun) {
         conn->moved += size;
         value = PyBytes_FromStringAndSize(self->buffer, size);

@@ -143,11 +143,11 @@ static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *resu
     body = PyList_GetItem(result, 0);
     if (!PyBytes_CheckExact(body))
         return Py_NewRef(Py_None);
-    if (!(date = date_of(self)))
-        return NULL;
+    Py_INCREF(body); /* date_of may call Python, and the list may be shared */
     request->close = !self->keep_alive || !request->keep_alive || self->draining;
-    answer = usual_answer(request->block, date, body, request->close, self->most);
+    answer = (date = date_of(self)) ? usual_answer(request->block, date, body, request->close, self->most) : NULL;
     request->sent = PyBytes_Size(body);
+    Py_DECREF(body);
     return answer;
 }
 
@@ -200,24 +200,24 @@ static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t 
     return call(self, (UsualRequest *)args[0], args[1], args[2] == Py_None ? NULL : args[2]);
 }
 
-int exchange_begin(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request,
-                   PyObject **answer)
+int exchange_read(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request)
 {
-    Exchange *self = (Exchange *)exchange;
-    PyObject *found = head_of(data, size, &self->limits, peer->note);
+    PyObject *found = head_of(data, size, &((Exchange *)exchange)->limits, peer->note);
     if (!found)
         return -1;
-    UsualRequest *usual = (UsualRequest *)found;
-    if (found == Py_None || usual->end != size || usual->length) {
+    if (found == Py_None || ((UsualRequest *)found)->end != size || ((UsualRequest *)found)->length) {
         Py_DECREF(found);
         return 0;
     }
-    PyObject *result = call(self, usual, (PyObject *)peer, NULL);
-    if (!result) {
-        Py_DECREF(found);
+    *request = (UsualRequest *)found;
+    return 1;
+}
+
+int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObject **answer)
+{
+    PyObject *result = call((Exchange *)exchange, request, (PyObject *)peer, NULL);
+    if (!result)
         return -1;
-    }
-    *request = usual;
     if (result != Py_None) {
         *answer = result;
         return 1;
@@ -226,17 +226,22 @@ int exchange_begin(PyObject *exchange, const char *data, Py_ssize_t size, Link *
     return 2;
 }
 
-/* Borrowed: a variable of the environ, or "-". */
+int exchange_drains(PyObject *exchange)
+{
+    return ((Exchange *)exchange)->draining;
+}
+
+/* A variable of the environ, or "-". New reference. */
 static PyObject *variable(UsualRequest *request, PyObject *key)
 {
     PyObject *value = PyDict_GetItemWithError(request->environ, key);
-    return value || PyErr_Occurred() ? value : dash;
+    return Py_XNewRef(value || PyErr_Occurred() ? value : dash);
 }
 
 int64_t exchange_end(PyObject *exchange, UsualRequest *request)
 {
     Exchange *self = (Exchange *)exchange;
-    PyObject *client, *referer, *agent, *peer = request->peer, *lane = lane_of(self->ledger);
+    PyObject *client, *referer = NULL, *agent = NULL, *peer = request->peer, *lane = lane_of(self->ledger);
     int64_t ns;
     if (lane) {
         ns = end_request(lane, request->began, request->code);
@@ -262,6 +267,8 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
         }
     }
     Py_XDECREF(client);
+    Py_XDECREF(referer);
+    Py_XDECREF(agent);
     return added < 0 ? -1 : ns;
 }
 

@@ -9,12 +9,13 @@
 #include <sys/socket.h>
 
 PyTypeObject *flow_type;
+static PyObject *n_data_received;
 
 static int flow_traverse(Flow *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->peer);
-    Py_VISIT(self->receiver);
+    Py_VISIT(self->protocol);
     Py_VISIT(self->general);
     return 0;
 }
@@ -22,7 +23,7 @@ static int flow_traverse(Flow *self, visitproc visit, void *arg)
 static int flow_clear(Flow *self)
 {
     Py_CLEAR(self->peer);
-    Py_CLEAR(self->receiver);
+    Py_CLEAR(self->protocol);
     Py_CLEAR(self->general);
     return 0;
 }
@@ -45,7 +46,7 @@ static PyObject *flow_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (self) {
         self->peer = Py_NewRef(peer);
         self->general = Py_NewRef(general);
-        self->receiver = Py_NewRef(Py_None);
+        self->protocol = Py_NewRef(Py_None);
     }
     return (PyObject *)self;
 }
@@ -83,13 +84,13 @@ static PyObject *flow_write(Flow *self, PyObject *data)
 /* Give the protocol what came. Returns 0, or -1 with an exception. */
 static int receive(Flow *self, const char *data, Py_ssize_t size)
 {
-    PyObject *bytes = PyBytes_FromStringAndSize(data, size), *receiver = Py_NewRef(self->receiver), *done = NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(data, size), *protocol = Py_NewRef(self->protocol), *done = NULL;
     self->owed = 1;
     self->quiet = 0;
     if (bytes)
-        done = PyObject_CallFunctionObjArgs(receiver, bytes, NULL);
+        done = PyObject_CallMethodObjArgs(protocol, n_data_received, bytes, NULL);
     Py_XDECREF(bytes);
-    Py_DECREF(receiver);
+    Py_DECREF(protocol);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -144,7 +145,7 @@ static PyMethodDef methods[] = {
 #define MEMBER(name, type) {#name, type, offsetof(Flow, name), 0, NULL}
 
 static PyMemberDef members[] = {
-    MEMBER(plain, T_BOOL), MEMBER(owed, T_BOOL), MEMBER(quiet, T_BOOL), MEMBER(receiver, T_OBJECT), {NULL, 0, 0, 0, NULL},
+    MEMBER(plain, T_BOOL), MEMBER(owed, T_BOOL), MEMBER(quiet, T_BOOL), MEMBER(protocol, T_OBJECT), {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
@@ -164,5 +165,5 @@ static PyType_Spec spec = {
 int flow_init(PyObject *module)
 {
     flow_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return !flow_type || PyModule_AddObjectRef(module, "Flow", (PyObject *)flow_type) ? -1 : 0;
+    return !flow_type || !(n_data_received = PyUnicode_InternFromString("data_received")) || PyModule_AddObjectRef(module, "Flow", (PyObject *)flow_type) ? -1 : 0;
 }

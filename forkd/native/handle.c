@@ -56,6 +56,7 @@ static PyMemberDef members[] = {
     MEMBER(data, T_OBJECT_EX),
     MEMBER(conn, T_OBJECT),
     MEMBER(offset, T_PYSSIZET),
+    {"request", T_OBJECT, offsetof(Handle, request), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

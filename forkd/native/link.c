@@ -70,14 +70,12 @@ static PyType_Spec spec = {
 
 PyObject *link_grown(Link *self)
 {
-    PyObject *conn = self->bare && self->loop
-                         ? PyObject_CallMethodObjArgs(self->loop, n_grown, (PyObject *)self, NULL)
-                         : NULL;
-    if (conn)
-        self->bare = 0;
-    else if (!PyErr_Occurred())
+    if (!self->bare || !self->loop) {
         PyErr_SetString(PyExc_RuntimeError, "it is no bare link");
-    return conn;
+        return NULL;
+    }
+    self->bare = 0; /* whatever becomes of it: a descriptor should not be closed twice */
+    return PyObject_CallMethodObjArgs(self->loop, n_grown, (PyObject *)self, NULL);
 }
 
 /* ---- a connection at rest ------------------------------------------------------------------- */

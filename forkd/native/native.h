@@ -90,7 +90,7 @@ typedef struct {
 /* An asyncio stream (flow.c). */
 typedef struct {
     PyObject_HEAD
-    PyObject *peer, *receiver, *general;
+    PyObject *peer, *protocol, *general;
     char plain, owed, quiet;
 } Flow;
 
@@ -135,11 +135,14 @@ PyObject *usual_answer(const Block *block, PyObject *date, PyObject *body, int c
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends);
 int limits_of(PyObject *const *args, HeadLimits *limits);
-/* What has arrived for the peer, if that is one usual request: it is begun, and its application called. Returns 0
- * when it is not, and nothing has happened; 1 with its answer; 2 without one, its session has to go on with it; or
- * -1 with an exception. New references. */
-int exchange_begin(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request,
-                   PyObject **answer);
+/* What has arrived for the peer, if that is one usual request, whole and alone. Returns 1 with it, 0 when it is not, or
+ * -1 with an exception. May run Python code, as anything that makes objects may: their collector. */
+int exchange_read(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request);
+/* Call its application. Returns 1 with its answer, 2 without one: its session has to go on with it; or -1 with an
+ * exception. */
+int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObject **answer);
+/* Whether connections end, or wait for less than else, since the process retires. */
+int exchange_drains(PyObject *exchange);
 /* Its answer is on its way, or its client has left: count it, and log it. Returns how long it took (ns), or -1 with
  * an exception. */
 int64_t exchange_end(PyObject *exchange, UsualRequest *request);

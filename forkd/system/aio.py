@@ -181,6 +181,9 @@ class AioOperations:
     def sending(self, fd: int) -> bool:
         return bool(self._handles[fd].unsent)
 
+    def answering(self, fd: int) -> bool:
+        return False
+
     def holds(self, fd: int) -> bool:
         return bool(self._handles[fd].held)
 

@@ -41,6 +41,10 @@ class Operations(HandleSet, Protocol):
         """Whether a send is under way."""
         ...
 
+    def answering(self, fd: int) -> bool:
+        """Whether that is an answer of which its session does not know: see `serve`."""
+        ...
+
     def holds(self, fd: int) -> bool:
         """Whether something was received and not told yet."""
         ...

@@ -41,6 +41,8 @@ _KIND_BITS = 3
 class _PythonHandle:
     __slots__ = ("armed", "conn", "data", "fd", "held", "kind", "mask", "offset", "serial")
 
+    request = None
+
 
 if TYPE_CHECKING or _native is None:
     _Base = _PythonHandle
@@ -58,7 +60,8 @@ class _Handle(_Base):
     armed: bool
     held: deque[bytes | OSError]
     data: bytes
-    conn: Any  # native code's
+    conn: Any  # native code's; and a request whose answer that sends
+    request: Any
     offset: int
 
     def __init__(self, fd: int, serial: int, kind: int) -> None:
@@ -158,6 +161,9 @@ class UringOperations:
     def sending(self, fd: int) -> bool:
         return bool(self._by_fd[fd].data)
 
+    def answering(self, fd: int) -> bool:
+        return self._by_fd[fd].request is not None
+
     def holds(self, fd: int) -> bool:
         return bool(self._by_fd[fd].held)
 
@@ -172,7 +178,7 @@ class UringOperations:
                     self._hold(handle, result, self._received(result, flags))
                 else:
                     self._found.append(completion)
-            handle.armed = False
+            self._disarm(handle)  # and arm it anew when the connection is wanted again
         data = b""
         while handle.held:
             piece = handle.held.popleft()
@@ -243,8 +249,14 @@ class UringOperations:
 
     def _next(self) -> abi.Completion | None:
         """The next completion that is to be told."""
-        if self._found:
-            return self._found.popleft()
+        while self._found:
+            completion = self._found.popleft()
+            if (
+                self._native is None
+                or completion[0] & 7 != _SEND
+                or not self._native.sent(*completion)
+            ):
+                return completion
         return self._native.next() if self._native is not None else None
 
     def _rest(self) -> list[abi.Completion]:

@@ -21,6 +21,7 @@ from forkd.config import Config
 from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop
 from forkd.models.intake import ListenerIntake
+from forkd.models.proactor import Proactor
 from forkd.models.unit import Unit
 from forkd.native import native
 from forkd.system.lease import Lease, make_bells
@@ -34,11 +35,13 @@ from forkd.system.scoreboard import (
     REQUESTS,
     scratch_row,
 )
+from forkd.system.uring import usable
 from tests.http.test_corpus import CASES
 from tests.native.test_exchange import HEADS, ROUNDS, SEED, Access, Host, Log, behaviour
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
+IO = {InlineLoop: "epoll", Proactor: "io_uring"}
 GONE = None  # in place of bytes: the client leaves
 DATE = re.compile(rb"Date: [^\r]*GMT")
 
@@ -56,7 +59,9 @@ def listen() -> socket.socket:
 class Service:
     """One child's loop, with the clients that it was given."""
 
-    def __init__(self, make: Callable[[list[str]], Any], drains: int, native: bool) -> None:
+    def __init__(
+        self, make: Callable[[list[str]], Any], drains: int, native: bool, model: Any = InlineLoop
+    ) -> None:
         self.events: list[str] = []
         self.row, self.host, self.log = scratch_row(), Host(), Log()
         self.access = Access(native)
@@ -72,22 +77,29 @@ class Service:
                 wsgi.retire()
             return app(environ, start_response)
 
-        config = Config(native=native)
-        wsgi = Wsgi(draining, config, host, multithread=False)
+        self.config = Config(native=native)
+        wsgi = Wsgi(draining, self.config, host, multithread=False)
+        self.model = model
         self.bells = make_bells(1)
         lease = Lease(self.bells)
         lease.set_members([1])
         lease.grant(1)
+        self.lease = lease
         self.listener = listen()
-        self.loop = InlineLoop(
-            Unit(
-                config, "epoll", 1, self.row, None, lease,
-                [ListenerIntake(self.listener, ("127.0.0.1", 80), shared=False)],
-                wsgi, host, self.log, self.access, {}, lambda: NEVER,
-            )
-        )  # fmt: skip
+        self.use(wsgi)
         self.clients: list[socket.socket] = []
         self.heard: list[bytes] = []
+
+    def use(self, interface: Any) -> None:
+        """Serve with this interface from now on."""
+        host: Any = self.host
+        self.loop = self.model(
+            Unit(
+                self.config, IO[self.model], 1, self.row, None, self.lease,
+                [ListenerIntake(self.listener, ("127.0.0.1", 80), shared=False)],
+                interface, host, self.log, self.access, {}, lambda: NEVER,
+            )
+        )  # fmt: skip
 
     def connect(self) -> None:
         client = socket.socket(self.listener.family)
@@ -96,7 +108,7 @@ class Service:
         self.clients.append(client)
         self.heard.append(b"")
 
-    def send(self, number: int, data: bytes | None) -> None:
+    def send(self, number: int, data: bytes | None, rest: bool = True) -> None:
         """The first bytes of a client arrive together with it, those of every other one behind it."""
         while len(self.clients) <= number:
             self.connect()
@@ -113,8 +125,10 @@ class Service:
                     pass
                 except BrokenPipeError:
                     break
-                self.rest()
-        self.rest()
+                if rest or data:
+                    self.rest()
+        if rest:
+            self.rest()
 
     def rest(self) -> None:
         """Until nothing more happens."""
@@ -149,7 +163,7 @@ class Service:
         return [
             heard,
             ended,
-            self.events,
+            sorted(self.events),
             self.log.lines,
             self.access.told(),
             cells[REQUESTS],
@@ -163,10 +177,12 @@ def run(
     script: list[tuple[int, bytes | None]],
     drains: int,
     native: bool,
+    model: Any = InlineLoop,
 ) -> list[Any]:
-    service = Service(make, drains, native)
-    for number, data in script:
-        service.send(number, data)
+    service = Service(make, drains, native, model)
+    for at, (number, data) in enumerate(script):
+        # Where nothing depends on whose turn it is, several come together.
+        service.send(number, data, rest=drains > 0 or number == 0 or at + 1 == len(script))
     return service.outcome()
 
 
@@ -192,6 +208,16 @@ def test_whatever_clients_and_applications_do_comes_out_alike() -> None:
     for _ in range(ROUNDS // 2):
         make, script, drains = behaviour(rng), script_of(rng), rng.choice((0, 0, 1, 3))
         assert run(make, script, drains, True) == run(make, script, drains, False)
+
+
+@pytest.mark.skipif(bool(usable()), reason=f"io_uring: {usable()}")
+def test_so_it_does_over_io_uring() -> None:
+    print(f"FUZZ_SEED={SEED}")
+    rng = random.Random(SEED)
+    for _ in range(ROUNDS // 4):
+        make, script, drains = behaviour(rng), script_of(rng), rng.choice((0, 0, 1, 3))
+        first = run(make, script, drains, True, Proactor)
+        assert first == run(make, script, drains, False, Proactor)
 
 
 def usual(events: list[str]) -> Any:
