@@ -178,14 +178,7 @@ static PyObject *call(Exchange *self, UsualRequest *request, PyObject *peer, PyO
         Py_DECREF(answer);
         request->result = result;
     } else {
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyErr_NormalizeException(&type, &value, &traceback);
-        if (traceback)
-            PyException_SetTraceback(value, traceback);
-        Py_XDECREF(type);
-        Py_XDECREF(traceback);
-        request->failure = value;
+        request->failure = taken_exception();
     }
     return response_of(request) ? Py_NewRef(Py_None) : NULL;
 }

@@ -117,13 +117,7 @@ int flow_ready(Dispatcher *self, Link *conn, double now)
     int failed = receive((Flow *)flow, self->buffer, size);
     conn->moved += size;
     if (failed) { /* the protocol: its session knows what to do */
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyErr_NormalizeException(&type, &value, &traceback);
-        if (traceback)
-            PyException_SetTraceback(value, traceback);
-        Py_XDECREF(type);
-        Py_XDECREF(traceback);
+        PyObject *value = taken_exception();
         failed = loop_tell(self->loop, n_failed, conn, value);
         Py_DECREF(value);
     } else if (!((Flow *)flow)->plain) { /* it has other needs now */

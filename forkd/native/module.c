@@ -25,6 +25,18 @@ void release(PyObject *object)
     Py_DECREF(type);
 }
 
+PyObject *taken_exception(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback)
+        PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
 /* blank(size) -> bytes of no particular content, to be written through a buffer before anybody reads them. */
 static PyObject *blank(PyObject *self, PyObject *size)
 {

@@ -60,6 +60,9 @@ typedef struct {
     char close;
 } UsualRequest;
 
+/* The exception that is set, with its traceback; it is not set any more. New reference. */
+PyObject *taken_exception(void);
+
 /* A connection as its driver and its session share it (models/link.py, the twin). */
 typedef struct {
     PyObject_HEAD
