@@ -20,10 +20,11 @@ from time import monotonic, monotonic_ns
 from forkd.system import signals
 from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.loop import Timers
-from forkd.system.scoreboard import Scoreboard
+from forkd.system.scoreboard import ACCEPTED, Scoreboard
 
 WINDOW = 0.002  # seconds
-#: When everybody has been busy for this many looks, looking is slowed down.
+#: When everybody has been busy for this many looks, or nobody has accepted upon as many grants (there may be
+#: no descriptor free), looking is slowed down.
 _PATIENT_AFTER = 50
 _PATIENT_WINDOW = 0.01
 #: A leader at work for less than this is about to accept by itself (ns).
@@ -91,6 +92,8 @@ class Doorbell:
         self._armed = False
         self._term = -1
         self._busy_looks = 0
+        self._vain_grants = 0
+        self._accepted = -1
 
     def watch(self, sockets: list[socket.socket], lease: Lease | None) -> None:
         """Listen to these from now on, and no longer to the ones before."""
@@ -141,13 +144,13 @@ class Doorbell:
         self.looks += 1
         if not self._waiting():
             self._term = -1
-            self._busy_looks = 0
+            self._busy_looks = self._vain_grants = 0
             self._arm(True)
             if not self._waiting():
                 return
             self._arm(False)  # it came before the bell was armed, and did not ring
         self._help()
-        patient = self._busy_looks > _PATIENT_AFTER
+        patient = max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER
         self._look_in(_PATIENT_WINDOW if patient else WINDOW)
 
     def _help(self) -> None:
@@ -168,6 +171,9 @@ class Doorbell:
             self.grants += 1
             self._term = lease.term()
             self._busy_looks = 0
+            accepted = self._board.total(ACCEPTED)
+            self._vain_grants = self._vain_grants + 1 if accepted == self._accepted else 0
+            self._accepted = accepted
         elif verdict is Verdict.NOBODY_FREE:
             self._busy_looks += 1
             self._nobody_free()

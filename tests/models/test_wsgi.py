@@ -282,8 +282,9 @@ def test_a_slow_reader_costs_little_memory(wire: Wire, daemon: Service) -> None:
     grown = [w["rss_bytes"] - before.get(w["pid"], 1 << 40) for w in daemon.workers()]
     assert max(grown) < 32 << 20
     wire.sock.close()
-    until(lambda: (daemon.dir / "slow").exists(), "close() when the client has left")
-    assert (daemon.dir / "slow").read_text() == "closed\n"
+    slow = daemon.dir / "slow"
+    until(lambda: slow.exists() and slow.read_text(), "close() when the client has left")
+    assert slow.read_text() == "closed\n"
 
 
 def test_the_head_has_a_deadline(wire: Wire) -> None:
