@@ -126,6 +126,34 @@ def test_a_client_that_reads_slowly_gets_its_last_answer(natively: bool, why: st
     service.outcome()
 
 
+@uring
+@both
+def test_the_grace_of_a_retiring_process_holds_for_answers_under_way(natively: bool) -> None:
+    """The word to retire, and the end of a send that was begun before it, come in one turn."""
+    service = Service(kilobyte, 0, natively, Proactor)
+    loop: Any = service.loop
+    for _ in range(2):
+        service.send(0, GET % b"/")
+    ours, theirs = socket.socketpair()
+
+    def retire() -> None:
+        ours.recv(1)
+        service.host.draining = True
+        loop.retire(0.3, False)
+
+    with ours, theirs:
+        loop.watch(ours.fileno(), retire)
+        service.clients[0].send(GET % b"/")
+        loop.turn(0.05)  # received, and its answer begun
+        theirs.send(b"x")
+        until = monotonic() + SECONDS  # much less than --keep-alive
+        while not loop.done:
+            assert monotonic() < until, "it waits for the next request"
+            loop.turn(0.1)
+        loop.unwatch(ours.fileno())
+    service.outcome()
+
+
 # ---- threads ----------------------------------------------------------------------------------
 
 
