@@ -71,16 +71,13 @@ class Acceptor:
         assert self._lease is not None
         self._lease.hear(self._slot)
 
-    def accept(self, fd: int, most: int = 1) -> list[Accepted]:
-        """Up to `most` connections, after which the next leader is chosen; none when there is none, or
-        when this child does not lead (any more)."""
-        found: list[Accepted] = []
-        while len(found) < most and not self._retired and fd in self.intakes and self.leads():
-            accepted = self._take(self.intakes[fd])
-            if accepted is None:
-                break
-            found.append(accepted)
-        if found:
+    def accept(self, fd: int) -> Accepted | None:
+        """One connection, after which the next leader is chosen; None when there is none, or when
+        this child does not lead (any more)."""
+        if self._retired or not self.leads():
+            return None
+        found = self._take(self.intakes[fd])
+        if found is not None:
             self._promote()
         return found
 

@@ -117,9 +117,8 @@ class ChildLoop:
 
     def lead(self, fd: int) -> None:
         """A listener is ready: accept, promote, work; until its queue is empty or another leads."""
-        while accepted := self.acceptor.accept(fd):
-            for one in accepted:
-                self.serve(*one)
+        while (accepted := self.acceptor.accept(fd)) is not None:
+            self.serve(*accepted)
             if self.unit.lease is None:
                 return  # one per wake-up: the kernel woke others for the rest
 
