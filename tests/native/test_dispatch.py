@@ -38,7 +38,7 @@ from forkd.system.scoreboard import (
 )
 from forkd.system.uring import usable
 from tests.http.test_corpus import CASES
-from tests.native.test_exchange import HEADS, ROUNDS, SEED, Access, Host, Log, behaviour
+from tests.native.test_exchange import HEADS, ROUNDS, SEED, Access, Host, Log, behaviour, retiring
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 uring = pytest.mark.skipif(bool(usable()), reason=f"io_uring: {usable()}")
@@ -69,18 +69,14 @@ class Service:
         self.access = Access(native)
         host: Any = self.host
         host.ledger, host.access, host.log = self.row.ledger(native), self.access, self.log
-        app = make(self.events)
 
-        def draining(environ: Any, start_response: Any) -> Any:
-            nonlocal drains
-            drains -= 1
-            if drains == 0:
-                host.draining = True
-                wsgi.retire()
-            return app(environ, start_response)
+        def retire() -> None:
+            host.draining = True
+            wsgi.retire()
 
         self.config = Config(native=native)
-        wsgi = Wsgi(draining, self.config, host, multithread=False)
+        app = retiring(make(self.events), drains, retire)
+        wsgi = Wsgi(app, self.config, host, multithread=False)
         self.model = model
         self.bells = make_bells(1)
         lease = Lease(self.bells)

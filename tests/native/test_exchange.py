@@ -217,6 +217,19 @@ def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
     return make
 
 
+def retiring(app: Any, after: int, retire: Callable[[], None]) -> Any:
+    """The application, in a process that is told to end during the request of that number."""
+
+    def counted(environ: Any, start_response: Any) -> Any:
+        nonlocal after
+        after -= 1
+        if after == 0:
+            retire()
+        return app(environ, start_response)
+
+    return counted
+
+
 def run(
     make: Callable[[list[str]], Any],
     heads: list[bytes],
@@ -231,19 +244,14 @@ def run(
     events: list[str] = []
     row, host = scratch_row(), Host()
     host.ledger, host.access, host.log = row.ledger(native), Access(native), Log()  # type: ignore[attr-defined]
-    app = make(events)
 
-    def draining(environ: Any, start_response: Any) -> Any:
-        nonlocal drains
-        drains -= 1
-        if drains == 0:
-            host.draining = True
-            wsgi.retire()
-        return app(environ, start_response)
+    def retire() -> None:
+        host.draining = True
+        wsgi.retire()
 
     config = Config(native=native)
     peer = Peer(out, gone)
-    wsgi = Wsgi(draining, config, host, multithread=False)  # type: ignore[arg-type]
+    wsgi = Wsgi(retiring(make(events), drains, retire), config, host, multithread=False)  # type: ignore[arg-type]
     session = wsgi.session(peer)  # type: ignore[arg-type]
     try:
         op = next(session)
