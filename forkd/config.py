@@ -159,7 +159,8 @@ class Config:
         1,
         section="workers",
         reloadable=False,
-        help="threads of each worker, in the models that have some (see forkd models)",
+        help="requests that may be in the application of one worker at a time, each in a thread of its "
+        "own, in the models that have threads (see forkd models)",
     )
     worker_connections: int = option(
         kinds.Int(1, 1_000_000),

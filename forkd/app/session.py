@@ -136,6 +136,7 @@ class Peer(Protocol):
     server_port: int
     sock: Any  # for its options and names; bytes go through the model
     note: Any  # what a shortcut is to know of the connection, if the session has one
+    line: bytes  # set by the session at READY: of the request that the application is to answer
     direct: bool  # what is sent goes into the socket at once, and nothing else is under way there
 
     def push(self, data: bytes) -> None:

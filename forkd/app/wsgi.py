@@ -137,6 +137,7 @@ class Wsgi:
                     else:
                         if request.length:
                             body, data = yield from self._collect(request, peer, data)
+                        peer.line = request.line
                         yield READY
                         answer = exchange.run(request, peer, body)
                     if answer is not None:
@@ -191,6 +192,7 @@ class Wsgi:
                 if request.expect_continue and not data:
                     yield CONTINUE  # only a body that was collected has a length to be told
                 body, data = yield from self._collect(request, peer, data)
+        peer.line = request.line
         yield READY
         response = self._response(request, peer)
         if isinstance(request, Request):

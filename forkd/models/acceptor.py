@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from forkd.models.deadlines import NEVER
+from forkd.models.deference import Deference
 from forkd.models.intake import Accepted, Intake, ListenerIntake
 from forkd.models.link import Link
 from forkd.models.shortage import Shortage
@@ -31,6 +32,7 @@ class Acceptor:
         self.intakes = {intake.fileno(): intake for intake in unit.intakes}
         self.bell = unit.lease.bells[unit.slot] if unit.lease is not None else None
         self.pause_ends = NEVER
+        self.deference = Deference(unit.lease, any(intake.shared for intake in unit.intakes))
         self._unit = unit
         self._handles = handles
         self._lease = unit.lease
@@ -60,7 +62,7 @@ class Acceptor:
                     self._handles.remove(fd)
 
     def leads(self) -> bool:
-        if self._full or self.pause_ends != NEVER:
+        if self._no_room():
             return False
         if self._retired:
             return self._ends
@@ -74,7 +76,7 @@ class Acceptor:
     def accept(self, fd: int) -> Accepted | None:
         """One connection, after which the next leader is chosen; None when there is none, or when
         this child does not lead (any more)."""
-        if self._retired or not self.leads():
+        if self._retired or not self.leads() or self.deference.asked():
             return None
         found = self._take(self.intakes[fd])
         if found is not None:
@@ -113,6 +115,9 @@ class Acceptor:
             self._lease.load[self._slot] = FULL if self._full or self._retired else connections
 
     # ---- no room --------------------------------------------------------------------------
+
+    def _no_room(self) -> bool:
+        return self._full or self.pause_ends != NEVER or self.deference.ends != NEVER
 
     def accept_links(self, fd: int, most: int) -> list[Link]:
         """As `accept`, on a listener, for native code. More than one are to be over at once: then leadership
@@ -168,9 +173,10 @@ class Acceptor:
         self.pause_ends = monotonic() + self._shortage.pause(call, error)
 
     def resume(self, now: float) -> None:
-        """The pause may be over."""
+        """The pause may be over, or the deference."""
         if self.pause_ends <= now:
             self.pause_ends = NEVER
+        self.deference.over(now)
 
     # ---- the end --------------------------------------------------------------------------
 
@@ -193,7 +199,7 @@ class Acceptor:
             lost = self._nobody_after or intake.own  # if this child does not take it
             if not lost or monotonic() > self._patience_ends:
                 self._close(intake)
-            elif self._full or self.pause_ends != NEVER:
+            elif self._no_room():
                 continue
             elif (found := self._take(intake)) is not None:
                 yield found
@@ -201,13 +207,7 @@ class Acceptor:
     @property
     def hasty(self) -> bool:
         """Whether to call `drain` again without waiting: an empty listener is not readable."""
-        return (
-            self._retired
-            and not self._ends
-            and bool(self.intakes)
-            and not self._full
-            and self.pause_ends == NEVER
-        )
+        return self._retired and not self._ends and bool(self.intakes) and not self._no_room()
 
     @property
     def finished(self) -> bool:

@@ -88,6 +88,7 @@ class Connection(Link):
     __slots__ = (
         "client_port",
         "lent",
+        "line",
         "mask",
         "out",
         "push_seconds",
@@ -119,6 +120,7 @@ class Connection(Link):
         self.push_seconds = push_seconds
         self.waker = waker
         self.lent = 0.0  # when it came into the request queue, in the models that have one
+        self.line = b""
         self.moved = 0
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.taken = False  # the session has the socket itself

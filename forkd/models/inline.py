@@ -18,7 +18,7 @@ from forkd.models.intake import ListenerIntake
 from forkd.models.link import Link
 from forkd.models.loop import ChildLoop
 from forkd.models.stake import Stake
-from forkd.models.steps import ABORTED, FINISHED, advance, flush
+from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.models.unit import Unit
 from forkd.native import native
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 
 class InlineLoop(ChildLoop):
-    #: Whether native code may call the application.
-    direct = True
-
     def __init__(self, unit: Unit, stake: Stake | None = None) -> None:
         """`stake`: where threads take turns."""
         super().__init__(unit)
@@ -49,7 +46,7 @@ class InlineLoop(ChildLoop):
         return super().handle_set()
 
     def demultiplex(self, events: Events) -> None:
-        if self.dispatcher is None or not self.direct:
+        if self.dispatcher is None:
             super().demultiplex(events)
         else:
             self.dispatcher.run(events, self.keeper.now)
@@ -86,11 +83,16 @@ class InlineLoop(ChildLoop):
         conn = self.keeper.adopt(sock, client, server)
         outcome = advance(conn, conn.resume, None, self.log, to_ready=True)
         if outcome is TAKE:
-            self._go(conn, conn.resume, conn.take())
+            self._enter(conn, outcome)
         elif type(outcome) is Await and outcome.read and not outcome.write:
             conn.op = outcome
             self._receive(conn)
-            if conn.mask is None and self.keeper.connections.get(conn.fd) is conn:
+            # Nothing came; what did has led to something, which may be in another thread by now.
+            if (
+                not conn.moved
+                and conn.mask is None
+                and self.keeper.connections.get(conn.fd) is conn
+            ):
                 self.keeper.settle(conn, conn.op)
         else:
             self.keeper.settle(conn, outcome)
@@ -142,11 +144,7 @@ class InlineLoop(ChildLoop):
             self._go(conn, conn.resume, None)
 
     def _receive(self, conn: Connection) -> None:
-        if (
-            self.dispatcher is not None
-            and self.direct
-            and self.dispatcher.receive(conn, self.keeper.now)
-        ):
+        if self.dispatcher is not None and self.dispatcher.receive(conn, self.keeper.now):
             return
         try:
             data = conn.recv(CHUNK)
@@ -165,6 +163,10 @@ class InlineLoop(ChildLoop):
         else:
             self.keeper.settle(conn, outcome)
 
+    def _enter(self, conn: Connection, reached: Outcome) -> None:
+        """From READY or TAKE on."""
+        self._go(conn, conn.resume, conn.take() if reached is TAKE else None)
+
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
-        """The one way into a session: leader_threads.py, where it may block, has another."""
+        """The one way into a session: leader_threads.py, where it may block, has others."""
         self.keeper.settle(conn, advance(conn, step, value, self.log))

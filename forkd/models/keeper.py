@@ -1,12 +1,14 @@
 """The keeper: the connections of one handle set, and what each waits for.
 
 Belongs to the thread that waits on the handle set. A connection is either kept (in the handle set,
-with a deadline), or lent to a thread of a pool, which has it to itself until it is settled again.
+with a deadline), or lent to another thread, which has it to itself until it is settled again, or the
+thread lays it down.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -47,6 +49,9 @@ class Keeper:
         self._make = make
         self._wake = wake
         self._idle_grace: float | None = None  # set when draining
+        self._lock = (
+            threading.Lock()
+        )  # between `lay_down` and what looks at connections that are lent
 
     def adopt(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
         """Take an accepted socket. The caller starts its session and settles it."""
@@ -83,6 +88,27 @@ class Keeper:
             self._handles.remove(conn.fd)
             conn.mask = None
 
+    def lay_down(self, conn: Connection, op: Await) -> bool:
+        """By the thread that it was lent to: keep the connection for input, as `settle`, but without its
+        owner's help. Not where that has to set a deadline first, or does not see what is added to its
+        handle set while it waits there: then False."""
+        deadline = monotonic() + op.seconds
+        with self._lock:
+            if (
+                not self._handles.concurrent
+                or self._idle_grace is not None
+                or deadline < conn.bucket
+                or op.write
+                or not op.read
+            ):
+                return False
+            conn.op = op
+            conn.deadline = deadline
+            conn.mask = READ
+            conn.moved = 0
+            self._handles.add(conn.fd, READ)
+        return True
+
     def linger(self, conn: Connection) -> bool:
         """Whether the connection only waits for the client's EOF; if so, that was looked for."""
         if conn.op is not self.lingering:
@@ -98,6 +124,10 @@ class Keeper:
     def overdue(self) -> list[Connection]:
         """Connections whose time is up, and whose sessions may still say something. Those that
         were only being written to are closed: the client does not read."""
+        with self._lock:
+            return self._overdue()
+
+    def _overdue(self) -> list[Connection]:
         due: list[Connection] = []
         for conn in self.wheel.expired(self.now):
             if conn.mask is None:
@@ -132,17 +162,19 @@ class Keeper:
     def drain(self, idle_grace: float) -> None:
         """Close connections that are between requests after `idle_grace` seconds, and the others
         when their sessions end. The grace is for requests that are already on their way."""
-        self._idle_grace = idle_grace
-        for conn in list(self.connections.values()):
-            if conn.op.idle and conn.mask is not None:
-                self._set_deadline(conn, idle_grace)
+        with self._lock:
+            self._idle_grace = idle_grace
+            for conn in list(self.connections.values()):
+                if conn.op.idle and conn.mask is not None:
+                    self._set_deadline(conn, idle_grace)
 
     def abandon(self) -> None:
         """Close everything now. Lent connections end with the process."""
-        for conn in list(self.connections.values()):
-            if conn.mask is not None:
-                conn.end(self.log)
-                self.close(conn)
+        with self._lock:
+            for conn in list(self.connections.values()):
+                if conn.mask is not None:
+                    conn.end(self.log)
+                    self.close(conn)
 
     def close(self, conn: Connection) -> None:
         if self.connections.pop(conn.fd, None) is None:

@@ -1,15 +1,18 @@
-"""Leader/Followers within a child: `--threads N` threads take turns at the child's handle set.
+"""Leader/Followers within a child: threads take turns at the child's handle set.
 
 1. One thread leads: it waits, accepts, and handles what is ready, inline, as if it were alone.
 2. One follower watches it. While the leader comes back from the application within a millisecond
-   (a quarter of one, when some requests have blocked lately), the watcher only counts: a fast
+   (a quarter of one, when some were not back by then lately), the watcher only counts: a fast
    application pays little for threads.
 3. When the leader stays inside the application, the watcher takes its leadership: it lends the
    leader's connection to the leader, and leads itself. The next follower watches.
-4. The former leader finishes its connection, hands the outcome to whoever leads, and joins the
-   followers.
-5. Once the application has shown that it blocks, the leader promotes a follower before it enters
-   the application, rather than be overtaken a millisecond later.
+4. The former leader finishes its connection, hands the outcome to whoever leads, and goes on with
+   what waits at the entrance, or joins the followers.
+5. Before a request that is likely to block (routes.py), the leader promotes a follower, rather than
+   be overtaken a millisecond later.
+
+With `--threads N` up to N requests are in the application (entrance.py). There is one thread more, so
+that somebody leads even then: who reads, writes, and keeps deadlines, but accepts nobody.
 
 The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
 application its leadership is at stake (stake.py): who takes the connection out leads on, the leader
@@ -23,23 +26,20 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, monotonic_ns
-from typing import Any
+from typing import Any, NoReturn
 
+from forkd.app.session import READY, TAKE, Await
 from forkd.models import stake
 from forkd.models.connection import Connection
+from forkd.models.entrance import Entrance, Work
 from forkd.models.inline import InlineLoop
-from forkd.models.steps import Outcome, advance
+from forkd.models.routes import SLOW, Routes
+from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
 from forkd.system.scoreboard import Lanes
 
 _STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
-_ALERT = 0.00025  # the same, while some requests do block: then it is worth looking more often
-_SLOW = 0.0005  # seconds in the application that count as blocking
-#: Above this share of recent requests that blocked (and until it falls below half of it), a
-#: follower is promoted beforehand.
-_EAGER = 0.3
-_WEIGHT = 0.1  # of one request in that share
-_NEGLIGIBLE = 1e-6  # a share that is none: about a hundred requests after the last that blocked
+_ALERT = 0.00025  # the same, while some requests do so: then it is worth looking more often
 _NOBODY = 0  # no thread has this identifier
 
 
@@ -51,18 +51,16 @@ class LeaderThreads(InlineLoop):
     def __init__(self, unit: Unit) -> None:
         self._stake = stake.make(unit.config.native)
         super().__init__(unit, self._stake)
-        if self.dispatcher is not None:
-            self.dispatcher.patience = _SLOW
         assert unit.lanes is not None
         self._lock = threading.Lock()
         self._leader = threading.get_ident()
         self._watching = threading.Lock()  # held by the one follower that watches
-        self._blocking = 0.0  # share of recent requests that blocked
-        self._eager = False
+        self._routes = Routes()
+        self._entrance = Entrance(unit.config.threads)
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._bell, self._collect)
-        for number in range(unit.config.threads - 1):
+        for number in range(unit.config.threads):
             # Daemonic: one that is stuck in the application must not hold up the exit.
             threading.Thread(
                 target=self._follow, args=(unit.lanes,), name=f"forkd-{number + 2}", daemon=True
@@ -74,6 +72,13 @@ class LeaderThreads(InlineLoop):
             self._wait_for_leadership()
         if self.done:
             return
+        deference = self.acceptor.deference
+        deference.busy = True  # whoever leaves from here on rings the bell
+        full, routes = self._entrance.full, self._routes
+        deference.occupied(full)
+        if self.dispatcher is not None:
+            self.dispatcher.wary = full or routes.wary
+            self.dispatcher.patience = 0.0 if routes.surprises or routes.wary else SLOW
         try:
             super().turn(timeout)
         except _Deposed:
@@ -96,7 +101,7 @@ class LeaderThreads(InlineLoop):
         """Watch, when it is this thread's turn to watch; return as the leader, or when done."""
         with self._watching:
             while not self.done:
-                found = self._stake.watch(_ALERT if self._blocking else _STANDSTILL)
+                found = self._stake.watch(_ALERT if self._routes.surprises else _STANDSTILL)
                 if found == stake.GIVEN:
                     self._leader = threading.get_ident()
                     return
@@ -109,60 +114,112 @@ class LeaderThreads(InlineLoop):
             conn = self._stake.take()
             if conn is not None:
                 self._leader = threading.get_ident()
+                self._entrance.entered()
                 self.keeper.lend(conn)
             return conn is not None
 
     # ---- the leader -----------------------------------------------------------------------
 
+    def claims(self, conn: Connection, request: Any) -> bool:
+        """Native code has read this usual request: whether it was entered or queued here. Asked while that
+        is wary."""
+        line = request.line
+        if not self._entrance.full and not self._routes.blocks(line):
+            return False
+        self._enter_apart(Work(conn, request, line, self._routes.long(line)))
+        return True
+
+    def judge(self, line: bytes, took: float) -> None:
+        """The application has taken so many seconds for a request."""
+        self._routes.judge(line, took)
+
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
-        if self._eager:
-            self._go_eagerly(conn, step, value)
+        if conn.op is self.keeper.writing:
+            self._enter(conn, None)
+            return
+        self._stake.put(conn)
+        outcome = advance(conn, step, value, self.log, to_ready=True)
+        if not self._stake.drop(conn):
+            self._deposed(conn, outcome)
+        if outcome is READY or outcome is TAKE:
+            self._enter(conn, outcome)
+        else:
+            self.keeper.settle(conn, outcome)
+
+    def _enter(self, conn: Connection, reached: Outcome) -> None:
+        line, routes = conn.line, self._routes
+        blocks = routes.blocks(line)
+        if blocks or self._entrance.full:
+            self._enter_apart(Work(conn, reached, line, routes.long(line)))
+            return
         self._stake.put(conn)
         began = monotonic()
-        outcome = advance(conn, step, value, self.log)
+        outcome = self._advance(conn, reached)
         took = monotonic() - began
-        if took > _SLOW or self._blocking:
-            self.judge(took)
+        if took > SLOW or routes.surprises or routes.wary:
+            routes.judge(line, took)
         if not self._stake.drop(conn):
-            with self._lock:
-                pass  # from here on the other leads
-            self._hand_back(conn, outcome)
+            self._deposed(conn, outcome)
         self.keeper.settle(conn, outcome)
 
-    def deposed(self, conn: Connection, value: Any) -> None:
-        """Native code has this for the session, as `feed`, and another leads by now."""
-        with self._lock:
-            pass
-        began = getattr(value, "began", 0)
-        outcome = advance(conn, conn.resume, value, self.log)
-        self.judge((monotonic_ns() - began) / 1e9 if began else _STANDSTILL)
-        self._hand_back(conn, outcome)
-
-    def _go_eagerly(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
+    def _enter_apart(self, work: Work) -> None:
         """Step 5."""
-        self.keeper.lend(conn)
-        self._leader = _NOBODY
-        self._stake.give()
-        began = monotonic()
-        outcome = advance(conn, step, value, self.log)
-        self.judge(monotonic() - began)
-        self._hand_back(conn, outcome)
+        self.keeper.lend(work.conn)
+        work.conn.lent = self.keeper.now
+        if self._entrance.enter(work):
+            self._leader = _NOBODY
+            self._stake.give()
+            self._work(work)
 
-    def _hand_back(self, conn: Connection, outcome: Outcome) -> None:
+    # ---- former leaders -------------------------------------------------------------------
+
+    def deposed(self, conn: Connection, request: Any) -> None:
+        """Native code has begun with this, and another leads by now."""
+        outcome = advance(conn, conn.resume, request, self.log)
+        self._routes.judge(request.line, (monotonic_ns() - request.began) / 1e9)
+        self._deposed(conn, outcome)
+
+    def _deposed(self, conn: Connection, outcome: Outcome) -> NoReturn:
+        with self._lock:
+            pass  # from here on the other leads
+        if outcome is READY or outcome is TAKE:
+            self._work(Work(conn, outcome, conn.line, False))
+        self._work(self._hand_back(conn, outcome, False))
+
+    def _work(self, work: Work | None) -> NoReturn:
         """Step 4."""
-        self._outcomes.append((conn, outcome))
-        os.eventfd_write(self._bell, 1)
+        while work is not None:
+            began = monotonic()
+            outcome = self._advance(work.conn, work.reached)
+            self._routes.judge(work.line, monotonic() - began)
+            work = self._hand_back(work.conn, outcome, work.long)
         raise _Deposed
 
-    def judge(self, took: float) -> None:
-        """The application has taken so many seconds."""
-        self._blocking += _WEIGHT * ((took > _SLOW) - self._blocking)
-        if self._blocking < _NEGLIGIBLE:
-            self._blocking = 0.0
-        self._eager = self._blocking > (_EAGER / 2 if self._eager else _EAGER)
-        self.direct = not self._eager
-        if self.dispatcher is not None:
-            self.dispatcher.patience = 0.0 if self._blocking else _SLOW
+    def _advance(self, conn: Connection, reached: Any) -> Outcome:
+        value = None
+        if reached is TAKE:
+            value = conn.take()
+        elif reached is not READY and reached is not None:
+            assert self.dispatcher is not None
+            outcome = self.dispatcher.answer(conn, reached)
+            if outcome is not None:
+                if not reached.close:
+                    return outcome
+                conn.end(self.log)
+                return FINISHED
+            value = reached
+        return advance(conn, conn.resume, value, self.log)
+
+    def _hand_back(self, conn: Connection, outcome: Outcome, long: bool) -> Work | None:
+        """To the handle set, or to the leader. Returns what is to be done next."""
+        work = self._entrance.leave(long)
+        if type(outcome) is not Await or not self.keeper.lay_down(conn, outcome):
+            self._outcomes.append((conn, outcome))
+            if len(self._outcomes) == 1:  # otherwise the leader has yet to come to another
+                os.eventfd_write(self._bell, 1)
+        elif work is None and self.acceptor.deference.busy:
+            os.eventfd_write(self._bell, 1)  # there is room again
+        return work
 
     def _collect(self) -> None:
         """Outcomes of former leaders."""
@@ -170,7 +227,7 @@ class LeaderThreads(InlineLoop):
             os.eventfd_read(self._bell)
         except BlockingIOError:
             pass
-        for _ in range(len(self._outcomes)):
+        while self._outcomes:
             self.keeper.settle(*self._outcomes.popleft())
 
     def abandon(self) -> None:

@@ -77,7 +77,8 @@ class ChildLoop:
     def turn(self, timeout: float | None) -> None:
         keeper, acceptor = self.keeper, self.acceptor
         acceptor.join()
-        self._cells[WORKING] = 0
+        if not acceptor.deference.busy:  # else somebody else should lead: see doorbell.py
+            self._cells[WORKING] = 0
         events = self.handles.wait(self._patience(timeout))
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
@@ -124,9 +125,12 @@ class ChildLoop:
 
     def _patience(self, timeout: float | None) -> float | None:
         """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
-        if self.acceptor.hasty:
+        acceptor = self.acceptor
+        if acceptor.hasty:
             return 0
-        until = min(self.keeper.wheel.next, self.acceptor.pause_ends, self._again)
+        until = min(
+            self.keeper.wheel.next, acceptor.pause_ends, acceptor.deference.ends, self._again
+        )
         if until == NEVER:
             return timeout
         mine = max(0.0, until - monotonic())

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <structmember.h>
 
-static PyObject *n_other, *n_ready, *n_deposed, *n_judge;
+static PyObject *n_other, *n_ready, *n_deposed, *n_judge, *n_claims;
 
 static PyTypeObject *dispatcher_type;
 
@@ -107,13 +107,22 @@ PyObject *send_now(Link *conn, PyObject *answer)
     return rest ? Py_BuildValue("(N)", rest) : NULL;
 }
 
+/* Whether the loop has taken the request, before its application is called; -1 with an exception. */
+static int claimed(Dispatcher *self, Link *conn, UsualRequest *request)
+{
+    PyObject *answer = PyObject_CallMethodObjArgs(self->loop, n_claims, (PyObject *)conn, (PyObject *)request, NULL);
+    int truth = answer ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    return truth;
+}
+
 /* The leader's thread was in the application for so long (ns). Returns 0, or -1 with an exception. */
-static int judge(Dispatcher *self, int64_t took)
+static int judge(Dispatcher *self, UsualRequest *request, int64_t took)
 {
     if ((double)took <= self->patience * 1e9)
         return 0;
     PyObject *seconds = PyFloat_FromDouble((double)took / 1e9);
-    PyObject *done = seconds ? PyObject_CallMethodObjArgs(self->loop, n_judge, seconds, NULL) : NULL;
+    PyObject *done = seconds ? PyObject_CallMethodObjArgs(self->loop, n_judge, request->line, seconds, NULL) : NULL;
     Py_XDECREF(seconds);
     Py_XDECREF(done);
     return done ? 0 : -1;
@@ -130,6 +139,15 @@ static int serve(Dispatcher *self, Link *conn, double now)
     double until = now + self->rest.seconds;
     UsualRequest *request = NULL;
     int begun = size ? exchange_read(exchange, self->buffer, size, conn, &request) : 0, leads = 1, failed;
+    if (begun > 0 && self->wary) {
+        conn->moved += size;
+        int taken = claimed(self, conn, request);
+        if (taken) {
+            failed = taken < 0 ? -1 : 0;
+            goto done;
+        }
+        conn->moved -= size;
+    }
     if (begun > 0) { /* from here on the buffer may be another leader's */
         begun = self->stake && stake_hold(self->stake, (PyObject *)conn)
                     ? -1
@@ -148,7 +166,7 @@ static int serve(Dispatcher *self, Link *conn, double now)
     }
     if (value == Py_None) {
         int64_t took = exchange_end(exchange, request);
-        failed = took < 0 || loop_answered(self->loop, conn, request, then, until) || judge(self, took) ? -1 : 0;
+        failed = took < 0 || loop_answered(self->loop, conn, request, then, until) || judge(self, request, took) ? -1 : 0;
     } else if (!failed) {
         PyObject *name = leads ? n_feed : n_deposed;
         if (request)
@@ -157,6 +175,7 @@ static int serve(Dispatcher *self, Link *conn, double now)
     }
     Py_XDECREF(value);
     Py_XDECREF(answer);
+done:
     Py_XDECREF((PyObject *)request);
     Py_DECREF(exchange);
     Py_DECREF(then);
@@ -263,6 +282,38 @@ static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ss
     Py_RETURN_NONE;
 }
 
+/* answer(conn, request) -> the Await that the connection is to wait in, once it has the answer to a request that was
+ * read here; None: its session has to go on with that, which was begun. In any thread. */
+static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || Py_TYPE(args[1]) != request_type || ((UsualRequest *)args[1])->respond) {
+        PyErr_SetString(PyExc_TypeError, "answer takes a connection, and a new request");
+        return NULL;
+    }
+    Link *conn = (Link *)args[0];
+    UsualRequest *request = (UsualRequest *)args[1];
+    int rests = rest_known(&self->rest, conn);
+    if (rests <= 0)
+        return rests ? NULL : PyErr_Format(PyExc_RuntimeError, "the connection does not rest");
+    /* Another thread may meet another Await meanwhile. */
+    PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *left = NULL;
+    int begun = exchange_call(exchange, conn, request, &answer);
+    if (begun == 1)
+        left = send_now(conn, answer);
+    int failed = begun < 0 || (begun == 1 && !left), all = left == Py_None;
+    if (all)
+        failed = exchange_end(exchange, request) < 0;
+    else
+        request->answer = Py_XNewRef(left);
+    Py_XDECREF(left);
+    Py_XDECREF(answer);
+    Py_DECREF(exchange);
+    if (!failed && all)
+        return then;
+    Py_DECREF(then);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
 /* receive(conn, now) -> whether what has arrived at a connection was looked for here, as it is if that rests. */
 static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -279,6 +330,7 @@ static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_
 }
 
 static PyMethodDef methods[] = {
+    {"answer", (PyCFunction)(void (*)(void))dispatcher_answer, METH_FASTCALL, NULL},
     {"begin", (PyCFunction)(void (*)(void))dispatcher_begin, METH_FASTCALL, NULL},
     {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
     {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
@@ -287,6 +339,7 @@ static PyMethodDef methods[] = {
 
 static PyMemberDef members[] = {
     {"patience", T_DOUBLE, offsetof(Dispatcher, patience), 0, NULL},
+    {"wary", T_BOOL, offsetof(Dispatcher, wary), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -311,6 +364,7 @@ int dispatch_init(PyObject *module)
         const char *text;
     } names[] = {
         {&n_other, "other"}, {&n_ready, "ready"}, {&n_deposed, "deposed"}, {&n_judge, "judge"},
+        {&n_claims, "claims"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].place = PyUnicode_InternFromString(names[i].text)))

@@ -12,6 +12,7 @@ typedef struct {
     PyObject *loop, *calls, *connections;
     PyObject *stake; /* NULL where one thread leads for good */
     double patience; /* seconds in the application, above which `loop.judge` is told of them */
+    char wary;       /* `loop.claims` is asked before the application is called */
     Rest rest;
     char buffer[CHUNK];
 } Dispatcher;

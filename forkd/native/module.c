@@ -58,6 +58,7 @@ static PyMethodDef functions[] = {
     {"answer", FAST(answer)},
     {"blank", blank, METH_O, NULL},
     {"accept", FAST(native_accept)},
+    {"epoll_control", FAST(native_epoll_control)},
     {"epoll_wait", FAST(native_epoll_wait)},
     {NULL, NULL, 0, NULL},
 };

@@ -182,6 +182,7 @@ typedef struct {
 extern PyTypeObject *events_type;
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *native_epoll_control(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* link.c, dispatch.c, lane.c, ring.c, handle.c, complete.c, stake.c, epoll.c */
 int epoll_init(PyObject *module);

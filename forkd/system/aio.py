@@ -106,6 +106,8 @@ class _Handle:
 
 
 class AioOperations:
+    concurrent = False
+
     def __init__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {_COMPLETION})
         self._news = signalfd({_COMPLETION})

@@ -23,6 +23,7 @@ WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR
 #: Wakes one of the processes that wait for the same listener, not all of them (Linux 4.5).
 EXCLUSIVE = select.EPOLLEXCLUSIVE
+_CTL_ADD, _CTL_DEL, _CTL_MOD = 1, 2, 3  # of epoll_ctl(2), which Python does not name
 
 
 #: Ready (fd, mask) pairs.
@@ -31,6 +32,8 @@ Events = Sequence[tuple[int, int]]
 
 class HandleSet(Protocol):
     """The interface every demultiplexer has."""
+
+    concurrent: bool  # a thread may add what another one, which waits, shall see
 
     def add(self, fd: int, mask: int) -> None: ...
     def modify(self, fd: int, mask: int) -> None: ...
@@ -44,6 +47,8 @@ class HandleSet(Protocol):
 
 class EpollSet:
     """epoll(7), level-triggered: O(ready) per wait, whatever the number of handles."""
+
+    concurrent = True
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -62,11 +67,17 @@ class NativeEpollSet(EpollSet):
     def __init__(self) -> None:
         super().__init__()
         assert native is not None
-        self.wait = partial(native.epoll_wait, self._epoll.fileno())
+        epoll = self._epoll.fileno()
+        self.add = partial(native.epoll_control, epoll, _CTL_ADD)
+        self.modify = partial(native.epoll_control, epoll, _CTL_MOD)
+        self.remove = partial(native.epoll_control, epoll, _CTL_DEL)
+        self.wait = partial(native.epoll_wait, epoll)
 
 
 class PollSet:
     """poll(2): the kernel is told every handle at every wait."""
+
+    concurrent = False
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -84,6 +95,8 @@ class PollSet:
 
 class SelectSet:
     """select(2): three bitmaps, and no descriptor from 1024 on (FD_SETSIZE)."""
+
+    concurrent = False
 
     def __init__(self) -> None:
         self._reads: set[int] = set()

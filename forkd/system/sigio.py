@@ -35,6 +35,8 @@ _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class SigioSet:
+    concurrent = False
+
     def __init__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
         self._news = signalfd({NEWS, signal.SIGIO})

@@ -79,6 +79,8 @@ class _Handle(_Base):
 
 
 class UringOperations:
+    concurrent = False
+
     def __init__(
         self, listeners: set[int], *, shared: bool, pooled: bool, native: bool = True
     ) -> None:

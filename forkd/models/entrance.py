@@ -1,0 +1,72 @@
+"""Who enters the application, in a child with threads: so many at a time, and of the long ones one fewer.
+
+So there is always a thread for what is answered at once, however many wait for what takes long (Release It!,
+Nygard: bulkheads). Who finds no room queues here, and enters when another leaves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, NamedTuple
+
+from forkd.models.connection import Connection
+
+
+class Work(NamedTuple):
+    """A connection whose session goes on in the application."""
+
+    conn: Connection
+    reached: Any  # READY or TAKE, or a request that its session knows nothing of; None: mid-answer
+    line: bytes  # of the request
+    long: bool  # see routes.py
+
+
+class Entrance:
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._inside = self._long = 0
+        self._queue: deque[Work] = deque()
+        self._long_queue: deque[Work] = deque()
+
+    @property
+    def full(self) -> bool:
+        return self._inside >= self._most
+
+    def enter(self, work: Work) -> bool:
+        """Whether it may enter now; otherwise it is queued. Called by the leader only."""
+        with self._lock:
+            if self._admits(work.long):
+                self._inside += 1
+                self._long += work.long
+                return True
+            (self._long_queue if work.long else self._queue).append(work)
+            return False
+
+    def entered(self) -> None:
+        """Somebody is inside who went in as the leader, when it was not full, and leads no longer."""
+        with self._lock:
+            self._inside += 1
+
+    def leave(self, long: bool) -> Work | None:
+        """The caller has left; what it is to enter with next, if anything waits that may."""
+        with self._lock:
+            self._inside -= 1
+            self._long -= long
+            queue, longs = self._queue, self._long_queue
+            if (
+                longs
+                and self._admits(True)
+                and (not queue or longs[0].conn.lent < queue[0].conn.lent)
+            ):
+                queue = longs
+            if not queue or not self._admits(False):
+                return None
+            work = queue.popleft()
+            self._inside += 1
+            self._long += work.long
+            return work
+
+    def _admits(self, long: bool) -> bool:
+        return self._inside < self._most and not (long and self._long >= self._most - 1)

@@ -1,0 +1,82 @@
+"""What the requests of a route take: so that a thread is not lost to one that is known to block, nor all
+of them to those that take long.
+
+A route is a method and a path, in which segments that hold a digit, and so may name one thing of many,
+are all the same. Only routes that have blocked lately are remembered; an application that never blocks
+costs nothing here. In a child with threads, by all of them: an update that is lost to a race is no harm.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from math import log2
+
+#: Seconds in the application that count as blocking.
+SLOW = 0.0005
+_LOG_SLOW = log2(SLOW)
+_UNKNOWN = log2(SLOW / 8)  # what is taken for granted of a route, before it has blocked
+_WEIGHT = 0.3  # of one request in what its route takes
+_LONG = 3.0  # a route is long that takes so many times twice what is typical
+_STEP = 0.1  # by which what is typical moves with each request
+_MOST = 1024  # routes
+_SHARE = 0.1  # of one request in the share of surprises
+_NEGLIGIBLE = 1e-6  # a share that is none: about a hundred requests after the last that blocked
+#: Above this share of surprises, and until it falls below half of it, any request may block.
+_EAGER = 0.3
+
+_VARIABLE = re.compile(rb"(?<=/)[^/]*\d[^/]*")
+
+
+@lru_cache(4096)
+def route_of(line: bytes) -> bytes:
+    """Of the request with this line."""
+    return _VARIABLE.sub(b"*", line[: line.rfind(b" ")].partition(b"?")[0])
+
+
+class Routes:
+    def __init__(self) -> None:
+        self.surprises = 0.0  # of recent requests that were not known to block, the share that did
+        self._eager = False
+        self._typical = _UNKNOWN  # a running median of what requests take
+        # Binary logarithms of seconds, of which the mean is taken: then one request that was held up for
+        # once, by whatever it was, makes no slow route.
+        self._takes: dict[bytes, float] = {}
+
+    @property
+    def wary(self) -> bool:
+        """Whether there is any request that `blocks` is true of."""
+        return self._eager or bool(self._takes)
+
+    def blocks(self, line: bytes) -> bool:
+        """Whether the request with this line is likely to block."""
+        takes = self._takes.get(route_of(line))
+        return self._eager if takes is None else takes > _LOG_SLOW
+
+    def long(self, line: bytes) -> bool:
+        """Whether it is likely to take many times what is typical, so that the others should not wait for
+        it. Where most requests take long, none does."""
+        takes = self._takes.get(route_of(line), _UNKNOWN)
+        return takes > _LOG_SLOW and takes > self._typical + _LONG
+
+    def judge(self, line: bytes, seconds: float) -> None:
+        """It has taken so many seconds. Need not be told of what did not block, while `surprises` is 0 and
+        `wary` False."""
+        blocked, took = seconds > SLOW, log2(max(seconds, 1e-9))
+        self._typical += _STEP if took > self._typical else -_STEP
+        route = route_of(line)
+        takes = self._takes.get(route)
+        if takes is None:
+            share = self.surprises + _SHARE * (blocked - self.surprises)
+            self.surprises = share if share > _NEGLIGIBLE else 0.0
+            self._eager = share > (_EAGER / 2 if self._eager else _EAGER)
+            if not blocked or not line:
+                return
+            if len(self._takes) >= _MOST:
+                self._takes.clear()  # what comes again is soon known again
+            takes = _UNKNOWN
+        takes += _WEIGHT * (took - takes)
+        if blocked or takes > _LOG_SLOW - 2:
+            self._takes[route] = takes
+        else:
+            self._takes.pop(route, None)

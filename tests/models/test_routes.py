@@ -1,0 +1,153 @@
+"""What is learned of routes, and who enters: decisions, in no process."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from forkd.models.entrance import Entrance, Work
+from forkd.models.routes import _MOST, SLOW, Routes, route_of
+
+HELLO = b"GET / HTTP/1.1"
+REPORT = b"GET /reports HTTP/1.1"
+
+
+def taught(*lessons: tuple[bytes, float, int]) -> Routes:
+    routes = Routes()
+    for line, seconds, times in lessons:
+        for _ in range(times):
+            routes.judge(line, seconds)
+    return routes
+
+
+@pytest.mark.parametrize(
+    ("line", "route"),
+    [
+        (HELLO, b"GET /"),
+        (b"GET /?page=2 HTTP/1.1", b"GET /"),
+        (b"POST /orders/17/items HTTP/1.1", b"POST /orders/*/items"),
+        (b"GET /orders/3f2a-9c?all HTTP/1.0", b"GET /orders/*"),
+        (b"GET /v2/a//7/ HTTP/1.1", b"GET /*/a//*/"),
+        (b"OPTIONS * HTTP/1.1", b"OPTIONS *"),
+        (b"", b""),
+    ],
+)
+def test_one_of_many_things_is_no_route_of_its_own(line: bytes, route: bytes) -> None:
+    assert route_of(line) == route
+
+
+def test_nothing_is_expected_of_what_is_new() -> None:
+    routes = Routes()
+    assert (routes.wary, routes.blocks(REPORT), routes.long(REPORT)) == (False, False, False)
+
+
+def test_a_route_that_blocks_is_known_after_two_requests() -> None:
+    routes = taught((HELLO, 1e-5, 100), (REPORT, 0.1, 2))
+    assert routes.wary
+    assert routes.blocks(REPORT)
+    assert routes.long(REPORT)
+    assert not routes.blocks(HELLO)
+
+
+def test_one_that_was_held_up_for_once_makes_no_slow_route() -> None:
+    routes = taught((HELLO, 1e-5, 100), (HELLO, 2 * SLOW, 1))
+    assert not routes.blocks(HELLO)
+    routes.judge(HELLO, 1e-5)
+    assert not routes.wary
+
+
+def test_a_route_that_has_become_fast_is_forgotten() -> None:
+    routes = taught((REPORT, 0.1, 50), (REPORT, 1e-5, 20))
+    assert not routes.blocks(REPORT)
+    assert not routes.wary
+
+
+def test_where_most_requests_take_long_none_does() -> None:
+    assert not taught((REPORT, 0.1, 200), (HELLO, 1e-5, 20)).long(REPORT)
+
+
+def test_what_is_typical_may_be_slow_itself() -> None:
+    page, export = b"GET /page HTTP/1.1", b"GET /export HTTP/1.1"
+    routes = taught((page, 0.002, 200), (export, 0.2, 5), (page, 0.002, 10))
+    assert routes.blocks(page)
+    assert not routes.long(page)
+    assert routes.long(export)
+
+
+def test_where_each_route_is_new_and_blocks_any_may() -> None:
+    routes = Routes()
+    for name in "abcdefgh":
+        routes.judge(f"GET /{name} HTTP/1.1".encode(), 0.01)
+    assert routes.blocks(HELLO)
+    assert not routes.long(HELLO)
+    for _ in range(50):
+        routes.judge(HELLO, 1e-5)
+    assert not routes.blocks(HELLO)
+
+
+def test_routes_are_bounded() -> None:
+    routes = Routes()
+    letters = "abcdefghij"
+    names = [a + b + c + d for a in letters for b in letters for c in letters for d in letters]
+    for name in names:
+        routes.judge(f"GET /{name} HTTP/1.1".encode(), 0.01)
+    assert len(routes._takes) <= _MOST
+    taught_again = f"GET /{names[0]} HTTP/1.1".encode()
+    for _ in range(3):
+        routes.judge(taught_again, 0.01)
+    assert routes.blocks(taught_again)
+
+
+# ---- the entrance ---------------------------------------------------------------------------
+
+
+def work(lent: float, long: bool = False) -> Work:
+    conn: Any = SimpleNamespace(lent=lent)
+    return Work(conn, None, b"", long)
+
+
+def test_as_many_enter_as_there_is_room_for() -> None:
+    entrance = Entrance(2)
+    assert [entrance.enter(work(n)) for n in range(3)] == [True, True, False]
+    assert entrance.full
+
+
+def test_long_ones_leave_room_for_one() -> None:
+    entrance = Entrance(3)
+    assert [entrance.enter(work(n, long=True)) for n in range(4)] == [True, True, False, False]
+    assert not entrance.full
+    assert entrance.enter(work(9))
+    assert entrance.full
+
+
+def test_who_leaves_takes_the_place_of_nobody_else() -> None:
+    entrance = Entrance(2)
+    entrance.enter(work(0))
+    assert entrance.leave(False) is None
+    entrance.enter(work(1, long=True))
+    entrance.enter(second := work(2, long=True))
+    entrance.enter(work(3))
+    assert entrance.leave(False) is None  # the one that waits is long, and there is one inside
+    assert entrance.leave(True) is second
+
+
+def test_first_come_first_served() -> None:
+    entrance = Entrance(3)
+    for n in range(3):
+        entrance.enter(work(n))
+    waiting = [work(4), work(5, long=True), work(6), work(7, long=True)]
+    for each in waiting:
+        assert not entrance.enter(each)
+    assert [entrance.leave(False) for _ in range(3)] == waiting[:3]
+
+
+def test_a_leader_that_was_overtaken_counts() -> None:
+    entrance = Entrance(2)
+    entrance.entered()
+    entrance.entered()
+    assert entrance.full
+    entrance.enter(waiting := work(1))
+    assert entrance.leave(False) is waiting
+    assert entrance.full
