@@ -86,16 +86,22 @@ class Completions:
 class Dispatcher:
     patience: float
     wary: bool
+    brief: tuple[Any, ...] | None
+    accepted: int
     def __init__(
         self,
         loop: object,
         calls: dict[int, Callable[[], None]],
         connections: dict[int, Any],
+        early: dict[int, PythonLink],
         stake: object | None,
         /,
     ) -> None: ...
     def answer(self, conn: object, request: object, /) -> Any: ...
-    def begin(self, links: list[PythonLink], opening: object, /) -> None: ...
+    def begin(
+        self, links: list[PythonLink], opening: object, intake: object, epoll: int, /
+    ) -> None: ...
+    def grow(self, link: PythonLink, /) -> Any: ...
     def receive(self, conn: object, now: float, /) -> bool: ...
     def run(self, events: Sequence[tuple[int, int]], now: float, /) -> None: ...
 

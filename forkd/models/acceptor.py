@@ -62,7 +62,7 @@ class Acceptor:
                     self._handles.remove(fd)
 
     def leads(self) -> bool:
-        if self._no_room():
+        if self.no_room():
             return False
         if self._retired:
             return self._ends
@@ -95,11 +95,11 @@ class Acceptor:
         self._promote()
         return found if result > 2 else _lifted(found)
 
-    def _came(self, count: int = 1) -> None:
-        """Count what was just taken: first as connections that are here, then as some that have come, so
-        that the master, who reads them the other way round, never misses one (dispatcher.py)."""
-        self.announce(self._connections + count)
-        self._cells[ACCEPTED] += count
+    def _came(self) -> None:
+        """Count what was just taken: first as a connection that is here, then as one that has come, so that
+        the master, who reads them the other way round, never misses one (dispatcher.py)."""
+        self.announce(self._connections + 1)
+        self._cells[ACCEPTED] += 1
 
     def _promote(self) -> None:
         """Choose the next leader."""
@@ -116,27 +116,43 @@ class Acceptor:
 
     # ---- no room --------------------------------------------------------------------------
 
-    def _no_room(self) -> bool:
+    def no_room(self) -> bool:
+        """Whether this child waits for no connection, whoever leads."""
         return self._full or self.pause_ends != NEVER or self.deference.ends != NEVER
+
+    @property
+    def room(self) -> int:
+        """Connections that this child may take, if it leads, without being full."""
+        return self._most - self._connections - 1 if self.leads() else 0
 
     def accept_links(self, fd: int, most: int) -> list[Link]:
         """As `accept`, on a listener, for native code. More than one are to be over at once: then leadership
-        is passed on before only if somebody else may be waiting; else `served` does, if need be."""
+        is passed on before only if somebody else may be waiting, and they count when they were `served`."""
         intake = self.intakes.get(fd)
         if self._retired or intake is None or not self.leads():
             return []
         assert isinstance(intake, ListenerIntake)
-        room = max(1, min(most, self._most - self._connections - 1))
-        links = self._try(intake, intake.take_links, room) or []
-        if links:
-            self._came(len(links))
-            if most == 1 or len(links) == room:
+        room = min(most, self.room)
+        links = self._try(intake, intake.take_links, room if room > 1 else 1) or []
+        if most == 1:
+            if links:
+                self._came()
                 self._promote()
+        elif len(links) >= room:
+            self.crowded(len(links))
         return links
 
-    def served(self, connections: int) -> None:
-        """So many are left, of those and all others: choose the next leader, if that was not done yet."""
-        self.announce(connections)
+    def crowded(self, count: int) -> None:
+        """So many were taken at a time, and more may be waiting."""
+        self.announce(self._connections + count)
+        self._promote()
+
+    def served(self, count: int, connections: int) -> None:
+        """So many of them were, and so many are left of those and all others: choose the next leader, if that
+        was not done yet."""
+        self._cells[ACCEPTED] += count
+        if connections != self._connections:
+            self.announce(connections)
         if connections and self._lease is not None and self._lease.leads(self._slot):
             self._promote()
 
@@ -199,7 +215,7 @@ class Acceptor:
             lost = self._nobody_after or intake.own  # if this child does not take it
             if not lost or monotonic() > self._patience_ends:
                 self._close(intake)
-            elif self._no_room():
+            elif self.no_room():
                 continue
             elif (found := self._take(intake)) is not None:
                 yield found
@@ -207,7 +223,7 @@ class Acceptor:
     @property
     def hasty(self) -> bool:
         """Whether to call `drain` again without waiting: an empty listener is not readable."""
-        return self._retired and not self._ends and bool(self.intakes) and not self._no_room()
+        return self._retired and not self._ends and bool(self.intakes) and not self.no_room()
 
     @property
     def finished(self) -> bool:

@@ -14,6 +14,7 @@ _MOST = 8
 #: As many that were brief, one after the other, for one more of them at a time: where one in a hundred
 #: takes long, the others hardly ever wait for it.
 _RUN = 64
+_FULL = (_MOST - 1) * _RUN
 #: So many that were brief outweigh a batch with more connections open than that, or one that took a while, as
 #: one does also when the processor was needed elsewhere.
 _MANY, _WHILE = 16, 32
@@ -27,11 +28,19 @@ class Batch:
         self.size = 1
         self._run = 0
 
+    @property
+    def full(self) -> bool:
+        return self.size == _MOST
+
     def served(self, count: int, seconds: float, held: int) -> None:
         """So many were taken at a time, and served within `seconds`; `held` connections are open now."""
         if seconds > _SLOW:
             self._run = 0
         else:
-            run = self._run + count - (held > _MOST) * _MANY - (seconds > _BRIEF) * _WHILE
-            self._run = min(max(0, run), (_MOST - 1) * _RUN)
+            run = self._run + count
+            if held > _MOST:
+                run -= _MANY
+            if seconds > _BRIEF:
+                run -= _WHILE
+            self._run = 0 if run < 0 else run if run < _FULL else _FULL
         self.size = 1 + self._run // _RUN

@@ -8,38 +8,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forkd.app.session import TAKE, Await, Deadline
-from forkd.models.batch import Batch
+from forkd.models.brief import BriefLoop
 from forkd.models.connection import CHUNK, Connection
-from forkd.models.intake import ListenerIntake
-from forkd.models.link import Link
-from forkd.models.loop import ChildLoop
-from forkd.models.stake import Stake
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
-from forkd.models.unit import Unit
 from forkd.native import native
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
 
-if TYPE_CHECKING:
-    from forkd._native import Dispatcher
 
-
-class InlineLoop(ChildLoop):
-    def __init__(self, unit: Unit, stake: Stake | None = None) -> None:
-        """`stake`: where threads take turns."""
-        super().__init__(unit)
-        self._alone = stake is None
-        self._batch = Batch()
-        self._intake: ListenerIntake  # where the links come from that are served right now
-        self.dispatcher: Dispatcher | None = (
-            native.Dispatcher(self, self.calls, self.keeper.connections, stake)
-            if native is not None and unit.config.native
-            else None
-        )
-
+class InlineLoop(BriefLoop):
     def handle_set(self) -> HandleSet:
         if native is not None and self.unit.config.native and self.unit.io == "epoll":
             return NativeEpollSet()
@@ -50,32 +29,6 @@ class InlineLoop(ChildLoop):
             super().demultiplex(events)
         else:
             self.dispatcher.run(events, self.keeper.now)
-
-    def lead(self, fd: int) -> None:
-        intake, opening = self.acceptor.intakes[fd], self.unit.interface.opening
-        dispatcher = self.dispatcher if self._alone else None
-        if dispatcher is not None and opening is not None and isinstance(intake, ListenerIntake):
-            self._intake = intake
-            self._lead(dispatcher, fd, opening)
-        else:
-            super().lead(fd)
-
-    def _lead(self, dispatcher: Dispatcher, fd: int, opening: Await) -> None:
-        """As `lead`; what native code can serve to its end never becomes a connection of ours."""
-        connections, one = self.keeper.connections, self.unit.lease is None
-        while links := self.acceptor.accept_links(fd, size := 1 if one else self._batch.size):
-            began = monotonic()
-            dispatcher.begin(links, opening)
-            self._batch.served(len(links), monotonic() - began, len(connections))
-            self.acceptor.served(len(connections))
-            if one or len(links) < size:
-                return
-
-    def grown(self, link: Link) -> Connection:
-        """Native code has begun with a connection that has to have a session."""
-        conn = self.keeper.adopt(*self._intake.grown(link))
-        conn.op = advance(conn, conn.resume, None, self.log)
-        return conn
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Start the session, and serve at once what has already arrived, as a rule, before the handle set

@@ -57,7 +57,7 @@ class ListenerIntake:
         self._server = server
         # As plain numbers: a socket makes an enum of each when it is asked.
         self._kind = int(sock.family), int(sock.type), sock.proto
-        self._names = server[0], str(server[1])
+        self.names = server[0], str(server[1])
         self.fileno = sock.fileno
         self.close = sock.close
 
@@ -69,7 +69,7 @@ class ListenerIntake:
         """Up to `most` connections, as native code serves them before anybody else knows of them
         (native/accept.c); fewer: nobody else waits. Raises as `take`, but for that."""
         assert native is not None
-        links: list[Link] = native.accept(self.fileno(), most, *self._names, mend)
+        links: list[Link] = native.accept(self.fileno(), most, *self.names, mend)
         return links
 
     def grown(self, link: Link) -> Accepted:

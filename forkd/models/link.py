@@ -2,7 +2,7 @@
 
 `fd`: its descriptor. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
 and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address.
-`note`: see `session.Peer`.
+`note`: see `session.Peer`. `origin`: of a bare Link, which native code has accepted, the intake.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from forkd.native import native
 
 
 class PythonLink:
-    __slots__ = ("bucket", "client", "deadline", "fd", "moved", "note", "op")
+    __slots__ = ("bucket", "client", "deadline", "fd", "moved", "note", "op", "origin")
 
     fd: int
     moved: int
@@ -23,6 +23,7 @@ class PythonLink:
     op: Await
     client: str
     note: Any
+    origin: Any
 
 
 if TYPE_CHECKING or native is None:

@@ -91,7 +91,8 @@ class ChildLoop:
                 continue
             if not keeper.reprieve(conn):
                 self.late(conn)
-        acceptor.resume(now)
+        if acceptor.no_room():
+            acceptor.resume(now)
         if self._retired:
             self._leave()
         self._again = self.unit.after_turn()
@@ -128,9 +129,11 @@ class ChildLoop:
         acceptor = self.acceptor
         if acceptor.hasty:
             return 0
-        until = min(
-            self.keeper.wheel.next, acceptor.pause_ends, acceptor.deference.ends, self._again
-        )
+        until, again = self.keeper.wheel.next, self._again
+        if again < until:
+            until = again
+        if acceptor.no_room():
+            until = min(until, acceptor.pause_ends, acceptor.deference.ends)
         if until == NEVER:
             return timeout
         mine = max(0.0, until - monotonic())

@@ -8,9 +8,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
+
+static PyObject *n_crowded;
+
+enum { AT_ONCE = 1000000 /* ns */ };
 
 typedef union {
     struct sockaddr any;
@@ -22,17 +28,36 @@ typedef union {
 /* The numeric host, as socket.accept has it; "" for a unix socket. */
 static PyObject *host_of(const Address *address, socklen_t size, unsigned *port)
 {
+    static PyObject *last; /* clients come again, and a proxy is a client */
+    static in_addr_t its;
     char host[NI_MAXHOST] = "";
     *port = 0;
     if (address->any.sa_family == AF_INET) {
-        inet_ntop(AF_INET, &address->in.sin_addr, host, sizeof host);
         *port = ntohs(address->in.sin_port);
+        if (!last || address->in.sin_addr.s_addr != its) {
+            PyObject *text = PyUnicode_FromString(inet_ntop(AF_INET, &address->in.sin_addr, host, sizeof host));
+            if (!text)
+                return NULL;
+            Py_XDECREF(last);
+            last = text;
+            its = address->in.sin_addr.s_addr;
+        }
+        return Py_NewRef(last);
     } else if (address->any.sa_family == AF_INET6) {
         if (getnameinfo(&address->any, size, host, sizeof host, NULL, 0, NI_NUMERICHOST))
             *host = 0;
         *port = ntohs(address->in6.sin6_port);
     }
     return PyUnicode_FromString(host);
+}
+
+static PyObject *text_of(unsigned port)
+{
+    char digits[5], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + port % 10);
+    while (port /= 10);
+    return PyUnicode_FromStringAndSize(at, digits + sizeof digits - at);
 }
 
 /* Take the socket away from the three standard numbers, as standard.lift does. Returns 0, or -1 with an exception. */
@@ -50,6 +75,14 @@ static int lift(Link *link, PyObject *mend)
     return done ? 0 : -1;
 }
 
+/* What Ends are (http/environ.py). Takes the reference to the last, which is NULL only with an exception. */
+static PyObject *ends_of(PyObject *name, PyObject *port, PyObject *client, PyObject *client_port)
+{
+    PyObject *ends = client_port ? PyTuple_Pack(4, name, port, client, client_port) : NULL;
+    Py_XDECREF(client_port);
+    return ends;
+}
+
 /* A bare Link for an accepted socket, which it takes. */
 static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObject *const *args)
 {
@@ -61,8 +94,9 @@ static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObjec
     }
     link->fd = fd;
     link->bare = 1;
+    link->epoll = -1;
     if ((fd <= 2 && lift(link, args[4])) || !(link->client = host_of(address, size, &port)) ||
-        !(link->note = Py_BuildValue("(OOON)", args[2], args[3], link->client, PyUnicode_FromFormat("%u", port)))) {
+        !(link->note = ends_of(args[2], args[3], link->client, text_of(port)))) {
         Py_DECREF((PyObject *)link);
         return NULL;
     }
@@ -129,11 +163,36 @@ static int end_link(Dispatcher *self, Link *link)
     return failed;
 }
 
-int link_begin(Dispatcher *self, Link *link, PyObject *opening)
+/* Wait in `epoll`, for once: then nothing has to be said there when it is closed. Returns 0, or -1 with an exception. */
+static int wait_early(Dispatcher *self, Link *link, int epoll)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = link->fd};
+    int again = link->epoll >= 0;
+    PyObject *fd = PyLong_FromLong(link->fd);
+    if (!fd)
+        return -1;
+    if (epoll_ctl(epoll, again ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, link->fd, &event)) {
+        Py_DECREF(fd);
+        return grow(self, link, n_rest, Py_NewRef(link->op));
+    }
+    link->epoll = epoll;
+    int failed = PyDict_SetItem(self->early, fd, (PyObject *)link);
+    Py_DECREF(fd);
+    return failed;
+}
+
+int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
+{
+    if (PyDict_DelItem(self->early, fd))
+        return -1;
+    return link_begin(self, link, link->epoll);
+}
+
+int link_begin(Dispatcher *self, Link *link, int epoll)
 {
     ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return grow(self, link, n_rest, Py_NewRef(opening));
+        return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rest, Py_NewRef(link->op));
     if (size <= 0) {
         link_close(link);
         return 0;
@@ -164,4 +223,55 @@ int link_begin(Dispatcher *self, Link *link, PyObject *opening)
     Py_XDECREF(exchange);
     Py_DECREF(then);
     return failed;
+}
+
+/* ---- a leader whose connections are all brief ----------------------------------------------- */
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int links_accepted(Dispatcher *self, PyObject *fd)
+{
+    enum { FD, MOST, MEND = 4, OPENING, INTAKE, EPOLL, ROOM, ALL };
+    PyObject *brief = self->brief, *given[ALL], *done = NULL;
+    if (!brief || !PyTuple_Check(brief) || PyDict_Size(self->connections))
+        return 0;
+    for (int i = 0; i < ALL; i++)
+        if (!(given[i] = PyTuple_GetItem(brief, i)))
+            return -1;
+    int ours = PyObject_RichCompareBool(fd, given[FD], Py_EQ);
+    if (ours <= 0 || PyDict_Size(self->early) >= PyLong_AsLong(given[ROOM]))
+        return ours < 0 ? -1 : 0;
+    Py_INCREF(brief); /* the loop may set another meanwhile */
+    int64_t began = now_ns();
+    PyObject *links = native_accept(NULL, given, MEND + 1);
+    if (!links && PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyErr_Clear(); /* the loop will see it, too */
+        ours = 0;
+    } else if (links && PyList_Size(links) >= PyLong_AsLong(given[MOST])) {
+        done = PyObject_CallMethodObjArgs(self->loop, n_crowded, given[INTAKE], links, NULL);
+    } else if (links && !links_begin(self, links, given[OPENING], given[INTAKE], (int)PyLong_AsLong(given[EPOLL]))) {
+        Py_ssize_t count = PyList_Size(links);
+        int64_t took = now_ns() - began;
+        if (took < AT_ONCE && !PyDict_Size(self->connections)) {
+            self->accepted += count;
+            done = Py_NewRef(Py_None);
+        } else {
+            done = PyObject_CallMethod(self->loop, "served", "nd", count, (double)took / 1e9);
+        }
+    }
+    Py_XDECREF(links);
+    Py_XDECREF(done);
+    Py_DECREF(brief);
+    return done || !ours ? ours : -1;
+}
+
+int accept_init(PyObject *module)
+{
+    (void)module;
+    return (n_crowded = PyUnicode_InternFromString("crowded")) ? 0 : -1;
 }

@@ -23,6 +23,8 @@ static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
     Py_VISIT(self->loop);
     Py_VISIT(self->calls);
     Py_VISIT(self->connections);
+    Py_VISIT(self->early);
+    Py_VISIT(self->brief);
     Py_VISIT(self->stake);
     return rest_traverse(&self->rest, visit, arg);
 }
@@ -32,6 +34,8 @@ static int dispatcher_clear(Dispatcher *self)
     Py_CLEAR(self->loop);
     Py_CLEAR(self->calls);
     Py_CLEAR(self->connections);
+    Py_CLEAR(self->early);
+    Py_CLEAR(self->brief);
     Py_CLEAR(self->stake);
     rest_clear(&self->rest);
     return 0;
@@ -44,13 +48,14 @@ static void dispatcher_dealloc(Dispatcher *self)
     release((PyObject *)self);
 }
 
-/* Dispatcher(loop, calls, connections, stake): `calls` and `connections`, which are Links, are by descriptor; `stake`
- * None: no other thread leads. */
+/* Dispatcher(loop, calls, connections, early, stake): `calls`, `connections` and `early`, which are Links, are by
+ * descriptor; `stake` None: no other thread leads. */
 static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *loop, *calls, *connections, *stake;
+    PyObject *loop, *calls, *connections, *early, *stake;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OO!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &stake))
+    if (!PyArg_ParseTuple(args, "OO!O!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &early,
+                          &stake))
         return NULL;
     if (stake != Py_None && Py_TYPE(stake) != stake_type) {
         PyErr_SetString(PyExc_TypeError, "that is no stake");
@@ -61,6 +66,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
         self->loop = Py_NewRef(loop);
         self->calls = Py_NewRef(calls);
         self->connections = Py_NewRef(connections);
+        self->early = Py_NewRef(early);
         self->stake = stake == Py_None ? NULL : Py_NewRef(stake);
         self->patience = 1e9;
     }
@@ -187,14 +193,25 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
 {
     PyObject *done = NULL, *number;
     Link *conn = (Link *)PyDict_GetItemWithError(self->connections, fd); /* borrowed */
+    int failed = -1;
+    if (!conn && !PyErr_Occurred() && (conn = (Link *)PyDict_GetItemWithError(self->early, fd))) {
+        Py_INCREF((PyObject *)conn);
+        if (Py_TYPE((PyObject *)conn) == link_type)
+            failed = link_go_on(self, fd, conn);
+        else
+            PyErr_SetString(PyExc_TypeError, "only a bare link is early");
+        Py_DECREF((PyObject *)conn);
+        return failed;
+    }
     if (!conn) {
-        if (!PyErr_Occurred())
+        int accepted = PyErr_Occurred() ? -1 : links_accepted(self, fd);
+        if (!accepted)
             done = PyObject_CallMethodObjArgs(self->loop, n_other, fd, NULL);
         Py_XDECREF(done);
-        return done ? 0 : -1;
+        return done || accepted > 0 ? 0 : -1;
     }
     Py_INCREF((PyObject *)conn);
-    int rests = rest_known(&self->rest, conn), failed = -1;
+    int rests = rest_known(&self->rest, conn);
     if (rests > 0 && mask == READABLE) {
         failed = serve(self, conn, now);
     } else if (rests == 0 && mask == READABLE && flow_plain(self, conn)) {
@@ -261,24 +278,35 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     Py_RETURN_NONE;
 }
 
-/* begin(links, opening): bare Links, whose sessions, if they ever have one, wait in the Await `opening` first. */
-static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
 {
-    if (nargs != 2 || !PyList_Check(args[0]) || self->stake) {
-        PyErr_SetString(PyExc_TypeError, "begin takes a list of links, and an Await, where no other thread leads");
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < PyList_Size(args[0]); i++) {
-        Link *link = (Link *)PyList_GetItem(args[0], i);
+    for (Py_ssize_t i = 0; i < PyList_Size(links); i++) {
+        Link *link = (Link *)PyList_GetItem(links, i);
         if (!link || Py_TYPE((PyObject *)link) != link_type || link->op) {
             PyErr_SetString(PyExc_TypeError, "that is no new link");
-            return NULL;
+            return -1;
         }
-        link->op = Py_NewRef(args[1]);
+        link->op = Py_NewRef(opening);
         link->loop = Py_NewRef(self->loop);
-        if (link_begin(self, link, args[1]))
-            return NULL;
+        link->origin = Py_NewRef(intake);
+        if (link_begin(self, link, epoll))
+            return -1;
     }
+    return 0;
+}
+
+/* begin(links, opening, intake, epoll): bare Links, which the intake has accepted, and whose sessions, if they ever
+ * have one, wait in the Await `opening` first. They are early in `epoll`, unless that is -1. */
+static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4 || !PyList_Check(args[0]) || self->stake) {
+        PyErr_SetString(PyExc_TypeError, "begin takes a list of links, an Await, an intake and a descriptor, where no "
+                                         "other thread leads");
+        return NULL;
+    }
+    long epoll = PyLong_AsLong(args[3]);
+    if (PyErr_Occurred() || links_begin(self, args[0], args[1], args[2], (int)epoll))
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -314,6 +342,17 @@ static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_s
     return failed ? NULL : Py_NewRef(Py_None);
 }
 
+/* grow(link) -> the Connection that takes over from an early Link, which is early no more. */
+static PyObject *dispatcher_grow(Dispatcher *self, PyObject *link)
+{
+    (void)self;
+    if (Py_TYPE(link) != link_type) {
+        PyErr_SetString(PyExc_TypeError, "grow takes a link");
+        return NULL;
+    }
+    return link_grown((Link *)link);
+}
+
 /* receive(conn, now) -> whether what has arrived at a connection was looked for here, as it is if that rests. */
 static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -332,6 +371,7 @@ static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_
 static PyMethodDef methods[] = {
     {"answer", (PyCFunction)(void (*)(void))dispatcher_answer, METH_FASTCALL, NULL},
     {"begin", (PyCFunction)(void (*)(void))dispatcher_begin, METH_FASTCALL, NULL},
+    {"grow", (PyCFunction)dispatcher_grow, METH_O, NULL},
     {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
     {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
@@ -339,6 +379,8 @@ static PyMethodDef methods[] = {
 
 static PyMemberDef members[] = {
     {"patience", T_DOUBLE, offsetof(Dispatcher, patience), 0, NULL},
+    {"accepted", T_LONG, offsetof(Dispatcher, accepted), 0, NULL},
+    {"brief", T_OBJECT, offsetof(Dispatcher, brief), 0, NULL},
     {"wary", T_BOOL, offsetof(Dispatcher, wary), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

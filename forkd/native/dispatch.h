@@ -10,7 +10,10 @@ enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */ };
 typedef struct {
     PyObject_HEAD
     PyObject *loop, *calls, *connections;
+    PyObject *early; /* bare Links of which nothing has come yet, by descriptor */
     PyObject *stake; /* NULL where one thread leads for good */
+    PyObject *brief; /* what `accept` and `begin` take, where connections are brief, and how many may be early */
+    long accepted;   /* of those, since this was set to 0 */
     double patience; /* seconds in the application, above which `loop.judge` is told of them */
     char wary;       /* `loop.claims` is asked before the application is called */
     Rest rest;
@@ -19,8 +22,15 @@ typedef struct {
 
 /* Send what can be sent now of an answer: bytes, or a tuple of two. Returns what is left to send, or None. */
 PyObject *send_now(Link *conn, PyObject *answer);
-/* A connection that was just accepted, as a bare Link: all of it, if that is all. Returns 0, or -1 with an exception. */
-int link_begin(Dispatcher *self, Link *link, PyObject *opening);
+/* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is early
+ * where there is an `epoll` to wait in, else a Connection. Returns 0, or -1 with an exception. */
+int link_begin(Dispatcher *self, Link *link, int epoll);
+/* Whether the handle is the listener of `brief`: then what waits there is accepted and begun. Or -1 with an exception. */
+int links_accepted(Dispatcher *self, PyObject *fd);
+/* See dispatcher_begin. */
+int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
+/* One that was early may have something by now. */
+int link_go_on(Dispatcher *self, PyObject *fd, Link *link);
 /* Whether what arrives at a connection is a plain stream's. */
 int flow_plain(const Dispatcher *self, const Link *conn);
 /* What arrived there. Returns 0, or -1 with an exception. */

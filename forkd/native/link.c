@@ -3,6 +3,7 @@
 #include "native.h"
 #include <stddef.h>
 #include <structmember.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 PyTypeObject *link_type;
@@ -16,6 +17,7 @@ static int link_traverse(Link *self, visitproc visit, void *arg)
     Py_VISIT(self->client);
     Py_VISIT(self->note);
     Py_VISIT(self->loop);
+    Py_VISIT(self->origin);
     return 0;
 }
 
@@ -25,6 +27,7 @@ static int link_clear(Link *self)
     Py_CLEAR(self->client);
     Py_CLEAR(self->note);
     Py_CLEAR(self->loop);
+    Py_CLEAR(self->origin);
     return 0;
 }
 
@@ -53,6 +56,7 @@ static PyMemberDef members[] = {
     MEMBER(op, T_OBJECT_EX),
     MEMBER(client, T_OBJECT_EX),
     MEMBER(note, T_OBJECT_EX),
+    MEMBER(origin, T_OBJECT_EX),
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -75,6 +79,8 @@ PyObject *link_grown(Link *self)
         return NULL;
     }
     self->bare = 0; /* whatever becomes of it: a descriptor should not be closed twice */
+    if (self->epoll >= 0)
+        epoll_ctl(self->epoll, EPOLL_CTL_DEL, self->fd, NULL);
     return PyObject_CallMethodObjArgs(self->loop, n_grown, (PyObject *)self, NULL);
 }
 

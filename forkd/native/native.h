@@ -71,9 +71,10 @@ typedef struct {
     double deadline, bucket;
     PyObject *op, *client, *note;
     /* Of a bare one (accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
-     * Connection of it when it has to be one. */
+     * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
-    PyObject *loop;
+    int epoll;
+    PyObject *loop, *origin;
 } Link;
 
 extern PyTypeObject *link_type;
@@ -99,6 +100,7 @@ typedef struct {
 
 extern PyTypeObject *flow_type;
 int flow_init(PyObject *module);
+int accept_init(PyObject *module);
 
 /* Know the Await that a connection is in. Whether requests may be served there, or -1 with an exception. */
 int rest_known(Rest *rest, const Link *conn);

@@ -67,6 +67,7 @@ class NativeEpollSet(EpollSet):
     def __init__(self) -> None:
         super().__init__()
         assert native is not None
+        self.fileno = self._epoll.fileno
         epoll = self._epoll.fileno()
         self.add = partial(native.epoll_control, epoll, _CTL_ADD)
         self.modify = partial(native.epoll_control, epoll, _CTL_MOD)

@@ -99,6 +99,17 @@ class Service:
             )
         )  # fmt: skip
 
+    def expect_brief(self) -> None:
+        """As after hundreds of connections that were over at once."""
+        while not self.loop._batch.full:
+            self.loop._batch.served(1, 0.0, 0)
+
+    def later(self) -> None:
+        """What has been early until now no longer is."""
+        for _ in range(2):
+            self.loop._look_at = 0.0
+            self.loop.turn(0)
+
     def connect(self) -> None:
         client = socket.socket(self.listener.family)
         client.connect(self.listener.getsockname())
@@ -144,8 +155,10 @@ class Service:
                     quiet = 0
 
     def outcome(self) -> list[Any]:
+        if isinstance(self.loop, InlineLoop):
+            self.later()
         accepted = self.row.cells[ACCEPTED], self.row.cells[CONNECTIONS]
-        ended = [conn.op.name for conn in self.loop.keeper.connections.values()]
+        ended = sorted(conn.op.name for conn in self.loop.keeper.connections.values())
         self.loop.abandon()
         self.loop.turn(0)  # a ring closes what it was told to when it is entered
         self.loop.handles.close()
@@ -179,8 +192,11 @@ def run(
     drains: int,
     native: bool,
     model: Any = InlineLoop,
+    brief: bool = False,
 ) -> list[Any]:
     service = Service(make, drains, native, model)
+    if brief:
+        service.expect_brief()
     for at, (number, data) in enumerate(script):
         # Where nothing depends on whose turn it is, several come together.
         service.send(number, data, rest=drains > 0 or number == 0 or at + 1 == len(script))
@@ -208,7 +224,9 @@ def test_whatever_clients_and_applications_do_comes_out_alike() -> None:
     rng = random.Random(SEED)
     for _ in range(ROUNDS // 2):
         make, script, drains = behaviour(rng), script_of(rng), rng.choice((0, 0, 1, 3))
-        assert run(make, script, drains, True) == run(make, script, drains, False)
+        brief = rng.random() < 0.5
+        first = run(make, script, drains, True, brief=brief)
+        assert first == run(make, script, drains, False)
 
 
 @uring
@@ -276,6 +294,81 @@ def test_the_ends_of_a_connection_are_told_alike(
         service.outcome()
 
 
+LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+def brief(clients: int = 0) -> Service:
+    service = Service(usual, 0, True)
+    service.expect_brief()
+    service.send(0, LAST)  # from here on native code accepts
+    assert service.loop.dispatcher.brief is not None
+    for _ in range(clients):
+        service.connect()
+        service.rest()
+    return service
+
+
+def test_an_early_connection_is_none_of_ours_until_it_is_more_than_brief() -> None:
+    service = brief(clients=3)
+    assert len(service.loop._early) == 3
+    assert service.row.cells[CONNECTIONS] == 0
+    assert service.row.cells[ACCEPTED] == 4
+    service.send(1, LAST)
+    service.send(2, LAST[:9])
+    assert len(service.loop._early) == 1
+    assert service.row.cells[CONNECTIONS] == 1
+    service.send(2, LAST[9:])
+    service.later()
+    assert not service.loop._early
+    assert service.row.cells[CONNECTIONS] == 1
+    service.send(3, HEADS[0])
+    service.send(3, LAST)
+    assert [heard.count(b"200 OK") for heard in service.heard] == [1, 1, 1, 2]
+    assert service.outcome()[-1] == (4, 0)
+
+
+def test_early_connections_are_served_by_a_child_that_retires() -> None:
+    service = brief(clients=2)
+    service.loop.retire(5.0, False)
+    assert not service.loop._early
+    assert service.row.cells[CONNECTIONS] == 2
+    for number in (1, 2):
+        service.send(number, LAST)
+    assert all(b"200 OK" in heard for heard in service.heard)
+    assert service.loop.done
+    service.outcome()
+
+
+def test_early_connections_are_closed_when_all_is_abandoned() -> None:
+    service = brief(clients=2)
+    service.loop.abandon()
+    assert [client.recv(1) for client in service.clients[1:]] == [b"", b""]
+    service.outcome()
+
+
+def test_many_at_a_time_are_all_served_and_the_next_leader_is_told() -> None:
+    service = brief()
+    for number in range(1, 31):
+        service.connect()
+        service.clients[number].send(LAST if number % 3 else HEADS[0])
+    service.rest()
+    assert all(heard.count(b"200 OK") == 1 for heard in service.heard)
+    assert service.row.cells[ACCEPTED] == 31
+    assert service.row.cells[CONNECTIONS] == 10
+    service.outcome()
+
+
+def test_early_connections_do_not_pass_the_limit() -> None:
+    service = brief()
+    service.loop.acceptor._most = 20
+    for number in range(1, 31):
+        service.connect()
+        service.clients[number].send(HEADS[0])
+    service.rest()
+    assert service.row.cells[CONNECTIONS] == 20
+    service.outcome()
+
+
 def test_links_that_nobody_serves_are_closed() -> None:
     assert native is not None
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -294,12 +387,12 @@ def test_links_that_nobody_serves_are_closed() -> None:
 def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
-        native.Dispatcher(None, {}, {}, object())
-    dispatcher = native.Dispatcher(None, {}, {}, None)
+        native.Dispatcher(None, {}, {}, {}, object())
+    dispatcher = native.Dispatcher(None, {}, {}, {}, None)
     for wrong in [(), (1, 2.0), ([1], 2.0), ([(1,)], 2.0), ([], None)]:
         with pytest.raises(TypeError):
             dispatcher.run(*wrong)
-    for wrong in [(), (1, 2), ([None], None)]:
+    for wrong in [(), (1, 2), ([None], None, None, -1), ([], None, None, "a")]:
         with pytest.raises(TypeError):
             dispatcher.begin(*wrong)
     with pytest.raises(TypeError):

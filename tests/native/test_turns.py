@@ -204,7 +204,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         theirs.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nof %3d" % conn.fd)
     first, second = conns.values()
     shared = stake.make(True)
-    dispatcher = native.Dispatcher(told, {}, conns, shared)
+    dispatcher = native.Dispatcher(told, {}, conns, {}, shared)
 
     def overtake() -> None:
         if shared.take() is first:

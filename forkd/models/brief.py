@@ -1,0 +1,142 @@
+"""Connections that are over with their first request never become connections of ours, where native code
+can serve that: it has them as bare links (native/accept.c), which become connections when they are more.
+
+Where all of them are so, it accepts them as well, several at a time (batch.py), and waits for those of which
+nothing has come yet, which are *early*. The twin is `lead` and `serve` of the other loops.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from forkd.app.session import Await
+from forkd.models.batch import Batch
+from forkd.models.connection import Connection
+from forkd.models.deadlines import NEVER
+from forkd.models.intake import ListenerIntake
+from forkd.models.link import Link
+from forkd.models.loop import ChildLoop
+from forkd.models.stake import Stake
+from forkd.models.steps import advance
+from forkd.models.unit import Unit
+from forkd.native import native
+from forkd.system.handles import NativeEpollSet
+from forkd.system.scoreboard import ACCEPTED
+from forkd.system.standard import mend
+
+if TYPE_CHECKING:
+    from forkd._native import Dispatcher
+
+#: Seconds after which an early connection is looked at; one that still is the next time is brief no more.
+_EARLY = 0.05
+_MOST_EARLY = 256
+
+
+class BriefLoop(ChildLoop):
+    def __init__(self, unit: Unit, stake: Stake | None = None) -> None:
+        """`stake`: where threads take turns; there native code accepts nothing."""
+        super().__init__(unit)
+        self._alone = stake is None
+        self._batch = Batch()
+        self._early: dict[int, Link] = {}
+        self._silent: dict[int, Link] = {}  # those that have been early for a while
+        self._look_at = NEVER  # when to look for them
+        self._epoll = self.handles.fileno() if isinstance(self.handles, NativeEpollSet) else -1
+        self.dispatcher: Dispatcher | None = (
+            native.Dispatcher(self, self.calls, self.keeper.connections, self._early, stake)
+            if native is not None and unit.config.native
+            else None
+        )
+
+    def lead(self, fd: int) -> None:
+        intake, opening = self.acceptor.intakes[fd], self.unit.interface.opening
+        dispatcher = self.dispatcher if self._alone else None
+        if dispatcher is not None and opening is not None and isinstance(intake, ListenerIntake):
+            self._lead(dispatcher, intake, opening)
+        else:
+            super().lead(fd)
+
+    def _lead(self, dispatcher: Dispatcher, intake: ListenerIntake, opening: Await) -> None:
+        """As `lead`."""
+        fd, one = intake.fileno(), self.unit.lease is None
+        while links := self.acceptor.accept_links(fd, size := 1 if one else self._batch.size):
+            self._begin(dispatcher, intake, opening, links)
+            if one or len(links) < size:
+                break
+        dispatcher.brief = (
+            (fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size)
+            if self._epoll >= 0 and self._batch.full
+            else None
+        )
+
+    def _begin(
+        self, dispatcher: Dispatcher, intake: ListenerIntake, opening: Await, links: list[Link]
+    ) -> None:
+        began, several = monotonic(), self._batch.size > 1
+        early = several and len(self._early) + len(links) < self._room
+        dispatcher.begin(links, opening, intake, self._epoll if early else -1)
+        self.served(len(links), monotonic() - began)
+
+    @property
+    def _room(self) -> int:
+        """For early connections, which nobody counts until they are more."""
+        return min(_MOST_EARLY, self.acceptor.room)
+
+    # ---- what native code calls for them --------------------------------------------------
+
+    def crowded(self, intake: ListenerIntake, links: list[Link]) -> None:
+        """It has taken these, and more may be waiting."""
+        assert self.dispatcher is not None
+        assert self.unit.interface.opening is not None
+        self.acceptor.crowded(len(links))
+        self._begin(self.dispatcher, intake, self.unit.interface.opening, links)
+
+    def served(self, count: int, seconds: float) -> None:
+        """It has served so many in that time, if they were not early."""
+        several = self._batch.size > 1
+        self._batch.served(count, seconds, len(self.keeper.connections))
+        if several:
+            self.acceptor.served(count, len(self.keeper.connections))
+        if not self._batch.full and self.dispatcher is not None:
+            self.dispatcher.brief = None
+
+    def grown(self, link: Link) -> Connection:
+        """Native code has begun with a connection that has to have a session."""
+        conn = self.keeper.adopt(*link.origin.grown(link))
+        conn.op = advance(conn, conn.resume, None, self.log)
+        return conn
+
+    def turn(self, timeout: float | None) -> None:
+        super().turn(timeout)
+        dispatcher = self.dispatcher
+        if dispatcher is not None and dispatcher.accepted:
+            self._cells[ACCEPTED] += dispatcher.accepted
+            dispatcher.accepted = 0
+        if self._early and self._look_at == NEVER:
+            self._look_at = self.keeper.now + _EARLY
+        if self._look_at <= self.keeper.now:
+            self._grow(self._silent)
+            self._silent = self._early.copy()
+            self._look_at = self.keeper.now + _EARLY if self._silent else NEVER
+        if self._look_at < self._again:
+            self._again = self._look_at
+
+    def _grow(self, links: dict[int, Link]) -> None:
+        """Those of them that are still early are connections as any other from now on."""
+        for fd, link in list(links.items()):
+            if self._early.get(fd) is link:
+                assert self.dispatcher is not None
+                del self._early[fd]
+                conn = self.dispatcher.grow(link)
+                self.keeper.settle(conn, conn.op)
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        self._grow(self._early)
+        if self.dispatcher is not None:
+            self.dispatcher.brief = None
+        super().retire(idle_grace, drain_queue)
+
+    def abandon(self) -> None:
+        self._early.clear()  # that closes them
+        super().abandon()
