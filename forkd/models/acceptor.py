@@ -148,8 +148,8 @@ class Acceptor:
         self._promote()
 
     def served(self, count: int, connections: int) -> None:
-        """So many of them were, and so many are left of those and all others: choose the next leader, if that
-        was not done yet."""
+        """So many were that nobody has counted yet, and so many are left of those and all others: choose the
+        next leader, if that was not done."""
         self._cells[ACCEPTED] += count
         if connections != self._connections:
             self.announce(connections)

@@ -96,8 +96,7 @@ class BriefLoop(ChildLoop):
         """It has served so many in that time, if they were not early."""
         several = self._batch.size > 1
         self._batch.served(count, seconds, len(self.keeper.connections))
-        if several:
-            self.acceptor.served(count, len(self.keeper.connections))
+        self.acceptor.served(count if several else 0, len(self.keeper.connections))
         if not self._batch.full and self.dispatcher is not None:
             self.dispatcher.brief = None
 

@@ -254,8 +254,25 @@ static PyObject *event_of(PyObject *events, Py_ssize_t at, long *mask)
     return Py_NewRef(PyTuple_GetItem(event, 0));
 }
 
+/* What was ready at one wait. Calls come first: a request that came together with the master's word is answered as the
+ * last one. Returns 0, or -1 with an exception. */
+static int run_once(Dispatcher *self, PyObject *events, double now)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        for (Py_ssize_t i = 0; i < PyObject_Size(events); i++) {
+            long mask;
+            PyObject *fd = event_of(events, i, &mask);
+            int failed = !fd || (pass ? dispatch(self, fd, mask, now) : call(self, fd));
+            Py_XDECREF(fd);
+            if (failed)
+                return -1;
+        }
+    }
+    return 0;
+}
+
 /* run(events, now): what epoll_wait returned, or a list of (descriptor, mask); `now` in seconds of CLOCK_MONOTONIC.
- * Calls come first: a request that came together with the master's word is answered as the last one. */
+ * Where several were ready there will soon be more of them, and the rest of a turn costs as much as a request. */
 static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !(Py_TYPE(args[0]) == events_type || PyList_Check(args[0]))) {
@@ -263,19 +280,15 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
         return NULL;
     }
     double now = PyFloat_AsDouble(args[1]);
+    int more = Py_TYPE(args[0]) == events_type;
     if (PyErr_Occurred())
         return NULL;
-    for (int pass = 0; pass < 2; pass++) {
-        for (Py_ssize_t i = 0; i < PyObject_Size(args[0]); i++) {
-            long mask;
-            PyObject *fd = event_of(args[0], i, &mask);
-            int failed = !fd || (pass ? dispatch(self, fd, mask, now) : call(self, fd));
-            Py_XDECREF(fd);
-            if (failed)
-                return NULL;
-        }
+    for (int round = 1;; round++) {
+        if (run_once(self, args[0], now))
+            return NULL;
+        if (!more || round == ROUNDS || ((Events *)args[0])->count < 2 || !events_again((Events *)args[0]))
+            Py_RETURN_NONE;
     }
-    Py_RETURN_NONE;
 }
 
 int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)

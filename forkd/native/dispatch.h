@@ -5,7 +5,7 @@
 
 #include "native.h"
 
-enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */ };
+enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */, ROUNDS = 4 };
 
 typedef struct {
     PyObject_HEAD

@@ -43,6 +43,7 @@ PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t 
     if (!self)
         return NULL;
     int failed;
+    self->epoll = (int)fd;
     Py_BEGIN_ALLOW_THREADS
     self->count = epoll_wait((int)fd, self->events, MOST_EVENTS, ms < 0 ? -1 : ms > 1e9 ? 1000000000 : (int)ms);
     failed = self->count < 0 ? errno : 0;
@@ -59,6 +60,13 @@ PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t 
         return NULL;
     }
     return (PyObject *)self;
+}
+
+int events_again(Events *self)
+{
+    int count = epoll_wait(self->epoll, self->events, MOST_EVENTS, 0);
+    self->count = count > 0 ? count : 0; /* a signal: the next wait will see to it */
+    return self->count;
 }
 
 /* epoll_control(epoll, operation, fd, mask) -> epoll_ctl(2). The GIL is kept: it takes less time than to let another

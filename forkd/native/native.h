@@ -177,9 +177,12 @@ int stake_let_go(PyObject *stake, PyObject *conn); /* drop; whether it still lea
 enum { MOST_EVENTS = 256 };
 typedef struct {
     PyObject_HEAD
-    int count;
+    int epoll, count;
     struct epoll_event events[MOST_EVENTS];
 } Events;
+
+/* Look once more, without waiting. How many are ready. */
+int events_again(Events *events);
 
 extern PyTypeObject *events_type;
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
