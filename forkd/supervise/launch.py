@@ -96,8 +96,9 @@ class Launch:
                 os.write(self.pipe, json.dumps(answer).encode() + b"\n")
             except OSError:
                 pass  # the command was interrupted; the daemon goes on
-            os.close(self.pipe)
-            self.pipe = None
+            if answer["ok"]:  # else it is closed by the end of this process, for which the command waits
+                os.close(self.pipe)
+                self.pipe = None
         if self.inheritance is not None:
             self.inheritance.link.send(answer)
 
@@ -160,6 +161,7 @@ def _await(read: int) -> int:
     """In the command: wait for the daemon's word."""
     with os.fdopen(read, "rb") as pipe:
         line = pipe.readline()
+        pipe.read()  # until nobody has the other end: the daemon serves, or has gone
     os.wait()  # the process that detached; the daemon itself is init's
     if not line:
         print("forkd: the daemon ended before it could say why; see the error log", file=sys.stderr)

@@ -12,6 +12,7 @@ from scripts.benchmark.process import Server, Unavailable
 
 IDLE = 10_000
 STEPS = (10, 100, 1_000, 10_000)
+PASSES = 4
 PER_SOURCE = 2_000  # connections from one 127.0.0.x: far from the end of the ephemeral ports
 
 
@@ -45,15 +46,20 @@ def idle_connections(server: Server, seconds: float) -> Figures:
 
 
 def cost_by_connections(server: Server, seconds: float) -> Figures:
-    """CPU time of a request when that many connections take turns; and how flat it is."""
+    """CPU time of a request when that many connections take turns; and how flat it is. The numbers take
+    turns, too, since the machine may become slower meanwhile."""
     sent = check.request()
     message = sent, check.length(server, sent)
     found = {"errors": 0.0}
-    for connections in STEPS:
-        figures = load.messages(server, seconds, message, connections=connections)
-        found[f"cost_{connections}"] = 1e6 / figures["per_cpu"]
-        found["errors"] += figures["errors"]
-    costs = [found[f"cost_{connections}"] for connections in STEPS]
+    requests, cpu = dict.fromkeys(STEPS, 0.0), dict.fromkeys(STEPS, 0.0)
+    for _ in range(PASSES):
+        for connections in STEPS:
+            figures = load.messages(server, seconds / PASSES, message, connections=connections)
+            requests[connections] += figures["requests"]
+            cpu[connections] += figures["requests"] / figures["per_cpu"]
+            found["errors"] += figures["errors"]
+    costs = [cpu[connections] / requests[connections] * 1e6 for connections in STEPS]
+    found |= {f"cost_{number}": cost for number, cost in zip(STEPS, costs, strict=True)}
     return found | {"spread": max(costs) / min(costs)}
 
 

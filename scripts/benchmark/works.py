@@ -188,7 +188,8 @@ WORKS = (
     Work(
         "connections", "CPU time per request by number of connections",
         ("spread", *(f"cost_{n}" for n in measure.STEPS)),
-        _own(*MANY), (Goal(1.15),), HELLO, measure.cost_by_connections, warm=False,
+        (*_own(*MANY), servers.loop(), servers.bjoern()),
+        (Goal(1.15),), HELLO, measure.cost_by_connections, warm=False,
     ),
     Work(
         "preload", "Django, 8 workers, --preload", ("pss",),
