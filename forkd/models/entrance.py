@@ -26,19 +26,19 @@ class Entrance:
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._inside = self._long = 0
+        self.inside = self._long = 0
         self._queue: deque[Work] = deque()
         self._long_queue: deque[Work] = deque()
 
     @property
     def full(self) -> bool:
-        return self._inside >= self._most
+        return self.inside >= self._most
 
     def enter(self, work: Work) -> bool:
         """Whether it may enter now; otherwise it is queued. Called by the leader only."""
         with self._lock:
             if self._admits(work.long):
-                self._inside += 1
+                self.inside += 1
                 self._long += work.long
                 return True
             (self._long_queue if work.long else self._queue).append(work)
@@ -47,12 +47,12 @@ class Entrance:
     def entered(self) -> None:
         """Somebody is inside who went in as the leader, when it was not full, and leads no longer."""
         with self._lock:
-            self._inside += 1
+            self.inside += 1
 
     def leave(self, long: bool) -> Work | None:
         """The caller has left; what it is to enter with next, if anything waits that may."""
         with self._lock:
-            self._inside -= 1
+            self.inside -= 1
             self._long -= long
             queue, longs = self._queue, self._long_queue
             if (
@@ -64,9 +64,9 @@ class Entrance:
             if not queue or not self._admits(False):
                 return None
             work = queue.popleft()
-            self._inside += 1
+            self.inside += 1
             self._long += work.long
             return work
 
     def _admits(self, long: bool) -> bool:
-        return self._inside < self._most and not (long and self._long >= self._most - 1)
+        return self.inside < self._most and not (long and self._long >= self._most - 1)

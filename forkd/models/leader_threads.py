@@ -57,6 +57,7 @@ class LeaderThreads(InlineLoop):
         self._watching = threading.Lock()  # held by the one follower that watches
         self._routes = Routes()
         self._entrance = Entrance(unit.config.threads)
+        self._alert = True  # the last turn's answer to whether any request blocks
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._bell, self._collect)
@@ -72,19 +73,26 @@ class LeaderThreads(InlineLoop):
             self._wait_for_leadership()
         if self.done:
             return
-        deference = self.acceptor.deference
-        deference.busy = True  # whoever leaves from here on rings the bell
-        full, routes = self._entrance.full, self._routes
-        deference.occupied(full)
-        if self.dispatcher is not None:
-            self.dispatcher.wary = full or routes.wary
-            self.dispatcher.patience = 0.0 if routes.surprises or routes.wary else SLOW
+        alert = self._routes.alert or self._entrance.inside > 0
+        if alert or self._alert:
+            self._alert = alert
+            self._look_around()
         try:
             super().turn(timeout)
         except _Deposed:
             pass
         if self.done:
             self._stake.end()  # let the followers see it
+
+    def _look_around(self) -> None:
+        """Before a turn, if requests block, or have until now."""
+        deference, routes = self.acceptor.deference, self._routes
+        deference.busy = True  # whoever leaves from here on rings the bell
+        full = self._entrance.full
+        deference.occupied(full)
+        if self.dispatcher is not None:
+            self.dispatcher.wary = full or routes.wary
+            self.dispatcher.patience = 0.0 if routes.alert else SLOW
 
     def _follow(self, lanes: Lanes) -> None:
         lanes.bind()
@@ -156,7 +164,7 @@ class LeaderThreads(InlineLoop):
         began = monotonic()
         outcome = self._advance(conn, reached)
         took = monotonic() - began
-        if took > SLOW or routes.surprises or routes.wary:
+        if took > SLOW or routes.alert:
             routes.judge(line, took)
         if not self._stake.drop(conn):
             self._deposed(conn, outcome)

@@ -20,6 +20,8 @@ _WEIGHT = 0.3  # of one request in what its route takes
 _LONG = 3.0  # a route is long that takes so many times twice what is typical
 _STEP = 0.1  # by which what is typical moves with each request
 _MOST = 1024  # routes
+_LENGTH = 128  # of one, bytes
+_USUAL = 256  # bytes of a request line: longer ones are not worth their place in memory
 _SHARE = 0.1  # of one request in the share of surprises
 _NEGLIGIBLE = 1e-6  # a share that is none: about a hundred requests after the last that blocked
 #: Above this share of surprises, and until it falls below half of it, any request may block.
@@ -28,10 +30,14 @@ _EAGER = 0.3
 _VARIABLE = re.compile(rb"(?<=/)[^/]*\d[^/]*")
 
 
-@lru_cache(4096)
 def route_of(line: bytes) -> bytes:
-    """Of the request with this line."""
-    return _VARIABLE.sub(b"*", line[: line.rfind(b" ")].partition(b"?")[0])
+    """Of the request with this line; at most 128 bytes of it."""
+    return _route_of(line) if len(line) <= _USUAL else _route_of.__wrapped__(line)
+
+
+@lru_cache(1024)
+def _route_of(line: bytes) -> bytes:
+    return _VARIABLE.sub(b"*", line[: line.rfind(b" ")].partition(b"?")[0])[:_LENGTH]
 
 
 class Routes:
@@ -42,6 +48,11 @@ class Routes:
         # Binary logarithms of seconds, of which the mean is taken: then one request that was held up for
         # once, by whatever it was, makes no slow route.
         self._takes: dict[bytes, float] = {}
+
+    @property
+    def alert(self) -> bool:
+        """Whether any request has blocked lately."""
+        return self.surprises > 0.0 or bool(self._takes)
 
     @property
     def wary(self) -> bool:
@@ -60,8 +71,7 @@ class Routes:
         return takes > _LOG_SLOW and takes > self._typical + _LONG
 
     def judge(self, line: bytes, seconds: float) -> None:
-        """It has taken so many seconds. Need not be told of what did not block, while `surprises` is 0 and
-        `wary` False."""
+        """It has taken so many seconds. Need not be told of what did not block, unless `alert`."""
         blocked, took = seconds > SLOW, log2(max(seconds, 1e-9))
         self._typical += _STEP if took > self._typical else -_STEP
         route = route_of(line)

@@ -96,7 +96,9 @@ class Launch:
                 os.write(self.pipe, json.dumps(answer).encode() + b"\n")
             except OSError:
                 pass  # the command was interrupted; the daemon goes on
-            if answer["ok"]:  # else it is closed by the end of this process, for which the command waits
+            if answer[
+                "ok"
+            ]:  # else it is closed by the end of this process, for which the command waits
                 os.close(self.pipe)
                 self.pipe = None
         if self.inheritance is not None:

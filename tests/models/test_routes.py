@@ -31,6 +31,7 @@ def taught(*lessons: tuple[bytes, float, int]) -> Routes:
         (b"GET /orders/3f2a-9c?all HTTP/1.0", b"GET /orders/*"),
         (b"GET /v2/a//7/ HTTP/1.1", b"GET /*/a//*/"),
         (b"OPTIONS * HTTP/1.1", b"OPTIONS *"),
+        (b"GET /" + 5000 * b"a" + b" HTTP/1.1", b"GET /" + 123 * b"a"),
         (b"", b""),
     ],
 )
