@@ -100,6 +100,13 @@ class Config:
         help="connections that may wait to be accepted, per listener; "
         "the kernel caps it at net.core.somaxconn",
     )
+    defer_accept: bool = option(
+        kinds.Bool(),
+        True,
+        section="sockets",
+        help="leave a TCP connection to the kernel until its first bytes are there, or for a second; "
+        "only for HTTP, since the server of a stream may be the one that speaks first",
+    )
 
     # model
     model: str = option(

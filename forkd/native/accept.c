@@ -16,7 +16,10 @@
 
 static PyObject *n_crowded;
 
-enum { AT_ONCE = 1000000 /* ns */ };
+enum {
+    AT_ONCE = 1000000,  /* ns */
+    TOGETHER = MSG_MORE /* the answer waits for the FIN, which comes next: one segment, and one wake-up of the client */
+};
 
 typedef union {
     struct sockaddr any;
@@ -209,7 +212,7 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
         failed = grow(self, link, n_feed, PyBytes_FromStringAndSize(self->buffer, size));
     } else if (begun == 2) {
         failed = loop_tell(self->loop, n_feed, (Link *)request->peer, (PyObject *)request);
-    } else if (begun == 1 && (rest = send_now(link, answer))) {
+    } else if (begun == 1 && (rest = send_now(link, answer, request->close ? TOGETHER : 0))) {
         if (rest != Py_None) {
             request->answer = Py_NewRef(rest);
             failed = grow(self, link, n_feed, Py_NewRef((PyObject *)request));

@@ -73,7 +73,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
     return (PyObject *)self;
 }
 
-PyObject *send_now(Link *conn, PyObject *answer)
+PyObject *send_now(Link *conn, PyObject *answer, int flags)
 {
     PyObject *parts[2] = {answer, NULL};
     struct iovec pieces[2] = {{0}};
@@ -91,10 +91,10 @@ PyObject *send_now(Link *conn, PyObject *answer)
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
     ssize_t sent;
     if (count == 1) {
-        sent = send(conn->fd, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = send(conn->fd, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
     } else { /* so large that other threads should not wait until it is copied */
         Py_BEGIN_ALLOW_THREADS
-        sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
         Py_END_ALLOW_THREADS
     }
     if (sent < 0)
@@ -165,7 +165,7 @@ static int serve(Dispatcher *self, Link *conn, double now)
         conn->moved += size;
         value = PyBytes_FromStringAndSize(self->buffer, size);
     } else if (begun == 1 && leads) {
-        value = send_now(conn, answer); /* None: all of it */
+        value = send_now(conn, answer, 0); /* None: all of it */
     } else {
         value = answer;
         answer = NULL;
@@ -340,7 +340,7 @@ static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_s
     PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *left = NULL;
     int begun = exchange_call(exchange, conn, request, &answer);
     if (begun == 1)
-        left = send_now(conn, answer);
+        left = send_now(conn, answer, 0);
     int failed = begun < 0 || (begun == 1 && !left), all = left == Py_None;
     if (all)
         failed = exchange_end(exchange, request) < 0;

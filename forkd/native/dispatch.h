@@ -20,8 +20,9 @@ typedef struct {
     char buffer[CHUNK];
 } Dispatcher;
 
-/* Send what can be sent now of an answer: bytes, or a tuple of two. Returns what is left to send, or None. */
-PyObject *send_now(Link *conn, PyObject *answer);
+/* Send what can be sent now of an answer: bytes, or a tuple of two; `flags` as send(2) has them. Returns what is left to
+ * send, or None. */
+PyObject *send_now(Link *conn, PyObject *answer, int flags);
 /* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is early
  * where there is an `epoll` to wait in, else a Connection. Returns 0, or -1 with an exception. */
 int link_begin(Dispatcher *self, Link *link, int epoll);

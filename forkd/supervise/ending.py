@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Until a child that was told to quit is killed, seconds.
 _QUIT_SECONDS = 1.0
+#: For which a listener that deferred connections accepts those whose first bytes are on their way, seconds.
+_DEFERRED_SECONDS = 0.05
 
 
 class Ending:
@@ -32,15 +34,19 @@ class Ending:
         return self.lame or self.stopping
 
     def stop(self) -> None:
-        """Be a lame duck for a while, if so configured; told again, or then, wind up."""
+        """Be a lame duck for a while, if so configured, or if the kernel holds connections back; told
+        again, or then, wind up."""
         master = self._master
         seconds = master.generation.config.lame_duck
-        if self.begun or not seconds or not master.served:
+        held_back = self._defer_no_more()
+        if self.begun or not (seconds or held_back) or not master.served:
             self.wind_up()
             return
-        master.log.info(
-            f"told to stop: not ready any more, accepting for {seconds:g} s (--lame-duck)"
-        )
+        if seconds:
+            master.log.info(
+                f"told to stop: not ready any more, accepting for {seconds:g} s (--lame-duck)"
+            )
+        seconds = max(seconds, _DEFERRED_SECONDS)
         self.lame = True
         self._begin_nothing()
         master.loop.timers.set("lame-duck", monotonic() + seconds, self.wind_up)
@@ -80,6 +86,15 @@ class Ending:
     def kill_all(self) -> None:
         for child in self._master.children:
             process.send_signal(child.pidfd, signal.SIGKILL)
+
+    def _defer_no_more(self) -> bool:
+        """Whether there may be connections that no child can see yet."""
+        master = self._master
+        listeners = master.generation.listeners if master.owns and not master.handed_over else []
+        held_back = any(listener.deferring for listener in listeners)
+        for listener in listeners:
+            listener.defer(False)
+        return held_back
 
     def _begin_nothing(self) -> None:
         self._master.notifier.stopping()

@@ -36,6 +36,7 @@ class Generation:
     master_accepts: bool = False  # and hands sockets to the children
     queue: Queue | None = None  # one for all: dispatch = competition
     access: int | None = None  # descriptor of the access log, when that is a file
+    interface: str = ""  # of its application, as its children say
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
 
     @classmethod
@@ -113,6 +114,12 @@ class Generation:
             several = len(listener.sockets) > 1
             found.append((listener.sockets[number if several else 0], server_of(listener)))
         return found
+
+    def defer(self) -> None:
+        """Have the kernel hold connections back until their first bytes are there, if so configured, and
+        if it is the client who speaks first. To be called when the generation serves."""
+        for listener in self.listeners:
+            listener.defer(self.config.defer_accept and self.interface not in ("", "stream"))
 
     def all_sockets(self) -> list[socket.socket]:
         return [sock for listener in self.listeners for sock in listener.sockets]

@@ -69,7 +69,8 @@ class Launch:
             self.pidfile.write()
         config = master.generation.config
         where = ", ".join(
-            _url(listener.name, master.interface) for listener in master.generation.listeners
+            _url(listener.name, master.generation.interface)
+            for listener in master.generation.listeners
         )
         io = registry.io_of(config.model, config.io)
         lines = [

@@ -86,7 +86,6 @@ class Master:
         self.ending = Ending(self)
         self.backoff = plan.Backoff()
         self.admin_address: str | None = None
-        self.interface = ""  # as the children say
         self.fallback = ""  # why they do not use the configured --io
         self.started = monotonic()
         self.served = False  # whether the service ever answered
@@ -300,7 +299,9 @@ class Master:
             return
         for message in messages:
             if isinstance(message, Ready):
-                self.interface = message.interface
+                for generation in self._generations():
+                    if generation.number == child.generation:
+                        generation.interface = message.interface
                 if message.fallback and message.fallback != self.fallback:
                     self.log.warning(message.fallback)
                 self.fallback = message.fallback
@@ -327,6 +328,7 @@ class Master:
                     listener.own()
                 self.owns = True
                 self.leadership.listen()
+            self.generation.defer()
             self.launch.ready(self)
             self.notifier.ready()
 
@@ -457,6 +459,7 @@ class Master:
         self.paused = False
         self.backoff = plan.Backoff()
         self.log.configure(new.config.log_level, new.config.log_format)
+        new.defer()
         self.leadership.settle()
         self.leadership.listen()
         dropped = [x for x in old.listeners if x not in self._kept()]

@@ -62,6 +62,9 @@ class Reloader:
         except (ConfigError, BindError, StartError) as error:
             self.fail(str(error))
             return
+        for listener in old.listeners:
+            if listener not in self.incoming.listeners:
+                listener.defer(False)  # until it is closed, what was held back has come
         self.incoming.warn(master.log)
         process.share_heap()
         if same_size:
@@ -95,6 +98,7 @@ class Reloader:
         master.log.error(f"reload failed; generation {master.generation.number} goes on:\n{error}")
         self.results["failure"] += 1
         self._withdraw(error)
+        master.generation.defer()
         master.notifier.ready()
         self._next()
 

@@ -31,7 +31,7 @@ def report(master: Master) -> dict[str, Any]:
             "io_fallback": master.fallback,
             "accept": config.accept,
             "app": config.app,
-            "interface": master.interface,
+            "interface": master.generation.interface,
             "uptime": round(monotonic() - master.started, 3),
             "templates": master.template_pids(),
             "workers_wanted": generation.want,
@@ -43,7 +43,12 @@ def report(master: Master) -> dict[str, Any]:
         },
         "workers": [_worker(master, child) for child in sorted(master.children, key=_slot)],
         "listeners": [
-            {"address": listener.name, "accept_queue": depth, "backlog": limit}
+            {
+                "address": listener.name,
+                "accept_queue": depth,
+                "backlog": limit,
+                "deferring": listener.deferring,
+            }
             for listener in generation.listeners
             for depth, limit in [listener.waiting()]
         ],

@@ -18,6 +18,10 @@ from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
 from forkd.system.process import parent
 
+#: Seconds for which the kernel holds a connection back until its client has said something. It counts in
+#: retransmissions of its SYN-ACK: this is the first.
+_DEFERRAL = 1
+
 
 @dataclass(eq=False)
 class Listener:
@@ -28,6 +32,19 @@ class Listener:
     backlog: int
     sockets: list[socket.socket]
     unix_inode: int | None = field(default=None)  # identity of the socket file that we made
+
+    deferring: bool = False  # connections without a byte are held back
+
+    def defer(self, wanted: bool) -> None:
+        """Whether the kernel is to hold connections back until their first bytes are there (tcp(7),
+        TCP_DEFER_ACCEPT): who takes them has something to do then. What it holds back is lost when the
+        socket is closed, and is not in the queue that `waiting` measures.
+
+        Not where somebody passed the socket to us: it is his."""
+        if self.wanted.kind in ("tcp", "tcp6"):
+            self.deferring = wanted
+            for sock in self.sockets:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, wanted * _DEFERRAL)
 
     def shut(self) -> None:
         """Let nobody new in; who waits is still served. With a backlog of 0 the kernel drops a SYN

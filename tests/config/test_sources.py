@@ -93,6 +93,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
         "dispatch": "competition",
         "io_fallback": "false",
+        "defer_accept": "false",
         "native": "false",
         "preload": "true",
         "hooks": "project.hooks",
