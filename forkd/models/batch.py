@@ -10,14 +10,14 @@ from __future__ import annotations
 
 #: Connections taken at a time, at most. A child that has more of them open should not get several of those
 #: that stay.
-_MOST = 8
+_MOST = 16
 #: As many that were brief, one after the other, for one more of them at a time: where one in a hundred
 #: takes long, the others hardly ever wait for it.
 _RUN = 64
 _FULL = (_MOST - 1) * _RUN
 #: So many that were brief outweigh a batch with more connections open than that, or one that took a while, as
 #: one does also when the processor was needed elsewhere.
-_MANY, _WHILE = 16, 32
+_MANY, _WHILE = 32, 64
 #: Seconds: in less, nothing has taken a while; what takes more than the second is slow.
 _BRIEF = 0.001
 _SLOW = 0.005

@@ -254,12 +254,18 @@ static PyObject *event_of(PyObject *events, Py_ssize_t at, long *mask)
     return Py_NewRef(PyTuple_GetItem(event, 0));
 }
 
+/* How many, in a list or in Events. */
+static Py_ssize_t count_of(PyObject *events)
+{
+    return Py_TYPE(events) == events_type ? ((Events *)events)->count : PyList_Size(events);
+}
+
 /* What was ready at one wait. Calls come first: a request that came together with the master's word is answered as the
  * last one. Returns 0, or -1 with an exception. */
 static int run_once(Dispatcher *self, PyObject *events, double now)
 {
     for (int pass = 0; pass < 2; pass++) {
-        for (Py_ssize_t i = 0; i < PyObject_Size(events); i++) {
+        for (Py_ssize_t i = 0; i < count_of(events); i++) {
             long mask;
             PyObject *fd = event_of(events, i, &mask);
             int failed = !fd || (pass ? dispatch(self, fd, mask, now) : call(self, fd));
@@ -272,7 +278,8 @@ static int run_once(Dispatcher *self, PyObject *events, double now)
 }
 
 /* run(events, now): what epoll_wait returned, or a list of (descriptor, mask); `now` in seconds of CLOCK_MONOTONIC.
- * Where several were ready there will soon be more of them, and the rest of a turn costs as much as a request. */
+ * Where several were ready, or connections came, there will soon be more of them, and the rest of a turn costs as much as
+ * a request. */
 static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !(Py_TYPE(args[0]) == events_type || PyList_Check(args[0]))) {
@@ -284,9 +291,11 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     if (PyErr_Occurred())
         return NULL;
     for (int round = 1;; round++) {
+        long accepted = self->accepted;
         if (run_once(self, args[0], now))
             return NULL;
-        if (!more || round == ROUNDS || ((Events *)args[0])->count < 2 || !events_again((Events *)args[0]))
+        if (!more || round == ROUNDS || (count_of(args[0]) < 2 && self->accepted == accepted) ||
+            !events_again((Events *)args[0]))
             Py_RETURN_NONE;
     }
 }

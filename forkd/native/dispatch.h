@@ -5,7 +5,7 @@
 
 #include "native.h"
 
-enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */, ROUNDS = 4 };
+enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */, ROUNDS = 8 };
 
 typedef struct {
     PyObject_HEAD
