@@ -32,7 +32,6 @@ class Listener:
     backlog: int
     sockets: list[socket.socket]
     unix_inode: int | None = field(default=None)  # identity of the socket file that we made
-
     deferring: bool = False  # connections without a byte are held back
 
     def defer(self, wanted: bool) -> None:
