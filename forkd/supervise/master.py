@@ -308,7 +308,7 @@ class Master:
                 self._on_ready(child)
             elif isinstance(message, Failed):
                 child.error = message.error
-            elif isinstance(message, Recycle):
+            elif isinstance(message, Recycle) and not self.ending.soon:
                 child.replace = message.why
 
     def _on_ready(self, child: Child) -> None:
