@@ -25,7 +25,7 @@ _DEFERRED_SECONDS = 0.05
 class Ending:
     def __init__(self, master: Master) -> None:
         self.lame = False  # told to stop, and accepting for some seconds more
-        self.soon = False  # told to stop, and stopping in a moment: no child is worth replacing
+        self.soon = False  # told to stop, and stopping in a moment
         self.stopping = False
         self._master = master
 
@@ -47,14 +47,9 @@ class Ending:
             master.log.info(
                 f"told to stop: not ready any more, accepting for {seconds:g} s (--lame-duck)"
             )
-        if not seconds:
-            self.soon = True
-            for child in master.children:
-                child.replace = None  # the signal may have been for the whole process group
-        seconds = max(seconds, _DEFERRED_SECONDS)
-        self.lame = True
+        self.lame, self.soon = True, not seconds
         self._begin_nothing()
-        master.loop.timers.set("lame-duck", monotonic() + seconds, self.wind_up)
+        master.loop.timers.set("lame-duck", monotonic() + max(seconds, _DEFERRED_SECONDS), self.wind_up)
 
     def wind_up(self) -> None:
         """Finish what is under way, then end."""

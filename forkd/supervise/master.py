@@ -217,6 +217,7 @@ class Master:
             incoming_want=incoming.proof if incoming else 0,
             surge=(incoming or self.generation).config.max_surge,
             stopping=self.ending.stopping,
+            stopping_soon=self.ending.soon,
             backoff=self.backoff,
             children=tuple(self.children),
         )
@@ -308,7 +309,7 @@ class Master:
                 self._on_ready(child)
             elif isinstance(message, Failed):
                 child.error = message.error
-            elif isinstance(message, Recycle) and not self.ending.soon:
+            elif isinstance(message, Recycle):
                 child.replace = message.why
 
     def _on_ready(self, child: Child) -> None:

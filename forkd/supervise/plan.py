@@ -53,6 +53,7 @@ class Scene:
     incoming_want: int = 0
     surge: int = 0  # children beyond `want` that a reload may have; 0: as many as it needs
     stopping: bool = False
+    stopping_soon: bool = False  # nobody is worth replacing who still serves
     backoff: Backoff = Backoff()
     children: tuple[Child, ...] = ()
 
@@ -149,7 +150,8 @@ def _keep(scene: Scene) -> list[Action]:
     mine = [c for c in scene.children if c.generation == scene.active]
     starting = [c for c in mine if c.state is State.STARTING]
     ready = [c for c in mine if c.state is State.READY]
-    worn = [c for c in ready if c.replace]
+    # A TERM for the whole process group asks all children to be replaced, too.
+    worn = [c for c in ready if c.replace and not scene.stopping_soon]
     serving = len(starting) + len(ready)
     # One more while one is being replaced: the new one is ready before the old one retires.
     want = scene.want + (1 if worn and scene.want else 0)

@@ -331,6 +331,13 @@ def test_exit_when_the_last_has_gone_and_not_before() -> None:
         assert Exit() not in plan.plan(scene(child(1, state), stopping=True))
 
 
+def test_just_before_a_stop_the_dead_are_replaced_and_not_the_worn() -> None:
+    worn = child(1, replace="SIGTERM")
+    assert plan.plan(scene(worn, child(2))) == [Spawn(1, 1)]
+    assert plan.plan(scene(worn, child(2), stopping_soon=True)) == []
+    assert plan.plan(scene(worn, stopping_soon=True)) == [Spawn(1, 1)]
+
+
 @pytest.mark.parametrize("stopping", [False, True])
 def test_who_does_not_retire_in_time_is_killed(stopping: bool) -> None:
     late = child(1, RETIRING, deadline=NOW, why="max-requests")
