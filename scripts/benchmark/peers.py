@@ -41,10 +41,15 @@ class Peer:
 
 def install() -> dict[str, Peer]:
     """All that can be installed. What failed is tried again in the next run."""
-    if not Path(_PYTHON).exists():
-        _run("scripts/apt", "python3-venv")
-        _run(sys.executable, "-m", "venv", str(VENV))
+    virtual_environment(VENV)
     return {name: _peer(name, *needs) for name, needs in PEERS.items()} | {"forkd": _forkd()}
+
+
+def virtual_environment(path: Path) -> None:
+    """Make it, unless it is there."""
+    if not (path / "bin/python").exists():
+        command_output("scripts/apt", "python3-venv")
+        command_output(sys.executable, "-m", "venv", str(path))
 
 
 def compile_helpers() -> None:
@@ -53,17 +58,17 @@ def compile_helpers() -> None:
     for source in Path(__file__).with_name("native").glob("*.c"):
         program = BUILD / source.stem
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-            _run("gcc", "-O2", "-o", str(program), str(source))
+            command_output("gcc", "-O2", "-o", str(program), str(source))
 
 
 def _peer(name: str, python: list[str], debian: list[str]) -> Peer:
     try:
         if not python:
-            _run("scripts/apt", *debian)
-            return Peer(_run("dpkg-query", "-W", "-f", "${Version}", debian[0]))
+            command_output("scripts/apt", *debian)
+            return Peer(command_output("dpkg-query", "-W", "-f", "${Version}", debian[0]))
         if not set(python) <= _installed().keys():
             print(f"installing {name} into {VENV.name}", file=sys.stderr)
-            _run("scripts/apt", *debian)
+            command_output("scripts/apt", *debian)
             _pip(*python)
         return Peer(_installed()[python[0]])
     except Failed as error:
@@ -76,15 +81,15 @@ def _forkd() -> Peer:
     sources = [ROOT / "pyproject.toml", ROOT / "setup.cfg", *(ROOT / "forkd").rglob("*.[pch]*")]
     if not stamp.exists() or any(s.stat().st_mtime > stamp.stat().st_mtime for s in sources):
         print(f"installing forkd into {VENV.name}", file=sys.stderr)
-        _run("scripts/apt", *_HEADERS)
+        command_output("scripts/apt", *_HEADERS)
         _pip(str(ROOT))  # brings the dependencies
         _pip(
             "--force-reinstall", "--no-deps", str(ROOT)
         )  # the version is the same, the code is not
         stamp.touch()
-    commit = _run("git", "describe", "--always", "--dirty").strip()
+    commit = command_output("git", "describe", "--always", "--dirty").strip()
     try:
-        _run(_PYTHON, "-P", "-c", "import forkd._native")
+        command_output(_PYTHON, "-P", "-c", "import forkd._native")
         native = ""
     except Failed:
         native = ", without its native module, which did not compile"
@@ -97,15 +102,16 @@ def _installed() -> dict[str, str]:
         "import importlib.metadata as m, json;"
         "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
     )
-    versions: dict[str, str] = json.loads(_run(_PYTHON, "-P", "-c", script))
+    versions: dict[str, str] = json.loads(command_output(_PYTHON, "-P", "-c", script))
     return versions
 
 
 def _pip(*arguments: str) -> None:
-    _run(_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
+    command_output(_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
 
 
-def _run(*command: str) -> str:
+def command_output(*command: str) -> str:
+    """What the command prints, run in the root of the project. Raises Failed."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:

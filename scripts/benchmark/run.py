@@ -63,12 +63,12 @@ def measure(
                     if work.warm:
                         # All are up, and idle but for the one that is measured: so the rounds are short.
                         if name not in servers:
-                            servers[name] = _start(work, contender, core, stack)
+                            servers[name] = start(work, contender, core, stack)
                             work.measure(servers[name], min(WARM_SECONDS, seconds))
                         figures[name].append(work.measure(servers[name], seconds))
                     else:
                         with ExitStack() as once:
-                            server = _start(work, contender, core, once)
+                            server = start(work, contender, core, once)
                             figures[name].append(work.measure(server, seconds))
                 except Unavailable as error:
                     missing[name] = str(error)
@@ -83,10 +83,12 @@ def measure(
     }
 
 
-def _start(work: Work, contender: Contender, core: int, stack: ExitStack) -> Server:
-    """A server that answers as all others. It ends with the stack."""
+def start(
+    work: Work, contender: Contender, core: int, stack: ExitStack, programs: Path = VENV / "bin"
+) -> Server:
+    """A server that answers as all others, from the directory of these programs. It ends with the stack."""
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-", dir=BUILD))
-    place = Place(free_port(), Path(directory), VENV / "bin", BUILD)
+    place = Place(free_port(), Path(directory), programs, BUILD)
     command = contender.command(place)
     server = stack.enter_context(Server(command, place.port, place.directory / "log", core))
     work.check(server)
