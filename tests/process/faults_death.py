@@ -39,7 +39,7 @@ def leaders_killed(trial: Trial) -> None:
     trial.stall(crowd, p99=0.1, most=1.0)
     trial.note("lost", f"{crowd.failed} of at most {in_flight} in flight")
     trial.require(crowd.failed <= in_flight, f"{crowd.failed} lost")
-    _only_victims(trial, crowd)
+    only_victims(trial, crowd)
 
 
 def leaders_stopped(trial: Trial) -> None:
@@ -88,7 +88,7 @@ def all_killed(trial: Trial) -> None:
     trial.note("reset", crowd.count("reset"))
     trial.require(max(pauses) < 1, f"the first answer came after {max(pauses):.2f} s")
     trial.require(crowd.failed <= rounds * (KEEP + FRESH), f"{crowd.failed} lost")
-    _only_victims(trial, crowd)
+    only_victims(trial, crowd)
 
 
 def master_killed(trial: Trial) -> None:
@@ -177,7 +177,7 @@ def workers_hit(trial: Trial) -> None:
     trial.note("answered", crowd.count("answered"))
     trial.note("reset", crowd.count("reset"))
     trial.require(crowd.failed <= rounds * (KEEP + FRESH), f"{crowd.failed} lost")
-    _only_victims(trial, crowd)
+    only_victims(trial, crowd)
 
 
 def _victim(trial: Trial) -> dict[str, int]:
@@ -186,7 +186,7 @@ def _victim(trial: Trial) -> dict[str, int]:
     return trial.chance.choice(until(trial.service.workers, "a worker"))
 
 
-def _only_victims(trial: Trial, crowd: Crowds) -> None:
+def only_victims(trial: Trial, crowd: Crowds) -> None:
     """A worker that dies resets its connections. Nothing else may be seen of it."""
     for fate in ("refused", "lost", "wrong"):
         texts = [text for text in crowd.failures if text.startswith(fate)]

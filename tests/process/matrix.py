@@ -12,6 +12,7 @@ from . import (
     faults_logs,
     faults_replace,
     faults_signals,
+    faults_together,
 )  # fmt: skip
 from .trial import Trial
 
@@ -47,4 +48,6 @@ ROWS = (
     Row("15", faults_death.master_stopped, 0.1),
     Row("16", faults_death.workers_hit, 0.03),
     Row("17", faults_kernel.no_processes, 0.2),
+    Row("18", faults_together.together, 0.009, ("half-sync-half-async", "proactor")),
+    Row("18a", faults_together.together_threads, 0.009),
 )
