@@ -24,6 +24,7 @@ class Server:
 
     def __init__(self, command: list[str], port: int, log: Path, core: int):
         self.command, self.port, self._core = command, port, core
+        self.directory = log.parent
         self._log = open(log, "w+b")
 
     def __enter__(self) -> Server:

@@ -32,6 +32,11 @@ class Place:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def second(self) -> Path:
+        """A unix socket, for servers that listen on two addresses."""
+        return self.directory / "second.sock"
+
 
 Command = Callable[[Place], list[str]]
 
@@ -120,10 +125,25 @@ def uwsgi() -> Contender:
     )  # fmt: skip
 
 
-def nginx() -> Contender:
+def with_second(contender: Contender, flag: str = "--bind") -> Contender:
+    """The same with a unix socket beside its port, `Place.second`."""
+
+    def command(at: Place) -> list[str]:
+        return [*contender.command(at), flag, f"unix:{at.second}"]
+
+    return Contender(contender.name, contender.peer, command)
+
+
+def nginx_with_second() -> Contender:
+    return nginx("nginx", "listen unix:{second}; location = /1m {{ alias {directory}/1m; }}")
+
+
+def nginx(name: str = "nginx return 200", more: str = "") -> Contender:
     def command(at: Place) -> list[str]:
         config = at.directory / "nginx.conf"
-        config.write_text(NGINX.format(directory=at.directory, port=at.port))
+        (at.directory / "1m").write_bytes(bytes(1 << 20))
+        text = NGINX.replace("location / ", f"{more} location / ")
+        config.write_text(text.format(directory=at.directory, port=at.port, second=at.second))
         return [
             "nginx",
             "-c",
@@ -134,7 +154,7 @@ def nginx() -> Contender:
             f"{at.directory}/nginx.log",
         ]
 
-    return Contender("nginx return 200", "nginx", command)
+    return Contender(name, "nginx", command)
 
 
 def c_echo() -> Contender:

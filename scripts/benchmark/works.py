@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from scripts.benchmark import check, load, measure, servers
+from scripts.benchmark import check, fairness, load, measure, servers
 from scripts.benchmark.load import Figures
 from scripts.benchmark.process import Server
 from scripts.benchmark.servers import Contender, forkd, forkd_without_log
@@ -22,6 +22,11 @@ METRICS = {
     "wakeups": ("wake-ups/s", False),
     "pss": ("memory (PSS), MiB", False),
     "spread": ("dearest by cheapest", False),
+    **{
+        f"{group}_{which}": (f"{group} {which}, ms", False)
+        for group in fairness.GROUPS
+        for which in ("p50", "p99", "max")
+    },
     **{f"cost_{n}": (f"µs at {n:,}", False) for n in measure.STEPS},
 }
 RATES = ("per_cpu", "per_second", "p50", "p99")
@@ -137,6 +142,23 @@ WORKS = (
         (Goal(1.5, ("granian", "bjoern")),),
         partial(check.answers, sent=check.request("/", "Connection: close"), again=False),
         partial(load.wrk, headers=("Connection: close",)), quick=True,
+    ),
+    Work(
+        "fairness", "Beside 24 clients that connect anew all the time, 5 ms each: who waits how long",
+        (
+            *(f"{group}_{which}" for group in fairness.GROUPS for which in ("p99", "p50", "max")),
+            "p50", "p99", "per_second",
+        ),
+        (
+            servers.with_second(forkd()),
+            servers.with_second(forkd("--threads", "4", name="forkd, 4 threads")),
+            servers.with_second(forkd("--model", "half-sync-half-async", name="forkd, half-sync/half-async")),
+            servers.with_second(forkd("--model", "proactor", name="forkd, proactor")),
+            servers.nginx_with_second(),
+            servers.with_second(servers.gunicorn(*GTHREAD, "--threads", "4")),
+        ),
+        (),
+        HELLO, fairness.measure, warm=False,
     ),
     Work(
         "64k", "Response of 64 KiB", RATES, (*_own(), *PEERS), (Goal(1.0, ALL, best=True),),
