@@ -42,12 +42,14 @@ class Group:
                 client.sendall(self._sent)
                 if len(_all(client, self._size)) != self._size:
                     raise OSError("closed within an answer")
+                failed = False
             except OSError:
-                self.errors += 1
-                client = client.close() if client else None
+                failed = True
+            self.errors += failed
             self.times.append(time.monotonic() - began)
-            if client is not None and not self._keep:
-                client = client.close()
+            if client is not None and (failed or not self._keep):
+                client.close()
+                client = None
             time.sleep(PAUSE_SECONDS)
         if client is not None:
             client.close()
