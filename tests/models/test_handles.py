@@ -22,6 +22,8 @@ from forkd.system.handles import (
 )
 from forkd.system.signals import NEWS
 
+pytestmark = pytest.mark.alone  # SIGIO ends a process with a thread that does not block it
+
 
 class Listed(NativeEpollSet):
     """Its events are a sequence of the kernel's; here they are to be equal to lists."""

@@ -18,6 +18,8 @@ from forkd.system.handles import READ
 from forkd.system.operations import Kind, Operations
 from forkd.system.uring import UringOperations
 
+pytestmark = pytest.mark.alone  # as in test_handles.py, by the signals of POSIX AIO
+
 LISTENER = socket.create_server(("127.0.0.1", 0), backlog=1000)
 LISTENER.setblocking(False)
 

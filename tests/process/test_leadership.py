@@ -12,6 +12,8 @@ from .clients import Load
 from .conftest import Service, until
 from .leadership import Probe, ask, percentile, switches
 
+pytestmark = pytest.mark.alone  # what it looks at are latencies
+
 
 def test_long_lived_connections_are_spread_evenly(service: Service) -> None:
     service.start("-w", "4")

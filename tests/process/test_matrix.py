@@ -22,6 +22,12 @@ NEEDS_ROOT = {"no_processes": "strace on a process that is not ours to trace"}
 NEEDS_SLOWHTTPTEST = {"slow_senders", "slow_readers"}
 
 
+def _marks(row: matrix.Row, model: str) -> list[pytest.MarkDecorator]:
+    """Three rows show their second model for every change, the others with the long runs."""
+    soak = model in row.models and row.number not in ("1", "6", "18")
+    return [*([pytest.mark.soak] if soak else []), *([pytest.mark.alone] if row.alone else [])]
+
+
 @pytest.mark.parametrize(
     ("row", "model"),
     [
@@ -29,10 +35,7 @@ NEEDS_SLOWHTTPTEST = {"slow_senders", "slow_readers"}
             row,
             model,
             id=f"{row.name}-{model}",
-            # Two rows show their second model for every change, the others with the long runs.
-            marks=[pytest.mark.soak]
-            if model in row.models and row.number not in ("1", "6")
-            else [],
+            marks=_marks(row, model),
         )
         for row in matrix.ROWS
         for model in ("leader-followers", *row.models)

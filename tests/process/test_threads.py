@@ -60,6 +60,7 @@ def in_flight(service: Service) -> int:
     return sum(worker["in_flight"] for worker in service.live()["workers"])
 
 
+@pytest.mark.alone  # what takes long is told by how long the rest takes
 @NATIVE
 def test_what_takes_long_leaves_a_thread_for_the_others(held: Service, native: str) -> None:
     held.start("-w", "1", "--threads", "4", native)
