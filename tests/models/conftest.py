@@ -1,8 +1,7 @@
-"""One daemon per cell of model × io × interface, and the grid of what passed in each."""
+"""One daemon per cell of model × io × interface."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,24 +28,23 @@ CELLS: list[Cell] = [
     for threads in _threads(row, io)
     for interface in registry.INTERFACES
 ]
-_RESULTS: dict[str, Counter[str]] = {}
 
 
 def cells(*interfaces: str, refused: bool = False) -> list[Any]:
     """The cells with these interfaces; those that the table refuses, or the others."""
     return [
-        pytest.param(cell, id=_name(cell))
+        pytest.param(cell, id=name_of(cell))
         for cell in CELLS
-        if cell[2] in interfaces and bool(_refusal(cell)) is refused
+        if cell[2] in interfaces and bool(refusal_of(cell)) is refused
     ]
 
 
-def _name(cell: Cell) -> str:
+def name_of(cell: Cell) -> str:
     model, io, interface, threads = cell
     return f"{model}/{io}/x{threads}/{interface}"
 
 
-def _refusal(cell: Cell) -> str | None:
+def refusal_of(cell: Cell) -> str | None:
     model, io, interface, threads = cell
     return registry.refusal(registry.get(model), io, interface, threads)
 
@@ -64,24 +62,3 @@ def daemon(
     service.start(*flags, *request.module.FLAGS)
     yield service
     service.finish()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    for cell in CELLS:
-        name = _name(cell)
-        mine = f"[{name}" in report.nodeid or f"-{name}" in report.nodeid
-        if mine and (report.when == "call" or report.outcome != "passed"):
-            _RESULTS.setdefault(name, Counter())[report.outcome] += 1
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _RESULTS:
-        return
-    terminalreporter.section("models")
-    for cell in CELLS:
-        name = _name(cell)
-        found = _RESULTS.get(name, Counter())
-        text = ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items())) or "not run"
-        why = _refusal(cell)
-        terminalreporter.line(f"{name:40} {'refused: ' + why if why else text}")

@@ -1,0 +1,36 @@
+"""The grid: what passed in each cell of model × io × interface, at the end of a run.
+
+Here and not beside the cells, since the process that reports a run of several need not have collected any.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.models.conftest import CELLS, name_of, refusal_of
+
+_RESULTS: dict[str, Counter[str]] = {}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for cell in CELLS:
+        name = name_of(cell)
+        mine = f"[{name}" in report.nodeid or f"-{name}" in report.nodeid
+        if mine and (report.when == "call" or report.outcome != "passed"):
+            _RESULTS.setdefault(name, Counter())[report.outcome] += 1
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not _RESULTS:
+        return
+    terminalreporter.section("models")
+    for cell in CELLS:
+        name = name_of(cell)
+        found = _RESULTS.get(name, Counter())
+        text = ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items())) or "not run"
+        why = refusal_of(cell)
+        terminalreporter.line(f"{name:40} {'refused: ' + why if why else text}")
