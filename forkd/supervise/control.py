@@ -13,10 +13,12 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from forkd.errors import BindError, ForkdError, NotRunning, SystemCallError
 from forkd.system.loop import Loop
+from forkd.system.sockets import unix_holder
 
 _MOST = 65536
 
@@ -85,14 +87,17 @@ class ControlServer:
         is stale then, unless it is not ours at all. Raises BindError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if _answers(path):
-                raise BindError(
-                    f"control {path}: another process listens there; choose another --control"
-                )
             if os.path.lexists(path):
                 if not _is_socket(path):
                     raise BindError(f"control {path}: exists and is not a socket; remove it")
-                os.unlink(path)
+                holder = unix_holder(path)
+                if holder is not None:
+                    raise BindError(
+                        f"control {path}: it belongs to {holder}; choose another --control, or remove the "
+                        "file if nothing uses it any more"
+                    )
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
             before = os.umask(0o177)  # 0600 from the first instant
             try:
                 sock.bind(path)
@@ -174,18 +179,6 @@ class ControlServer:
                 os.unlink(self._path)
         except FileNotFoundError:
             pass
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 def _is_socket(path: str) -> bool:

@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from forkd.address import Address
@@ -150,10 +151,14 @@ def _listen_unix(address: Address, backlog: int) -> Listener:
             raise BindError(
                 f"bind {address}: {path} exists and is not a socket; remove or rename it"
             )
-        holder = _unix_holder(path)
+        holder = unix_holder(path)
         if holder is not None:
-            raise BindError(f"bind {address}: already served by {holder}")
-        os.unlink(path)
+            raise BindError(
+                f"bind {address}: {path} belongs to {holder}; stop that, or bind another path, or remove "
+                "the file if nothing uses it any more"
+            )
+        with suppress(FileNotFoundError):
+            os.unlink(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
@@ -167,18 +172,31 @@ def _listen_unix(address: Address, backlog: int) -> Listener:
     return Listener(address, str(address), backlog, [sock], _inode(path))
 
 
-def _unix_holder(path: str) -> str | None:
-    """Who listens on the socket file, or None when nobody does."""
+def unix_holder(path: str) -> str | None:
+    """Who has the socket file, in words, or None when it may be unlinked, for nobody has.
+
+    Only ECONNREFUSED says so: no socket is bound to the file, or none that listens. A live one may well
+    refuse the probe otherwise: it is no stream socket (EPROTOTYPE), its file may not be written to
+    (EACCES), its queue is full (EAGAIN); connect(2), unix(7).
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
         except BlockingIOError:
             return "a process whose accept queue is full"  # EAGAIN: listening, and busy
-        except OSError:
-            return None  # ECONNREFUSED: the file outlived its socket
+        except OSError as error:
+            return _UNPROBED.get(error.errno or 0) or f"somebody, as far as can be seen ({error.strerror})"
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return _describe(pid)
+
+
+_UNPROBED = {
+    errno.EPROTOTYPE: "a process that has a datagram or seqpacket socket there",
+    errno.EACCES: "another user, who lets nobody else connect",
+}
 
 
 def _adopt(address: Address, fd: int, backlog: int) -> Listener:
