@@ -43,7 +43,7 @@ METRICS: tuple[Metric, ...] = (
         "forkd_lease_grants_total", "counter", (),
         "Times the master gave leadership to an idle worker because the leader was busy or stopped.",
     ),
-    Metric("forkd_sigio_rings_total", "counter", (), "SIGIO deliveries that found the doorbell armed."),
+    Metric("forkd_sigio_rings_total", "counter", (), "Times that the doorbell rang, by SIGIO or by epoll."),
     Metric(
         "forkd_log_lines_lost_total", "counter", ("log",),
         "Lines that a log did not take, for want of room on the disk or of a reader.",

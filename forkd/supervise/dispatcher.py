@@ -18,6 +18,7 @@ end, when there are no others, it closes its ends, and each child reads its queu
 from __future__ import annotations
 
 import select
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -177,32 +178,43 @@ class Dispatcher:
 
     def _again_in(self, seconds: float) -> None:
         """Look again then, rather than be told at once and for ever."""
-        if not self._by_signal:
-            self._deafen()
+        for sock in self._sockets(by_signal=False):
+            if sock.fileno() >= 0:
+                self._loop.unwatch(sock.fileno())
         self._loop.timers.set("dispatch", monotonic() + seconds, self._again)
 
     def _again(self) -> None:
-        if not self._by_signal:
-            self._listen()
+        self._heed()
         self.accept()
 
     def _listen(self) -> None:
-        for listener in self._listeners:
-            for sock in listener.sockets:
-                if self._by_signal:
-                    signals.own(sock)
-                    signals.arm(sock)
-                else:
-                    self._loop.watch(sock.fileno(), self.accept)
+        for sock in self._sockets(by_signal=True):
+            signals.own(sock)
+            signals.arm(sock)
+        self._heed()
+
+    def _heed(self) -> None:
+        for sock in self._sockets(by_signal=False):
+            self._loop.watch(sock.fileno(), self.accept)
 
     def _deafen(self) -> None:
         self._loop.timers.cancel("dispatch")
-        for listener in self._listeners:
-            for sock in listener.sockets:
-                if sock.fileno() >= 0:
-                    if self._by_signal:
-                        signals.disarm(sock)
-                    self._loop.unwatch(sock.fileno())
+        for sock in self._sockets(by_signal=True):
+            if sock.fileno() >= 0:
+                signals.disarm(sock)
+        for sock in self._sockets(by_signal=False):
+            if sock.fileno() >= 0:
+                self._loop.unwatch(sock.fileno())
+
+    def _sockets(self, by_signal: bool) -> list[socket.socket]:
+        """Those of which the master is told by SIGIO, or by its epoll: also of those that other processes
+        have (see arrivals.py), whatever the configuration says."""
+        return [
+            sock
+            for listener in self._listeners
+            for sock in listener.sockets
+            if (self._by_signal and listener.private) is by_signal
+        ]
 
     def _anybody_waits(self) -> bool:
         poll = select.poll()

@@ -1,11 +1,10 @@
-"""SIGIO on the listeners: somebody is waiting. In the master.
+"""The bell of the listeners: somebody is waiting. In the master.
 
-The flag O_ASYNC lives on the open file description that all children share, so it would ring for
-every connection, whoever accepts it. So after a ring the bell is disarmed and the master looks
-again 2 ms later: what is served by then costs nothing. If the queue is still readable, its leader
-is inside application code, stopped or slow, and the lease is granted to an idle follower; when
-nobody is idle, one more child may be wanted. It looks again every 2 ms until the queue is empty,
-and arms the bell anew. Idle, nothing runs at all.
+It rings by SIGIO or by epoll (arrivals.py), and would for every connection, whoever accepts it. So
+after a ring the bell is disarmed and the master looks again 2 ms later: what is served by then costs
+nothing. If the queue is still readable, its leader is inside application code, stopped or slow, and the
+lease is granted to an idle follower; when nobody is idle, one more child may be wanted. It looks again
+every 2 ms until the queue is empty, and arms the bell anew. Idle, nothing runs at all.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from dataclasses import dataclass
 from enum import Enum
 from time import monotonic, monotonic_ns
 
-from forkd.system import signals
+from forkd.supervise.arrivals import Arrivals, arrivals
 from forkd.system.lease import FULL, NOBODY, Lease
-from forkd.system.loop import Timers
+from forkd.system.loop import Loop
 from forkd.system.scoreboard import ACCEPTED, Scoreboard
+from forkd.system.sockets import Listener
 
 WINDOW = 0.002  # seconds
 #: When everybody has been busy for this many looks, or nobody has accepted upon as many grants (there may be
@@ -72,22 +72,24 @@ class Doorbell:
 
     def __init__(
         self,
-        timers: Timers,
+        loop: Loop,
         board: Scoreboard,
         nobody_free: Callable[[], None],
         suspected: Callable[[], None],
     ) -> None:
         """`nobody_free`: somebody waits and every child is busy. `suspected`: `suspects` changed;
         leaders must not promote them."""
-        self.rings = 0  # SIGIO deliveries that found the bell armed
+        self.rings = 0  # that found the bell armed
         self.looks = 0
         self.grants = 0
         self.suspects: set[int] = set()
-        self._timers = timers
+        self._loop = loop
+        self._timers = loop.timers
         self._board = board
         self._nobody_free = nobody_free
         self._suspected = suspected
         self._sockets: list[socket.socket] = []
+        self._arrivals: list[Arrivals] = []
         self._lease: Lease | None = None
         self._armed = False
         self._term = -1
@@ -95,30 +97,34 @@ class Doorbell:
         self._vain_grants = 0
         self._accepted = -1
 
-    def watch(self, sockets: list[socket.socket], lease: Lease | None) -> None:
+    def watch(self, listeners: list[Listener], lease: Lease | None) -> None:
         """Listen to these from now on, and no longer to the ones before."""
         self.mute()
-        self._sockets = sockets
+        self._sockets = [sock for listener in listeners for sock in listener.sockets]
+        self._arrivals = arrivals(listeners, self._loop, self.ring)
         self._lease = lease
         self.suspects.clear()
         self._poll = select.poll()
-        for sock in sockets:
-            signals.own(sock)
+        for sock in self._sockets:
             self._poll.register(sock, select.POLLIN)
         self.look()
 
     def give_up(self) -> None:
         """Another master owns the bell now: leave the flags, which are shared, as it sets them."""
-        self._sockets = []
-        self.mute()
+        for each in self._arrivals:
+            each.leave()
+        self._forget()
 
     def mute(self) -> None:
+        """To be called before the listeners are closed."""
+        for each in self._arrivals:
+            each.close()
+        self._forget()
+
+    def _forget(self) -> None:
         self._timers.cancel("doorbell")
-        for sock in self._sockets:
-            if sock.fileno() >= 0:
-                signals.disarm(sock)
         self._armed = False
-        self._sockets = []
+        self._sockets, self._arrivals = [], []
 
     def counters(self) -> dict[str, int]:
         return {"rings": self.rings, "looks": self.looks, "grants": self.grants}
@@ -130,7 +136,7 @@ class Doorbell:
         self.grants += counters["grants"]
 
     def ring(self) -> None:
-        """SIGIO came."""
+        """Somebody has come."""
         if not self._armed:
             return  # one that was under way when the bell was disarmed
         self.rings += 1
@@ -201,8 +207,8 @@ class Doorbell:
 
     def _arm(self, on: bool) -> None:
         self._armed = on
-        for sock in self._sockets:
-            (signals.arm if on else signals.disarm)(sock)
+        for each in self._arrivals:
+            (each.arm if on else each.disarm)()
 
     def _look_in(self, seconds: float) -> None:
         self._timers.set("doorbell", monotonic() + seconds, self.look)

@@ -37,6 +37,7 @@ class Generation:
     queue: Queue | None = None  # one for all: dispatch = competition
     access: int | None = None  # descriptor of the access log, when that is a file
     interface: str = ""  # of its application, as its children say
+    exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
 
     @classmethod

@@ -1,4 +1,5 @@
-"""Who accepts, as the master decides it: the members of the lease, its holder, and SIGIO's bell.
+"""Who accepts, as the master decides it: the members of the lease, its holder, and the bell of
+the listeners.
 
 The children pass the lease on among themselves (system/lease.py). The master has the last word when
 one of them has come, gone, or does not answer, and when somebody waits and nobody is free.
@@ -15,6 +16,7 @@ from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
 from forkd.system.lease import NOBODY, Lease
+from forkd.system.sockets import Listener
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 
 class Leadership:
     def __init__(self, master: Master) -> None:
+        self.other_ids = False  # the children have other ids than the master
         self._master = master
-        self.doorbell = Doorbell(master.loop.timers, master.board, self._nobody_free, self.settle)
+        self.doorbell = Doorbell(master.loop, master.board, self._nobody_free, self.settle)
         self.dispatcher = Dispatcher(
             master.loop, master.log, master.board, master.children, self._nobody_free
         )
@@ -58,11 +61,32 @@ class Leadership:
             if lease is not None and lease.holder() != NOBODY:
                 lease.ring(lease.holder())
 
+    def expose(self, generation: Generation) -> None:
+        """Before the first child of a generation is forked: where it has other ids, what it shares with the
+        master has no owner from now on."""
+        if self.other_ids and not generation.master_accepts and not generation.exposed:
+            generation.exposed = True
+            self._expose(generation.listeners)
+
+    def lend(self) -> None:
+        """Before another master is executed: its children may have other ids than ours."""
+        self._expose(self._master.generation.listeners)
+
+    def _expose(self, listeners: list[Listener]) -> None:
+        owned = any(listener.private for listener in listeners)
+        for listener in listeners:
+            listener.expose()
+        if owned and self._master.owns:
+            self.listen()  # anew, by epoll
+
     def listen(self) -> None:
-        """Have SIGIO where the master has something to do about who waits: it accepts, or it finds a
+        """Be told of who waits where the master has something to do about it: it accepts, or it finds a
         leader, or it adds children."""
         generation = self._master.generation
         self.doorbell.mute()
+        for listener in generation.listeners:
+            if not listener.private:
+                listener.expose()  # whoever had it before may have set an owner
         if generation.master_accepts:
             config = generation.config
             io = registry.io_of(config.model, config.io)
@@ -70,7 +94,7 @@ class Leadership:
             return
         self.dispatcher.finish(keep=generation.listeners)
         if generation.lease is not None or generation.least < generation.most:
-            self.doorbell.watch(generation.all_sockets(), generation.lease)
+            self.doorbell.watch(generation.listeners, generation.lease)
 
     def ring(self) -> None:
         """SIGIO."""

@@ -116,7 +116,9 @@ class Master:
         config = self.generation.config
         try:
             self._nursery.identity = process.identity(config.user, config.group)
+            self.leadership.other_ids = process.is_other(self._nursery.identity)
             self._open(config)
+            self.leadership.expose(self.generation)
             if self.owns:
                 self.leadership.listen()
             self.watchdog.tick()
@@ -257,6 +259,7 @@ class Master:
     def _spawn(self, number: int, count: int) -> bool:
         generation = self.generation if number == self.generation.number else self.reloader.incoming
         assert generation is not None
+        self.leadership.expose(generation)
         for _ in range(count):
             try:
                 if self._nursery.fork(generation, self.admin_address) is None:

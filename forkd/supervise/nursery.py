@@ -96,8 +96,9 @@ class Nursery:
         return child
 
     def _template_birth(self, generation: Generation, admin: str | None) -> template.Birth:
-        keep: set[socket.socket | int]
-        keep = {*generation.all_sockets(), *(generation.queue or ())[1:]}
+        keep: set[socket.socket | int] = {*(generation.queue or ())[1:]}
+        if not generation.master_accepts:
+            keep |= set(generation.all_sockets())
         return template.Birth(
             generation=generation,
             lanes=self.board.lanes,

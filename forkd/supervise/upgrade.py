@@ -105,7 +105,11 @@ def _listener(item: dict[str, Any]) -> Listener:
     for sock in sockets:
         sock.set_inheritable(False)
         sock.setblocking(False)
-    return Listener(Address(**item["wanted"]), item["name"], item["backlog"], sockets)
+    # An older forkd does not say whose workers have it.
+    private = item.get("private", False)
+    return Listener(
+        Address(**item["wanted"]), item["name"], item["backlog"], sockets, private=private
+    )
 
 
 class Upgrade:
@@ -119,6 +123,7 @@ class Upgrade:
         ours, theirs = socket.socketpair()
         self._link = Link(ours)
         handed = self._describe(theirs.fileno())
+        master.leadership.lend()
 
         def execute() -> NoReturn:
             _execute(handed, master.sources.cwd)
@@ -142,6 +147,7 @@ class Upgrade:
             "listeners": [
                 {
                     "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
+                    "private": x.private,
                     "fds": [sock.fileno() for sock in x.sockets],
                 }
                 for x in master.generation.listeners

@@ -23,6 +23,8 @@ WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR
 #: Wakes one of the processes that wait for the same listener, not all of them (Linux 4.5).
 EXCLUSIVE = select.EPOLLEXCLUSIVE
+#: Reports once, and then nothing until it is set anew (epoll only).
+ONESHOT = select.EPOLLONESHOT
 _CTL_ADD, _CTL_DEL, _CTL_MOD = 1, 2, 3  # of epoll_ctl(2), which Python does not name
 
 

@@ -250,6 +250,11 @@ def identity(user: str | None, group: str | None) -> tuple[int, int, list[int]] 
     return uid, gid, os.getgrouplist(name, gid) if name else [gid]
 
 
+def is_other(who: tuple[int, int, list[int]] | None) -> bool:
+    """Whether a process that becomes `who` has other ids than this one."""
+    return who is not None and who[:2] != (os.geteuid(), os.getegid())
+
+
 def become(who: tuple[int, int, list[int]]) -> None:
     """Drop privileges for good: groups first, while we still may; then verify (setresuid(2))."""
     uid, gid, groups = who

@@ -61,6 +61,17 @@ def own(listener: socket.socket) -> None:
     fcntl.fcntl(listener, fcntl.F_SETOWN, os.getpid())
 
 
+def disown(listener: socket.socket) -> None:
+    """Have no signal sent to anybody for `listener`, whatever a process that shares it has set.
+
+    What such a process sets from now on counts with its own rights: the kernel keeps the ids of whoever
+    called F_SETOWN, and asks whether they may signal the owner.
+    """
+    fcntl.fcntl(listener, fcntl.F_SETOWN, 0)
+    fcntl.fcntl(listener, fcntl.F_SETSIG, 0)
+    disarm(listener)
+
+
 def arm(listener: socket.socket) -> None:
     """Ring for connections from now on (O_ASYNC). What already waits does not ring."""
     flags = fcntl.fcntl(listener, fcntl.F_GETFL)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
+from forkd.system import signals
 from forkd.system.process import parent
 
 #: Seconds for which the kernel holds a connection back until its client has said something. It counts in
@@ -34,6 +35,9 @@ class Listener:
     sockets: list[socket.socket]
     unix_inode: int | None = field(default=None)  # identity of the socket file that we made
     deferring: bool = False  # connections without a byte are held back
+    #: No process of other ids than the master's has it, or has had it, so that the master may be its owner:
+    #: see supervise/arrivals.py. False where somebody passed it to us, for who else has it is not known.
+    private: bool = True
 
     def defer(self, wanted: bool) -> None:
         """Whether the kernel is to hold connections back until their first bytes are there (tcp(7),
@@ -45,6 +49,12 @@ class Listener:
             self.deferring = wanted
             for sock in self.sockets:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, wanted * _DEFERRAL)
+
+    def expose(self) -> None:
+        """Processes of other ids may have it from now on: nobody is its owner."""
+        self.private = False
+        for sock in self.sockets:
+            signals.disown(sock)
 
     def shut(self) -> None:
         """Let nobody new in; who waits is still served. With a backlog of 0 the kernel drops a SYN
@@ -212,7 +222,7 @@ def _adopt(address: Address, fd: int, backlog: int) -> Listener:
         sock.close()
         raise BindError(f"bind {address}: descriptor {fd} is a socket that does not listen")
     sock.setblocking(False)
-    return Listener(address, name_of(sock), backlog, [sock])
+    return _passed(Listener(address, name_of(sock), backlog, [sock]))
 
 
 def restored(address: Address, fd: int, backlog: int) -> Listener:
@@ -223,7 +233,13 @@ def restored(address: Address, fd: int, backlog: int) -> Listener:
     sock.listen(backlog)  # that master may have shut it
     sock.setblocking(False)
     inode = _inode(address.path) if address.kind == "unix" else None
-    return Listener(address, name_of(sock), backlog, [sock], inode)
+    return _passed(Listener(address, name_of(sock), backlog, [sock], inode))
+
+
+def _passed(listener: Listener) -> Listener:
+    """Whoever has passed it may have set an owner, and have given it to others."""
+    listener.expose()
+    return listener
 
 
 def name_of(sock: socket.socket) -> str:

@@ -71,9 +71,12 @@ class Probe(threading.Thread):
 
 def switches(pid: int) -> int:
     """voluntary_ctxt_switches of a process and its children: how often any of them woke."""
-    total = 0
-    for each in [pid, *children_of(pid)]:
-        for line in Path(f"/proc/{each}/status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                total += int(line.split()[1])
-    return total
+    return sum(wakings(each) for each in [pid, *children_of(pid)])
+
+
+def wakings(pid: int) -> int:
+    """voluntary_ctxt_switches of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches"):
+            return int(line.split()[1])
+    raise AssertionError(f"the kernel does not say how often {pid} woke")

@@ -10,7 +10,21 @@ import pytest
 
 from .clients import Load
 from .conftest import Service, until
-from .leadership import Probe, ask, percentile, switches
+from .leadership import Probe, ask, percentile, switches, wakings
+from .test_privileges import open_up, root_only
+
+
+@pytest.fixture(
+    params=[
+        pytest.param([], id=""),
+        pytest.param(["--user", "nobody"], id="nobody", marks=root_only),
+    ]
+)
+def ids(request: pytest.FixtureRequest, service: Service) -> list[str]:
+    """The workers have the master's ids, and the doorbell is SIGIO; or they have others, and it is epoll."""
+    if request.param:
+        open_up(service)
+    return list(request.param)
 
 pytestmark = pytest.mark.alone  # what it looks at are latencies
 
@@ -48,8 +62,8 @@ def test_fast_requests_beside_slow_ones(service: Service, keep: bool) -> None:
     assert worst < 0.030
 
 
-def test_an_idle_service_sleeps(service: Service) -> None:
-    service.start("-w", "4")
+def test_an_idle_service_sleeps(service: Service, ids: list[str]) -> None:
+    service.start(*ids, "-w", "4")
     service.get()
     seconds = 3.0
     rings = service.live()["doorbell"]
@@ -60,16 +74,16 @@ def test_an_idle_service_sleeps(service: Service) -> None:
     assert service.live()["doorbell"]["grants"] == rings["grants"]
 
 
-def test_no_rings_when_idle(service: Service) -> None:
-    service.start("-w", "4")
+def test_no_rings_when_idle(service: Service, ids: list[str]) -> None:
+    service.start(*ids, "-w", "4")
     time.sleep(1.0)
     counters = service.live()["doorbell"]
     assert counters["rings"] == 0
     assert counters["looks"] <= 2
 
 
-def test_a_stopped_leader_is_passed_by(service: Service) -> None:
-    service.start("-w", "4")
+def test_a_stopped_leader_is_passed_by(service: Service, ids: list[str]) -> None:
+    service.start(*ids, "-w", "4")
     victim = service.leader()["pid"]
     os.kill(victim, signal.SIGSTOP)
     try:
@@ -82,22 +96,27 @@ def test_a_stopped_leader_is_passed_by(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_rings_are_bounded_under_load(service: Service) -> None:
-    service.start("-w", "4")
+def test_rings_are_bounded_under_load(service: Service, ids: list[str]) -> None:
+    """And so are the master's wake-ups: one for each ring, and one for each look."""
+    service.start(*ids, "-w", "4")
     with Load(service.address, fresh=4) as load:
         load.more(20)
-        before, asked, began = service.live()["doorbell"]["rings"], load.asked, time.monotonic()
+        asked, began = load.asked, time.monotonic()
+        before, woken = service.live()["doorbell"], wakings(service.pid)
         load.more(1000, 20)
+        woken, after = wakings(service.pid) - woken, service.live()["doorbell"]
         seconds = time.monotonic() - began
-        rings = service.live()["doorbell"]["rings"] - before
     assert load.failures == []
+    rings, looks = (after[name] - before[name] for name in ("rings", "looks"))
     print(f"{rings / seconds:.0f} rings/s at {(load.asked - asked) / seconds:.0f} requests/s")
+    print(f"woken {woken} times, by {rings} rings and {looks} looks")
     assert rings / seconds < 500
+    assert woken <= rings + looks + 20 + 10 * seconds  # verbs, scrapes, the tick
 
 
-def test_the_master_grants_when_the_leader_is_busy(service: Service) -> None:
-    """With as many connections everywhere nobody is promoted: only SIGIO can move the lease."""
-    service.start("-w", "2")
+def test_the_master_grants_when_the_leader_is_busy(service: Service, ids: list[str]) -> None:
+    """With as many connections everywhere nobody is promoted: only the doorbell can move the lease."""
+    service.start(*ids, "-w", "2")
     with service.connect() as idle, service.connect() as busy:
         ask(idle, keep=True)
         busy.sendall(b"GET /sleep/2 HTTP/1.1\r\nHost: a\r\n\r\n")
