@@ -166,7 +166,8 @@ class Doorbell:
             return
         self.forgive()
         holder, term = lease.holder(), lease.term()
-        verdict = judge(holder, self._candidates(lease), patience_over=term == self._term)
+        patience_over = term == self._term
+        verdict = judge(holder, self._candidates(lease), patience_over)
         self._term = term
         if isinstance(verdict, int):
             if holder != NOBODY and not self._busy(holder):
@@ -181,6 +182,10 @@ class Doorbell:
             self._vain_grants = self._vain_grants + 1 if accepted == self._accepted else 0
             self._accepted = accepted
         elif verdict is Verdict.NOBODY_FREE:
+            if patience_over and holder != NOBODY and not self._busy(holder):
+                # It sleeps, and may not know that it leads: whoever named it has not rung its bell yet, and
+                # will not as long as it is stopped.
+                lease.ring(holder)
             self._busy_looks += 1
             self._nobody_free()
 

@@ -9,7 +9,8 @@ it names.
 
 Why nothing here can be left locked by a SIGKILL: there is nothing to unlock. The cell always names
 somebody; the master learns of a death from the pidfd and grants anew. A writer that dies between
-the write and the bell is covered too: on any death the master rings the holder once more. Two
+the write and the bell is covered too: on any death the master rings the holder once more; and so it does
+when somebody waits and nothing moves, for a writer may also be stopped there. Two
 writers at once are harmless: the last write wins and its writer rings after writing, and two
 leaders for an instant only mean that one of them gets EAGAIN from accept(2).
 
