@@ -117,6 +117,29 @@ def test_rings_are_bounded_under_load(service: Service, ids: list[str]) -> None:
 def test_the_master_grants_when_the_leader_is_busy(service: Service, ids: list[str]) -> None:
     """With as many connections everywhere nobody is promoted: only the doorbell can move the lease."""
     service.start(*ids, "-w", "2")
+    passes_a_busy_leader_by(service)
+    service.ok("reload")
+    passes_a_busy_leader_by(service)
+    before = service.pid
+    service.ok("upgrade")
+    until(lambda: service.pid != before, "a new master")
+    passes_a_busy_leader_by(service)
+
+
+def test_it_does_so_after_an_upgrade_that_has_failed(service: Service, ids: list[str]) -> None:
+    service.expected_errors = [
+        "upgrade failed",
+        "broken on purpose",
+        "gone: (boot|error)",
+        "Traceback",
+    ]
+    service.start(*ids, "-w", "2")
+    service.write_app("raise RuntimeError('broken on purpose')")
+    assert service.run("upgrade").returncode == 1
+    passes_a_busy_leader_by(service)
+
+
+def passes_a_busy_leader_by(service: Service) -> None:
     with service.connect() as idle, service.connect() as busy:
         ask(idle, keep=True)
         busy.sendall(b"GET /sleep/2 HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -6,6 +6,7 @@ The open file description of a listener is shared. Whoever has it may choose the
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import socket
@@ -19,6 +20,7 @@ import pytest
 
 from .conftest import Service, until
 from .test_privileges import open_up, root_only
+from .trial import family, open_files
 
 pytestmark = root_only
 
@@ -263,16 +265,66 @@ if os.getuid():
 """
 
 
-def test_an_inherited_socket_has_no_owner(service: Service, outside: Outside) -> None:
-    """Whoever passed it may have set one."""
+@pytest.mark.parametrize("flags", [[], ["-m", "half-sync-half-async"]], ids=" ".join)
+def test_an_inherited_socket_has_no_owner(
+    service: Service, outside: Outside, flags: list[str]
+) -> None:
+    """Whoever passed it may have set one, and `--io sigio` means epoll then."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         fcntl.fcntl(listener, fcntl.F_SETOWN, os.getpid())
         fd = listener.fileno()
-        done = service.run(
-            "start", *service.flags("--user", "nobody", "-b", f"fd://{fd}"), pass_fds=[fd]
-        )
+        flags = service.flags("--user", "nobody", "-b", f"fd://{fd}", *flags)
+        done = service.run("start", *flags, pass_fds=[fd])
         assert done.returncode == 0, done.stderr
         assert fcntl.fcntl(listener, fcntl.F_GETOWN) == 0
-        unharmed(service, outside, least=1)
+        unharmed(service, outside, least="-m" not in flags)
+        service.ok("reload")
+        assert fcntl.fcntl(listener, fcntl.F_GETOWN) == 0
+        assert service.get().isdigit()
+
+
+@pytest.mark.parametrize(
+    ("flags", "alone"),
+    [
+        ([], False),
+        (["--preload", "--access-log", "access"], False),
+        (["-m", "half-sync-half-async"], True),
+        (["-m", "half-sync-half-async", "--dispatch", "competition", "--preload"], True),
+        (["-m", "process-per-connection", "--io", "sigio", "--preload"], True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_master_owns_only_what_it_has_alone(
+    service: Service, flags: list[str], alone: bool
+) -> None:
+    """Of all its descriptors: channels, queues, bells, files."""
+    open_up(service)
+    service.start("--user", "nobody", *flags)
+    for _ in range(2):
+        master = service.pid
+        theirs = open_files([pid for pid in family(master) if pid != master])
+        owned = [name for name, owner in owners(master) if owner]
+        assert len(owned) == alone
+        assert theirs.isdisjoint(owned)
+        service.ok("reload")
+
+
+def owners(pid: int) -> list[tuple[str, int]]:
+    """What the descriptors of a process refer to, and who is the owner of each (F_GETOWN)."""
+    found = []
+    pidfd = os.pidfd_open(pid)
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            file = os.readlink(f"/proc/{pid}/fd/{name}")
+            fd = ctypes.CDLL(None).syscall(_PIDFD_GETFD, pidfd, int(name), 0)
+            if fd >= 0:
+                found.append((file, fcntl.fcntl(fd, fcntl.F_GETOWN)))
+                os.close(fd)
+    os.close(pidfd)
+    assert len(found) > 10
+    return found
+
+
+_PIDFD_GETFD = 438  # pidfd_getfd(2)
