@@ -7,11 +7,25 @@ import threading
 import pytest
 
 from .conftest import Service, until
+from .test_privileges import open_up, root_only
+
+#: Who accepts; and with the ids of another user, whose master hears of who waits by epoll.
+ways = pytest.mark.parametrize(
+    "flags",
+    [
+        ["--accept", "lock"],
+        ["--accept", "exclusive"],
+        pytest.param(["--accept", "lock", "--user", "nobody"], marks=root_only),
+        pytest.param(["--accept", "exclusive", "--user", "nobody"], marks=root_only),
+    ],
+    ids=" ".join,
+)
 
 
-@pytest.mark.parametrize("accept", ["lock", "exclusive"])
-def test_up_with_waiters_and_down_when_idle(service: Service, accept: str) -> None:
-    service.start("-w", "1:3", "--scale-down-after", "1", "--accept", accept)
+@ways
+def test_up_with_waiters_and_down_when_idle(service: Service, flags: list[str]) -> None:
+    open_up(service)
+    service.start("-w", "1:3", "--scale-down-after", "1", *flags)
     assert len(service.workers()) == 1
     answers: list[str] = []
     threads = []
@@ -30,9 +44,10 @@ def test_up_with_waiters_and_down_when_idle(service: Service, accept: str) -> No
     assert service.get() == "v1"
 
 
-@pytest.mark.parametrize("accept", ["lock", "exclusive"])
-def test_the_first_child_on_demand(service: Service, accept: str) -> None:
-    service.start("-w", "0:2", "--scale-down-after", "1", "--accept", accept)
+@ways
+def test_the_first_child_on_demand(service: Service, flags: list[str]) -> None:
+    open_up(service)
+    service.start("-w", "0:2", "--scale-down-after", "1", *flags)
     until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
     assert service.admin("/readyz")[0] == 200
     assert service.get() == "v1"

@@ -88,6 +88,15 @@ def test_it_tells_when_it_is_armed_only(bell: Bell) -> None:
     assert bell.told() == 0
 
 
+def test_disarmed_at_once_although_somebody_is_there(bell: Bell) -> None:
+    """As the doorbell does when it finds somebody after it was armed (doorbell.py, `look`)."""
+    bell.connect(0)
+    bell.connect(1)
+    bell.arm()
+    bell.disarm()
+    assert bell.told() == 0
+
+
 def test_disarmed_before_anybody_came(bell: Bell) -> None:
     bell.arm()
     bell.disarm()
