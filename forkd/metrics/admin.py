@@ -1,7 +1,7 @@
 """The admin endpoint: a small HTTP server on a listener of its own, inside the master's loop.
 
 It answers also when every child is stuck, which is when one wants to look. One request per
-connection, bounded in size, number and time; only GET and HEAD.
+connection, bounded in size, number and time (system/places.py); only GET and HEAD.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import socket
 import time
 from collections.abc import Callable
 from html import escape
-from time import monotonic
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from forkd.address import Address
 from forkd.http.guard import Request
@@ -21,12 +21,11 @@ from forkd.http.request import RequestParser
 from forkd.http.response import bodiless, error, head
 from forkd.metrics.collector import Sample, encode
 from forkd.system import sockets
-from forkd.system.handles import READ, WRITE
 from forkd.system.loop import Loop
+from forkd.system.places import BACKLOG, Client, Places
 
 _LIMITS = Limits(line=1024, fields=50, head=8192, body=0)
 _CLIENTS = 64
-_SECONDS = 5.0
 
 
 class Source(Protocol):
@@ -43,27 +42,19 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Client:
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.parser = RequestParser(_LIMITS)
-        self.out = b""
-        self.deadline = monotonic() + _SECONDS
-
-
 class AdminServer:
     def __init__(self, listener: sockets.Listener, loop: Loop, source: Source) -> None:
         self.name = listener.name
         self._listener = listener
-        self._loop = loop
         self._source = source
-        self._clients: dict[int, Client] = {}
         self._sock = listener.sockets[0]
+        self._parsers: WeakKeyDictionary[Client, RequestParser] = WeakKeyDictionary()
+        self._places = Places(self._sock, loop, _CLIENTS, self._heard, lingers=True)
 
     def open(self) -> None:
         """Begin to answer."""
         self._listener.own()
-        self._loop.watch(self._sock.fileno(), self._accept)
+        self._places.open()
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -71,26 +62,23 @@ class AdminServer:
     @classmethod
     def listen(cls, address: Address, loop: Loop, source: Source) -> AdminServer:
         """Raises BindError."""
-        return cls(sockets.listen(address, 64), loop, source)
+        return cls(sockets.listen(address, BACKLOG), loop, source)
 
     @classmethod
     def adopt(cls, fd: int, address: Address, loop: Loop, source: Source) -> AdminServer:
         """The socket that an upgrade handed over."""
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
-        return cls(sockets.Listener(address, sockets.name_of(sock), 64, [sock]), loop, source)
+        sock.listen(BACKLOG)
+        return cls(sockets.Listener(address, sockets.name_of(sock), BACKLOG, [sock]), loop, source)
 
     def forget(self) -> None:
         """In a child: close our copies, leave the listener to the master."""
-        for client in self._clients.values():
-            client.sock.close()
+        self._places.forget()
         self._sock.close()
 
     def close(self) -> None:
-        for fd in list(self._clients):
-            self._drop(fd)
-        if self._sock.fileno() >= 0:
-            self._loop.unwatch(self._sock.fileno())
+        self._places.close()
         self._listener.close()
 
     def hand_over(self) -> None:
@@ -98,40 +86,17 @@ class AdminServer:
         self._listener.unix_inode = None
         self.close()
 
-    def _accept(self) -> None:
+    def _heard(self, client: Client, data: bytes) -> None:
+        parser = self._parsers.setdefault(client, RequestParser(_LIMITS))
         try:
-            sock, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # it has left
-        except OSError as error:
-            self._loop.rest(self._sock.fileno(), error)
-            return
-        if len(self._clients) >= _CLIENTS:
-            sock.close()
-            return
-        sock.setblocking(False)
-        fd = sock.fileno()
-        self._clients[fd] = Client(sock)
-        self._loop.watch(fd, lambda: self._read(fd))
-        self._loop.timers.set("admin", monotonic() + _SECONDS, self._expire)
-
-    def _read(self, fd: int) -> None:
-        client = self._clients[fd]
-        try:
-            data = client.sock.recv(8192)
-            request = client.parser.feed(data) if data else None
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(fd)
-            return
+            request = parser.feed(data) if data else None
         except Refused as refused:
-            self._send(fd, error(refused.status, refused.reason))
+            self._places.answer(client, error(refused.status, refused.reason))
             return
         if not data:
-            self._drop(fd)
+            self._places.drop(client)
         elif request is not None:
-            self._send(fd, self._answer(request))
+            self._places.answer(client, self._answer(request))
 
     def _answer(self, request: Request) -> bytes:
         page = PAGES.get(request.path)
@@ -152,50 +117,6 @@ class AdminServer:
             keep_alive=False,
         )
         return lines if bodiless(200, request.method) else lines + answer.body
-
-    def _send(self, fd: int, data: bytes) -> None:
-        client = self._clients[fd]
-        client.out = data
-        self._loop.watch(fd, lambda: self._write(fd), WRITE)
-        self._write(fd)
-
-    def _write(self, fd: int) -> None:
-        client = self._clients[fd]
-        try:
-            client.out = client.out[client.sock.send(client.out) :]
-            if client.out:
-                return
-            client.sock.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(fd)
-            return
-        # Wait for the client's EOF, so that the close does not reset what it still reads.
-        self._loop.watch(fd, lambda: self._linger(fd), READ)
-
-    def _linger(self, fd: int) -> None:
-        try:
-            if self._clients[fd].sock.recv(8192):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._drop(fd)
-
-    def _drop(self, fd: int) -> None:
-        client = self._clients.pop(fd)
-        self._loop.unwatch(fd)
-        client.sock.close()
-
-    def _expire(self) -> None:
-        now = monotonic()
-        for fd in [fd for fd, client in self._clients.items() if client.deadline <= now]:
-            self._drop(fd)
-        if self._clients:
-            first = min(client.deadline for client in self._clients.values())
-            self._loop.timers.set("admin", first, self._expire)
 
 
 # ---- the pages ----------------------------------------------------------------------------

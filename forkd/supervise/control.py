@@ -2,7 +2,8 @@
 
 A unix socket, mode 0600; the peer's uid is checked too (SO_PEERCRED), since the directory may be
 shared. One request and one answer per connection, each a line of JSON. An answer may come late
-(`reload` answers when the reload has ended), so a connection stays open until then.
+(`reload` answers when the reload has ended), so a connection stays open until then. Nobody keeps others
+out by being slow (system/places.py).
 """
 
 from __future__ import annotations
@@ -14,44 +15,38 @@ import stat
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from forkd.errors import BindError, ForkdError, NotRunning, SystemCallError
 from forkd.system.loop import Loop
+from forkd.system.places import BACKLOG, Client, Places
 from forkd.system.sockets import unix_holder
 
-_MOST = 65536
+_MOST_REQUEST_BYTES = 65536
+_CLIENTS = 16
 
 Reply = dict[str, Any]
 
 
 class Request:
-    """One request, to be answered once."""
+    """One request, to be answered once, at any time."""
 
-    def __init__(self, sock: socket.socket, verb: str, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self, verb: str, arguments: dict[str, Any], send: Callable[[bytes], None]
+    ) -> None:
         self.verb = verb
         self.arguments = arguments
-        self._sock = sock
+        self._send = send
 
     def answer(self, **fields: Any) -> None:
-        self._send({"ok": True, **fields})
+        self._reply({"ok": True, **fields})
 
     def refuse(self, error: str) -> None:
-        self._send({"ok": False, "error": error})
+        self._reply({"ok": False, "error": error})
 
-    def forget(self) -> None:
-        """In a child."""
-        self._sock.close()
-
-    def _send(self, reply: Reply) -> None:
-        try:
-            # The socket's buffer holds any answer of ours; a client that does not read is not
-            # waited for.
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-            self._sock.send(json.dumps(reply).encode() + b"\n")
-        except OSError:
-            pass  # the client left
-        self._sock.close()
+    def _reply(self, reply: Reply) -> None:
+        self._send(json.dumps(reply).encode() + b"\n")
 
 
 class ControlServer:
@@ -62,15 +57,14 @@ class ControlServer:
     ) -> None:
         self.sock = sock
         self._path = path
-        self._loop = loop
         self._handle = handle
         self._inode = -1  # of the socket file, when it is ours
-        self._clients: dict[int, tuple[socket.socket, bytes]] = {}
+        self._places = Places(sock, loop, _CLIENTS, self._heard, _may_ask, lingers=False)
 
     def open(self) -> None:
         """Begin to answer, and own the socket file."""
         self._inode = os.stat(self._path).st_ino
-        self._loop.watch(self.sock.fileno(), self._accept)
+        self._places.open()
 
     @classmethod
     def adopt(
@@ -79,6 +73,7 @@ class ControlServer:
         """The socket that an upgrade handed over."""
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
+        sock.listen(BACKLOG)
         return cls(sock, path, loop, handle)
 
     @classmethod
@@ -103,7 +98,7 @@ class ControlServer:
                 sock.bind(path)
             finally:
                 os.umask(before)
-            sock.listen(64)
+            sock.listen(BACKLOG)
             sock.setblocking(False)
         except OSError as error:
             sock.close()
@@ -115,50 +110,33 @@ class ControlServer:
         server._inode = os.stat(path).st_ino
         return server
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self.sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # it has left
-        except OSError as error:
-            self._loop.rest(self.sock.fileno(), error)
-            return
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (0, os.geteuid()) or len(self._clients) >= 16:
-            sock.close()
-            return
-        sock.setblocking(False)
-        fd = sock.fileno()
-        self._clients[fd] = (sock, b"")
-        self._loop.watch(fd, lambda: self._read(fd))
-
-    def _read(self, fd: int) -> None:
+    def _heard(self, client: Client, data: bytes) -> None:
         """Bytes on a connection: when the line is complete, handle the request."""
-        sock, data = self._clients[fd]
-        try:
-            more = sock.recv(4096)
-        except BlockingIOError:
+        client.data += data
+        if data and b"\n" not in client.data and len(client.data) < _MOST_REQUEST_BYTES:
             return
-        except OSError:
-            more = b""
-        data += more
-        if more and b"\n" not in data and len(data) < _MOST:
-            self._clients[fd] = (sock, data)
-            return
-        del self._clients[fd]
-        self._loop.unwatch(fd)
+        answer = partial(self._places.answer, client)
         try:
-            found = json.loads(data)
-            request = Request(sock, str(found.pop("verb")), found)
+            found = json.loads(client.data)
+            request = Request(found.pop("verb"), found, answer)
+            if type(request.verb) is not str:
+                raise TypeError("verb")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            Request(sock, "", {}).refuse("a request is one line of JSON with a verb")
+            Request("", {}, answer).refuse("a request is one line of JSON with a verb")
             return
-        self._handle(request)
+        client.data = b""
+        if not self._places.wait(client):
+            request.refuse("too many wait for the answer to a request of theirs; ask again later")
+            return
+        try:
+            self._handle(request)
+        except Exception:
+            request.refuse("a bug in forkd; see the error log")
+            raise
 
     def forget(self) -> None:
         """In a child: close our copies."""
-        for sock, _ in self._clients.values():
-            sock.close()
+        self._places.forget()
         self.sock.close()
 
     def hand_over(self) -> None:
@@ -167,18 +145,19 @@ class ControlServer:
         self.close()
 
     def close(self) -> None:
-        for sock, _ in self._clients.values():
-            self._loop.unwatch(sock.fileno())
-            sock.close()
-        self._clients.clear()
-        if self.sock.fileno() >= 0:
-            self._loop.unwatch(self.sock.fileno())
-            self.sock.close()
+        self._places.close()
+        self.sock.close()
         try:
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
         except FileNotFoundError:
             pass
+
+
+def _may_ask(sock: socket.socket) -> bool:
+    """Whether it is root's, or ours."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (0, os.geteuid())
 
 
 def _is_socket(path: str) -> bool:

@@ -160,7 +160,6 @@ class Master:
             self.dispatcher.forget,
             self.log.sink.close,
             self.errands.forget,
-            self.reloader.forget,
             *([self.admin.forget] if self.admin else []),
         ]
 

@@ -109,11 +109,6 @@ class Reloader:
             self._again = None
         self._withdraw(why)
 
-    def forget(self) -> None:
-        """In a child: close our copies of who waits for an answer."""
-        for waiter in [*self._waiters, *(self._again or [])]:
-            waiter.forget()
-
     def listeners(self) -> list[Listener]:
         return self.incoming.listeners if self.incoming is not None else []
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.errors import ForkdError
 from forkd.metrics.collector import Sample, gather
@@ -28,8 +29,13 @@ def _upgrade(master: Master, request: Request) -> None:
 
 
 def _scale(master: Master, request: Request) -> None:
-    by, to = request.arguments.get("by"), request.arguments.get("to")
-    want = master.generation.want + int(by) if by is not None else int(to or 0)
+    match request.arguments:
+        case {"by": by, **others} if not others:
+            want = master.generation.want + by
+        case {"to": to, **others} if not others:
+            want = to
+        case _:
+            raise ForkdError('scale takes either "by" or "to"')
     request.answer(workers=master.scale(want))
 
 
@@ -38,20 +44,34 @@ def _sources(master: Master, request: Request) -> None:
     request.answer(sources=asdict(master.sources), activated=bool(master.launch.activated))
 
 
-VERBS: dict[str, Callable[[Master, Request], None]] = {
-    "status": _status,
-    "reload": _reload,
-    "upgrade": _upgrade,
-    "scale": _scale,
-    "sources": _sources,
+class Verb(NamedTuple):
+    handle: Callable[[Master, Request], None]
+    arguments: dict[str, type]  # that it may have, and of which type each is: exactly, as True is no number
+
+
+VERBS: dict[str, Verb] = {
+    "status": Verb(_status, {}),
+    "reload": Verb(_reload, {}),
+    "upgrade": Verb(_upgrade, {}),
+    "scale": Verb(_scale, {"by": int, "to": int}),
+    "sources": Verb(_sources, {}),
 }
 
 
 def handle(master: Master, request: Request) -> None:
+    """Raises ForkdError for a verb or an argument that there is not, or that is of another type."""
     verb = VERBS.get(request.verb)
     if verb is None:
         raise ForkdError(f"unknown verb {request.verb!r}: one of {', '.join(VERBS)}")
-    verb(master, request)
+    for name, value in request.arguments.items():
+        kind = verb.arguments.get(name)
+        if kind is None:
+            raise ForkdError(f"{request.verb} has no argument {name!r}")
+        if type(value) is not kind:
+            raise ForkdError(
+                f"{request.verb}: {name} = {json.dumps(value)[:80]}: it has to be an {kind.__name__}"
+            )
+    verb.handle(master, request)
 
 
 class Admin:

@@ -64,9 +64,13 @@ class Loop:
     def rest(self, fd: int, error: OSError) -> None:
         """Look away from `fd` for a moment: a listener, when accept(2) fails for want of descriptors
         or memory. Who waits there keeps it readable, and the loop would spin."""
+        self.look_away(fd, self.pause(error))
+
+    def look_away(self, fd: int, seconds: float) -> None:
+        """Watch `fd` again after that time."""
         call = self._calls[fd]
         self.unwatch(fd)
-        self.timers.set(f"rest {fd}", monotonic() + self.pause(error), lambda: self.watch(fd, call))
+        self.timers.set(f"rest {fd}", monotonic() + seconds, lambda: self.watch(fd, call))
 
     def turn(self) -> None:
         """Wait for the next descriptor or timer, and call what is due."""
