@@ -188,6 +188,13 @@ class Config:
         section="workers",
         help="seconds a retiring child may take to finish its requests before it is killed",
     )
+    boot_timeout: float = option(
+        kinds.Duration(),
+        300,
+        section="workers",
+        help="seconds a child, or the template of a generation, may take to load the application before "
+        "it is killed, and the start, reload or upgrade has failed; 0 is no limit",
+    )
     lame_duck: float = option(
         kinds.Duration(),
         0,

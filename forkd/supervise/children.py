@@ -52,7 +52,7 @@ class Child:
     forked: float  # monotonic seconds, as all times here
     state: State = State.STARTING
     ready: float | None = None
-    deadline: float = float("inf")  # RETIRING: when it is killed
+    deadline: float = float("inf")  # STARTING, RETIRING: when it is killed
     why: str | None = None  # the reason that we ended it for
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed

@@ -150,8 +150,8 @@ class ControlServer:
         try:
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
-        except FileNotFoundError:
-            pass
+        except OSError:
+            pass  # it is not there; or the file system is read-only by now, and the file is stale
 
 
 def _may_ask(sock: socket.socket) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from forkd.log import escape
 from forkd.supervise import plan, worker
 from forkd.supervise.children import Child, State
+from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.supervise.nursery import Departure
 from forkd.system import process
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 _KEPT = 20
 _MOST = 4096  # characters of a text that `status` shows; the log has all of it
-#: What a child gets to write its stacks before it is killed, seconds.
-LAST_WORDS = 0.4
 
 
 class Departures:
@@ -56,6 +55,20 @@ class Departures:
         the child is stuck there and holds the GIL."""
         child.forget_stacks()
         process.send_signal(child.pidfd, worker.STACKS)
+
+    def end_boot(self, child: Child, seconds: float) -> None:
+        """Kill a child that is not ready yet, unless it is once it has had time to write its stacks."""
+        child.deadline = float("inf")
+        self.ask(child)
+        self._master.loop.timers.set(
+            f"boot {child.pid}", monotonic() + LAST_WORDS, partial(self._end_boot, child, seconds)
+        )
+
+    def _end_boot(self, child: Child, seconds: float) -> None:
+        if child.state is State.STARTING and self._master.children.get(child.slot) is child:
+            fault = not_booted(f"worker {child.slot} (pid {child.pid})", seconds)
+            child.error = f"{fault}; it was here:\n{child.read_stacks() or process.state(child.pid)}"
+            self.end(child, plan.BOOT_TIMEOUT, fault)
 
     def end(self, child: Child, why: str, fault: str) -> None:
         """Kill it now; noted first is what the kernel forgets with the process."""
@@ -109,6 +122,21 @@ class Departures:
                     f"crash loop: {master.backoff.crashes} children in a row crashed; from now on one "
                     f"is tried at a time, with growing delays. The last error:\n{error}"
                 )
+
+    def killed(self, generation: int, error: str) -> None:
+        """Somebody has killed a child, or a template, while it booted: the application has not crashed, and
+        another is tried, later each time; without end only when the service has answered before."""
+        master, now = self._master, monotonic()
+        master.last_error = error
+        incoming = master.reloader.incoming
+        if incoming is not None and generation == incoming.number:
+            backoff = master.reloader.backoff = master.reloader.backoff.killed(now, error)
+            if backoff.waits >= plan.BREAKER:
+                master.reloader.fail(f"{backoff.waits} times in a row: {error}")
+        elif generation == master.generation.number:
+            backoff = master.backoff = master.backoff.killed(now, error)
+            if not master.served and backoff.waits >= plan.BREAKER:
+                master.give_up(f"{backoff.waits} times in a row: {error}")
 
     def reap_strangers(self) -> None:
         """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
@@ -164,9 +192,9 @@ def _lines(found: dict[str, Any]) -> Iterable[str]:
         yield ", ".join(f"{name} {size >> 20} MiB" for name, size in sizes if size)
     if found["error"]:
         yield found["error"]
-    if found["stacks"]:
+    if found["stacks"] and found["stacks"] not in (found["error"] or ""):
         yield found["stacks"]
-    elif found["doing"]:
+    elif found["doing"] and not found["stacks"]:
         yield f"it gave no stacks; it was {found['doing']}"
 
 

@@ -100,3 +100,4 @@ class Ending:
         self._master.notifier.stopping()
         self._master.reloader.abort("the master is stopping")
         self._master.cancel_upgrade()
+        self._master.errands.give_up_boot()

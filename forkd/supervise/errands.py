@@ -1,7 +1,7 @@
 """Hooks of the daemon: each runs in a process that the master forks for it, and that then ends.
 
-So the master stays free of the application's code. A hook that fails, or takes longer than `--timeout`,
-is logged, and what waited for it goes on.
+So the master stays free of the application's code. A hook that fails, or takes longer than `--timeout`
+(or, where that is 0, `--boot-timeout`) is logged, and what waited for it goes on.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Errands:
         self._master = master
         self._nursery = nursery
         self._running: dict[int, int] = {}  # pid to pidfd
+        self._booting: set[int] = set()  # those without which no child is forked
 
     @property
     def busy(self) -> bool:
@@ -58,14 +59,27 @@ class Errands:
         try:
             pid, pidfd = process.fork(errand)
         except OSError as error:
-            master.log.error(f"hook {hook} is left out: fork: {error.strerror}")
+            master.log.error(f"hook {hook} is left out: {process.why_no_fork(error)}")
             then()
             return
         self._running[pid] = pidfd
+        if hook != "on_exit":
+            self._booting.add(pid)
         master.loop.watch(pidfd, partial(self._ended, hook, pid, then))
-        if config.timeout:
-            late = partial(self._late, hook, pid, config.timeout)
-            master.loop.timers.set(f"hook {pid}", monotonic() + config.timeout, late)
+        limits = ("--timeout", config.timeout), ("--boot-timeout", config.boot_timeout)
+        for option, seconds in limits:
+            if seconds:
+                late = partial(self._late, hook, pid, f"{seconds:g} s ({option})")
+                master.loop.timers.set(f"hook {pid}", monotonic() + seconds, late)
+                break
+
+    def give_up_boot(self) -> None:
+        """What is about to boot is not wanted any more: nor is its hook, which gets time to end in order."""
+        seconds = self._master.generation.config.graceful_timeout
+        for pid in self._booting:
+            process.send_signal(self._running[pid], signal.SIGTERM)
+            kill = partial(process.send_signal, self._running[pid], signal.SIGKILL)
+            self._master.loop.timers.set(f"hook {pid}", monotonic() + seconds, kill)
 
     def kill(self) -> None:
         for pidfd in self._running.values():
@@ -76,10 +90,8 @@ class Errands:
         for pidfd in self._running.values():
             os.close(pidfd)
 
-    def _late(self, hook: str, pid: int, seconds: float) -> None:
-        self._master.log.error(
-            f"hook {hook} (pid {pid}): not done in {seconds:g} s (--timeout); killed"
-        )
+    def _late(self, hook: str, pid: int, limit: str) -> None:
+        self._master.log.error(f"hook {hook} (pid {pid}): not done in {limit}; killed")
         process.send_signal(self._running[pid], signal.SIGKILL)
 
     def _ended(self, hook: str, pid: int, then: Callable[[], None]) -> None:
@@ -88,6 +100,7 @@ class Errands:
             return
         master = self._master
         pidfd = self._running.pop(pid)
+        self._booting.discard(pid)
         master.loop.unwatch(pidfd)
         os.close(pidfd)
         master.loop.timers.cancel(f"hook {pid}")

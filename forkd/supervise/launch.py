@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon import DaemonContext
+from daemon.daemon import DaemonProcessDetachError
 
 from forkd import __version__, log
 from forkd.address import Address
@@ -65,8 +66,6 @@ class Launch:
 
     def ready(self, master: Master) -> None:
         """The service answers."""
-        if self.pidfile is not None:
-            self.pidfile.write()
         config = master.generation.config
         where = ", ".join(
             _url(listener.name, master.generation.interface)
@@ -85,11 +84,20 @@ class Launch:
             master.log.info(line)
         self._tell({"ok": True, "text": "\n".join(lines)})
 
+    def name_us(self) -> None:
+        """In the pid file, which may name the master before. Raises SystemCallError."""
+        if self.pidfile is not None:
+            self.pidfile.write()
+
     def failed(self, error: str) -> None:
         """It will not: the reason goes to whoever waits."""
         if self.pipe is None:
             print(f"forkd: {error}", file=sys.stderr, flush=True)
         self._tell({"ok": False, "text": error})
+
+    def stopped(self) -> None:
+        """Somebody has stopped it before it answered: a command that waits should know why it ends."""
+        self._tell({"ok": False, "text": "stopped before the service answered"})
 
     def _tell(self, answer: dict[str, Any]) -> None:
         if self.pipe is not None:
@@ -136,7 +144,11 @@ def start(sources: Sources, config: Config) -> int:
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork() == 0:
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise StartError(process.why_no_fork(error)) from error
+    if pid == 0:
         os.close(read)
         launch.pipe = write
         _detached(sources, launch)
@@ -204,6 +216,9 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         code = _serve(sources, launch)
     except ForkdError as error:
         launch.failed(str(error))
+    except DaemonProcessDetachError as error:
+        cause = error.__cause__
+        launch.failed(process.why_no_fork(cause) if isinstance(cause, OSError) else str(error))
     except SystemExit as leaving:
         # The intermediate processes of detaching end here too, by os._exit inside python-daemon.
         code = leaving.code if isinstance(leaving.code, int) else 1

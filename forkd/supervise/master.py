@@ -7,6 +7,7 @@ timers. After each turn it asks `plan` what to do next, and does it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from forkd.supervise.departures import Departures
 from forkd.supervise.ending import Ending
 from forkd.supervise.errands import Errands
 from forkd.supervise.generation import Generation
+from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
 from forkd.supervise.leadership import Leadership
 from forkd.supervise.messages import Failed, Message, Ready, Recycle, Retire
@@ -73,6 +75,7 @@ class Master:
             on_message=self._on_message,
             on_exit=self._on_exit,
             on_failure=self.departures.failed,
+            on_killed=self.departures.killed,
         )
         self.errands = Errands(self, self._nursery)
         self.children = self._nursery.children
@@ -129,6 +132,8 @@ class Master:
             while self._exit_code is None:
                 self.loop.turn()
                 self._pursue()
+            if not self.served:
+                self.launch.stopped()
         finally:
             self._close()
         return self._exit_code
@@ -201,6 +206,10 @@ class Master:
                 changed = self._perform(action) or changed
             if not changed or self._exit_code is not None:
                 break
+        self.keep_templates()
+
+    def keep_templates(self) -> None:
+        """End those that fork no children any more."""
         incoming = self.reloader.incoming
         mine = {self.generation.number, *([incoming.number] if incoming else [])}
         self._nursery.templates.keep(set() if self.ending.stopping else mine)
@@ -216,6 +225,7 @@ class Master:
             active=self.generation.number,
             incoming=incoming.number if incoming else None,
             incoming_want=incoming.proof if incoming else 0,
+            incoming_not_before=self.reloader.backoff.not_before,
             surge=(incoming or self.generation).config.max_surge,
             stopping=self.ending.stopping,
             stopping_soon=self.ending.soon,
@@ -230,6 +240,10 @@ class Master:
                 return self._spawn(number, count)
             case plan.Retire(child, why):
                 return self._retire(child, why)
+            case plan.Kill(child, plan.BOOT_TIMEOUT):
+                seconds = next(g for g in self._generations() if g.number == child.generation)
+                self.departures.end_boot(child, seconds.config.boot_timeout)
+                return True
             case plan.Kill(child, why):
                 limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"
                 self.departures.kill(child, why, f"{why}: not done in time ({limit})")
@@ -267,8 +281,11 @@ class Master:
                 if generation is not self.generation:
                     self.reloader.fail(str(error))
                     return True
+                if not self.served and _lasting(error):
+                    self.give_up(str(error))
+                    return True
                 self.log.error(f"{error}; trying again")
-                self.backoff = plan.Backoff(self.backoff.crashes, monotonic() + 1.0, str(error))
+                self.backoff = self.backoff.short(monotonic(), str(error))
                 return False
         return True
 
@@ -317,7 +334,7 @@ class Master:
     def _on_ready(self, child: Child) -> None:
         if not child.on("ready"):
             return
-        child.ready = monotonic()
+        child.ready, child.deadline = monotonic(), float("inf")
         self.log.debug(f"worker {child.slot} (pid {child.pid}) ready")
         self.leadership.settle()
         self._announce()
@@ -325,6 +342,11 @@ class Master:
     def _announce(self) -> None:
         """Tell who started us, once, that the service answers."""
         if not self.served and self.ready_count() >= self.generation.proof:
+            try:
+                self.launch.name_us()
+            except ForkdError as error:
+                self.give_up(str(error))
+                return
             self.served = True
             if self.launch.inheritance is not None:
                 for listener in self.generation.listeners:
@@ -349,6 +371,10 @@ class Master:
         self.leadership.gone()
         if departure.crashed:
             self.departures.crashed(departure)
+        elif departure.killed:
+            who = f"worker {child.slot} (pid {child.pid})"
+            self.departures.killed(child.generation, killed_at_boot(who, -departure.code))
+        self.reloader.proceed()
         for generation in [g for g in self._leaving if not self._has_children(g)]:
             self._leaving.remove(generation)
             generation.close(self._kept())
@@ -513,3 +539,10 @@ class Master:
         self._exit_code = 1
         for child in self.children:
             self.kill(child, "stop")
+
+
+def _lasting(error: StartError) -> bool:
+    """Whether trying to fork again soon is of no use, as far as one can see: the system has refused it. A
+    template that did not answer is another matter."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno not in (errno.ETIMEDOUT, errno.EPROTO)

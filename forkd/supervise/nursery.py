@@ -16,7 +16,9 @@ from forkd.log import Log
 from forkd.supervise import template, templates, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
+from forkd.supervise.lateness import FROM_OUTSIDE
 from forkd.supervise.messages import Channel
+from forkd.supervise.plan import BOOT_TIMEOUT
 from forkd.system import process
 from forkd.system.lease import FULL, make_bells
 from forkd.system.loop import Loop
@@ -25,8 +27,8 @@ from forkd.system.scoreboard import REQUESTS, Scoreboard
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (
-    "boot", "error", "exit", "max-requests", "max-rss", "reload", "scale-down", "stop", "timeout",
-    "SIGKILL", "SIGSEGV",
+    "boot", "boot-timeout", "error", "exit", "max-requests", "max-rss", "reload", "scale-down", "stop",
+    "timeout", "SIGKILL", "SIGSEGV",
 )  # fmt: skip
 
 
@@ -38,6 +40,7 @@ class Departure:
     code: int  # exit code, or minus the signal
     reason: str  # label of forkd_worker_exits_total
     crashed: bool  # neither asked to go nor killed from outside
+    killed: bool  # from outside, while it booted
     untimely: bool  # killed for a fault, or dead by itself: anything but an ordinary retirement
     stacks: str
     peak: int  # most bytes of memory it ever had
@@ -57,13 +60,14 @@ class Nursery:
         on_message: Callable[[Child], None],
         on_exit: Callable[[Child], None],
         on_failure: Callable[[int, str], None],
+        on_killed: Callable[[int, str], None],
     ) -> None:
         self.board = Scoreboard(slots, threads)
         self.children = Children(slots)
         self.bells = make_bells(slots)
         # From the start, so that the first increase of each can be seen.
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
-        self.templates = templates.Templates(loop, log, on_failure)
+        self.templates = templates.Templates(loop, log, on_failure, on_killed)
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = [self.templates.forget]
         self.identity: tuple[int, int, list[int]] | None = None
@@ -89,7 +93,9 @@ class Nursery:
                 child = self._fork(generation, admin, slot, make, undo)
                 undo.pop_all()
         except OSError as error:
-            raise StartError(f"fork: {error.strerror}") from error
+            raise StartError(process.why_no_fork(error)) from error
+        seconds = generation.config.boot_timeout
+        child.deadline = child.forked + seconds if seconds else float("inf")
         self.children.add(child)
         self._loop.watch(child.pidfd, lambda: self._on_exit(child))
         self._loop.watch(child.channel.fileno(), lambda: self._on_message(child))
@@ -219,9 +225,10 @@ class Nursery:
         else:
             reason = process.exit_reason(code)
         asked = child.state in (State.RETIRING, State.KILLED) or child.why is not None
-        # SIGKILL after it served comes from outside (an operator, the OOM killer): not a crash. Exit
-        # code 0 is one: a child that nobody asked to go has no reason to.
-        crashed = not asked and (child.ready is None or reason != "SIGKILL")
+        # Not a crash: what comes from outside (an operator, the OOM killer, systemd-oomd). Exit code 0 is
+        # one: a child that nobody asked to go has no reason to. So is a boot that does not end.
+        outside = not asked and -code in FROM_OUTSIDE
+        crashed = (not asked and not outside) or child.why == BOOT_TIMEOUT
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())
         requests = self.board.counter(child.slot, REQUESTS)
@@ -230,7 +237,8 @@ class Nursery:
         self._loop.unwatch(child.channel.fileno())
         self.board.fold(child.slot)
         self.children.remove(child)
-        return Departure(child, code, reason, crashed, untimely, stacks, peak, held, requests)
+        killed = outside and child.ready is None
+        return Departure(child, code, reason, crashed, killed, untimely, stacks, peak, held, requests)
 
 
 def mark_gone(generation: Generation, slot: int) -> None:

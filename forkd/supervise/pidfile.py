@@ -6,6 +6,7 @@ nobody. The file is never a symbolic link, and is removed only while it is still
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 
@@ -36,23 +37,36 @@ class Pidfile:
                 raise StartError(
                     f"already running: {who} holds {path}; stop it, or choose another --pidfile or --name"
                 ) from None
+            except OSError as error:  # ENOLCK; a file system without locks
+                os.close(fd)
+                raise SystemCallError("flock", path, error) from error
             if _same(fd, path):
                 pidfile = cls(path, fd)
-                pidfile.write()
+                try:
+                    pidfile.write()
+                except SystemCallError:
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)  # it names nobody
+                    os.close(fd)
+                    raise
                 return pidfile
             os.close(fd)  # the former holder removed it between our open and our lock
 
     def write(self) -> None:
-        """Put this process's pid into the file."""
+        """Put this process's pid into the file. Raises SystemCallError (ENOSPC, EDQUOT, EROFS, EIO)."""
         line = b"%d\n" % os.getpid()
-        # One write that covers what was there, so that no reader finds half a number.
-        os.pwrite(self.fd, line.ljust(12, b"\n"), 0)
-        os.ftruncate(self.fd, len(line))
+        try:
+            # One write that covers what was there, so that no reader finds half a number.
+            os.pwrite(self.fd, line.ljust(12, b"\n"), 0)
+            os.ftruncate(self.fd, len(line))
+        except OSError as error:
+            raise SystemCallError("write", self.path, error) from error
 
     def remove(self) -> None:
         """At the end; after a handover the file names somebody else, and stays."""
         if _content(self.fd) == os.getpid() and _same(self.fd, self.path):
-            os.unlink(self.path)
+            with contextlib.suppress(OSError):  # EROFS by now: nobody holds it, so it stops nobody
+                os.unlink(self.path)
         os.close(self.fd)
 
 

@@ -16,8 +16,11 @@ from forkd.supervise.children import Child, State
 BREAKER = 5
 #: A child that served this long was no crash at start (seconds).
 SETTLED = 5.0
+#: Why a child is killed that has not become ready in time.
+BOOT_TIMEOUT = "boot-timeout"
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 30.0
+_LONGEST_SHORTAGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,34 @@ class Backoff:
     crashes: int = 0  # in a row
     not_before: float = 0.0  # monotonic seconds
     error: str = ""  # the last one
+    waits: int = 0  # in a row, for what was no crash
 
     def crashed(self, now: float, error: str) -> Backoff:
         """Doubling from 0.1 s to 30 s; the first respawn is immediate."""
-        delay = 0.0 if self.crashes == 0 else _FIRST_DELAY * 2 ** (self.crashes - 1)
-        return Backoff(self.crashes + 1, now + min(delay, _LONGEST_DELAY), error)
+        later = now + _delay(self.crashes, _LONGEST_DELAY)
+        return Backoff(self.crashes + 1, later, error, self.waits)
+
+    def killed(self, now: float, error: str) -> Backoff:
+        """As `crashed`, for one that somebody else killed while it booted: the breaker stays as it is."""
+        later = now + _delay(self.waits, _LONGEST_DELAY)
+        return Backoff(self.crashes, max(later, self.not_before), error, self.waits + 1)
+
+    def short(self, now: float, error: str) -> Backoff:
+        """None could be forked: the machine has no room. It is seldom for long, so a second is the most."""
+        later = now + _delay(self.waits + 1, _LONGEST_SHORTAGE)
+        return Backoff(self.crashes, max(later, self.not_before), error, self.waits + 1)
 
     def settled(self) -> Backoff:
-        return replace(self, crashes=0, not_before=0.0)
+        return replace(self, crashes=0, waits=0, not_before=0.0)
 
     @property
     def open(self) -> bool:
         """The crash-loop breaker is open."""
         return self.crashes >= BREAKER
+
+
+def _delay(before: int, most: float) -> float:
+    return 0.0 if before == 0 else min(most, _FIRST_DELAY * 2.0 ** min(before - 1, 30))
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class Scene:
     stopping_soon: bool = False  # nobody is worth replacing who still serves
     backoff: Backoff = Backoff()
     children: tuple[Child, ...] = ()
+    incoming_not_before: float = 0.0  # when the incoming generation may have its next child
 
 
 @dataclass(frozen=True)
@@ -121,12 +140,13 @@ _SERVING = (State.STARTING, State.READY)
 
 
 def _overdue(scene: Scene) -> Iterable[Action]:
-    """Retiring children whose time is up are killed."""
+    """Retiring children whose time is up are killed, and those that boot for too long."""
     for child in scene.children:
-        if child.state is State.RETIRING:
+        if child.state in (State.RETIRING, State.STARTING):
             if child.deadline <= scene.now:
-                yield Kill(child, child.why or "retire")
-            else:
+                booting = child.state is State.STARTING
+                yield Kill(child, BOOT_TIMEOUT if booting else child.why or "retire")
+            elif child.deadline != float("inf"):
                 yield WakeAt(child.deadline)
 
 
@@ -139,6 +159,8 @@ def _bring_up(scene: Scene) -> list[Action]:
     wanted = scene.incoming_want
     missing = (min(wanted, scene.surge) if scene.surge else wanted) - len(serving)
     if missing > 0:
+        if scene.incoming_not_before > scene.now:
+            return [WakeAt(scene.incoming_not_before)]
         return [Spawn(scene.incoming, missing)]
     if all(c.state is State.READY for c in serving):
         return [Activate()]

@@ -1,6 +1,7 @@
 """Reload: a new generation beside the old, which takes over when all its children are ready.
 
-One at a time; what is asked for meanwhile (SIGHUP, `forkd reload`) becomes one more when it ends.
+One at a time; what is asked for meanwhile (SIGHUP, `forkd reload`) supersedes it: whoever waits for it is
+told so, and the new one begins (docs/decisions/0026-boot.md).
 A configuration that is wrong, an address that cannot be bound, a child that cannot boot: the old
 generation goes on serving, and whoever asked is told why. In the master.
 """
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 from forkd.config import keep_unreloadable, unreloadable
 from forkd.errors import BindError, ConfigError, StartError
 from forkd.models import registry
+from forkd.supervise import plan
+from forkd.supervise.children import State
 from forkd.supervise.control import Request
 from forkd.supervise.generation import Generation
 from forkd.system import process
@@ -25,18 +28,40 @@ if TYPE_CHECKING:
 class Reloader:
     def __init__(self, master: Master) -> None:
         self.incoming: Generation | None = None
-        self.results: Counter[str] = Counter(success=0, failure=0)
+        self.backoff = plan.Backoff()  # of the incoming generation's children
+        self.results: Counter[str] = Counter(success=0, failure=0, superseded=0)
         self._master = master
         self._waiters: list[Request] = []
         self._fixed: list[str] = []  # options that changed and that a reload cannot change
-        self._again: list[Request] | None = None  # asked for while one was under way
+        #: Who asked for one that begins when children that were killed have gone: they have the slots.
+        self._again: list[Request] | None = None
 
     def begin(self, request: Request | None = None) -> None:
-        """Bring up a new generation; `request` is answered when that has ended."""
-        waiters = [request] if request else []
-        if self.incoming is not None:
-            self._again = (self._again or []) + waiters
+        """Bring up a new generation; `request` is answered when that has ended. One that is not ready yet
+        is given up for it: its code may be what was mended."""
+        self._supersede()
+        self._begin([request] if request else [])
+
+    def proceed(self) -> None:
+        """A child has gone: there may be room for a reload that waits for that."""
+        if self._again is not None:
+            again, self._again = self._again, None
+            self._begin(again)
+
+    def _supersede(self) -> None:
+        if self.incoming is None and self._again is None:
             return
+        master = self._master
+        why = "superseded: another reload was asked for before this one was ready"
+        master.log.warning(f"reload {why}")
+        self.results["superseded"] += 1
+        waiting, self._again = self._again or [], None
+        self._waiters += waiting
+        self._withdraw(why, "superseded")
+        master.generation.defer()
+        master.errands.give_up_boot()
+
+    def _begin(self, waiters: list[Request]) -> None:
         self._waiters = waiters
         master, old = self._master, self._master.generation
         try:
@@ -51,6 +76,9 @@ class Reloader:
             same_size = config.workers == old.config.workers and not master.paused
             most = old.most if same_size else config.workers.max
             if len(master.children) + most > master.children.slots:
+                if any(child.state is State.KILLED for child in master.children):
+                    self._again, self._waiters = waiters, []
+                    return
                 raise StartError(
                     f"workers {config.workers}: there is room for {master.children.slots} workers, old "
                     "and new together; restart to have more"
@@ -65,6 +93,7 @@ class Reloader:
         for listener in old.listeners:
             if listener not in self.incoming.listeners:
                 listener.defer(False)  # until it is closed, what was held back has come
+        self.backoff = plan.Backoff()
         self.incoming.warn(master.log)
         process.share_heap()
         if same_size:
@@ -89,7 +118,7 @@ class Reloader:
         self._master.notifier.ready()
         for waiter in self._waiters:
             waiter.answer(generation=self._master.generation.number, restart=self._fixed)
-        self._next()
+        self._waiters = []
 
     def fail(self, error: str) -> None:
         """The old generation goes on."""
@@ -97,35 +126,29 @@ class Reloader:
         master.last_error = error
         master.log.error(f"reload failed; generation {master.generation.number} goes on:\n{error}")
         self.results["failure"] += 1
-        self._withdraw(error)
+        self._withdraw(error, "reload-failed")
         master.generation.defer()
         master.notifier.ready()
-        self._next()
 
     def abort(self, why: str) -> None:
         """The master has something better to do; nothing more is begun."""
         if self._again is not None:
             self._waiters += self._again
             self._again = None
-        self._withdraw(why)
+        self._withdraw(why, "reload-failed")
 
     def listeners(self) -> list[Listener]:
         return self.incoming.listeners if self.incoming is not None else []
 
-    def _withdraw(self, error: str) -> None:
+    def _withdraw(self, error: str, reason: str) -> None:
         new, self.incoming = self.incoming, None
         if new is not None:
             for child in self._master.children:
                 if child.generation == new.number:
-                    self._master.kill(child, "reload-failed")
+                    self._master.kill(child, reason)
+            # The next generation has the same number, and shall not have this one's code.
+            self._master.keep_templates()
             new.close(keep=self._master.generation.listeners)
         for waiter in self._waiters:
             waiter.refuse(error)
         self._waiters = []
-
-    def _next(self) -> None:
-        self._waiters = []
-        if self._again is not None:
-            again, self._again = self._again, None
-            self.begin()
-            self._waiters += again

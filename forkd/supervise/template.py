@@ -13,6 +13,7 @@ reaps them as any other, and stays free of the application's code and threads.
 from __future__ import annotations
 
 import errno
+import faulthandler
 import gc
 import json
 import os
@@ -49,13 +50,13 @@ class Birth:
     forget: Callable[[], None]
 
 
-def main(birth: Birth, sock: socket.socket) -> NoReturn:
-    """The template's main; never returns to the master's code."""
+def main(birth: Birth, sock: socket.socket, stacks: int) -> NoReturn:
+    """The template's main; never returns to the master's code. `stacks`: memfd for faulthandler."""
     code = 70
     try:
-        app = _load(birth, sock)
+        app = _load(birth, sock, stacks)
         if app is not None:
-            _serve(birth, sock, app)
+            _serve(birth, sock, app, stacks)
         code = 0
     except BaseException:
         Log("error", birth.generation.config.log_format, "template").exception(
@@ -65,7 +66,7 @@ def main(birth: Birth, sock: socket.socket) -> NoReturn:
         os._exit(code)
 
 
-def _load(birth: Birth, sock: socket.socket) -> Any:
+def _load(birth: Birth, sock: socket.socket, stacks: int) -> Any:
     """The application, in its one copy; None when it cannot be loaded, which the master was told."""
     config = birth.generation.config
     log = Log(config.log_level, config.log_format, "template")
@@ -75,6 +76,7 @@ def _load(birth: Birth, sock: socket.socket) -> Any:
         signal.signal(number, lambda *_: None)
     birth.forget()
     worker.settle("template", config, birth.identity, birth.master)
+    faulthandler.register(worker.STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
     error = ""
     try:
@@ -95,14 +97,14 @@ def _load(birth: Birth, sock: socket.socket) -> Any:
     return app
 
 
-def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
+def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
     """Fork children until the master has gone."""
     while True:
         data, fds = receive(sock, MOST, 8)
         if not data:
             return
         asked = json.loads(data)
-        answer: int | str | None = None
+        answer: int | list[int | None] | None = None
         if asked is None:  # see `_Template.reopen`
             for fd in fds:
                 os.dup2(fd, 1)
@@ -110,9 +112,9 @@ def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
         else:
             slot, number = asked
             try:
-                answer = _fork(birth, sock, app, slot, number, fds)
+                answer = _fork(birth, sock, app, slot, number, fds, stacks)
             except OSError as error:
-                answer = f"fork: {error.strerror}"
+                answer = [error.errno]
         for fd in fds:
             os.close(fd)
         if answer is not None:
@@ -120,7 +122,7 @@ def _serve(birth: Birth, sock: socket.socket, app: Any) -> None:
 
 
 def _fork(
-    birth: Birth, sock: socket.socket, app: Any, slot: int, number: int, fds: list[int]
+    birth: Birth, sock: socket.socket, app: Any, slot: int, number: int, fds: list[int], stacks: int
 ) -> int:
     """Returns the pid of the new child, which is the master's by then."""
     read, write = os.pipe()
@@ -137,6 +139,7 @@ def _fork(
             os._exit(0)  # the template is gone: nobody knows of this child
         os.close(go)
         sock.close()
+        os.close(stacks)
         worker.main(_birth_of(birth, app, slot, number, fds))
 
     try:

@@ -10,11 +10,15 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
+from time import monotonic
 from typing import NoReturn
 
 from forkd.errors import StartError
 from forkd.log import Log
+from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
 from forkd.supervise.template import MOST, Birth, main
+from forkd.supervise.worker import STACKS
 from forkd.system import process
 from forkd.system.loop import Loop
 
@@ -32,15 +36,19 @@ class _Template:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ready = False
         self.error = ""
+        self.stacks = -1
 
         def template_main() -> NoReturn:
             self._sock.close()
-            main(birth, theirs)
+            main(birth, theirs, self.stacks)
 
         try:
+            self.stacks = os.memfd_create("forkd-stacks-template", os.MFD_CLOEXEC)
             self.pid, self.pidfd = process.fork(template_main)
         except OSError:
             self._sock.close()
+            if self.stacks >= 0:
+                os.close(self.stacks)
             raise
         finally:
             theirs.close()
@@ -66,6 +74,8 @@ class _Template:
             socket.send_fds(self._sock, [json.dumps([slot, number]).encode()], fds)
             answer = self._sock.recv(MOST) or b'"nothing: it has ended"'
             found = json.loads(answer)
+            if type(found) is list and len(found) == 1 and type(found[0]) is int:
+                raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
         except TimeoutError:
             process.send_signal(self.pidfd, signal.SIGKILL)
             why = f"the template (pid {self.pid}) does not answer; killed"
@@ -88,16 +98,25 @@ class _Template:
     def close(self) -> None:
         self._sock.close()
         os.close(self.pidfd)
+        os.close(self.stacks)
 
 
 class Templates:
     """The templates of the generations that may still fork."""
 
-    def __init__(self, loop: Loop, log: Log, failed: Callable[[int, str], None]) -> None:
-        """`failed` is told the number of a generation whose application cannot be loaded, and why."""
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        failed: Callable[[int, str], None],
+        killed: Callable[[int, str], None],
+    ) -> None:
+        """`failed` is told the number of a generation whose application cannot be loaded, and why;
+        `killed` of one whose template somebody has killed while it loaded that."""
         self._loop = loop
         self._log = log
         self._failed = failed
+        self._killed = killed
         self._by_number: dict[int, _Template] = {}
 
     def get(self, birth: Birth) -> Fork | None:
@@ -110,8 +129,12 @@ class Templates:
                 process.become_subreaper()
                 template = self._by_number[number] = _Template(birth)
             except OSError as error:
-                raise StartError(f"fork: {error.strerror}") from error
+                raise StartError(process.why_no_fork(error)) from error
             made = template
+            seconds = birth.generation.config.boot_timeout
+            if seconds:
+                late = partial(self._late, number, made, seconds)
+                self._loop.timers.set(f"boot {made.pid}", monotonic() + seconds, late)
             self._loop.watch(made.pidfd, lambda: self._ended(number))
             self._loop.watch(made.fileno(), lambda: self._hear(made))
         return template.fork if template.ready else None
@@ -125,7 +148,7 @@ class Templates:
         """End the templates of other generations: they have all the children that they will have."""
         for number in set(self._by_number) - numbers:
             process.send_signal(self._by_number[number].pidfd, signal.SIGKILL)
-            self._ended(number)
+            self._ended(number, wanted=True)
 
     def pids(self) -> list[int]:
         return [template.pid for template in self._by_number.values()]
@@ -139,20 +162,42 @@ class Templates:
         self._loop.unwatch(template.fileno())  # what follows is read by `fork`
         template.hear()
 
-    def _ended(self, number: int) -> None:
+    def _late(self, number: int, template: _Template, seconds: float) -> None:
+        """It loads the application for too long: ask for its stacks, then end it."""
+        if self._by_number.get(number) is not template or template.ready:
+            return
+        process.send_signal(template.pidfd, STACKS)
+        end = partial(self._end_boot, number, template, seconds)
+        self._loop.timers.set(f"boot {template.pid}", monotonic() + LAST_WORDS, end)
+
+    def _end_boot(self, number: int, template: _Template, seconds: float) -> None:
+        if self._by_number.get(number) is not template or template.ready:
+            return
+        stacks = os.pread(template.stacks, 1 << 16, 0).decode("utf-8", "replace").strip()
+        fault = not_booted(f"the template (pid {template.pid})", seconds)
+        template.error = f"{fault}; it was here:\n{stacks or process.state(template.pid)}"
+        process.send_signal(template.pidfd, signal.SIGKILL)  # its end is heard
+
+    def _ended(self, number: int, wanted: bool = False) -> None:
         template = self._by_number.pop(number)
         self._loop.unwatch(template.pidfd)
         self._loop.unwatch(template.fileno())
-        template.hear()
-        _, code = os.waitpid(template.pid, 0)
+        if not template.error:
+            template.hear()
+        code = os.waitstatus_to_exitcode(os.waitpid(template.pid, 0)[1])
+        self._loop.timers.cancel(f"boot {template.pid}")
         ready, error = template.ready, template.error
         template.close()
+        if wanted:
+            return
         if error:
             self._failed(number, error)
-        elif not ready and code != signal.SIGKILL:
-            how = process.exit_reason(os.waitstatus_to_exitcode(code))
+        elif not ready and -code in FROM_OUTSIDE:
+            self._killed(number, killed_at_boot(f"the template (pid {template.pid})", -code))
+        elif not ready:
+            how = process.exit_reason(code)
             self._failed(number, f"the template ended by {how} while it loaded the application")
-        elif code != signal.SIGKILL:
+        elif -code != signal.SIGKILL:
             self._log.warning(
                 f"the template (pid {template.pid}) is gone; the next child needs a new one"
             )

@@ -19,6 +19,8 @@ import socket
 import sys
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from forkd.address import Address
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 _VARIABLE = "FORKD_INTERNAL_UPGRADE"
+#: For a new master to start, besides what it waits for.
+_SPARE_SECONDS = 10.0
 
 
 class Link:
@@ -132,11 +136,16 @@ class Upgrade:
             self.pid, self._pidfd = process.fork_away(execute)
         except OSError as error:
             ours.close()
-            raise ForkdError(f"upgrade: fork: {error.strerror}") from error
+            raise ForkdError(f"upgrade: {process.why_no_fork(error)}") from error
         finally:
             theirs.close()
         master.log.info(f"upgrade: pid {self.pid} is starting")
         master.loop.watch(ours.fileno(), self._hear)
+        config = master.generation.config
+        if config.boot_timeout:
+            # It keeps that time itself, after a hook, unless it hangs before it can.
+            seconds = config.boot_timeout + (config.timeout or config.boot_timeout) + _SPARE_SECONDS
+            master.loop.timers.set("upgrade", monotonic() + seconds, partial(self._late, seconds))
 
     def _describe(self, link: int) -> dict[str, Any]:
         master = self._master
@@ -171,6 +180,7 @@ class Upgrade:
         if self._decided:
             return
         self._decided = True
+        self._master.loop.timers.cancel("upgrade")
         self._master.loop.unwatch(self._link.fileno())
         os.close(self._pidfd)
         if self._request is not None:
@@ -187,6 +197,10 @@ class Upgrade:
             self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
         self._link.close()
         self._master.upgrade_failed()
+
+    def _late(self, seconds: float) -> None:
+        process.send_signal(self._pidfd, signal.SIGKILL)
+        self._decide(False, f"the new master (pid {self.pid}) has said nothing for {seconds:g} s; killed")
 
     def cancel(self) -> None:
         """This master stops: so must the new one, unless it serves already."""

@@ -14,7 +14,7 @@ from forkd.log import escape
 from forkd.models import registry
 from forkd.supervise import plan, scaling
 from forkd.supervise.children import Child, State
-from forkd.supervise.departures import LAST_WORDS
+from forkd.supervise.lateness import LAST_WORDS
 from forkd.supervise.messages import Trim
 from forkd.system import process
 from forkd.system.scoreboard import CONNECTIONS
@@ -113,7 +113,7 @@ class Watchdog:
         """Children that have served for a while end a series of crashes."""
         master = self._master
         ready = len(master.leadership.serving(master.generation))
-        if master.backoff.crashes and ready >= master.generation.want:
+        if (master.backoff.crashes or master.backoff.waits) and ready >= master.generation.want:
             youngest = max((c.ready or now for c in master.children), default=now)
             if now - youngest >= plan.SETTLED:
                 master.log.info("children are stable again")

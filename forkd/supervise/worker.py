@@ -6,6 +6,7 @@ Everything that a fork must close, reset or open anew is in `_after_fork`, in or
 from __future__ import annotations
 
 import asyncio
+import errno
 import faulthandler
 import gc
 import os
@@ -25,7 +26,7 @@ from forkd.app.session import Interface, Ledger
 from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
-from forkd.errors import AppError, ForkdError
+from forkd.errors import AppError, ForkdError, SystemCallError
 from forkd.log import AccessLog, Log
 from forkd.models import registry
 from forkd.models.deadlines import NEVER
@@ -112,26 +113,11 @@ class Worker:
             self._channel.send(Failed(str(error)))
             return 3
         self._intakes = self._make_intakes()
-        self._model = model = model_row.make(
-            Unit(
-                config=self._birth.config,
-                io=self._io(),
-                slot=self._birth.slot,
-                row=self._birth.lanes[0],
-                lanes=self._lanes,
-                lease=self._birth.lease,
-                intakes=self._intakes,
-                interface=interface,
-                host=self,
-                log=self.log,
-                access=self.access,
-                watched={
-                    self._channel.fileno(): self._on_message,
-                    self._signals.fileno(): self._on_signal,
-                },
-                after_turn=self._after_turn,
-            )
-        )
+        try:
+            self._model = model = self._make_model(interface, model_row)
+        except ForkdError as error:
+            self._channel.send(Failed(str(error)))
+            return 3
         self._hooks.call("worker_ready", self._place)
         # What was loaded stays: keep the collector from walking (and so copying) its pages.
         gc.collect()
@@ -205,6 +191,37 @@ class Worker:
             return [QueueIntake(birth.queue, shared=birth.config.dispatch == "competition")]
         shared = birth.config.accept == "exclusive"
         return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
+
+    def _make_model(self, interface: Interface, row: registry.Row) -> Model:
+        """Raises ForkdError when the system has no room for what it waits on, or for its threads."""
+        unit = Unit(
+            config=self._birth.config,
+            io=self._io(),
+            slot=self._birth.slot,
+            row=self._birth.lanes[0],
+            lanes=self._lanes,
+            lease=self._birth.lease,
+            intakes=self._intakes,
+            interface=interface,
+            host=self,
+            log=self.log,
+            access=self.access,
+            watched={
+                self._channel.fileno(): self._on_message,
+                self._signals.fileno(): self._on_signal,
+            },
+            after_turn=self._after_turn,
+        )
+        try:
+            return row.make(unit)
+        except OSError as error:
+            name = f"model {self._birth.config.model}"
+            raise SystemCallError(name, "a worker's descriptors", error) from error
+        except RuntimeError as error:
+            if "start new thread" not in str(error):
+                raise
+            why = process.why_no_fork(OSError(errno.EAGAIN, ""))  # all that pthread_create(3) says
+            raise ForkdError(f"--threads {self._birth.config.threads}: {why}") from error
 
     # ---- while it serves ------------------------------------------------------------------
 

@@ -49,6 +49,16 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def why_no_fork(error: OSError) -> str:
+    """What to say of a fork that failed; of EAGAIN, which says least, with the remedy (fork(2))."""
+    if error.errno != errno.EAGAIN:
+        return f"fork: {error.strerror}"
+    return (
+        f"fork(2): EAGAIN: {os.strerror(errno.EAGAIN)}: the user of this process or its cgroup may have no "
+        "more processes and threads; raise RLIMIT_NPROC (ulimit -u, LimitNPROC=) or pids.max (TasksMax=)"
+    )
+
+
 def fork_away(child: Callable[[], NoReturn]) -> tuple[int, int]:
     """As `fork`, but the new process is not ours: it has lost its parent, and is init's child. The
     pidfd is for signals; nothing reports its end. Raises OSError.

@@ -354,3 +354,55 @@ def test_planning_changes_nothing() -> None:
     first = plan.plan(scene(*children))
     assert [vars(c) for c in children] == [vars(c) for c in before]
     assert repr(plan.plan(scene(*children))) == repr(first)
+
+
+# ---- boots that do not end, or are ended -----------------------------------------------------
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_who_is_not_ready_in_time_is_killed(generation: int) -> None:
+    late = child(3, STARTING, generation, deadline=NOW)
+    early = child(4, STARTING, generation, deadline=NOW + 2)
+    actions = plan.plan(scene(child(1), late, early, incoming=2, incoming_want=2))
+    kills = [a for a in actions if isinstance(a, Kill)]
+    assert [(k.child.slot, k.why) for k in kills] == [(3, "boot-timeout")]
+    assert WakeAt(NOW + 2) in actions
+
+
+def test_without_a_limit_nobody_looks_at_the_clock() -> None:
+    assert plan.plan(scene(child(1), child(2, STARTING))) == []
+
+
+def test_who_is_killed_from_outside_is_tried_again_later_and_opens_no_breaker() -> None:
+    backoff, delays = Backoff(), []
+    for _ in range(12):
+        backoff = backoff.killed(NOW, "killed")
+        delays.append(round(backoff.not_before - NOW, 3))
+        backoff = replace(backoff, not_before=0.0)
+    assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+    assert not backoff.open
+    assert backoff.settled() == Backoff(error="killed")
+
+
+def test_without_room_for_a_fork_it_is_tried_again_within_a_second() -> None:
+    backoff, delays = Backoff(), []
+    for _ in range(6):
+        backoff = backoff.short(NOW, "fork")
+        delays.append(round(backoff.not_before - NOW, 3))
+        backoff = replace(backoff, not_before=0.0)
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert not backoff.open
+
+
+def test_neither_shortens_the_wait_after_crashes() -> None:
+    waiting = Backoff(crashes=7, not_before=NOW + 9)
+    assert waiting.killed(NOW, "x").not_before == NOW + 9
+    assert waiting.short(NOW, "x").not_before == NOW + 9
+
+
+def test_the_incoming_generation_waits_for_its_own_next_try() -> None:
+    coming = [child(3, STARTING, 2)]
+    found = plan.plan(
+        scene(child(1), child(2), *coming, incoming=2, incoming_want=2, incoming_not_before=NOW + 1)
+    )
+    assert found == [WakeAt(NOW + 1)]
