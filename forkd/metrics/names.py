@@ -37,7 +37,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("forkd_worker_rss_bytes", "gauge", ("worker",), "Resident memory of a worker."),
     Metric("forkd_accept_queue_length", "gauge", ("listener",), "Connections waiting to be accepted."),
     Metric("forkd_accept_queue_limit", "gauge", ("listener",), "Connections that the accept queue can hold."),
-    Metric("forkd_accept_errors_total", "counter", ("reason",), "Failures of accept(2), by errno."),
+    Metric(
+        "forkd_accept_errors_total", "counter", ("reason",),
+        "Failures of accept(2), and connections closed as nothing could wait for them, by errno.",
+    ),
     Metric("forkd_leader_promotions_total", "counter", (), "Times a leader promoted a follower."),
     Metric(
         "forkd_lease_grants_total", "counter", (),

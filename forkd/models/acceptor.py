@@ -17,7 +17,7 @@ from forkd.models.deadlines import NEVER
 from forkd.models.deference import Deference
 from forkd.models.intake import Accepted, Intake, ListenerIntake
 from forkd.models.link import Link
-from forkd.models.shortage import Shortage
+from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
@@ -54,12 +54,26 @@ class Acceptor:
         """Before each wait: be what the lease says, leader or follower."""
         lead = self.leads()
         if lead is not self._listening:
-            self._listening = lead
-            for fd, intake in self.intakes.items():
-                if lead:
-                    self._handles.add(fd, READ | EXCLUSIVE if intake.shared else READ)
-                else:
+            if lead:
+                lead = self._listen()
+            else:
+                for fd in self.intakes:
                     self._handles.remove(fd)
+            self._listening = lead
+
+    def _listen(self) -> bool:
+        """Wait for connections. False where the system has no room for that: then it is tried again."""
+        added: list[int] = []
+        try:
+            for fd, intake in self.intakes.items():
+                self._handles.add(fd, READ | EXCLUSIVE if intake.shared else READ)
+                added.append(fd)
+        except OSError as error:
+            for fd in added:
+                self._handles.remove(fd)
+            self.pause(WAITING_CALL, error)
+            return False
+        return True
 
     def leads(self) -> bool:
         if self.no_room():

@@ -7,6 +7,7 @@ thread lays it down.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 from forkd.app.session import SLOWEST, Await
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NOWHERE, Wheel
+from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, WRITE, HandleSet
@@ -48,6 +50,7 @@ class Keeper:
         self._counted = counted
         self._make = make
         self._wake = wake
+        self._shortage = Shortage(unit.log)
         self._idle_grace: float | None = None  # set when draining
         self._lock = (
             threading.Lock()
@@ -106,7 +109,11 @@ class Keeper:
             conn.deadline = deadline
             conn.mask = READ
             conn.moved = 0
-            self._handles.add(conn.fd, READ)
+            try:
+                self._handles.add(conn.fd, READ)
+            except OSError:
+                conn.mask = None
+                return False  # `settle` will see it, too, and can say so
         return True
 
     def linger(self, conn: Connection) -> bool:
@@ -198,11 +205,25 @@ class Keeper:
         conn.moved = 0
         mask = (READ if op.read else 0) | (WRITE if op.write else 0)
         if mask != conn.mask:
-            if conn.mask is None:
-                self._handles.add(conn.fd, mask)
-            else:
-                self._handles.modify(conn.fd, mask)
+            try:
+                if conn.mask is None:
+                    self._handles.add(conn.fd, mask)
+                else:
+                    self._handles.modify(conn.fd, mask)
+            except OSError as error:
+                self._refuse(conn, error)
+                return
             conn.mask = mask
+
+    def _refuse(self, conn: Connection, error: OSError) -> None:
+        """There is no room to wait for it (epoll_ctl(2): ENOSPC, ENOMEM; FD_SETSIZE): the others go on."""
+        self._unit.row.failed(error.errno or 0)
+        self._shortage.refuse(WAITING_CALL, error)
+        conn.end(self.log)
+        with contextlib.suppress(OSError, KeyError):
+            self.lend(conn)
+        conn.mask = None
+        self.close(conn)
 
     def _set_deadline(self, conn: Connection, seconds: float) -> None:
         conn.deadline = self.now + seconds

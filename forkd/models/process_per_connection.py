@@ -27,6 +27,7 @@ from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop
 from forkd.models.intake import Accepted
 from forkd.models.loop import ChildLoop
+from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.system import process
 from forkd.system.scoreboard import REQUEST, Row, scratch_row
@@ -54,6 +55,7 @@ class ProcessPerConnection(ChildLoop):
         assert unit.lanes is not None
         self._lanes = unit.lanes
         self._servants: set[Servant] = set()
+        self._shortage = Shortage(unit.log)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
@@ -74,9 +76,22 @@ class ProcessPerConnection(ChildLoop):
         else:
             sock.close()
             servant = Servant(pid, pidfd, row)
-            self._servants.add(servant)
-            self.watch(pidfd, lambda: self._exited(servant))
+            try:
+                self.watch(pidfd, lambda: self._exited(servant))
+            except OSError as error:  # nobody would hear of its end: refuse its client
+                self._end_unwatched(servant, error)
+            else:
+                self._servants.add(servant)
         self._recount()
+
+    def _end_unwatched(self, servant: Servant, error: OSError) -> None:
+        self.calls.pop(servant.pidfd, None)
+        process.send_signal(servant.pidfd, signal.SIGKILL)
+        os.waitpid(servant.pid, 0)
+        os.close(servant.pidfd)
+        self._lanes.give_back(servant.row)
+        self.unit.row.failed(error.errno or 0)
+        self._shortage.refuse(WAITING_CALL, error)
 
     def _recount(self) -> None:
         self._counted(len(self._servants) + len(self._held))

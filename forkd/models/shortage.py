@@ -1,4 +1,5 @@
-"""When a system call fails for want of something: say so now and then, and wait before the next try.
+"""When a system call fails for want of something: say so now and then, and wait before the next try, or
+refuse whom it was made for.
 
 Trying again at once would spin: what could not be accepted stays in the queue, which stays readable.
 Used by whoever accepts: the acceptor of a child, the master's dispatcher, and its own sockets.
@@ -12,10 +13,12 @@ from time import monotonic
 from forkd.app.session import Log
 
 #: The machine or the process has no room: for descriptors, for memory, for processes.
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
 _NO_ROOM_PAUSE = 0.25  # seconds
 #: Other errors of accept(2) are those of one connection, and the next may be well.
 _PAUSE = 0.01
+#: How the log calls what failed, with the limit that ENOSPC is about (epoll_ctl(2)).
+WAITING_CALL = "epoll_ctl (fs.epoll.max_user_watches)"
 #: One line in so many seconds.
 _SILENCE = 10.0
 
@@ -28,17 +31,22 @@ class Shortage:
 
     def pause(self, call: str, error: OSError) -> float:
         """`call` has failed. Returns the seconds to wait before the next try."""
-        number = error.errno or 0
-        seconds = _NO_ROOM_PAUSE if number in _NO_ROOM else _PAUSE
-        now = monotonic()
-        if number == errno.ECONNABORTED:
-            pass  # a client that has left is no error of ours
-        elif now < self._silent_until:
-            self._unsaid += 1
-        else:
-            more = f" ({self._unsaid} times more since this was last said)" if self._unsaid else ""
-            name = errno.errorcode.get(number, str(number))
-            self._log.error(f"{call}: {name}: {error.strerror}; again in {seconds} s{more}")
-            self._silent_until = now + _SILENCE
-            self._unsaid = 0
+        seconds = _NO_ROOM_PAUSE if error.errno in _NO_ROOM else _PAUSE
+        if error.errno != errno.ECONNABORTED:  # a client that has left is no error of ours
+            self._say(call, error, f"again in {seconds} s")
         return seconds
+
+    def refuse(self, call: str, error: OSError) -> None:
+        """`call` has failed for one connection, which is closed."""
+        self._say(call, error, "its connection is closed")
+
+    def _say(self, call: str, error: OSError, then: str) -> None:
+        now = monotonic()
+        if now < self._silent_until:
+            self._unsaid += 1
+            return
+        more = f" ({self._unsaid} times more since this was last said)" if self._unsaid else ""
+        name = errno.errorcode.get(error.errno or 0, str(error.errno))
+        self._log.error(f"{call}: {name}: {error.strerror}; {then}{more}")
+        self._silent_until = now + _SILENCE
+        self._unsaid = 0

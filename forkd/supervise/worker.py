@@ -34,6 +34,7 @@ from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
 from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire, Trim
 from forkd.system import process, standard
+from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
 from forkd.system.signals import NEWS, SignalQueue
@@ -215,8 +216,8 @@ class Worker:
         try:
             return row.make(unit)
         except OSError as error:
-            name = f"model {self._birth.config.model}"
-            raise SystemCallError(name, "a worker's descriptors", error) from error
+            what = SystemCallError("wait", "its descriptors", error)  # epoll_ctl(2) and the like
+            raise ForkdError(f"model {self._birth.config.model} could not begin: {what}") from error
         except RuntimeError as error:
             if "start new thread" not in str(error):
                 raise
@@ -342,21 +343,27 @@ class _ModelSelector(selectors.EpollSelector):
     """asyncio's own descriptors in an epoll that is nested in the model's handle set."""
 
     finished: Callable[[], None]
+    _selector: Any  # of EpollSelector: the select.epoll that it calls
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self._model = model
         self._ready = False
+        # An application has few descriptors of its own, and no way to go on without one.
+        self._selector.close()
+        self._selector = self._epoll = PatientEpoll()
         model.watch(self.fileno(), self._hear)
 
     def _hear(self) -> None:
         self._ready = True
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._epoll.short:
+            timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
         self._model.turn(timeout)
         if self._model.done:
             self.finished()
-        if not self._ready:
+        if not self._ready and not self._epoll.short:
             return []
         self._ready = False
         return super().select(0)

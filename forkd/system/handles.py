@@ -9,11 +9,13 @@ Masks are those of poll(2), which epoll shares: READ, WRITE, and HANGUP, which i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
+from time import sleep
 from typing import Protocol
 
 from forkd.native import native
@@ -26,6 +28,20 @@ EXCLUSIVE = select.EPOLLEXCLUSIVE
 #: Reports once, and then nothing until it is set anew (epoll only).
 ONESHOT = select.EPOLLONESHOT
 _CTL_ADD, _CTL_DEL, _CTL_MOD = 1, 2, 3  # of epoll_ctl(2), which Python does not name
+
+
+_NO_ROOM = (errno.ENOSPC, errno.ENOMEM)
+#: How often what cannot be watched is looked at.
+LOOK_SECONDS = 0.05
+
+
+def wait_for_memory(error: OSError) -> list[tuple[int, int]]:
+    """A wait has failed. Where the kernel has no memory for it (poll(2), select(2): ENOMEM, and EAGAIN),
+    nothing is ready, and the next one comes a little later."""
+    if error.errno not in (errno.ENOMEM, errno.EAGAIN):
+        raise error
+    sleep(LOOK_SECONDS)
+    return []
 
 
 #: Ready (fd, mask) pairs.
@@ -77,6 +93,71 @@ class NativeEpollSet(EpollSet):
         self.wait = partial(native.epoll_wait, epoll)
 
 
+class PatientEpoll:
+    """An epoll(7) of few descriptors that are all needed: one that the kernel has no room to watch
+    (epoll_ctl(2): ENOSPC beyond fs.epoll.max_user_watches, ENOMEM) is polled until it has.
+
+    Has the methods of a HandleSet, and those of select.epoll by which selectors.EpollSelector calls it.
+    """
+
+    concurrent = False
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._polled: dict[int, int] = {}  # descriptor to mask
+        self.fileno = self._epoll.fileno
+        self.close = self._epoll.close
+
+    @property
+    def short(self) -> bool:
+        """Some are polled: whoever waits for this epoll itself has to look at times."""
+        return bool(self._polled)
+
+    def register(self, fd: int, mask: int) -> None:
+        try:
+            self._epoll.register(fd, mask)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._polled[fd] = mask
+
+    def modify(self, fd: int, mask: int) -> None:
+        if fd in self._polled:
+            self._polled[fd] = mask
+            return
+        try:
+            self._epoll.modify(fd, mask)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._epoll.unregister(fd)
+            self._polled[fd] = mask
+
+    def unregister(self, fd: int) -> None:
+        if self._polled.pop(fd, None) is None:
+            self._epoll.unregister(fd)
+
+    def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
+        if not self._polled:
+            return self._epoll.poll(timeout, maxevents)
+        for fd, mask in list(self._polled.items()):
+            del self._polled[fd]
+            with contextlib.suppress(OSError):  # EBADF: it was closed
+                self.register(fd, mask)
+        found = self._poll_now()
+        wait = LOOK_SECONDS if timeout is None or timeout < 0 else min(timeout, LOOK_SECONDS)
+        events = self._epoll.poll(0 if found else wait, maxevents)
+        return events + (found or self._poll_now())
+
+    def _poll_now(self) -> list[tuple[int, int]]:
+        poller = select.poll()
+        for fd, mask in self._polled.items():
+            poller.register(fd, mask)
+        return [(fd, mask) for fd, mask in poller.poll(0) if not mask & select.POLLNVAL]
+
+    add, remove, wait = register, unregister, poll
+
+
 class PollSet:
     """poll(2): the kernel is told every handle at every wait."""
 
@@ -90,7 +171,10 @@ class PollSet:
 
     def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
         # Rounded up: a wait that ends just before its deadline would be repeated at once.
-        return self._poll.poll(None if timeout is None else ceil(timeout * 1000))
+        try:
+            return self._poll.poll(None if timeout is None else ceil(timeout * 1000))
+        except OSError as error:
+            return wait_for_memory(error)
 
     def close(self) -> None:
         pass  # it has no descriptor
@@ -121,7 +205,10 @@ class SelectSet:
         self.modify(fd, 0)
 
     def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
-        readable, writable, _ = select.select(self._reads, self._writes, (), timeout)
+        try:
+            readable, writable, _ = select.select(self._reads, self._writes, (), timeout)
+        except OSError as error:
+            return wait_for_memory(error)
         masks = dict.fromkeys(readable, READ)
         for fd in writable:
             masks[fd] = masks.get(fd, 0) | WRITE

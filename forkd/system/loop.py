@@ -1,11 +1,14 @@
-"""The master's loop: one epoll over descriptors, and named timers on the monotonic clock."""
+"""The master's loop: one epoll over descriptors, and named timers on the monotonic clock.
+
+None of the descriptors can be done without: where epoll has no room for one it is polled.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
 
-from forkd.system.handles import READ, EpollSet
+from forkd.system.handles import READ, PatientEpoll
 
 
 class Timers:
@@ -40,7 +43,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.timers = Timers()
-        self._handles = EpollSet()
+        self._handles = PatientEpoll()
         self._calls: dict[int, Callable[[], None]] = {}
         #: Called inside the `except` of a callback that raised; the owner logs it.
         self.failed: Callable[[], None] = lambda: None

@@ -27,6 +27,7 @@ import struct
 from math import ceil
 
 from forkd.errors import SystemCallError
+from forkd.system.handles import wait_for_memory
 from forkd.system.signals import NEWS
 
 _INFO = struct.Struct("=I16xi104x")  # signalfd_siginfo: ssi_signo, ssi_fd
@@ -45,11 +46,12 @@ class SigioSet:
         self._hot: set[int] = set()  # signal-driven, and perhaps ready
 
     def add(self, fd: int, mask: int) -> None:
-        self._masks[fd] = mask
-        if _can_signal(fd):
+        if can_signal := _can_signal(fd):
             fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(fd, fcntl.F_SETSIG, NEWS)
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        self._masks[fd] = mask
+        if can_signal:
             self._hot.add(fd)  # what came before does not signal
         else:
             self._plain.add(fd)
@@ -68,6 +70,14 @@ class SigioSet:
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_ASYNC)
 
     def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        try:
+            ready = self._find(timeout)
+        except OSError as error:
+            return wait_for_memory(error)  # who is hot stays so
+        self._hot = {fd for fd, _ in ready if fd not in self._plain}
+        return ready
+
+    def _find(self, timeout: float | None) -> list[tuple[int, int]]:
         self._hear()
         ready = self._look(self._hot | self._plain, 0)
         if not ready and (timeout is None or timeout > 0):
@@ -75,7 +85,6 @@ class SigioSet:
             if self._look(self._plain, timeout):
                 self._hear()
             ready = self._look(self._hot | self._plain, 0)
-        self._hot = {fd for fd, _ in ready if fd not in self._plain}
         return ready
 
     def close(self) -> None:
