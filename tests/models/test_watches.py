@@ -121,7 +121,7 @@ def test_a_connection_more_than_can_be_watched_is_refused(
     assert service.log().count(f"epoll_ctl (fs.epoll.max_user_watches): {error}") <= 3
 
 
-@pytest.mark.parametrize("kind", ["native", "python", "threads"])
+@pytest.mark.parametrize("kind", ["native", "python"])
 def test_so_is_one_that_cannot_be_written_to(service: Service, kind: str) -> None:
     """Its watch cannot be changed: what it asked for is not sent, and nobody else suffers."""
     start(service, kind, MODIFY, "ENOMEM")

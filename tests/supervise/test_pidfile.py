@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from forkd.errors import ForkdError, NotRunning, StartError
+from forkd.errors import ForkdError, NotRunning, StartError, SystemCallError
 from forkd.supervise.pidfile import Pidfile, running
 
 
@@ -133,3 +134,36 @@ def test_of_processes_that_race_exactly_one_wins(tmp_path: Path, attempt: int) -
     os.close(results)
     os.close(tell)
     assert answers.count(b"+") == 1
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate"])
+def test_one_that_cannot_be_written_is_an_error_and_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fails)
+        with pytest.raises(SystemCallError, match=errno.errorcode[error]):
+            Pidfile.acquire(str(tmp_path / "x.pid"))
+    assert os.listdir(tmp_path) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    held = Pidfile.acquire(str(tmp_path / "x.pid"))
+    held.remove()
+
+
+def test_a_file_system_that_is_read_only_by_now_does_not_stop_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Pidfile.acquire(str(tmp_path / "x.pid"))
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fails)
+        held.remove()
+    Pidfile.acquire(str(tmp_path / "x.pid")).remove()  # it was let go of
