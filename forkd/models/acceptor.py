@@ -8,6 +8,7 @@ without it. Used by every model, in the thread that waits.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -54,26 +55,23 @@ class Acceptor:
         """Before each wait: be what the lease says, leader or follower."""
         lead = self.leads()
         if lead is not self._listening:
-            if lead:
-                lead = self._listen()
-            else:
-                for fd in self.intakes:
-                    self._handles.remove(fd)
             self._listening = lead
+            try:
+                for fd, intake in self.intakes.items():
+                    if lead:
+                        self._handles.add(fd, READ | EXCLUSIVE if intake.shared else READ)
+                    else:
+                        self._handles.remove(fd)
+            except OSError as error:
+                self._cannot_listen(error)
 
-    def _listen(self) -> bool:
-        """Wait for connections. False where the system has no room for that: then it is tried again."""
-        added: list[int] = []
-        try:
-            for fd, intake in self.intakes.items():
-                self._handles.add(fd, READ | EXCLUSIVE if intake.shared else READ)
-                added.append(fd)
-        except OSError as error:
-            for fd in added:
+    def _cannot_listen(self, error: OSError) -> None:
+        """The system has no room to wait for one of the intakes: try again in a moment."""
+        self._listening = False
+        for fd in self.intakes:
+            with contextlib.suppress(OSError, KeyError):  # those that are not in it
                 self._handles.remove(fd)
-            self.pause(WAITING_CALL, error)
-            return False
-        return True
+        self.pause(WAITING_CALL, error)
 
     def leads(self) -> bool:
         if self.no_room():

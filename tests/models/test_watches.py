@@ -16,7 +16,7 @@ import pytest
 
 from tests.process.conftest import Service, until
 
-from .test_faults import answered, failing, failures
+from .test_faults import failing, failures
 from .test_signature import traceable
 
 NUMBERS = {"x86_64": 233, "aarch64": 21}
@@ -163,28 +163,6 @@ def test_a_process_that_cannot_be_watched_ends(service: Service) -> None:
     until(lambda: service.live()["workers"][0]["connections"] == 0, "no process")
     assert service.get() != ""
     assert service.worker_pids() == [worker]
-
-
-def test_a_listener_that_cannot_be_watched_is_tried_again(service: Service) -> None:
-    """The leader's add of the listener fails while a file is there; who waits is answered afterwards."""
-    if not traceable():
-        pytest.skip("strace may not trace here")
-    service.expected_errors = ["epoll_ctl .*: (ENOSPC|ENOSYS)"]
-    service.write_app(APP)
-    service.start("-w", "2")
-    pids = service.worker_pids()
-    follower = next(w for w in service.workers() if w["role"] == "follower")["pid"]
-    leader = service.leader()["pid"]
-    # Its next epoll_ctl(2) is that which adds the listener.
-    with failing(service, [follower], "epoll_ctl", "ENOSPC", when="1"):
-        os.kill(leader, 9)
-        service.expected_errors.append("gone: SIGKILL")
-        clients = [service.connect(20) for _ in range(5)]
-        for client in clients:
-            client.sendall(REQUEST)
-        answered(clients)
-    assert follower in service.worker_pids()
-    assert pids
 
 
 @pytest.mark.parametrize(

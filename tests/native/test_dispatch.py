@@ -7,6 +7,7 @@ Clients and applications are drawn at random, by a seed that a failure prints.
 from __future__ import annotations
 
 import base64
+import errno
 import gc
 import os
 import random
@@ -31,7 +32,9 @@ from forkd.system.scoreboard import (
     BUCKETS,
     CODES,
     CONNECTIONS,
+    FAILURES,
     IN_FLIGHT,
+    REASONS,
     REQUEST,
     REQUESTS,
     scratch_row,
@@ -366,6 +369,59 @@ def test_early_connections_do_not_pass_the_limit() -> None:
         service.clients[number].send(HEADS[0])
     service.rest()
     assert service.row.cells[CONNECTIONS] == 20
+    service.outcome()
+
+
+@pytest.mark.parametrize("natively", [True, False])
+def test_a_listener_that_epoll_has_no_room_for_is_tried_again(natively: bool) -> None:
+    service = Service(usual, 0, natively)
+    handles, acceptor = service.loop.handles, service.loop.acceptor
+    add = handles.add
+
+    def no_room(fd: int, mask: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    handles.add = no_room
+    service.connect()
+    service.clients[0].send(LAST)
+    service.loop.turn(0)  # it leads, and would wait for the listener
+    assert acceptor.no_room()
+    assert acceptor.pause_ends != NEVER
+    assert service.row.cells[ACCEPTED] == 0
+    handles.add = add
+    acceptor.pause_ends = 0.0  # which has come
+    service.rest()
+    assert service.heard[0].count(b"200 OK") == 1
+    assert service.row.cells[ACCEPTED] == 1
+    service.outcome()
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_an_early_connection_that_epoll_has_no_room_for(room: bool) -> None:
+    """It is one as any other at once; and refused, if it cannot be waited for either."""
+    service = Service(usual, 0, True)
+    add = service.loop.handles.add
+
+    def no_room(fd: int, mask: int) -> None:
+        if fd not in service.loop.acceptor.intakes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(fd, mask)
+
+    with open(os.devnull) as no_epoll:
+        service.loop._epoll = no_epoll.fileno()  # epoll_ctl(2): EINVAL
+        service.expect_brief()
+        service.send(0, LAST)
+        assert service.loop.dispatcher.brief is not None
+        service.loop.handles.add = add if room else no_room
+        for number in (1, 2):
+            service.connect()
+            service.rest()
+            assert not service.loop._early
+            assert service.row.cells[CONNECTIONS] == (number if room else 0)
+        service.loop.handles.add = add
+        service.send(3, HEADS[0])
+    assert [b"200 OK" in heard for heard in service.heard] == [True, False, False, True]
+    assert service.row.cells[FAILURES + REASONS.index("other")] == (0 if room else 2)
     service.outcome()
 
 

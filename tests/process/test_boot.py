@@ -335,3 +335,41 @@ def test_the_thread_that_waits_gets_the_word_of_its_own_reload(service: Service)
         thread.join(30)
     assert found == {0: 1, 1: 1, 2: 0}
     assert not [p for p in processes_of(service.name) if not alive(p)]
+
+
+def test_a_rolling_reload_that_hangs_in_its_middle_is_superseded(service: Service) -> None:
+    """The first worker of the generation is ready, the next one hangs: it is tried again, the old ones
+    serve, and mended code takes the place of both."""
+    service.write_app(APP)
+    service.start("-w", "2", "--max-surge", "1", "--boot-timeout", "0.5")
+    service.expected_errors = ["gone: boot-timeout"]
+    hang(service)
+    first = "if (HERE / 'first').exists():\n        stuck_here()\n    (HERE / 'first').touch()\n"
+    service.write_app(APP.replace("stuck_here()\n\n    def app", f"{first}\n    def app"), "v2")
+    service.ok("reload")
+    until(lambda: "gone: boot-timeout" in service.log(), "the second worker to be given up")
+    shows_where(service.log())
+    assert len(service.workers()) == 2
+    assert {service.get() for _ in range(10)} <= {"v1", "v2"}
+    service.write_app(APP.replace("stuck_here()\n\n    def app", "def app"), "v3")
+    service.ok("reload")
+    until(lambda: {w["generation"] for w in service.workers()} == {3}, "the third generation alone")
+    assert service.get() == "v3"
+
+
+def test_an_upgrade_whose_new_master_says_nothing_ends(service: Service) -> None:
+    service.write_app(APP)
+    service.start("-w", "1", "--boot-timeout", "0.3", "--timeout", "0.3")
+    service.expected_errors = ["upgrade failed"]
+    hang(service)
+    waiting = command(service, "upgrade")
+    found = until(lambda: re.search(r"upgrade: pid (\d+) is starting", service.log()), "a new master")
+    new = int(found[1])
+    os.kill(new, signal.SIGSTOP)
+    code, text = output(waiting)
+    assert code == 1
+    assert f"the new master (pid {new}) has said nothing for 10.6 s; killed" in text
+    until(lambda: not alive(new), "its end")
+    go_on(service)
+    assert service.get() == "v1"
+    service.ok("upgrade")
