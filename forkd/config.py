@@ -363,6 +363,13 @@ class Config:
         example="www-data",
         help="group, by name or number, that forkd becomes once it is bound",
     )
+    new_privileges: bool = option(
+        kinds.Bool(),
+        False,
+        section="process",
+        help="let programs that the application or a hook executes gain rights by their setuid bit or file "
+        "capabilities (sudo, ping, some sendmail)",
+    )
     umask: int = option(
         kinds.Octal(),
         "022",

@@ -33,7 +33,7 @@ from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
 from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire, Trim
-from forkd.system import process, standard
+from forkd.system import process, rights, standard
 from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
@@ -392,11 +392,17 @@ def settle(
     title: str, config: Config, identity: tuple[int, int, list[int]] | None, master: int
 ) -> None:
     """What each process that the master forks does once it has closed what is not its own: be named,
-    be who the configuration says, and end with the master."""
+    be who the configuration says, gain no rights any more, and end with the master. Foreign code is
+    imported after it."""
     set_title(title, config.name)
     os.umask(config.umask)
     if identity is not None:
+        if identity[0] != os.geteuid():
+            rights.empty_bounding_set()
         process.become(identity)
+    rights.empty_inheritable_set()
+    if not config.new_privileges:
+        rights.allow_no_new_privileges()
     process.die_with_parent(master)  # after become(), which clears it
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 

@@ -96,6 +96,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "defer_accept": "false",
         "native": "false",
         "preload": "true",
+        "new_privileges": "true",
         "hooks": "project.hooks",
     }  # fmt: skip
     text = given.get(row.attr, "777")
