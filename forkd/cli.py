@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from forkd import __version__
+from forkd import __version__, interpreter
 from forkd.bench import command as bench
 from forkd.config import Config
 from forkd.errors import ConfigError, ForkdError, NotRunning
@@ -33,6 +33,7 @@ _WHERE = {"name", "pidfile", "control"}
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns."""
+    interpreter.leave_start_directory()
     args, unknown = _parser().parse_known_args(argv)
     if unknown:
         raise SystemExit(_complain(args.verb, unknown))
@@ -209,8 +210,7 @@ def _check(args: argparse.Namespace) -> int:
     """Validate the configuration and import the application; change nothing."""
     from forkd.supervise.check import check
 
-    _, config = _load(args)
-    print(check(config))
+    print(check(*_load(args)))
     return 0
 
 

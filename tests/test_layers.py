@@ -18,6 +18,7 @@ BASE = {
     "log",
     "sink",
     "title",
+    "interpreter",
     "__init__",
 }
 

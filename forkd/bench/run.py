@@ -12,12 +12,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
+from forkd import interpreter
 from forkd.errors import ForkdError
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -117,10 +117,10 @@ def _one(wrk: str, app: str | None, result: Result, load: Load) -> None:
             _forkd("stop", *where)
 
 
-def _forkd(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _forkd(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     # A session of its own: Ctrl-C is this command's, which then stops the daemon properly.
     return subprocess.run(
-        [sys.executable, "-m", "forkd", *arguments],
+        interpreter.command(verb, *arguments),
         capture_output=True,
         text=True,
         start_new_session=True,

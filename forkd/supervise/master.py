@@ -21,7 +21,7 @@ from forkd.metrics.admin import AdminServer
 from forkd.models import registry
 from forkd.models.shortage import Shortage
 from forkd.sources import Sources
-from forkd.supervise import foreground, plan, rotation, verbs
+from forkd.supervise import exposure, foreground, plan, rotation, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
@@ -118,8 +118,9 @@ class Master:
         """Serve until told to stop. Returns the exit code."""
         config = self.generation.config
         try:
-            self._nursery.identity = process.identity(config.user, config.group)
-            self.leadership.other_ids = process.is_other(self._nursery.identity)
+            identity = self._nursery.identity = process.identity(config.user, config.group)
+            self.leadership.other_ids = process.is_other(identity)
+            exposure.warn(self.log, self.sources.path, config, identity)
             self._open(config)
             self.leadership.expose(self.generation)
             if self.owns:

@@ -16,13 +16,13 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from forkd import interpreter
 from forkd.address import Address
 from forkd.errors import ForkdError
 from forkd.sources import Sources
@@ -263,4 +263,5 @@ def _execute(handed: dict[str, Any], cwd: str) -> NoReturn:
     os.chdir(cwd)
     environ = {**os.environ, _VARIABLE: json.dumps(handed)}
     process.unblock()
-    os.execve(sys.executable, [sys.executable, "-m", "forkd", "start"], environ)
+    program = interpreter.command("start")
+    os.execve(program[0], program, environ)

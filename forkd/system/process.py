@@ -21,6 +21,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+#: uid, gid, and the supplementary groups.
+Identity = tuple[int, int, list[int]]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -231,7 +233,7 @@ _STATES = {
 }
 
 
-def identity(user: str | None, group: str | None) -> tuple[int, int, list[int]] | None:
+def identity(user: str | None, group: str | None) -> Identity | None:
     """The (uid, gid, supplementary groups) to become, or None for no change.
 
     Names or numbers. Raises StartError when the user or group does not exist or when this process
@@ -260,12 +262,12 @@ def identity(user: str | None, group: str | None) -> tuple[int, int, list[int]] 
     return uid, gid, os.getgrouplist(name, gid) if name else [gid]
 
 
-def is_other(who: tuple[int, int, list[int]] | None) -> bool:
+def is_other(who: Identity | None) -> bool:
     """Whether a process that becomes `who` has other ids than this one."""
     return who is not None and who[:2] != (os.geteuid(), os.getegid())
 
 
-def become(who: tuple[int, int, list[int]]) -> None:
+def become(who: Identity) -> None:
     """Drop privileges for good: groups first, while we still may; then verify (setresuid(2))."""
     uid, gid, groups = who
     try:
