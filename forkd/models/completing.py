@@ -20,9 +20,12 @@ _PIECE = 262144
 
 
 class Completing(Connection):
-    """Application code that blocks in `push` or `pull` uses the socket itself meanwhile."""
+    """Application code that blocks in `push` or `pull` uses the socket itself: `push` to send, while
+    what is received is held, as always when the session does not wait for it; `pull` to receive from where
+    the operations have left off. So each byte that came is held by the operations, or is in the socket, or
+    was given to the session, in this order, and nothing is kept here besides."""
 
-    __slots__ = ("_left", "last", "operations")
+    __slots__ = ("last", "operations")
 
     direct = False
 
@@ -30,7 +33,6 @@ class Completing(Connection):
         super().__init__(*arguments)
         self.operations = operations
         self.last: Outcome | None = None  # the session has returned; kept while a send is under way
-        self._left = b""
         operations.adopt(self.fd)
 
     def piece(self) -> bytes:
@@ -84,16 +86,12 @@ class Completing(Connection):
         return not self.operations.sending(self.fd) and super().shutdown()
 
     def push(self, data: bytes) -> None:
-        self._take_over()
+        self.operations.sends_itself(self.fd)
         super().push(data)
 
     def pull(self, seconds: float) -> bytes:
-        self._take_over()
-        data, self._left = self._left, b""
-        return data or super().pull(seconds)
-
-    def _take_over(self) -> None:
         try:
-            self._left += self.operations.take_over(self.fd)
+            data = self.operations.take_over(self.fd)
         except OSError as error:
             raise ClientGone("the client has left") from error
+        return data or super().pull(seconds)

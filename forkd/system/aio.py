@@ -189,12 +189,19 @@ class AioOperations:
     def holds(self, fd: int) -> bool:
         return bool(self._handles[fd].held)
 
-    def take_over(self, fd: int) -> bytes:
-        handle = self._handles[fd]
+    def sends_itself(self, fd: int) -> None:
         os.set_blocking(fd, False)
-        handle.blocking = False
-        data = b"".join(piece for piece in handle.held if isinstance(piece, bytes))
-        handle.held.clear()
+        self._handles[fd].blocking = False
+
+    def take_over(self, fd: int) -> bytes:
+        self.sends_itself(fd)
+        handle = self._handles[fd]
+        data = b""
+        while handle.held:
+            piece = handle.held.pop(0)
+            if isinstance(piece, OSError):
+                raise piece
+            data += piece
         return data
 
     def release(self, sock: socket.socket) -> None:

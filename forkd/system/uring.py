@@ -169,6 +169,9 @@ class UringOperations:
     def holds(self, fd: int) -> bool:
         return bool(self._by_fd[fd].held)
 
+    def sends_itself(self, fd: int) -> None:
+        pass  # a receive that is under way is no hindrance
+
     def take_over(self, fd: int) -> bytes:
         handle = self._by_fd[fd]
         if handle.armed:  # never so when a pool's thread asks: see `pooled`
