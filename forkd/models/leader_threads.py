@@ -59,6 +59,7 @@ class LeaderThreads(InlineLoop):
         self._entrance = Entrance(unit.config.threads)
         self._alert = True  # the last turn's answer to whether any request blocks
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
+        self._rung = False  # the bell: somebody has rung it, or is about to
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._bell, self._collect)
         for number in range(unit.config.threads):
@@ -223,11 +224,22 @@ class LeaderThreads(InlineLoop):
         work = self._entrance.leave(long)
         if type(outcome) is not Await or not self.keeper.lay_down(conn, outcome):
             self._outcomes.append((conn, outcome))
-            if len(self._outcomes) == 1:  # otherwise the leader has yet to come to another
-                os.eventfd_write(self._bell, 1)
-        elif work is None and self.acceptor.deference.busy:
-            os.eventfd_write(self._bell, 1)  # there is room again
+            self._ring()
+        elif (work is None and self.acceptor.deference.busy) or self.unit.access is not None:
+            # There is room again: `_look_around` sets `busy` before it asks whether there is, so that who
+            # leaves finds it set, or was seen to have left. Or a line of the access log is to be written.
+            self._ring()
         return work
+
+    def _ring(self) -> None:
+        """Have the leader, who may wait, take a turn, for something that was done before this call."""
+        # Who finds it set leaves the ringing to whoever has set it: `_collect`, which clears it before it
+        # looks for anything, is yet to come. Two who find it clear both ring, which does no harm. To ask
+        # whether an outcome is the only one would not do: when two append before either asks, neither finds
+        # one, and nobody rings.
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
 
     def _collect(self) -> None:
         """Outcomes of former leaders."""
@@ -235,6 +247,7 @@ class LeaderThreads(InlineLoop):
             os.eventfd_read(self._bell)
         except BlockingIOError:
             pass
+        self._rung = False  # from here on it is rung again: see `_ring`
         while self._outcomes:
             self.keeper.settle(*self._outcomes.popleft())
 

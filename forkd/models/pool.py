@@ -74,6 +74,7 @@ class RequestQueue:
                 self._log.exception("a pool thread failed; its connection is closed")
                 outcome = ABORTED
             self._outcomes.append((conn, outcome))
+            # Each one rings, after that: `outcomes` clears the bell before it counts what there is.
             os.eventfd_write(self.bell, 1)
 
 

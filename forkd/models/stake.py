@@ -102,8 +102,11 @@ class PythonStake:
                     self._sleep()
                     return NOTHING
             seen = entries
-        given, self._given = self._given, False
-        return GIVEN if given else NOTHING
+        # Cleared only when it was seen: `give` may come between a look and a store, and is not repeated.
+        if self._given:
+            self._given = False
+            return GIVEN
+        return NOTHING
 
     def _sleep(self) -> None:
         self._asleep = True

@@ -3,8 +3,8 @@
 glibc has a thread do each operation, with blocking I/O; how many is set before the first one. The
 signal carries the operation's number (sigev_value), and is read from a signalfd, since a Python
 handler is not given it. When the queue of real-time signals is full (RLIMIT_SIGPENDING) glibc cannot
-send it, and says EAGAIN in place of the result: all operations are looked at when no signal came for a
-while, and such a connection is closed rather than left waiting.
+send it, and says EAGAIN in place of the result: all operations are looked at once in a while, and such a
+connection is closed rather than left waiting.
 
 Two facts of glibc shape the rest. It does the operations of one descriptor one after the other, so a
 write would wait behind a read that waits for the peer: `send` first ends such a read. And an
@@ -155,11 +155,10 @@ class AioOperations:
         now = monotonic()
         if (self._news, READ) in ready:
             ready.remove((self._news, READ))
-            self._looked = now
             with contextlib.suppress(BlockingIOError):
                 news = os.read(self._news, _INFO.size * 256)
                 self._finished += [number for _, number in _INFO.iter_unpack(news)]
-        elif now - self._looked >= _LOOK_AGAIN:
+        if now - self._looked >= _LOOK_AGAIN:  # however many signals came: one may not have
             self._looked = now
             self._finished += self._under_way
         return ready

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import resource
 import select
@@ -282,4 +284,32 @@ def test_an_operation_whose_signal_was_lost_is_found() -> None:
         resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, hard))
     assert isinstance(heard.errors[0], BlockingIOError)
     operations.release(ours)
+    operations.close()
+
+
+def test_so_it_is_while_others_go_on() -> None:
+    """Whose signals come all the time."""
+    operations = AioOperations()
+    (ours, theirs), (other, its) = connection(operations), connection(operations)
+    heard = Heard(operations)
+    operations.add(other.fileno(), READ)
+    soft, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, hard))
+    try:
+        operations.add(ours.fileno(), READ)
+        control = operations._handles[ours.fileno()].receive.control
+        theirs.send(b"quiet")
+        deadline = time.monotonic() + 10
+        while operations._libc.aio_error(ctypes.byref(control)) != errno.EAGAIN:
+            assert time.monotonic() < deadline, "the signal was sent"
+    finally:
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (soft, hard))
+
+    def told() -> bool:
+        its.send(b"busy")
+        return bool(heard.errors)
+
+    heard.until(told)
+    operations.release(ours)
+    operations.release(other)
     operations.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -144,3 +145,24 @@ def test_a_stake_does_not_keep_a_connection(stake: Stake) -> None:
     del one
     gc.collect()
     assert gone() is None
+
+
+def test_leadership_that_is_given_is_had_whenever_that_comes(kind: Any) -> None:
+    """Between any two steps of a watch: each of these ends at once, so that it comes at its end, too."""
+    stake, had, rounds = kind(1000, 1), threading.Semaphore(0), 2000
+
+    def watch() -> None:
+        for _ in range(rounds):
+            while stake.watch(0.0) != GIVEN:
+                pass
+            had.release()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threading.Thread(target=watch, daemon=True).start()
+        for number in range(rounds):
+            stake.give()
+            assert had.acquire(timeout=SECONDS), f"lost after {number}"
+    finally:
+        sys.setswitchinterval(interval)

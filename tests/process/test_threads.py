@@ -149,3 +149,16 @@ def test_who_comes_while_all_threads_are_taken_is_accepted_and_waits(held: Servi
         (held.dir / "hold").unlink()
         for client in clients + late:
             answer(client)
+
+
+@NATIVE
+def test_what_a_former_leader_has_logged_is_written_though_nobody_comes(
+    held: Service, native: str
+) -> None:
+    held.start("-w", "1", "--threads", "2", "--access-log", "access.log", native)
+    log = held.dir / "access.log"
+    with held.connect() as client:
+        for n in range(1, 6):
+            ask(client, "/held")
+            answer(client)
+            until(lambda n=n: log.read_text().count("GET /held ") == n, "its line")
