@@ -47,6 +47,7 @@ pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed with
 uring = pytest.mark.skipif(bool(usable()), reason=f"io_uring: {usable()}")
 
 IO = {InlineLoop: "epoll", Proactor: "io_uring"}
+LOG, ACCESS_LOG = 3, 4  # in an outcome
 GONE = None  # in place of bytes: the client leaves
 DATE = re.compile(rb"Date: [^\r]*GMT")
 
@@ -239,7 +240,14 @@ def test_so_it_does_over_io_uring() -> None:
     for _ in range(ROUNDS // 4):
         make, script, drains = behaviour(rng), script_of(rng), rng.choice((0, 0, 1, 3))
         first = run(make, script, drains, True, Proactor)
-        assert first == run(make, script, drains, False, Proactor)
+        second = run(make, script, drains, False, Proactor)
+        if not drains and len({number for number, _ in script}) > 1:
+            # Several come together, and whose request completes first is the kernel's to choose, each time
+            # anew: what each client hears has its order, but not what both logs say of different clients.
+            for outcome in (first, second):
+                for log in (LOG, ACCESS_LOG):
+                    outcome[log].sort()
+        assert first == second
 
 
 @pytest.mark.parametrize("model", [InlineLoop, pytest.param(Proactor, marks=uring)])
