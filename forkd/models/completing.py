@@ -62,6 +62,9 @@ class Completing(Connection):
         fcntl.ioctl(self.fd, termios.FIONREAD, waiting)
         return bool(waiting[0]) or self.operations.holds(self.fd)
 
+    def has_come(self) -> bool:
+        return self.has_input() or self.operations.has_come(self.fd)
+
     def close(self) -> None:
         # The descriptor is closed in the next turn; the client shall know now, lest it send a request
         # meanwhile that nobody would answer.

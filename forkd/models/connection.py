@@ -174,6 +174,10 @@ class Connection(Link):
         except BlockingIOError:
             return False
 
+    def has_come(self) -> bool:
+        """As `has_input`, just before the connection is given up: wherever it may be by now."""
+        return self.has_input()
+
     def end(self, log: Log) -> None:
         """End the session where it stands; its `finally` clauses run."""
         try:

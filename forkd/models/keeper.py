@@ -158,7 +158,7 @@ class Keeper:
         """Whether an idle connection, whose time is up, has a request in its socket that came since
         we waited: that is answered first. To be asked just before the connection is given up."""
         try:
-            if not conn.op.idle or not conn.has_input():
+            if not conn.op.idle or not conn.has_come():
                 return False
         except OSError:
             return False

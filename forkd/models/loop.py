@@ -16,6 +16,7 @@ from typing import Any
 from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
+from forkd.models.intake import Accepted
 from forkd.models.keeper import Keeper
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
@@ -39,6 +40,7 @@ class ChildLoop:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
+        self._left: deque[Accepted] = deque()  # taken since then, and not served yet
 
     # ---- what a model decides -------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class ChildLoop:
     def _patience(self, timeout: float | None) -> float | None:
         """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
         acceptor = self.acceptor
-        if acceptor.hasty:
+        if acceptor.hasty or self._left:
             return 0
         until, again = self.keeper.wheel.next, self._again
         if again < until:
@@ -141,7 +143,7 @@ class ChildLoop:
 
     def _counted(self, connections: int) -> None:
         self.acceptor.announce(connections)
-        if self.acceptor.finished:
+        if self.acceptor.finished and not self._left:
             self.done = True
 
     # ---- the end --------------------------------------------------------------------------
@@ -156,8 +158,10 @@ class ChildLoop:
     def _leave(self) -> None:
         """At the end of each turn since then, when no session is on the stack. A model may break off
         in the middle of `serve` (leader_threads.py): the next turn goes on here."""
-        for accepted in self.acceptor.drain():
-            self.serve(*accepted)
+        if not self._left:
+            self._left.extend(self.acceptor.drain())
+        while self._left:
+            self.serve(*self._left.popleft())
         self.done = self.acceptor.finished
 
     def abandon(self) -> None:

@@ -145,7 +145,7 @@ class ProcessPerConnection(ChildLoop):
         self.handles.close()
         for fd in [*self.acceptor.intakes, *self.calls]:
             os.close(fd)  # the worker's: its queue, its channel to the master, other pidfds
-        for other, *_ in self._held:
+        for other, *_ in (*self._held, *self._left):
             other.close()
         signals = SignalQueue([signal.SIGTERM])
         process.die_with_parent(worker)

@@ -80,6 +80,9 @@ class _Operation:
             sigevent=_Sigevent(number, int(_COMPLETION), _SIGEV_SIGNAL),
         )
 
+    def ended(self, libc: ctypes.CDLL) -> bool:
+        return bool(libc.aio_error(ctypes.byref(self.control)) != errno.EINPROGRESS)
+
     def result(self, libc: ctypes.CDLL) -> int | bytes | OSError | None:
         """None while it is under way. To be called once it is not, and only once."""
         number = libc.aio_error(ctypes.byref(self.control))
@@ -187,6 +190,10 @@ class AioOperations:
 
     def holds(self, fd: int) -> bool:
         return bool(self._handles[fd].held)
+
+    def has_come(self, fd: int) -> bool:
+        receive = self._handles[fd].receive
+        return self.holds(fd) or (receive is not None and receive.ended(self._libc))
 
     def sends_itself(self, fd: int) -> None:
         os.set_blocking(fd, False)

@@ -49,6 +49,10 @@ class Operations(HandleSet, Protocol):
         """Whether something was received and not told yet."""
         ...
 
+    def has_come(self, fd: int) -> bool:
+        """As `holds`, and with what has completed by now, which is told next time. Not within `completed`."""
+        ...
+
     def sends_itself(self, fd: int) -> None:
         """The caller sends on the socket of a connection, without blocking, until it is added again, or
         the next send is started. Called while something received is being handled, when no send is under way.

@@ -169,6 +169,12 @@ class UringOperations:
     def holds(self, fd: int) -> bool:
         return bool(self._by_fd[fd].held)
 
+    def has_come(self, fd: int) -> bool:
+        self._ring.enter(0, 0.0)
+        self._sort(self._rest())
+        name = self._by_fd[fd].name(_RECV)
+        return self.holds(fd) or any(c[0] == name and c[1] >= 0 for c in self._found)
+
     def sends_itself(self, fd: int) -> None:
         pass  # a receive that is under way is no hindrance
 

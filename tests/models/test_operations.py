@@ -230,6 +230,23 @@ def test_plain_handles_are_level_triggered(operations: Operations) -> None:
     os.close(bell)
 
 
+def test_what_has_completed_and_was_not_told_has_come(operations: Operations) -> None:
+    """It is in the socket no more, and a connection that is about to be given up must not be."""
+    heard = Heard(operations)
+    ours, theirs = connection(operations)
+    operations.add(ours.fileno(), READ)
+    heard.turn(0)
+    assert not operations.has_come(ours.fileno())
+    theirs.send(b"late")
+    deadline = time.monotonic() + 10
+    while not operations.has_come(ours.fileno()):
+        assert time.monotonic() < deadline
+    heard.until(lambda: heard.bytes(ours.fileno()) == b"late")
+    assert not operations.has_come(ours.fileno())
+    operations.release(ours)
+    theirs.close()
+
+
 def test_many_connections_at_once(operations: Operations) -> None:
     """More than there are buffers for."""
     heard = Heard(operations)
