@@ -88,6 +88,7 @@ class Dispatcher:
     wary: bool
     brief: tuple[Any, ...] | None
     accepted: int
+    taken: int
     def __init__(
         self,
         loop: object,

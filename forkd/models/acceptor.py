@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
@@ -51,6 +52,7 @@ class Acceptor:
         self._patience_ends = NEVER
         self._full = False
         self._connections = 0
+        self._last = -1  # the listener that was accepted from last
 
     # ---- leadership -----------------------------------------------------------------------
 
@@ -88,12 +90,24 @@ class Acceptor:
         assert self._lease is not None
         self._lease.hear(self._slot)
 
+    def turns(self, fd: int) -> deque[int]:
+        """In which order to accept now that `fd` is ready: the others may be, too, and whoever had the last
+        turn is last. Leadership changes hands, so a child cannot know whom the others have left out."""
+        intakes = self.intakes
+        if len(intakes) == 1:
+            return deque((fd,))
+        turns = deque(intakes)
+        if self._last in intakes:
+            turns.rotate(-turns.index(self._last) - 1)
+        return turns
+
     def accept(self, fd: int) -> Accepted | None:
         """One connection, after which the next leader is chosen; None when there is none, or when
         this child does not lead (any more)."""
-        if self._retired or not self.leads() or self.deference.asked():
+        intake = self.intakes.get(fd)
+        if self._retired or intake is None or not self.leads() or self.deference.asked():
             return None
-        found = self._take(self.intakes[fd])
+        found = self._take(intake)
         if found is not None:
             self._promote()
         return found
@@ -149,6 +163,8 @@ class Acceptor:
         assert isinstance(intake, ListenerIntake)
         room = min(most, self.room)
         links = self._try(intake, intake.take_links, room if room > 1 else 1) or []
+        if links:
+            self._last = fd
         if most == 1:
             if links:
                 self._came()
@@ -174,6 +190,7 @@ class Acceptor:
     def _take(self, intake: Intake) -> Accepted | None:
         found = self._try(intake, intake.take)
         if found is not None:
+            self._last = intake.fileno()
             self._came()
             return found if found[0].fileno() > 2 else _lifted(found)
         return None

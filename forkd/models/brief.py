@@ -17,10 +17,12 @@ from forkd.models.deadlines import NEVER
 from forkd.models.intake import ListenerIntake
 from forkd.models.link import Link
 from forkd.models.loop import ChildLoop
+from forkd.models.share import MOST_ACCEPTS
 from forkd.models.stake import Stake
 from forkd.models.steps import advance
 from forkd.models.unit import Unit
 from forkd.native import native
+from forkd.system.caution import SLOW_SECONDS
 from forkd.system.handles import NativeEpollSet
 from forkd.system.scoreboard import ACCEPTED
 from forkd.system.standard import mend
@@ -39,6 +41,7 @@ class BriefLoop(ChildLoop):
         super().__init__(unit)
         self._alone = stake is None
         self._batch = Batch()
+        self._caution = unit.lease.caution if unit.lease is not None else None
         self._early: dict[int, Link] = {}
         self._silent: dict[int, Link] = {}  # those that have been early for a while
         self._look_at = NEVER  # when to look for them
@@ -50,25 +53,37 @@ class BriefLoop(ChildLoop):
         )
 
     def lead(self, fd: int) -> None:
-        intake, opening = self.acceptor.intakes[fd], self.unit.interface.opening
-        dispatcher = self.dispatcher if self._alone else None
-        if dispatcher is not None and opening is not None and isinstance(intake, ListenerIntake):
-            self._lead(dispatcher, intake, opening)
-        else:
+        dispatcher, intakes = self.dispatcher, self.acceptor.intakes
+        if dispatcher is None:
             super().lead(fd)
+            return
+        if self._alone:
+            self.share.taken = dispatcher.taken
+        super().lead(fd)
+        intake, opening = intakes.get(fd), self.unit.interface.opening
+        dispatcher.brief = None
+        if (
+            self._alone and self._epoll >= 0 and self._batch.full and opening is not None
+            and len(intakes) == 1  # native code knows no turns of listeners
+            and isinstance(intake, ListenerIntake)
+        ):  # fmt: skip
+            size = 1 if self.unit.lease is None else self._batch.size
+            dispatcher.brief = (
+                fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size
+            )  # fmt: skip
 
-    def _lead(self, dispatcher: Dispatcher, intake: ListenerIntake, opening: Await) -> None:
-        """As `lead`."""
-        fd, one = intake.fileno(), self.unit.lease is None
-        while links := self.acceptor.accept_links(fd, size := 1 if one else self._batch.size):
+    def take(self, fd: int) -> bool:
+        intake, opening = self.acceptor.intakes.get(fd), self.unit.interface.opening
+        dispatcher = self.dispatcher if self._alone else None
+        if dispatcher is None or opening is None or not isinstance(intake, ListenerIntake):
+            return super().take(fd)
+        left = MOST_ACCEPTS - self.share.taken
+        size = 1 if self.unit.lease is None else min(self._batch.size, left)
+        links = self.acceptor.accept_links(fd, size)
+        if links:
+            self.share.taken += len(links)
             self._begin(dispatcher, intake, opening, links)
-            if one or len(links) < size:
-                break
-        dispatcher.brief = (
-            (fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size)
-            if self._epoll >= 0 and self._batch.full
-            else None
-        )
+        return len(links) == size
 
     def _begin(
         self, dispatcher: Dispatcher, intake: ListenerIntake, opening: Await, links: list[Link]
@@ -95,6 +110,8 @@ class BriefLoop(ChildLoop):
     def served(self, count: int, seconds: float) -> None:
         """It has served so many in that time, if they were not early."""
         several = self._batch.size > 1
+        if seconds >= SLOW_SECONDS and self._caution is not None:
+            self._caution.slow(monotonic(), seconds)
         self._batch.served(count, seconds, len(self.keeper.connections))
         self.acceptor.served(count if several else 0, len(self.keeper.connections))
         if not self._batch.full and self.dispatcher is not None:
@@ -105,6 +122,14 @@ class BriefLoop(ChildLoop):
         conn = self.keeper.adopt(*link.origin.grown(link))
         conn.op = advance(conn, conn.resume, None, self.log)
         return conn
+
+    def heed(self, now: float) -> None:
+        """Before a turn with a batch: take no more than one at a time where another child has just met what
+        is slow."""
+        if self._caution is not None and self._caution.advised(now):
+            self._batch.begin_anew()
+            assert self.dispatcher is not None
+            self.dispatcher.brief = None
 
     def turn(self, timeout: float | None) -> None:
         super().turn(timeout)

@@ -28,6 +28,8 @@ class InlineLoop(BriefLoop):
         if self.dispatcher is None:
             super().demultiplex(events)
         else:
+            if self._batch.size > 1:
+                self.heed(self.keeper.now)
             self.dispatcher.run(events, self.keeper.now)
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:

@@ -36,10 +36,12 @@ from forkd.models.inline import InlineLoop
 from forkd.models.routes import SLOW, Routes
 from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
+from forkd.system.handles import Events
 from forkd.system.scoreboard import Lanes
 
 _STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
 _ALERT = 0.00025  # the same, while some requests do so: then it is worth looking more often
+_MOST_PASSED_OVER = 16  # turns
 _NOBODY = 0  # no thread has this identifier
 
 
@@ -57,6 +59,7 @@ class LeaderThreads(InlineLoop):
         self._watching = threading.Lock()  # held by the one follower that watches
         self._routes = Routes()
         self._entrance = Entrance(unit.config.threads)
+        self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
         self._rung = False  # the bell: somebody has rung it, or is about to
@@ -84,6 +87,20 @@ class LeaderThreads(InlineLoop):
             pass
         if self.done:
             self._stake.end()  # let the followers see it
+
+    def demultiplex(self, events: Events) -> None:
+        """As ever; but a turn ends with the first request that blocks, and then the listeners, which come
+        last, have to wait for the next one: not for ever."""
+        self._passed_over += 1
+        if self._passed_over > _MOST_PASSED_OVER:
+            self._passed_over = 0
+            for fd, _ in events:
+                self.other(fd)
+        super().demultiplex(events)
+
+    def lead(self, fd: int) -> None:
+        self._passed_over = 0
+        super().lead(fd)
 
     def _look_around(self) -> None:
         """Before a turn, if requests block, or have until now."""

@@ -18,6 +18,7 @@ from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Accepted
 from forkd.models.keeper import Keeper
+from forkd.models.share import Share
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
 from forkd.system.scoreboard import WORKING
@@ -38,6 +39,7 @@ class ChildLoop:
             self.watch(fd, call)
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
+        self.share = Share()
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
         self._left: deque[Accepted] = deque()  # taken since then, and not served yet
@@ -84,6 +86,7 @@ class ChildLoop:
         events = self.handles.wait(self._patience(timeout))
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
+        self.share.begin()
         self.demultiplex(events)
         if keeper.wheel.next <= now:
             self._due.extend(keeper.overdue())
@@ -100,31 +103,54 @@ class ChildLoop:
         self._again = self.unit.after_turn()
 
     def demultiplex(self, events: Events) -> None:
-        """Dispatch to the handlers of connections, listeners, and what else is watched."""
+        """Dispatch to the handlers of connections, listeners, and what else is watched. Listeners come last:
+        between two shares of new connections are all others that were ready."""
         calls = self.calls
         for fd, _ in events:
             # The master's word first: a request that came with it is answered as the last one.
             if fd in calls:
                 calls[fd]()
         connections = self.keeper.connections
+        others: list[int] = []
         for fd, mask in events:
             conn = connections.get(fd)
             if conn is not None:
                 self.ready(conn, mask)
             else:
-                self.other(fd)
+                others.append(fd)
+        for fd in others:
+            self.other(fd)
 
-    def other(self, fd: int) -> None:
-        """What is ready, and no connection: a listener, or what was called already."""
-        if fd in self.acceptor.intakes:
+    def other(self, fd: int) -> bool:
+        """What is ready, and no connection: a listener, for which True is returned, or what was called
+        already."""
+        if fd not in self.acceptor.intakes:
+            return False
+        if not self.share.led:
             self.lead(fd)
+        return True
 
     def lead(self, fd: int) -> None:
-        """A listener is ready: accept, promote, work; until its queue is empty or another leads."""
-        while (accepted := self.acceptor.accept(fd)) is not None:
-            self.serve(*accepted)
-            if self.unit.lease is None:
-                return  # one per wake-up: the kernel woke others for the rest
+        """A listener is ready: accept, promote, work; until nobody waits, another leads, or the share of
+        this turn is over. Listeners take turns."""
+        share = self.share
+        share.lead(monotonic())
+        turns = self.acceptor.turns(fd)
+        # Without a lease it is one per wake-up: the kernel woke others for the rest.
+        again = self.unit.lease is not None
+        while turns and not share.over(monotonic()):
+            fd = turns.popleft()
+            if self.take(fd) and again:
+                turns.append(fd)
+
+    def take(self, fd: int) -> bool:
+        """Accept there, and work. Returns whether somebody else may be waiting there."""
+        accepted = self.acceptor.accept(fd)
+        if accepted is None:
+            return False
+        self.share.taken += 1
+        self.serve(*accepted)
+        return True
 
     def _patience(self, timeout: float | None) -> float | None:
         """Seconds until the next deadline of ours, or `timeout` when that is sooner."""

@@ -16,7 +16,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 
 from forkd.app.session import READY, Await
@@ -44,6 +47,7 @@ class Proactor(PooledLoop):
             limit = min(unit.config.worker_connections, MOST_CLIENTS)
             unit = replace(unit, config=replace(unit.config, worker_connections=limit))
         super().__init__(unit)
+        self._arrived: deque[tuple[int, Any]] = deque()  # accepted by the kernel, and not served yet
         if not self.pooled:
             self.handles.serve(self, self.keeper.connections)
 
@@ -65,7 +69,7 @@ class Proactor(PooledLoop):
         connections = self.keeper.connections
         for kind, fd, result in self.handles.completed():
             if kind is _ACCEPTED:
-                self._accepted(fd, result)
+                self._arrived.append((fd, result))
                 continue
             conn = connections[fd]
             assert isinstance(conn, Completing)
@@ -76,8 +80,22 @@ class Proactor(PooledLoop):
                 self._received(conn, result)
             else:
                 self._sent(conn, result)
+        if self._arrived:
+            self._welcome()
 
     # ---- completion handlers --------------------------------------------------------------
+
+    def _welcome(self) -> None:
+        """Serve those who have arrived, as far as the share of this turn goes. A multishot accept takes all
+        that wait, and tells of all of them before it tells of any request that comes next."""
+        share = self.share
+        share.lead(monotonic())
+        while self._arrived and not share.over(monotonic()):
+            share.taken += 1
+            self._accepted(*self._arrived.popleft())
+
+    def _patience(self, timeout: float | None) -> float | None:
+        return 0 if self._arrived else super()._patience(timeout)
 
     def _accepted(self, fd: int, result: Any) -> None:
         accepted = self.acceptor.accepted(fd, result)
@@ -122,6 +140,20 @@ class Proactor(PooledLoop):
     def ended(self, conn: Connection) -> None:
         conn.end(self.log)
         self.begun(conn, FINISHED)
+
+    # ---- the end --------------------------------------------------------------------------
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        while self._arrived:
+            self._accepted(*self._arrived.popleft())
+        super().retire(idle_grace, drain_queue)
+
+    def abandon(self) -> None:
+        for _, result in self._arrived:
+            if isinstance(result, int):
+                os.close(result)
+        self._arrived.clear()
+        super().abandon()
 
     # ---- what handlers start --------------------------------------------------------------
 

@@ -18,6 +18,7 @@ static PyObject *n_crowded;
 
 enum {
     AT_ONCE = 1000000,  /* ns */
+    SLOW = 5000000,     /* ns: what takes longer ends a batch (models/batch.py) */
     TOGETHER = MSG_MORE /* the answer waits for the FIN, which comes next: one segment, and one wake-up of the client */
 };
 
@@ -188,14 +189,27 @@ int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
 {
     if (PyDict_DelItem(self->early, fd))
         return -1;
-    return link_begin(self, link, link->epoll);
+    int64_t began = now_ns();
+    if (link_begin(self, link, link->epoll))
+        return -1;
+    int64_t took = now_ns() - began;
+    if (took < SLOW)
+        return 0;
+    PyObject *done = PyObject_CallMethod(self->loop, "served", "id", 0, (double)took / 1e9);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+int link_later(Dispatcher *self, Link *link, int epoll)
+{
+    return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rest, Py_NewRef(link->op));
 }
 
 int link_begin(Dispatcher *self, Link *link, int epoll)
 {
     ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rest, Py_NewRef(link->op));
+        return link_later(self, link, epoll);
     if (size <= 0) {
         link_close(link);
         return 0;
@@ -230,7 +244,7 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
 
 /* ---- a leader whose connections are all brief ----------------------------------------------- */
 
-static int64_t now_ns(void)
+int64_t now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -249,13 +263,21 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     int ours = PyObject_RichCompareBool(fd, given[FD], Py_EQ);
     if (ours <= 0 || PyDict_Size(self->early) >= PyLong_AsLong(given[ROOM]))
         return ours < 0 ? -1 : 0;
+    /* What is left of this turn's share. Only a whole batch tells that more may be waiting: a part of one ends the turn. */
+    long whole = PyLong_AsLong(given[MOST]), most = MOST_ACCEPTS - self->taken;
+    PyObject *limit = most <= 0 ? NULL : most < whole ? PyLong_FromLong(most) : Py_NewRef(given[MOST]);
+    if (!limit)
+        return most <= 0 ? 1 : -1;
+    given[MOST] = limit;
     Py_INCREF(brief); /* the loop may set another meanwhile */
     int64_t began = now_ns();
     PyObject *links = native_accept(NULL, given, MEND + 1);
+    if (links)
+        self->taken += PyList_Size(links);
     if (!links && PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Clear(); /* the loop will see it, too */
         ours = 0;
-    } else if (links && PyList_Size(links) >= PyLong_AsLong(given[MOST])) {
+    } else if (links && PyList_Size(links) >= whole) {
         done = PyObject_CallMethodObjArgs(self->loop, n_crowded, given[INTAKE], links, NULL);
     } else if (links && !links_begin(self, links, given[OPENING], given[INTAKE], (int)PyLong_AsLong(given[EPOLL]))) {
         Py_ssize_t count = PyList_Size(links);
@@ -264,11 +286,13 @@ int links_accepted(Dispatcher *self, PyObject *fd)
             self->accepted += count;
             done = Py_NewRef(Py_None);
         } else {
+            self->taken = MOST_ACCEPTS; /* so all rounds of a turn take less than its share of time */
             done = PyObject_CallMethod(self->loop, "served", "nd", count, (double)took / 1e9);
         }
     }
     Py_XDECREF(links);
     Py_XDECREF(done);
+    Py_DECREF(limit);
     Py_DECREF(brief);
     return done || !ours ? ours : -1;
 }

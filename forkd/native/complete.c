@@ -7,7 +7,10 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { READABLE = 1 };
+enum {
+    READABLE = 1,
+    MOST_MORE = 1024, /* completions that come while those before are served, and are served in the same turn */
+};
 
 /* ---- completions ---------------------------------------------------------------------------- */
 
@@ -19,6 +22,7 @@ typedef struct {
     PyObject *loop, *connections; /* NULL until it is told of them */
     Rest rest;
     unsigned looked; /* up to there, plain handles have been told */
+    unsigned more;   /* completions of this turn that have come since */
 } Completions;
 
 
@@ -259,6 +263,7 @@ static PyObject *completions_plain(Completions *self, PyObject *unused)
     Queues *queues = self->queues;
     PyObject *found = PyList_New(0);
     unsigned tail = *(volatile unsigned *)queues->cq_tail;
+    self->more = 0;
     for (self->looked = queues->head; found && self->looked != tail; self->looked++) {
         const struct io_uring_cqe *cqe = &queues->cqes[self->looked & (queues->cq_entries - 1)];
         if ((cqe->user_data & ((1 << KIND_BITS) - 1)) != POLL)
@@ -279,6 +284,8 @@ static PyObject *completions_next(Completions *self, PyObject *unused)
     while ((there = ring_completion(self->queues))) {
         struct io_uring_cqe cqe = *there; /* the application may go on reading the queue */
         int told = self->looked != self->queues->head, served = 0, kind = (int)(cqe.user_data & ((1 << KIND_BITS) - 1));
+        if (!told && self->more++ == MOST_MORE)
+            break; /* the rest of the turn is due: deadlines, the master's channel, the log */
         ring_taken(self->queues);
         if (kind == POLL && told)
             continue;

@@ -188,10 +188,28 @@ done:
     return failed;
 }
 
-/* One handle that is ready. Returns 0, or -1 with an exception. */
+/* A handle that is ready: what waits there is accepted, if it is a listener. Returns 0, or -1 with an exception. */
+static int accept_at(Dispatcher *self, PyObject *fd)
+{
+    int held = PyDict_Contains(self->connections, fd); /* since then */
+    if (!held)
+        held = PyDict_Contains(self->early, fd);
+    if (held)
+        return held < 0 ? -1 : 0;
+    int accepted = links_accepted(self, fd);
+    if (accepted)
+        return accepted < 0 ? -1 : 0;
+    PyObject *done = PyObject_CallMethodObjArgs(self->loop, n_other, fd, NULL);
+    if (done == Py_True)
+        self->taken = MOST_ACCEPTS; /* a listener, whose share of this turn is over */
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* One handle that is ready. Returns 0; 1, when it is no connection; or -1 with an exception. */
 static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
 {
-    PyObject *done = NULL, *number;
+    PyObject *number;
     Link *conn = (Link *)PyDict_GetItemWithError(self->connections, fd); /* borrowed */
     int failed = -1;
     if (!conn && !PyErr_Occurred() && (conn = (Link *)PyDict_GetItemWithError(self->early, fd))) {
@@ -203,13 +221,8 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
         Py_DECREF((PyObject *)conn);
         return failed;
     }
-    if (!conn) {
-        int accepted = PyErr_Occurred() ? -1 : links_accepted(self, fd);
-        if (!accepted)
-            done = PyObject_CallMethodObjArgs(self->loop, n_other, fd, NULL);
-        Py_XDECREF(done);
-        return done || accepted > 0 ? 0 : -1;
-    }
+    if (!conn)
+        return PyErr_Occurred() ? -1 : 1;
     Py_INCREF((PyObject *)conn);
     int rests = rest_known(&self->rest, conn);
     if (rests > 0 && mask == READABLE) {
@@ -261,16 +274,24 @@ static Py_ssize_t count_of(PyObject *events)
 }
 
 /* What was ready at one wait. Calls come first: a request that came together with the master's word is answered as the
- * last one. Returns 0, or -1 with an exception. */
+ * last one. Listeners come last: between two shares of new connections are all others that were ready. Returns 0, or -1
+ * with an exception. */
 static int run_once(Dispatcher *self, PyObject *events, double now)
 {
-    for (int pass = 0; pass < 2; pass++) {
+    enum { CALLS, CONNECTIONS, LISTENERS, PASSES };
+    int listeners = 0;
+    for (int pass = CALLS; pass < PASSES - !listeners; pass++) {
         for (Py_ssize_t i = 0; i < count_of(events); i++) {
             long mask;
             PyObject *fd = event_of(events, i, &mask);
-            int failed = !fd || (pass ? dispatch(self, fd, mask, now) : call(self, fd));
+            int done = !fd ? -1 : pass == CALLS ? call(self, fd) : pass == LISTENERS ? accept_at(self, fd) : dispatch(self, fd, mask, now);
+            if (done > 0) { /* no connection */
+                int last = i + 1 == count_of(events) && !listeners;
+                done = last ? accept_at(self, fd) : 0;
+                listeners = !last;
+            }
             Py_XDECREF(fd);
-            if (failed)
+            if (done)
                 return -1;
         }
     }
@@ -279,7 +300,7 @@ static int run_once(Dispatcher *self, PyObject *events, double now)
 
 /* run(events, now): what epoll_wait returned, or a list of (descriptor, mask); `now` in seconds of CLOCK_MONOTONIC.
  * Where several were ready, or connections came, there will soon be more of them, and the rest of a turn costs as much as
- * a request. */
+ * a request. But when new connections have had their share of it, the rest is due. */
 static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !(Py_TYPE(args[0]) == events_type || PyList_Check(args[0]))) {
@@ -290,18 +311,21 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     int more = Py_TYPE(args[0]) == events_type;
     if (PyErr_Occurred())
         return NULL;
+    self->taken = 0;
     for (int round = 1;; round++) {
         long accepted = self->accepted;
         if (run_once(self, args[0], now))
             return NULL;
-        if (!more || round == ROUNDS || (count_of(args[0]) < 2 && self->accepted == accepted) ||
-            !events_again((Events *)args[0]))
+        if (!more || round == ROUNDS || self->taken >= MOST_ACCEPTS ||
+            (count_of(args[0]) < 2 && self->accepted == accepted) || !events_again((Events *)args[0]))
             Py_RETURN_NONE;
     }
 }
 
 int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
 {
+    int64_t ends = now_ns() + MOST_ACCEPT_NS;
+    int late = 0;
     for (Py_ssize_t i = 0; i < PyList_Size(links); i++) {
         Link *link = (Link *)PyList_GetItem(links, i);
         if (!link || Py_TYPE((PyObject *)link) != link_type || link->op) {
@@ -311,9 +335,12 @@ int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *
         link->op = Py_NewRef(opening);
         link->loop = Py_NewRef(self->loop);
         link->origin = Py_NewRef(intake);
-        if (link_begin(self, link, epoll))
+        late = late || (i && now_ns() >= ends);
+        if (late ? link_later(self, link, epoll) : link_begin(self, link, epoll))
             return -1;
     }
+    if (late)
+        self->taken = MOST_ACCEPTS;
     return 0;
 }
 
@@ -402,6 +429,7 @@ static PyMethodDef methods[] = {
 static PyMemberDef members[] = {
     {"patience", T_DOUBLE, offsetof(Dispatcher, patience), 0, NULL},
     {"accepted", T_LONG, offsetof(Dispatcher, accepted), 0, NULL},
+    {"taken", T_LONG, offsetof(Dispatcher, taken), 0, NULL},
     {"brief", T_OBJECT, offsetof(Dispatcher, brief), 0, NULL},
     {"wary", T_BOOL, offsetof(Dispatcher, wary), 0, NULL},
     {NULL, 0, 0, 0, NULL},

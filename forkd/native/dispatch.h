@@ -5,7 +5,13 @@
 
 #include "native.h"
 
-enum { CHUNK = 65536, READABLE = 1 /* EPOLLIN */, ROUNDS = 8 };
+enum {
+    CHUNK = 65536,
+    READABLE = 1 /* EPOLLIN */,
+    ROUNDS = 8,
+    MOST_ACCEPTS = 16,       /* connections in one turn, as models/share.py has it */
+    MOST_ACCEPT_NS = 10000000, /* the same, in time */
+};
 
 typedef struct {
     PyObject_HEAD
@@ -14,6 +20,7 @@ typedef struct {
     PyObject *stake; /* NULL where one thread leads for good */
     PyObject *brief; /* what `accept` and `begin` take, where connections are brief, and how many may be early */
     long accepted;   /* of those, since this was set to 0 */
+    long taken;      /* of those, in this turn: see models/share.py */
     double patience; /* seconds in the application, above which `loop.judge` is told of them */
     char wary;       /* `loop.claims` is asked before the application is called */
     Rest rest;
@@ -26,8 +33,12 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags);
 /* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is early
  * where there is an `epoll` to wait in, else a Connection. Returns 0, or -1 with an exception. */
 int link_begin(Dispatcher *self, Link *link, int epoll);
+/* The same, but for the next turn, as if nothing had come yet. */
+int link_later(Dispatcher *self, Link *link, int epoll);
 /* Whether the handle is the listener of `brief`: then what waits there is accepted and begun. Or -1 with an exception. */
 int links_accepted(Dispatcher *self, PyObject *fd);
+/* Nanoseconds of CLOCK_MONOTONIC. */
+int64_t now_ns(void);
 /* See dispatcher_begin. */
 int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
 /* One that was early may have something by now. */

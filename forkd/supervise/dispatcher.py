@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from forkd.log import Log
+from forkd.models.share import MOST_ACCEPTS, SECONDS
 from forkd.models.shortage import Shortage
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation, server_of
@@ -35,8 +36,6 @@ from forkd.system.sockets import Listener
 
 #: When to look again after no child had room, seconds.
 _RETRY = 0.005
-#: Connections handed over before the master looks at anything else.
-_BURST = 100
 
 
 class Dispatcher:
@@ -74,7 +73,7 @@ class Dispatcher:
             for queue in self._queues():
                 self._take_back(queue)
         self._generation = generation
-        self._listeners = generation.listeners
+        self._listeners = list(generation.listeners)  # the order is that of their turns
         self._by_signal = by_signal
         self._finishing = False
         self._listen()
@@ -120,14 +119,17 @@ class Dispatcher:
     # ---- accepting ------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Accept and hand over, until nobody waits, or until no child has room."""
+        """Accept and hand over, until nobody waits, no child has room, or this turn's share is over."""
         if self._generation is None:
             return
         crew = self._crew()
         if self._finishing and not crew:
             self._end()
             return
-        for _ in range(_BURST):
+        ends = monotonic() + SECONDS
+        for number in range(MOST_ACCEPTS):
+            if number and monotonic() >= ends:
+                break
             child = self._choose(crew)
             if child is None:
                 if self._anybody_waits():
@@ -151,7 +153,9 @@ class Dispatcher:
             return self._held.popleft()
         for listener in [*self.ending, *self._listeners]:
             try:
-                return listener.sockets[0].accept()[0], server_of(listener)
+                sock = listener.sockets[0].accept()[0]
+                self._served(listener)
+                return sock, server_of(listener)
             except BlockingIOError:
                 if listener in self.ending:
                     self.ending.remove(listener)
@@ -163,6 +167,13 @@ class Dispatcher:
         if self._finishing:
             self._end()
         return None
+
+    def _served(self, listener: Listener) -> None:
+        """It has had its turn: the others are asked before it."""
+        turns = self.ending if listener in self.ending else self._listeners
+        if len(turns) > 1:
+            turns.remove(listener)
+            turns.append(listener)
 
     def _hand_over(self, passed: Passed, child: Child) -> bool:
         """Put a connection into a queue and close our copy. False when there is no room."""

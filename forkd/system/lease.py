@@ -25,6 +25,8 @@ from __future__ import annotations
 import os
 from multiprocessing.sharedctypes import RawArray
 
+from forkd.system.caution import Caution
+
 NOBODY = 0
 #: The load a child announces when it can take no more connections.
 FULL = 1 << 32
@@ -53,6 +55,7 @@ class Lease:
         self._holder = cells[0:1]
         self._members = cells[1 : 2 + slots]  # count, then the slots that may lead
         self.load = cells[2 + slots :]  # by slot; each written by its child only
+        self.caution = Caution()
 
     def holder(self) -> int:
         """The slot that leads, or NOBODY; also when a child wrote a slot that there is not."""
