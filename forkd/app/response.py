@@ -33,6 +33,7 @@ class Response:
     code = 0
     head_sent = False
     overrun = False  # the application gave more than its Content-Length
+    over = False  # what the application has kept of it must not reach the connection any more
     sent = 0  # bytes of body
     left: int | None = None  # bytes of the body that the application promised and has not given yet
     _head: Head | None = None  # what start_response was called with, when it was not usual
@@ -84,6 +85,8 @@ class Response:
 
     def write(self, data: bytes) -> None:
         """The write() callable: sent before it returns, as PEP 3333 wants."""
+        if self.over:
+            raise RuntimeError("write() was called after its request (PEP 3333)")
         if type(data) is not bytes:
             raise TypeError(f"write() takes bytes, not {type(data).__name__}")
         piece = self.piece(data, None)

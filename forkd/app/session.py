@@ -21,8 +21,8 @@ that leaves is no error: the generator is closed, and its `finally` clauses run.
 returns, the connection is closed; `return LINGER` says that the client may still be sending, so
 that the close must not destroy the answer on its way (RFC 9112, 9.6).
 
-Application code that is on the stack cannot be suspended by a yield. For it `Peer` has two calls
-that block: `push` and `pull`.
+Application code that is on the stack cannot be suspended by a yield. For it `Peer` has one call
+that blocks, to send: `push`. None that receives: a worker never waits for what a client may send.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Deadline(Exception):
 
 
 class ClientGone(ConnectionError):
-    """Raised by `Peer.push` and `Peer.pull` into application code when the client has left."""
+    """Raised by `Peer.push` into application code when the client has left."""
 
 
 class Peer(Protocol):
@@ -141,10 +141,6 @@ class Peer(Protocol):
 
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""
-
-    def pull(self, seconds: float) -> bytes:
-        """Receive; blocks for up to `seconds`. b"" at EOF. Raises ClientGone, TimeoutError."""
-        ...
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what can be accepted now, without blocking; return how many bytes that was."""

@@ -13,9 +13,8 @@ from typing import Any
 
 from forkd.app.response import Response
 from forkd.app.session import Host, Peer
-from forkd.app.wsgi import Application, Wsgi
+from forkd.app.wsgi import Application, Shown, Wsgi
 from forkd.config import Config
-from forkd.http.environ import Environ
 from forkd.http.guard import Request
 from forkd.http.response import error
 from forkd.http.usual import Exchange, UsualRequest
@@ -34,7 +33,7 @@ class SheddingWsgi(Wsgi):
     def _respond(
         self,
         request: Request | UsualRequest,
-        environ: Environ,
+        shown: Shown,
         outcome: Callable[[], Iterable[bytes]],
         response: Response,
         peer: Peer,
@@ -43,7 +42,7 @@ class SheddingWsgi(Wsgi):
         """Asked after READY: what it waited in a queue of our own counts, too."""
         waited = peer.waited()
         if waited <= self._most:
-            return (yield from super()._respond(request, environ, outcome, response, peer))
+            return (yield from super()._respond(request, shown, outcome, response, peer))
         response.close = True
         self._ledger.shed()
         if self._host.access is not None:

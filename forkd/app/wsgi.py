@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 
-from forkd.app.body import BrokenBody, Collector, ExpectedBody, decoder_of
+from forkd.app.body import Collector
 from forkd.app.file_wrapper import FileWrapper
 from forkd.app.response import Response, declared
 from forkd.app.session import (
@@ -35,6 +35,8 @@ from forkd.http.response import CONTINUE, date, error
 from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+#: Referer and User-Agent as received, for the access log; None where there is no such field.
+Shown = tuple[str | None, str | None]
 
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT = 499
@@ -58,7 +60,6 @@ class Wsgi:
             head=config.limit_request_head,
             body=config.limit_request_body,
         )
-        self._body_seconds = config.body_timeout
         self._keep_alive = config.keep_alive > 0
         self._usual = Usual(config.native)
         self._collect = Collector(config, host.log, self._usual.blank).collect
@@ -149,13 +150,14 @@ class Wsgi:
                         del answer
                     else:
                         response = request.response
+                        shown = request.referer, request.agent
                         yield from self._respond(
-                            request, request.environ, request.outcome, response, peer, request.began
+                            request, shown, request.outcome, response, peer, request.began
                         )
                         close = response.close
                         del response
                     if body is not None:
-                        body.close()
+                        self._close(body)
                         body = None
             except Refused as refused:
                 return (yield from self._refuse(peer, refused, request))
@@ -178,20 +180,12 @@ class Wsgi:
         self, request: Request | UsualRequest, peer: Peer, data: bytes
     ) -> Generator[Any, Any, tuple[bool, Any]]:
         """A request of any kind. Returns whether the connection ends with it, and what the client has
-        sent after it, or LINGER: something of it may still come."""
-        expected: ExpectedBody | None = None
+        sent after it."""
         body: IO[bytes] = io.BytesIO()
         if request.chunked or request.length:
-            if request.expect_continue and not request.chunked:
-                decoder = decoder_of(request, self._limits.body)
-                expected = ExpectedBody(
-                    peer, self._ledger, request.line, decoder, data, self._body_seconds
-                )
-                body = io.BufferedReader(expected, 65536)
-            else:
-                if request.expect_continue and not data:
-                    yield CONTINUE  # only a body that was collected has a length to be told
-                body, data = yield from self._collect(request, peer, data)
+            if request.expect_continue and not data:
+                yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)
+            body, data = yield from self._collect(request, peer, data)
         peer.line = request.line
         yield READY
         response = self._response(request, peer)
@@ -200,20 +194,23 @@ class Wsgi:
         else:
             environ = request.environ
         environ["wsgi.input"] = body
+        # For the log, before the application has environ and may change it.
+        shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
 
         def outcome() -> Any:
-            result = self._app(environ, response.start_response)
-            if expected is not None and not expected.complete:
-                response.close = True  # what was not read would be taken for the next request
-            return result
+            return self._app(environ, response.start_response)
 
-        yield from self._respond(request, environ, outcome, response, peer)
-        if expected is not None:
-            if not expected.complete:
-                return True, LINGER
-            data = decoder.rest
-        body.close()
+        yield from self._respond(request, shown, outcome, response, peer)
+        self._close(body)
         return response.close, data
+
+    def _close(self, body: IO[bytes]) -> None:
+        """The application had `body`: it may have detached it, hold a buffer of it, or have replaced its
+        close(). The answer is sent; what goes wrong here must not end the connection."""
+        try:
+            body.close()
+        except BaseException as error:  # whatever a close() of the application's raises
+            self._host.log.debug(f"wsgi.input: close: {type(error).__name__}")
 
     def _refuse(
         self, peer: Peer, refused: Refused, request: Request | UsualRequest | None = None
@@ -240,7 +237,7 @@ class Wsgi:
     def _respond(
         self,
         request: Request | UsualRequest,
-        environ: Environ,
+        shown: Shown,
         outcome: Callable[[], Iterable[bytes]],
         response: Response,
         peer: Peer,
@@ -255,8 +252,7 @@ class Wsgi:
             try:
                 result = outcome()
                 if type(result) is list and len(result) == 1 and not response.head_sent:
-                    data = result[0]
-                    _check_bytes(data)
+                    data = _exact(result[0])
                     if len(data) <= _COPY_LIMIT:
                         answer = response.whole(data)
                         ledger.pause()
@@ -277,13 +273,6 @@ class Wsgi:
         except (ClientGone, GeneratorExit, Deadline):
             response.code = response.code or _CLIENT_LEFT
             raise
-        except BrokenBody as broken:
-            # The application let it through: the fault is the client's.
-            if response.head_sent:
-                raise ConnectionAbortedError("the response broke off") from None
-            response.code = broken.status
-            response.close = response.head_sent = True
-            yield error(broken.status, str(broken), method=request.method)
         except BaseException:  # also SystemExit and CancelledError: the request failed, no more
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
@@ -295,15 +284,17 @@ class Wsgi:
                 response.code = response.code or 500
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
+            response.over = True
             took = ledger.end(began, response.code)
             if self._host.access is not None:
+                referer, agent = shown
                 self._host.access.add(
                     peer.client,
                     request.line,
                     response.code,
                     response.sent,
-                    environ.get("HTTP_REFERER", "-"),
-                    environ.get("HTTP_USER_AGENT", "-"),
+                    "-" if referer is None else referer,
+                    "-" if agent is None else agent,
                     took,
                 )
 
@@ -320,8 +311,8 @@ class Wsgi:
         """Each piece is sent before the next is asked for."""
         ledger = self._ledger
         single = declared(result) == 1
-        for data in result:
-            _check_bytes(data)
+        for block in result:
+            data = _exact(block)
             if data:
                 out = response.piece(data, len(data) if single else None)
                 if out:
@@ -359,9 +350,14 @@ class Wsgi:
             self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
 
 
-def _check_bytes(data: object) -> None:
-    if type(data) is not bytes and not isinstance(data, bytes):
-        raise TypeError(f"the application yielded {type(data).__name__}, not bytes (PEP 3333)")
+def _exact(data: object) -> bytes:
+    """The bytes of a block. A subclass of bytes may say anything of its own length, which would put the
+    framing out of step with what is sent: of it, its content is taken."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, bytes):
+        return bytes.__getitem__(data, slice(None))
+    raise TypeError(f"the application yielded {type(data).__name__}, not bytes (PEP 3333)")
 
 
 def _ends(peer: Peer) -> Ends:

@@ -25,6 +25,9 @@ class _Keys(dict[bytes, str | None]):
             key = name.decode("latin-1").upper().replace("-", "_")
             if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
                 key = "HTTP_" + key
+            if key == "HTTP_PROXY":
+                # CGI's name for the proxy of an HTTP client: a request must not set it (httpoxy).
+                key = None
         # With an underscore it would collide with the same name written with a hyphen, and so
         # forge it.
         if len(self) < self.MOST:

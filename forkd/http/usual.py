@@ -32,6 +32,8 @@ class UsualRequest(Protocol):
     length: int | None
     chunked: bool
     expect_continue: bool
+    referer: str | None  # as received, for the access log; None where there is no such field
+    agent: str | None  # User-Agent, likewise
 
     # Since its Exchange.
     began: int  # ns of CLOCK_MONOTONIC

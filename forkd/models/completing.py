@@ -20,10 +20,9 @@ _PIECE = 262144
 
 
 class Completing(Connection):
-    """Application code that blocks in `push` or `pull` uses the socket itself: `push` to send, while
-    what is received is held, as always when the session does not wait for it; `pull` to receive from where
-    the operations have left off. So each byte that came is held by the operations, or is in the socket, or
-    was given to the session, in this order, and nothing is kept here besides."""
+    """Application code that blocks in `push` uses the socket itself to send. What is received meanwhile is
+    held, as always when the session does not wait for it: so each byte that came is held by the operations,
+    or was given to the session, in this order, and nothing is kept here besides."""
 
     __slots__ = ("last", "operations")
 
@@ -91,10 +90,3 @@ class Completing(Connection):
     def push(self, data: bytes) -> None:
         self.operations.sends_itself(self.fd)
         super().push(data)
-
-    def pull(self, seconds: float) -> bytes:
-        try:
-            data = self.operations.take_over(self.fd)
-        except OSError as error:
-            raise ClientGone("the client has left") from error
-        return data or super().pull(seconds)

@@ -219,20 +219,6 @@ class Connection(Link):
         self.out.append(memoryview(data))
         self.push_out()
 
-    def pull(self, seconds: float) -> bytes:
-        try:
-            while True:
-                try:
-                    # Under --io blocking the socket itself would wait, without a deadline.
-                    return self.sock.recv(CHUNK, _NOW)
-                except BlockingIOError:
-                    if not self._poll(select.POLLIN, seconds):
-                        raise TimeoutError("the request body did not arrive in time") from None
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise ClientGone("the client left in the middle of its request") from error
-
     def push_out(self) -> None:
         """Send what is queued, blocking. Raises ClientGone."""
         patience = Patience(self.push_seconds)

@@ -9,7 +9,7 @@
 #include <time.h>
 
 PyTypeObject *exchange_type;
-static PyObject *n_client, *k_input, *k_referer, *k_agent, *dash, *bytes_io;
+static PyObject *n_client, *k_input, *dash, *bytes_io;
 
 typedef struct {
     PyObject_HEAD
@@ -224,18 +224,12 @@ int exchange_drains(PyObject *exchange)
     return ((Exchange *)exchange)->draining;
 }
 
-/* A variable of the environ, or "-". New reference. */
-static PyObject *variable(UsualRequest *request, PyObject *key)
-{
-    PyObject *value = PyDict_GetItemWithError(request->environ, key);
-    return Py_XNewRef(value || PyErr_Occurred() ? value : dash);
-}
-
 int64_t exchange_end(PyObject *exchange, UsualRequest *request)
 {
     Exchange *self = (Exchange *)exchange;
-    PyObject *client, *referer = NULL, *agent = NULL, *peer = request->peer, *lane = lane_of(self->ledger);
+    PyObject *client, *peer = request->peer, *lane = lane_of(self->ledger);
     int64_t ns;
+    request->over = 1;
     if (lane) {
         ns = end_request(lane, request->began, request->code);
     } else {
@@ -247,8 +241,9 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
         return ns;
     int added = -1;
     client = PyObject_TypeCheck(peer, link_type) ? Py_XNewRef(((Link *)peer)->client) : PyObject_GetAttr(peer, n_client);
-    if (client && (referer = variable(request, k_referer)) &&
-        (agent = variable(request, k_agent))) {
+    if (client) { /* of what was received, since the application may have changed its environ */
+        PyObject *referer = request->referer ? request->referer : dash,
+                 *agent = request->agent ? request->agent : dash;
         added = Py_TYPE(self->lines) == lines_type
                     ? add_line(self->lines, client, request->line, request->code, request->sent, referer, agent, ns)
                     : 0;
@@ -260,8 +255,6 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
         }
     }
     Py_XDECREF(client);
-    Py_XDECREF(referer);
-    Py_XDECREF(agent);
     return added < 0 ? -1 : ns;
 }
 
@@ -306,8 +299,6 @@ int exchange_init(PyObject *module)
     exchange_type = (PyTypeObject *)PyType_FromSpec(&exchange_spec);
     int failed = !exchange_type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_client = PyUnicode_InternFromString("client")) ||
-                 !(k_referer = PyUnicode_InternFromString("HTTP_REFERER")) ||
-                 !(k_agent = PyUnicode_InternFromString("HTTP_USER_AGENT")) ||
                  !(dash = PyUnicode_InternFromString("-")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
                  PyModule_AddObjectRef(module, "Exchange", (PyObject *)exchange_type);

@@ -98,6 +98,12 @@ typedef struct {
     long long length; /* of the body; negative: not told */
 } Framing;
 
+/* The values that the access log shows, as they were received: strong references, NULL where there is no such
+ * field. The application may change its environ, and not these. */
+typedef struct {
+    PyObject *referer, *agent;
+} Shown;
+
 /* The number in [at, end) if it is one that everybody reads alike; else -1. */
 static long long number(const char *at, const char *end)
 {
@@ -113,7 +119,7 @@ static long long number(const char *at, const char *end)
 }
 
 /* One field into environ. Returns 1, 0 when it is not usual, or -1 with an exception. */
-static int field(PyObject *environ, const char **place, const char *end, Framing *framing)
+static int field(PyObject *environ, const char **place, const char *end, Framing *framing, Shown *shown)
 {
     char key[MOST_NAME] = "HTTP_";
     Py_ssize_t size = 5;
@@ -142,11 +148,16 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
         at--;
     const char *name = key + 5;
     Py_ssize_t length = size - 5;
+    PyObject **show = NULL;
     /* What frames or upgrades a message is for the twin. */
     switch (length) {
     case 4:
         if (!memcmp(name, "HOST", 4) && (framing->hosts++ || !usual_host(value, at)))
             return 0;
+        break;
+    case 5:
+        if (!memcmp(name, "PROXY", 5))
+            dropped = 1; /* HTTP_PROXY is CGI's name for the proxy of an HTTP client (httpoxy) */
         break;
     case 6:
         if (!memcmp(name, "EXPECT", 6))
@@ -155,8 +166,12 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     case 7:
         if (!memcmp(name, "UPGRADE", 7))
             return 0;
+        if (!memcmp(name, "REFERER", 7))
+            show = &shown->referer;
         break;
     case 10:
+        if (!memcmp(name, "USER_AGENT", 10))
+            show = &shown->agent;
         if (!memcmp(name, "CONNECTION", 10)) {
             if (is(value, at - value, "close"))
                 framing->keep = 0;
@@ -193,11 +208,18 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     if (!text)
         return -1;
     Py_ssize_t before = PyDict_Size(environ);
-    int failed = put(environ, text, PyUnicode_DecodeLatin1(value, at - value, NULL));
+    PyObject *content = PyUnicode_DecodeLatin1(value, at - value, NULL);
+    int failed = !content || PyDict_SetItem(environ, text, content);
     Py_DECREF(text);
-    if (failed)
-        return -1;
-    return PyDict_Size(environ) > before; /* a repeated field is not usual */
+    if (failed || PyDict_Size(environ) == before) { /* a repeated field is not usual */
+        Py_XDECREF(content);
+        return failed ? -1 : 0;
+    }
+    if (show)
+        *show = content; /* the first of its name, which is the only one */
+    else
+        Py_DECREF(content);
+    return 1;
 }
 
 /* The arguments of read_head behind the data, from `args`. Returns 0, or -1 with an exception. */
@@ -283,8 +305,9 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         return NULL;
     int usual = 1;
     Framing framing = {0, 1, -1};
+    Shown shown = {NULL, NULL};
     while (end - at >= 2 && at[0] != '\r') {
-        if (fields-- == 0 || (usual = field(environ, &at, end, &framing)) == 0)
+        if (fields-- == 0 || (usual = field(environ, &at, end, &framing, &shown)) == 0)
             goto unusual;
         if (usual < 0)
             goto done;
@@ -305,16 +328,22 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         result->end = at - data;
         result->keep_alive = (char)framing.keep;
         result->is_head = method == methods[1];
+        result->referer = Py_XNewRef(shown.referer);
+        result->agent = Py_XNewRef(shown.agent);
         if (framing.length >= 0 && !(result->length = PyLong_FromLongLong(framing.length)))
             Py_CLEAR(result);
     }
 done:
     Py_DECREF(environ);
+    Py_XDECREF(shown.referer);
+    Py_XDECREF(shown.agent);
     Py_XDECREF(uri);
     Py_XDECREF(line);
     return (PyObject *)result;
 unusual:
     Py_DECREF(environ);
+    Py_XDECREF(shown.referer);
+    Py_XDECREF(shown.agent);
     Py_RETURN_NONE;
 }
 

@@ -47,6 +47,7 @@ typedef struct {
     Py_ssize_t end; /* bytes of the head */
     PyObject *method, *line, *environ;
     PyObject *length; /* of the body; NULL when none was told */
+    PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
     char keep_alive, is_head;
     /* Its exchange, since that has begun. */
     PyObject *respond, *peer;
@@ -58,6 +59,7 @@ typedef struct {
     long code;
     Py_ssize_t sent; /* bytes of body */
     char close;
+    char over; /* as Response.over */
 } UsualRequest;
 
 /* The exception that is set, with its traceback; it is not set any more. New reference. */

@@ -40,6 +40,8 @@ static void request_dealloc(UsualRequest *self)
     Py_CLEAR(self->method);
     Py_CLEAR(self->line);
     Py_CLEAR(self->length);
+    Py_CLEAR(self->referer);
+    Py_CLEAR(self->agent);
     Py_XDECREF((PyObject *)self->block);
     Py_CLEAR(self->answer);
     release((PyObject *)self);
@@ -52,7 +54,7 @@ PyObject *response_of(UsualRequest *self)
             PyErr_SetString(PyExc_RuntimeError, "start_response was called outside of its request");
             return NULL;
         }
-        if (Py_TYPE(self->peer) == link_type) { /* which could not send what write() is given */
+        if (Py_TYPE(self->peer) == link_type && !self->over) { /* which could not send what write() is given */
             PyObject *conn = link_grown((Link *)self->peer), *link = self->peer;
             if (!conn)
                 return NULL;
@@ -61,6 +63,8 @@ PyObject *response_of(UsualRequest *self)
         }
         self->response = PyObject_CallFunctionObjArgs(self->respond, (PyObject *)self, self->peer,
                                                       self->block ? (PyObject *)self->block : Py_None, NULL);
+        if (self->response && self->over && PyObject_SetAttrString(self->response, "over", Py_True))
+            return NULL;
     }
     return self->response;
 }
@@ -156,6 +160,8 @@ static PyMemberDef request_members[] = {
     MEMBER(line, T_OBJECT),
     MEMBER(environ, T_OBJECT),
     MEMBER(length, T_OBJECT),
+    MEMBER(referer, T_OBJECT),
+    MEMBER(agent, T_OBJECT),
     MEMBER(keep_alive, T_BOOL),
     /* after the exchange */
     MEMBER(response, T_OBJECT),

@@ -207,15 +207,34 @@ def test_chunked_answer(wire: Wire) -> None:
     assert wire.get("/next").answer()[2] == b"/next"
 
 
-def test_continue_only_when_the_app_reads(wire: Wire) -> None:
-    wire.get("/echo", "Expect: 100-continue\r\nContent-Length: 2\r\n", "POST")
-    assert wire.answer()[0] == 100
-    assert wire.send(b"ok").answer()[2] == b"ok"
-    wire.get("/ignore", "Expect: 100-continue\r\nContent-Length: 2\r\n", "POST")
-    status, head, body = wire.answer()
-    assert (status, body) == (200, b"ignored")
-    assert "connection: close" in head
-    assert wire.closed()
+@pytest.mark.parametrize("path, answer", [("/length", b"2 ok"), ("/ignore", b"ignored")])
+def test_an_expected_body_is_asked_for_and_collected(wire: Wire, path: str, answer: bytes) -> None:
+    """Before the application is called, whether it reads or not; so the connection stays."""
+    for _ in range(2):
+        wire.get(path, "Expect: 100-continue\r\nContent-Length: 2\r\n", "POST")
+        assert wire.answer()[0] == 100
+        status, head, body = wire.send(b"ok").answer()
+        assert (status, body) == (200, answer)
+        assert "connection: close" not in head
+    assert wire.get("/next").answer()[2] == b"/next"
+
+
+@pytest.mark.parametrize(
+    "version, fields, body, status",
+    [
+        ("1.1", "Content-Length: 2\r\n", b"ok", 200),  # it does not wait
+        ("1.1", "Content-Length: 0\r\n", b"", 200),  # there is nothing to wait for
+        ("1.0", "Content-Length: 2\r\n", b"ok", 200),  # it cannot know 100 (RFC 9110, 10.1.1)
+        ("1.1", "Content-Length: 99999999\r\n", b"", 413),  # above --limit-request-body
+    ],
+)
+def test_no_100_where_nobody_waits_for_it(
+    wire: Wire, version: str, fields: str, body: bytes, status: int
+) -> None:
+    head = f"POST /echo HTTP/{version}\r\nHost: a\r\nExpect: 100-continue\r\n{fields}\r\n"
+    answer = wire.send(head.encode() + body).answer()
+    assert answer[0] == status
+    assert status != 200 or answer[2] == body
 
 
 def test_http_1_0(wire: Wire, daemon: Service) -> None:

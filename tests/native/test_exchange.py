@@ -217,6 +217,109 @@ def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
     return make
 
 
+class Wild:
+    """Nothing that reads it back survives."""
+
+    def __str__(self) -> str:
+        raise Failure("str")
+
+    __repr__ = __hash__ = __len__ = __bool__ = __eq__ = __str__  # type: ignore[assignment]
+
+
+KEYS = ["HTTP_USER_AGENT", "HTTP_REFERER", "REQUEST_METHOD", "REMOTE_ADDR", "SERVER_PROTOCOL",
+        "PATH_INFO", "RAW_URI", "CONTENT_LENGTH", "wsgi.input", "wsgi.errors", "wsgi.file_wrapper",
+        "HTTP_CONNECTION", "HTTP_HOST"]  # fmt: skip
+VALUES: list[Any] = [
+    5,
+    None,
+    Wild(),
+    "\ud800",
+    "a\nb\x1b\0",
+    b"bytes",
+    "x" * 9000,
+    1.5,
+    [],
+    Failure,
+    "é",
+]
+
+
+def answering(seed: float, spoils: bool) -> Callable[[list[str]], Any]:
+    """An application that answers well, and if it `spoils`, does to what it was given what comes to mind."""
+
+    def make(events: list[str]) -> Any:
+        def app(environ: dict[Any, Any], start_response: Any) -> Any:
+            dice = random.Random(seed)
+            body, headers = environ["wsgi.input"], [("Content-Type", "text/plain")]
+            start_response("200 OK", headers)
+            answer = dice.choice([[b"ok"], [b"ok"], [b"o", b"k"]])
+            for _ in range(dice.choice((1, 2, 5)) if spoils else 0):
+                key, value, deed = dice.choice(KEYS), dice.choice(VALUES), dice.randrange(12)
+                if deed < 6:
+                    environ[key] = value
+                elif deed < 8:
+                    environ.pop(key, None)
+                elif deed == 8:
+                    environ.clear()
+                    environ[dice.choice([1, b"HTTP_REFERER", None])] = value
+                elif deed == 9:
+                    headers[:] = [value] * 3
+                elif deed == 10:
+                    body.close = dice.choice([5, lambda: 1 // 0, sys.exit])
+                else:
+                    environ["kept"] = body.getbuffer() if hasattr(body, "getbuffer") else body
+            return answer
+
+        return app
+
+    return make
+
+
+def test_what_is_done_to_the_environ_changes_neither_answer_nor_log() -> None:
+    print(f"FUZZ_SEED={SEED}")
+    rng = random.Random(SEED)
+    for _ in range(ROUNDS):
+        seed, heads = rng.random(), [rng.choice(HEADS) for _ in range(3)]
+        wanted = run(answering(seed, False), list(heads), 0, False, 0, False)
+        for fast in (True, False):
+            found = run(answering(seed, True), list(heads), 0, False, 0, fast)
+            found[3] = [line for line in found[3] if not line.startswith("wsgi.input: close: ")]
+            assert found == wanted
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_log_shows_what_was_received(native: bool) -> None:
+    def app(environ: dict[Any, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        environ["HTTP_USER_AGENT"] = environ["HTTP_REFERER"] = 5
+        environ["REQUEST_METHOD"] = Wild()
+        return [b"ok"]
+
+    heads = [
+        b"GET /a HTTP/1.1\r\nHost: a\r\nReferer: /r\r\nUser-Agent: u\r\n\r\n",
+        b"GET /b HTTP/1.1\r\nHost: a\r\nReferer:\r\n\r\n",
+        b"GET /c HTTP/1.0\r\nReferer: /r\r\nReferer: /s\r\n\r\n",
+    ]
+    assert run(lambda events: app, heads, 0, False, 0, native)[4] == [
+        b'10.0.0.1 - -  "GET /a HTTP/1.1" 200 2 "/r" "u" ',
+        b'10.0.0.1 - -  "GET /b HTTP/1.1" 200 2 "" "-" ',
+        b'10.0.0.1 - -  "GET /c HTTP/1.0" 200 2 "/r,/s" "-" ',
+    ]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_block_that_lies_of_its_length_is_sent_as_it_is(native: bool) -> None:
+    class Lying(bytes):
+        def __len__(self) -> int:
+            return 1
+
+    def app(environ: dict[Any, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [Lying(b"whole")]
+
+    assert b"Content-Length: 5\r\n" in run(lambda events: app, [HEADS[0]], 0, False, 0, native)[0]
+
+
 def retiring(app: Any, after: int, retire: Callable[[], None]) -> Any:
     """The application, in a process that is told to end during the request of that number."""
 
@@ -346,6 +449,8 @@ def test_start_response_after_its_request_does_no_harm() -> None:
 
     assert run(lambda events: app, [HEADS[0]], 0, False, 0, True)[5] == 1
     start_response, write = kept[0]
+    with pytest.raises(RuntimeError, match="after its request"):
+        write(b"into the next answer")
     with pytest.raises(RuntimeError, match="twice"):
         start_response("200 OK", [])
     del start_response, write, kept[:]

@@ -49,6 +49,7 @@ HEADS = [
     b"DELETE /x HTTP/1.1\r\nHost: a\r\nConnection: Keep-Alive\r\nX_Y: 1\r\nX-Y: 2\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: a\r\nAccept: b\r\n\r\n",
     b"GET http://b/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n",
+    b"GET / HTTP/1.1\r\nProxy: http://x/\r\nReferer: /\r\nHost: a\r\nUser-Agent: b\r\nproxy:\r\n\r\n",
     b"PUT /\xc3\xa9 HTTP/1.1\r\nHost: a%41\r\nUser-Agent: \xe9t\xe9\r\nUpgrade: h2c\r\n\r\n",
 ]
 PIECES = [
@@ -116,6 +117,8 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
         ):
             assert getattr(found, name) == getattr(request, name), (name, data)
         assert found.environ == environ_of(request, TEMPLATE, ENDS), data
+        assert found.referer == found.environ.get("HTTP_REFERER"), data
+        assert found.agent == found.environ.get("HTTP_USER_AGENT"), data
         llhttp = HttpRequestParser(object())
         try:
             llhttp.feed_data(data[: found.end])
@@ -129,6 +132,32 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
 )
 def test_usual_heads_are_read(head: bytes) -> None:
     assert native.read_head(head, 8190, 100, 120, TEMPLATE, ENDS) is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [b"Proxy", b"proxy", b"PROXY", b"pRoXy"])
+@pytest.mark.parametrize("value", [b"http://evil/", b"", b" \t", b"\t x \t", b"\xff"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) -> None:
+    """httpoxy: HTTP_PROXY would name the proxy of an HTTP client that the application uses."""
+    fields = [
+        b"Host: a",
+        b"Proxy-Authorization: kept",
+        b"X-Proxy: kept",
+        *[name + b":" + value] * count,
+    ]
+    if first:
+        fields.reverse()
+    data = b"GET / HTTP/1.1\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+    found = native.read_head(data, 8190, 100, 0, TEMPLATE, ENDS)  # type: ignore[union-attr]
+    request, _ = twin_of_read_head(data)
+    assert found is not None
+    for environ in (found.environ, environ_of(request, TEMPLATE, ENDS)):
+        assert {name: text for name, text in environ.items() if name.startswith("HTTP_")} == {
+            "HTTP_HOST": "a",
+            "HTTP_PROXY_AUTHORIZATION": "kept",
+            "HTTP_X_PROXY": "kept",
+        }
 
 
 @pytest.mark.parametrize("most, fields", [(20, 100), (8190, 1), (8190, 0), (0, 100), (-5, 100)])
