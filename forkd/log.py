@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import re
+import sys
 import time
 import traceback
 from collections import deque
@@ -84,7 +85,7 @@ class Log:
 
     def exception(self, message: str) -> None:
         """An error with the traceback of the exception being handled."""
-        self._put(3, f"{message}\n{traceback.format_exc().rstrip()}")
+        self._put(3, f"{message}\n{_traceback()}")
 
     def _put(self, level: int, message: str, fields: dict[str, Any] | None = None) -> None:
         if level >= self._least:
@@ -104,6 +105,17 @@ class Log:
             message = _UNSAFE_TEXT.sub(_hex, message).replace("\n", "\n    ")
             line = f"{stamp} [{os.getpid()}] {_LEVELS[level]} {self._who}: {message}"
         return line.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _traceback() -> str:
+    """Of the exception being handled. It may be an application's, whose attributes may be anything: a
+    SyntaxError whose text is no str cannot be formatted."""
+    kind = sys.exc_info()[0]
+    assert kind is not None
+    try:
+        return traceback.format_exc().rstrip()
+    except BaseException:
+        return f"{type.__repr__(kind)}, whose traceback cannot be formatted"
 
 
 def _hex(match: re.Match[str]) -> str:

@@ -39,11 +39,12 @@ class FileWrapper:
         if type(raw) is not io.FileIO:
             return None  # it may have a descriptor, and read() other bytes than are there: gzip
         try:
-            fd = raw.fileno()
+            # By their types: a file may have been given other methods.
+            fd = io.FileIO.fileno(raw)
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return None
-            offset = file.tell()
+            offset = type(file).tell(file)
         except (OSError, ValueError):
             return None
         return fd, offset, max(0, found.st_size - offset)

@@ -109,6 +109,10 @@ def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
     try:
         for name, value in headers:
             label, kind = _NAMES[name]
+            if type(value) is not str:
+                value = str.__str__(
+                    value
+                )  # of a subclass, whose methods may be others, its content
             # isprintable is a fast loop in C and right but for tabs and some of Latin-1.
             if not value.isprintable() and _VALUE.fullmatch(value) is None:
                 raise BadResponse(f"bad value of header {name!r}: {value!r}")

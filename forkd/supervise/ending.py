@@ -49,7 +49,9 @@ class Ending:
             )
         self.lame, self.soon = True, not seconds
         self._begin_nothing()
-        master.loop.timers.set("lame-duck", monotonic() + max(seconds, _DEFERRED_SECONDS), self.wind_up)
+        master.loop.timers.set(
+            "lame-duck", monotonic() + max(seconds, _DEFERRED_SECONDS), self.wind_up
+        )
 
     def wind_up(self) -> None:
         """Finish what is under way, then end."""

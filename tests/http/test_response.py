@@ -105,6 +105,19 @@ def test_bad_value(value: Any) -> None:
         check_headers("200 OK", [("X", value)])
 
 
+def test_a_subclass_of_str_is_its_content() -> None:
+    class Lying(str):
+        def isprintable(self) -> bool:
+            return True
+
+        def strip(self, chars: str | None = None) -> str:
+            return "a\r\nX-Forged: 1"
+
+    assert b"X-A: honest\r\n" in check_headers("200 OK", [("X-A", Lying("honest"))]).block
+    with pytest.raises(BadResponse):
+        check_headers("200 OK", [("X-A", Lying("a\r\nX-Forged: 1"))])
+
+
 def test_every_value_character() -> None:
     for code in range(0x250):
         good = code == 9 or 32 <= code < 127 or 128 <= code < 256

@@ -9,7 +9,7 @@ import pytest
 
 from tests.process.conftest import Service, until
 
-from .conftest import CELLS, cells
+from .conftest import CELLS, Cell, cells
 
 APP = """
     def app(environ, start):
@@ -23,11 +23,15 @@ _HEAD = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\nExpect: 1
 pytestmark = pytest.mark.parametrize("daemon", cells("wsgi"), indirect=True)
 
 
-def _is_blocking(request: pytest.FixtureRequest) -> bool:
-    """One client per worker at a time is the nature of the model."""
-    cell = request.node.callspec.params["daemon"]
+def _cell(request: pytest.FixtureRequest) -> Cell:
+    cell: Cell = request.node.callspec.params["daemon"]
     assert cell in CELLS
-    return bool(cell[:2] == ("leader-followers", "blocking"))
+    return cell
+
+
+def _is_blocking(cell: Cell) -> bool:
+    """One client per worker at a time is the nature of the model."""
+    return cell[:2] == ("leader-followers", "blocking")
 
 
 class Uploader:
@@ -69,13 +73,15 @@ class Uploader:
 
 
 def test_slow_uploads_hold_no_worker(daemon: Service, request: pytest.FixtureRequest) -> None:
-    slow = [Uploader(daemon) for _ in range(1 if _is_blocking(request) else 2)]
+    cell = _cell(request)
+    # More than there are threads, so that one that waited for its client would be missed.
+    slow = [Uploader(daemon) for _ in range(1 if _is_blocking(cell) else cell[3] + 1)]
     try:
         for one in slow:
             one.begin()
         for one in slow:
             until(lambda one=one: one.sent >= 750, "a second of it")
-        if not _is_blocking(request):
+        if not _is_blocking(cell):
             for _ in range(5):
                 assert daemon.get("/") == "0 bytes"
         for one in slow:

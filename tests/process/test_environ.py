@@ -26,7 +26,31 @@ APP = r"""
         "/hold": lambda e: e.update(kept=e["wsgi.input"].getbuffer()),
     }
 
+    def broken(kind):
+        if kind == "/syntax":
+            error = SyntaxError("no")
+            error.text, error.lineno, error.filename = 5, 1, "x"   # traceback cannot format it
+            raise error
+        if kind == "/str":
+            class Error(Exception):
+                def __str__(self): raise SystemExit
+            raise Error
+        class Error(Exception):
+            @property
+            def __notes__(self): raise SystemExit
+        raise Error
+
     def app(environ, start):
+        if environ["PATH_INFO"] in ("/syntax", "/str", "/notes"):
+            broken(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/file":
+            import io
+            class Tell:
+                def __call__(self): return -1.5
+            file = io.FileIO(__file__)
+            file.tell = file.fileno = Tell()
+            start("200 OK", [("Content-Type", "text/plain")])
+            return environ["wsgi.file_wrapper"](file)
         start("200 OK", [("Content-Type", "text/plain")])
         if environ["PATH_INFO"] == "/proxy":
             return [environ.get("HTTP_PROXY", "none").encode()]
@@ -85,3 +109,25 @@ def test_proxy_does_not_reach_the_application(service: Service, flags: list[str]
                 f"GET /proxy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n\r\n".encode()
             )
             assert sock.makefile("rb").read().endswith(b"\r\n\r\nnone")
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=" ".join)
+def test_an_exception_that_cannot_be_shown_ends_no_worker(
+    service: Service, flags: list[str]
+) -> None:
+    service.expected_errors = ["the application failed", "Traceback"]
+    service.write_app(APP)
+    service.start(*flags, "-w", "1")
+    workers = service.worker_pids()
+    for path in ("/syntax", "/str", "/notes"):
+        with service.connect() as sock, sock.makefile("rb") as answer:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert answer.read().startswith(b"HTTP/1.1 500 "), path
+    assert "the application failed on GET /syntax HTTP/1.1" in service.log()
+    assert service.worker_pids() == workers
+
+
+def test_a_file_is_sent_whatever_its_methods_say(service: Service) -> None:
+    service.write_app(APP)
+    service.start("-w", "1")
+    assert service.get("/file") == (service.dir / "app.py").read_text()
