@@ -10,7 +10,6 @@ import socket
 import termios
 from typing import Any
 
-from forkd.app.session import ClientGone
 from forkd.models.connection import Connection
 from forkd.models.steps import Outcome
 from forkd.system.operations import Operations

@@ -163,7 +163,7 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
     int begun = exchange_read(self->rest.exchange, data, cqe->res, conn, &request), failed = 0;
     if (begun) {
         ring_give_back(self->buffers, cqe);
-        if (!(cqe->flags & IORING_CQE_F_MORE)) { /* it has ended, which the application may ask (take_over) */
+        if (!(cqe->flags & IORING_CQE_F_MORE)) {
             handle->armed = 0;
             failed = PyList_Append(self->disarmed, (PyObject *)handle);
         }

@@ -199,17 +199,6 @@ class AioOperations:
         os.set_blocking(fd, False)
         self._handles[fd].blocking = False
 
-    def take_over(self, fd: int) -> bytes:
-        self.sends_itself(fd)
-        handle = self._handles[fd]
-        data = b""
-        while handle.held:
-            piece = handle.held.pop(0)
-            if isinstance(piece, OSError):
-                raise piece
-            data += piece
-        return data
-
     def release(self, sock: socket.socket) -> None:
         handle = self._handles.pop(sock.fileno())
         handle.mask = 0

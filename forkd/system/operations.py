@@ -58,12 +58,6 @@ class Operations(HandleSet, Protocol):
         the next send is started. Called while something received is being handled, when no send is under way.
         What is received meanwhile is held, and told later."""
 
-    def take_over(self, fd: int) -> bytes:
-        """Leave a connection to the caller, who uses its socket, without blocking, until it is added
-        again. Called while something received is being handled. Returns what came since, which is the
-        caller's: it is told to nobody else, and comes before what is in the socket."""
-        ...
-
     def release(self, sock: socket.socket) -> None:
         """Cancel what is under way on a connection, then close it."""
 

@@ -178,26 +178,6 @@ class UringOperations:
     def sends_itself(self, fd: int) -> None:
         pass  # a receive that is under way is no hindrance
 
-    def take_over(self, fd: int) -> bytes:
-        handle = self._by_fd[fd]
-        if handle.armed:  # never so when a pool's thread asks: see `pooled`
-            self._cancel(handle)
-            found, self._found = self._found, deque()
-            for completion in found:
-                name, result, flags = completion
-                if name == handle.name(_RECV):
-                    self._hold(handle, result, self._received(result, flags))
-                else:
-                    self._found.append(completion)
-            self._disarm(handle)  # and arm it anew when the connection is wanted again
-        data = b""
-        while handle.held:
-            piece = handle.held.popleft()
-            if isinstance(piece, OSError):
-                raise piece
-            data += piece
-        return data
-
     def release(self, sock: socket.socket) -> None:
         fd = sock.detach()
         handle = self._by_fd.pop(fd)
