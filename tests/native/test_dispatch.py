@@ -14,6 +14,7 @@ import random
 import re
 import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed with
 uring = pytest.mark.skipif(bool(usable()), reason=f"io_uring: {usable()}")
 
 IO = {InlineLoop: "epoll", Proactor: "io_uring"}
+SECONDS = 20  # in which whatever is waited for has happened
 LOG, ACCESS_LOG = 3, 4  # in an outcome
 GONE = None  # in place of bytes: the client leaves
 DATE = re.compile(rb"Date: [^\r]*GMT")
@@ -144,9 +146,10 @@ class Service:
             self.rest()
 
     def rest(self) -> None:
-        """Until nothing more happens."""
-        quiet = 0
-        while quiet < 3:
+        """Until nothing more happens, and nothing is under way: the kernel may take its time over a send."""
+        quiet, deadline = 0, monotonic() + SECONDS
+        while quiet < 3 or self._sending():
+            assert monotonic() < deadline, "a send has no end"
             quiet += 1
             self.loop.turn(0)
             for number, client in enumerate(self.clients):
@@ -157,6 +160,12 @@ class Service:
                 if data:
                     self.heard[number] += data
                     quiet = 0
+
+    def _sending(self) -> bool:
+        loop = self.loop
+        return isinstance(loop, Proactor) and any(
+            map(loop.handles.sending, loop.keeper.connections)
+        )
 
     def outcome(self) -> list[Any]:
         if isinstance(self.loop, InlineLoop):

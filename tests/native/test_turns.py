@@ -54,10 +54,10 @@ def writing(events: list[str]) -> Any:
 
 @uring
 @both
-def test_an_answer_is_ended_also_if_another_connection_takes_its_socket_over(
+def test_an_answer_is_ended_also_if_the_application_writes_to_another_connection(
     natively: bool,
 ) -> None:
-    """write() collects all completions, also those of sends that native code has begun."""
+    """What has completed by then is told later, also the end of a send that native code has begun."""
     service = Service(writing, 0, natively, Proactor)
     for number in (0, 1):
         service.send(number, GET % b"/")
