@@ -112,14 +112,16 @@ class SigioSet:
 
 
 def _can_signal(fd: int) -> bool:
-    """A connected stream socket: ours alone, unlike a listener."""
+    """A connected stream socket: ours alone, unlike a listener. SO_ACCEPTCONN would not tell: a TCP listener
+    that somebody has shut down does not listen, and is the master's to own all the same."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
     sock = socket.socket(fileno=fd)
     try:
-        return sock.type == socket.SOCK_STREAM and not sock.getsockopt(
-            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-        )
+        sock.getpeername()
+        return sock.type == socket.SOCK_STREAM
+    except OSError:
+        return False
     finally:
         sock.detach()
 
