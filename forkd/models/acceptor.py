@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -24,12 +25,16 @@ from forkd.models.unit import Unit
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS
+from forkd.system.sockets import is_shut_down
 from forkd.system.standard import lift
 
 T = TypeVar("T")
 
 #: Connections that a child takes at a time from what is left at the end.
 _SHARE = 4
+#: After so many accepts that found nobody, look whether anybody can come. Who has lost a race to another
+#: process has found nobody, too, so that each time would be too often.
+_LOOK_EVERY = 64
 
 
 class Acceptor:
@@ -53,6 +58,8 @@ class Acceptor:
         self._full = False
         self._connections = 0
         self._last = -1  # the listener that was accepted from last
+        self._deaf: set[int] = set()  # listeners that somebody has shut down
+        self._in_vain = 0  # accepts that found nobody
 
     # ---- leadership -----------------------------------------------------------------------
 
@@ -63,8 +70,10 @@ class Acceptor:
             self._listening = lead
             try:
                 for fd, intake in self.intakes.items():
+                    if fd in self._deaf:
+                        continue
                     if lead:
-                        self._handles.add(fd, READ | EXCLUSIVE if intake.shared else READ)
+                        self._wait_for(intake)
                     else:
                         self._handles.remove(fd)
             except OSError as error:
@@ -77,6 +86,9 @@ class Acceptor:
             with contextlib.suppress(OSError, KeyError):  # those that are not in it
                 self._handles.remove(fd)
         self.pause(WAITING_CALL, error)
+
+    def _wait_for(self, intake: Intake) -> None:
+        self._handles.add(intake.fileno(), READ | EXCLUSIVE if intake.shared else READ)
 
     def leads(self) -> bool:
         if self.no_room():
@@ -115,7 +127,8 @@ class Acceptor:
     def accepted(self, fd: int, result: Any) -> Accepted | None:
         """An accept that was started on a listener is complete: with a descriptor, or an OSError."""
         if isinstance(result, BlockingIOError):
-            return None  # as in `_take`
+            self._found_nobody(self.intakes[fd])  # as in `_try`
+            return None
         if isinstance(result, OSError):
             self._failed(self.intakes[fd], result)
             return None
@@ -165,6 +178,8 @@ class Acceptor:
         links = self._try(intake, intake.take_links, room if room > 1 else 1) or []
         if links:
             self._last = fd
+        else:
+            self._found_nobody(intake)
         if most == 1:
             if links:
                 self._came()
@@ -203,6 +218,8 @@ class Acceptor:
             # Another leader took it, or the client gave up; or this was all that had to be drained.
             if self._retired and not intake.ends:
                 self._close(intake, self._nobody_after)
+            else:
+                self._found_nobody(intake)
         except EOFError:
             self._close(intake)
         except OSError as error:
@@ -211,7 +228,10 @@ class Acceptor:
 
     def _failed(self, intake: Intake, error: OSError) -> None:
         if error.errno == errno.EINVAL:
-            self._close(intake)  # another child has retired, found it empty and ended it
+            if self._retired:
+                self._close(intake)  # another child has retired, found it empty and ended it
+            else:
+                self._deafen(intake)  # or will retire in a moment, as the master knows
             return
         self._unit.row.failed(error.errno or 0)
         self.pause("accept", error)
@@ -225,6 +245,51 @@ class Acceptor:
         if self.pause_ends <= now:
             self.pause_ends = NEVER
         self.deference.over(now)
+
+    # ---- a listener that was shut down ----------------------------------------------------
+
+    def _found_nobody(self, intake: Intake) -> None:
+        """It was ready, and nobody was there. A unix socket that was shut down is so for ever."""
+        self._in_vain += 1
+        if self._in_vain % _LOOK_EVERY == 0 and not intake.ends and is_shut_down(intake.fileno()):
+            self._deafen(intake)
+
+    def _deafen(self, intake: Intake) -> None:
+        """Wait for it no more, and tell the master."""
+        fd = intake.fileno()
+        if fd not in self._deaf:
+            if self._listening:
+                self._handles.remove(fd)
+            self._deaf.add(fd)
+            self._unit.deaf(fd)
+
+    def leftover(self, fd: int) -> Accepted | None:
+        """One who still waits in a socket that another is to take the place of."""
+        intake = self.intakes.get(fd)
+        if intake is None or intake.ends:
+            return None
+        try:
+            found = intake.take()
+        except OSError:
+            return None
+        self._came()
+        return found if found[0].fileno() > 2 else _lifted(found)
+
+    def relisten(self, fd: int, renewed: int = -1) -> None:
+        """Wait for it again: for the same socket, or for another one, which gets its descriptor."""
+        intake = self.intakes.get(fd)
+        if intake is not None and not intake.ends:
+            if renewed >= 0:
+                if self._listening and fd not in self._deaf:
+                    self._handles.remove(fd)  # before: an epoll knows it as this socket's (epoll(7))
+                self._deaf.add(fd)
+                os.dup2(renewed, fd, inheritable=False)
+            if fd in self._deaf:
+                self._deaf.remove(fd)
+                if self._listening:
+                    self._wait_for(intake)
+        if renewed >= 0:
+            os.close(renewed)
 
     # ---- the end --------------------------------------------------------------------------
 
@@ -272,8 +337,9 @@ class Acceptor:
 
     def _close(self, intake: Intake, for_all: bool = False) -> None:
         fd = intake.fileno()
-        if self._listening:
+        if self._listening and fd not in self._deaf:
             self._handles.remove(fd)
+        self._deaf.discard(fd)
         del self.intakes[fd]
         if for_all:
             intake.end()

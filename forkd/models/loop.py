@@ -7,6 +7,8 @@ connections go through, in three hooks: `serve`, `ready` and `late`.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -43,6 +45,8 @@ class ChildLoop:
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
         self._left: deque[Accepted] = deque()  # taken since then, and not served yet
+        self._renewed: deque[tuple[int, int]] = deque()  # listeners, and what takes their place
+        self._aside = False  # there is something to do at the end of each turn
 
     # ---- what a model decides -------------------------------------------------------------
 
@@ -98,8 +102,11 @@ class ChildLoop:
                 self.late(conn)
         if acceptor.no_room():
             acceptor.resume(now)
-        if self._retired:
-            self._leave()
+        if self._aside:
+            self._again = 0.0  # `serve` may break off
+            self._renew()
+            if self._retired:
+                self._leave()
         self._again = self.unit.after_turn()
 
     def demultiplex(self, events: Events) -> None:
@@ -172,6 +179,30 @@ class ChildLoop:
         if self.acceptor.finished and not self._left:
             self.done = True
 
+    # ---- a listener that was shut down ----------------------------------------------------
+
+    def relisten(self, number: int, anew: bool, fd: int) -> None:
+        if anew and fd < 0:
+            self.acceptor.pause("listen anew", OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        if fd < 0:
+            self.acceptor.relisten(number)
+        else:
+            self._renewed.append((number, fd))
+            self._aside = True
+
+    def _renew(self) -> None:
+        """At the end of a turn, as `_leave`: whoever waits in the old socket is served first."""
+        acceptor = self.acceptor
+        while self._renewed and not acceptor.no_room():
+            number, fd = self._renewed[0]
+            accepted = acceptor.leftover(number)
+            if accepted is not None:
+                self.serve(*accepted)
+            else:
+                self._renewed.popleft()
+                acceptor.relisten(number, fd)
+        self._aside = self._retired or bool(self._renewed)
+
     # ---- the end --------------------------------------------------------------------------
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
@@ -179,7 +210,7 @@ class ChildLoop:
         self.keeper.now = monotonic()
         self.keeper.drain(idle_grace)
         self.unit.interface.retire()
-        self._retired = True
+        self._retired = self._aside = True
 
     def _leave(self) -> None:
         """At the end of each turn since then, when no session is on the stack. A model may break off

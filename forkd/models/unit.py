@@ -32,6 +32,8 @@ class Unit:
     host: Host
     log: Log
     access: AccessLog | None
+    #: Told which listener somebody has shut down, so that it can be listened on anew.
+    deaf: Callable[[int], None]
     #: Further descriptors to wait on, with what to call when they are readable.
     watched: dict[int, Callable[[], None]]
     #: Housekeeping, to be called at the end of every turn. Returns when it wants another, at the latest.
@@ -51,6 +53,9 @@ class Model(Protocol):
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call `call` whenever `fd` is readable."""
+
+    def relisten(self, number: int, anew: bool, fd: int) -> None:
+        """A listener lets clients in again: the same socket, or another one, `fd`."""
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         """Stop accepting and end when the work in flight is done. `drain_queue`: nobody accepts

@@ -277,6 +277,8 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     if (!links && PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Clear(); /* the loop will see it, too */
         ours = 0;
+    } else if (links && !PyList_Size(links)) {
+        ours = 0; /* nobody was there: the loop counts how often */
     } else if (links && PyList_Size(links) >= whole) {
         done = PyObject_CallMethodObjArgs(self->loop, n_crowded, given[INTAKE], links, NULL);
     } else if (links && !links_begin(self, links, given[OPENING], given[INTAKE], (int)PyLong_AsLong(given[EPOLL]))) {

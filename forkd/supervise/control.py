@@ -25,6 +25,7 @@ from forkd.system.sockets import unix_holder
 
 _MOST_REQUEST_BYTES = 65536
 _CLIENTS = 16
+_NO_INODE = -1
 
 Reply = dict[str, Any]
 
@@ -58,13 +59,23 @@ class ControlServer:
         self.sock = sock
         self._path = path
         self._handle = handle
-        self._inode = -1  # of the socket file, when it is ours
+        self._loop = loop
+        self._inode = _NO_INODE  # of the socket file, when it is ours
         self._places = Places(sock, loop, _CLIENTS, self._heard, _may_ask, lingers=False)
 
     def open(self) -> None:
         """Begin to answer, and own the socket file."""
-        self._inode = os.stat(self._path).st_ino
+        self._inode = _inode_of(self._path)
         self._places.open()
+
+    def restore(self) -> None:
+        """Make the socket again if its file was removed or replaced. Raises BindError."""
+        if self._inode == _inode_of(self._path) != _NO_INODE:
+            return
+        made = ControlServer.listen(self._path, self._loop, self._handle)
+        self._places.move(made.sock)
+        self.sock.close()
+        self.sock, self._inode = made.sock, made._inode
 
     @classmethod
     def adopt(
@@ -141,14 +152,14 @@ class ControlServer:
 
     def hand_over(self) -> None:
         """Another master answers from now on, and the socket file is its."""
-        self._inode = -1
+        self._inode = _NO_INODE
         self.close()
 
     def close(self) -> None:
         self._places.close()
         self.sock.close()
         try:
-            if os.stat(self._path).st_ino == self._inode:
+            if self._inode == _inode_of(self._path) != _NO_INODE:
                 os.unlink(self._path)
         except OSError:
             pass  # it is not there; or the file system is read-only by now, and the file is stale
@@ -158,6 +169,13 @@ def _may_ask(sock: socket.socket) -> bool:
     """Whether it is root's, or ours."""
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return uid in (0, os.geteuid())
+
+
+def _inode_of(path: str) -> int:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return _NO_INODE
 
 
 def _is_socket(path: str) -> bool:

@@ -17,6 +17,7 @@ end, when there are no others, it closes its ends, and each child reads its queu
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections import Counter, deque
@@ -36,6 +37,8 @@ from forkd.system.sockets import Listener
 
 #: When to look again after no child had room, seconds.
 _RETRY = 0.005
+#: After so many looks that found nobody, see whether anybody can come.
+_LOOK_EVERY = 64
 
 
 class Dispatcher:
@@ -46,13 +49,17 @@ class Dispatcher:
         board: Scoreboard,
         children: Children,
         nobody_free: Callable[[], None],
+        shut_down: Callable[[], None],
     ) -> None:
+        """`shut_down`: somebody has shut a listener down."""
         self.ending: list[Listener] = []  # to accept from until they are empty
         self._loop = loop
         self._log = log
         self._board = board
         self._children = children
         self._nobody_free = nobody_free
+        self._shut_down = shut_down
+        self._in_vain = 0  # looks at listeners that found nobody
         self._shortage = Shortage(log)
         self._generation: Generation | None = None  # whose children get connections
         self._by_signal = False
@@ -78,6 +85,10 @@ class Dispatcher:
         self._finishing = False
         self._listen()
         self.accept()  # what came before the signal was armed did not ring
+
+    def rest(self) -> None:
+        """Look away from the listeners, until `watch`."""
+        self._deafen()
 
     def finish(self, keep: list[Listener]) -> None:
         """Accept what still waits in the listeners, but for `keep`; hand all over to those who retire;
@@ -151,16 +162,17 @@ class Dispatcher:
         """The next connection; None when there is none, or when it cannot be accepted now."""
         if self._held:
             return self._held.popleft()
-        for listener in [*self.ending, *self._listeners]:
+        for listener in [*self.ending, *self._open()]:
             try:
                 sock = listener.sockets[0].accept()[0]
                 self._served(listener)
                 return sock, server_of(listener)
             except BlockingIOError:
-                if listener in self.ending:
-                    self.ending.remove(listener)
-                    listener.close()
+                self._found_nobody(listener)
             except OSError as error:
+                if error.errno == errno.EINVAL:
+                    self._found_nobody(listener)
+                    continue
                 self._board.lanes[0][0].failed(error.errno or 0)
                 self._again_in(self._shortage.pause("accept", error))
                 return None
@@ -174,6 +186,20 @@ class Dispatcher:
         if len(turns) > 1:
             turns.remove(listener)
             turns.append(listener)
+
+    def _open(self) -> list[Listener]:
+        return [listener for listener in self._listeners if not listener.broken]
+
+    def _found_nobody(self, listener: Listener) -> None:
+        """Once that is so for good, nobody is waited for."""
+        if listener in self.ending:
+            self.ending.remove(listener)
+            listener.close()
+            return
+        # As the acceptor of a child does: a unix socket that was shut down is ready for ever.
+        self._in_vain += 1
+        if self._in_vain % _LOOK_EVERY == 0 and listener.shut_down():
+            self._shut_down()
 
     def _hand_over(self, passed: Passed, child: Child) -> bool:
         """Put a connection into a queue and close our copy. False when there is no room."""
@@ -189,7 +215,7 @@ class Dispatcher:
 
     def _again_in(self, seconds: float) -> None:
         """Look again then, rather than be told at once and for ever."""
-        for sock in self._sockets(by_signal=False):
+        for sock in self._sockets(self._listeners, by_signal=False):
             if sock.fileno() >= 0:
                 self._loop.unwatch(sock.fileno())
         self._loop.timers.set("dispatch", monotonic() + seconds, self._again)
@@ -199,37 +225,37 @@ class Dispatcher:
         self.accept()
 
     def _listen(self) -> None:
-        for sock in self._sockets(by_signal=True):
+        for sock in self._sockets(self._open(), by_signal=True):
             signals.own(sock)
             signals.arm(sock)
         self._heed()
 
     def _heed(self) -> None:
-        for sock in self._sockets(by_signal=False):
+        for sock in self._sockets(self._open(), by_signal=False):
             self._loop.watch(sock.fileno(), self.accept)
 
     def _deafen(self) -> None:
         self._loop.timers.cancel("dispatch")
-        for sock in self._sockets(by_signal=True):
+        for sock in self._sockets(self._listeners, by_signal=True):
             if sock.fileno() >= 0:
                 signals.disarm(sock)
-        for sock in self._sockets(by_signal=False):
+        for sock in self._sockets(self._listeners, by_signal=False):
             if sock.fileno() >= 0:
                 self._loop.unwatch(sock.fileno())
 
-    def _sockets(self, by_signal: bool) -> list[socket.socket]:
+    def _sockets(self, listeners: list[Listener], *, by_signal: bool) -> list[socket.socket]:
         """Those of which the master is told by SIGIO, or by its epoll: also of those that other processes
         have (see arrivals.py), whatever the configuration says."""
         return [
             sock
-            for listener in self._listeners
+            for listener in listeners
             for sock in listener.sockets
             if (self._by_signal and listener.private) is by_signal
         ]
 
     def _anybody_waits(self) -> bool:
         poll = select.poll()
-        for listener in [*self.ending, *self._listeners]:
+        for listener in [*self.ending, *self._open()]:
             poll.register(listener.sockets[0], select.POLLIN)
         return bool(self._held or poll.poll(0))
 

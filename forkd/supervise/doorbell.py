@@ -20,7 +20,7 @@ from forkd.supervise.arrivals import Arrivals, arrivals
 from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import ACCEPTED, Scoreboard
-from forkd.system.sockets import Listener
+from forkd.system.sockets import SHUT_DOWN, Listener
 
 WINDOW = 0.002  # seconds
 #: When everybody has been busy for this many looks, or nobody has accepted upon as many grants (there may be
@@ -76,9 +76,10 @@ class Doorbell:
         board: Scoreboard,
         nobody_free: Callable[[], None],
         suspected: Callable[[], None],
+        shut_down: Callable[[], None],
     ) -> None:
         """`nobody_free`: somebody waits and every child is busy. `suspected`: `suspects` changed;
-        leaders must not promote them."""
+        leaders must not promote them. `shut_down`: somebody has shut a listener down."""
         self.rings = 0  # that found the bell armed
         self.looks = 0
         self.grants = 0
@@ -88,6 +89,7 @@ class Doorbell:
         self._board = board
         self._nobody_free = nobody_free
         self._suspected = suspected
+        self._shut_down = shut_down
         self._sockets: list[socket.socket] = []
         self._arrivals: list[Arrivals] = []
         self._lease: Lease | None = None
@@ -106,7 +108,7 @@ class Doorbell:
         self.suspects.clear()
         self._poll = select.poll()
         for sock in self._sockets:
-            self._poll.register(sock, select.POLLIN)
+            self._poll.register(sock, select.POLLIN | select.POLLRDHUP)
         self.look()
 
     def give_up(self) -> None:
@@ -208,7 +210,10 @@ class Doorbell:
         return 0 if since is None else max(1, int(since * 1e9))
 
     def _waiting(self) -> bool:
-        return bool(self._poll.poll(0))
+        found = [mask & SHUT_DOWN for _, mask in self._poll.poll(0)]
+        if any(found):
+            self._shut_down()
+        return not all(found)  # nobody waits in a listener that was shut down, which is ready for ever
 
     def _arm(self, on: bool) -> None:
         self._armed = on

@@ -101,5 +101,5 @@ class Ending:
     def _begin_nothing(self) -> None:
         self._master.notifier.stopping()
         self._master.reloader.abort("the master is stopping")
-        self._master.cancel_upgrade()
+        self._master.cancel_upgrade("the master is stopping")
         self._master.errands.give_up_boot()

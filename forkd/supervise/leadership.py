@@ -26,9 +26,10 @@ class Leadership:
     def __init__(self, master: Master) -> None:
         self.other_ids = False  # the children have other ids than the master
         self._master = master
-        self.doorbell = Doorbell(master.loop, master.board, self._nobody_free, self.settle)
+        soon = master.listening.look_soon
+        self.doorbell = Doorbell(master.loop, master.board, self._nobody_free, self.settle, soon)
         self.dispatcher = Dispatcher(
-            master.loop, master.log, master.board, master.children, self._nobody_free
+            master.loop, master.log, master.board, master.children, self._nobody_free, soon
         )
 
     def serving(self, generation: Generation) -> list[Child]:
@@ -95,6 +96,11 @@ class Leadership:
         self.dispatcher.finish(keep=generation.listeners)
         if generation.lease is not None or generation.least < generation.most:
             self.doorbell.watch(generation.listeners, generation.lease)
+
+    def rest(self) -> None:
+        """Look away from the listeners, until `listen`."""
+        self.doorbell.mute()
+        self.dispatcher.rest()
 
     def ring(self) -> None:
         """SIGIO."""

@@ -31,7 +31,8 @@ from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
 from forkd.supervise.leadership import Leadership
-from forkd.supervise.messages import Failed, Message, Ready, Recycle, Retire
+from forkd.supervise.listening import Listening
+from forkd.supervise.messages import Deaf, Failed, Message, Ready, Recycle, Retire
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
@@ -80,9 +81,11 @@ class Master:
         self.errands = Errands(self, self._nursery)
         self.children = self._nursery.children
         self.bells = self._nursery.bells
+        self.templates = self._nursery.templates
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
         self.log.sink.lost = self.board.lanes[0][0].lost_error  # no child has slot 0
+        self.listening = Listening(self)
         self.leadership = Leadership(self)
         self.doorbell = self.leadership.doorbell
         self.dispatcher = self.leadership.dispatcher
@@ -171,6 +174,7 @@ class Master:
 
     def answer_verbs(self) -> None:
         self.control.open()
+        self.listening.restore_control()
         if self.admin is not None:
             self.admin.open()
 
@@ -331,6 +335,8 @@ class Master:
                 child.error = message.error
             elif isinstance(message, Recycle):
                 child.replace = message.why
+            elif isinstance(message, Deaf):
+                self.listening.hear(child, message.number)
 
     def _on_ready(self, child: Child) -> None:
         if not child.on("ready"):
@@ -354,6 +360,7 @@ class Master:
                     listener.own()
                 self.owns = True
                 self.leadership.listen()
+                self.listening.restore_what_can_be(self.launch.binds)
             self.generation.defer()
             self.launch.ready(self)
             self.notifier.ready()
@@ -512,9 +519,9 @@ class Master:
             raise ForkdError("not now: a stop, a reload or an upgrade is under way")
         self._upgrade = Upgrade(self, request)
 
-    def cancel_upgrade(self) -> None:
+    def cancel_upgrade(self, why: str) -> None:
         if self._upgrade is not None:
-            self._upgrade.cancel()
+            self._upgrade.cancel(why)
 
     def upgrade_failed(self) -> None:
         """This master goes on; the new one may have owned the doorbell for a while."""

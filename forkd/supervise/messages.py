@@ -35,6 +35,12 @@ class Recycle(NamedTuple):
     why: str
 
 
+class Deaf(NamedTuple):
+    """Child to master: somebody has shut this listening socket down."""
+
+    number: int  # its descriptor, which is the same one in every process that has it
+
+
 class Retire(NamedTuple):
     """Master to child: stop accepting, finish, exit."""
 
@@ -54,11 +60,19 @@ class Reopen(NamedTuple):
     fd: int  # passed on (SCM_RIGHTS); -1 when no descriptor was free for it in the child
 
 
+class Relisten(NamedTuple):
+    """Master to child: a listening socket lets clients in again."""
+
+    number: int  # its descriptor
+    anew: bool  # it is another socket: `fd`, which takes the place of the old one
+    fd: int  # passed on; -1 when it is the same socket, or when no descriptor was free in the child
+
+
 class Trim(NamedTuple):
     """Master to child: a crowd has left; give the memory back that it needed."""
 
 
-Message = Ready | Failed | Recycle | Retire | Quit | Reopen | Trim
+Message = Ready | Failed | Recycle | Deaf | Retire | Quit | Reopen | Relisten | Trim
 _TYPES: dict[type, dict[str, type]] = {
     Ready: {"interface": str, "fallback": str},
     Failed: {"error": str},
@@ -67,8 +81,13 @@ _TYPES: dict[type, dict[str, type]] = {
     Quit: {},
     Trim: {},
     Reopen: {"log": str, "fd": int},
+    Deaf: {"number": int},
+    Relisten: {"number": int, "anew": bool, "fd": int},
 }
-_KINDS = {kind.__name__: kind for kind in (Ready, Failed, Recycle, Retire, Quit, Reopen, Trim)}
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (Ready, Failed, Recycle, Deaf, Retire, Quit, Reopen, Relisten, Trim)
+}
 
 
 class Channel:
@@ -94,7 +113,7 @@ class Channel:
             for name, value in message._asdict().items()
         }
         data = json.dumps([type(message).__name__, fields]).encode()
-        fds = [message.fd] if isinstance(message, Reopen) else []
+        fds = [message.fd] if isinstance(message, Reopen | Relisten) and message.fd >= 0 else []
         try:
             socket.send_fds(self._sock, [data], fds)
         except OSError as error:
@@ -119,7 +138,7 @@ class Channel:
                 message = _decode(data)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if isinstance(message, Reopen):
+            if isinstance(message, Reopen | Relisten):
                 message = message._replace(fd=fds[0] if fds else -1)
             found.append(message)
 

@@ -136,6 +136,14 @@ class Notifier:
             self._manager.send(f"FDSTORE=1\nFDNAME={name}", [listeners[name]])
         self._stored = set(listeners)
 
+    def renewed(self, listener: Listener) -> None:
+        """Another socket has taken the place of this listener's: the old one is not to come back."""
+        name = _name(listener)
+        if name in self._stored:
+            self._manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            self._stored.remove(name)
+            self._keep_listeners()
+
     # ---- the watchdog ---------------------------------------------------------------------
 
     def _beat(self) -> None:

@@ -83,8 +83,11 @@ class Reloader:
                     f"workers {config.workers}: there is room for {master.children.slots} workers, old "
                     "and new together; restart to have more"
                 )
+            binds = master.launch.binds_of(config)
+            master.listening.restore_control()
+            master.listening.restore(binds)
             self.incoming = Generation.build(
-                old.number + 1, config, master.launch.binds_of(config), master.bells,
+                old.number + 1, config, binds, master.bells,
                 known=old.listeners,
             )  # fmt: skip
         except (ConfigError, BindError, StartError) as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from forkd import __version__
 from forkd.models import registry
 from forkd.supervise.children import Child, State
+from forkd.supervise.listening import unreachable
 from forkd.system import process
 from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUESTS
 
@@ -48,6 +49,7 @@ def report(master: Master) -> dict[str, Any]:
                 "accept_queue": depth,
                 "backlog": limit,
                 "deferring": listener.deferring,
+                "broken": unreachable(listener),
             }
             for listener in generation.listeners
             for depth, limit in [listener.waiting()]
@@ -86,7 +88,7 @@ def why_not_ready(master: Master) -> str:
         return "paused by SIGWINCH; SIGHUP or `forkd scale` brings the children back"
     if ready < want:
         return f"{ready} of {want} workers are ready"
-    return ""
+    return master.listening.why_not()
 
 
 def _slot(child: Child) -> int:

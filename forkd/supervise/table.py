@@ -24,6 +24,8 @@ def render(status: dict[str, Any]) -> str:
         lines.append(
             f"listening on {listener['address']}, {listener['accept_queue']} of "
             f"{listener['backlog']} waiting"
+            if not listener["broken"]
+            else f"NOT listening on {listener['broken']}"
         )
     lines.append("")
     lines += grid(

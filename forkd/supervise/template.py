@@ -109,6 +109,10 @@ def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
             for fd in fds:
                 os.dup2(fd, 1)
                 os.dup2(fd, 2)
+        elif isinstance(asked, int):  # see `_Template.relisten`
+            if asked in {listener.fileno() for listener in birth.generation.all_sockets()}:
+                for fd in fds:
+                    os.dup2(fd, asked, inheritable=False)
         else:
             slot, number = asked
             try:

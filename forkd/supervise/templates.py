@@ -88,10 +88,18 @@ class _Template:
         return found, os.pidfd_open(found)  # ours to reap, so the pid is still its own
 
     def reopen(self, error_log: int) -> None:
-        """Have it use that for its stdout and stderr. There is no answer."""
+        """Have it use that for its stdout and stderr."""
+        self._tell(None, error_log)
+
+    def relisten(self, number: int) -> None:
+        """Have it give its children the listening socket that the master has by that number now."""
+        self._tell(number, number)
+
+    def _tell(self, what: int | None, fd: int) -> None:
+        """There is no answer."""
         try:
             self._sock.setblocking(False)
-            socket.send_fds(self._sock, [b"null"], [error_log])
+            socket.send_fds(self._sock, [json.dumps(what).encode()], [fd])
         except OSError:
             pass  # it has ended, or does not answer, as the next fork will find out
 
@@ -143,6 +151,11 @@ class Templates:
         """The error log was rotated."""
         for template in self._by_number.values():
             template.reopen(error_log)
+
+    def relisten(self, number: int) -> None:
+        """Another listening socket has this descriptor now."""
+        for template in self._by_number.values():
+            template.relisten(number)
 
     def keep(self, numbers: set[int]) -> None:
         """End the templates of other generations: they have all the children that they will have."""

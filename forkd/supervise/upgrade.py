@@ -109,11 +109,12 @@ def _listener(item: dict[str, Any]) -> Listener:
     for sock in sockets:
         sock.set_inheritable(False)
         sock.setblocking(False)
-    # An older forkd does not say whose workers have it.
-    private = item.get("private", False)
-    return Listener(
-        Address(**item["wanted"]), item["name"], item["backlog"], sockets, private=private
-    )
+    made = Listener(
+        Address(**item["wanted"]), item["name"], item["backlog"], sockets,
+        private=item.get("private", False),  # an older forkd does not say whose workers have it
+    )  # fmt: skip
+    made.file_inode = item["file"] if "file" in item else made.found_inode()
+    return made
 
 
 class Upgrade:
@@ -156,7 +157,7 @@ class Upgrade:
             "listeners": [
                 {
                     "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
-                    "private": x.private,
+                    "private": x.private, "file": x.file_inode,
                     "fds": [sock.fileno() for sock in x.sockets],
                 }
                 for x in master.generation.listeners
@@ -202,11 +203,11 @@ class Upgrade:
         process.send_signal(self._pidfd, signal.SIGKILL)
         self._decide(False, f"the new master (pid {self.pid}) has said nothing for {seconds:g} s; killed")
 
-    def cancel(self) -> None:
-        """This master stops: so must the new one, unless it serves already."""
+    def cancel(self, why: str) -> None:
+        """End the new master, unless it serves already."""
         if not self._decided:
             process.send_signal(self._pidfd, signal.SIGKILL)
-            self._decide(False, "the master is stopping")
+            self._decide(False, why)
 
     def send_counters(self) -> None:
         """At the handover, and once more when the last of our children is gone."""

@@ -43,6 +43,7 @@ class Watchdog:
             self._rss_due = now + _RSS_TICK
             self._weigh(config.max_rss)
         self._master.doorbell.forgive()
+        self._master.listening.look()
         self._thin_out()
         self._master.log.sink.retry()
         self._settle(now)

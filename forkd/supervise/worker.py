@@ -32,7 +32,18 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.supervise.messages import Channel, Failed, Quit, Ready, Recycle, Reopen, Retire, Trim
+from forkd.supervise.messages import (
+    Channel,
+    Deaf,
+    Failed,
+    Quit,
+    Ready,
+    Recycle,
+    Relisten,
+    Reopen,
+    Retire,
+    Trim,
+)
 from forkd.system import process, rights, standard
 from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
@@ -207,6 +218,7 @@ class Worker:
             host=self,
             log=self.log,
             access=self.access,
+            deaf=self._say_deaf,
             watched={
                 self._channel.fileno(): self._on_message,
                 self._signals.fileno(): self._on_signal,
@@ -241,8 +253,13 @@ class Worker:
                 self._model.abandon()
             elif isinstance(message, Trim):
                 process.give_memory_back()
+            elif isinstance(message, Relisten):
+                self._model.relisten(*message)
             elif isinstance(message, Reopen):
                 self._reopen(message.log, message.fd)
+
+    def _say_deaf(self, number: int) -> None:
+        self._channel.send(Deaf(number))
 
     def _reopen(self, log: str, fd: int) -> None:
         """A log file was rotated: `fd` is the new one."""

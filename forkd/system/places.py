@@ -86,6 +86,12 @@ class Places:
     def open(self) -> None:
         self._loop.watch(self._sock.fileno(), self._accept)
 
+    def move(self, sock: socket.socket) -> None:
+        """Accept there from now on, instead of at the socket before, which is the caller's to close."""
+        self._loop.unwatch(self._sock.fileno())
+        self._sock = sock
+        self.open()
+
     def close(self) -> None:
         for client in list(self.clients.values()):
             self.drop(client)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
@@ -23,6 +25,9 @@ from forkd.system.process import parent
 #: Seconds for which the kernel holds a connection back until its client has said something. It counts in
 #: retransmissions of its SYN-ACK: this is the first.
 _DEFERRAL = 1
+#: What poll(2) says of a listening socket that was shut down: a TCP socket is in the state CLOSE then, and a
+#: unix socket can be shut down in part. No other listening socket has these flags.
+SHUT_DOWN = select.POLLHUP | select.POLLRDHUP
 
 
 @dataclass(eq=False)
@@ -33,11 +38,13 @@ class Listener:
     name: str  # as it really is: port 0 replaced by the one the kernel chose
     backlog: int
     sockets: list[socket.socket]
-    unix_inode: int | None = field(default=None)  # identity of the socket file that we made
+    unix_inode: int | None = field(default=None)  # identity of the socket file that is ours to remove
+    file_inode: int | None = None  # of the one that it is bound to, whosever it is
     deferring: bool = False  # connections without a byte are held back
     #: No process of other ids than the master's has it, or has had it, so that the master may be its owner:
     #: see supervise/arrivals.py. False where somebody passed it to us, for who else has it is not known.
     private: bool = True
+    broken: str = ""  # why nobody is let in; see supervise/listening.py
 
     def defer(self, wanted: bool) -> None:
         """Whether the kernel is to hold connections back until their first bytes are there (tcp(7),
@@ -74,7 +81,7 @@ class Listener:
     def own(self) -> None:
         """The socket file is this process's to remove, from now on."""
         if self.wanted.kind == "unix":
-            self.unix_inode = _inode(self.wanted.path)
+            self.unix_inode = self.file_inode
 
     def end(self) -> None:
         """Close it for all that have copies, such as processes that the application has left behind,
@@ -91,6 +98,20 @@ class Listener:
         if self.unix_inode is not None and _inode(self.wanted.path) == self.unix_inode:
             os.unlink(self.wanted.path)
         self.unix_inode = None
+
+    def shut_down(self) -> list[int]:
+        """The indices of its sockets that somebody has shut down."""
+        return [i for i, sock in enumerate(self.sockets) if is_shut_down(sock)]
+
+    def found_inode(self) -> int | None:
+        """The identity of the socket file that is there now."""
+        return _inode(self.wanted.path) if self.wanted.kind == "unix" else None
+
+    @property
+    def unlinked(self) -> bool:
+        """Whether its socket file was removed, or another one is in its place: who connects there does not
+        come here. The inode's number is not given to another file while the socket is open."""
+        return self.file_inode is not None and _inode(self.wanted.path) != self.file_inode
 
     def waiting(self) -> tuple[int, int]:
         """(connections in the accept queue, its limit) as the kernel has them, over all sockets."""
@@ -121,15 +142,24 @@ def listen(address: Address, backlog: int, copies: int = 0) -> Listener:
     return Listener(address, str(bound), backlog, sockets)
 
 
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
+
+
+def _sockaddr(address: Address) -> Any:
+    found = socket.getaddrinfo(
+        address.host or None, address.port, _family(address), socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return found[0][4]
+
+
 def _port(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
 
 
 def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socket:
-    family = socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
-    found = socket.getaddrinfo(
-        address.host or None, address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    family = _family(address)
+    where = _sockaddr(address)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,7 +170,7 @@ def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socke
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # Accepted sockets inherit TCP_NODELAY: one system call less per connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.bind(found[0][4])
+        sock.bind(where)
         sock.listen(backlog)
         sock.setblocking(False)
     except BaseException:
@@ -179,7 +209,8 @@ def _listen_unix(address: Address, backlog: int) -> Listener:
     except OSError as error:
         sock.close()
         raise _bind_error(address, error) from error
-    return Listener(address, str(address), backlog, [sock], _inode(path))
+    inode = _inode(path)
+    return Listener(address, str(address), backlog, [sock], inode, inode)
 
 
 def unix_holder(path: str) -> str | None:
@@ -233,13 +264,53 @@ def restored(address: Address, fd: int, backlog: int) -> Listener:
     sock.listen(backlog)  # that master may have shut it
     sock.setblocking(False)
     inode = _inode(address.path) if address.kind == "unix" else None
-    return _passed(Listener(address, name_of(sock), backlog, [sock], inode))
+    return _passed(Listener(address, name_of(sock), backlog, [sock], inode, inode))
 
 
 def _passed(listener: Listener) -> Listener:
     """Whoever has passed it may have set an owner, and have given it to others."""
     listener.expose()
     return listener
+
+
+def is_shut_down(sock: socket.socket | int) -> bool:
+    """Whether somebody has called shutdown(2) on this listening socket, or on a copy of it. Not so one that
+    we have closed."""
+    fd = sock if isinstance(sock, int) else sock.fileno()
+    if fd < 0:
+        return False
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return any(mask & SHUT_DOWN for _, mask in poll.poll(0))
+
+
+def listen_anew(listener: Listener, index: int) -> socket.socket | None:
+    """Let clients in again at a socket that was shut down, or whose file was removed. Returns the socket
+    that has to take its place, in every process; None: it listens itself again. Raises BindError.
+
+    A TCP socket that was shut down is one that does not listen yet. It has kept its address, but for a port
+    that the kernel had chosen. A unix socket is shut down for good."""
+    sock, wanted = listener.sockets[index], listener.wanted
+    if sock.family != socket.AF_UNIX:
+        try:
+            try:
+                sock.bind(_sockaddr(Address.parse(listener.name)))
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # EINVAL: it is bound
+                    raise
+            sock.listen(listener.backlog)
+        except OSError as error:
+            raise _bind_error(wanted, error) from error
+        return None
+    if wanted.kind != "unix":
+        raise BindError(
+            f"bind {wanted}: a unix socket that was passed to forkd can only be made anew by whoever made it"
+        )
+    made = _listen_unix(wanted, listener.backlog)
+    if listener.unix_inode is not None:
+        listener.unix_inode = made.unix_inode
+    listener.file_inode = made.file_inode
+    return made.sockets[0]
 
 
 def name_of(sock: socket.socket) -> str:
@@ -282,8 +353,20 @@ def _describe(pid: int) -> str:
 
 
 def _tcp_holders(port: int) -> list[int]:
-    """The processes that listen on `port` (proc(5): /proc/net/tcp and the fd links)."""
-    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    """The processes that listen on `port` (proc(5): /proc/net/tcp)."""
+    found = _holders({f"socket:[{inode}]" for inode in _listening_inodes(port)})
+    # Children that share the socket say nothing new.
+    return sorted(pid for pid in found if parent(pid) not in found)
+
+
+def other_holders(sock: socket.socket, known: set[int]) -> list[str]:
+    """The processes that have a copy of the socket, besides those `known`, as texts."""
+    found = _holders({f"socket:[{os.fstat(sock.fileno()).st_ino}]"})
+    return [_describe(pid) for pid in sorted(set(found) - known)]
+
+
+def _holders(wanted: set[str]) -> list[int]:
+    """The processes with one of these descriptors (proc(5): the fd links)."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -295,8 +378,7 @@ def _tcp_holders(port: int) -> list[int]:
                     found.append(int(entry))
             except OSError:
                 continue  # not ours to look at, or gone meanwhile
-    # Children that share the socket say nothing new.
-    return sorted(pid for pid in found if parent(pid) not in found)
+    return found
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

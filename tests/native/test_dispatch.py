@@ -101,7 +101,7 @@ class Service:
             Unit(
                 self.config, IO[self.model], 1, self.row, None, self.lease,
                 [ListenerIntake(self.listener, ("127.0.0.1", 80), shared=False)],
-                interface, host, self.log, self.access, {}, lambda: NEVER,
+                interface, host, self.log, self.access, lambda number: None, {}, lambda: NEVER,
             )
         )  # fmt: skip
 

@@ -292,3 +292,21 @@ def parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError):
         return 0
+
+
+def test_a_listener_made_anew_is_kept_instead_of_the_old_one(
+    service: Service, manager: Manager
+) -> None:
+    path = service.dir / "s.sock"
+    service.start("-b", f"unix:{path}")
+    manager.hears(READY="1")
+    (name,) = manager.kept
+    old = os.fstat(manager.kept[name]).st_ino
+    path.unlink()
+    service.ok("reload")
+    manager.hears(READY="1")
+    assert list(manager.kept) == [name]
+    assert os.fstat(manager.kept[name]).st_ino != old
+    with socket.socket(fileno=manager.kept.pop(name)) as kept:
+        assert kept.getsockname() == str(path)
+        assert service.admin("/readyz")[0] == 200
