@@ -360,6 +360,7 @@ class Master:
                     listener.own()
                 self.owns = True
                 self.leadership.listen()
+            if self.launch.inheritance is not None or self.launch.stored:
                 self.listening.restore_what_can_be(self.launch.binds)
             self.generation.defer()
             self.launch.ready(self)

@@ -28,6 +28,7 @@ _DEFERRAL = 1
 #: What poll(2) says of a listening socket that was shut down: a TCP socket is in the state CLOSE then, and a
 #: unix socket can be shut down in part. No other listening socket has these flags.
 SHUT_DOWN = select.POLLHUP | select.POLLRDHUP
+_NO_FILE = -1  # instead of an inode's number
 
 
 @dataclass(eq=False)
@@ -104,8 +105,8 @@ class Listener:
         return [i for i, sock in enumerate(self.sockets) if is_shut_down(sock)]
 
     def found_inode(self) -> int | None:
-        """The identity of the socket file that is there now."""
-        return _inode(self.wanted.path) if self.wanted.kind == "unix" else None
+        """The identity of the socket file that is there now; of a file that is gone, one that no file has."""
+        return (_inode(self.wanted.path) or _NO_FILE) if self.wanted.kind == "unix" else None
 
     @property
     def unlinked(self) -> bool:
@@ -252,6 +253,9 @@ def _adopt(address: Address, fd: int, backlog: int) -> Listener:
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise BindError(f"bind {address}: descriptor {fd} is a socket that does not listen")
+    if is_shut_down(sock):
+        sock.close()
+        raise BindError(f"bind {address}: descriptor {fd} is a socket that was shut down")
     sock.setblocking(False)
     return _passed(Listener(address, name_of(sock), backlog, [sock]))
 
@@ -263,8 +267,9 @@ def restored(address: Address, fd: int, backlog: int) -> Listener:
     sock = socket.socket(fileno=fd)
     sock.listen(backlog)  # that master may have shut it
     sock.setblocking(False)
-    inode = _inode(address.path) if address.kind == "unix" else None
-    return _passed(Listener(address, name_of(sock), backlog, [sock], inode, inode))
+    made = _passed(Listener(address, name_of(sock), backlog, [sock]))
+    made.file_inode = made.unix_inode = made.found_inode()
+    return made
 
 
 def _passed(listener: Listener) -> Listener:

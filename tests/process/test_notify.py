@@ -310,3 +310,22 @@ def test_a_listener_made_anew_is_kept_instead_of_the_old_one(
     with socket.socket(fileno=manager.kept.pop(name)) as kept:
         assert kept.getsockname() == str(path)
         assert service.admin("/readyz")[0] == 200
+
+
+def test_a_kept_listener_whose_file_is_gone_is_made_anew(service: Service, manager: Manager) -> None:
+    path = service.dir / "s.sock"
+    service.start_in_foreground("-b", f"unix:{path}")
+    manager.hears(READY="1")
+    children = service.worker_pids()
+    os.kill(service.pid, signal.SIGKILL)
+    assert service.foreground is not None
+    service.foreground.wait(10)
+    until(lambda: not any(map(alive, children)), "the children to go with it")
+    path.unlink()
+    restart_with(service, manager, "-b", f"unix:{path}")
+    manager.hears(READY="1")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(path))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")

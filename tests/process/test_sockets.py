@@ -119,11 +119,15 @@ def test_an_inherited_descriptor(service: Service) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("what", ["closed", "file", "not listening"])
+@pytest.mark.parametrize("what", ["closed", "file", "not listening", "shut down"])
 def test_a_descriptor_that_is_no_listener_is_refused(service: Service, what: str) -> None:
-    with socket.socket() as bound, open(os.devnull) as file:
+    with socket.socket() as bound, open(os.devnull) as file, socket.socket(socket.AF_UNIX) as shut:
         bound.bind(("127.0.0.1", 0))
-        fd = {"closed": 99, "file": file.fileno(), "not listening": bound.fileno()}[what]
+        shut.bind(str(service.dir / "shut.sock"))
+        shut.listen()
+        shut.shutdown(socket.SHUT_RDWR)
+        numbers = {"file": file, "not listening": bound, "shut down": shut}
+        fd = numbers[what].fileno() if what in numbers else 99
         pass_fds = [] if what == "closed" else [fd]
         done = service.run("start", *service.flags("-b", f"fd://{fd}"), pass_fds=pass_fds)
     assert done.returncode == 1
