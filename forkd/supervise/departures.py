@@ -69,6 +69,8 @@ class Departures:
             fault = not_booted(f"worker {child.slot} (pid {child.pid})", seconds)
             child.error = f"{fault}; it was here:\n{child.read_stacks() or process.state(child.pid)}"
             self.end(child, plan.BOOT_TIMEOUT, fault)
+            # Now: its end may take as long as a disk that is gone.
+            self.failed(child.generation, child.error)
 
     def end(self, child: Child, why: str, fault: str) -> None:
         """Kill it now; noted first is what the kernel forgets with the process."""

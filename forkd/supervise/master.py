@@ -187,7 +187,7 @@ class Master:
             self._upgrade.send_counters()
         elif self.owns:
             self.doorbell.mute()
-        self._nursery.templates.keep(set())
+        self._nursery.templates.end()
         self.dispatcher.forget()
         for listener in self.dispatcher.ending:
             listener.close()

@@ -18,7 +18,6 @@ from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import FROM_OUTSIDE
 from forkd.supervise.messages import Channel
-from forkd.supervise.plan import BOOT_TIMEOUT
 from forkd.system import process
 from forkd.system.lease import FULL, make_bells
 from forkd.system.loop import Loop
@@ -226,9 +225,9 @@ class Nursery:
             reason = process.exit_reason(code)
         asked = child.state in (State.RETIRING, State.KILLED) or child.why is not None
         # Not a crash: what comes from outside (an operator, the OOM killer, systemd-oomd). Exit code 0 is
-        # one: a child that nobody asked to go has no reason to. So is a boot that does not end.
+        # one: a child that nobody asked to go has no reason to.
         outside = not asked and -code in FROM_OUTSIDE
-        crashed = (not asked and not outside) or child.why == BOOT_TIMEOUT
+        crashed = not asked and not outside
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())
         requests = self.board.counter(child.slot, REQUESTS)

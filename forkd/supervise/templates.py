@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from forkd.system.loop import Loop
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that
 #: does not answer for that long, seconds, is stopped or starved by threads of the application.
 _PATIENCE = 2.0
+#: For those that were killed to be gone when the master ends.
+_END_SECONDS = 1.0
 
 #: (pid, pidfd) of a child with that slot and number; it gets these descriptors.
 Fork = Callable[[int, int, list[int]], tuple[int, int]]
@@ -126,6 +129,8 @@ class Templates:
         self._failed = failed
         self._killed = killed
         self._by_number: dict[int, _Template] = {}
+        #: Not gone yet: one may wait for a disk, which no signal ends.
+        self._killed_by_us: list[_Template] = []
 
     def get(self, birth: Birth) -> Fork | None:
         """How to fork a child of that generation; None while its template loads the application.
@@ -143,7 +148,7 @@ class Templates:
             if seconds:
                 late = partial(self._late, number, made, seconds)
                 self._loop.timers.set(f"boot {made.pid}", monotonic() + seconds, late)
-            self._loop.watch(made.pidfd, lambda: self._ended(number))
+            self._loop.watch(made.pidfd, lambda: self._ended(number, made))
             self._loop.watch(made.fileno(), lambda: self._hear(made))
         return template.fork if template.ready else None
 
@@ -160,16 +165,47 @@ class Templates:
     def keep(self, numbers: set[int]) -> None:
         """End the templates of other generations: they have all the children that they will have."""
         for number in set(self._by_number) - numbers:
-            process.send_signal(self._by_number[number].pidfd, signal.SIGKILL)
-            self._ended(number, wanted=True)
+            self._kill(number)
+
+    def end(self) -> None:
+        """Kill all, and wait for their end, but not for long."""
+        self.keep(set())
+        ends = monotonic() + _END_SECONDS
+        for template in list(self._killed_by_us):
+            if select.select([template.pidfd], [], [], max(0.0, ends - monotonic()))[0]:
+                self._collect(template)
 
     def pids(self) -> list[int]:
-        return [template.pid for template in self._by_number.values()]
+        return [template.pid for template in self._all()]
 
     def forget(self) -> None:
         """In a child."""
-        for template in self._by_number.values():
+        for template in self._all():
             template.close()
+
+    def _all(self) -> list[_Template]:
+        return [*self._by_number.values(), *self._killed_by_us]
+
+    def _kill(self, number: int) -> None:
+        """It forks nobody any more from here on, whenever it is gone."""
+        template = self._by_number.pop(number)
+        self._loop.unwatch(template.fileno())
+        self._loop.timers.cancel(f"boot {template.pid}")
+        process.send_signal(template.pidfd, signal.SIGKILL)
+        self._killed_by_us.append(template)
+        self._loop.watch(template.pidfd, partial(self._gone, template))
+
+    def _gone(self, template: _Template) -> None:
+        self._collect(template)
+
+    def _collect(self, template: _Template) -> int:
+        """One that has ended. Returns its exit code, or minus the signal."""
+        if template in self._killed_by_us:
+            self._killed_by_us.remove(template)
+        self._loop.unwatch(template.pidfd)
+        code = os.waitstatus_to_exitcode(os.waitpid(template.pid, 0)[1])
+        template.close()
+        return code
 
     def _hear(self, template: _Template) -> None:
         self._loop.unwatch(template.fileno())  # what follows is read by `fork`
@@ -188,21 +224,16 @@ class Templates:
             return
         stacks = os.pread(template.stacks, 1 << 16, 0).decode("utf-8", "replace").strip()
         fault = not_booted(f"the template (pid {template.pid})", seconds)
-        template.error = f"{fault}; it was here:\n{stacks or process.state(template.pid)}"
-        process.send_signal(template.pidfd, signal.SIGKILL)  # its end is heard
+        where = stacks or process.state(template.pid)
+        self._kill(number)
+        self._failed(number, f"{fault}; it was here:\n{where}")
 
-    def _ended(self, number: int, wanted: bool = False) -> None:
-        template = self._by_number.pop(number)
-        self._loop.unwatch(template.pidfd)
+    def _ended(self, number: int, template: _Template) -> None:
+        del self._by_number[number]
         self._loop.unwatch(template.fileno())
-        if not template.error:
-            template.hear()
-        code = os.waitstatus_to_exitcode(os.waitpid(template.pid, 0)[1])
+        template.hear()
         self._loop.timers.cancel(f"boot {template.pid}")
-        ready, error = template.ready, template.error
-        template.close()
-        if wanted:
-            return
+        ready, error, code = template.ready, template.error, self._collect(template)
         if error:
             self._failed(number, error)
         elif not ready and -code in FROM_OUTSIDE:

@@ -246,7 +246,7 @@ def test_who_is_killed_while_it_boots_is_no_crash(service: Service, kind: str, n
     mortal = "import os, signal, time\n    signal.signal(15, signal.SIG_DFL)"
     service.write_app(APP.replace("import os, time", mortal))
     service.start(*KINDS[kind][2:], "-w", "1")
-    service.expected_errors = [r"gone: boot", r"gone: SIGKILL", "template"]
+    service.expected_errors = [r"gone: boot", r"gone: SIGKILL", "template", "fork: Broken pipe"]
     hang(service)
     old = [imports(service)[0][0], *service.worker_pids()]
     for pid in set(old):
