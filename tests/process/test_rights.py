@@ -118,8 +118,9 @@ def rights_table() -> dict[str, tuple[str, str]]:
 
 
 @root_only
-@pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["script", "module"])
-@pytest.mark.parametrize("flags", [[], ["--preload"]], ids=["", "preload"])
+@pytest.mark.parametrize(
+    "program, flags", [(SCRIPT, []), (MODULE, ["--preload"])], ids=["script", "module, preload"]
+)
 def test_nothing_of_the_application_is_imported_with_the_masters_rights(
     service: Service, tmp_path_factory: pytest.TempPathFactory, program: list[str], flags: list[str]
 ) -> None:
