@@ -11,8 +11,6 @@ import difflib
 import json
 import os
 import re
-import select
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -26,6 +24,7 @@ from forkd.sources import Sources, add_flags
 from forkd.supervise import launch, table
 from forkd.supervise.control import ask
 from forkd.supervise.pidfile import running
+from forkd.supervise.stopping import stop_and_wait
 
 #: What the verbs that talk to a running master need to know of the options.
 _WHERE = {"name", "pidfile", "control"}
@@ -131,16 +130,8 @@ def _stop(args: argparse.Namespace) -> int:
 
 
 def _stop_and_wait(pid: int) -> None:
-    """Signal the master and return when it has gone; it enforces --graceful-timeout itself."""
-    try:
-        pidfd = os.pidfd_open(pid)
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-    except ProcessLookupError:
-        raise NotRunning(f"not running: pid {pid} has just gone") from None
-    except PermissionError:
-        raise ForkdError(f"pid {pid} belongs to another user") from None
-    select.select([pidfd], [], [])
-    os.close(pidfd)
+    for who in stop_and_wait(pid):
+        print(f"forkd: {who}", file=sys.stderr)
 
 
 def _restart(args: argparse.Namespace) -> int:

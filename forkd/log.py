@@ -1,13 +1,14 @@
 """The error log and the access log.
 
-The error log is descriptor 2, in the master and in every child: one line, one write(2), so lines of
-several processes do not mix. The standard library's logging is left to the application; its locks
-would have to be carried across forks.
+Each goes to a ring, from where the logger writes it to its file (forkd/logger); or, where it is no file,
+to descriptor 2 or 1 itself. One line is one record, or one write(2), so lines of several processes do not
+mix. The standard library's logging is left to the application; its locks would have to be carried across
+forks.
 
-The access log is a file opened for appending, or descriptor 1. A child collects lines and writes
-them at the end of each turn of its loop, whole lines at a time.
+A child collects lines of the access log and writes them at the end of each turn of its loop, whole lines
+at a time.
 
-Neither is ever waited for: see sink.py.
+Neither is ever waited for: see sink.py and system/log_ring.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from functools import lru_cache
 from typing import Any
 
 from forkd.native import native as _native
-from forkd.sink import Sink
+from forkd.sink import LineSink, Sink
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: O_NONBLOCK: to open a FIFO that nobody reads is an error (ENXIO), and not a reason to wait.
@@ -45,22 +46,19 @@ def open_log(path: str) -> int:
     return fd
 
 
-def redirect(path: str) -> None:
-    """Make descriptors 1 and 2 write to `path`: at start and on SIGUSR1. Raises OSError."""
-    fd = open_log(path)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
-
-
 class Log:
     """The error log of one process. `who` names the process in each line."""
 
-    def __init__(self, level: str, style: str, who: str) -> None:
+    def __init__(self, level: str, style: str, who: str, sink: LineSink | None = None) -> None:
+        """`sink`: where it goes, if that is not descriptor 2."""
         self._who = who
         self.configure(level, style)
-        self.sink = Sink(2)
-        self.sink.gap = lambda lines: self._line(2, f"error log: {lines} lines lost here")
+        self.use(Sink(2) if sink is None else sink)
+
+    def use(self, sink: LineSink) -> None:
+        """Write there from now on."""
+        self.sink = sink
+        sink.gap = lambda lines: self._line(2, f"error log: {lines} lines lost here")
 
     def configure(self, level: str, style: str) -> None:
         self._least = _LEVELS.index(level)
@@ -167,16 +165,20 @@ _PATIENCE = 0.01
 class AccessLog:
     """The access log of one child: Combined Log Format with the duration, or JSON lines."""
 
-    def __init__(self, fd: int, style: str, log: Log | None = None, native: bool = True) -> None:
+    def __init__(
+        self, sink: LineSink, style: str, log: Log | None = None, native: bool = True
+    ) -> None:
         """`log`: where to tell of trouble with this one."""
         self._json = style == "json"
         usual = _native if native and not self._json else None
         self.lines = Lines() if usual is None else usual.Lines(stamp)
         self._deadline = 0.0
-        self.sink = Sink(fd)
+        self.sink = sink
         if log is not None:
-            trouble = _Trouble(log)
-            self.sink.failed, self.sink.gap = trouble.failed, trouble.over
+            trouble = Trouble(log)
+            sink.gap = trouble.over
+            if isinstance(sink, Sink):
+                sink.failed = trouble.failed
 
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
@@ -235,18 +237,13 @@ class AccessLog:
             self.sink.retry()
         return bool(self.sink.waiting)
 
-    def reopen(self, fd: int) -> None:
-        """The file was rotated: what was collected so far goes to the old one."""
-        self.flush()
-        self.sink.use(fd)
-
     def end(self) -> None:
         """The process ends."""
         self.flush()
         self.sink.end()
 
 
-class _Trouble:
+class Trouble:
     """What the error log says of an access log that cannot be written."""
 
     def __init__(self, log: Log) -> None:

@@ -1,8 +1,9 @@
 """Where the lines of a log go: a descriptor that nobody ever waits for.
 
-A disk may be full, the reader of a pipe may have stopped. What cannot be written waits in memory and
-goes out first when it can; what there is no room for is lost, and counted. Used by log.py, in the
-master and in its children, by any thread.
+The reader of a pipe may have stopped. What cannot be written waits in memory and goes out first when it
+can; what there is no room for is lost, and counted. Used by log.py, in the master and in its children, by
+any thread, for pipes, sockets and terminals. A write to a file on a disk can hang in the kernel: the
+logger does that (forkd/logger), and `RingSink` in system/log_ring.py is what a log has in place of this.
 """
 
 from __future__ import annotations
@@ -14,13 +15,33 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 _ROOM = 1 << 18  # bytes that may wait, in each process
 
 
 def _ignore(*_: Any) -> bytes:
     return b""
+
+
+class LineSink(Protocol):
+    """What a log writes to: this module's `Sink`, or system/log_ring.py's `RingSink`."""
+
+    lost: Callable[[int], object]
+    gap: Callable[[int], bytes]
+
+    @property
+    def waiting(self) -> object: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def retry(self) -> None: ...
+
+    def forked(self, lane: int, lost: Callable[[int], object]) -> None: ...
+
+    def end(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Sink:
@@ -36,25 +57,8 @@ class Sink:
         self.waiting: deque[bytes] = deque()
         self._size = 0
         self._missing = 0  # lines lost since the last gap
-        self._torn = False  # the first that waits is the rest of a line
         self._lock = threading.Lock()
-        self._write, self._piece, self._close = _writer(fd)
-
-    def use(self, fd: int) -> None:
-        """Write to `fd` from now on. It stays the caller's, who may close it after the next `use`."""
-        with self._lock:
-            self._drain()
-            if self._torn:  # half a line is in the old file; its rest would tear one in the new
-                first = self.waiting.popleft()
-                self._size -= len(first)
-                self._torn = False
-                self._lose(1)
-                if rest := first.partition(b"\n")[2]:
-                    self.waiting.appendleft(rest)
-                    self._size += len(rest)
-            self._close()
-            self._write, self._piece, self._close = _writer(fd)
-            self._drain()
+        self._write, self._piece, self._close = writer(fd)
 
     def write(self, data: bytes) -> None:
         """Whole lines."""
@@ -72,12 +76,11 @@ class Sink:
         with self._lock:
             self._drain()
 
-    def forked(self, lost: Callable[[int], object]) -> None:
+    def forked(self, lane: int, lost: Callable[[int], object]) -> None:
         """In a process forked from the one that wrote so far, which keeps what waits."""
         self.lost = lost
         self.waiting.clear()
         self._size = self._missing = 0
-        self._torn = False
 
     def end(self) -> None:
         """The process ends: what cannot be written now is lost."""
@@ -114,10 +117,8 @@ class Sink:
             self._size -= done
             if done < len(data):  # the next try says why
                 waiting[0] = data[done:]
-                self._torn = not data.endswith(b"\n", 0, done)
                 continue
             waiting.popleft()
-            self._torn = False
             if not waiting and self._missing:
                 missing, self._missing = self._missing, 0
                 self._append(self.gap(missing))
@@ -129,13 +130,13 @@ class Sink:
             self.lost(lines)
 
 
-def _writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
+def writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
     """How to write to `fd` without waiting, how much at once, and how to end that.
 
     O_NONBLOCK on `fd` itself would be set for all who share it: the application, the shell. To open
     it anew gives an open file of our own (proc(5), /proc/pid/fd), but not for sockets; send(2) has a
-    flag instead. Files on disks are never waited for, and a second open file would not share the
-    position of one without O_APPEND.
+    flag instead. A file on a disk is written to as it is (only the logger does): O_NONBLOCK means nothing
+    there, and a second open file would not share the position of one without O_APPEND.
     """
     try:
         mode = os.fstat(fd).st_mode

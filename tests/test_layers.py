@@ -29,9 +29,10 @@ LAYERS: dict[str, set[str]] = {
     "http": {"native"},
     "system": {"base", "native"},
     "app": {"base", "http", "native"},
+    "logger": {"base", "system"},
     "models": {"base", "app", "native", "system"},
     "metrics": {"base", "http", "system"},
-    "supervise": {"base", "http", "app", "models", "metrics", "system"},
+    "supervise": {"base", "http", "app", "logger", "models", "metrics", "system"},
     "bench": {"base", "models", "supervise"},
     "cli": {"base", "bench", "models", "supervise"},
 }

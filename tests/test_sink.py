@@ -111,32 +111,13 @@ def test_a_line_that_the_disk_took_half_of_is_ended_later(tmp_path: Path) -> Non
     os.close(fd)
 
 
-def test_a_new_file_begins_with_a_whole_line(tmp_path: Path) -> None:
-    old, new = (
-        os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("old", "new")
-    )
-    sink = Watched(old)
-    with file_limit(1000):
-        for line in LINES[:20]:
-            sink.write(line)
-        sink.use(new)
-    assert (tmp_path / "new").read_bytes().splitlines(keepends=True)[0] in LINES
-    taken = 1000 // len(LINES[0])
-    sink.retry()
-    found = (tmp_path / "new").read_bytes()
-    assert found == b"".join(LINES[taken + 1 : 20]) + b"gap 1\n"
-    assert sink.gone == 1
-    os.close(old)
-    os.close(new)
-
-
 def test_what_waits_is_left_to_the_process_that_wrote_it() -> None:
     read, write = pipe()
     sink = Watched(write)
     for line in LINES[:1000]:
         sink.write(line)
     assert sink.waiting
-    sink.forked(lambda _: None)
+    sink.forked(0, lambda _: None)
     os.read(read, 1 << 16)
     sink.write(b"mine\n")
     assert os.read(read, 1 << 16) == b"mine\n"

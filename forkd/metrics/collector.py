@@ -67,6 +67,9 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             (["access"], board.total(scoreboard.LOST_ACCESS)),
             (["error"], board.total(scoreboard.LOST_ERROR)),
         ],
+        "forkd_log_write_seconds": [
+            ([log], seconds) for log, seconds in status["logger"]["waits"].items()
+        ],
         "forkd_reloads_total": [([result], n) for result, n in sorted(master["reloads"].items())],
         "forkd_generation": one(master["generation"]),
         "forkd_ready": one(0 if master["why"] else 1),

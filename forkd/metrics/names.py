@@ -51,6 +51,10 @@ METRICS: tuple[Metric, ...] = (
         "forkd_log_lines_lost_total", "counter", ("log",),
         "Lines that a log did not take, for want of room on the disk or of a reader.",
     ),
+    Metric(
+        "forkd_log_write_seconds", "gauge", ("log",),
+        "For how long the logger's present write to a log's file has not returned; 0 when there is none.",
+    ),
     Metric("forkd_reloads_total", "counter", ("result",), "Reloads, by result."),
     Metric("forkd_generation", "gauge", (), "Number of the serving generation."),
     Metric("forkd_ready", "gauge", (), "1 when all wanted workers are ready, as /readyz says."),

@@ -151,9 +151,9 @@ class ProcessPerConnection(ChildLoop):
         process.die_with_parent(worker)
         process.unblock()
         self._lanes.become(row)
-        self.log.sink.forked(row.lost_error)
+        self.log.sink.forked(row.index, row.lost_error)
         if self.unit.access is not None:
-            self.unit.access.sink.forked(row.lost_access)
+            self.unit.access.sink.forked(row.index, row.lost_access)
         host, unit = self.unit.host, self.unit
         unit = replace(
             unit, row=scratch_row(), lease=None, intakes=[], watched={}, after_turn=self._flush

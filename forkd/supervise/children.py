@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from time import monotonic
 
 from forkd.supervise.messages import Channel
 from forkd.system.passing import Queue
@@ -53,6 +54,7 @@ class Child:
     state: State = State.STARTING
     ready: float | None = None
     deadline: float = float("inf")  # STARTING, RETIRING: when it is killed
+    killed: float | None = None  # KILLED: since when
     why: str | None = None  # the reason that we ended it for
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed
@@ -69,6 +71,8 @@ class Child:
         if after is None:
             return False
         self.state = after
+        if after is State.KILLED:
+            self.killed = monotonic()
         return True
 
     def read_stacks(self) -> str:

@@ -144,7 +144,7 @@ class Departures:
         """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
         master = self._master
         ours = {child.pid for child in master.children}
-        ours.update(master.template_pids(), master.errands.pids())
+        ours.update(master.template_pids(), master.errands.pids(), [master.logs.pid])
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError
 from forkd.log import Log
-from forkd.supervise import worker
+from forkd.supervise import plan, worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery
 from forkd.system import process
@@ -32,6 +32,7 @@ class Errands:
         self._master = master
         self._nursery = nursery
         self._running: dict[int, int] = {}  # pid to pidfd
+        self._waiting: dict[int, tuple[str, Callable[[], None]]] = {}  # pid to (hook, what waits for it)
         self._booting: set[int] = set()  # those without which no child is forked
 
     @property
@@ -63,6 +64,7 @@ class Errands:
             then()
             return
         self._running[pid] = pidfd
+        self._waiting[pid] = hook, then
         if hook != "on_exit":
             self._booting.add(pid)
         master.loop.watch(pidfd, partial(self._ended, hook, pid, then))
@@ -78,12 +80,11 @@ class Errands:
         seconds = self._master.generation.config.graceful_timeout
         for pid in self._booting:
             process.send_signal(self._running[pid], signal.SIGTERM)
-            kill = partial(process.send_signal, self._running[pid], signal.SIGKILL)
-            self._master.loop.timers.set(f"hook {pid}", monotonic() + seconds, kill)
+            self._master.loop.timers.set(f"hook {pid}", monotonic() + seconds, partial(self._kill, pid))
 
     def kill(self) -> None:
-        for pidfd in self._running.values():
-            process.send_signal(pidfd, signal.SIGKILL)
+        for pid in self._running:
+            self._kill(pid)
 
     def forget(self) -> None:
         """In a child."""
@@ -92,21 +93,36 @@ class Errands:
 
     def _late(self, hook: str, pid: int, limit: str) -> None:
         self._master.log.error(f"hook {hook} (pid {pid}): not done in {limit}; killed")
+        self._kill(pid)
+
+    def _kill(self, pid: int) -> None:
         process.send_signal(self._running[pid], signal.SIGKILL)
+        late = partial(self._leave, pid)
+        self._master.loop.timers.set(f"hook {pid}", monotonic() + plan.DEATH, late)
+
+    def _leave(self, pid: int) -> None:
+        """SIGKILL does not end it: it waits in the kernel, for a disk perhaps, and nobody waits for it."""
+        hook, then = self._waiting[pid]
+        self._master.log.error(f"hook {hook} (pid {pid}) {process.unkillable(pid)}")
+        self._forget(pid)
+        then()
+
+    def _forget(self, pid: int) -> None:
+        pidfd = self._running.pop(pid)
+        del self._waiting[pid]
+        self._booting.discard(pid)
+        self._master.loop.unwatch(pidfd)
+        os.close(pidfd)
+        self._master.loop.timers.cancel(f"hook {pid}")
 
     def _ended(self, hook: str, pid: int, then: Callable[[], None]) -> None:
         code = process.reap(pid)
         if code is None:
             return
-        master = self._master
-        pidfd = self._running.pop(pid)
-        self._booting.discard(pid)
-        master.loop.unwatch(pidfd)
-        os.close(pidfd)
-        master.loop.timers.cancel(f"hook {pid}")
+        self._forget(pid)
         if code:
             how = f"exit code {code}" if code > 0 else process.exit_reason(code)
-            master.log.error(f"hook {hook} (pid {pid}) failed: {how}")
+            self._master.log.error(f"hook {hook} (pid {pid}) failed: {how}")
         then()
 
 

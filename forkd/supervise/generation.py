@@ -1,4 +1,4 @@
-"""A generation: configuration, listeners, access log and accept lock as one value. In the master.
+"""A generation: configuration, listeners and accept lock as one value. In the master.
 
 A reload makes a new one beside the old. Listeners for addresses that both have are the same
 objects: their sockets, and what waits in their queues, pass from one to the next.
@@ -6,14 +6,13 @@ objects: their sockets, and what waits in their queues, pass from one to the nex
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 
 from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import BindError, StartError
-from forkd.log import Log, open_log
+from forkd.log import Log
 from forkd.models import registry
 from forkd.system import process, sockets
 from forkd.system.lease import Lease
@@ -35,7 +34,6 @@ class Generation:
     most: int  # children, under load
     master_accepts: bool = False  # and hands sockets to the children
     queue: Queue | None = None  # one for all: dispatch = competition
-    access: int | None = None  # descriptor of the access log, when that is a file
     interface: str = ""  # of its application, as its children say
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
@@ -50,11 +48,9 @@ class Generation:
         copies = config.workers.max if config.accept == "reuseport" else 0
         spare = list(known)
         made: list[Listener] = []
-        access = None
         listeners: list[Listener] = []
         dispatched = registry.get(config.model).master_accepts
         try:
-            access = _open_access(config)
             for address in binds:
                 old = next((x for x in spare if x.wanted == address), None)
                 if old is not None:
@@ -69,8 +65,6 @@ class Generation:
         except BaseException as error:
             for listener in made:
                 listener.close()
-            if access is not None:
-                os.close(access)
             if isinstance(error, OSError):
                 raise StartError(f"no room for a generation: {error.strerror}") from error
             raise
@@ -85,7 +79,6 @@ class Generation:
             workers.max,
             dispatched,
             queue,
-            access,
         )
 
     @property
@@ -125,16 +118,6 @@ class Generation:
     def all_sockets(self) -> list[socket.socket]:
         return [sock for listener in self.listeners for sock in listener.sockets]
 
-    def reopen_access(self) -> int | None:
-        """The access log was rotated: open it anew. Returns the descriptor; None when it is no file.
-        Raises OSError, and the old file stays in use."""
-        if self.access is None:
-            return None
-        new = open_log(str(self.config.access_log))
-        os.close(self.access)
-        self.access = new
-        return new
-
     def close(self, keep: list[Listener]) -> None:
         """Close what `keep` does not have."""
         for listener in self.listeners:
@@ -142,19 +125,6 @@ class Generation:
                 listener.close()
         for end in self.queue or ():
             end.close()
-        if self.access is not None:
-            os.close(self.access)
-            self.access = None
-
-
-def _open_access(config: Config) -> int | None:
-    """The master opens the access log, for its children: they may not be allowed to."""
-    if config.access_log in (None, "-"):
-        return None
-    try:
-        return open_log(str(config.access_log))
-    except OSError as error:
-        raise StartError(f"access log {config.access_log}: {error.strerror}") from error
 
 
 def _listen(address: Address, backlog: int, copies: int) -> Listener:

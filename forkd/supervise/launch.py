@@ -22,6 +22,7 @@ from forkd import __version__, log
 from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
+from forkd.logger.places import Standard, capture
 from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import notify
@@ -50,6 +51,7 @@ class Launch:
     inheritance: Inheritance | None = None  # from the master that this one replaces
     manager: Manager = field(default_factory=Manager)  # that started this process, to be told
     stored: list[Listener] = field(default_factory=list)  # from before, which it has kept
+    standard: Standard | None = None  # what descriptors 1 and 2 lead to
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
         """The addresses of `config`; sockets from a service manager replace the default."""
@@ -82,7 +84,8 @@ class Launch:
             lines.append(f"error log: {self.error_log}")
         for line in lines:
             master.log.info(line)
-        self._tell({"ok": True, "text": "\n".join(lines)})
+        # Whoever waits may look there at once.
+        master.logs.sync(lambda: self._tell({"ok": True, "text": "\n".join(lines)}))
 
     def name_us(self) -> None:
         """In the pid file, which may name the master before. Raises SystemCallError."""
@@ -196,23 +199,19 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         assert launch.pipe is not None
         keep = [launch.pipe, *(address.fd for address in launch.binds if address.kind == "fd")]
         _make_directories(launch)
-        try:
-            fd = log.open_log(str(launch.error_log))
-        except OSError as error:
-            raise SystemCallError("open", str(launch.error_log), error) from error
+        launch.standard = standard = capture(launch.error_log)
         # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.
-        with os.fdopen(fd, "w") as error_log:  # closed then: a rotation must free the old file
-            DaemonContext(
-                detach_process=True,
-                signal_map={},
-                umask=launch.config.umask,
-                working_directory=os.getcwd(),
-                files_preserve=[*keep, fd, *_descriptors(launch.stored)],
-                prevent_core=False,
-                pidfile=None,
-                stdout=error_log,
-                stderr=error_log,
-            ).open()
+        DaemonContext(
+            detach_process=True,
+            signal_map={},
+            umask=launch.config.umask,
+            working_directory=os.getcwd(),
+            files_preserve=[*keep, *standard.pipes.values(), *_descriptors(launch.stored)],
+            prevent_core=False,
+            pidfile=None,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+        ).open()
         code = _serve(sources, launch)
     except ForkdError as error:
         launch.failed(str(error))
@@ -244,8 +243,8 @@ def _serve(sources: Sources, launch: Launch) -> int:
                 os.chdir(config.chdir)
             except OSError as error:
                 raise SystemCallError("chdir", config.chdir, error) from error
-        if launch.error_log is not None and launch.pipe is None:
-            log.redirect(launch.error_log)
+        if launch.standard is None:
+            launch.standard = capture(launch.error_log)
         for name in [name for name in os.environ if name.startswith("FORKD_")]:
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()

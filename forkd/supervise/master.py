@@ -21,7 +21,7 @@ from forkd.metrics.admin import AdminServer
 from forkd.models import registry
 from forkd.models.shortage import Shortage
 from forkd.sources import Sources
-from forkd.supervise import exposure, foreground, plan, rotation, verbs
+from forkd.supervise import exposure, foreground, plan, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
@@ -32,6 +32,7 @@ from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
 from forkd.supervise.leadership import Leadership
 from forkd.supervise.listening import Listening
+from forkd.supervise.logs import Logs
 from forkd.supervise.messages import Deaf, Failed, Message, Ready, Recycle, Retire
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery, mark_gone
@@ -77,6 +78,7 @@ class Master:
             on_exit=self._on_exit,
             on_failure=self.departures.failed,
             on_killed=self.departures.killed,
+            sinks=lambda generation: self.logs.sinks(generation.number, generation.config),
         )
         self.errands = Errands(self, self._nursery)
         self.children = self._nursery.children
@@ -84,8 +86,13 @@ class Master:
         self.templates = self._nursery.templates
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
-        self.log.sink.lost = self.board.lanes[0][0].lost_error  # no child has slot 0
         self.listening = Listening(self)
+        assert launch.standard is not None
+        self.logs = Logs(
+            self.loop, self.log, self._nursery.rings, self.board.lanes[0][0],  # no child has slot 0
+            launch.standard, config, failed=self._log_failed,
+            forgetting=lambda: self._nursery.forgetting(set()),
+        )  # fmt: skip
         self.leadership = Leadership(self)
         self.doorbell = self.leadership.doorbell
         self.dispatcher = self.leadership.dispatcher
@@ -110,6 +117,7 @@ class Master:
             heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
             known=heir.listeners if heir else launch.stored,
         )  # fmt: skip
+        self.logs.open(self.generation.number, config)
         self.generation.warn(self.log)
         for listener in launch.stored:
             if listener not in self.generation.listeners:
@@ -124,12 +132,14 @@ class Master:
             identity = self._nursery.identity = process.identity(config.user, config.group)
             self.leadership.other_ids = process.is_other(identity)
             exposure.warn(self.log, self.sources.path, config, identity)
+            self.logs.become(identity)
             self._open(config)
             self.leadership.expose(self.generation)
             if self.owns:
                 self.leadership.listen()
             self.watchdog.tick()
             process.share_heap()
+            self.logs.start()
             first = "on_starting" if self.launch.inheritance is None else "on_reload"
             self.errands.run(first, self.generation, lambda: None)
             self._pursue()
@@ -168,6 +178,7 @@ class Master:
             self.launch.forget,
             self.dispatcher.forget,
             self.log.sink.close,
+            self.logs.forget,
             self.errands.forget,
             *([self.admin.forget] if self.admin else []),
         ]
@@ -181,11 +192,12 @@ class Master:
     def _close(self) -> None:
         for child in self.children:
             process.send_signal(child.pidfd, signal.SIGKILL)
+            if child.killed is not None and child.killed + plan.DEATH <= monotonic():
+                self.log.error(
+                    f"worker {child.slot} (pid {child.pid}) {process.unkillable(child.pid)}"
+                )
         self.errands.kill()
-        if self.handed_over:
-            assert self._upgrade is not None
-            self._upgrade.send_counters()
-        elif self.owns:
+        if self.owns and not self.handed_over:
             self.doorbell.mute()
         self._nursery.templates.end()
         self.dispatcher.forget()
@@ -201,6 +213,10 @@ class Master:
             self.control.close()
             if self.admin is not None:
                 self.admin.close()
+        self.logs.end(self.generation.config.graceful_timeout)
+        if self.handed_over:
+            assert self._upgrade is not None
+            self._upgrade.send_counters()
 
     def _pursue(self) -> None:
         """Do what the plan says until it says nothing more."""
@@ -220,8 +236,8 @@ class Master:
         self._nursery.templates.keep(set() if self.ending.stopping else mine)
 
     def _scene(self) -> plan.Scene:
-        # New children wait for a hook that runs before them.
-        hold = self.errands.busy
+        # New children wait for a hook that runs before them, and for the files of their logs.
+        hold = self.errands.busy or self.logs.opening
         incoming = None if hold else self.reloader.incoming
         first = 0 if hold else self.generation.proof
         return plan.Scene(
@@ -386,8 +402,16 @@ class Master:
         self.reloader.proceed()
         for generation in [g for g in self._leaving if not self._has_children(g)]:
             self._leaving.remove(generation)
-            generation.close(self._kept())
+            self._close_generation(generation)
         self.departures.reap_strangers()
+
+    def _close_generation(self, generation: Generation) -> None:
+        generation.close(self._kept())
+        self.logs.close(generation.number)
+
+    def _log_failed(self, generation: int, why: str) -> None:
+        """A log file that is needed cannot be opened."""
+        self.departures.failed(generation or self.generation.number, why)
 
     def _lent(self) -> bool:
         """Whether the listeners may live on with somebody else when this service has ended."""
@@ -451,8 +475,8 @@ class Master:
             request.refuse(str(error))
 
     def reopen(self) -> None:
-        """Logs were rotated: open them anew, here and in the children."""
-        rotation.reopen(self, self._generations(), self._nursery.templates)
+        """Logs were rotated: open them anew."""
+        self.logs.reopen()
 
     def scale(self, want: int, pause: bool = False) -> int:
         """Change the number of children. Returns the number. Raises ForkdError."""
@@ -508,7 +532,7 @@ class Master:
         if self._has_children(old):
             self._leaving.append(old)
         else:
-            old.close(self._kept())
+            self._close_generation(old)
         self.watchdog.tick()
         self._announce()
         self.log.info(f"generation {new.number} serves")

@@ -53,13 +53,6 @@ class Quit(NamedTuple):
     """Master to child: exit now."""
 
 
-class Reopen(NamedTuple):
-    """Master to child: a log file was opened anew."""
-
-    log: str  # "error" or "access"
-    fd: int  # passed on (SCM_RIGHTS); -1 when no descriptor was free for it in the child
-
-
 class Relisten(NamedTuple):
     """Master to child: a listening socket lets clients in again."""
 
@@ -72,7 +65,7 @@ class Trim(NamedTuple):
     """Master to child: a crowd has left; give the memory back that it needed."""
 
 
-Message = Ready | Failed | Recycle | Deaf | Retire | Quit | Reopen | Relisten | Trim
+Message = Ready | Failed | Recycle | Deaf | Retire | Quit | Relisten | Trim
 _TYPES: dict[type, dict[str, type]] = {
     Ready: {"interface": str, "fallback": str},
     Failed: {"error": str},
@@ -80,13 +73,11 @@ _TYPES: dict[type, dict[str, type]] = {
     Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},
     Quit: {},
     Trim: {},
-    Reopen: {"log": str, "fd": int},
     Deaf: {"number": int},
     Relisten: {"number": int, "anew": bool, "fd": int},
 }
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind
-    for kind in (Ready, Failed, Recycle, Deaf, Retire, Quit, Reopen, Relisten, Trim)
+    kind.__name__: kind for kind in (Ready, Failed, Recycle, Deaf, Retire, Quit, Relisten, Trim)
 }
 
 
@@ -113,7 +104,7 @@ class Channel:
             for name, value in message._asdict().items()
         }
         data = json.dumps([type(message).__name__, fields]).encode()
-        fds = [message.fd] if isinstance(message, Reopen | Relisten) and message.fd >= 0 else []
+        fds = [message.fd] if isinstance(message, Relisten) and message.fd >= 0 else []
         try:
             socket.send_fds(self._sock, [data], fds)
         except OSError as error:
@@ -138,7 +129,7 @@ class Channel:
                 message = _decode(data)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if isinstance(message, Reopen | Relisten):
+            if isinstance(message, Relisten):
                 message = message._replace(fd=fds[0] if fds else -1)
             found.append(message)
 

@@ -17,9 +17,11 @@ from forkd.supervise import template, templates, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import FROM_OUTSIDE
+from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.lease import FULL, make_bells
+from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
 from forkd.system.scoreboard import REQUESTS, Scoreboard
@@ -60,8 +62,10 @@ class Nursery:
         on_exit: Callable[[Child], None],
         on_failure: Callable[[int, str], None],
         on_killed: Callable[[int, str], None],
+        sinks: Callable[[Generation], Sinks],
     ) -> None:
         self.board = Scoreboard(slots, threads)
+        self.rings = Rings(slots + 1, threads + 1)
         self.children = Children(slots)
         self.bells = make_bells(slots)
         # From the start, so that the first increase of each can be seen.
@@ -75,6 +79,7 @@ class Nursery:
         self._generations = generations
         self._on_message = on_message
         self._on_exit = on_exit
+        self._sinks = sinks
 
     def fork(self, generation: Generation, admin: str | None) -> Child | None:
         """Fork one child of `generation`; None when its template has not loaded the application yet.
@@ -107,6 +112,7 @@ class Nursery:
         return template.Birth(
             generation=generation,
             lanes=self.board.lanes,
+            logs=self._sinks(generation),
             identity=self.identity,
             admin=admin,
             master=os.getpid(),
@@ -119,7 +125,6 @@ class Nursery:
         others = list(self.children)
         ends = [end for known in self._generations() for end in known.queue or ()]
         listening = [sock for known in self._generations() for sock in known.all_sockets()]
-        logs = {known.access for known in self._generations() if known.access is not None}
 
         def forget() -> None:
             for other in others:
@@ -127,8 +132,6 @@ class Nursery:
             for sock in [*listening, *ends]:
                 if sock not in keep:
                     sock.close()
-            for fd in logs - keep:
-                os.close(fd)
             for call in self.forget:
                 call()
 
@@ -166,12 +169,11 @@ class Nursery:
                 1,
                 2,
                 *([own_queue[1].fileno()] if own_queue else []),
-                *([generation.access] if generation.access is not None else []),
             ]
             pid, pidfd = make(slot, number, passed)
         else:
             keep: set[socket.socket | int] = {sock for sock, _ in listeners}
-            keep |= {end for end in (receiving, generation.access) if end is not None}
+            keep |= {receiving} if receiving is not None else set()
             masters = self.forgetting(keep)
             ends = [ours, *(own_queue or ())[:1]]
 
@@ -192,7 +194,7 @@ class Nursery:
                 listeners=listeners,
                 queue=receiving,
                 stacks=stacks,
-                access=generation.access,
+                logs=self._sinks(generation),
                 identity=self.identity,
                 admin=admin,
                 master=os.getpid(),

@@ -18,6 +18,8 @@ BREAKER = 5
 SETTLED = 5.0
 #: Why a child is killed that has not become ready in time.
 BOOT_TIMEOUT = "boot-timeout"
+#: Seconds that a killed child may take to end, before a stop goes on without it.
+DEATH = 3.0
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 30.0
 _LONGEST_SHORTAGE = 1.0
@@ -127,7 +129,10 @@ def _decide(scene: Scene) -> list[Action]:
     actions: list[Action] = list(_overdue(scene))
     if scene.stopping:
         actions += [Retire(c, "stop") for c in scene.children if c.state in _SERVING]
-        return actions if scene.children else [Exit()]
+        ends = [_ends_at(child) for child in scene.children]
+        if all(end <= scene.now for end in ends):
+            return [Exit()]
+        return actions + [WakeAt(end) for end in ends if scene.now < end < _NEVER]
     actions += _bring_up(scene)
     if Activate() in actions:
         return actions  # what the generation before would need is of no use any more
@@ -137,6 +142,14 @@ def _decide(scene: Scene) -> list[Action]:
 
 
 _SERVING = (State.STARTING, State.READY)
+_NEVER = float("inf")
+
+
+def _ends_at(child: Child) -> float:
+    """Until when a stop waits for the end of a child. A killed one that waits in the kernel for a disk or a
+    server that does not answer ends by no signal."""
+    killed = child.state is State.KILLED and child.killed is not None
+    return (child.killed or 0.0) + DEATH if killed else _NEVER
 
 
 def _overdue(scene: Scene) -> Iterable[Action]:

@@ -99,6 +99,7 @@ class Reloader:
         self.backoff = plan.Backoff()
         self.incoming.warn(master.log)
         process.share_heap()
+        master.logs.open(self.incoming.number, config)
         if same_size:
             self.incoming.keep_size(old)
         self._fixed = unreloadable(old.config, loaded)
@@ -152,6 +153,7 @@ class Reloader:
             # The next generation has the same number, and shall not have this one's code.
             self._master.keep_templates()
             new.close(keep=self._master.generation.listeners)
+            self._master.logs.close(new.number)
         for waiter in self._waiters:
             waiter.refuse(error)
         self._waiters = []

@@ -54,6 +54,7 @@ def report(master: Master) -> dict[str, Any]:
             for listener in generation.listeners
             for depth, limit in [listener.waiting()]
         ],
+        "logger": master.logs.report(),
         "admin": master.admin_address,
         "doorbell": master.doorbell.counters(),
         "departures": master.departures.reports(),

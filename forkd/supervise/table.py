@@ -27,6 +27,8 @@ def render(status: dict[str, Any]) -> str:
             if not listener["broken"]
             else f"NOT listening on {listener['broken']}"
         )
+    if status["logger"]["why"]:
+        lines.append(f"logger {status['logger']['pid']}: {status['logger']['why']}")
     lines.append("")
     lines += grid(
         ("SLOT", "PID", "STATE", "ROLE", "REQUESTS", "CONNS", "RSS", "BUSY", "REQUEST"),

@@ -29,6 +29,7 @@ from forkd.errors import ForkdError
 from forkd.log import Log
 from forkd.supervise import worker
 from forkd.supervise.generation import Generation
+from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.passing import receive
@@ -44,6 +45,7 @@ class Birth:
 
     generation: Generation
     lanes: list[list[Row]]  # of the scoreboard, by slot
+    logs: Sinks  # for its children
     identity: tuple[int, int, list[int]] | None
     admin: str | None
     master: int  # its pid
@@ -105,11 +107,7 @@ def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
             return
         asked = json.loads(data)
         answer: int | list[int | None] | None = None
-        if asked is None:  # see `_Template.reopen`
-            for fd in fds:
-                os.dup2(fd, 1)
-                os.dup2(fd, 2)
-        elif isinstance(asked, int):  # see `_Template.relisten`
+        if isinstance(asked, int):  # see `_Template.relisten`
             if asked in {listener.fileno() for listener in birth.generation.all_sockets()}:
                 for fd in fds:
                     os.dup2(fd, asked, inheritable=False)
@@ -167,10 +165,9 @@ def _fork(
 
 def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) -> worker.Birth:
     """In the child: what it would have from the master. `fds`: its channel, its memfd for stacks, the
-    master's stdout and stderr as they are now, its queue and its access log, if it has these."""
+    master's stdout and stderr, which the application may have closed here, and its queue, if it has one."""
     generation = birth.generation
     channel, stacks, out, err, *queue = fds
-    access = queue.pop() if generation.access is not None else None
     for fd, standard in ((out, 1), (err, 2)):
         os.dup2(fd, standard)
         os.close(fd)
@@ -196,7 +193,7 @@ def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) ->
         listeners=mine,
         queue=receiving or None,
         stacks=stacks,
-        access=access,
+        logs=birth.logs,
         identity=None,  # the template has become it
         admin=birth.admin,
         master=birth.master,

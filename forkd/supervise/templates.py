@@ -90,19 +90,11 @@ class _Template:
             raise OSError(errno.EPROTO, f"the template (pid {self.pid}) says {found!r}")
         return found, os.pidfd_open(found)  # ours to reap, so the pid is still its own
 
-    def reopen(self, error_log: int) -> None:
-        """Have it use that for its stdout and stderr."""
-        self._tell(None, error_log)
-
     def relisten(self, number: int) -> None:
         """Have it give its children the listening socket that the master has by that number now."""
-        self._tell(number, number)
-
-    def _tell(self, what: int | None, fd: int) -> None:
-        """There is no answer."""
         try:
             self._sock.setblocking(False)
-            socket.send_fds(self._sock, [json.dumps(what).encode()], [fd])
+            socket.send_fds(self._sock, [json.dumps(number).encode()], [number])
         except OSError:
             pass  # it has ended, or does not answer, as the next fork will find out
 
@@ -151,11 +143,6 @@ class Templates:
             self._loop.watch(made.pidfd, lambda: self._ended(number, made))
             self._loop.watch(made.fileno(), lambda: self._hear(made))
         return template.fork if template.ready else None
-
-    def reopen(self, error_log: int) -> None:
-        """The error log was rotated."""
-        for template in self._by_number.values():
-            template.reopen(error_log)
 
     def relisten(self, number: int) -> None:
         """Another listening socket has this descriptor now."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from forkd import interpreter
 from forkd.address import Address
 from forkd.errors import ForkdError
+from forkd.logger.places import Standard
 from forkd.sources import Sources
 from forkd.supervise.control import Request
 from forkd.supervise.notify import Manager
@@ -131,7 +132,8 @@ class Upgrade:
         master.leadership.lend()
 
         def execute() -> NoReturn:
-            _execute(handed, master.sources.cwd)
+            assert master.launch.standard is not None
+            _execute(handed, master.sources.cwd, master.launch.standard)
 
         try:
             self.pid, self._pidfd = process.fork_away(execute)
@@ -212,6 +214,7 @@ class Upgrade:
     def send_counters(self) -> None:
         """At the handover, and once more when the last of our children is gone."""
         master = self._master
+        master.logs.count()
         self._link.send(
             {
                 "counters": master.board.export(),
@@ -253,7 +256,7 @@ class Succession:
             self._link.close()
 
 
-def _execute(handed: dict[str, Any], cwd: str) -> NoReturn:
+def _execute(handed: dict[str, Any], cwd: str, standard: Standard) -> NoReturn:
     """In the forked process: become the new program."""
     fds = [fd for item in handed["listeners"] for fd in item["fds"]]
     fds += [handed["control"], handed["pidfile"], handed["link"]]
@@ -262,6 +265,7 @@ def _execute(handed: dict[str, Any], cwd: str) -> NoReturn:
     for fd in fds:
         os.set_inheritable(fd, True)
     os.chdir(cwd)
+    standard.hand_on()
     environ = {**os.environ, _VARIABLE: json.dumps(handed)}
     process.unblock()
     program = interpreter.command("start")

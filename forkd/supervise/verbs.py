@@ -87,4 +87,5 @@ class Admin:
         return status.why_not_ready(self._master)
 
     def samples(self) -> Sample:
+        self._master.logs.count()
         return gather(self._master.board, status.report(self._master), self._master.exits)

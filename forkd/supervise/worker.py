@@ -32,6 +32,7 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
+from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
     Channel,
     Deaf,
@@ -40,7 +41,6 @@ from forkd.supervise.messages import (
     Ready,
     Recycle,
     Relisten,
-    Reopen,
     Retire,
     Trim,
 )
@@ -77,7 +77,7 @@ class Birth:
     listeners: list[tuple[socket.socket, tuple[str, int]]]
     queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
-    access: int | None  # descriptor of the access log, when that is a file
+    logs: Sinks  # where it writes them
     identity: tuple[int, int, list[int]] | None
     admin: str | None  # address of the metrics, for the welcome app
     master: int  # its pid
@@ -101,8 +101,10 @@ class Worker:
         self.ledger: Ledger = (
             self._lanes.ledger if self._lanes is not None else self._rows[0].ledger(config.native)
         )
-        self.log = Log(config.log_level, config.log_format, f"worker {birth.slot}")
-        self.log.sink.lost = birth.lanes[0].lost_error
+        self.log = Log(
+            config.log_level, config.log_format, f"worker {birth.slot}",
+            birth.logs.error(birth.lanes[0]),
+        )  # fmt: skip
         self.access: AccessLog | None = None
         self._birth = birth
         self._channel = birth.channel
@@ -161,11 +163,10 @@ class Worker:
         birth.forget()
         random.seed()  # children that share a seed would draw the same session keys
         if birth.config.access_log is not None:
-            self._access_fd = 1 if birth.access is None else birth.access
             self.access = AccessLog(
-                self._access_fd, birth.config.log_format, self.log, birth.config.native
-            )
-            self.access.sink.lost = birth.lanes[0].lost_access
+                birth.logs.access(birth.lanes[0]), birth.config.log_format, self.log,
+                birth.config.native,
+            )  # fmt: skip
         settle(f"worker {birth.slot}", birth.config, birth.identity, birth.master)
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
@@ -255,27 +256,9 @@ class Worker:
                 process.give_memory_back()
             elif isinstance(message, Relisten):
                 self._model.relisten(*message)
-            elif isinstance(message, Reopen):
-                self._reopen(message.log, message.fd)
 
     def _say_deaf(self, number: int) -> None:
         self._channel.send(Deaf(number))
-
-    def _reopen(self, log: str, fd: int) -> None:
-        """A log file was rotated: `fd` is the new one."""
-        if fd < 0:
-            self.log.error(f"{log} log: no descriptor is free; the old file stays in use")
-        elif log == "error":
-            os.dup2(fd, 1)
-            os.dup2(fd, 2)
-            os.close(fd)
-            self.log.sink.use(2)
-            if self.access is not None and self._access_fd == 1:
-                self.access.reopen(1)
-        elif self.access is not None:
-            old, self._access_fd = self._access_fd, fd
-            self.access.reopen(fd)
-            os.close(old)
 
     def _on_signal(self) -> None:
         if signal.SIGTERM in self._signals.read():

@@ -113,14 +113,15 @@ def unblock() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel SIGKILL this process when `parent` dies, also when it is stuck in C code.
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel SIGKILL this process when `parent` dies, also when it is stuck in C code; or send it
+    that other signal.
 
     To be called after privileges were dropped: a change of credentials clears the setting
     (prctl(2), PR_SET_PDEATHSIG). Exits at once when the parent is already gone.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+    if libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise SystemCallError("prctl", "PR_SET_PDEATHSIG", OSError(number, os.strerror(number)))
     if os.getppid() != parent:
@@ -222,6 +223,36 @@ def state(pid: int) -> str:
     except (OSError, IndexError, ValueError):
         return ""
     return _STATES.get(letter, "")
+
+
+def unkillable(pid: int) -> str:
+    """What to say of a process that has not ended, though it was killed: a thread of it waits in the kernel,
+    perhaps for a disk or a server that does not answer."""
+    try:
+        doing = {state(int(task)) for task in os.listdir(f"/proc/{pid}/task")}
+    except (OSError, ValueError):
+        doing = set()
+    stuck = _STATES["D"] in doing
+    where = f"it is {_STATES['D']}" if stuck else "it is there still"
+    return f"does not end by SIGKILL: {where}; it is left behind"
+
+
+def children(pid: int) -> list[int]:
+    """The children of `pid` (proc(5)); none when it is gone."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def title(pid: int) -> str:
+    """Its command line, which is what a process of forkd's is called; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").strip().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 _STATES = {

@@ -74,7 +74,8 @@ _ROW = (CELLS * 8 + _LINE + 63) // 64 * 64  # whole cache lines: neighbours do n
 class Row:
     """One lane. One thread of the child in the slot writes it; the master reads it."""
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, index: int = 0) -> None:
+        self.index = index  # its place among all lanes
         self._memory = memory
         self.cells = memory[: CELLS * 8].cast("q")
         self._line = memory[CELLS * 8 : CELLS * 8 + _LINE]
@@ -251,7 +252,7 @@ class Scoreboard:
         lanes = threads + 1
         self._memory = mmap.mmap(-1, _ROW * lanes * (slots + 1))
         view = memoryview(self._memory)
-        rows = [Row(view[_ROW * i : _ROW * (i + 1)]) for i in range(lanes * (slots + 1))]
+        rows = [Row(view[_ROW * i : _ROW * (i + 1)], i) for i in range(lanes * (slots + 1))]
         #: By slot: the lanes of its child, the main thread's first.
         self.lanes = [rows[lanes * slot : lanes * (slot + 1)] for slot in range(slots + 1)]
         self._base = [0] * CELLS

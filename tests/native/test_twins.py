@@ -23,6 +23,7 @@ from forkd.http.request import RequestParser
 from forkd.http.response import BadResponse, Head, bodiless, check_headers, encode
 from forkd.log import AccessLog, stamp
 from forkd.native import native
+from forkd.sink import Sink
 from forkd.system import scoreboard
 from forkd.system.scoreboard import CELLS, scratch_row
 
@@ -262,7 +263,7 @@ def test_an_answer_that_native_code_makes_is_made_alike(rng: random.Random) -> N
 
 
 def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None:
-    log = AccessLog(1, "text", native=False)
+    log = AccessLog(Sink(1), "text", native=False)
     lines = native.Lines(stamp)  # type: ignore[union-attr]
     usual = 0
     for _ in range(ROUNDS):
@@ -343,7 +344,7 @@ def test_a_lane_counts_as_its_twin_does(
 
 
 def test_lines_come_out_in_order_whoever_made_them() -> None:
-    log = AccessLog(1, "text")
+    log = AccessLog(Sink(1), "text")
     for agent in ("a", 'b"', "c" * 5000, "d", "\u20ac"):
         log.add("", b"GET / HTTP/1.1", 200, 1, "-", agent, 1)
     assert log.lines.count == 5
@@ -360,7 +361,7 @@ def test_a_stamp_that_is_none_is_an_error() -> None:
 
 
 def test_an_object_of_the_access_log_is_never_native() -> None:
-    log = AccessLog(1, "json")
+    log = AccessLog(Sink(1), "json")
     log.add("127.0.0.1", b"GET / HTTP/1.1", 200, 5, "-", "-", 1500)
     assert json.loads(log.lines.take())["status"] == 200
 

@@ -76,7 +76,7 @@ def test_killed_from_outside(service: Service) -> None:
     assert found["peak_rss_bytes"] > 1 << 20
     assert found["generation"] == 1
     assert service.status()["departures"] == [found]
-    assert 'it was serving "GET /sleep HTTP/1.1" for ' in service.log()
+    until(lambda: 'it was serving "GET /sleep HTTP/1.1" for ' in service.log(), "the line in the log")
 
 
 def test_killed_from_outside_while_it_retires(service: Service) -> None:
@@ -119,7 +119,7 @@ def test_an_app_that_exits(service: Service) -> None:
     found = the_departure(service)
     assert (found["reason"], found["signal"], found["exit_code"]) == ("error", None, 3)
     assert found["request"] == "GET /exit HTTP/1.1"
-    assert "ended with exit code 3" in service.log()
+    until(lambda: "ended with exit code 3" in service.log(), "the line in the log")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_stopped_child_gives_no_stacks_and_the_record_says_why(service: Servic
         os.kill(pid, signal.SIGSTOP)
         found = the_departure(service)
     assert (found["pid"], found["stacks"], found["doing"]) == (pid, None, "stopped")
-    assert "it gave no stacks; it was stopped" in service.log()
+    until(lambda: "it gave no stacks; it was stopped" in service.log(), "the line in the log")
 
 
 def test_a_retirement_that_takes_too_long_has_stacks(service: Service) -> None:

@@ -126,7 +126,7 @@ def test_one_that_takes_its_process_with_it_or_hangs_stops_nobody(
     service.start("--hooks", "care", "--timeout", "1")
     assert service.get() == "v1"
     how = {"o": "failed: ", "t": r"not done in 1 s (--timeout); killed"}[end[0]]
-    assert how in service.log()
+    until(lambda: how in service.log(), "the line in the log")
 
 
 def test_a_stop_at_once_does_not_wait_for_one(service: Service) -> None:

@@ -63,7 +63,7 @@ def test_a_child_that_grew_too_fat_is_replaced(service: Service) -> None:
         until(lambda: service.metric("forkd_worker_exits_total", reason="max-rss") == 1, "its exit")
         load.more(5)
     assert load.failures == []
-    assert "--max-rss" in service.log()
+    until(lambda: "--max-rss" in service.log(), "the line in the log")
 
 
 def test_an_app_that_exits_is_forked_again(service: Service) -> None:
@@ -89,7 +89,7 @@ def test_a_crash_loop_is_explained_and_ends_when_the_app_is_mended(service: Serv
     assert status == 503
     assert "children in a row crashed" in why
     assert "LookupError: broken on purpose" in why
-    assert "crash loop" in service.log()
+    until(lambda: "crash loop" in service.log(), "the line in the log")
     assert "crash-loop" in service.ok("status")
     tries = service.metric("forkd_worker_exits_total", reason="boot")
     assert tries < 20  # delays grow, so it is no busy loop

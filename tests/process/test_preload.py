@@ -186,7 +186,7 @@ def test_threads_at_import_are_told_of(service: Service) -> None:
         + APP.replace("\n    ", "\n")
     )
     service.start("--preload")
-    assert "1 thread(s) at import" in service.log()
+    until(lambda: "1 thread(s) at import" in service.log(), "the line in the log")
     assert service.get() == "v1"
 
 

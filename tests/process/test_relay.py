@@ -259,7 +259,7 @@ def test_an_upstream_whose_name_cannot_be_one(service: Service) -> None:
     with dial(service) as client:
         client.settimeout(1)
         assert client.recv(10) == b""
-    assert "upstream a..b:80: " in service.log()
+    until(lambda: "upstream a..b:80: " in service.log(), "the line in the log")
 
 
 @pytest.mark.parametrize(
@@ -314,6 +314,7 @@ def test_its_log_has_the_format_of_all(service: Service) -> None:
     start(service, f"unix:{service.dir}/nobody.sock", "--log-format", "json")
     with dial(service) as client:
         assert client.recv(10) == b""
+    until(lambda: "client closed" in service.log(), "its line")
     lines = [json.loads(line) for line in service.log().splitlines()]
     (line,) = [line for line in lines if "client closed" in line["message"]]
     assert line["level"] == "error"

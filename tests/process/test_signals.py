@@ -65,7 +65,7 @@ def test_term_kills_who_does_not_finish_in_time(service: Service) -> None:
         until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
         service.signal(signal.SIGTERM)
         service.gone(5)
-    assert "not done in time" in service.log()
+    until(lambda: "not done in time" in service.log(), "the line in the log")
 
 
 def test_usr1_reopens_rotated_logs(service: Service) -> None:
@@ -129,7 +129,7 @@ def test_signals_that_come_together_are_all_obeyed(service: Service) -> None:
     for number in (signal.SIGUSR1, signal.SIGTTIN, signal.SIGHUP):
         service.signal(number)
     until(lambda: service.live()["master"]["generation"] == 2, "the reload")
-    assert "reopened" in service.log()
+    until(lambda: "reopened" in service.log(), "the line in the log")
     assert service.get() == "v1"
 
 

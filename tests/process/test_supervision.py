@@ -108,7 +108,9 @@ def test_the_foreground_process_outlives_upgrades_and_passes_signals_on(service:
         until(lambda: command_line(first.pid).startswith("forkd: foreground"), "it stands in")
         assert service.get() == "v1"
     until(lambda: not alive(masters[1]), "the second master has gone")
-    until(lambda: len(processes_of(service.name)) == 3, "the first, the third, and its worker")
+    until(
+        lambda: len(processes_of(service.name)) == 4, "the first, the third, its worker and logger"
+    )
     worker = service.worker_pids()
     os.kill(first.pid, signal.SIGHUP)
     until(lambda: service.worker_pids() not in ([], worker), "a reload")
@@ -146,5 +148,5 @@ def test_a_stop_during_an_upgrade_does_not_say_that_the_master_goes_on(service: 
     service.signal(signal.SIGUSR2)
     until(lambda: "is starting" in service.log(), "the upgrade")
     service.ok("stop")
-    assert "upgrade given up: the master is stopping" in service.log()
+    until(lambda: "upgrade given up: the master is stopping" in service.log(), "the line in the log")
     assert "goes on" not in service.log()

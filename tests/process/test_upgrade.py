@@ -17,7 +17,8 @@ from .conftest import Service, alive, command_line, processes_of, until
 
 
 def pids_of(service: Service) -> set[int]:
-    return {service.pid, *(w["pid"] for w in service.live()["workers"])}
+    found = service.live()
+    return {service.pid, found["logger"]["pid"], *(w["pid"] for w in found["workers"])}
 
 
 def ask(path: Path, request: str = "/") -> bytes:
@@ -239,7 +240,7 @@ def test_a_broken_application_leaves_the_old_one_serving(
     assert done.returncode == 1
     assert line in done.stderr
     assert load.failures == []
-    assert "upgrade failed" in service.log()
+    until(lambda: "upgrade failed" in service.log(), "the line in the log")
     unchanged(service, old, path)
     service.write_app(version="v2")
     with upgrading(service, "verb"):  # and then it works

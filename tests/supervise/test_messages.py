@@ -16,7 +16,7 @@ from forkd.supervise.messages import (
     Quit,
     Ready,
     Recycle,
-    Reopen,
+    Relisten,
     Retire,
 )
 
@@ -43,9 +43,9 @@ def test_a_descriptor_is_passed_to_a_child_and_not_to_the_master() -> None:
     free = os.dup(first)
     os.close(free)
     for trusted, expected in ((True, free), (False, -1)):
-        assert ours.send(Reopen("access", second))
+        assert ours.send(Relisten(7, True, second))
         before = len(os.listdir("/proc/self/fd"))
-        assert theirs.receive(trusted) == [Reopen("access", expected)]
+        assert theirs.receive(trusted) == [Relisten(7, True, expected)]
         assert len(os.listdir("/proc/self/fd")) - before == trusted
     assert not os.get_inheritable(free)
     os.write(free, b"passed")
@@ -53,8 +53,8 @@ def test_a_descriptor_is_passed_to_a_child_and_not_to_the_master() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
     try:
-        assert ours.send(Reopen("access", second))
-        assert theirs.receive(True) == [Reopen("access", -1)]
+        assert ours.send(Relisten(7, True, second))
+        assert theirs.receive(True) == [Relisten(7, True, -1)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     for fd in (first, second, free):

@@ -1,0 +1,1 @@
+"""The logger: the one process that writes files."""

@@ -1,0 +1,102 @@
+"""Which logs there are, and where each goes. Made by the master, read by the logger it forks.
+
+A log has a number: 0 is the error log, or stderr; 1 is stdout; the access log of a generation has a
+number of its own from 2 on, since a reload may change its path while the children before it still write.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from forkd.system.log_ring import ACCESS, ERROR
+
+STDERR, STDOUT = 0, 1
+#: Less this, a generation's number is that of its access log.
+FIRST_ACCESS = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a log goes: a file that the logger opens, or one that forkd was started with."""
+
+    path: str | None
+    fd: int = -1  # where there is no path
+
+    def describe(self, log: int) -> str:
+        """For messages."""
+        name = "error log" if kind_of(log) == ERROR else "access log"
+        return f"{name} {self.path}" if self.path is not None else name
+
+
+def kind_of(log: int) -> int:
+    """Under which name the lines that it loses are counted."""
+    return ERROR if log in (STDERR, STDOUT) else ACCESS
+
+
+@dataclass
+class Standard:
+    """What descriptors 1 and 2 of all of forkd's processes lead to.
+
+    Where that is a file, they are pipes that the logger reads: an application that prints must not wait
+    for a disk. Where it is a pipe, a socket or a terminal, they are what forkd was started with.
+    """
+
+    places: dict[int, Place]
+    pipes: dict[int, int]  # by log: the end to read; the other is descriptor 1 or 2
+    out: int | None  # the log that descriptor 1 leads to; None: directly
+    err: int | None
+
+    def give_to(self, uid: int, gid: int) -> None:
+        """Let that user open descriptors 1 and 2 anew (proc(5), /proc/pid/fd), as a log does that must not
+        wait for a pipe, and an application that opens /dev/stderr. Raises OSError."""
+        for read in self.pipes.values():
+            os.fchown(read, uid, gid)
+
+    def forget(self) -> None:
+        """In a process that is not the logger."""
+        for fd in [*self.pipes.values(), *(place.fd for place in self.places.values())]:
+            if fd >= 0:
+                os.close(fd)
+
+    def hand_on(self) -> None:
+        """In a process that becomes another program of forkd: give it what this one was started with."""
+        for number, log in ((1, self.out), (2, self.err)):
+            if log is not None and self.places[log].path is None:
+                os.dup2(self.places[log].fd, number)
+
+
+def capture(error_log: str | None) -> Standard:
+    """Make descriptors 1 and 2 pipes, where what they are to lead to is a file. Raises OSError."""
+    standard = Standard({}, {}, None, None)
+    if error_log is not None:
+        standard.places[STDERR] = Place(error_log)
+        standard.err = standard.out = STDERR
+    else:
+        out, err = _file(1), _file(2)
+        if err is not None:
+            standard.err = STDERR
+            standard.places[STDERR] = Place(None, os.dup(2))
+        if out is not None:
+            same = err is not None and os.path.samestat(out, err)
+            standard.out = STDERR if same else STDOUT
+            if not same:
+                standard.places[STDOUT] = Place(None, os.dup(1))
+    for log in standard.places:
+        standard.pipes[log], write = os.pipe()
+        os.set_blocking(standard.pipes[log], False)
+        for number, leads in ((1, standard.out), (2, standard.err)):
+            if leads == log:
+                os.dup2(write, number)
+        os.close(write)
+    return standard
+
+
+def _file(number: int) -> os.stat_result | None:
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+

@@ -1,0 +1,339 @@
+"""Rings of log lines in shared memory: one writer each, one reader for all, and nobody waits.
+
+One anonymous shared mmap, made by the master before the first fork. Each lane of the scoreboard has two
+rings, one for each log, so that an access log whose disk hangs hides no error; the master's are those of
+slot 0, and the logger has two of its own. The reader is the logger (forkd/logger), which alone writes
+files.
+
+A record is a header (bytes of text, number of the log) and whole lines. The writer copies it behind its
+head and then stores the new head, one aligned 64-bit move: a writer that is killed in between has written
+nothing. The reader stores its tail once the record is in the file, so a reader that is killed, or has been
+replaced, loses nothing that is in a ring; it may write the last records twice. Head and tail count bytes
+since the start; a ring's size is a power of two.
+
+What a writer stored there is data. The reader takes a head for a number of bytes only if a ring can hold
+so many, a size only if so many are there, and a log only if it knows it: else it forgets the ring's
+content, and goes on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+ERROR, ACCESS = 0, 1
+_KINDS = 2
+_HEADER = struct.Struct("=II")  # bytes of text, number of the log
+#: Bytes of a ring: the master's and the logger's, a worker's, and a process's that a worker forks.
+_MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 18, 1 << 14
+#: Text of one record, unless a line is longer.
+_RECORD_BYTES = 1 << 15
+_MASK = (1 << 64) - 1
+_SCAN = 64  # heads compared at once
+#: Cells of the logger's, by kind: lines that it lost; since when a write has not returned (ns, or 0).
+_LOST, _SINCE = 0, 2
+_CELLS = 4
+#: Not in Python's mmap before 3.13. Rings that nobody writes to cost no memory, and reserve none.
+_MAP_NORESERVE = 0x4000
+
+
+class Rings:
+    def __init__(self, slots: int, lanes: int) -> None:
+        """`slots` with that of the master, 0; `lanes` of each, with the main thread's."""
+        self.count = _KINDS * (slots * lanes + 2)
+        #: The first of two lanes of the logger itself: what it has to say; and after that, by the number of
+        #: their log, what it read from pipes.
+        self.own = slots * lanes
+        self._first = (3 * self.count + _CELLS) * 8  # where the text begins
+        self._slots, self._lanes = slots, lanes
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+        if sys.platform == "linux":
+            flags |= _MAP_NORESERVE
+        start, room = self.place(self.count - 1)
+        self.memory = memoryview(mmap.mmap(-1, start + room, flags))
+        # A store through a memoryview of 8-byte items is one aligned move: it cannot be torn.
+        cells = self.memory[: self._first].cast("Q")
+        self.heads = cells[: self.count]
+        self.tails = cells[self.count : 2 * self.count]
+        self.done = cells[2 * self.count : 3 * self.count]  # bytes of the first record in the file
+        self._cells = cells[3 * self.count :]
+        #: Wakes the reader.
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Where the ring's text begins, and its size."""
+        lane, kind = divmod(index, _KINDS)
+        slot, number = divmod(lane, self._lanes)
+        lanes = _KINDS * (self._lanes - 1) * _LANE_BYTES
+        of_master, of_slot = _KINDS * _MASTER_BYTES + lanes, _KINDS * _WORKER_BYTES + lanes
+        if lane >= self.own:
+            at = self._first + of_master + (self._slots - 1) * of_slot
+            return at + (index - _KINDS * self.own) * _MASTER_BYTES, _MASTER_BYTES
+        at = self._first + (of_master + (slot - 1) * of_slot if slot else 0)
+        main = _WORKER_BYTES if slot else _MASTER_BYTES
+        if number:
+            return at + _KINDS * (main + (number - 1) * _LANE_BYTES) + kind * _LANE_BYTES, _LANE_BYTES
+        return at + kind * main, main
+
+    def index(self, lane: int, kind: int) -> int:
+        return _KINDS * lane + kind
+
+    def kind(self, index: int) -> int:
+        """Of which log the lines are that are lost there."""
+        return ERROR if index >= _KINDS * self.own else index % _KINDS
+
+    def text(self, index: int) -> memoryview:
+        start, room = self.place(index)
+        return self.memory[start : start + room]
+
+    def ring_bell(self) -> None:
+        try:
+            os.eventfd_write(self.bell, 1)
+        except BlockingIOError:
+            pass  # its counter is full: it has been rung
+
+    # ---- written by the logger, read by the master ------------------------------------------
+
+    def lose(self, kind: int, lines: int) -> None:
+        self._cells[_LOST + kind] = (self._cells[_LOST + kind] + lines) & _MASK
+
+    def lost(self, kind: int) -> int:
+        """Lines that the logger lost. It may have been handed nonsense, and says then so."""
+        return int(self._cells[_LOST + kind])
+
+    def note_write(self, kind: int, began: int) -> None:
+        self._cells[_SINCE + kind] = began
+
+    def writing_since(self, kind: int) -> int:
+        """When the write(2) or open(2) began that has not returned: ns of CLOCK_MONOTONIC, or 0."""
+        return int(self._cells[_SINCE + kind])
+
+
+class Writer:
+    """One ring, in the process that writes it. Not for two threads at once."""
+
+    def __init__(self, rings: Rings, index: int) -> None:
+        self._rings, self._index = rings, index
+        self._text = rings.text(index)
+        self.room = len(self._text)
+        self._head = rings.heads[index]  # where the last writer has left off
+
+    @property
+    def free(self) -> int:
+        """Bytes for headers and text."""
+        used = (self._head - self._rings.tails[self._index]) & _MASK
+        if used > self.room:  # somebody wrote nonsense: the reader has forgotten what there was
+            self._head = self._rings.heads[self._index]
+            used = (self._head - self._rings.tails[self._index]) & _MASK
+        return max(0, self.room - used)
+
+    def put(self, log: int, text: bytes) -> bool:
+        """Add a record of whole lines; False when there is no room. Does not ring."""
+        size = _HEADER.size + len(text)
+        if size > self.free:
+            return False
+        data = _HEADER.pack(len(text), log) + text
+        at = self._head & (self.room - 1)
+        end = min(size, self.room - at)
+        self._text[at : at + end] = data[:end]
+        if end < size:
+            self._text[: size - end] = data[end:]
+        self._head = (self._head + size) & _MASK
+        self._rings.heads[self._index] = self._head
+        return True
+
+
+class RingSink:
+    """What a log writes to, as `Sink`, where the logger writes the file. By any thread."""
+
+    def __init__(self, rings: Rings, lane: int, kind: int, log: int) -> None:
+        """`lane`: which of the scoreboard's, counted over all slots. `log`: its number."""
+        #: Told how many lines have just been lost.
+        self.lost: Callable[[int], object] = lambda lines: None
+        #: Asked, when there is room again, for what to write in the place of so many lines.
+        self.gap: Callable[[int], bytes] = lambda lines: b""
+        self._rings, self._kind, self._log = rings, kind, log
+        self._ring = Writer(rings, rings.index(lane, kind))
+        self._missing = 0  # lines lost since the last gap
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `retry` has something to do."""
+        return self._missing > 0
+
+    def write(self, data: bytes) -> None:
+        """Whole lines."""
+        with self._lock:
+            if self._missing and not self._resume():
+                self._lose(data)
+                return
+            for piece in _pieces(data):
+                if not self._ring.put(self._log, piece):
+                    self._lose(piece)
+        self._rings.ring_bell()
+
+    def retry(self) -> None:
+        """Tell of what was lost, if there is room again."""
+        if self._missing:
+            with self._lock:
+                told = self._resume()
+            if told:
+                self._rings.ring_bell()
+
+    def forked(self, lane: int, lost: Callable[[int], object]) -> None:
+        """In a process forked from the one that wrote so far: it has a lane of its own."""
+        self.lost = lost
+        self._ring = Writer(self._rings, self._rings.index(lane, self._kind))
+        self._missing = 0
+
+    def end(self) -> None:
+        """The process ends. What is in the ring is the logger's."""
+        self.retry()
+
+    def close(self) -> None:
+        """In a child, of the master's: nothing of it is the child's."""
+
+    def _resume(self) -> bool:
+        # Half of it must be free: one gap is told then, and not one for each line that finds a place.
+        if self._ring.free < self._ring.room // 2:
+            return False
+        missing, self._missing = self._missing, 0
+        gap = self.gap(missing)
+        return not gap or self._ring.put(self._log, gap)
+
+    def _lose(self, data: bytes) -> None:
+        lines = data.count(b"\n")
+        self._missing += lines
+        self.lost(lines)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Whole lines, so many at a time as a record has."""
+    while len(data) > _RECORD_BYTES:
+        end = data.rfind(b"\n", 0, _RECORD_BYTES) + 1 or data.find(b"\n") + 1 or len(data)
+        yield data[:end]
+        data = data[end:]
+    if data:
+        yield data
+
+
+class Taken(NamedTuple):
+    """The first records of a ring, which are for one log."""
+
+    ring: int
+    sizes: list[int]  # of their texts
+    skip: int  # bytes of the first that are in the file already
+    text: bytes  # of all, without those
+
+
+class Reader:
+    """All rings, in the logger. One thread."""
+
+    def __init__(self, rings: Rings) -> None:
+        self._rings = rings
+        self._tails = array("Q", rings.tails.tobytes())  # ours: a writer could change those that it sees
+
+    def filled(self) -> list[int]:
+        """The rings that have something."""
+        rings, tails = self._rings, self._tails
+        mine, heads = tails.tobytes(), rings.heads.tobytes()
+        if mine == heads:
+            return []
+        step = 8 * _SCAN
+        found = []
+        for at in range(0, len(heads), step):
+            if heads[at : at + step] != mine[at : at + step]:
+                first = at // 8
+                last = min(first + _SCAN, rings.count)
+                found += [i for i in range(first, last) if rings.heads[i] != tails[i]]
+        return found
+
+    def passed(self, index: int, head: int) -> bool:
+        """Whether all that was before `head` has been taken."""
+        return (self._tails[index] - head) & _MASK < 1 << 63
+
+    def log_of(self, index: int) -> int | None:
+        """For which log the first record is; None when there is none that makes sense."""
+        header = self._header(index, self._tails[index], self._pending(index))
+        return None if header is None else header[1]
+
+    def take(self, index: int, most: int) -> Taken:
+        """The first records, all for one log, of up to `most` bytes, and one at least; none when what is
+        there makes no sense. They stay until `advance`."""
+        at, pending = self._tails[index], self._pending(index)
+        sizes: list[int] = []
+        pieces: list[bytes] = []
+        log, size = None, 0
+        while header := self._header(index, at, pending):
+            if log not in (None, header[1]) or (sizes and size + header[0] > most):
+                break
+            log = header[1]
+            pieces.append(self._read(index, at + _HEADER.size, header[0]))
+            sizes.append(header[0])
+            size += header[0]
+            at += _HEADER.size + header[0]
+            pending -= _HEADER.size + header[0]
+        text = b"".join(pieces)
+        skip = min(self._rings.done[index], sizes[0]) if sizes else 0
+        return Taken(index, sizes, skip, text[skip:])
+
+    def advance(self, taken: Taken, written: int) -> int:
+        """So many bytes of `taken.text` are in the file. Returns how many of the text were."""
+        left, tail, index = min(written, len(taken.text)) + taken.skip, 0, taken.ring
+        for size in taken.sizes:
+            if left < size:
+                break
+            left -= size
+            tail += _HEADER.size + size
+        rings = self._rings
+        if tail:
+            rings.done[index] = 0  # before the tail: killed here, we write twice rather than nothing
+            self._move(index, self._tails[index] + tail)
+        rings.done[index] = left if tail < sum(taken.sizes) + _HEADER.size * len(taken.sizes) else 0
+        return min(written, len(taken.text))
+
+    def end_torn_line(self, index: int) -> int:
+        """The file that has half a line of the first record is closed: its rest must not tear one in the
+        next. Returns how many lines that are lost: 0 or 1."""
+        taken = self.take(index, 0)
+        if not taken.skip:
+            return 0
+        before = self._read(index, self._tails[index] + _HEADER.size + taken.skip - 1, 1)
+        if before == b"\n":
+            return 0
+        end = taken.text.find(b"\n") + 1 or len(taken.text)
+        self.advance(taken, end)
+        return 1
+
+    def forget(self, index: int) -> None:
+        """The ring's content makes no sense, as only a writer gone mad makes it."""
+        self._rings.done[index] = 0
+        self._move(index, self._rings.heads[index])
+
+    def _move(self, index: int, tail: int) -> None:
+        self._tails[index] = self._rings.tails[index] = tail & _MASK
+
+    def _pending(self, index: int) -> int:
+        return (self._rings.heads[index] - self._tails[index]) & _MASK
+
+    def _header(self, index: int, at: int, pending: int) -> tuple[int, int] | None:
+        """(bytes of text, log) of the record at `at`; None for nonsense, and at the end."""
+        if not _HEADER.size < pending <= self._rings.place(index)[1]:
+            return None
+        size, log = _HEADER.unpack(self._read(index, at, _HEADER.size))
+        return (size, log) if 0 < size <= pending - _HEADER.size else None
+
+    def _read(self, index: int, at: int, size: int) -> bytes:
+        start, room = self._rings.place(index)
+        at &= room - 1
+        end = min(size, room - at)
+        memory = self._rings.memory
+        data = bytes(memory[start + at : start + at + end])
+        return data if end == size else data + bytes(memory[start : start + size - end])
