@@ -51,7 +51,8 @@ class File:
         self.busy_since = 0  # ns of CLOCK_MONOTONIC; 0: the thread waits for work
         self.not_before = 0.0  # monotonic seconds; before that another try would be in vain
         self.closing_since = 0.0  # monotonic seconds: nobody writes to it any more; 0: somebody may
-        self.reopening: list[int] = []  # requests to open it anew
+        self.reopening: list[int] = []  # requests to open it anew, once it is idle
+        self.answering: list[int] = []  # those that the present open(2) is for
         self._finished = finished
         self._work: SimpleQueue[Callable[[], Result]] = SimpleQueue()
         self._fd = -1

@@ -203,11 +203,11 @@ class Logger:
         elif not file.is_open:
             file.not_before = monotonic() + _RETRY_SECONDS
         channel = self._birth.channel
-        if not file.reopening:
+        if not file.answering:
             messages.send(channel, messages.OPENED, file.log, why)
-        for question in file.reopening:
+        for question in file.answering:
             messages.send(channel, messages.REOPENED, question, why)
-        file.reopening.clear()
+        file.answering.clear()
 
     def _end_torn_lines(self, log: int) -> None:
         for index in self._reader.filled():
@@ -236,7 +236,8 @@ class Logger:
         for file in list(self._files.values()):
             if not file.idle:
                 continue
-            if file.reopening:
+            if file.reopening:  # one that comes from now on needs another open(2): it is of a later rotation
+                file.answering, file.reopening = file.reopening, []
                 file.open()
             elif not file.is_open:
                 if file.not_before <= now:
