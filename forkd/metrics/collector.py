@@ -51,6 +51,8 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             for slot in range(1, board.slots + 1)
             if board.accepted(slot) or any(w["slot"] == slot for w in workers)
         ],
+        "forkd_connections_evicted_total": one(board.total(scoreboard.EVICTED)),
+        "forkd_workers_full": one(sum(w["full_for"] is not None for w in workers)),
         "forkd_workers": [([state], n) for state, n in states.items()],
         "forkd_workers_wanted": one(master["workers_wanted"]),
         "forkd_worker_exits_total": [([reason], n) for reason, n in sorted(exits.items())],

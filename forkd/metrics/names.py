@@ -31,6 +31,14 @@ METRICS: tuple[Metric, ...] = (
         "forkd_connections_accepted_total", "counter", ("worker",),
         "Connections accepted, by worker slot.",
     ),
+    Metric(
+        "forkd_connections_evicted_total", "counter", (),
+        "Idle connections that were closed to make room, for want of --worker-connections.",
+    ),
+    Metric(
+        "forkd_workers_full", "gauge", (),
+        "Workers that have no place left for a connection, and nobody idle who could make room.",
+    ),
     Metric("forkd_workers", "gauge", ("state",), "Workers, by state."),
     Metric("forkd_workers_wanted", "gauge", (), "Workers that the present generation should have."),
     Metric("forkd_worker_exits_total", "counter", ("reason",), "Workers gone, by reason."),

@@ -55,7 +55,7 @@ class Acceptor:
         self._retired = False
         self._nobody_after = False  # accepts what this child leaves behind
         self._patience_ends = NEVER
-        self._full = False
+        self.full = False
         self._connections = 0
         self._last = -1  # the listener that was accepted from last
         self._deaf: set[int] = set()  # listeners that somebody has shut down
@@ -152,15 +152,15 @@ class Acceptor:
         """The number of this child's connections changed: tell the others, and the scoreboard."""
         self._connections = connections
         self._cells[CONNECTIONS] = connections
-        self._full = connections >= self._most
+        self.full = connections >= self._most
         if self._lease is not None:
-            self._lease.load[self._slot] = FULL if self._full or self._retired else connections
+            self._lease.load[self._slot] = FULL if self.full or self._retired else connections
 
     # ---- no room --------------------------------------------------------------------------
 
     def no_room(self) -> bool:
         """Whether this child waits for no connection, whoever leads."""
-        return self._full or self.pause_ends != NEVER or self.deference.ends != NEVER
+        return self.full or self.pause_ends != NEVER or self.deference.ends != NEVER
 
     @property
     def room(self) -> int:

@@ -77,6 +77,7 @@ class BriefLoop(ChildLoop):
         dispatcher = self.dispatcher if self._alone else None
         if dispatcher is None or opening is None or not isinstance(intake, ListenerIntake):
             return super().take(fd)
+        self.before(fd)
         left = MOST_ACCEPTS - self.share.taken
         size = 1 if self.unit.lease is None else min(self._batch.size, left)
         links = self.acceptor.accept_links(fd, size)

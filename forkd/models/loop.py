@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,12 +19,16 @@ from typing import Any
 from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
+from forkd.models.eviction import Eviction
 from forkd.models.intake import Accepted
 from forkd.models.keeper import Keeper
 from forkd.models.share import Share
 from forkd.models.unit import Unit
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
-from forkd.system.scoreboard import WORKING
+from forkd.system.scoreboard import EVICTED, FULL_SINCE, WORKING
+
+#: Seconds between two lines that say that there is no room.
+_SILENCE_SECONDS = 10.0
 
 
 class ChildLoop:
@@ -42,6 +47,11 @@ class ChildLoop:
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self.share = Share()
+        self._eviction = Eviction(self.keeper)
+        #: So many connections leave one place: the next one makes room before it takes that, so that nobody
+        #: ever finds all children full while one is idle.
+        self._crowd = max(1, unit.config.worker_connections - 1)
+        self._silent_until = 0.0
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
         self._left: deque[Accepted] = deque()  # taken since then, and not served yet
@@ -108,6 +118,8 @@ class ChildLoop:
             if self._retired:
                 self._leave()
         self._again = self.unit.after_turn()
+        if acceptor.full or self._cells[FULL_SINCE]:
+            self._relieve()
 
     def demultiplex(self, events: Events) -> None:
         """Dispatch to the handlers of connections, listeners, and what else is watched. Listeners come last:
@@ -152,12 +164,48 @@ class ChildLoop:
 
     def take(self, fd: int) -> bool:
         """Accept there, and work. Returns whether somebody else may be waiting there."""
+        self.before(fd)
         accepted = self.acceptor.accept(fd)
         if accepted is None:
             return False
         self.share.taken += 1
         self.serve(*accepted)
         return True
+
+    # ---- no room --------------------------------------------------------------------------
+
+    def before(self, fd: int) -> None:
+        """Before an accept: it may be the last place that is about to be taken."""
+        if len(self.keeper.connections) >= self._crowd and _readable(fd):
+            self.make_room()
+
+    def make_room(self) -> bool:
+        """Close the connection that has been idle for the longest, if any is, as its deadline would."""
+        conn = self._eviction.candidate(monotonic()) if not self._retired else None
+        if conn is None:
+            return False
+        self._cells[EVICTED] += 1
+        self.late(conn)
+        return True
+
+    def _relieve(self) -> None:
+        """At the end of a turn: all places are taken, or were."""
+        acceptor, cells = self.acceptor, self._cells
+        if not acceptor.full or self._retired or (self.make_room() and not acceptor.full):
+            cells[FULL_SINCE] = 0
+            return
+        now = monotonic()
+        if self._eviction.owed:
+            self._again = min(self._again, self._eviction.look_at)
+        if not cells[FULL_SINCE]:
+            cells[FULL_SINCE] = monotonic_ns()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE_SECONDS
+            most = self.unit.config.worker_connections
+            self.log.warning(
+                f"all {most} --worker-connections are taken, and none is idle: "
+                "new connections wait in the accept queue"
+            )
 
     def _patience(self, timeout: float | None) -> float | None:
         """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
@@ -224,3 +272,10 @@ class ChildLoop:
     def abandon(self) -> None:
         self.keeper.abandon()
         self.done = True
+
+
+def _readable(fd: int) -> bool:
+    """Whether somebody waits there by now."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -92,6 +92,8 @@ class Proactor(PooledLoop):
         share.lead(monotonic())
         while self._arrived and not share.over(monotonic()):
             share.taken += 1
+            if len(self.keeper.connections) >= self._crowd:
+                self.make_room()
             self._accepted(*self._arrived.popleft())
 
     def _patience(self, timeout: float | None) -> float | None:

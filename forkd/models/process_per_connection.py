@@ -30,7 +30,7 @@ from forkd.models.loop import ChildLoop
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.system import process
-from forkd.system.scoreboard import REQUEST, Row, scratch_row
+from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, scratch_row
 from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
@@ -54,7 +54,8 @@ class ProcessPerConnection(ChildLoop):
         super().__init__(replace(unit, config=replace(unit.config, worker_connections=limit)))
         assert unit.lanes is not None
         self._lanes = unit.lanes
-        self._servants: set[Servant] = set()
+        self._servants: dict[Servant, None] = {}  # the oldest first
+        self._asked: Servant | None = None  # to end, so that there is room
         self._shortage = Shortage(unit.log)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
@@ -81,7 +82,7 @@ class ProcessPerConnection(ChildLoop):
             except OSError as error:  # nobody would hear of its end: refuse its client
                 self._end_unwatched(servant, error)
             else:
-                self._servants.add(servant)
+                self._servants[servant] = None
         self._recount()
 
     def _end_unwatched(self, servant: Servant, error: OSError) -> None:
@@ -107,9 +108,20 @@ class ProcessPerConnection(ChildLoop):
             )
         self.unwatch(servant.pidfd)
         os.close(servant.pidfd)
-        self._servants.discard(servant)
+        self._servants.pop(servant, None)
         self._lanes.give_back(servant.row)
         self._recount()
+
+    def make_room(self) -> bool:
+        """The oldest process that has no request in hand is asked to end, as at a retirement: it answers what
+        is on its way, and its exit makes room. Which of them has been idle for longest, nobody knows."""
+        if self._asked not in self._servants:
+            idle = (s for s in self._servants if s.row.cells[IN_FLIGHT] <= 0)
+            self._asked = next(idle, None)
+            if self._asked is not None:
+                self._cells[EVICTED] += 1
+                process.send_signal(self._asked.pidfd, signal.SIGTERM)
+        return False
 
     def turn(self, timeout: float | None) -> None:
         if self._servants and self.unit.config.timeout:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 
+#: For so long all workers have to be full until the service is not ready for that.
+_FULL_SECONDS = 1.0
+
+
 def report(master: Master) -> dict[str, Any]:
     """The shape is part of the contract (DESIGN, section 5); keys may be added, not removed."""
     generation, config = master.generation, master.generation.config
@@ -89,7 +93,18 @@ def why_not_ready(master: Master) -> str:
         return "paused by SIGWINCH; SIGHUP or `forkd scale` brings the children back"
     if ready < want:
         return f"{ready} of {want} workers are ready"
+    full = [master.board.full(child.slot, monotonic_ns()) for child in _serving(master)]
+    if full and all(since is not None and since > _FULL_SECONDS for since in full):
+        return (
+            f"all {len(full)} workers have --worker-connections connections, and none is idle: "
+            "clients wait in the accept queue"
+        )
     return master.listening.why_not()
+
+
+def _serving(master: Master) -> list[Child]:
+    number = master.generation.number
+    return [c for c in master.children if c.generation == number and c.state is State.READY]
 
 
 def _slot(child: Child) -> int:
@@ -110,6 +125,7 @@ def _worker(master: Master, child: Child) -> dict[str, Any]:
         "in_flight": board.gauge(slot, IN_FLIGHT),
         "rss_bytes": process.resident_bytes(child.pid),
         "busy_for": round(max(busy or 0.0, serving[0] if serving else 0.0), 6),
+        "full_for": round(full, 3) if (full := board.full(slot, now)) is not None else None,
         "request": serving[1].decode("latin-1") if serving else None,
         "age": round(monotonic() - child.forked, 3),
     }

@@ -64,7 +64,10 @@ FAILURES = CODES + 600
 SHED = FAILURES + len(REASONS)  # answered 503 for having waited too long
 LOST_ACCESS = SHED + 1  # lines that a log did not take
 LOST_ERROR = SHED + 2
-CELLS = SHED + 3
+EVICTED = SHED + 3  # idle connections that were closed to make room
+#: A time, zeroed with the row as gauges are: since when all places are taken and nobody is idle; or 0.
+FULL_SINCE = SHED + 4
+CELLS = SHED + 5
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _LINE = 160  # bytes of the request line being served
@@ -196,7 +199,7 @@ class Lanes:
 
     def give_back(self, row: Row) -> None:
         """Its process is gone: counters stay, gauges end."""
-        for cell in range(GAUGES):
+        for cell in (*range(GAUGES), FULL_SINCE):
             row.cells[cell] = 0
         self._free.append(row)
 
@@ -267,7 +270,7 @@ class Scoreboard:
         """The child in `slot` is gone: keep its counters, clear its lanes for the next one."""
         for row in self.used(slot):
             cells = row.cells
-            for index in range(GAUGES, CELLS):
+            for index in range(GAUGES, FULL_SINCE):
                 self._base[index] += cells[index] & _SANE
             self._accepted[slot] += cells[ACCEPTED] & _SANE
             for index in range(CELLS):
@@ -286,6 +289,10 @@ class Scoreboard:
         """Seconds since the main thread of `slot` woke to work; None while it waits."""
         return self.lanes[slot][0].since(WORKING, now_ns)
 
+    def full(self, slot: int, now_ns: int) -> float | None:
+        """Seconds for which the child in `slot` has had no place left, and nobody idle; None: it has."""
+        return self.lanes[slot][0].since(FULL_SINCE, now_ns)
+
     def longest(self, slot: int, now_ns: int) -> tuple[float, bytes] | None:
         """The request that has held a thread of `slot` for the longest: (seconds, its line)."""
         held = [(since, row) for row in self.used(slot) if (since := row.since(REQUEST, now_ns))]
@@ -296,7 +303,7 @@ class Scoreboard:
 
     def export(self) -> list[list[int]]:
         """All counters so far: totals by cell, and accepts by slot. For the next master."""
-        totals = [self.total(cell) if cell >= GAUGES else 0 for cell in range(CELLS)]
+        totals = [self.total(cell) if GAUGES <= cell < FULL_SINCE else 0 for cell in range(CELLS)]
         return [totals, [self.accepted(slot) for slot in range(self.slots + 1)]]
 
     def absorb(self, later: list[list[int]], earlier: list[list[int]] | None = None) -> None:

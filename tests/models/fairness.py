@@ -192,8 +192,9 @@ class _Play:
         for number in range(len(self.listeners)):
             while self.filling and list(self.fresh.values()).count(number) < FRESH:
                 self.open(number)
-        if self.opened > (ENOUGH if self.slow is None else MOST):
+        if self.filling and self.opened > (ENOUGH if self.slow is None else MOST):
             self.filling = False
+            self.note("end")
 
     def run(self, pipe: int) -> NoReturn:
         """By the thread that made the loop. Where threads take turns it may be one of those that wait, so
@@ -218,7 +219,7 @@ class _Play:
             self.pump()
         self.until(lambda: not self.filling)
         with self.lock, open(pipe, "w") as out:
-            json.dump(self.events, out)
+            json.dump(self.events[: self.events.index(("end", 0))], out)
         os._exit(0)
 
     def settle_in(self) -> None:

@@ -29,14 +29,17 @@ def test_connections_above_the_limit_wait_and_are_answered_when_others_leave(
             sock.sendall(REQUEST)
             return sock
 
-        held = [client() for _ in range(most)]
-        for sock in held:
-            assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+        held = []
+        for _ in range(most):
+            held.append(client())
+            held[-1].sendall(REQUEST[:9])  # another one has begun: it is not idle
+            assert held[-1].recv(1000).startswith(b"HTTP/1.1 200 ")
         waiting = [client() for _ in range(more)]
         until(lambda: service.metric("forkd_accept_queue_length") == more, "the queue in metrics")
         assert service.metric("forkd_connections") == most
         while waiting:
             held.pop().close()  # one leaves, and one comes in, in order
+            waiting[0].sendall(REQUEST[:9])
             assert waiting.pop(0).recv(1000).startswith(b"HTTP/1.1 200 ")
             assert service.metric("forkd_accept_queue_length") == len(waiting)
 

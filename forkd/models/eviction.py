@@ -1,0 +1,70 @@
+"""Which connection makes room when a child has no place left: the one that has been idle for the longest.
+
+Idle is one of which nothing has come of the next request, be it the first, as nginx has it (its "reusable"
+connections). One that has sent a byte of a request, that is being answered, or whose session is a stream, is
+not. Belongs to the loop of a child.
+"""
+
+from __future__ import annotations
+
+from heapq import nsmallest
+
+from forkd.models.connection import Connection
+from forkd.models.deadlines import NEVER
+from forkd.models.keeper import Keeper
+
+#: Connections that are looked out at a time: all of a child's are looked at for that.
+_MOST_FOUND = 32
+#: Seconds until they are looked at again after none of them was idle.
+_PAUSE_SECONDS = 0.1
+
+
+class Eviction:
+    def __init__(self, keeper: Keeper) -> None:
+        self.look_at = 0.0  # not before then
+        self.owed = False  # a look was asked for before that
+        self._keeper = keeper
+        self._found: list[tuple[float, Connection]] = []  # the one that is idle for the longest is last
+
+    def candidate(self, now: float) -> Connection | None:
+        """The connection to close now, if any is idle."""
+        found = self._next()
+        if found is not None:
+            return found
+        self.owed = now < self.look_at
+        if self.owed:
+            return None
+        idle = [(_since(conn), conn) for conn in self._all() if self._idle(conn)]
+        self._found = nsmallest(_MOST_FOUND, idle, key=lambda pair: pair[0])[::-1]
+        found = self._next()
+        if found is None:
+            self.look_at = now + _PAUSE_SECONDS
+        return found
+
+    def _next(self) -> Connection | None:
+        while self._found:
+            since, conn = self._found.pop()
+            if self._idle(conn) and _since(conn) == since and not _has_input(conn):
+                return conn
+        return None
+
+    def _all(self) -> list[Connection]:
+        return list(self._keeper.connections.values())
+
+    def _idle(self, conn: Connection) -> bool:
+        return (
+            conn.op.idle and conn.mask is not None and self._keeper.connections.get(conn.fd) is conn
+        )
+
+
+def _since(conn: Connection) -> float:
+    """When it became idle; without a limit of --keep-alive nobody knows, and the oldest comes first."""
+    return 0.0 if conn.deadline == NEVER else conn.deadline - conn.op.seconds
+
+
+def _has_input(conn: Connection) -> bool:
+    """A request is in its socket: closing it would lose that."""
+    try:
+        return conn.has_input()
+    except OSError:
+        return False
