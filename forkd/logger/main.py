@@ -12,6 +12,7 @@ not be allowed to; it runs no foreign code. When the master is gone it writes wh
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -160,7 +161,15 @@ class Logger:
         self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
 
     def _open(self, log: int, place: Place) -> None:
-        self._files[log] = file = File(log, place, self._finished)
+        try:
+            file = File(log, place, self._finished)
+        except RuntimeError:  # Python says nothing more of pthread_create(3)
+            why = process.why_no_fork(OSError(errno.EAGAIN, ""), "pthread_create(3)")
+            messages.send(
+                self._birth.channel, messages.OPENED, log, f"{place.describe(log)}: {why}"
+            )
+            os._exit(1)  # another logger tries again
+        self._files[log] = file
         self._trouble[log] = Trouble(self._log)
         file.open()
 
@@ -236,7 +245,9 @@ class Logger:
         for file in list(self._files.values()):
             if not file.idle:
                 continue
-            if file.reopening:  # one that comes from now on needs another open(2): it is of a later rotation
+            if (
+                file.reopening
+            ):  # one that comes from now on needs another open(2): it is of a later rotation
                 file.answering, file.reopening = file.reopening, []
                 file.open()
             elif not file.is_open:

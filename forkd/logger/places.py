@@ -10,8 +10,10 @@ import os
 import stat
 from dataclasses import dataclass
 
+from forkd.log import open_log
 from forkd.system.log_ring import ACCESS, ERROR
 
+_PIPE_BYTES = 65536  # pipe(7)
 STDERR, STDOUT = 0, 1
 #: Less this, a generation's number is that of its access log.
 FIRST_ACCESS = 1
@@ -47,6 +49,7 @@ class Standard:
     pipes: dict[int, int]  # by log: the end to read; the other is descriptor 1 or 2
     out: int | None  # the log that descriptor 1 leads to; None: directly
     err: int | None
+    is_read: bool = False  # there is, or was, a logger
 
     def give_to(self, uid: int, gid: int) -> None:
         """Let that user open descriptors 1 and 2 anew (proc(5), /proc/pid/fd), as a log does that must not
@@ -59,6 +62,18 @@ class Standard:
         for fd in [*self.pipes.values(), *(place.fd for place in self.places.values())]:
             if fd >= 0:
                 os.close(fd)
+
+    def spill(self) -> None:
+        """This process ends, and there was never a logger: write what is in the pipes where it belongs."""
+        if self.is_read:
+            return
+        for log, read in self.pipes.items():
+            place = self.places[log]
+            try:
+                text = os.read(read, _PIPE_BYTES)
+                os.write(place.fd if place.path is None else open_log(place.path), text)
+            except OSError:
+                pass  # nothing is in it; or the file cannot be written, which nobody can be told
 
     def hand_on(self) -> None:
         """In a process that becomes another program of forkd: give it what this one was started with."""
@@ -99,4 +114,3 @@ def _file(number: int) -> os.stat_result | None:
     except OSError:
         return None
     return found if stat.S_ISREG(found.st_mode) else None
-

@@ -96,6 +96,8 @@ class Launch:
         """It will not: the reason goes to whoever waits."""
         if self.pipe is None:
             print(f"forkd: {error}", file=sys.stderr, flush=True)
+        if self.standard is not None:
+            self.standard.spill()
         self._tell({"ok": False, "text": error})
 
     def stopped(self) -> None:

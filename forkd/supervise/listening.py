@@ -82,7 +82,11 @@ class Listening:
             if listener.unlinked or listener.shut_down():
                 unlinked = listener.unlinked
                 self._listen_anew(listener)
-                what = "the socket file had been removed or replaced" if unlinked else "it was shut down"
+                what = (
+                    "the socket file had been removed or replaced"
+                    if unlinked
+                    else "it was shut down"
+                )
                 self._master.log.warning(f"{listener.name}: {what}; listening anew")
         self._tell()
 
@@ -107,7 +111,9 @@ class Listening:
         if now < self._not_before:
             master.loop.timers.set("listening", self._not_before, self.look)
             if not listener.broken:
-                listener.broken = f"{listener.name}: the listening socket was shut down, again; wait a moment"
+                listener.broken = (
+                    f"{listener.name}: the listening socket was shut down, again; wait a moment"
+                )
                 self._watch_the_others()
             return
         who = self._who(listener)
@@ -121,14 +127,20 @@ class Listening:
                 master.log.error(f"{why}\n{who}")
                 self._watch_the_others()
         else:
-            master.log.error(f"{listener.name}: the listening socket was shut down; listening anew\n{who}")
+            master.log.error(
+                f"{listener.name}: the listening socket was shut down; listening anew\n{who}"
+            )
 
     def _who(self, listener: Listener) -> str:
         """What can be known of it: the kernel does not say who called shutdown(2)."""
         master = self._master
-        children = {child.pid: f"worker {child.slot} (pid {child.pid})" for child in master.children}
+        children = {
+            child.pid: f"worker {child.slot} (pid {child.pid})" for child in master.children
+        }
         numbers = {sock.fileno() for sock in listener.sockets}
-        noticed = [children[pid] for pid, number in self._deaf if number in numbers and pid in children]
+        noticed = [
+            children[pid] for pid, number in self._deaf if number in numbers and pid in children
+        ]
         known = {os.getpid(), *children, *master.template_pids()}
         others = [text for sock in listener.sockets for text in sockets.other_holders(sock, known)]
         return (
@@ -140,6 +152,9 @@ class Listening:
     def _listen_anew(self, listener: Listener) -> None:
         """Raises BindError."""
         self._not_before = monotonic() + _PAUSE_SECONDS
+        if listener.wanted.kind == "unix":
+            # A new master that is about to take over has the old socket, or one without a file.
+            self._master.cancel_upgrade("a listener was made anew meanwhile; try again")
         self._master.leadership.rest()  # before descriptors get other sockets
         try:
             which = range(len(listener.sockets)) if listener.unlinked else listener.shut_down()
@@ -158,8 +173,6 @@ class Listening:
     def _replace(self, listener: Listener, old: socket.socket, made: socket.socket) -> None:
         """Give the descriptor of the old socket to another one, here and in all that have it."""
         master, number = self._master, old.fileno()
-        # A new master that is about to take over has the old one.
-        master.cancel_upgrade("a listener was made anew meanwhile; try again")
         if master.generation.master_accepts:
             rest = socket.socket(fileno=os.dup(number))
             rest.setblocking(False)

@@ -145,6 +145,7 @@ class Logs:
         finally:
             theirs.close()
         self._forked_at = monotonic()
+        self._standard.is_read = True
         self._channel = ours
         self._loop.watch(self._pidfd, self._gone)
         self._loop.watch(ours.fileno(), self._hear)
@@ -161,7 +162,9 @@ class Logs:
         self._release()
         for answer in list(self._answers.values()):
             answer("the logger ended")
-        self._loop.timers.set("logger", max(monotonic(), self._forked_at + _PAUSE_SECONDS), self.start)
+        self._loop.timers.set(
+            "logger", max(monotonic(), self._forked_at + _PAUSE_SECONDS), self.start
+        )
 
     def _release(self) -> None:
         assert self._channel is not None

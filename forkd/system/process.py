@@ -51,12 +51,13 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def why_no_fork(error: OSError) -> str:
-    """What to say of a fork that failed; of EAGAIN, which says least, with the remedy (fork(2))."""
+def why_no_fork(error: OSError, call: str = "fork(2)") -> str:
+    """What to say of a fork, or of a thread's start, that failed; of EAGAIN, which says least, with the
+    remedy (fork(2))."""
     if error.errno != errno.EAGAIN:
-        return f"fork: {error.strerror}"
+        return f"{call.partition('(')[0]}: {error.strerror}"
     return (
-        f"fork(2): EAGAIN: {os.strerror(errno.EAGAIN)}: the user of this process or its cgroup may have no "
+        f"{call}: EAGAIN: {os.strerror(errno.EAGAIN)}: the user of this process or its cgroup may have no "
         "more processes and threads; raise RLIMIT_NPROC (ulimit -u, LimitNPROC=) or pids.max (TasksMax=)"
     )
 

@@ -52,7 +52,9 @@ class Cell(NamedTuple):
         return f"{self.model}/{self.io}/{self.accept}/{native}/x{self.threads}"
 
 
-def play(cell: Cell, *, seconds: float = 0.0, unbounded: bool = False, brief: bool = False) -> list[Event]:
+def play(
+    cell: Cell, *, seconds: float = 0.0, unbounded: bool = False, brief: bool = False
+) -> list[Event]:
     """What happened. `seconds`: what the application takes for a new connection. `unbounded`: without the
     bound. `brief`: one listener, and new connections only, as after hundreds that were over at once."""
     ours, theirs = os.pipe()
@@ -117,7 +119,7 @@ class _Play:
         self.bell = os.eventfd(1)  # always readable
         unit = Unit(
             config, cell.io, 1, rows[0], lanes, lease, intakes, wsgi, host, host.log, host.access,
-            {self.bell: lambda: self.note("bell")}, self.after_turn,
+            lambda number: None, {self.bell: lambda: self.note("bell")}, self.after_turn,
         )  # fmt: skip
         loop: Any = registry.get(cell.model).make(unit)
         serve = loop.serve
@@ -262,4 +264,3 @@ def _heard(client: socket.socket) -> bool:
         client.recv(1 << 20, socket.MSG_DONTWAIT)
         return True
     return False
-

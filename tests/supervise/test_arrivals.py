@@ -17,6 +17,8 @@ from forkd.supervise.upgrade import _listener
 from forkd.system.loop import Loop
 from forkd.system.sockets import Listener, listen
 
+pytestmark = pytest.mark.alone  # SIGIO ends a process with a thread that does not block it
+
 
 class Bell:
     """Two listeners, and how often somebody was told of them."""
