@@ -173,6 +173,7 @@ class AccessLog:
         usual = _native if native and not self._json else None
         self.lines = Lines() if usual is None else usual.Lines(stamp)
         self._deadline = 0.0
+        self._overdue = False  # the deadline has passed
         self.sink = sink
         if log is not None:
             trouble = Trouble(log)
@@ -220,20 +221,23 @@ class AccessLog:
         return text.encode("latin-1", "backslashreplace")
 
     def due(self, now: float) -> float:
-        """When to call `flush`: now for many lines, for a few when the first is 10 ms old. A write(2)
-        for each costs more than all the rest of a line. `now` and the answer are monotonic."""
-        if not self.lines.count:
+        """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To write each
+        costs more than all the rest of a line. `now` and the answer are monotonic."""
+        if not self.lines.count and not self.sink.unheard:
             self._deadline = 0.0
         elif not self._deadline:
             self._deadline = now + _PATIENCE
+        self._overdue = 0.0 < self._deadline <= now
         return now if self.lines.count >= _MANY else self._deadline or float("inf")
 
     def flush(self) -> bool:
-        """Write what was collected. Returns whether some of it waits."""
-        self._deadline = 0.0
+        """Write what was collected. Returns whether some of it waits. Many lines are in the file when the
+        first of them is 10 ms old, as few are."""
+        if self._overdue:
+            self._deadline = 0.0
         if self.lines.count:
-            self.sink.write(self.lines.take())
-        elif self.sink.waiting:
+            self.sink.write(self.lines.take(), at_once=self._overdue)
+        elif self.sink.waiting or self._overdue:
             self.sink.retry()
         return bool(self.sink.waiting)
 

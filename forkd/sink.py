@@ -33,7 +33,13 @@ class LineSink(Protocol):
     @property
     def waiting(self) -> object: ...
 
-    def write(self, data: bytes) -> None: ...
+    @property
+    def unheard(self) -> object:
+        """Whether somebody has to be told, by `retry`, of what was written."""
+
+    def write(self, data: bytes, at_once: bool = True) -> None:
+        """Whole lines. Not `at_once`: whoever puts them into the file need not be told before there are
+        many, or `retry` is called."""
 
     def retry(self) -> None: ...
 
@@ -55,13 +61,13 @@ class Sink:
         #: Asked, when all is well again, for what to write in the place of so many lines.
         self.gap: Callable[[int], bytes] = _ignore
         self.waiting: deque[bytes] = deque()
+        self.unheard = False
         self._size = 0
         self._missing = 0  # lines lost since the last gap
         self._lock = threading.Lock()
         self._write, self._piece, self._close = writer(fd)
 
-    def write(self, data: bytes) -> None:
-        """Whole lines."""
+    def write(self, data: bytes, at_once: bool = True) -> None:
         with self._lock:
             if self._drain():
                 self._append(data)

@@ -32,8 +32,8 @@ from forkd.system import process
 from forkd.system.log_ring import ACCESS, ERROR, Reader, Rings, RingSink, Taken
 from forkd.title import set_title
 
-_JOB_BYTES = 1 << 18
-_RING_BYTES = 1 << 16  # of one ring in one job
+_JOB_BYTES = 1 << 20
+_RING_BYTES = 1 << 19  # of one ring in one job
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
 #: Seconds for which a write may hang before lines of a log that nobody uses any more are given up.

@@ -30,8 +30,11 @@ from typing import NamedTuple
 ERROR, ACCESS = 0, 1
 _KINDS = 2
 _HEADER = struct.Struct("=II")  # bytes of text, number of the log
-#: Bytes of a ring: the master's and the logger's, a worker's, and a process's that a worker forks.
-_MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 18, 1 << 14
+#: Bytes of a ring: the master's and the logger's, a worker's (which at 150,000 long lines a second is full in
+#: 17 ms), and a process's that a worker forks.
+_MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 19, 1 << 14
+#: So much, or half of a ring, is told at once.
+_MANY_BYTES = 1 << 17
 #: Text of one record, unless a line is longer.
 _RECORD_BYTES = 1 << 15
 _MASK = (1 << 64) - 1
@@ -161,6 +164,7 @@ class RingSink:
         self._rings, self._kind, self._log = rings, kind, log
         self._ring = Writer(rings, rings.index(lane, kind))
         self._missing = 0  # lines lost since the last gap
+        self.unheard = 0  # bytes that the bell has not been rung for
         self._lock = threading.Lock()
 
     @property
@@ -168,8 +172,8 @@ class RingSink:
         """Whether `retry` has something to do."""
         return self._missing > 0
 
-    def write(self, data: bytes) -> None:
-        """Whole lines."""
+    def write(self, data: bytes, at_once: bool = True) -> None:
+        """As `LineSink`. Each wake-up of the logger costs as much as a few hundred lines."""
         with self._lock:
             if self._missing and not self._resume():
                 self._lose(data)
@@ -177,13 +181,18 @@ class RingSink:
             for piece in _pieces(data):
                 if not self._ring.put(self._log, piece):
                     self._lose(piece)
+            self.unheard += len(data)
+            if not at_once and self.unheard < min(_MANY_BYTES, self._ring.room // 2):
+                return
+            self.unheard = 0
         self._rings.ring_bell()
 
     def retry(self) -> None:
-        """Tell of what was lost, if there is room again."""
-        if self._missing:
+        """Tell of what was lost, if there is room again, and of what was written."""
+        if self._missing or self.unheard:
             with self._lock:
-                told = self._resume()
+                told = bool(self._missing and self._resume()) or self.unheard
+                self.unheard = 0
             if told:
                 self._rings.ring_bell()
 
@@ -191,7 +200,7 @@ class RingSink:
         """In a process forked from the one that wrote so far: it has a lane of its own."""
         self.lost = lost
         self._ring = Writer(self._rings, self._rings.index(lane, self._kind))
-        self._missing = 0
+        self._missing = self.unheard = 0
 
     def end(self) -> None:
         """The process ends. What is in the ring is the logger's."""
