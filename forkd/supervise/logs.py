@@ -139,7 +139,7 @@ class Logs:
             self._pid, self._pidfd = process.fork(logger_main)
         except OSError as error:
             ours.close()
-            self._log.error(f"logger: fork: {error.strerror}; trying again")
+            self._log.error(f"logger: {process.why_no_fork(error)}; trying again")
             self._loop.timers.set("logger", monotonic() + _PAUSE_SECONDS, self.start)
             return
         finally:

@@ -13,7 +13,7 @@ import pytest
 
 from forkd.system.log_ring import ACCESS, ERROR, Reader, Rings, RingSink, Writer
 
-WORKER_RING_BYTES = 262_144
+WORKER_RING_BYTES = 524_288
 HEADER_BYTES = 8
 
 
@@ -95,17 +95,17 @@ def test_a_full_ring_loses_whole_lines_counts_them_and_tells_once() -> None:
     lost: list[int] = []
     sink.lost = lost.append
     sink.gap = lambda lines: b"gap %d\n" % lines
-    lines = [b"%05d %s\n" % (n, b"x" * 93) for n in range(5000)]  # 100 bytes each
+    lines = [b"%05d %s\n" % (n, b"x" * 93) for n in range(10_000)]  # 100 bytes each
     for line in lines:
         sink.write(line)
     fit = WORKER_RING_BYTES // (HEADER_BYTES + 100)
-    assert sum(lost) == 5000 - fit
+    assert sum(lost) == 10_000 - fit
     assert sink.waiting
     index = made.index(2, ACCESS)
     assert all_of(reader, index) == b"".join(lines[:fit])
     sink.retry()
     sink.write(b"after\n")
-    assert all_of(reader, index) == b"gap %d\nafter\n" % (5000 - fit)
+    assert all_of(reader, index) == b"gap %d\nafter\n" % (10_000 - fit)
     assert not sink.waiting
 
 
@@ -153,7 +153,7 @@ def all_of_lines(reader: Reader, index: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "head", [1, 7, 1 << 18, (1 << 18) + 1, 1 << 40, (1 << 64) - 1, 1 << 63], ids=hex
+    "head", [1, 7, 1 << 19, (1 << 19) + 1, 1 << 40, (1 << 64) - 1, 1 << 63], ids=hex
 )
 def test_a_head_that_is_nonsense_costs_that_ring_only(head: int) -> None:
     made = rings()

@@ -87,7 +87,7 @@ def _abused(trial: Trial, crowds: list[list[str]], path: str = "") -> None:
     """The good client alone, then beside the crowds, which stay for less than any deadline of ours."""
     _start(trial)
     service, seconds = trial.service, trial.seconds(10, 5)
-    pids = {service.pid, *service.worker_pids()}
+    pids = trial.known()
     with Good(service.address) as alone:
         time.sleep(seconds)  # the baseline is measured in it
     least = most = memory(service.pid)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import APP, alive, children_of, until
+from .conftest import APP, alive, children_of, command_line, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = "/lib/systemd/systemd"
@@ -160,7 +160,7 @@ class Machine:
         return [pid for pid in found if alive(pid)]
 
     def masters(self) -> list[int]:
-        return [p for p in self.forkds() if b"master" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        return [p for p in self.forkds() if "master" in command_line(p)]
 
     def off(self) -> None:
         if self.process is not None:

@@ -74,9 +74,8 @@ class Trial:
         service = self.service
         self.settled(count)
         until(lambda: service.admin("/readyz")[0] == 200, "ready")
-        pids = {service.pid, service.live()["logger"]["pid"], *service.worker_pids()}
         if self.model != "process-per-connection":  # whose workers have children of their own
-            until(lambda: set(processes_of(service.name)) == pids, "no process but these")
+            until(lambda: set(processes_of(service.name)) == self.known(), "no process but these")
         until(lambda: not zombies_of(service.pid), "no zombie")
         # A leader may promote a child that has just died: then the next connection makes another.
         wanted = not self.dispatched
@@ -84,6 +83,12 @@ class Trial:
         status = service.live()["master"]
         self.require(status["state"] == "running", f"the state is {status['state']}")
         self.require(service.get() == "v1", "a request is answered at the end")
+
+    def known(self) -> set[int]:
+        """Master, logger and workers, as the master has them."""
+        found = self.service.live()
+        workers = (worker["pid"] for worker in found["workers"])
+        return {self.service.pid, found["logger"]["pid"], *workers}
 
     def leaders(self) -> int:
         return [w["role"] for w in self.service.workers()].count("leader")
