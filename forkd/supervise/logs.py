@@ -39,6 +39,9 @@ _END_SECONDS, _KILL_SECONDS = 5.0, 0.5
 _HANGS_SECONDS = 1.0
 
 
+_GONE = "the logger has ended"
+
+
 @dataclass(frozen=True)
 class Sinks:
     """Where a child writes its logs."""
@@ -161,7 +164,7 @@ class Logs:
         self._log.error(f"the logger (pid {self._pid}) is gone: {how}; another one goes on")
         self._release()
         for answer in list(self._answers.values()):
-            answer("the logger ended")
+            answer(_GONE)
         self._loop.timers.set(
             "logger", max(monotonic(), self._forked_at + _PAUSE_SECONDS), self.start
         )
@@ -205,7 +208,7 @@ class Logs:
 
         self._answers[number] = answer
         if self._channel is None or not messages.send(self._channel, verb, number, argument):
-            answer("the logger does not listen")
+            answer(_GONE)
             return
         late = partial(answer, "its disk does not answer")
         self._loop.timers.set(f"logger {number}", monotonic() + seconds, late)
@@ -262,7 +265,7 @@ class Logs:
 
         def told(log: int, why: str) -> None:
             left.discard(log)
-            if why:
+            if why and why != _GONE:  # the next logger opens them all by their names
                 name = self._places[log].describe(log) if log in self._places else ""
                 failed.append(why if why.startswith(name) else f"{name}: {why}")
                 self._log.error(f"{failed[-1]}; the old file stays in use")
