@@ -44,7 +44,7 @@ class Eviction:
     def _next(self) -> Connection | None:
         while self._found:
             since, conn = self._found.pop()
-            if self._idle(conn) and _since(conn) == since and not _has_input(conn):
+            if self._idle(conn) and _since(conn) == since and not _has_come(conn):
                 return conn
         return None
 
@@ -62,9 +62,9 @@ def _since(conn: Connection) -> float:
     return 0.0 if conn.deadline == NEVER else conn.deadline - conn.op.seconds
 
 
-def _has_input(conn: Connection) -> bool:
-    """A request is in its socket: closing it would lose that."""
+def _has_come(conn: Connection) -> bool:
+    """A request is in its socket, or an operation has taken it from there: closing it would lose that."""
     try:
-        return conn.has_input()
+        return conn.has_come()
     except OSError:
         return False

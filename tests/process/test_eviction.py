@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import http.client
 import socket
@@ -55,6 +56,23 @@ def test_the_one_that_has_been_idle_for_the_longest_makes_room(
         for _ in range(20):
             assert ask(stack.enter_context(service.connect())) == b"v1"
         until(lambda: service.metric("forkd_connections_evicted_total") == 21, "the count")
+
+
+@pytest.mark.parametrize("io", ["aio", "io_uring"])
+def test_one_whose_request_has_been_received_makes_no_room(service: Service, io: str) -> None:
+    """An operation may have taken the request out of the socket, and nobody has been told of that yet."""
+    service.start("-m", "proactor", "--io", io, "-w", "1", "--worker-connections", "5")
+
+    def client(_: int) -> list[bytes]:
+        answers = []
+        for _ in range(25):
+            with service.connect() as new:
+                answers.append(ask(new))
+        return answers
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for answers in pool.map(client, range(16)):
+            assert answers == [b"v1"] * 25
 
 
 def test_a_process_for_each_connection_makes_room_as_well(service: Service) -> None:
