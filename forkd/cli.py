@@ -25,6 +25,7 @@ from forkd.supervise import launch, table
 from forkd.supervise.control import ask
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
+from forkd.system import standard
 
 #: What the verbs that talk to a running master need to know of the options.
 _WHERE = {"name", "pidfile", "control"}
@@ -33,6 +34,7 @@ _WHERE = {"name", "pidfile", "control"}
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns."""
     interpreter.leave_start_directory()
+    standard.fill()
     args, unknown = _parser().parse_known_args(argv)
     if unknown:
         raise SystemExit(_complain(args.verb, unknown))

@@ -1,7 +1,8 @@
 """Descriptors 0, 1 and 2 stay open, whatever an application does to them.
 
 The kernel gives the lowest free number to the next open file. If that were a client's socket, the
-client would read what the process logs, and what the application prints. In children.
+client would read what the process logs, and what the application prints. In children; and in each forkd, when
+it begins.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 
 
 def mend() -> None:
@@ -28,6 +30,17 @@ def mend() -> None:
         else:
             os.dup2(null, number)
             os.close(null)
+
+
+def fill() -> None:
+    """When a program of forkd begins: whoever started it may have closed some of them (`>&-`), and Python has
+    None for those files, which no code expects."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if not _is_open(number):
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))
 
 
 def lift(sock: socket.socket) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,20 @@ def test_closed_at_import(service: Service, flags: list[str]) -> None:
         # The pipe to the logger, which is the only one to have the file open.
         masters = os.readlink(f"/proc/{service.pid}/fd/{fd}")
         assert os.readlink(f"/proc/{worker}/fd/{fd}") in (os.devnull, masters)
+    assert "to standard" not in (service.dir / "access.log").read_text()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_by_whoever_starts_it(service: Service, closed: str) -> None:
+    command = service.argv("start", *service.flags("--access-log", "access.log"))
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        cwd=service.dir, env=service.environ, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, service.log()
+    service.ok("upgrade")
+    assert service.get("/print") == "ok"
+    until(lambda: "to standard" in service.log(), "what the application prints")
     assert "to standard" not in (service.dir / "access.log").read_text()
 
 
