@@ -173,7 +173,7 @@ class AccessLog:
         usual = _native if native and not self._json else None
         self.lines = Lines() if usual is None else usual.Lines(stamp)
         self._deadline = 0.0
-        self._overdue = False  # the deadline has passed
+        self.overdue = False  # whether the deadline had passed when `due` was asked
         self.sink = sink
         if log is not None:
             trouble = Trouble(log)
@@ -227,17 +227,16 @@ class AccessLog:
             self._deadline = 0.0
         elif not self._deadline:
             self._deadline = now + _PATIENCE
-        self._overdue = 0.0 < self._deadline <= now
+        self.overdue = 0.0 < self._deadline <= now
         return now if self.lines.count >= _MANY else self._deadline or float("inf")
 
-    def flush(self) -> bool:
-        """Write what was collected. Returns whether some of it waits. Many lines are in the file when the
-        first of them is 10 ms old, as few are."""
-        if self._overdue:
+    def flush(self, at_once: bool = True) -> bool:
+        """Write what was collected. Returns whether some of it waits. `at_once` is that of the sink."""
+        if at_once:
             self._deadline = 0.0
         if self.lines.count:
-            self.sink.write(self.lines.take(), at_once=self._overdue)
-        elif self.sink.waiting or self._overdue:
+            self.sink.write(self.lines.take(), at_once)
+        elif self.sink.waiting or at_once:
             self.sink.retry()
         return bool(self.sink.waiting)
 
