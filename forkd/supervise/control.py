@@ -188,9 +188,9 @@ def ask(path: str, verb: str, seconds: float | None = 10.0, **arguments: Any) ->
     Raises NotRunning when nobody listens, ForkdError with the master's words when it refuses.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(seconds)
         try:
-            sock.connect(path)
+            _connect(sock, path, seconds)
+            sock.settimeout(seconds)
             sock.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
             data = b""
             while not data.endswith(b"\n"):
@@ -210,3 +210,16 @@ def ask(path: str, verb: str, seconds: float | None = 10.0, **arguments: Any) ->
     if not reply["ok"]:
         raise ForkdError(reply["error"])
     return reply
+
+
+def _connect(sock: socket.socket, path: str, seconds: float | None) -> None:
+    """Raises TimeoutError, OSError. A unix socket that does not block is refused at once, with EAGAIN,
+    where the accept queue is full: then others connect faster than the master looks. One that blocks
+    waits for its turn, and SO_SNDTIMEO says for how long (socket(7))."""
+    whole, rest = divmod(seconds or 0.0, 1)  # 0: for ever
+    limit = struct.pack("@ll", int(whole), int(rest * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    try:
+        sock.connect(path)
+    except BlockingIOError as error:
+        raise TimeoutError from error

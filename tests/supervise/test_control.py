@@ -179,3 +179,26 @@ def test_another_kind_of_file_is_kept(tmp_path: Path) -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(NotRunning):
         ask(str(tmp_path / "none.sock"), "status")
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    """Others connect faster than the master looks: the kernel refuses who does not want to block."""
+    path = str(tmp_path / "full.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(path)
+        listener.listen(0)
+        other.connect(path)
+        with pytest.raises(ForkdError, match="did not answer status within"):
+            ask(path, "status", 0.1)
+
+        def answer() -> None:
+            listener.accept()[0].close()
+            client, _ = listener.accept()
+            client.recv(1024)
+            client.sendall(b'{"ok": true}\n')
+            client.close()
+
+        later = threading.Timer(0.2, answer)
+        later.start()
+        assert ask(path, "status", 10.0) == {"ok": True}
+        later.join()
