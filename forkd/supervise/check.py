@@ -6,8 +6,12 @@ application's code never is.
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import json
 import os
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,8 +24,12 @@ from forkd.log import Log
 from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import exposure, worker
+from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard
+
+#: For the process that has imported the application to run its exit hooks.
+_LEAVE_SECONDS = 5.0
 
 
 class _Host:
@@ -44,16 +52,17 @@ def check(sources: Sources, config: Config) -> str:
     _, denied = registry.usable(config)
     if denied and not config.io_fallback:
         raise StartError(f"io-fallback = false, and io_uring cannot be used: {denied}")
-    io = registry.io_of(config.model, config.io)
+    how = registry.io_of(config.model, config.io)
     return (
         f"ok: {config.app or 'the built-in welcome app'} ({name}) under "
-        f"{config.model}/{io}, workers {config.workers}, on {', '.join(map(str, config.bind))}"
+        f"{config.model}/{how}, workers {config.workers}, on {', '.join(map(str, config.bind))}"
     )
 
 
 def _import_as_a_worker(config: Config, identity: process.Identity | None) -> str:
     """The interface of the application. Raises AppError."""
     read, write = os.pipe()
+    stacks = os.memfd_create("forkd-stacks-check", os.MFD_CLOEXEC)
     command = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -63,6 +72,7 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> st
         answer, code = "", 1
         try:
             worker.settle("check", config, identity, command)
+            faulthandler.register(worker.STACKS, stacks, all_threads=True)
             process.unblock()
             answer, code = _load(config), 0
         except ForkdError as error:
@@ -70,20 +80,26 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> st
         except BaseException:
             answer = f"a bug in forkd\n{traceback.format_exc().rstrip()}"
         with os.fdopen(write, "w") as pipe:
-            json.dump([not code, answer], pipe)
+            pipe.write(json.dumps([not code, answer]) + "\n")
         worker.leave(code)
 
     try:
         pid, pidfd = process.fork(child)
     except OSError as error:
         os.close(read)
+        os.close(stacks)
         raise StartError(f"fork: {error.strerror}") from error
     finally:
         os.close(write)
-    with os.fdopen(read) as pipe:
-        text = pipe.read()
+    with os.fdopen(stacks), os.fdopen(read, "rb", buffering=0) as pipe:
+        late = _late(read, pid, pidfd, stacks, config.boot_timeout)
+        text = b"" if late else _answer(pipe, pidfd)
+    if text and not select.select([pidfd], [], [], _LEAVE_SECONDS)[0]:
+        process.send_signal(pidfd, signal.SIGKILL)  # a thread of the application's goes on
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(pidfd)
+    if late:
+        raise AppError(f"app {config.app!r}: {late}")
     if not text:
         how = f"exit code {code}" if code >= 0 else process.exit_reason(code)
         raise AppError(f"app {config.app!r}: the process that imported it ended: {how}")
@@ -93,11 +109,37 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> st
     return str(answer)
 
 
+def _answer(pipe: io.FileIO, pidfd: int) -> bytes:
+    """Its line, or what there is of it when it has ended. Not until EOF: a process that the import has
+    started may have a copy of the pipe."""
+    text = b""
+    while not text.endswith(b"\n"):
+        if pipe.fileno() not in select.select([pipe.fileno(), pidfd], [], [])[0]:
+            break
+        more = pipe.read(1 << 16)
+        if not more:
+            break
+        text += more
+    return text
+
+
+def _late(read: int, pid: int, pidfd: int, stacks: int, seconds: float) -> str:
+    """Wait for the answer of the process that imports. What is to be said of one that has none in time,
+    and is killed then; nothing of one that has."""
+    if select.select([read, pidfd], [], [], seconds or None)[0]:
+        return ""
+    process.send_signal(pidfd, worker.STACKS)
+    select.select([pidfd], [], [], LAST_WORDS)
+    where = os.pread(stacks, 1 << 16, 0).decode("utf-8", "replace").strip() or process.state(pid)
+    process.send_signal(pidfd, signal.SIGKILL)
+    return f"{not_booted(f'the process that imports it (pid {pid})', seconds)}; it was here:\n{where}"
+
+
 def _load(config: Config) -> str:
     Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
-    row, io = registry.get(config.model), registry.io_of(config.model, config.io)
-    interface, flavour = worker.make_interface(config, _Host(config), io, None)
-    why = registry.refusal(row, io, flavour, config.threads)
+    row, how = registry.get(config.model), registry.io_of(config.model, config.io)
+    interface, flavour = worker.make_interface(config, _Host(config), how, None)
+    why = registry.refusal(row, how, flavour, config.threads)
     if why is not None:
         raise AppError(why)
     return interface.name

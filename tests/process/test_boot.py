@@ -106,6 +106,39 @@ def test_a_start_ends_and_shows_where_it_hangs(service: Service, kind: str) -> N
     service.expected_errors = ["gone: boot-timeout"]
 
 
+def test_a_check_ends_and_shows_where_it_hangs(service: Service) -> None:
+    service.write_app(APP)
+    hang(service)
+    done = service.run("check", *service.flags("--boot-timeout", "0.5"))
+    assert done.returncode == 1
+    shows_where(done.stderr)
+    assert not [pid for pid, _ in imports(service) if alive(pid)]
+
+
+def test_a_check_waits_for_nobody_that_the_import_has_started(service: Service) -> None:
+    service.write_app("""
+        import os, time
+        from pathlib import Path
+
+        PID = os.fork()
+        if PID == 0:
+            time.sleep(60)
+            os._exit(0)
+        Path(__file__).with_name("left").write_text(str(PID))
+
+        def app(environ, start):
+            raise NotImplementedError
+    """)
+    try:
+        done = subprocess.run(
+            service.argv("check", *service.flags()), cwd=service.dir, env=service.environ,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20,
+        )  # fmt: skip
+    finally:
+        os.kill(int((service.dir / "left").read_text()), signal.SIGKILL)
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("verb", ["reload", "upgrade"])
 def test_a_reload_and_an_upgrade_end_too(service: Service, kind: str, verb: str) -> None:
