@@ -89,6 +89,7 @@ class Dispatcher:
     brief: tuple[Any, ...] | None
     accepted: int
     taken: int
+    due: float
     def __init__(
         self,
         loop: object,

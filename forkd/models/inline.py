@@ -13,6 +13,7 @@ from typing import Any
 from forkd.app.session import TAKE, Await, Deadline
 from forkd.models.brief import BriefLoop
 from forkd.models.connection import CHUNK, Connection
+from forkd.models.share import SECONDS
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
@@ -30,6 +31,10 @@ class InlineLoop(BriefLoop):
         else:
             if self._batch.size > 1:
                 self.heed(self.keeper.now)
+                # Deadlines, the log and the count of requests are looked at when they are due, or soon.
+                self.dispatcher.due = min(
+                    self.keeper.now + SECONDS, self.keeper.wheel.next, self._again
+                )
             self.dispatcher.run(events, self.keeper.now)
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:

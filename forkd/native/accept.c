@@ -288,7 +288,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
             self->accepted += count;
             done = Py_NewRef(Py_None);
         } else {
-            self->taken = MOST_ACCEPTS; /* so all rounds of a turn take less than its share of time */
+            self->taken = SHARE_OVER; /* so all rounds of a turn take less than its share of time */
             done = PyObject_CallMethod(self->loop, "served", "nd", count, (double)took / 1e9);
         }
     }

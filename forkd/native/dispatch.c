@@ -201,7 +201,7 @@ static int accept_at(Dispatcher *self, PyObject *fd)
         return accepted < 0 ? -1 : 0;
     PyObject *done = PyObject_CallMethodObjArgs(self->loop, n_other, fd, NULL);
     if (done == Py_True)
-        self->taken = MOST_ACCEPTS; /* a listener, whose share of this turn is over */
+        self->taken = SHARE_OVER; /* a listener */
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -298,6 +298,16 @@ static int run_once(Dispatcher *self, PyObject *events, double now)
     return 0;
 }
 
+/* A share is over by its number, and another may follow at once: what else a turn is for is not due yet, and all that is
+ * ready by now comes before it. */
+static int next_share(Dispatcher *self)
+{
+    if ((double)now_ns() / 1e9 >= self->due)
+        return 0;
+    self->taken = 0;
+    return 1;
+}
+
 /* run(events, now): what epoll_wait returned, or a list of (descriptor, mask); `now` in seconds of CLOCK_MONOTONIC.
  * Where several were ready, or connections came, there will soon be more of them, and the rest of a turn costs as much as
  * a request. But when new connections have had their share of it, the rest is due. */
@@ -316,7 +326,7 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
         long accepted = self->accepted;
         if (run_once(self, args[0], now))
             return NULL;
-        if (!more || round == ROUNDS || self->taken >= MOST_ACCEPTS ||
+        if (!more || round == ROUNDS || self->taken > MOST_ACCEPTS || (self->taken == MOST_ACCEPTS && !next_share(self)) ||
             (count_of(args[0]) < 2 && self->accepted == accepted) || !events_again((Events *)args[0]))
             Py_RETURN_NONE;
     }
@@ -340,7 +350,7 @@ int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *
             return -1;
     }
     if (late)
-        self->taken = MOST_ACCEPTS;
+        self->taken = SHARE_OVER;
     return 0;
 }
 
@@ -430,6 +440,7 @@ static PyMemberDef members[] = {
     {"patience", T_DOUBLE, offsetof(Dispatcher, patience), 0, NULL},
     {"accepted", T_LONG, offsetof(Dispatcher, accepted), 0, NULL},
     {"taken", T_LONG, offsetof(Dispatcher, taken), 0, NULL},
+    {"due", T_DOUBLE, offsetof(Dispatcher, due), 0, NULL},
     {"brief", T_OBJECT, offsetof(Dispatcher, brief), 0, NULL},
     {"wary", T_BOOL, offsetof(Dispatcher, wary), 0, NULL},
     {NULL, 0, 0, 0, NULL},
