@@ -20,7 +20,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import NoReturn
 
 from forkd.log import Log, Trouble
@@ -34,6 +34,9 @@ from forkd.title import set_title
 
 _JOB_BYTES = 1 << 20
 _RING_BYTES = 1 << 19  # of one ring in one job
+#: Seconds after lines have come until the next are looked for, so that a wake-up is for those of several
+#: workers. A ring holds what a worker writes meanwhile (system/log_ring.py).
+_TOGETHER_SECONDS = 0.004
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
 #: Seconds for which a write may hang before lines of a log that nobody uses any more are given up.
@@ -123,6 +126,8 @@ class Logger:
                 pipe.pump()
             self._collect()
             self._give_out()
+            if self._rings.bell in ready and self._ends_at is None:
+                sleep(_TOGETHER_SECONDS)
             if self._ends_at is not None and (self._is_late() or self._is_done()):
                 return
 
