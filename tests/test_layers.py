@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "metrics": {"base", "http", "system"},
     "supervise": {"base", "http", "app", "logger", "models", "metrics", "system"},
     "bench": {"base", "models", "supervise"},
-    "cli": {"base", "bench", "models", "supervise"},
+    "cli": {"base", "bench", "models", "supervise", "system"},
 }
 
 #: Modules that know neither sockets nor readiness, and who is excepted, and why.

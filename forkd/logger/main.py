@@ -20,7 +20,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic, sleep
+from time import monotonic
 from typing import NoReturn
 
 from forkd.log import Log, Trouble
@@ -34,9 +34,9 @@ from forkd.title import set_title
 
 _JOB_BYTES = 1 << 20
 _RING_BYTES = 1 << 19  # of one ring in one job
-#: Seconds after lines have come until the next are looked for, so that a wake-up is for those of several
+#: Milliseconds after lines have come until the next are looked for, so that a wake-up is for those of several
 #: workers. A ring holds what a worker writes meanwhile (system/log_ring.py).
-_TOGETHER_SECONDS = 0.004
+_TOGETHER_MS = 4
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
 #: Seconds for which a write may hang before lines of a log that nobody uses any more are given up.
@@ -111,7 +111,8 @@ class Logger:
 
     def run(self) -> None:
         """Until the master says so, or is gone, and nothing is left that can be written."""
-        poll = select.poll()
+        poll, only_master = select.poll(), select.poll()
+        only_master.register(self._birth.channel, select.POLLIN)
         pipes = [pipe.fileno() for pipe in self._pipes]
         for fd in (self._rings.bell, self._wake, self._birth.channel.fileno(), *pipes):
             poll.register(fd, select.POLLIN)
@@ -127,7 +128,7 @@ class Logger:
             self._collect()
             self._give_out()
             if self._rings.bell in ready and self._ends_at is None:
-                sleep(_TOGETHER_SECONDS)
+                only_master.poll(_TOGETHER_MS)
             if self._ends_at is not None and (self._is_late() or self._is_done()):
                 return
 

@@ -375,7 +375,7 @@ def test_close_is_called_once(wire: Wire, daemon: Service, leave: bool) -> None:
         wire.sock.close()
     else:
         wire.answer()
-    until(mark.exists, "close()")
+    until(lambda: mark.exists() and mark.read_text(), "close()")
     with Wire(daemon) as other:
         other.get("/").answer()
     assert mark.read_text() == "closed\n"

@@ -222,7 +222,8 @@ class Service:
 
     @property
     def admin_address(self) -> tuple[str, int]:
-        found = re.findall(r"metrics on http://127\.0\.0\.1:(\d+)/", self.log())
+        pattern = r"metrics on http://127\.0\.0\.1:(\d+)/"
+        found = until(lambda: re.findall(pattern, self.log()), "the address of the metrics in the log")
         return "127.0.0.1", int(found[-1])
 
     def admin(self, path: str) -> tuple[int, str]:
@@ -249,7 +250,8 @@ class Service:
     @property
     def address(self) -> tuple[str, int]:
         """The first TCP address that is listened on."""
-        found = re.findall(r"http://([0-9.]+):(\d+)/(?!metrics)", self.log())
+        pattern = r"http://([0-9.]+):(\d+)/(?!metrics)"
+        found = until(lambda: re.findall(pattern, self.log()), "an address in the log")
         return found[-1][0], int(found[-1][1])
 
     def connect(self, timeout: float = 10.0) -> socket.socket:

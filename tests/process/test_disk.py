@@ -274,6 +274,7 @@ def test_an_idle_logger_does_not_wake(service: Service) -> None:
         ]
         return sum(int(match[1]) for match in found if match)
 
+    service.ok("status")  # a second or so, in which it has looked for more lines, and found none
     before = until(lambda: (n := switches()) == switches() and n, "it sleeps")
     service.admin("/healthz")
     service.ok("status")  # a second or so, in which the master has had its turns
