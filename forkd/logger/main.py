@@ -32,11 +32,11 @@ from forkd.system import process
 from forkd.system.log_ring import ACCESS, ERROR, Reader, Rings, RingSink, Taken
 from forkd.title import set_title
 
-_JOB_BYTES = 1 << 20
-_RING_BYTES = 1 << 19  # of one ring in one job
+_JOB_BYTES = 1 << 21
+_RING_BYTES = 1 << 20  # of one ring in one job
 #: Milliseconds after lines have come until the next are looked for, so that a wake-up is for those of several
 #: workers. A ring holds what a worker writes meanwhile (system/log_ring.py).
-_TOGETHER_MS = 4
+_TOGETHER_MS = 10
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
 #: Seconds for which a write may hang before lines of a log that nobody uses any more are given up.

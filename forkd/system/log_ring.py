@@ -31,8 +31,8 @@ ERROR, ACCESS = 0, 1
 _KINDS = 2
 _HEADER = struct.Struct("=II")  # bytes of text, number of the log
 #: Bytes of a ring: the master's and the logger's, a worker's (which at 150,000 long lines a second is full in
-#: 17 ms), and a process's that a worker forks.
-_MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 19, 1 << 16
+#: 35 ms), and a process's that a worker forks.
+_MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 20, 1 << 16
 #: So much, or half of a ring, is told at once.
 _MANY_BYTES = 1 << 17
 #: Text of one record, unless a line is longer.

@@ -13,7 +13,7 @@ import pytest
 
 from forkd.system.log_ring import ACCESS, ERROR, Reader, Rings, RingSink, Writer
 
-WORKER_RING_BYTES = 524_288
+WORKER_RING_BYTES = 1_048_576
 HEADER_BYTES = 8
 
 
@@ -153,7 +153,7 @@ def all_of_lines(reader: Reader, index: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "head", [1, 7, 1 << 19, (1 << 19) + 1, 1 << 40, (1 << 64) - 1, 1 << 63], ids=hex
+    "head", [1, 7, 1 << 20, (1 << 20) + 1, 1 << 40, (1 << 64) - 1, 1 << 63], ids=hex
 )
 def test_a_head_that_is_nonsense_costs_that_ring_only(head: int) -> None:
     made = rings()
