@@ -47,7 +47,7 @@ def test_lines_come_out_as_they_went_in_round_and_round() -> None:
     writer, reader, rng = Writer(made, index), Reader(made), random.Random(1)
     sent = got = b""
     for number in range(5000):
-        line = b"%d %s\n" % (number, b"x" * rng.randrange(1, 900))
+        line = b"%d %s\n" % (number, b"x" * rng.randrange(1, 2000))
         if not writer.put(7, line):
             assert reader.log_of(index) == 7
             got += all_of(reader, index)
