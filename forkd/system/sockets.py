@@ -298,12 +298,11 @@ def listen_anew(listener: Listener, index: int) -> socket.socket | None:
     sock, wanted = listener.sockets[index], listener.wanted
     if sock.family != socket.AF_UNIX:
         try:
-            try:
-                sock.bind(_sockaddr(Address.parse(listener.name)))
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # EINVAL: it is bound
-                    raise
-            sock.listen(listener.backlog)
+            _listen_again(sock, listener)
+            # Whoever shut it down once more, when it did not listen, has left a mark on it, with which each
+            # connection would begin: it could neither be read nor written. The end of listening removes that.
+            sock.shutdown(socket.SHUT_RDWR)
+            _listen_again(sock, listener)
         except OSError as error:
             raise _bind_error(wanted, error) from error
         return None
@@ -316,6 +315,15 @@ def listen_anew(listener: Listener, index: int) -> socket.socket | None:
         listener.unix_inode = made.unix_inode
     listener.file_inode = made.file_inode
     return made.sockets[0]
+
+
+def _listen_again(sock: socket.socket, listener: Listener) -> None:
+    try:
+        sock.bind(_sockaddr(Address.parse(listener.name)))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: it is bound
+            raise
+    sock.listen(listener.backlog)
 
 
 def name_of(sock: socket.socket) -> str:

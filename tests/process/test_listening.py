@@ -253,6 +253,24 @@ def test_who_waits_in_a_unix_socket_is_served(service: Service, flags: list[str]
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR])
+def test_a_tcp_socket_that_is_shut_down_twice(service: Service, how: int) -> None:
+    """Before it could be repaired: two workers may do it, or one that closes all that it finds. The second
+    shutdown(2) is one of a socket that does not listen: it is kept, and inherited by each connection."""
+    service.expected_errors = [SHUT]
+    served = Served(service, "tcp")
+    service.start()
+    with copy_of_listener(service.worker_pids()[0], "tcp") as copy:
+        os.kill(service.pid, signal.SIGSTOP)
+        copy.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            copy.shutdown(how)  # ENOTCONN, and done all the same
+        os.kill(service.pid, signal.SIGCONT)
+    until(lambda: ready(service) == 200, "ready")
+    until(lambda: served.ask() == "v1", f"it serves again: {service.log()}")
+    assert all(served.ask() == "v1" for _ in range(20))
+
+
 def test_half_of_a_unix_socket(service: Service) -> None:
     """SHUT_RD refuses clients as well, and poll(2) says nothing of HUP then."""
     service.expected_errors = [SHUT]
