@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError
@@ -25,15 +25,29 @@ if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 
+class Errand(NamedTuple):
+    """The process of one hook, and what waits for it."""
+
+    hook: str
+    pid: int
+    pidfd: int
+    then: Callable[[], None]
+
+    @property
+    def timer(self) -> str:
+        return f"hook {self.pid}"
+
+    def __str__(self) -> str:
+        return f"hook {self.hook} (pid {self.pid})"
+
+
 class Errands:
     """In the master."""
 
     def __init__(self, master: Master, nursery: Nursery) -> None:
         self._master = master
         self._nursery = nursery
-        self._running: dict[int, int] = {}  # pid to pidfd
-        self._waiting: dict[int, tuple[str, Callable[[], None]]] = {}  # pid to (hook, what waits for it)
-        self._booting: set[int] = set()  # those without which no child is forked
+        self._running: dict[int, Errand] = {}  # by pid
 
     @property
     def busy(self) -> bool:
@@ -49,7 +63,7 @@ class Errands:
             then()
             return
         master = self._master
-        errand = partial(
+        main = partial(
             _main,
             hook,
             generation,
@@ -58,72 +72,67 @@ class Errands:
             self._nursery.forgetting(keep=set()),
         )
         try:
-            pid, pidfd = process.fork(errand)
+            errand = Errand(hook, *process.fork(main), then)
         except OSError as error:
             master.log.error(f"hook {hook} is left out: {process.why_no_fork(error)}")
             then()
             return
-        self._running[pid] = pidfd
-        self._waiting[pid] = hook, then
-        if hook != "on_exit":
-            self._booting.add(pid)
-        master.loop.watch(pidfd, partial(self._ended, hook, pid, then))
+        self._running[errand.pid] = errand
+        master.loop.watch(errand.pidfd, partial(self._ended, errand))
         limits = ("--timeout", config.timeout), ("--boot-timeout", config.boot_timeout)
         for option, seconds in limits:
             if seconds:
-                late = partial(self._late, hook, pid, f"{seconds:g} s ({option})")
-                master.loop.timers.set(f"hook {pid}", monotonic() + seconds, late)
+                late = partial(self._late, errand, f"{seconds:g} s ({option})")
+                master.loop.timers.set(errand.timer, monotonic() + seconds, late)
                 break
 
     def give_up_boot(self) -> None:
         """What is about to boot is not wanted any more: nor is its hook, which gets time to end in order."""
         seconds = self._master.generation.config.graceful_timeout
-        for pid in self._booting:
-            process.send_signal(self._running[pid], signal.SIGTERM)
-            self._master.loop.timers.set(f"hook {pid}", monotonic() + seconds, partial(self._kill, pid))
+        for errand in self._running.values():
+            if errand.hook != "on_exit":  # no child waits for that one
+                process.send_signal(errand.pidfd, signal.SIGTERM)
+                kill = partial(self._kill, errand)
+                self._master.loop.timers.set(errand.timer, monotonic() + seconds, kill)
 
     def kill(self) -> None:
-        for pid in self._running:
-            self._kill(pid)
+        for errand in self._running.values():
+            self._kill(errand)
 
     def forget(self) -> None:
         """In a child."""
-        for pidfd in self._running.values():
-            os.close(pidfd)
+        for errand in self._running.values():
+            os.close(errand.pidfd)
 
-    def _late(self, hook: str, pid: int, limit: str) -> None:
-        self._master.log.error(f"hook {hook} (pid {pid}): not done in {limit}; killed")
-        self._kill(pid)
+    def _late(self, errand: Errand, limit: str) -> None:
+        self._master.log.error(f"{errand}: not done in {limit}; killed")
+        self._kill(errand)
 
-    def _kill(self, pid: int) -> None:
-        process.send_signal(self._running[pid], signal.SIGKILL)
-        late = partial(self._leave, pid)
-        self._master.loop.timers.set(f"hook {pid}", monotonic() + plan.DEATH, late)
+    def _kill(self, errand: Errand) -> None:
+        process.send_signal(errand.pidfd, signal.SIGKILL)
+        late = partial(self._leave, errand)
+        self._master.loop.timers.set(errand.timer, monotonic() + plan.DEATH, late)
 
-    def _leave(self, pid: int) -> None:
+    def _leave(self, errand: Errand) -> None:
         """SIGKILL does not end it: it waits in the kernel, for a disk perhaps, and nobody waits for it."""
-        hook, then = self._waiting[pid]
-        self._master.log.error(f"hook {hook} (pid {pid}) {process.unkillable(pid)}")
-        self._forget(pid)
-        then()
+        self._master.log.error(f"{errand} {process.unkillable(errand.pid)}")
+        self._done(errand)
 
-    def _forget(self, pid: int) -> None:
-        pidfd = self._running.pop(pid)
-        del self._waiting[pid]
-        self._booting.discard(pid)
-        self._master.loop.unwatch(pidfd)
-        os.close(pidfd)
-        self._master.loop.timers.cancel(f"hook {pid}")
-
-    def _ended(self, hook: str, pid: int, then: Callable[[], None]) -> None:
-        code = process.reap(pid)
+    def _ended(self, errand: Errand) -> None:
+        code = process.reap(errand.pid)
         if code is None:
             return
-        self._forget(pid)
         if code:
             how = f"exit code {code}" if code > 0 else process.exit_reason(code)
-            self._master.log.error(f"hook {hook} (pid {pid}) failed: {how}")
-        then()
+            self._master.log.error(f"{errand} failed: {how}")
+        self._done(errand)
+
+    def _done(self, errand: Errand) -> None:
+        del self._running[errand.pid]
+        self._master.loop.unwatch(errand.pidfd)
+        os.close(errand.pidfd)
+        self._master.loop.timers.cancel(errand.timer)
+        errand.then()
 
 
 # ---- in the forked process ------------------------------------------------------------------
