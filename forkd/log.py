@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import deque
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 from forkd.native import native as _native
@@ -173,7 +174,6 @@ class AccessLog:
         usual = _native if native and not self._json else None
         self.lines = Lines() if usual is None else usual.Lines(stamp)
         self._deadline = 0.0
-        self.overdue = False  # whether the deadline had passed when `due` was asked
         self.sink = sink
         if log is not None:
             trouble = Trouble(log)
@@ -227,11 +227,12 @@ class AccessLog:
             self._deadline = 0.0
         elif not self._deadline:
             self._deadline = now + _PATIENCE
-        self.overdue = 0.0 < self._deadline <= now
-        return now if self.lines.count >= _MANY else self._deadline or float("inf")
+        return now if self.lines.count >= _MANY else self._deadline or inf
 
-    def flush(self, at_once: bool = True) -> bool:
-        """Write what was collected. Returns whether some of it waits. `at_once` is that of the sink."""
+    def flush(self, now: float = inf) -> bool:
+        """Write what was collected. Returns whether some of it waits. Before the deadline, which many lines
+        need not wait for, the sink need not tell of them at once; without `now` it does."""
+        at_once = now >= self._deadline
         if at_once:
             self._deadline = 0.0
         if self.lines.count:

@@ -279,7 +279,7 @@ class Worker:
             now = monotonic()
             again = access.due(now)
             if again <= now or access.sink.waiting:
-                again = now + _RETRY if access.flush(access.overdue) else access.due(now)
+                again = now + _RETRY if access.flush(now) else access.due(now)
         if self.log.sink.waiting:
             self.log.sink.retry()
             again = min(again, monotonic() + _RETRY)

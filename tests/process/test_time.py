@@ -76,10 +76,15 @@ def stamp_of_access_log(path: Path) -> int:
 
 
 def stamp_of_error_log(service: Service) -> int:
-    """Of a line that is written now: a reload's last."""
+    """Of a line that is written now: a reload's last. It is in the file soon after the reload's answer."""
+    before = len(serving(service))
     service.ok("reload")
-    stamp = [line for line in service.log().splitlines() if " serves" in line][-1].split()[0]
-    return offset(datetime.fromisoformat(stamp).timestamp())
+    until(lambda: len(serving(service)) > before, "the line of the reload")
+    return offset(datetime.fromisoformat(serving(service)[-1].split()[0]).timestamp())
+
+
+def serving(service: Service) -> list[str]:
+    return [line for line in service.log().splitlines() if " serves" in line]
 
 
 @pytest.mark.parametrize("hours", [1, -1])
