@@ -15,7 +15,7 @@ from time import monotonic_ns
 from typing import NamedTuple
 
 from forkd.log import open_log
-from forkd.logger.places import Place
+from forkd.logger.destinations import Destination
 from forkd.sink import writer
 from forkd.system.log_ring import Taken
 
@@ -41,9 +41,11 @@ Result = Opened | Written | Closed
 
 
 class File:
-    def __init__(self, log: int, place: Place, finished: Callable[[File, Result], None]) -> None:
+    def __init__(
+        self, log: int, destination: Destination, finished: Callable[[File, Result], None]
+    ) -> None:
         """`finished` is called in the file's thread after each piece of work."""
-        self.log, self.place = log, place
+        self.log, self.destination = log, destination
         #: Written by the main thread only.
         self.is_open = False
         self.job: list[Taken] = []  # what is being written
@@ -96,7 +98,11 @@ class File:
 
     def _open(self) -> Opened:
         try:
-            fd = self.place.fd if self.place.path is None else open_log(self.place.path)
+            fd = (
+                self.destination.fd
+                if self.destination.path is None
+                else open_log(self.destination.path)
+            )
         except OSError as error:
             return Opened(error)
         self._shut()
@@ -120,7 +126,7 @@ class File:
     def _shut(self) -> None:
         """Close what is open, unless it is what forkd was started with."""
         self._end()
-        if self._fd >= 0 and self._fd != self.place.fd:
+        if self._fd >= 0 and self._fd != self.destination.fd:
             try:
                 os.close(self._fd)
             except OSError:

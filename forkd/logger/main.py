@@ -25,9 +25,9 @@ from typing import NoReturn
 
 from forkd.log import Log, Trouble
 from forkd.logger import messages
+from forkd.logger.destinations import Destination, kind_of
 from forkd.logger.files import Closed, File, Opened, Result, Written
 from forkd.logger.pipes import Pipe
-from forkd.logger.places import Place, kind_of
 from forkd.system import process
 from forkd.system.log_ring import ACCESS, ERROR, Reader, Rings, RingSink, Taken
 from forkd.title import set_title
@@ -52,7 +52,7 @@ class Birth:
     """What the master gives a logger on its way."""
 
     rings: Rings
-    places: dict[int, Place]
+    destinations: dict[int, Destination]
     pipes: dict[int, int]  # by log: the end to read
     channel: socket.socket
     master: int  # its pid
@@ -106,8 +106,8 @@ class Logger:
         self._questions: list[tuple[int, int]] = []  # (number, head of the master's ring)
         self._told = False  # what did not answer until then
         self._ends_at: float | None = None  # what is left is written until then
-        for log, place in birth.places.items():
-            self._open(log, place)
+        for log, destination in birth.destinations.items():
+            self._open(log, destination)
 
     def run(self) -> None:
         """Until the master says so, or is gone, and nothing is left that can be written."""
@@ -151,7 +151,7 @@ class Logger:
                 return
             verb, number, argument = message
             if verb == messages.OPEN:
-                self._open(number, Place(argument))
+                self._open(number, Destination(argument))
             elif verb == messages.CLOSE and number in self._files:
                 self._files[number].closing_since = monotonic()
             elif verb == messages.REOPEN:
@@ -166,13 +166,13 @@ class Logger:
         ends_at = monotonic() + seconds
         self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
 
-    def _open(self, log: int, place: Place) -> None:
+    def _open(self, log: int, destination: Destination) -> None:
         try:
-            file = File(log, place, self._finished)
+            file = File(log, destination, self._finished)
         except RuntimeError:  # Python says nothing more of pthread_create(3)
             why = process.why_no_fork(OSError(errno.EAGAIN, ""), "pthread_create(3)")
             messages.send(
-                self._birth.channel, messages.OPENED, log, f"{place.describe(log)}: {why}"
+                self._birth.channel, messages.OPENED, log, f"{destination.describe(log)}: {why}"
             )
             os._exit(1)  # another logger tries again
         self._files[log] = file
@@ -181,7 +181,7 @@ class Logger:
 
     def _reopen(self, question: int, log: int) -> None:
         file = self._files.get(log)
-        if file is None or file.place.path is None:
+        if file is None or file.destination.path is None:
             messages.send(self._birth.channel, messages.REOPENED, question, "")
             return
         file.reopening.append(question)
@@ -210,7 +210,7 @@ class Logger:
             messages.send(self._birth.channel, messages.SYNCED, number, "")
 
     def _opened(self, file: File, error: OSError | None) -> None:
-        why = "" if error is None else f"{file.place.describe(file.log)}: {error.strerror}"
+        why = "" if error is None else f"{file.destination.describe(file.log)}: {error.strerror}"
         if error is None:
             if file.is_open:
                 self._end_torn_lines(file.log)
@@ -307,7 +307,7 @@ class Logger:
         assert self._ends_at is not None
         if monotonic() <= self._ends_at:
             return False
-        busy = [f.place.describe(f.log) for f in self._files.values() if f.busy_since]
+        busy = [f.destination.describe(f.log) for f in self._files.values() if f.busy_since]
         if self._told or not busy:
             return True
         self._told, self._ends_at = True, monotonic() + _LAST_WORDS_SECONDS

@@ -88,7 +88,7 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> st
     except OSError as error:
         os.close(read)
         os.close(stacks)
-        raise StartError(f"fork: {error.strerror}") from error
+        raise StartError(process.why_no_fork(error)) from error
     finally:
         os.close(write)
     with os.fdopen(stacks), os.fdopen(read, "rb", buffering=0) as pipe:

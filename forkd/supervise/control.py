@@ -40,6 +40,12 @@ class Request:
         self.arguments = arguments
         self._send = send
 
+    def wait_for(self, event: Callable[[Callable[[], None]], None]) -> Request:
+        """Have the answer sent when `event` calls what it is given."""
+        send = self._send
+        self._send = lambda data: event(partial(send, data))
+        return self
+
     def answer(self, **fields: Any) -> None:
         self._reply({"ok": True, **fields})
 

@@ -215,9 +215,7 @@ class Dispatcher:
 
     def _again_in(self, seconds: float) -> None:
         """Look again then, rather than be told at once and for ever."""
-        for sock in self._sockets(self._listeners, by_signal=False):
-            if sock.fileno() >= 0:
-                self._loop.unwatch(sock.fileno())
+        self._unheed()
         self._loop.timers.set("dispatch", monotonic() + seconds, self._again)
 
     def _again(self) -> None:
@@ -239,6 +237,9 @@ class Dispatcher:
         for sock in self._sockets(self._listeners, by_signal=True):
             if sock.fileno() >= 0:
                 signals.disarm(sock)
+        self._unheed()
+
+    def _unheed(self) -> None:
         for sock in self._sockets(self._listeners, by_signal=False):
             if sock.fileno() >= 0:
                 self._loop.unwatch(sock.fileno())

@@ -142,7 +142,7 @@ def _main(
     hook: str,
     generation: Generation,
     master: int,
-    identity: tuple[int, int, list[int]] | None,
+    identity: process.Identity | None,
     forget: Callable[[], None],
 ) -> NoReturn:
     """Become what a worker is, without its sockets; run the hook; exit."""

@@ -22,7 +22,7 @@ from forkd import __version__, log
 from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
-from forkd.logger.places import Standard, capture
+from forkd.logger.destinations import Standard, capture
 from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import notify

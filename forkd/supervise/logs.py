@@ -18,7 +18,7 @@ from forkd.config import Config
 from forkd.log import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
-from forkd.logger.places import FIRST_ACCESS, STDERR, Place, Standard
+from forkd.logger.destinations import FIRST_ACCESS, STDERR, Destination, Standard
 from forkd.sink import LineSink, Sink
 from forkd.system import process
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
@@ -37,8 +37,7 @@ _PAUSE_SECONDS = 1.0
 _END_SECONDS, _KILL_SECONDS = 5.0, 0.5
 #: Seconds after which status tells of a write that has not returned.
 _HANGS_SECONDS = 1.0
-
-
+#: The answer for who waits for a logger that is no more.
 _GONE = "the logger has ended"
 
 
@@ -82,8 +81,8 @@ class Logs:
         self._loop, self._log, self._rings, self._row = loop, log, rings, row
         self._standard, self._config = standard, config
         self._failed, self._forgetting = failed, forgetting
-        self._places = dict(standard.places)
-        self._opening: set[int] = set(self._places)
+        self._destinations = dict(standard.destinations)
+        self._opening: set[int] = set(self._destinations)
         self._channel: socket.socket | None = None
         self._pid = 0
         self._pidfd = -1
@@ -97,7 +96,7 @@ class Logs:
             log.use(RingSink(rings, row.index, ERROR, STDERR))
         log.sink.lost = row.lost_error
 
-    def become(self, identity: tuple[int, int, list[int]] | None) -> None:
+    def become(self, identity: process.Identity | None) -> None:
         """The children will be that user. Raises OSError."""
         if identity is not None:
             self._standard.give_to(*identity[:2])
@@ -118,7 +117,7 @@ class Logs:
         """Fork the logger, if there is a file to write and it does not run. To be called when the master
         has all that a new process must close."""
         self._begun = True
-        if self._pid or self._ended or not self._places:
+        if self._pid or self._ended or not self._destinations:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         forget = self._forgetting()
@@ -129,8 +128,8 @@ class Logs:
 
         # A first one opens what the start waits for; one that replaces it, what there is.
         birth = logger.Birth(
-            rings=self._rings, places=dict(self._places), pipes=self._standard.pipes, channel=theirs,
-            master=os.getpid(), name=self._config.name, level=self._config.log_level,
+            rings=self._rings, destinations=dict(self._destinations), pipes=self._standard.pipes,
+            channel=theirs, master=os.getpid(), name=self._config.name, level=self._config.log_level,
             style=self._config.log_format, forget=forget_all,
         )  # fmt: skip
 
@@ -225,7 +224,7 @@ class Logs:
         if config.access_log in (None, "-"):
             return
         log = number + FIRST_ACCESS
-        self._places[log] = Place(config.access_log)
+        self._destinations[log] = Destination(config.access_log)
         self._opening.add(log)
         if self._channel is not None:
             messages.send(self._channel, messages.OPEN, log, config.access_log)
@@ -237,7 +236,7 @@ class Logs:
         """The generation has no children any more."""
         log = number + FIRST_ACCESS
         self._opening.discard(log)
-        if self._places.pop(log, None) is not None and self._channel is not None:
+        if self._destinations.pop(log, None) is not None and self._channel is not None:
             messages.send(self._channel, messages.CLOSE, log, None)
 
     def _opened(self, log: int, why: str) -> None:
@@ -250,23 +249,26 @@ class Logs:
 
     def _open_late(self) -> None:
         for log in self._opening:
-            if log in self._places:
+            if log in self._destinations:
+                name = self._destinations[log].describe(log)
                 self._log.warning(
-                    f"{self._places[log].describe(log)}: not open after {_OPEN_SECONDS:g} s: its disk does "
-                    "not answer; its lines wait, or are lost"
+                    f"{name}: not open after {_OPEN_SECONDS:g} s: its disk does not answer; its lines "
+                    "wait, or are lost"
                 )
         self._opening.clear()
 
     def reopen(self) -> None:
         """The files were rotated. The old one stays in use where that fails, and is tried to the end."""
-        files = [log for log, place in self._places.items() if place.path is not None]
+        files = [
+            log for log, destination in self._destinations.items() if destination.path is not None
+        ]
         failed: list[str] = []
         left = set(files)
 
         def told(log: int, why: str) -> None:
             left.discard(log)
             if why and why != _GONE:  # the next logger opens them all by their names
-                name = self._places[log].describe(log) if log in self._places else ""
+                name = self._destinations[log].describe(log) if log in self._destinations else ""
                 failed.append(why if why.startswith(name) else f"{name}: {why}")
                 self._log.error(f"{failed[-1]}; the old file stays in use")
             if not left and not failed:

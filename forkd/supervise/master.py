@@ -262,8 +262,8 @@ class Master:
             case plan.Retire(child, why):
                 return self._retire(child, why)
             case plan.Kill(child, plan.BOOT_TIMEOUT):
-                seconds = next(g for g in self._generations() if g.number == child.generation)
-                self.departures.end_boot(child, seconds.config.boot_timeout)
+                generation = next(g for g in self._generations() if g.number == child.generation)
+                self.departures.end_boot(child, generation.config.boot_timeout)
                 return True
             case plan.Kill(child, why):
                 limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"

@@ -73,7 +73,7 @@ class Nursery:
         self.templates = templates.Templates(loop, log, on_failure, on_killed)
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = [self.templates.forget]
-        self.identity: tuple[int, int, list[int]] | None = None
+        self.identity: process.Identity | None = None
         self._loop = loop
         self._log = log
         self._generations = generations

@@ -46,7 +46,7 @@ class Birth:
     generation: Generation
     lanes: list[list[Row]]  # of the scoreboard, by slot
     logs: Sinks  # for its children
-    identity: tuple[int, int, list[int]] | None
+    identity: process.Identity | None
     admin: str | None
     master: int  # its pid
     forget: Callable[[], None]

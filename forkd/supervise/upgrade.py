@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from forkd import interpreter
 from forkd.address import Address
 from forkd.errors import ForkdError
-from forkd.logger.places import Standard
+from forkd.logger.destinations import Standard
 from forkd.sources import Sources
 from forkd.supervise.control import Request
 from forkd.supervise.notify import Manager

@@ -21,7 +21,8 @@ def _status(master: Master, request: Request) -> None:
 
 
 def _reload(master: Master, request: Request) -> None:
-    master.reload(request)
+    # Who is told that it is done finds it in the error log.
+    master.reload(request.wait_for(master.logs.sync))
 
 
 def _upgrade(master: Master, request: Request) -> None:
@@ -36,7 +37,7 @@ def _scale(master: Master, request: Request) -> None:
             want = to
         case _:
             raise ForkdError('scale takes either "by" or "to"')
-    request.answer(workers=master.scale(want))
+    request.wait_for(master.logs.sync).answer(workers=master.scale(want))
 
 
 def _sources(master: Master, request: Request) -> None:

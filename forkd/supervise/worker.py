@@ -78,7 +78,7 @@ class Birth:
     queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
     logs: Sinks  # where it writes them
-    identity: tuple[int, int, list[int]] | None
+    identity: process.Identity | None
     admin: str | None  # address of the metrics, for the welcome app
     master: int  # its pid
     #: Closes, in the child, what belongs to the master only.
@@ -388,9 +388,7 @@ def main(birth: Birth) -> NoReturn:
         leave(code)
 
 
-def settle(
-    title: str, config: Config, identity: tuple[int, int, list[int]] | None, master: int
-) -> None:
+def settle(title: str, config: Config, identity: process.Identity | None, master: int) -> None:
     """What each process that the master forks does once it has closed what is not its own: be named,
     be who the configuration says, gain no rights any more, and end with the master. Foreign code is
     imported after it."""

@@ -123,8 +123,8 @@ def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise SystemCallError("prctl", "PR_SET_PDEATHSIG", OSError(number, os.strerror(number)))
+        code = ctypes.get_errno()
+        raise SystemCallError("prctl", "PR_SET_PDEATHSIG", OSError(code, os.strerror(code)))
     if os.getppid() != parent:
         os._exit(0)
 
@@ -142,8 +142,8 @@ def enlarge_signal_stack() -> None:
     _signal_stack = (ctypes.c_char * _SIGNAL_STACK).from_buffer(memory)  # which lives as long
     described = _StackT(ctypes.addressof(_signal_stack), 0, _SIGNAL_STACK)
     if libc.sigaltstack(ctypes.byref(described), None) != 0:
-        number = ctypes.get_errno()
-        raise SystemCallError("sigaltstack", "", OSError(number, os.strerror(number)))
+        code = ctypes.get_errno()
+        raise SystemCallError("sigaltstack", "", OSError(code, os.strerror(code)))
 
 
 class _StackT(ctypes.Structure):

@@ -20,7 +20,7 @@ FIRST_ACCESS = 1
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a log goes: a file that the logger opens, or one that forkd was started with."""
 
     path: str | None
@@ -45,7 +45,7 @@ class Standard:
     for a disk. Where it is a pipe, a socket or a terminal, they are what forkd was started with.
     """
 
-    places: dict[int, Place]
+    destinations: dict[int, Destination]
     pipes: dict[int, int]  # by log: the end to read; the other is descriptor 1 or 2
     out: int | None  # the log that descriptor 1 leads to; None: directly
     err: int | None
@@ -59,7 +59,10 @@ class Standard:
 
     def forget(self) -> None:
         """In a process that is not the logger."""
-        for fd in [*self.pipes.values(), *(place.fd for place in self.places.values())]:
+        for fd in [
+            *self.pipes.values(),
+            *(destination.fd for destination in self.destinations.values()),
+        ]:
             if fd >= 0:
                 os.close(fd)
 
@@ -68,37 +71,39 @@ class Standard:
         if self.is_read:
             return
         for log, read in self.pipes.items():
-            place = self.places[log]
+            destination = self.destinations[log]
             try:
                 text = os.read(read, _PIPE_BYTES)
-                os.write(place.fd if place.path is None else open_log(place.path), text)
+                os.write(
+                    destination.fd if destination.path is None else open_log(destination.path), text
+                )
             except OSError:
                 pass  # nothing is in it; or the file cannot be written, which nobody can be told
 
     def hand_on(self) -> None:
         """In a process that becomes another program of forkd: give it what this one was started with."""
         for number, log in ((1, self.out), (2, self.err)):
-            if log is not None and self.places[log].path is None:
-                os.dup2(self.places[log].fd, number)
+            if log is not None and self.destinations[log].path is None:
+                os.dup2(self.destinations[log].fd, number)
 
 
 def capture(error_log: str | None) -> Standard:
     """Make descriptors 1 and 2 pipes, where what they are to lead to is a file. Raises OSError."""
     standard = Standard({}, {}, None, None)
     if error_log is not None:
-        standard.places[STDERR] = Place(error_log)
+        standard.destinations[STDERR] = Destination(error_log)
         standard.err = standard.out = STDERR
     else:
         out, err = _file(1), _file(2)
         if err is not None:
             standard.err = STDERR
-            standard.places[STDERR] = Place(None, os.dup(2))
+            standard.destinations[STDERR] = Destination(None, os.dup(2))
         if out is not None:
             same = err is not None and os.path.samestat(out, err)
             standard.out = STDERR if same else STDOUT
             if not same:
-                standard.places[STDOUT] = Place(None, os.dup(1))
-    for log in standard.places:
+                standard.destinations[STDOUT] = Destination(None, os.dup(1))
+    for log in standard.destinations:
         standard.pipes[log], write = os.pipe()
         os.set_blocking(standard.pipes[log], False)
         for number, leads in ((1, standard.out), (2, standard.err)):
