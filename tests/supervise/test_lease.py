@@ -144,7 +144,8 @@ def test_a_grant_wakes_the_child_it_names(lease: Lease) -> None:
 def test_a_sigkill_never_leaves_it_locked(lease: Lease, kill_after: float) -> None:
     """Two children that hand it to each other without pause; one is killed at some instant.
 
-    Whatever the cell says then, a new grant is heard by the survivor."""
+    Whatever the cell says then, a new grant is heard by the survivor; or the one after that, if the survivor
+    has just stored its own over it, as the doorbell looks again."""
     lease.set_members([1, 2])
     ready, write = os.pipe()
     pids = {}
@@ -169,13 +170,16 @@ def test_a_sigkill_never_leaves_it_locked(lease: Lease, kill_after: float) -> No
     select.select([], [], [], kill_after)
     os.kill(pids[1], signal.SIGKILL)
     os.waitpid(pids[1], 0)
-    term = lease.term()
-    lease.grant(2)
-    deadline = 1000
-    while lease.term() <= term + 1 and deadline:
-        select.select([], [], [], 0.005)
-        deadline -= 1
-    assert lease.term() > term + 1, "the survivor did not take its turn"
+    for _ in range(20):
+        lease.grant(2)
+        term = lease.term()
+        deadline = 100
+        while lease.term() <= term and deadline:
+            select.select([], [], [], 0.005)
+            deadline -= 1
+        if deadline:
+            break
+    assert deadline, "the survivor did not take its turn"
     os.kill(pids[2], signal.SIGKILL)
     os.waitpid(pids[2], 0)
     os.close(ready)
