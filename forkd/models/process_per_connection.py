@@ -36,6 +36,8 @@ from forkd.system.signals import SignalQueue
 #: Processes of one worker; more clients wait in its queue.
 MOST_PROCESSES = 256
 _IDLE_GRACE = 0.5  # seconds
+#: To a client's process: end now, if the client is idle, so that another one finds room.
+_MAKE_ROOM = signal.SIGRTMIN + 5
 _RETRY = 0.5  # seconds until lines that the access log did not take are tried again
 
 
@@ -113,14 +115,14 @@ class ProcessPerConnection(ChildLoop):
         self._recount()
 
     def make_room(self) -> bool:
-        """The oldest process that has no request in hand is asked to end, as at a retirement: it answers what
-        is on its way, and its exit makes room. Which of them has been idle for longest, nobody knows."""
+        """The oldest process that has no request in hand is asked to end: it answers what has come, and its
+        exit makes room. Which of them has been idle for longest, nobody knows."""
         if self._asked not in self._servants:
             idle = (s for s in self._servants if s.row.cells[IN_FLIGHT] <= 0)
             self._asked = next(idle, None)
             if self._asked is not None:
                 self._cells[EVICTED] += 1
-                process.send_signal(self._asked.pidfd, signal.SIGTERM)
+                process.send_signal(self._asked.pidfd, _MAKE_ROOM)
         return False
 
     def turn(self, timeout: float | None) -> None:
@@ -159,7 +161,7 @@ class ProcessPerConnection(ChildLoop):
             os.close(fd)  # the worker's: its queue, its channel to the master, other pidfds
         for other, *_ in (*self._held, *self._left):
             other.close()
-        signals = SignalQueue([signal.SIGTERM])
+        signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM])
         process.die_with_parent(worker)
         process.unblock()
         self._lanes.become(row)
@@ -173,9 +175,10 @@ class ProcessPerConnection(ChildLoop):
         loop: ChildLoop = BlockingFollowers(unit) if unit.io == "blocking" else InlineLoop(unit)
 
         def told_to_end() -> None:
-            if signal.SIGTERM in signals.read():  # the others change nothing, as in any child
+            came = signals.read()  # the others change nothing, as in any child
+            if signal.SIGTERM in came or _MAKE_ROOM in came:
                 host.draining = True
-                loop.retire(_IDLE_GRACE, False)
+                loop.retire(_IDLE_GRACE if signal.SIGTERM in came else 0.0, False)
 
         loop.watch(signals.fileno(), told_to_end)
         if host.draining:
