@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from types import FrameType
 
 #: The real-time signal of signal-driven I/O on connections (sigio.py).
@@ -28,7 +29,7 @@ def _noted(number: int, frame: FrameType | None) -> None:
 class SignalQueue:
     """The signals of this process, readable as one descriptor. One per process (signal(7))."""
 
-    def __init__(self, numbers: list[signal.Signals]) -> None:
+    def __init__(self, numbers: Sequence[int]) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in numbers:
