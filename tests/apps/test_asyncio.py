@@ -132,7 +132,7 @@ SENT = b"".join(number.to_bytes(4, "big") * 16384 for number in range(320))
 
 def report(service: Service, name: str) -> dict[str, object]:
     path: Path = service.dir / name
-    until(path.exists, name)
+    until(lambda: path.exists() and path.stat().st_size, name)
     found: dict[str, object] = json.loads(path.read_text())
     return found
 
@@ -224,7 +224,7 @@ def test_a_half_open_stream_that_sends_is_not_idle(handlers: Service) -> None:
 
 def told(service: Service) -> list[str]:
     path = service.dir / "told.json"
-    until(path.exists, "told.json")
+    until(lambda: path.exists() and path.stat().st_size, "told.json")
     found: list[str] = json.loads(path.read_text())
     return found
 

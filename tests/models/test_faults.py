@@ -253,7 +253,8 @@ def test_io_uring_is_denied(service: Service, error: str) -> None:
     ]  # fmt: skip
     service.start_in_foreground("-m", "proactor")
     until(lambda: "metrics on" in service.log(), "the start")
-    assert f"io_uring_setup(): {error}" in service.log() and "simulated-proactor" in service.log()
+    until(lambda: f"io_uring_setup(): {error}" in service.log(), "why it is not used")
+    until(lambda: "simulated-proactor" in service.log(), "what is used instead")
     assert service.metric("forkd_io_fallback") == 1
     assert service.live()["master"]["io_fallback"]
     answered(ask(service))

@@ -178,9 +178,9 @@ def test_a_hanging_hook_of_a_boot_ends_too(service: Service) -> None:
     done = service.run("start", *service.flags("-w", "1", *flags))
     # on_starting is left behind, as after --timeout; a worker's own hook is part of its boot.
     assert done.returncode == 1
-    assert "not done in 0.5 s (--boot-timeout); killed" in service.log()
     assert re.search(r'File ".*hooks\.py", line \d+ in hook', done.stderr), done.stderr
     service.gone()
+    assert "not done in 0.5 s (--boot-timeout); killed" in service.log()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -381,6 +381,7 @@ def test_a_rolling_reload_that_hangs_in_its_middle_is_superseded(service: Servic
     service.write_app(APP.replace("stuck_here()\n\n    def app", f"{first}\n    def app"), "v2")
     service.ok("reload")
     until(lambda: "gone: boot-timeout" in service.log(), "the second worker to be given up")
+    until(lambda: " in stuck_here" in service.log(), "where it hangs")
     shows_where(service.log())
     assert len(service.workers()) == 2
     assert {service.get() for _ in range(10)} <= {"v1", "v2"}

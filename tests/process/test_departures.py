@@ -183,6 +183,7 @@ def test_as_json_it_is_one_object(service: Service) -> None:
     with client:
         assert client.recv(100) == b""
     found = the_departure(service)
+    until(lambda: '"departure"' in service.log(), "the line in the log")
     records = [json.loads(line) for line in service.log().splitlines()]
     [record] = [r for r in records if "departure" in r]
     assert record["level"] == "error"

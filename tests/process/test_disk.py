@@ -167,8 +167,8 @@ def test_a_stop_and_a_start_while_it_hangs(service: Service, disk: fuse.Disk, mo
     assert stopped.returncode == 0
     said = f"forkd: forkd: logger [{service.name}] (pid {first}) does not end by SIGKILL: "
     assert said in stopped.stderr
-    assert f"access log {access}: its disk does not answer" in service.log()
-    assert f"(pid {first}) ends when it does" in service.log()
+    until(lambda: f"access log {access}: its disk does not answer" in service.log(), "it is said")
+    until(lambda: f"(pid {first}) ends when it does" in service.log(), "whose it is")
     assert not service.pidfile.exists()
     start(service, disk, *ports)
     serves(service)
@@ -205,7 +205,7 @@ def test_a_worker_that_waits_for_a_dead_disk_is_left_behind(service: Service, di
         stopped = service.run("stop")
     assert stopped.returncode == 0
     named = f"(pid {busy['pid']}) does not end by SIGKILL: "
-    assert f"worker {busy['slot']} {named}" in service.log()
+    until(lambda: f"worker {busy['slot']} {named}" in service.log(), "the line in the log")
     assert named in stopped.stderr
     start(service, disk, *ports)
     assert service.get() == "v1"

@@ -123,7 +123,7 @@ def test_an_exception_that_cannot_be_shown_ends_no_worker(
         with service.connect() as sock, sock.makefile("rb") as answer:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert answer.read().startswith(b"HTTP/1.1 500 "), path
-    assert "the application failed on GET /syntax HTTP/1.1" in service.log()
+    until(lambda: "the application failed on GET /syntax HTTP/1.1" in service.log(), "it is said")
     assert service.worker_pids() == workers
 
 

@@ -95,7 +95,8 @@ def test_when_none_is_idle_it_says_so(service: Service, model: str) -> None:
         text = "all 1 workers have --worker-connections connections, and none is idle"
         assert text in service.admin("/readyz")[1]
         assert service.live()["workers"][0]["full_for"] > 1.0
-        assert "all 3 --worker-connections are taken, and none is idle" in service.log()
+        said = "all 3 --worker-connections are taken, and none is idle"
+        until(lambda: said in service.log(), "it is said")
         assert service.metric("forkd_connections_evicted_total") == 0
         new = stack.enter_context(service.connect())
         new.sendall(REQUEST)

@@ -25,10 +25,10 @@ def test_a_stuck_request_is_killed_with_its_stacks_and_line(service: Service, pa
             until(lambda: len(service.workers()) == 2, "another in its place")
         assert load.failures == []
     assert stuck not in service.worker_pids()
-    log = service.log()
-    assert f"GET {path} HTTP/1.1" in log
-    assert "hread 0x" in log
-    assert re.search(r'File ".*app\.py", line \d+ in app', log)
+    until(lambda: f"GET {path} HTTP/1.1" in service.log(), "its request line")
+    until(lambda: "hread 0x" in service.log(), "its threads")
+    frame = r'File ".*app\.py", line \d+ in app'
+    until(lambda: re.search(frame, service.log()), "its stack")
     assert service.metric("forkd_worker_exits_total", reason="timeout") == 1
 
 

@@ -139,7 +139,11 @@ def outside(service: Service) -> Iterator[Outside]:
     service.write_app(APP)
     made = Outside(service)
     yield made
-    made.end()
+    try:
+        # Before the other one ends: a worker that starts at the end of a test gives its listener away, too.
+        service.finish()
+    finally:
+        made.end()
 
 
 def state(pid: int) -> str:

@@ -275,7 +275,7 @@ def test_without_setpcap_the_workers_serve_and_the_start_says_what_stays(service
         assert found["CapBnd"] == bounding
         assert found["NoNewPrivs"] == 1
         assert found["CapEff"] == found["CapPrm"] == found["CapInh"] == found["CapAmb"] == 0
-    assert service.log().count("without CAP_SETPCAP") == 1
+    until(lambda: service.log().count("without CAP_SETPCAP") == 1, "it is said once")
 
 
 @root_only
@@ -288,7 +288,8 @@ def test_start_and_check_warn_of_what_root_trusts_and_workers_write(service: Ser
     assert checked.returncode == 0, checked.stderr
     assert f"{said}: `forkd restart` by root takes its options" in checked.stderr
     service.ok("start", *flags)
-    assert f"{said}: `forkd restart` by root takes its options" in service.log()
+    warning = f"{said}: `forkd restart` by root takes its options"
+    until(lambda: warning in service.log(), "the warning in the log")
     os.chown(service.dir, 0, 0)
     assert "can be written" not in service.run("check", *flags).stderr
 

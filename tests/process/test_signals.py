@@ -73,14 +73,14 @@ def test_usr1_reopens_rotated_logs(service: Service) -> None:
     service.start("--access-log", str(access))
     service.get("/before")
     until(lambda: access.read_text().count("\n") == 1, "the line before")
+    address = service.address
     os.rename(access, service.dir / "access.1")
     os.rename(service.error_log, service.dir / "error.1")
-    address = (service.dir / "error.1").read_text().split("http://127.0.0.1:")[1].split("/")[0]
     os.kill(service.pid, signal.SIGUSR1)
     until(lambda: "reopened" in service.log() and access.exists(), "new files")
 
     def asked() -> bool:
-        with socket.create_connection(("127.0.0.1", int(address)), 5) as client:
+        with socket.create_connection(address, 5) as client:
             client.sendall(b"GET /after HTTP/1.0\r\n\r\n")
             while client.recv(1000):
                 pass

@@ -293,7 +293,8 @@ class Booting:
         """)
         service.signal(signal.SIGUSR2)
         until(booting.exists, "the new one boots")
-        self.pid = int(re.findall(r"upgrade: pid (\d+) is starting", service.log())[-1])
+        starting = r"upgrade: pid (\d+) is starting"
+        self.pid = int(until(lambda: re.findall(starting, service.log()), "its pid in the log")[-1])
 
     def go_on(self) -> None:
         self.gate.touch()
