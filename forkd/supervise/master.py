@@ -223,9 +223,11 @@ class Master:
         for _ in range(100):
             self.loop.timers.cancel("plan")
             changed = False
-            for action in plan.plan(self._scene()):
-                changed = self._perform(action) or changed
-            if not changed or self._exit_code is not None:
+            # Once it ends, nobody is forked: the plan does not know that the start was given up.
+            if self._exit_code is None:
+                for action in plan.plan(self._scene()):
+                    changed = self._perform(action) or changed
+            if not changed:
                 break
         self.keep_templates()
 
