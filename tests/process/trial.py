@@ -150,13 +150,32 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def files(pid: int) -> list[str]:
+    """What its descriptors refer to."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
 def open_files(pids: list[int]) -> set[str]:
     """What their descriptors refer to."""
-    found = set()
-    for pid in pids:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return {file for pid in pids for file in files(pid)}
+
+
+def connections(service: Service) -> set[str]:
+    """The sockets, as `files` has them, of those who ask the master: at the admin endpoint and the control
+    socket. proc_net(5)."""
+    port, found = f":{service.admin_address[1]:04X}", set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *rest = line.split()
+        if local.endswith(port) and state != "0A":  # LISTEN
+            found.add(f"socket:[{rest[5]}]")
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        _, _, _, flags, _, _, inode, *path = line.split(maxsplit=7)
+        if path == [str(service.control)] and flags != "00010000":  # listens
+            found.add(f"socket:[{inode}]")
     return found
 
 
