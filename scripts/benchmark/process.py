@@ -84,24 +84,19 @@ class Server:
 
     def master_cpu(self) -> float:
         """CPU seconds of the first process alone, to the nanosecond: it is to use next to none."""
-        return (
-            sum(
-                int((task / "schedstat").read_text().split()[0])
-                for task in Path(f"/proc/{self.master}/task").iterdir()
-            )
-            / 1e9
-        )
+        found = [_read(task / "schedstat").split() for task in _tasks(self.master)]
+        return sum(int(fields[0]) for fields in found if fields) / 1e9
 
     def memory(self) -> int:
         """PSS in bytes of the tree: pages that n processes share count an n-th for each."""
-        return sum(_field(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in self.pids()) * 1024
+        return sum(_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in self.pids()) * 1024
 
     def wakeups(self) -> int:
         """How often threads of the tree have gone to sleep: each time, something had woken them."""
         return sum(
-            _field(str(task / "status"), "voluntary_ctxt_switches:")
+            _field(task / "status", "voluntary_ctxt_switches:")
             for pid in self.pids()
-            for task in Path(f"/proc/{pid}/task").iterdir()
+            for task in _tasks(pid)
         )
 
 
@@ -115,17 +110,32 @@ def _processes() -> list[tuple[int, list[str]]]:
     """Of each process the fields of /proc/PID/stat from the third on: state, parent, …"""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+        if entry.name.isdigit() and (stat := _read(entry / "stat")):
             found.append((int(entry.name), stat.rpartition(")")[2].split()))
     return found
 
 
-def _field(path: str, name: str) -> int:
-    for line in Path(path).read_text().splitlines():
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _read(path: Path) -> str:
+    """"" when the process has gone since it was listed."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _field(path: Path, name: str) -> int:
+    """0 when the process has gone since it was listed."""
+    text = _read(path)
+    for line in text.splitlines():
         if line.startswith(name):
             return int(line.split()[1])
-    raise ValueError(f"{path} has no {name}")
+    if text:
+        raise ValueError(f"{path} has no {name}")
+    return 0

@@ -20,6 +20,7 @@ import pytest
 
 from forkd.models import registry
 from tests.process.conftest import Service, until
+from tests.process.trial import GONE, cpu_seconds
 
 from .test_signature import traceable
 
@@ -85,7 +86,7 @@ def failing(
 def traced(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except GONE:
         return False
     return not re.search(r"^TracerPid:\t0$", status, re.MULTILINE)
 
@@ -129,15 +130,6 @@ def test_accept_fails_for_a_while(service: Service, model: str, error: str) -> N
     assert service.metric("forkd_accept_errors_total", reason=error) >= 3
 
 
-def cpu(pids: list[int]) -> float:
-    """Seconds of CPU time that the processes have used."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / 100
-
-
 def lowest_free(pid: int) -> int:
     """The lowest descriptor that the process has no use for, but for what it opens for a moment."""
     found: list[int] = []
@@ -162,10 +154,10 @@ def test_no_descriptor_is_left_for_a_while(service: Service, model: str) -> None
         free = lowest_free(pid)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[pid][1]))
     clients = ask(service)
-    began, used_before = time.monotonic(), cpu(pids)
+    began, used_before = time.monotonic(), cpu_seconds(pids)
     until(lambda: "EMFILE" in service.log(), "the error to be told")
     until(lambda: time.monotonic() - began > 1, "a second of it")
-    share = (cpu(pids) - used_before) / (time.monotonic() - began)
+    share = (cpu_seconds(pids) - used_before) / (time.monotonic() - began)
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before[pid])
     assert share < 0.5, f"{share:.0%} of a core"

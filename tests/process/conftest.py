@@ -138,6 +138,15 @@ class Service:
         new.write_text(textwrap.dedent(source).replace('"v1"', f'"{version}"'))
         os.replace(new, path)
 
+    def open_up(self, directory: Path | None = None) -> None:
+        """Let every user read what is in the service's directory, or in that one: pytest's are 0700."""
+        directory = directory or self.dir
+        while directory != directory.parent and directory.stat().st_uid == os.geteuid():
+            if str(directory) in ("/", "/tmp"):
+                break
+            directory.chmod(directory.stat().st_mode | 0o055)
+            directory = directory.parent
+
     # ---- the command ----------------------------------------------------------------------
 
     def argv(self, verb: str, *arguments: str) -> list[str]:
@@ -219,6 +228,17 @@ class Service:
         return until(
             lambda: next((w for w in self.workers() if w["role"] == "leader"), None), "a leader"
         )
+
+    @property
+    def logger_pid(self) -> int:
+        found: int = self.live()["logger"]["pid"]
+        return found
+
+    def pids(self) -> set[int]:
+        """Master, logger and workers, as the master has them."""
+        found = self.live()
+        workers = (worker["pid"] for worker in found["workers"])
+        return {self.pid, found["logger"]["pid"], *workers}
 
     @property
     def admin_address(self) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from .clients import Client, Failed
 from .conftest import Service, processes_of, until
-from .trial import Trial, descriptors, family
+from .trial import GONE, Trial, descriptors, family
 
 WORKERS = 2
 CROWD = 5000
@@ -87,7 +87,7 @@ def _abused(trial: Trial, crowds: list[list[str]], path: str = "") -> None:
     """The good client alone, then beside the crowds, which stay for less than any deadline of ours."""
     _start(trial)
     service, seconds = trial.service, trial.seconds(10, 5)
-    pids = trial.known()
+    pids = service.pids()
     with Good(service.address) as alone:
         time.sleep(seconds)  # the baseline is measured in it
     least = most = memory(service.pid)
@@ -221,7 +221,7 @@ def memory(pid: int) -> int:
     """Bytes of the process and its descendants, what they share counted once (PSS)."""
     total = 0
     for each in family(pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(*GONE):
             text = Path(f"/proc/{each}/smaps_rollup").read_text()
             total += int(text.partition("\nPss:")[2].split()[0]) << 10
     return total

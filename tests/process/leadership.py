@@ -75,8 +75,12 @@ def switches(pid: int) -> int:
 
 
 def wakings(pid: int) -> int:
-    """voluntary_ctxt_switches of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    """voluntary_ctxt_switches of a process; 0 when it has gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    for line in status.splitlines():
         if line.startswith("voluntary_ctxt_switches"):
             return int(line.split()[1])
     raise AssertionError(f"the kernel does not say how often {pid} woke")

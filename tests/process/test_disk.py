@@ -19,6 +19,7 @@ import pytest
 from . import fuse
 from .clients import Load
 from .conftest import Service, alive, command_line, until
+from .trial import GONE, files
 
 needs_fuse = pytest.mark.skipif(bool(fuse.why_not()), reason=f"no FUSE here: {fuse.why_not()}")
 LINE = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "GET (\S+) HTTP/1\.1" 200 2 "-" "-" [0-9.]+')
@@ -55,11 +56,6 @@ def start(service: Service, disk: fuse.Disk, *flags: str) -> None:
         env=service.environ, text=True, capture_output=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + service.log()
-
-
-def logger_of(service: Service) -> int:
-    pid: int = service.live()["logger"]["pid"]
-    return pid
 
 
 def lost(service: Service, log: str = "access") -> int:
@@ -162,7 +158,7 @@ def test_a_stop_and_a_start_while_it_hangs(service: Service, disk: fuse.Disk, mo
     disk.say(mode)
     service.get("/stuck")
     until(lambda: service.metric("forkd_log_write_seconds", log="access") > 0, "the write hangs")
-    first = logger_of(service)
+    first = service.logger_pid
     stopped = service.run("stop")
     assert stopped.returncode == 0
     said = f"forkd: forkd: logger [{service.name}] (pid {first}) does not end by SIGKILL: "
@@ -221,7 +217,7 @@ def test_a_logger_that_is_killed_is_replaced_and_loses_nothing(service: Service)
     service.start("--access-log", str(access))
     count = 0
     for _ in range(3):
-        old = logger_of(service)
+        old = service.logger_pid
         os.kill(old, signal.SIGSTOP)
         for _ in range(50):
             service.get(f"/n/{count}")
@@ -230,7 +226,7 @@ def test_a_logger_that_is_killed_is_replaced_and_loses_nothing(service: Service)
         for _ in range(50):
             service.get(f"/n/{count}")
             count += 1
-        until(lambda gone=old: logger_of(service) not in (None, gone), "another one")
+        until(lambda gone=old: service.logger_pid not in (None, gone), "another one")
     service.ok("stop")
     times = Counter(LINE.fullmatch(line)[1] for line in access.read_text().splitlines())  # type: ignore[index]
     assert set(times) == {f"/n/{number}" for number in range(count)}
@@ -240,7 +236,7 @@ def test_a_logger_that_is_killed_is_replaced_and_loses_nothing(service: Service)
 
 def test_a_stopped_logger_does_not_keep_the_master(service: Service) -> None:
     service.start("--access-log", f"{service.dir}/access", "--graceful-timeout", "1")
-    logger = logger_of(service)
+    logger = service.logger_pid
     os.kill(logger, signal.SIGSTOP)
     serves(service)
     service.ok("stop")
@@ -251,11 +247,11 @@ def test_the_logger_holds_nothing_that_another_start_needs(service: Service) -> 
     service.start(
         "--access-log", f"{service.dir}/access", "-b", f"unix:{service.dir}/s.sock", "-b", "127.0.0.1:0"
     )
-    logger = logger_of(service)
+    logger = service.logger_pid
     assert command_line(logger) == f"forkd: logger [{service.name}]"
-    held = sorted(os.readlink(f"/proc/{logger}/fd/{fd}") for fd in os.listdir(f"/proc/{logger}/fd"))
-    files = [name for name in held if name.startswith(str(service.dir))]
-    assert files == [f"{service.dir}/access", str(service.error_log)]
+    held = sorted(files(logger))
+    logs = [name for name in held if name.startswith(str(service.dir))]
+    assert logs == [f"{service.dir}/access", str(service.error_log)]
     assert len([name for name in held if name.startswith("socket:")]) == 1  # to the master
     listening = subprocess.run(["ss", "-Hltxnp"], capture_output=True, text=True, check=True).stdout
     assert f"pid={logger}," not in listening
@@ -264,15 +260,16 @@ def test_the_logger_holds_nothing_that_another_start_needs(service: Service) -> 
 def test_an_idle_logger_does_not_wake(service: Service) -> None:
     service.start("--access-log", f"{service.dir}/access")
     service.get()
-    logger = logger_of(service)
+    logger = service.logger_pid
     until(lambda: "GET / " in (service.dir / "access").read_text(), "its line")
 
     def switches() -> int:
-        found = [
-            re.search(r"^voluntary_ctxt_switches:\t(\d+)$", task.read_text(), re.M)
-            for task in Path(f"/proc/{logger}/task").glob("*/status")
-        ]
-        return sum(int(match[1]) for match in found if match)
+        """Of all its threads, of which one may be gone by now."""
+        total = 0
+        for task in Path(f"/proc/{logger}/task").glob("*/status"):
+            with contextlib.suppress(*GONE):
+                total += int(task.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        return total
 
     service.ok("status")  # a second or so, in which it has looked for more lines, and found none
     before = until(lambda: (n := switches()) == switches() and n, "it sleeps")

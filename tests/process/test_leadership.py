@@ -11,7 +11,7 @@ import pytest
 from .clients import Load
 from .conftest import Service, until
 from .leadership import Probe, ask, percentile, switches, wakings
-from .test_privileges import open_up, root_only
+from .test_privileges import root_only
 
 
 @pytest.fixture(
@@ -23,7 +23,7 @@ from .test_privileges import open_up, root_only
 def ids(request: pytest.FixtureRequest, service: Service) -> list[str]:
     """The workers have the master's ids, and the doorbell is SIGIO; or they have others, and it is epoll."""
     if request.param:
-        open_up(service)
+        service.open_up()
     return list(request.param)
 
 pytestmark = pytest.mark.alone  # what it looks at are latencies

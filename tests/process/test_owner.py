@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import Service, until
-from .test_privileges import open_up, root_only
-from .trial import family, open_files
+from .test_privileges import root_only
+from .trial import GONE, family, open_files
 
 pytestmark = root_only
 
@@ -135,7 +135,7 @@ class Outside:
 
 @pytest.fixture
 def outside(service: Service) -> Iterator[Outside]:
-    open_up(service)
+    service.open_up()
     service.write_app(APP)
     made = Outside(service)
     yield made
@@ -304,7 +304,7 @@ def test_the_master_owns_only_what_it_has_alone(
     service: Service, flags: list[str], alone: bool
 ) -> None:
     """Of all its descriptors: channels, queues, bells, files."""
-    open_up(service)
+    service.open_up()
     service.start("--user", "nobody", *flags)
     for _ in range(2):
         master = service.pid
@@ -320,7 +320,7 @@ def owners(pid: int) -> list[tuple[str, int]]:
     found = []
     pidfd = os.pidfd_open(pid)
     for name in os.listdir(f"/proc/{pid}/fd"):
-        with suppress(FileNotFoundError):  # closed meanwhile
+        with suppress(*GONE):  # closed meanwhile
             file = os.readlink(f"/proc/{pid}/fd/{name}")
             fd = ctypes.CDLL(None).syscall(_PIDFD_GETFD, pidfd, int(name), 0)
             if fd >= 0:

@@ -29,20 +29,10 @@ def identity(pid: int) -> dict[str, list[int]]:
     }
 
 
-def open_up(service: Service) -> None:
-    """Let nobody read the app: the directories of pytest are 0700."""
-    directory = service.dir
-    while directory != directory.parent and directory.stat().st_uid == os.geteuid():
-        if str(directory) in ("/", "/tmp"):
-            break
-        directory.chmod(directory.stat().st_mode | 0o055)
-        directory = directory.parent
-
-
 @root_only
 @pytest.mark.parametrize("by", ["name", "number", "with group"])
 def test_children_are_nobody_for_good(service: Service, by: str) -> None:
-    open_up(service)
+    service.open_up()
     flags = {
         "name": ["--user", "nobody"],
         "number": ["--user", str(NOBODY.pw_uid), "--group", str(NOBODY.pw_gid)],
@@ -60,7 +50,7 @@ def test_children_are_nobody_for_good(service: Service, by: str) -> None:
 
 @root_only
 def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
-    open_up(service)
+    service.open_up()
     access = service.dir / "access.log"
     service.start("--user", "nobody", "--access-log", str(access))
     service.write_app(version="v2")
@@ -73,7 +63,7 @@ def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
 @root_only
 @pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
 def test_workers_write_logs_that_they_may_not_open(service: Service, flags: list[str]) -> None:
-    open_up(service)
+    service.open_up()
     logs = service.dir / "logs"
     logs.mkdir(mode=0o700)
     access = logs / "access"
@@ -92,7 +82,7 @@ def test_workers_write_logs_that_they_may_not_open(service: Service, flags: list
 
 @root_only
 def test_the_death_of_the_master_reaches_children_of_another_user(service: Service) -> None:
-    open_up(service)
+    service.open_up()
     service.start("--user", "nobody")
     pids = service.worker_pids()
     os.kill(service.pid, 9)
@@ -110,7 +100,7 @@ def test_an_unknown_account_is_refused(service: Service, flag: str) -> None:
 
 @root_only
 def test_refused_when_not_started_by_root(service: Service) -> None:
-    open_up(service)
+    service.open_up()
     service.dir.chmod(0o777)
     become = (
         # Imported before: nobody may not be able to read the interpreter's files.

@@ -19,7 +19,7 @@ import pytest
 
 from .conftest import Service, alive, processes_of, until
 from .markers import Ends, Markers, Note, environment, plantable
-from .test_privileges import NOBODY, open_up, root_only
+from .test_privileges import NOBODY, root_only
 
 PAGE = Path(__file__).parents[2] / "docs" / "rights.md"
 APP = """
@@ -53,7 +53,7 @@ class Planted:
     """A service as root with `--user nobody`, in a directory that nobody may write to."""
 
     def __init__(self, service: Service, outside: Path, program: list[str]) -> None:
-        open_up(service)
+        service.open_up()
         service.write_app(APP)
         service.write_app(HOOKS, name="hooks_of_ours.py")
         os.chown(service.dir, NOBODY.pw_uid, NOBODY.pw_gid)
@@ -127,7 +127,7 @@ def test_nothing_of_the_application_is_imported_with_the_masters_rights(
     if not os.path.exists(program[0]):
         pytest.skip("forkd is not installed: there is no script")
     planted = Planted(service, tmp_path_factory.mktemp("trusted") / "x", program)
-    open_up_directory(planted.ends.directory.parent)
+    service.open_up(planted.ends.directory.parent)
     planted.all_verbs(*flags)
     names = set(plantable(planted.ends.names())) - OWN
     assert {"forkd", "daemon", "httptools", "json", "signal", "prometheus_client"} <= names
@@ -157,12 +157,6 @@ def test_nothing_of_the_application_is_imported_with_the_masters_rights(
     assert ("hook", "fileinput") in found["stop"]
 
 
-def open_up_directory(directory: Path) -> None:
-    while str(directory) not in ("/", "/tmp"):
-        directory.chmod(directory.stat().st_mode | 0o055)
-        directory = directory.parent
-
-
 @pytest.mark.parametrize("name", ["daemon", "httptools", "json", "signal"])
 def test_an_application_with_modules_named_as_ours_is_upgraded(service: Service, name: str) -> None:
     (service.dir / f"{name}.py").write_text("raise SystemExit('not for forkd')\n")
@@ -183,12 +177,12 @@ def caps(pid: int) -> dict[str, int]:
 @pytest.mark.parametrize("preload", [False, True])
 @pytest.mark.parametrize("allowed", [False, True])
 def test_workers_gain_nothing_any_more(service: Service, preload: bool, allowed: bool) -> None:
-    open_up(service)
+    service.open_up()
     flags = [*["--preload"] * preload, *["--new-privileges"] * allowed]
     service.start("--user", "nobody", *flags)
     before = caps(os.getpid())
     assert caps(service.pid) == before  # the master is as its start was
-    forkds = {service.pid, service.live()["logger"]["pid"]}  # which run no code but forkd's
+    forkds = {service.pid, service.logger_pid}  # which run no code but forkd's
     foreign = [pid for pid in processes_of(service.name) if pid not in forkds]
     assert len(foreign) == 2 + preload
     for pid in foreign:
@@ -234,7 +228,7 @@ RUNNING = """
 def test_a_setuid_program_has_no_rights_but_those_of_new_privileges(
     service: Service, allowed: bool, model: str
 ) -> None:
-    open_up(service)
+    service.open_up()
     service.write_app(RUNNING)
     program = service.dir / "cat"
     shutil.copy("/bin/cat", program)
@@ -254,7 +248,7 @@ def test_a_setuid_program_has_no_rights_but_those_of_new_privileges(
 def test_ambient_capabilities_of_the_start_are_not_handed_on(
     service: Service, flags: list[str]
 ) -> None:
-    open_up(service)
+    service.open_up()
     service.under = ["setpriv", "--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"]
     service.start_in_foreground(*flags)
     assert caps(service.pid)["CapAmb"] == caps(service.pid)["CapInh"] == 1 << 13
@@ -264,7 +258,7 @@ def test_ambient_capabilities_of_the_start_are_not_handed_on(
 
 @root_only
 def test_without_setpcap_the_workers_serve_and_the_start_says_what_stays(service: Service) -> None:
-    open_up(service)
+    service.open_up()
     service.under = ["setpriv", "--bounding-set", "-setpcap"]
     service.start_in_foreground("--user", "nobody")
     bounding = caps(service.pid)["CapBnd"]
@@ -280,7 +274,7 @@ def test_without_setpcap_the_workers_serve_and_the_start_says_what_stays(service
 
 @root_only
 def test_start_and_check_warn_of_what_root_trusts_and_workers_write(service: Service) -> None:
-    open_up(service)
+    service.open_up()
     os.chown(service.dir, NOBODY.pw_uid, NOBODY.pw_gid)
     said = f"{service.dir} can be written by the workers' user (uid {NOBODY.pw_uid}) or group"
     flags = service.flags("--user", "nobody")

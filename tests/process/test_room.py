@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from .conftest import Service, alive, until
-from .test_privileges import open_up
+from .trial import GONE
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root, to be a user that nothing else is"
@@ -45,14 +45,14 @@ def of(uid: int) -> list[int]:
         try:
             if os.stat(f"/proc/{name}").st_uid == uid and alive(int(name)):
                 found.append(int(name))
-        except FileNotFoundError:
+        except GONE:
             pass
     return found
 
 
 def give_away(service: Service) -> int:
     """Its directory to a user of its own."""
-    open_up(service)
+    service.open_up()
     uid = next(UIDS)
     os.chown(service.dir, uid, uid)
     return uid
@@ -122,7 +122,7 @@ def test_nor_without_those_of_the_workers_user(
     service: Service, most: int, flags: list[str]
 ) -> None:
     """The master is root, whom no limit stops; it is the other user's template and threads that it stops."""
-    open_up(service)
+    service.open_up()
     uid = next(UIDS)
     service.expected_errors = ["gone: boot"]
     flags = service.flags("-w", "1", "--user", str(uid), "--group", str(uid), *flags)

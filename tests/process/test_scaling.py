@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from .conftest import Service, until
-from .test_privileges import open_up, root_only
+from .test_privileges import root_only
 
 #: Who accepts; and with the ids of another user, whose master hears of who waits by epoll.
 ways = pytest.mark.parametrize(
@@ -24,7 +24,7 @@ ways = pytest.mark.parametrize(
 
 @ways
 def test_up_with_waiters_and_down_when_idle(service: Service, flags: list[str]) -> None:
-    open_up(service)
+    service.open_up()
     service.start("-w", "1:3", "--scale-down-after", "1", *flags)
     assert len(service.workers()) == 1
     answers: list[str] = []
@@ -46,7 +46,7 @@ def test_up_with_waiters_and_down_when_idle(service: Service, flags: list[str]) 
 
 @ways
 def test_the_first_child_on_demand(service: Service, flags: list[str]) -> None:
-    open_up(service)
+    service.open_up()
     service.start("-w", "0:2", "--scale-down-after", "1", *flags)
     until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
     assert service.admin("/readyz")[0] == 200

@@ -4,6 +4,7 @@ woken by the master when somebody waits. That no other order of steps needs it: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from .conftest import APP, Service, until
 from .leadership import GET
-from .test_privileges import open_up, root_only
+from .test_privileges import root_only
+from .trial import GONE
 
 #: The worker that finds the trap stops itself before it writes to the bell, and rings when it goes on.
 TRAP = """
@@ -37,8 +39,9 @@ TRAP = """
 def stopped(service: Service) -> int | None:
     """The pid of the worker that is stopped."""
     for pid in service.worker_pids():
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            return pid
+        with contextlib.suppress(*GONE):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return pid
     return None
 
 
@@ -59,7 +62,7 @@ def stopped(service: Service) -> int | None:
 )
 def test_whom_it_has_named_is_woken(service: Service, flags: list[str]) -> None:
     service.write_app(APP + TRAP)
-    open_up(service)
+    service.open_up()
     service.dir.chmod(0o777)
     service.start("-w", "2", "--timeout", "60", *flags)
     leader = service.leader()["pid"]

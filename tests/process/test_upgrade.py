@@ -16,11 +16,6 @@ from .clients import Load
 from .conftest import Service, alive, command_line, processes_of, until
 
 
-def pids_of(service: Service) -> set[int]:
-    found = service.live()
-    return {service.pid, found["logger"]["pid"], *(w["pid"] for w in found["workers"])}
-
-
 def ask(path: Path, request: str = "/") -> bytes:
     """One request over a unix socket."""
     with socket.socket(socket.AF_UNIX) as client:
@@ -38,7 +33,7 @@ def counters(page: str) -> dict[str, float]:
 @contextmanager
 def upgrading(service: Service, how: str) -> Iterator[None]:
     """Within it, the upgrade is under way; behind it the new master serves and the old one is gone."""
-    old, before = pids_of(service), service.pid
+    old, before = service.pids(), service.pid
     if how == "signal":
         service.signal(signal.SIGUSR2)
         yield
@@ -57,7 +52,7 @@ HOW = pytest.mark.parametrize("how", ["verb", "signal"])
 def test_a_new_master_serves_and_nothing_of_the_old_is_left(service: Service, how: str) -> None:
     path = service.dir / "s.sock"
     service.start("-b", "127.0.0.1:0", "-b", f"unix:{path}")
-    address, old = service.address, pids_of(service)
+    address, old = service.address, service.pids()
     service.write_app(version="v2")
     with upgrading(service, how):
         pass
@@ -65,8 +60,8 @@ def test_a_new_master_serves_and_nothing_of_the_old_is_left(service: Service, ho
     assert service.get() == "v2"
     assert ask(path).endswith(b"v2")
     assert command_line(service.pid) == f"forkd: master [{service.name}]"
-    assert not pids_of(service) & old
-    assert set(processes_of(service.name)) == pids_of(service)
+    assert not service.pids() & old
+    assert set(processes_of(service.name)) == service.pids()
     status = service.status()  # over the control socket
     assert status["master"]["pid"] == service.pid
     assert status == {**service.live(), **status}
@@ -138,7 +133,7 @@ def test_an_upgrade_right_behind_an_upgrade(service: Service) -> None:
         service.ok("upgrade")
         load.more(20)
     assert load.failures == []
-    until(lambda: set(processes_of(service.name)) == pids_of(service), "one daemon is left")
+    until(lambda: set(processes_of(service.name)) == service.pids(), "one daemon is left")
     assert len(service.workers()) == 2
     until(lambda: service.metric("forkd_requests_total") == load.asked, "counted by all three")
 
@@ -212,7 +207,7 @@ def unchanged(service: Service, old: set[int], path: Path) -> None:
     assert service.get() == "v1"
     assert ask(path).endswith(b"v1")
     assert service.status()["master"]["pid"] == service.pid
-    assert pids_of(service) == old
+    assert service.pids() == old
     assert service.admin("/readyz")[0] == 200
     until(lambda: set(processes_of(service.name)) == old, "nothing of the new one")
 
@@ -231,7 +226,7 @@ def test_a_broken_application_leaves_the_old_one_serving(
     service.expected_errors = [""]
     path = service.dir / "s.sock"
     service.start("-b", "127.0.0.1:0", "-b", f"unix:{path}")
-    old = pids_of(service)
+    old = service.pids()
     service.write_app(source)
     with Load(service.address, keep=1, fresh=1) as load:
         load.more(10)
@@ -264,7 +259,7 @@ def test_a_broken_configuration_leaves_the_old_one_serving(service: Service) -> 
     text = f'app = "app:app"\nadmin = "127.0.0.1:0"\nbind = ["127.0.0.1:0", "unix:{path}"]\n'
     (service.dir / "c.toml").write_text(text + "workers = 2\n")
     service.start("-c", "c.toml", app=None)
-    old = pids_of(service)
+    old = service.pids()
     (service.dir / "c.toml").write_text(text + 'workers = "many"\n')
     done = service.run("upgrade")
     assert done.returncode == 1
@@ -308,7 +303,7 @@ def test_the_new_master_is_killed_while_it_boots(service: Service) -> None:
     service.expected_errors = ["upgrade failed"]
     path = service.dir / "s.sock"
     service.start("-b", "127.0.0.1:0", "-b", f"unix:{path}")
-    old = pids_of(service)
+    old = service.pids()
     Booting(service).kill()
     until(lambda: "upgrade failed" in service.log(), "the failure")
     unchanged(service, old, path)
@@ -323,7 +318,7 @@ def test_a_second_upgrade_meanwhile_is_refused(service: Service) -> None:
     assert service.get() == "v1"
     new.go_on()
     until(lambda: service.pid == new.pid, "the first one succeeds")
-    until(lambda: set(processes_of(service.name)) == pids_of(service), "the old one gone")
+    until(lambda: set(processes_of(service.name)) == service.pids(), "the old one gone")
 
 
 def test_a_stop_meanwhile_stops_both(service: Service) -> None:
@@ -365,7 +360,7 @@ def test_the_old_master_is_killed_while_it_retires(service: Service) -> None:
         until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
         service.ok("upgrade")
         os.kill(old, signal.SIGKILL)
-        until(lambda: set(processes_of(service.name)) == pids_of(service), "only the new one")
+        until(lambda: set(processes_of(service.name)) == service.pids(), "only the new one")
     assert service.get() == "v1"
     assert service.status()["master"]["pid"] == service.pid
 
@@ -382,7 +377,7 @@ def test_many_upgrades_leak_nothing(service: Service) -> None:
 
     def upgrade() -> None:
         service.ok("upgrade")
-        until(lambda: set(processes_of(service.name)) == pids_of(service), "the old one gone")
+        until(lambda: set(processes_of(service.name)) == service.pids(), "the old one gone")
 
     upgrade()
     before = held()

@@ -75,7 +75,7 @@ class Trial:
         self.settled(count)
         until(lambda: service.admin("/readyz")[0] == 200, "ready")
         if self.model != "process-per-connection":  # whose workers have children of their own
-            until(lambda: set(processes_of(service.name)) == self.known(), "no process but these")
+            until(lambda: set(processes_of(service.name)) == service.pids(), "no process but these")
         until(lambda: not zombies_of(service.pid), "no zombie")
         # A leader may promote a child that has just died: then the next connection makes another.
         wanted = not self.dispatched
@@ -83,12 +83,6 @@ class Trial:
         status = service.live()["master"]
         self.require(status["state"] == "running", f"the state is {status['state']}")
         self.require(service.get() == "v1", "a request is answered at the end")
-
-    def known(self) -> set[int]:
-        """Master, logger and workers, as the master has them."""
-        found = self.service.live()
-        workers = (worker["pid"] for worker in found["workers"])
-        return {self.service.pid, found["logger"]["pid"], *workers}
 
     def leaders(self) -> int:
         return [w["role"] for w in self.service.workers()].count("leader")
@@ -146,16 +140,22 @@ class Crowds:
 # ---- processes ----------------------------------------------------------------------------
 
 
+#: Whoever lists /proc and looks at an entry afterwards may find that it has gone meanwhile, and who reads a
+#: file of it that it went between open(2) and read(2).
+GONE = (FileNotFoundError, ProcessLookupError)
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def files(pid: int) -> list[str]:
-    """What its descriptors refer to."""
-    found = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    """What its descriptors refer to; none when it has gone."""
+    found: list[str] = []
+    with contextlib.suppress(*GONE):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(*GONE):  # closed meanwhile
+                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return found
 
 
@@ -188,7 +188,7 @@ def cpu_seconds(pids: list[int]) -> float:
     """Of the living among them, user and system."""
     ticks = 0
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(*GONE):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
