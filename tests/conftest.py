@@ -5,13 +5,18 @@ Here and not beside the cells, since the process that reports a run of several n
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.models.conftest import CELLS, name_of, refusal_of
 
+CORPUS = Path(
+    os.environ.get("FORKD_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus"
+)
 _RESULTS: dict[str, Counter[str]] = {}
 
 
@@ -25,6 +30,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not CORPUS.exists():
+        terminalreporter.line(
+            f"skipped: the corpora of raw HTTP, of which none is in {CORPUS} (set FORKD_CORPUS); "
+            "the project's own cases cover the same rules"
+        )
     if not _RESULTS:
         return
     terminalreporter.section("models")

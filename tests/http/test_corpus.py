@@ -1,4 +1,7 @@
-"""Every case of the raw HTTP corpora, judged without a socket.
+"""Every raw HTTP case, the project's own and those of the corpora, judged without a socket.
+
+The corpora are others' test data, beside the checkout and no part of it; a clone without them says so at the
+end of a run, and has the project's own cases (cases.py), which cover the same rules.
 
 `serve` stands for the WSGI session around an echo app; `judge` is that of the corpus's own
 run_corpus.py, verdict by verdict.
@@ -12,17 +15,17 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.request import Limits, Refused, Request, RequestParser
+from tests.conftest import CORPUS
+
+from .cases import OWN
 
 FILES = ("gunicorn.jsonl", "llhttp.jsonl", "desync_guardian.jsonl")
-ROOT = Path(__file__).resolve().parents[2]
-CORPUS = Path(os.environ.get("FORKD_CORPUS") or ROOT.parent / "shared" / "corpus")
 # Rows that RFC 9112 or plain time decides against the corpus; each must fail just so.
 KNOWN = {
     # A second request, in HTTP/1.1, without Host: 400 by RFC 9112 3.2. The corpus marks such rows
@@ -34,7 +37,7 @@ KNOWN = {
 SEED = int(os.environ.get("FORKD_SEED") or random.randrange(1 << 32))
 
 
-def cases() -> Iterator[dict[str, Any]]:
+def corpora() -> Iterator[dict[str, Any]]:
     for name in FILES:
         path = CORPUS / name
         if path.exists():
@@ -44,7 +47,8 @@ def cases() -> Iterator[dict[str, Any]]:
                     yield case
 
 
-CASES = list(cases())
+CORPORA = list(corpora())
+CASES = [*OWN, *CORPORA]
 
 
 @dataclass
@@ -155,18 +159,12 @@ def split(raw: bytes, mode: str, key: str) -> list[bytes]:
     return pieces
 
 
-@pytest.mark.skipif(not CASES, reason=f"no corpus in {CORPUS} (set FORKD_CORPUS)")
-@pytest.mark.parametrize("mode", ["whole", "bytes", "random"])
-@pytest.mark.parametrize("name", FILES)
-def test_corpus(name: str, mode: str) -> None:
-    print(f"FORKD_SEED={SEED}")
-    group = {"desync_guardian.jsonl": "guardian"}.get(name, name.removesuffix(".jsonl"))
+MODES = pytest.mark.parametrize("mode", ["whole", "bytes", "random"])
+
+
+def failures(cases: list[dict[str, Any]], mode: str) -> list[tuple[Any, ...]]:
     failed = []
-    count = 0
-    for case in CASES:
-        if case["id"].split("/")[0] != group:
-            continue
-        count += 1
+    for case in cases:
         raw = base64.b64decode(case.get("b64_host", case["b64"]))
         for turn in range(5 if mode == "random" else 1):
             out = serve(split(raw, mode, f"{case['id']} {turn}"))
@@ -175,6 +173,25 @@ def test_corpus(name: str, mode: str) -> None:
                 problems.append("differs from whole")
             if problems != ([KNOWN[case["id"]]] if case["id"] in KNOWN else []):
                 failed.append((case["id"], case["verdict"], problems, out.statuses, out.closed))
-    print(f"{name} {mode}: {count} cases, {len(failed)} failed beyond KNOWN")
-    assert count > 100
+    return failed
+
+
+@MODES
+def test_cases_of_our_own(mode: str) -> None:
+    print(f"FORKD_SEED={SEED}")
+    assert len({case["id"] for case in OWN}) == len(OWN) > 100
+    failed = failures(OWN, mode)
+    assert not failed
+
+
+@pytest.mark.skipif(not CORPORA, reason=f"no corpus in {CORPUS} (set FORKD_CORPUS)")
+@MODES
+@pytest.mark.parametrize("name", FILES)
+def test_corpus(name: str, mode: str) -> None:
+    print(f"FORKD_SEED={SEED}")
+    group = {"desync_guardian.jsonl": "guardian"}.get(name, name.removesuffix(".jsonl"))
+    cases = [case for case in CORPORA if case["id"].split("/")[0] == group]
+    failed = failures(cases, mode)
+    print(f"{name} {mode}: {len(cases)} cases, {len(failed)} failed beyond KNOWN")
+    assert len(cases) > 100
     assert not failed
