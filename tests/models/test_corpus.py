@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,17 +34,30 @@ WAYS = [
 def test_corpora(service: Service, flags: list[str]) -> None:
     service.environ["PYTHONPATH"] += os.pathsep + str(CORPUS)
     service.start(*flags, "-w", "4", app="echo_app:wsgi")
+    _, judged = judge(service, *(CORPUS / name for name in FILES))
+    assert len(judged) > 300
+    failed = {case["id"] for case in judged if case["problems"]}
+    # The runner takes 0.6 s of silence for the end, which a loaded machine may need for an answer, and what
+    # its clients did not wait for is served first. A fault is there again, however long one waits.
+    service.get(timeout=60)
+    again = service.dir / "again.jsonl"
+    lines = [line for name in FILES for line in (CORPUS / name).read_text().splitlines()]
+    again.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["id"] in failed))
+    report, judged = judge(service, again, wait=5)
+    assert "ALIVE" in report, report
+    assert {case["id"] for case in judged} == failed
+    still = {case["id"]: case for case in judged if case["problems"]}
+    assert set(still) == KNOWN, still
+
+
+def judge(service: Service, *files: Path, wait: float = 0.6) -> tuple[str, list[dict[str, Any]]]:
+    """What the corpus's own runner prints, and finds of each case."""
     found = service.dir / "found.json"
     done = subprocess.run(
         [
-            sys.executable, str(CORPUS / "run_corpus.py"), str(service.address[1]),
-            *(str(CORPUS / name) for name in FILES),
-            "--skip-config", "--threads", "24", "--json", str(found),
+            sys.executable, str(CORPUS / "run_corpus.py"), str(service.address[1]), *map(str, files),
+            "--skip-config", "--threads", "24", "--wait", str(wait), "--json", str(found),
         ],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert "ALIVE" in done.stdout, done.stdout + done.stderr
-    cases = json.loads(found.read_text())
-    assert len(cases) > 300
-    failed = {case["id"]: case for case in cases if case["problems"]}
-    assert set(failed) == KNOWN, failed
+    return done.stdout + done.stderr, json.loads(found.read_text())
