@@ -270,7 +270,7 @@ class Config:
     )
     limit_request_line: int = option(
         kinds.Size(64, 2**20),
-        4094,
+        8190,
         section="http",
         help="bytes a request line may have (414 above)",
     )

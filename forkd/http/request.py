@@ -162,13 +162,14 @@ class RequestParser:
             stop = newline + 1 or len(head)
             blank = newline == start + 1 and head[start] == _CR
             if self._line is None:
-                bound, status, reason = start + limits.line, 414, "request line too long"
+                # Also where the head as a whole may have less: its fields are not what is too long.
+                bound, status, reason = min(limits.line, limits.head), 414, "request line too long"
             else:
                 bound, status, reason = start + limits.field, 431, "header line too long"
                 if self._count >= limits.fields and stop > start and head[start] != _CR:
                     raise Refused(431, "too many headers")
-            if limits.head < bound:
-                bound, status, reason = limits.head, 431, "head too large"
+                if limits.head < bound:
+                    bound, status, reason = limits.head, 431, "head too large"
             # What is inside the bound comes first in the stream, so it is judged first. llhttp
             # judges the head as a whole at its last byte, which is kept from it until the guard,
             # which knows better which status to give, has spoken.
@@ -213,10 +214,12 @@ class RequestParser:
             raise Refused(400, "stray byte in the request line")
 
     def _ask(self, data: bytes) -> None:
-        """Let llhttp judge a further part of the head."""
+        """Let llhttp judge a further part of the head. It takes SP around the values that it reads itself
+        (Transfer-Encoding, Content-Length) and no HTAB behind them, though both are white space that is
+        no part of a value (RFC 9110 5.5): so it gets SP for HTAB, which are alike to it elsewhere."""
         assert self._llhttp is not None
         try:
-            self._llhttp.feed_data(data)
+            self._llhttp.feed_data(data.replace(b"\t", b" "))
         except HttpParserUpgrade:
             pass
         except HttpParserError:

@@ -221,6 +221,11 @@ def test_keep_alive(version: bytes, fields: bytes, keep: bool) -> None:
         (b"Transfer-Encoding: Chunked\r\nexpect: 100-continue\r\n", None, True, True),
         (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", None, True, False),
         (b"Transfer-Encoding: gzip ,\tx-gzip\t, chunked\r\n", None, True, False),
+        # White space around a value is no part of it (RFC 9110 5.5).
+        (b"Transfer-Encoding: \t chunked \t\r\n", None, True, False),
+        (b"Transfer-Encoding:\tchunked\t\r\n", None, True, False),
+        (b"Transfer-Encoding: gzip\t\r\nTransfer-Encoding:\t\tchunked\t\t\r\n", None, True, False),
+        (b"Content-Length: \t 12 \t\r\n", 12, False, False),
         (b"Content-Length: 1073741824\r\n", 1 << 30, False, False),
     ],
 )
@@ -335,6 +340,13 @@ REFUSED = [
     (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked, chunked\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: ,chunked\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding:\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: \t\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\x0b\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding\t: chunked\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding:\r\n\tchunked\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\t\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 1\t2\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chun\tked\r\n\r\n", 501),
     (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: xchunked\r\n\r\n", 501),
     (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: pigeons, chunked\r\n\r\n", 501),
     (b"POST / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked;q=1\r\n\r\n", 501),
@@ -386,6 +398,7 @@ TIGHT = Limits(line=30, field=20, fields=3, head=80, body=10)
         ),
         (b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 10\r\n\r\n", None),
         (b"POST / HTTP/1.1\r\n" + H + b"Content-Length: 11\r\n\r\n", 413),
+        (b"GET /" + b"a" * 60 + b" HTTP/1.1\r\n" + H + b"\r\n", 414),
         # The first thing wrong in the stream decides.
         (b"GET /\x00" + b"a" * 40, 400),
         (b"GET /" + b"a" * 40 + b"\x00", 414),
@@ -403,8 +416,14 @@ def test_limits(raw: bytes, status: int | None) -> None:
 
 
 def test_default_limits() -> None:
-    line = b"GET /" + b"a" * (4094 - 16) + b" HTTP/1.1\r\n"
+    line = b"GET /" + b"a" * 8174 + b" HTTP/1.1\r\n"
+    assert len(line) == 8190
     assert isinstance(talk([line + H + b"\r\n"])[0], dict)
+    assert refusal(line.replace(b"/a", b"/aa") + H + b"\r\n") == 414
+    field = b"X: " + b"y" * 8185 + b"\r\n"
+    assert len(field) == 8190
+    assert len(one(line + H + field + b"\r\n").headers) == 2
+    assert refusal(line + H + b"Y" + field + b"\r\n") == 431
     fields = b"".join(b"X%d: y\r\n" % i for i in range(99))
     assert len(one(b"GET / HTTP/1.1\r\n" + H + fields + b"\r\n").headers) == 100
     assert refusal(b"GET / HTTP/1.1\r\n" + H + fields + b"X: y\r\n\r\n") == 431

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(os.environ.get("FORKD_CORPUS") or ROOT.parent / "shared" / "corpus")
 FILES = ("gunicorn.jsonl", "llhttp.jsonl", "desync_guardian.jsonl")
 #: Decided against the corpus, for reasons given in tests/http/test_corpus.py.
-KNOWN = {"gunicorn/valid/022", "gunicorn/valid/099"}
+KNOWN = {"gunicorn/valid/022", "gunicorn/valid/099", "gunicorn/invalid/006"}
 
 WAYS = [
     *(["-m", row.name, "--io", io] for row in registry.MODELS for io in row.ios[:1]),

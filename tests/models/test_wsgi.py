@@ -187,6 +187,14 @@ def test_pipelined_bodies(wire: Wire) -> None:
     assert [wire.answer()[2] for _ in range(3)] == [b"abc", b"de", b"abc"]
 
 
+@pytest.mark.parametrize("value", [" \t chunked \t", "\tchunked\t"])
+def test_white_space_around_a_transfer_coding(wire: Wire, value: str) -> None:
+    """It is no part of the value (RFC 9110 5.5)."""
+    wire.get("/length", f"Transfer-Encoding:{value}\r\n", "POST").send(b"2\r\nde\r\n0\r\n\r\n")
+    assert wire.answer()[2] == b"2 de"
+    assert wire.get("/next").answer()[2] == b"/next"
+
+
 def test_byte_by_byte(wire: Wire) -> None:
     for byte in b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok":
         wire.send(bytes([byte]))
