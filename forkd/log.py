@@ -33,8 +33,9 @@ _LEVELS = ("debug", "info", "warning", "error")
 _FLAGS = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 )  # fmt: skip
-#: Control bytes, DEL, the quote and the backslash: what could forge or tear a line.
-_UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\x9f]')
+#: Control bytes, DEL, the quote and the backslash, which could forge or tear a line; and what is not ASCII:
+#: a client may send any bytes, and a log with such ones is no text to its readers.
+_UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\xff]')
 #: Seconds between two lines about the same trouble.
 _SILENCE = 10.0
 _UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -122,7 +123,7 @@ def _hex(match: re.Match[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` with no raw control character, quote or backslash (nginx writes \\xXX as well)."""
+    """`text` with no raw control character, quote, backslash or byte above 0x7e (as nginx does it)."""
     return _UNSAFE.sub(_hex, text)
 
 

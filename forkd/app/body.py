@@ -21,7 +21,7 @@ from forkd.app.spool import Room, Spool
 from forkd.config import Config
 from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
-from forkd.http.limits import Refused
+from forkd.http.limits import Refusal, Refused
 from forkd.http.usual import UsualRequest
 
 #: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
@@ -63,12 +63,13 @@ class Collector:
                     raise ClientGone("the client left in the middle of its request body")
                 spool.write(decoder.feed(data))
         except Deadline:
-            raise Refused(408, "the request body did not arrive in time") from None
+            late = "the request body did not arrive in time"
+            raise Refused(408, late, Refusal.BODY_TIMEOUT) from None
         except ClientGone:
             raise
         except OSError as failure:
             self._log.error(f"request body: spooling to disk: {failure}")
-            raise Refused(503, "no room for the request body") from failure
+            raise Refused(503, "no room for the request body", Refusal.NO_ROOM) from failure
         finally:
             if space is not None:
                 peer.fill(None)

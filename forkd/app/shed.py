@@ -16,6 +16,7 @@ from forkd.app.session import Host, Peer
 from forkd.app.wsgi import Application, Shown, Wsgi
 from forkd.config import Config
 from forkd.http.guard import Request
+from forkd.http.limits import Refusal
 from forkd.http.response import error
 from forkd.http.usual import Exchange, UsualRequest
 
@@ -45,7 +46,8 @@ class SheddingWsgi(Wsgi):
             return (yield from super()._respond(request, shown, outcome, response, peer))
         response.close = True
         self._ledger.shed()
-        if self._host.access is not None:
-            self._host.access.add(peer.client, request.line, 503, 0, "-", "-", int(waited * 1e9))
+        self._ledger.refuse(Refusal.OVERLOAD)
         reason = f"overloaded: the request has waited for {waited:.1f} s"
-        yield error(503, reason, method=request.method, fields=self._retry)
+        answer = error(503, reason, method=request.method, fields=self._retry)
+        self._log_own(peer, request.line, 503, answer, shown, int(waited * 1e9))
+        yield answer

@@ -29,9 +29,9 @@ from forkd.app.session import (
 from forkd.config import Config
 from forkd.http.environ import Ends, Environ, environ_of, roomy_template
 from forkd.http.guard import Request
-from forkd.http.limits import Limits, Refused
+from forkd.http.limits import Limits, Refusal, Refused
 from forkd.http.request import RequestParser
-from forkd.http.response import CONTINUE, date, error
+from forkd.http.response import CONTINUE, body_size, date, error
 from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -40,6 +40,9 @@ Shown = tuple[str | None, str | None]
 
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT = 499
+#: Bytes that the access log shows of the request line of a head that was refused, or did not come whole: it
+#: may be anything, and each byte of it takes up to four there.
+_SHOWN_LINE_BYTES = 1024
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _COPY_LIMIT = 16384
 
@@ -121,12 +124,12 @@ class Wsgi:
                         return None  # EOF: between requests, or the client gave up in the middle
                     request = parser.feed(data)
             except Refused as refused:
-                return (yield from self._refuse(peer, refused))
+                return (yield from self._refuse(peer, refused, parser.line))
             except Deadline:
                 if not parser.started:
                     return None
                 late = Refused(408, "the request head did not arrive in time")
-                return (yield from self._refuse(peer, late))
+                return (yield from self._refuse(peer, late, parser.line))
             data = parser.rest
             try:
                 if exchange is None or not isinstance(request, usual):
@@ -160,7 +163,7 @@ class Wsgi:
                         self._close(body)
                         body = None
             except Refused as refused:
-                return (yield from self._refuse(peer, refused, request))
+                return (yield from self._refuse(peer, refused, request.line, self._shown(request, peer)))
             if close:
                 return LINGER if data else None
             wait = self._idle
@@ -213,18 +216,36 @@ class Wsgi:
             self._host.log.debug(f"wsgi.input: close: {type(error).__name__}")
 
     def _refuse(
-        self, peer: Peer, refused: Refused, request: Request | UsualRequest | None = None
+        self, peer: Peer, refused: Refused, line: bytes, shown: Shown | None = None
     ) -> Generator[Any, Any, Any]:
-        """Answer what must not reach the application, and close. Returns LINGER."""
+        """Answer what must not reach the application, and close. Returns LINGER. `line`: the request line, as
+        far as it is here; without `shown` its head is not complete, or is not one."""
         status, reason = refused.status, refused.reason
+        self._ledger.refuse(refused.kind)
         self._ledger.count(status)
-        answer = error(status, reason, method=request.method if request is not None else "GET")
-        if self._host.access is not None:
-            line = request.line if request is not None else b"-"
-            self._host.access.add(peer.client, line, status, 0, "-", "-", 0)
+        answer = error(status, reason, method="HEAD" if line.startswith(b"HEAD ") else "GET")
+        if shown is None and len(line) > _SHOWN_LINE_BYTES:
+            line = line[:_SHOWN_LINE_BYTES] + b"..."
+        self._log_own(peer, line, status, answer, shown or (None, None), 0)
         self._host.log.debug(f"{peer.client or 'unix'}: refused with {status}: {reason}")
         yield answer
         return LINGER
+
+    def _shown(self, request: Request | UsualRequest, peer: Peer) -> Shown:
+        if not isinstance(request, Request):
+            return request.referer, request.agent
+        environ = environ_of(request, self._template, _ends(peer))
+        return environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
+
+    def _log_own(
+        self, peer: Peer, line: bytes, status: int, answer: bytes, shown: Shown, took_ns: int
+    ) -> None:
+        """An answer of forkd's own goes to the access log."""
+        if self._host.access is not None:
+            referer, agent = ("-" if value is None else value for value in shown)
+            self._host.access.add(
+                peer.client, line or b"-", status, body_size(answer), referer, agent, took_ns
+            )
 
     # ---- the request ----------------------------------------------------------------------
 
@@ -277,10 +298,14 @@ class Wsgi:
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
             if not response.head_sent:
-                response.code = 500
+                ledger.refuse(Refusal.APPLICATION_FAILED)
+                reason = "the application failed; see the error log"
+                answer = error(500, reason, method=request.method)
+                response.code, response.sent = 500, body_size(answer)
                 response.head_sent = True
-                yield error(500, "the application failed; see the error log", method=request.method)
+                yield answer
             else:
+                ledger.refuse(Refusal.BROKEN_OFF)
                 response.code = response.code or 500
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
@@ -343,6 +368,7 @@ class Wsgi:
     def _complain(self, request: Request | UsualRequest, response: Response) -> None:
         line = request.line.decode("latin-1")
         if response.left:
+            self._ledger.refuse(Refusal.BROKEN_OFF)
             self._host.log.error(
                 f"{line}: {response.left} bytes short of its Content-Length; closed"
             )

@@ -1,4 +1,4 @@
-"""How large a request may be, and the one exception that refuses it.
+"""How large a request may be, the one exception that refuses it, and the reasons that are counted.
 
 Every layer of `forkd.http` that reads from a client raises `Refused`; the session turns it into
 an answer with `Connection: close`. Used in children (WSGI) and in the master (admin endpoint).
@@ -7,6 +7,7 @@ an answer with `Connection: close`. Used in children (WSGI) and in the master (a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,55 @@ class Limits:
         return min(self.line, self.field, self.head)
 
 
+@unique
+class Refusal(IntEnum):
+    """Why forkd answered in place of the application: the label of forkd_requests_refused_total, and the
+    place of its count in the scoreboard. A new one goes to the end, for an upgrade hands the counts on by
+    their places."""
+
+    # Refused: the application was not called.
+    MALFORMED = 0
+    HEAD_TIMEOUT = 1
+    BODY_TIMEOUT = 2
+    BODY_TOO_LARGE = 3
+    LINE_TOO_LONG = 4
+    EXPECTATION = 5
+    HEAD_TOO_LARGE = 6
+    NOT_IMPLEMENTED = 7
+    HTTP_VERSION = 8
+    NO_ROOM = 9
+    OVERLOAD = 10
+    # Errors: the application was called.
+    APPLICATION_FAILED = 11
+    BROKEN_OFF = 12
+
+    @property
+    def label(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+#: What a status means, unless it is said.
+_REFUSALS = {
+    400: Refusal.MALFORMED,
+    408: Refusal.HEAD_TIMEOUT,
+    413: Refusal.BODY_TOO_LARGE,
+    414: Refusal.LINE_TOO_LONG,
+    417: Refusal.EXPECTATION,
+    431: Refusal.HEAD_TOO_LARGE,
+    501: Refusal.NOT_IMPLEMENTED,
+    505: Refusal.HTTP_VERSION,
+}
+
+
 class Refused(Exception):
     """The client's bytes are not a request that forkd serves: answer `status` and close.
 
     `reason` is a short sentence for the log and the body of the answer; it never quotes the
-    client's bytes.
+    client's bytes. `kind` is counted.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, kind: Refusal | None = None) -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.kind = _REFUSALS[status] if kind is None else kind

@@ -77,6 +77,12 @@ class RequestParser:
         return bool(self._head) and self._dead is None
 
     @property
+    def line(self) -> bytes:
+        """What is here of the request line of a head that is not complete, or was refused; for logs, since
+        it may hold any bytes but LF."""
+        return _first_line(self._head or b"")
+
+    @property
     def fresh(self) -> bool:
         """Whether the next byte is the first of a message: there are no empty lines before it."""
         return self._head is None and not self._blanks
@@ -98,7 +104,8 @@ class RequestParser:
             return self._lines(data)
         except Refused as refused:
             self._dead = refused.status, refused.reason
-            self._head = bytearray()  # keeps the next feed off the fast way
+            # What `line` shows; it also keeps the next feed off the fast way.
+            self._head = bytearray(_first_line(data if self._head is None else self._head))
             self.rest = b""
             raise
 
@@ -234,3 +241,8 @@ class RequestParser:
         self._head = self._llhttp = None
         self._blanks = 0
         return request
+
+
+def _first_line(data: bytes | bytearray) -> bytes:
+    """`data` up to its first LF, without the CR before it."""
+    return bytes(data.partition(b"\n")[0]).removesuffix(b"\r")

@@ -249,6 +249,11 @@ def error(
     return lines if bodiless(status, method) else lines + body
 
 
+def body_size(answer: bytes) -> int:
+    """Bytes of body in a whole answer, as access logs have it."""
+    return len(answer.partition(b"\r\n\r\n")[2])
+
+
 def chunk(data: bytes) -> bytes:
     """`data` as one chunk; nothing for no data, because an empty chunk would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""

@@ -121,6 +121,11 @@ class UsualParser:
         """As RequestParser's."""
         return self._general is not None and self._general.started
 
+    @property
+    def line(self) -> bytes:
+        """As RequestParser's."""
+        return self._general.line if self._general is not None else b""
+
     def feed(self, data: bytes | UsualRequest) -> Request | UsualRequest | None:
         """As RequestParser's; a request that was read elsewhere passes through."""
         if not isinstance(data, (bytes, memoryview)):

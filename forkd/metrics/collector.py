@@ -19,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from forkd import __version__
+from forkd.http.limits import Refusal
 from forkd.metrics.names import METRICS
 from forkd.system import scoreboard
 from forkd.system.scoreboard import Scoreboard
@@ -44,6 +45,9 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
     values: dict[str, list[tuple[list[str], float]]] = {
         "forkd_requests_total": [([str(code)], n) for code, n in sorted(board.codes().items())],
         "forkd_requests_shed_total": one(board.total(scoreboard.SHED)),
+        "forkd_requests_refused_total": [
+            ([kind.label], board.total(scoreboard.REFUSED + kind)) for kind in Refusal
+        ],
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),
         "forkd_connections_accepted_total": [

@@ -25,6 +25,13 @@ METRICS: tuple[Metric, ...] = (
         "forkd_requests_shed_total", "counter", (),
         "Requests answered 503 because they had waited for longer than --shed-after.",
     ),
+    Metric(
+        "forkd_requests_refused_total", "counter", ("reason",),
+        "Answers of forkd's own, by reason. Refused before the application was called: malformed, "
+        "head-timeout, body-timeout, body-too-large, line-too-long, expectation, head-too-large, "
+        "not-implemented, http-version, no-room, overload. The application was called, and failed: "
+        "application-failed (500), broken-off (in the middle of its answer).",
+    ),
     Metric("forkd_requests_in_flight", "gauge", (), "Requests being served now, and stream sessions."),
     Metric("forkd_connections", "gauge", (), "Open client connections."),
     Metric(

@@ -3,7 +3,7 @@
 #include "native.h"
 #include <time.h>
 
-enum { MOST_BOUNDS = 32 };
+enum { MOST_BOUNDS = 32, REFUSED_CELLS = 16 /* as scoreboard.py has it */ };
 
 typedef struct {
     PyObject_HEAD
@@ -11,7 +11,7 @@ typedef struct {
     int64_t *cells;
     unsigned char *line;
     int most_line; /* bytes of a request line that are kept */
-    int request, in_flight, requests, duration, buckets, codes, shed; /* indexes into cells */
+    int request, in_flight, requests, duration, buckets, codes, shed, refused; /* indexes into cells */
     int bound_count;
     int64_t bounds[MOST_BOUNDS]; /* ns */
 } Lane;
@@ -126,15 +126,28 @@ static PyObject *lane_shed(Lane *lane, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, shed, line), bounds): indexes of cells
+static PyObject *lane_refuse(Lane *lane, PyObject *kind)
+{
+    long number = PyLong_AsLong(kind);
+    if (PyErr_Occurred())
+        return NULL;
+    if (number < 0 || number >= REFUSED_CELLS) {
+        PyErr_SetString(PyExc_IndexError, "that is no reason");
+        return NULL;
+    }
+    lane->cells[lane->refused + number]++;
+    Py_RETURN_NONE;
+}
+
+/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, shed, refused, line), bounds): indexes of cells
  * of 8 bytes, the last one's being that of the line's first byte, which reaches to the end. */
 static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *memory, *bounds;
-    int request, in_flight, requests, duration, buckets, codes, shed, line;
+    int request, in_flight, requests, duration, buckets, codes, shed, refused, line;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O(iiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
-                          &codes, &shed, &line, &PyTuple_Type, &bounds))
+    if (!PyArg_ParseTuple(args, "O(iiiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
+                          &codes, &shed, &refused, &line, &PyTuple_Type, &bounds))
         return NULL;
     Lane *lane = (Lane *)allocate(type);
     if (!lane)
@@ -142,7 +155,8 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (PyObject_GetBuffer(memory, &lane->memory, PyBUF_WRITABLE))
         goto fail;
     Py_ssize_t room = lane->memory.len - line * 8, count = PyTuple_Size(bounds);
-    if (room < 2 || count > MOST_BOUNDS || codes + 600 > shed || shed >= line || buckets + count >= codes) {
+    if (room < 2 || count > MOST_BOUNDS || codes + 600 > shed || shed >= line ||
+        refused < 0 || refused + REFUSED_CELLS > line || buckets + count >= codes) {
         PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
@@ -150,7 +164,7 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     lane->line = (unsigned char *)lane->memory.buf + line * 8;
     lane->most_line = (int)(room > 256 ? 255 : room - 1);
     lane->request = request, lane->in_flight = in_flight, lane->requests = requests;
-    lane->duration = duration, lane->buckets = buckets, lane->codes = codes, lane->shed = shed;
+    lane->duration = duration, lane->buckets = buckets, lane->codes = codes, lane->shed = shed, lane->refused = refused;
     lane->bound_count = (int)count;
     for (Py_ssize_t i = 0; i < count; i++)
         lane->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
@@ -176,6 +190,7 @@ static PyMethodDef methods[] = {
     {"end", (PyCFunction)(void (*)(void))lane_end, METH_FASTCALL, NULL},
     {"count", (PyCFunction)lane_count, METH_O, NULL},
     {"shed", (PyCFunction)lane_shed, METH_NOARGS, NULL},
+    {"refuse", (PyCFunction)lane_refuse, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -251,6 +266,12 @@ static PyObject *lanes_shed(PyObject *self, PyObject *unused)
     return bound() ? lane_shed(own, unused) : NULL;
 }
 
+static PyObject *lanes_refuse(PyObject *self, PyObject *kind)
+{
+    (void)self;
+    return bound() ? lane_refuse(own, kind) : NULL;
+}
+
 static PyMethodDef lanes_methods[] = {
     {"become", lanes_become, METH_O, NULL},
     {"begin", lanes_begin, METH_O, NULL},
@@ -259,6 +280,7 @@ static PyMethodDef lanes_methods[] = {
     {"end", (PyCFunction)(void (*)(void))lanes_end, METH_FASTCALL, NULL},
     {"count", lanes_count, METH_O, NULL},
     {"shed", lanes_shed, METH_NOARGS, NULL},
+    {"refuse", lanes_refuse, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -65,9 +65,11 @@ SHED = FAILURES + len(REASONS)  # answered 503 for having waited too long
 LOST_ACCESS = SHED + 1  # lines that a log did not take
 LOST_ERROR = SHED + 2
 EVICTED = SHED + 3  # idle connections that were closed to make room
+REFUSED = SHED + 4  # answers of forkd's own by their reason (http.limits.Refusal), one cell each
+REFUSED_CELLS = 16  # room for so many reasons
 #: A time, zeroed with the row as gauges are: since when all places are taken and nobody is idle; or 0.
-FULL_SINCE = SHED + 4
-CELLS = SHED + 5
+FULL_SINCE = REFUSED + REFUSED_CELLS
+CELLS = FULL_SINCE + 1
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _LINE = 160  # bytes of the request line being served
@@ -90,7 +92,7 @@ class Row:
         `wanted`, else this object, which is its twin."""
         if _native is None or not wanted:
             return self
-        cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, CELLS)
+        cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CELLS)
         lane: Lane = _native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
         return lane
 
@@ -139,6 +141,10 @@ class Row:
         """A request was answered 503, for it had waited too long."""
         self.cells[SHED] += 1
         self.count(503)
+
+    def refuse(self, kind: int) -> None:
+        """Forkd answered a request itself, for that reason."""
+        self.cells[REFUSED + kind] += 1
 
     def failed(self, number: int) -> None:
         """accept(2) failed with that errno."""
@@ -238,6 +244,9 @@ class OwnLane:
 
     def shed(self) -> None:
         self._local.ledger.shed()
+
+    def refuse(self, kind: int) -> None:
+        self._local.ledger.refuse(kind)
 
 
 def scratch_row() -> Row:

@@ -315,7 +315,7 @@ def test_a_lane_counts_as_its_twin_does(
     for _ in range(ROUNDS // 10):
         line = b"GET /" + b"x" * rng.choice((0, 10, 158, 159, 160, 300))
         status = rng.choice((-1, 0, 99, 200, 404, 599, 600, 10**6))
-        match rng.randrange(6):
+        match rng.randrange(7):
             case 0:
                 began = [writer.begin(line) for writer in writers]
             case 1:
@@ -334,6 +334,10 @@ def test_a_lane_counts_as_its_twin_does(
             case 5:
                 for writer in writers:
                     writer.shed()
+            case 6:
+                kind = rng.randrange(scoreboard.REFUSED_CELLS)
+                for writer in writers:
+                    writer.refuse(kind)
         assert rows[0].line() == rows[1].line()
         assert bool(rows[0].cells[scoreboard.REQUEST]) == bool(rows[1].cells[scoreboard.REQUEST])
     times = {scoreboard.REQUEST, scoreboard.DURATION}
@@ -341,6 +345,9 @@ def test_a_lane_counts_as_its_twin_does(
     for cell in set(range(CELLS)) - times - set(buckets):
         assert rows[0].cells[cell] == rows[1].cells[cell], cell
     assert sum(rows[0].cells[b] for b in buckets) == sum(rows[1].cells[b] for b in buckets)
+    for kind in (-1, scoreboard.REFUSED_CELLS, 1 << 40):
+        with pytest.raises(IndexError):
+            writers[0].refuse(kind)
 
 
 def test_lines_come_out_in_order_whoever_made_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ APP = """
 """
 
 LIMIT = 0.3
+ACCESS = ("--access-log", "access.log")
 CELLS = [
     pytest.param(row.name, io, marks=[pytest.mark.soak] if io != row.ios[0] else [])
     for row in registry.MODELS
@@ -55,7 +57,8 @@ def busy(service: Service, requests: int = 1) -> Iterator[None]:
 
 
 def request(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    fields = "Host: a\r\nReferer: http://r/\r\nUser-Agent: curl\r\n"
+    return f"GET {path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
 def answer(client: socket.socket) -> http.client.HTTPResponse:
@@ -71,7 +74,8 @@ def test_what_has_waited_too_long_is_answered_503(held: Service, model: str, io:
     row = registry.get(model)
     alone = row.forks or io == "blocking"
     flags = ["--worker-connections", "1"] if row.forks else []
-    held.start("-w", "1", "-m", model, "--io", io, "--shed-after", str(LIMIT), *flags)
+    held.start("-w", "1", "-m", model, "--io", io, "--shed-after", str(LIMIT), *flags, *ACCESS)
+    sizes = set()
     with contextlib.ExitStack() as stack:
         late = [] if alone else [stack.enter_context(held.connect())]
         for kept in late:
@@ -85,10 +89,18 @@ def test_what_has_waited_too_long_is_answered_503(held: Service, model: str, io:
             found = answer(client)
             assert (found.status, found.getheader("Retry-After")) == (503, "1")
             assert found.getheader("Connection") == "close"
+            sizes.add(found.getheader("Content-Length"))
             assert client.recv(1) == b""
     assert "/late" not in (held.dir / "reached").read_text()
     assert held.metric("forkd_requests_shed_total") == len(late)
+    assert held.metric("forkd_requests_refused_total", reason="overload") == len(late)
+    assert held.metric("forkd_requests_refused_total") == len(late)
     assert held.metric("forkd_requests_total", code="503") == len(late)
+    log = held.dir / "access.log"
+    until(lambda: log.read_text().count("/late") == len(late), "their lines")
+    lines = re.findall(r'"GET /late HTTP/1.1" 503 (\d+) "http://r/" "curl"', log.read_text())
+    assert len(lines) == len(late)
+    assert set(lines) <= sizes
 
     def served() -> bool:
         with held.connect() as client:
