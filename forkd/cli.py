@@ -195,7 +195,10 @@ def _scale(args: argparse.Namespace) -> int:
     config = _locate(args)
     running(config.pidfile)
     how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
-    print(f"{ask(config.control, 'scale', **how)['workers']} workers")
+    reply = ask(config.control, "scale", **how)
+    print(f"{reply['workers']} workers")
+    if reply["why"]:
+        print(f"forkd: {reply['why']}", file=sys.stderr)
     return 0
 
 

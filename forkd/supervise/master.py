@@ -106,7 +106,7 @@ class Master:
         self._leaving: list[Generation] = []  # retired generations with children left
         self.reloader = Reloader(self)
         self.watchdog = Watchdog(self)
-        self.paused = False  # SIGWINCH: no children until asked for
+        self.paused = ""  # by what there are to be no children until somebody asks for them; "": there are
         self._upgrade: Upgrade | None = None
         self.notifier = Notifier(self)
         # The listeners' flags are shared with the master before us, who keeps them until we serve.
@@ -481,7 +481,9 @@ class Master:
         self.logs.reopen()
 
     def scale(self, want: int, pause: bool = False) -> int:
-        """Change the number of children. Returns the number. Raises ForkdError."""
+        """Change the number of children. Returns the number. Raises ForkdError.
+
+        None, where no connection brings one back, is the pause of SIGWINCH, whoever asked for it."""
         generation = self.generation
         most = self._nursery.children.slots // 2
         if generation.config.accept == "reuseport" and not pause:
@@ -498,7 +500,7 @@ class Master:
         elif not pause:
             generation.least = generation.most = want
         generation.want = want
-        self.paused = pause
+        self.paused = "SIGWINCH" if pause else "" if generation.most else "a scale to 0"
         self.log.info(f"scaling to {want}")
         return want
 
@@ -520,7 +522,7 @@ class Master:
         """The incoming generation leads from now on, and the old one retires."""
         old, new = self.generation, self.reloader.complete()
         self.generation = new
-        self.paused = False
+        self.paused = ""
         self.backoff = plan.Backoff()
         self.log.configure(new.config.log_level, new.config.log_format)
         new.defer()

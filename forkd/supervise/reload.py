@@ -72,7 +72,7 @@ class Reloader:
                     f"model {config.model} needs more rows of the scoreboard than this master has; "
                     "restart"
                 )
-            # After SIGWINCH the number is back at what is configured.
+            # After a pause the number is back at what is configured.
             same_size = config.workers == old.config.workers and not master.paused
             most = old.most if same_size else config.workers.max
             if len(master.children) + most > master.children.slots:

@@ -74,6 +74,8 @@ def state(master: Master) -> str:
         return "crash-loop"
     if master.reloader.incoming is not None:
         return "reloading"
+    if master.paused:
+        return "paused"
     return "running" if master.served else "starting"
 
 
@@ -90,7 +92,10 @@ def why_not_ready(master: Master) -> str:
             f"the last error: {''.join(last)}"
         )
     if master.paused:
-        return "paused by SIGWINCH; SIGHUP or `forkd scale` brings the children back"
+        return (
+            f"no workers since {master.paused}: clients wait; SIGHUP, SIGTTIN or `forkd scale N` brings "
+            "workers back"
+        )
     if ready < want:
         return f"{ready} of {want} workers are ready"
     full = [master.board.full(child.slot, monotonic_ns()) for child in _serving(master)]

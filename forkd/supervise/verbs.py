@@ -37,7 +37,10 @@ def _scale(master: Master, request: Request) -> None:
             want = to
         case _:
             raise ForkdError('scale takes either "by" or "to"')
-    request.wait_for(master.logs.sync).answer(workers=master.scale(want))
+    workers = master.scale(want)
+    request.wait_for(master.logs.sync).answer(
+        workers=workers, why=status.why_not_ready(master) if master.paused else ""
+    )
 
 
 def _sources(master: Master, request: Request) -> None:
