@@ -159,7 +159,8 @@ class Config:
         section="workers",
         short="-w",
         help="number of children, or a range that follows the load; "
-        "auto is the number of CPUs forkd may use",
+        "auto is the number of CPUs forkd may use, by its affinity mask and the CPU quota of its control "
+        "groups; WEB_CONCURRENCY counts where neither flag, FORKD_WORKERS nor file says anything",
     )
     threads: int = option(
         kinds.Int(1, 512),

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
+from forkd import cpus
 from forkd.address import FORMS, Address
 
 __all__ = [
@@ -310,9 +311,8 @@ class WorkersKind(Kind[Workers]):
             raw = str(raw)
         text = self.text(raw)
         if text == "auto":
-            # Not os.cpu_count(): it also counts the CPUs that taskset or a cpuset took away.
-            cpus = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-            return Workers(cpus, cpus)
+            usable = min(cpus.usable(), MAX_WORKERS)
+            return Workers(usable, usable)
         match = re.fullmatch(r"(?:([0-9]{1,6}):)?([0-9]{1,6})", text)
         if match is None:
             raise self.refuse()

@@ -1,4 +1,5 @@
-"""Where the configuration comes from: flags, environment, file, in this order of precedence.
+"""Where the configuration comes from: flags, environment, file, in this order of precedence. Where none of
+them says how many workers there are, WEB_CONCURRENCY does, which platforms set.
 
 The command gathers the `Sources`; the command, and the master at start and on every SIGHUP, call
 `Sources.load`, which reports everything that is wrong at once.
@@ -24,6 +25,8 @@ from forkd.rules import Rule, combinations
 
 _BY_NAME = {row.name: row for row in OPTIONS}
 _BY_ATTR = {row.attr: row for row in OPTIONS}
+_VARIABLES = {row.variable: row for row in OPTIONS}
+_OF_PLATFORM = "WEB_CONCURRENCY"  # the number of workers, as Heroku and others set it
 
 
 def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
@@ -83,7 +86,11 @@ class Sources:
         path = args.config or environ.get("FORKD_CONFIG") or None
         return cls(
             flags={name: value for name, value in vars(args).items() if name in _BY_ATTR},
-            environ={name: value for name, value in environ.items() if name.startswith("FORKD_")},
+            environ={
+                name: value
+                for name, value in environ.items()
+                if name.startswith("FORKD_") or name == _OF_PLATFORM
+            },
             path=None if path is None else os.path.abspath(path),
             runtime_dir=default_runtime_dir(os.geteuid(), environ),
         )
@@ -99,15 +106,27 @@ class Sources:
         """Where the daemon is to be found; what is wrong elsewhere does not matter for that."""
         return self._load({"name", "pidfile", "control"}, ())
 
+    def unknown_variables(self) -> list[str]:
+        """What to say of variables that look like options and are none. They are no error: whoever has set
+        them may never have heard of forkd. Their values may be secrets, and are not said."""
+        names = ["FORKD_CONFIG", *_VARIABLES]
+        return [
+            f"environment {name}: {_unknown(name, names, 'FORKD_')}; it is ignored"
+            for name, raw in self.environ.items()
+            if raw and name.startswith("FORKD_") and not is_ours(name) and not _is_link(name, raw)
+        ]
+
     def _load(self, wanted: set[str], rules: Iterable[Rule]) -> Config:
         problems: list[Problem] = []
         # Weakest first, so that the stronger overwrite. A wrong value is reported even if
         # overruled: it would come to light on the day the flag is dropped.
         given = [
             *_from_file(self.path, problems),
-            *_from_environ(self.environ, self.cwd, problems),
+            *_from_environ(self.environ, self.cwd),
             *_from_flags(self.flags, self.cwd, problems),
         ]
+        if not any(item.row.attr == "workers" for item in given):
+            given += _from_platform(self.environ, self.cwd)
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         wrong: set[str] = set()
@@ -151,34 +170,34 @@ def _from_flags(flags: Mapping[str, object], cwd: str, problems: list[Problem]) 
             yield _Given(row, raw, where, cwd)
 
 
-def _from_environ(
-    environ: Mapping[str, str], cwd: str, problems: list[Problem]
-) -> Iterable[_Given]:
-    variables = {row.variable: row for row in OPTIONS}
+def _from_environ(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
     for name, raw in environ.items():
         # An empty variable is one that a compose file or a unit has left open.
-        if not raw or not name.startswith("FORKD_") or _not_ours(name, raw):
-            continue
-        where = f"environment {name}"
-        if (row := variables.get(name)) is None:
-            names = ["FORKD_CONFIG", *variables]
-            problems.append(Problem(name, raw, _unknown(name, names), where))
-        else:
-            yield _Given(row, raw, where, cwd)
+        if raw and (row := _VARIABLES.get(name)) is not None:
+            yield _Given(row, raw, f"environment {name}", cwd)
 
 
-def _not_ours(name: str, value: str) -> bool:
-    """Whether a FORKD_ variable is no option: one that forkd or Kubernetes sets.
+def _from_platform(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
+    if raw := environ.get(_OF_PLATFORM, "").strip():
+        yield _Given(_BY_ATTR["workers"], raw, f"environment {_OF_PLATFORM}", cwd)
 
-    Kubernetes gives every pod the variables FORKD_SERVICE_HOST, FORKD_PORT=tcp://... and so on if
-    there is a Service called forkd in its namespace.
-    """
-    return (
-        name == "FORKD_CONFIG"
-        or name.startswith(("FORKD_INTERNAL_", "FORKD_SERVICE_"))
-        or (name == "FORKD_PORT" and "://" in value)
-        or re.match(r"FORKD_PORT_[0-9]+_(TCP|UDP|SCTP)", name) is not None
+
+#: What Kubernetes tells a pod of each Service in its namespace, and Docker of each link: for a Service called
+#: forkd-web, FORKD_WEB_SERVICE_HOST, FORKD_WEB_SERVICE_PORT_HTTP, FORKD_WEB_PORT_80_TCP_ADDR and so on.
+_LINK = re.compile(r"FORKD(_.*)?(_SERVICE_HOST|_SERVICE_PORT.*|_PORT_.*_(TCP|UDP|SCTP).*)")
+#: FORKD_WEB_PORT is "tcp://10.0.0.1:80". Without the "://" it is what somebody takes for an option.
+_LINK_PORT = re.compile(r"FORKD(_.*)?_PORT")
+
+
+def _is_link(name: str, value: str) -> bool:
+    return _LINK.fullmatch(name) is not None or (
+        _LINK_PORT.fullmatch(name) is not None and "://" in value
     )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a variable is forkd's, and of no use for the application."""
+    return name in _VARIABLES or name == "FORKD_CONFIG" or name.startswith("FORKD_INTERNAL_")
 
 
 def _from_file(path: str | None, problems: list[Problem]) -> Iterable[_Given]:
@@ -221,6 +240,8 @@ def _line_of(key: str, text: str) -> int | None:
     return None if found is None else text.count("\n", 0, found.start()) + 1
 
 
-def _unknown(name: str, names: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1)
-    return f"no such option; did you mean {nearest[0]}?" if nearest else "no such option"
+def _unknown(name: str, names: list[str], prefix: str = "") -> str:
+    """`prefix`: what all of them begin with, so that it makes none of them alike."""
+    rests = [known.removeprefix(prefix) for known in names]
+    nearest = difflib.get_close_matches(name.removeprefix(prefix), rests, n=1)
+    return f"no such option; did you mean {prefix}{nearest[0]}?" if nearest else "no such option"

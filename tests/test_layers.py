@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "forkd"
 BASE = {
     "errors",
     "address",
+    "cpus",
     "options",
     "config",
     "rules",

@@ -23,7 +23,7 @@ from forkd.errors import AppError, ForkdError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.models import registry
 from forkd.sources import Sources
-from forkd.supervise import exposure, worker
+from forkd.supervise import advice, exposure, worker
 from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard
@@ -47,11 +47,14 @@ def check(sources: Sources, config: Config) -> str:
     identity = process.identity(config.user, config.group)
     if config.chdir is not None:
         _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
-    exposure.warn(Log(config.log_level, config.log_format, "check"), sources.path, config, identity)
+    log = Log(config.log_level, config.log_format, "check")
+    exposure.warn(log, sources.path, config, identity)
     name = _import_as_a_worker(config, identity)
     _, denied = registry.usable(config)
     if denied and not config.io_fallback:
         raise StartError(f"io-fallback = false, and io_uring cannot be used: {denied}")
+    for text in advice.warnings(sources, config):
+        log.warning(text)
     how = registry.io_of(config.model, config.io)
     return (
         f"ok: {config.app or 'the built-in welcome app'} ({name}) under "

@@ -24,8 +24,8 @@ from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.logger.destinations import Standard, capture
 from forkd.models import registry
-from forkd.sources import Sources
-from forkd.supervise import notify
+from forkd.sources import Sources, is_ours
+from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile
@@ -52,6 +52,7 @@ class Launch:
     manager: Manager = field(default_factory=Manager)  # that started this process, to be told
     stored: list[Listener] = field(default_factory=list)  # from before, which it has kept
     standard: Standard | None = None  # what descriptors 1 and 2 lead to
+    warnings: list[str] = field(default_factory=list)  # for the log, when there is one
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
         """The addresses of `config`; sockets from a service manager replace the default."""
@@ -137,6 +138,7 @@ def start(sources: Sources, config: Config) -> int:
     activated = tuple(units)
     launch = Launch(config, (), activated, manager=notify.manager(os.environ), stored=stored)
     launch.binds = launch.binds_of(config)
+    launch.warnings = advice.warnings(sources, config)
     if config.foreground:
         if config.error_log not in (None, "-"):
             launch.error_log = config.error_log
@@ -146,6 +148,8 @@ def start(sources: Sources, config: Config) -> int:
         raise StartError(
             "error-log: a detached daemon has no stderr; name a file, or use --foreground"
         )
+    for text in launch.warnings:
+        print(f"forkd: warning: {text}", file=sys.stderr)
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -247,7 +251,7 @@ def _serve(sources: Sources, launch: Launch) -> int:
                 raise SystemCallError("chdir", config.chdir, error) from error
         if launch.standard is None:
             launch.standard = capture(launch.error_log)
-        for name in [name for name in os.environ if name.startswith("FORKD_")]:
+        for name in filter(is_ours, list(os.environ)):
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()
         launch.pidfile = (

@@ -131,6 +131,8 @@ class Master:
         try:
             identity = self._nursery.identity = process.identity(config.user, config.group)
             self.leadership.other_ids = process.is_other(identity)
+            for text in self.launch.warnings:
+                self.log.warning(text)
             exposure.warn(self.log, self.sources.path, config, identity)
             self.logs.become(identity)
             self._open(config)

@@ -145,7 +145,6 @@ def test_every_problem_at_once(tmp_path: Path) -> None:
         ("keep-alve", "3", f"file {file} line 3"),
         ("zzz", "1", f"file {file} line 6"),
         ("http", "{'body-buffer': 1}", f"file {file} line 7"),
-        ("FORKD_WORKRES", "2", "environment FORKD_WORKRES"),
         ("timeout", "-1", f"file {file} line 2"),
         ("backlog", "x", f"file {file} line 5"),
         ("workers", "9:1", "environment FORKD_WORKERS"),
@@ -155,7 +154,6 @@ def test_every_problem_at_once(tmp_path: Path) -> None:
     by_key = {p.key: p.allowed for p in found}
     assert by_key["keep-alve"] == "no such option; did you mean keep-alive?"
     assert by_key["zzz"] == "no such option"
-    assert by_key["FORKD_WORKRES"].endswith("did you mean FORKD_WORKERS?")
     assert "top level" in by_key["http"]
     assert by_key["backlog"] == "must be a whole number from 1 to 65535"
     assert by_key["log-level"] == "must be debug, info, warning or error"
@@ -205,16 +203,88 @@ def test_an_unknown_flag_kept_from_another_version() -> None:
     assert found.allowed == "no such option; did you mean --workers?"
 
 
+LINKS = {
+    "FORKD_SERVICE_HOST": "10.0.0.1",
+    "FORKD_SERVICE_PORT": "80",
+    "FORKD_SERVICE_PORT_HTTP": "80",
+    "FORKD_PORT": "tcp://10.0.0.1:80",
+    "FORKD_PORT_80_TCP_ADDR": "10.0.0.1",
+    "FORKD_WEB_SERVICE_HOST": "10.0.0.2",
+    "FORKD_WEB_SERVICE_PORT": "80",
+    "FORKD_WEB_SERVICE_PORT_HTTPS_ALT": "443",
+    "FORKD_WEB_PORT": "tcp://10.0.0.2:80",
+    "FORKD_WEB_PORT_80_TCP": "tcp://10.0.0.2:80",
+    "FORKD_WEB_PORT_80_TCP_PROTO": "tcp",
+    "FORKD_A_B_PORT_53_UDP": "udp://10.0.0.3:53",
+    "FORKD_A_B_PORT_53_UDP_PORT": "53",
+    "FORKD_SS7_PORT_2905_SCTP": "sctp://10.0.0.4:2905",
+    "FORKD_SS7_PORT_2905_SCTP_ADDR": "10.0.0.4",
+    "FORKD_BIND_SERVICE_HOST": "10.0.0.5",  # a Service called forkd-bind
+    "FORKD_WORKERS_PORT": "tcp://10.0.0.6:80",
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_to_services_are_no_options(name: str) -> None:
+    """Kubernetes sets them for each Service of a namespace, whatever it is called."""
+    given = sources(environ={name: LINKS[name]})
+    assert given.load() == sources().load()
+    assert given.unknown_variables() == []
+
+
 def test_variables_that_are_no_options() -> None:
-    environ = {
-        "FORKD_INTERNAL_FD": "3",
-        "FORKD_SERVICE_HOST": "10.0.0.1",
-        "FORKD_PORT": "tcp://10.0.0.1:80",
-        "FORKD_PORT_80_TCP_ADDR": "10.0.0.1",
-        "FORKD_TIMEOUT": "",
-    }
-    assert sources(environ=environ).load() == sources().load()
-    assert [p.key for p in problems(sources(environ={"FORKD_PORT": "80"}))] == ["FORKD_PORT"]
+    given = sources(environ={"FORKD_INTERNAL_FD": "3", "FORKD_TIMEOUT": "", "FORKD_NONE": ""})
+    assert given.load() == sources().load()
+    assert given.unknown_variables() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FORKD_WORKRES", "2", "no such option; did you mean FORKD_WORKERS?; it is ignored"),
+        ("FORKD_ZZZ", "hunter2", "no such option; it is ignored"),
+        ("FORKD_PORT", "80", "no such option"),  # no link: its value would be tcp://...
+        ("FORKD_WEB_PORT", "8000", "no such option"),
+        ("FORKD_HOST", "10.0.0.1", "no such option"),
+    ],
+)
+def test_an_unknown_variable_is_a_warning(name: str, value: str, words: str) -> None:
+    given = sources(environ={name: value, "FORKD_BACKLOG": "7"})
+    assert given.load().backlog == 7
+    (found,) = given.unknown_variables()
+    assert found.startswith(f"environment {name}: {words}")
+    assert value not in found.removeprefix(f"environment {name}")  # it may be a secret
+
+
+# -- WEB_CONCURRENCY
+
+
+def test_web_concurrency_counts_where_nothing_else_is_given(tmp_path: Path) -> None:
+    platform = {"WEB_CONCURRENCY": "3"}
+    assert sources(environ=platform).load().workers == Workers(3, 3)
+    file = write(tmp_path / "f.toml", "workers = 4")
+    assert sources("-c", file, environ=platform).load().workers == Workers(4, 4)
+    assert sources(environ=platform | {"FORKD_WORKERS": "5"}).load().workers == Workers(5, 5)
+    assert sources("-w", "1:6", environ=platform).load().workers == Workers(1, 6)
+    assert sources("-w", "auto", environ=platform).load().workers == sources().load().workers
+    for empty in ("", " "):
+        assert sources(environ={"WEB_CONCURRENCY": empty}).load() == sources().load()
+
+
+def test_web_concurrency_is_kept_for_a_reload_and_an_upgrade(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    given = sources("-c", write(file, "workers = 4"), environ={"WEB_CONCURRENCY": "3"})
+    again = Sources(**json.loads(json.dumps(dataclasses.asdict(given))))
+    file.write_text("")
+    assert again.load().workers == Workers(3, 3)
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1.5", "513", "3:2"])
+def test_nonsense_in_web_concurrency(value: str) -> None:
+    (found,) = problems(sources(environ={"WEB_CONCURRENCY": value}))
+    assert (found.key, found.value, found.where) == ("workers", value, "environment WEB_CONCURRENCY")
+    assert found.allowed.startswith("must be N from 1 to 512")
+    assert sources("-w", "2", environ={"WEB_CONCURRENCY": value}).load().workers == Workers(2, 2)
 
 
 @pytest.mark.parametrize(
