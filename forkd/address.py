@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind"]
+__all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind", "page_at"]
 
 AddressKind = Literal["tcp", "tcp6", "unix", "fd"]
 
@@ -68,6 +68,12 @@ class Address:
         if self.kind == "fd":
             return f"fd://{self.fd}"
         return f"[{self.host}]:{self.port}" if self.kind == "tcp6" else f"{self.host}:{self.port}"
+
+
+def page_at(name: str, path: str) -> str:
+    """Where a page of an HTTP server is, for an operator: `name` is the text of its address. No URL can
+    name a unix socket, so there it is the socket and the path (`curl --unix-socket`)."""
+    return f"{name} (GET {path})" if name.startswith("unix:") else f"http://{name}{path}"
 
 
 def _number(text: str, most: int, what: str) -> int:

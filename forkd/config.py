@@ -387,6 +387,39 @@ class Config:
         reloadable=False,
         help="address of /metrics, /healthz, /readyz and the status page; none turns it off",
     )
+    admin_hosts: tuple[str, ...] = option(
+        kinds.Names(),
+        None,
+        absent=(),
+        section="admin",
+        unset="IP addresses and localhost alone",
+        example=("forkd.example.internal",),
+        help="names under which the pages at --admin are asked for, besides IP addresses and localhost, "
+        "which are always taken: another Host is answered 421. /healthz and /readyz take any",
+    )
+    admin_token_file: str | None = option(
+        kinds.Path(),
+        None,
+        section="admin",
+        unset="no token is asked for",
+        example="/etc/forkd/admin-token",
+        help="file with the token without which (Authorization: Bearer) the pages at --admin are answered "
+        "401, /healthz and /readyz excepted; read at a start and a reload, and refused if all may read it",
+    )
+    admin_queries: bool = option(
+        kinds.Bool(),
+        False,
+        section="admin",
+        help="show query strings of requests in the pages at --admin, which may have tokens in them; "
+        "forkd status shows them always",
+    )
+    health: Address | None = option(
+        kinds.AddressOrNone(),
+        "none",
+        section="admin",
+        reloadable=False,
+        help="address of a listener with /healthz and /readyz alone, for probes that may not see the rest",
+    )
 
     # logging
     error_log: str | None = option(

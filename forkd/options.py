@@ -15,7 +15,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, ClassVar, Generic, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from forkd import cpus
 from forkd.address import FORMS, Address
@@ -29,6 +29,7 @@ __all__ = [
     "Int",
     "Kind",
     "LogPath",
+    "Names",
     "Octal",
     "Option",
     "Path",
@@ -52,11 +53,15 @@ MAX_WORKERS = 512
 MAX_SECONDS = 1_000_000
 
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0}
+_HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 class Kind(ABC, Generic[T]):
     """A type of value: how it is read and, in words, what is allowed."""
+
+    #: Whether a value is a list: a repeated flag, or text with commas.
+    several: ClassVar[bool] = False
 
     @property
     def metavar(self) -> str:
@@ -266,6 +271,7 @@ class AddressOrNone(Kind[Address | None]):
 class AddressList(Kind[tuple[Address, ...]]):
     """One address or several: a list, or text with commas."""
 
+    several = True
     metavar = "ADDR"
     allowed = f"one address or several: {FORMS}"
 
@@ -285,6 +291,22 @@ class AddressList(Kind[tuple[Address, ...]]):
         if not addresses:
             raise self.refuse()
         return tuple(addresses)
+
+
+@dataclass(frozen=True)
+class Names(Kind[tuple[str, ...]]):
+    """Host names, lower case and without the dot of the root: a list, or text with commas."""
+
+    several = True
+    metavar = "NAME"
+    allowed = "host names without a port, in a list or separated by commas"
+
+    def read(self, raw: object, base: str) -> tuple[str, ...]:
+        items = raw if isinstance(raw, list | tuple) else [raw]
+        names = [name.strip().lower() for item in items for name in self.text(item).split(",")]
+        if not names or not all(_HOST_NAME.fullmatch(name) for name in names):
+            raise self.refuse()
+        return tuple(dict.fromkeys(name.removesuffix(".") for name in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from forkd.address import UNIX_PATH_MAX
+from forkd.address import UNIX_PATH_MAX, Address
 from forkd.config import OPTIONS, Config
 from forkd.errors import Problem, show
 
@@ -59,20 +59,24 @@ def _bind_twice(config: Config) -> str:
     return f"the same address twice: {', '.join(twice)}" if twice else ""
 
 
-def _admin_bind(config: Config) -> str:
-    admin = config.admin
-    if (
-        admin is None
-        or admin not in config.bind
-        or (admin.kind.startswith("tcp") and not admin.port)
-    ):
-        return ""
-    return "must differ from every bind address: the admin endpoint has a listener of its own"
+def _own_listener(attr: str, others: tuple[str, ...]) -> Rule:
+    """The master's own servers share their listeners with nobody."""
+
+    def check(config: Config) -> str:
+        mine: Address | None = getattr(config, attr)
+        taken: list[Address | None] = [*config.bind, *(getattr(config, other) for other in others)]
+        if mine is None or mine not in taken or (mine.kind.startswith("tcp") and not mine.port):
+            return ""
+        also = "".join(f" and from {other}" for other in others)
+        return f"must differ from every bind address{also}: it has a listener of its own"
+
+    return Rule((attr, "bind", *others), check)
 
 
 def _control_bind(config: Config) -> str:
-    taken = any(a.kind == "unix" and a.path == config.control for a in config.bind)
-    return "must differ from every bind address" if taken else ""
+    listeners = (*config.bind, config.admin, config.health)
+    taken = any(a is not None and a.kind == "unix" and a.path == config.control for a in listeners)
+    return "must differ from the addresses of bind, admin and health" if taken else ""
 
 
 def _control_length(config: Config) -> str:
@@ -95,8 +99,9 @@ _RULES = (
     Rule(("accept", "bind"), _reuseport_bind),
     Rule(("accept", "workers"), _reuseport_workers),
     Rule(("max_requests_jitter", "max_requests"), _jitter),
-    Rule(("admin", "bind"), _admin_bind),
-    Rule(("control", "bind"), _control_bind),
+    _own_listener("admin", ()),
+    _own_listener("health", ("admin",)),
+    Rule(("control", "bind", "admin", "health"), _control_bind),
     Rule(("control", "pidfile", "name"), _control_length),
     Rule(("pidfile", "control", "error_log", "access_log"), _same_file),
 )

@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = No
             both = argparse.BooleanOptionalAction
             add(*row.flags, dest=row.attr, action=both, default=absent, help=text)
         else:
-            action = "append" if isinstance(row.kind, kinds.AddressList) else "store"
+            action = "append" if row.kind.several else "store"
             add(
                 *row.flags,
                 dest=row.attr,

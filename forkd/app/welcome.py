@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from forkd import __version__
+from forkd.address import page_at
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>forkd</title>
@@ -30,8 +31,9 @@ i/o <code>{io}</code>.</li>
 def make(model: str, io: str, admin: str | None) -> Callable[..., Iterable[bytes]]:
     """The welcome application, told what serves it. A WSGI callable."""
     if admin:
-        url = escape(f"http://{admin}/metrics")
-        metrics = f'Metrics: <a href="{url}">{url}</a>'
+        where = escape(page_at(admin, "/metrics"))
+        link = f'<a href="{where}">{where}</a>' if where.startswith("http:") else f"<code>{where}</code>"
+        metrics = f"Metrics: {link}"
     else:
         metrics = "The metrics endpoint is turned off (<code>--admin none</code>)."
 

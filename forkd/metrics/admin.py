@@ -1,24 +1,27 @@
 """The admin endpoint: a small HTTP server on a listener of its own, inside the master's loop.
 
 It answers also when every child is stuck, which is when one wants to look. One request per
-connection, bounded in size, number and time (system/places.py); only GET and HEAD.
+connection, bounded in size, number and time (system/places.py); only GET and HEAD. The health
+listener is another one, with the pages for probes alone.
 """
 
 from __future__ import annotations
 
 import json
-import socket
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
+from forkd import __version__
 from forkd.address import Address
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import bodiless, error, head
+from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, encode
 from forkd.system import sockets
 from forkd.system.loop import Loop
@@ -34,6 +37,7 @@ class Source(Protocol):
     def status(self) -> dict[str, Any]: ...
     def not_ready(self) -> str: ...
     def samples(self) -> Sample: ...
+    def access(self) -> Access: ...
 
 
 class Answer(NamedTuple):
@@ -42,8 +46,16 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Page(NamedTuple):
+    show: Callable[[Source, str], Answer]
+    public: bool  # for probes: whatever their Host, and without a token
+
+
 class AdminServer:
-    def __init__(self, listener: sockets.Listener, loop: Loop, source: Source) -> None:
+    def __init__(
+        self, listener: sockets.Listener, loop: Loop, source: Source, pages: Mapping[bytes, Page]
+    ) -> None:
+        self._pages = pages
         self.name = listener.name
         self._listener = listener
         self._source = source
@@ -60,17 +72,23 @@ class AdminServer:
         return self._sock.fileno()
 
     @classmethod
-    def listen(cls, address: Address, loop: Loop, source: Source) -> AdminServer:
-        """Raises BindError."""
-        return cls(sockets.listen(address, BACKLOG), loop, source)
-
-    @classmethod
-    def adopt(cls, fd: int, address: Address, loop: Loop, source: Source) -> AdminServer:
-        """The socket that an upgrade handed over."""
-        sock = socket.socket(fileno=fd)
-        sock.set_inheritable(False)
-        sock.listen(BACKLOG)
-        return cls(sockets.Listener(address, sockets.name_of(sock), BACKLOG, [sock]), loop, source)
+    def at(
+        cls,
+        address: Address | None,
+        handed: int | None,
+        loop: Loop,
+        source: Source,
+        pages: Mapping[bytes, Page],
+    ) -> AdminServer | None:
+        """One at `address`, if there is to be one. `handed`: the descriptor of the one that an upgrade has
+        handed over. Raises BindError."""
+        if address is None:
+            if handed is not None:
+                os.close(handed)
+            return None
+        if handed is None:
+            return cls(sockets.listen(address, BACKLOG), loop, source, pages)
+        return cls(sockets.handed_over(handed, address, BACKLOG), loop, source, pages)
 
     def forget(self) -> None:
         """In a child: close our copies, leave the listener to the master."""
@@ -99,16 +117,20 @@ class AdminServer:
             self._places.answer(client, self._answer(request))
 
     def _answer(self, request: Request) -> bytes:
-        page = PAGES.get(request.path)
+        page = self._pages.get(request.path)
+        if not (page.public if page else self._all_public()):
+            refusal = self._source.access().refusal(request)
+            if refusal is not None:
+                return refusal
         if request.method not in ("GET", "HEAD"):
             return error(405, "only GET and HEAD are served here", method=request.method)
         if page is None:
-            known = ", ".join(sorted(path.decode() for path in PAGES))
+            known = ", ".join(sorted(path.decode() for path in self._pages))
             return error(404, f"the pages here are {known}", method=request.method)
         accept = b",".join(v for n, v in request.headers if n.lower() == b"accept").decode(
             "latin-1"
         )
-        answer = page(self._source, accept)
+        answer = page.show(self._source, accept)
         lines = head(
             answer.status,
             [("Content-Type", answer.content_type), ("Cache-Control", "no-store")],
@@ -117,6 +139,9 @@ class AdminServer:
             keep_alive=False,
         )
         return lines if bodiless(200, request.method) else lines + answer.body
+
+    def _all_public(self) -> bool:
+        return all(page.public for page in self._pages.values())
 
 
 # ---- the pages ----------------------------------------------------------------------------
@@ -152,6 +177,7 @@ def _page(source: Source, accept: str) -> Answer:
     """A plain page for a person with a browser."""
     status = source.status()
     master = status["master"]
+    name = escape(master["name"])
     columns = (
         "slot",
         "pid",
@@ -174,10 +200,10 @@ def _page(source: Source, accept: str) -> Answer:
     )
     links = " ".join(f'<a href="{p.decode()}">{p.decode()}</a>' for p in PAGES if p != b"/")
     text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>forkd status</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}: forkd status</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem}td,th{padding:.2em .8em;"
         "text-align:left;border-bottom:1px solid #8884}</style>"
-        f"<h1>forkd: {escape(master['name'])}</h1><p>{escape(master['state'])}"
+        f"<h1>{name}</h1><p>forkd {__version__} is {escape(master['state'])}"
         f"{escape(': ' + master['why'] if master['why'] else '')}; pid {master['pid']}, generation "
         f"{master['generation']}, model {escape(master['model'])}, io {escape(master['io'])}.</p>"
         f"<ul>{queues}</ul><table><tr>{header}</tr>{rows}</table><p>{links}</p></html>\n"
@@ -189,10 +215,11 @@ def _cell(value: object) -> str:
     return "-" if value is None else escape(str(value))
 
 
-PAGES: dict[bytes, Callable[[Source, str], Answer]] = {
-    b"/": _page,
-    b"/metrics": _metrics,
-    b"/healthz": _healthz,
-    b"/readyz": _readyz,
-    b"/status.json": _status,
+PAGES: dict[bytes, Page] = {
+    b"/": Page(_page, public=False),
+    b"/metrics": Page(_metrics, public=False),
+    b"/healthz": Page(_healthz, public=True),
+    b"/readyz": Page(_readyz, public=True),
+    b"/status.json": Page(_status, public=False),
 }
+HEALTH_PAGES = {path: page for path, page in PAGES.items() if page.public}

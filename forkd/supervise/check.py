@@ -21,6 +21,7 @@ from forkd.app.hooks import Hooks
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError, StartError, SystemCallError
 from forkd.log import Log
+from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
@@ -49,6 +50,7 @@ def check(sources: Sources, config: Config) -> str:
         _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
     log = Log(config.log_level, config.log_format, "check")
     exposure.warn(log, sources.path, config, identity)
+    Access.of(config)
     name = _import_as_a_worker(config, identity)
     _, denied = registry.usable(config)
     if denied and not config.io_fallback:

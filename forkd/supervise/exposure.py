@@ -58,6 +58,11 @@ def _trusted(path: str | None, config: Config) -> Iterator[tuple[Iterable[str], 
         [os.path.dirname(config.pidfile)],
         "`forkd stop` and `restart` by root signal the process whose number is in the pid file there",
     )
+    if config.admin_token_file is not None:
+        yield (
+            [config.admin_token_file],
+            "who writes it says which token opens the pages at --admin, from the next start or reload on",
+        )
     if config.hooks is not None:
         yield (
             _module_files(config.hooks),

@@ -7,12 +7,13 @@ objects: their sockets, and what waits in their queues, pass from one to the nex
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import BindError, StartError
 from forkd.log import Log
+from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.system import process, sockets
 from forkd.system.lease import Lease
@@ -37,6 +38,7 @@ class Generation:
     interface: str = ""  # of its application, as its children say
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
+    access: Access = field(default_factory=Access)  # to the pages of the admin endpoint
 
     @classmethod
     def build(
@@ -45,6 +47,7 @@ class Generation:
     ) -> Generation:  # fmt: skip
         """Bind what is new, take over what is known. Raises BindError or StartError, leaving nothing
         behind."""
+        access = Access.of(config)
         copies = config.workers.max if config.accept == "reuseport" else 0
         spare = list(known)
         made: list[Listener] = []
@@ -79,6 +82,7 @@ class Generation:
             workers.max,
             dispatched,
             queue,
+            access=access,
         )
 
     @property

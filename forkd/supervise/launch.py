@@ -19,7 +19,7 @@ from daemon import DaemonContext
 from daemon.daemon import DaemonProcessDetachError
 
 from forkd import __version__, log
-from forkd.address import Address
+from forkd.address import Address, page_at
 from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.logger.destinations import Standard, capture
@@ -80,7 +80,9 @@ class Launch:
             f"model {config.model}, io {io}, workers {config.workers}, master pid {master.pid}",
         ]
         if master.admin_address:
-            lines.append(f"metrics on {_url(master.admin_address, 'wsgi').rstrip('/')}/metrics")
+            lines.append(f"metrics on {page_at(master.admin_address, '/metrics')}")
+        if master.health is not None:
+            lines.append(f"health on {page_at(master.health.name, '/readyz')}")
         if self.error_log:
             lines.append(f"error log: {self.error_log}")
         for line in lines:
@@ -203,7 +205,8 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
     code = 1
     try:
         assert launch.pipe is not None
-        keep = [launch.pipe, *(address.fd for address in launch.binds if address.kind == "fd")]
+        mine = (*launch.binds, launch.config.admin, launch.config.health)
+        keep = [launch.pipe, *(x.fd for x in mine if x is not None and x.kind == "fd")]
         _make_directories(launch)
         launch.standard = standard = capture(launch.error_log)
         # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.

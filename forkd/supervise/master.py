@@ -17,7 +17,7 @@ from time import monotonic
 from forkd.config import Config
 from forkd.errors import ForkdError, StartError
 from forkd.log import Log
-from forkd.metrics.admin import AdminServer
+from forkd.metrics.admin import HEALTH_PAGES, PAGES, AdminServer
 from forkd.models import registry
 from forkd.models.shortage import Shortage
 from forkd.sources import Sources
@@ -98,7 +98,8 @@ class Master:
         self.dispatcher = self.leadership.dispatcher
         self.ending = Ending(self)
         self.backoff = plan.Backoff()
-        self.admin_address: str | None = None
+        self.admin: AdminServer | None = None
+        self.health: AdminServer | None = None
         self.fallback = ""  # why they do not use the configured --io
         self.started = monotonic()
         self.served = False  # whether the service ever answered
@@ -158,21 +159,20 @@ class Master:
         self.signals = SignalQueue([row.number for row in SIGNALS])
         self.loop.watch(self.signals.fileno(), self._on_signals)
         heir = self.launch.inheritance
-        pages = verbs.Admin(self)
-        self.admin: AdminServer | None = None
         if heir is None:
             self.control = ControlServer.listen(config.control, self.loop, self._on_request)
-            if config.admin is not None:
-                self.admin = AdminServer.listen(config.admin, self.loop, pages)
-            self.answer_verbs()
         else:
             self.control = ControlServer.adopt(
                 heir.control, config.control, self.loop, self._on_request
             )
-            if config.admin is not None and heir.admin is not None:
-                self.admin = AdminServer.adopt(heir.admin, config.admin, self.loop, pages)
+        source = verbs.Admin(self)
+        handed = (heir.admin, heir.health) if heir else (None, None)
+        self.admin = AdminServer.at(config.admin, handed[0], self.loop, source, PAGES)
+        self.health = AdminServer.at(config.health, handed[1], self.loop, source, HEALTH_PAGES)
+        if heir is None:
+            self.answer_verbs()
+        else:
             Succession(self, heir.link)
-        self.admin_address = self.admin.name if self.admin is not None else None
         self._nursery.forget += [
             self.loop.close,
             self.signals.close,
@@ -182,14 +182,22 @@ class Master:
             self.log.sink.close,
             self.logs.forget,
             self.errands.forget,
-            *([self.admin.forget] if self.admin else []),
+            *[server.forget for server in self.page_servers()],
         ]
+
+    def page_servers(self) -> list[AdminServer]:
+        """The admin endpoint and the health listener, as far as there are any."""
+        return [server for server in (self.admin, self.health) if server is not None]
+
+    @property
+    def admin_address(self) -> str | None:
+        return self.admin.name if self.admin is not None else None
 
     def answer_verbs(self) -> None:
         self.control.open()
         self.listening.restore_control()
-        if self.admin is not None:
-            self.admin.open()
+        for server in self.page_servers():
+            server.open()
 
     def _close(self) -> None:
         for child in self.children:
@@ -213,8 +221,8 @@ class Master:
             generation.close(keep=[])
         if hasattr(self, "control"):
             self.control.close()
-            if self.admin is not None:
-                self.admin.close()
+        for server in self.page_servers():
+            server.close()
         self.logs.end(self.generation.config.graceful_timeout)
         if self.handed_over:
             assert self._upgrade is not None
@@ -565,8 +573,8 @@ class Master:
         self.doorbell.give_up()
         self.dispatcher.give_up()
         self.control.hand_over()
-        if self.admin is not None:
-            self.admin.hand_over()
+        for server in self.page_servers():
+            server.hand_over()
         for listener in self.generation.listeners:
             listener.unix_inode = None  # the socket file is the new master's
         self.ending.wind_up()

@@ -60,6 +60,7 @@ def report(master: Master) -> dict[str, Any]:
         ],
         "logger": master.logs.report(),
         "admin": master.admin_address,
+        "health": master.health.name if master.health is not None else None,
         "doorbell": master.doorbell.counters(),
         "departures": master.departures.reports(),
     }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from forkd.address import page_at
 from forkd.models.registry import Row
+
+_COLUMNS = 79
 
 
 def render(status: dict[str, Any]) -> str:
@@ -19,7 +23,9 @@ def render(status: dict[str, Any]) -> str:
         f"app {master['app'] or '(built-in)'}, {master['workers_wanted']} workers wanted",
     ]
     if status["admin"]:
-        lines.append(f"metrics http://{status['admin']}/metrics")
+        lines.append(f"metrics {page_at(status['admin'], '/metrics')}")
+    if status.get("health"):  # an older master has none
+        lines.append(f"health {page_at(status['health'], '/readyz')}")
     for listener in status["listeners"]:
         lines.append(
             f"listening on {listener['address']}, {listener['accept_queue']} of "
@@ -58,13 +64,31 @@ def models(rows: Iterable[Row]) -> str:
             "good for": row.good_for,
             "weakness": row.weakness,
         }
-        lines = [row.name, *(f"  {name:18}{text}" for name, text in fields.items())]
-        lines += [
-            f"  {'refused':18}{flavour} with --io {io}: {why}"
-            for (io, flavour), why in row.refused.items()
-        ]
+        lines = [row.name, *(_field(name, text) for name, text in fields.items())]
+        lines += [_field("refused", text) for text in _refused(row)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _refused(row: Row) -> Iterator[str]:
+    """The pairs that make no sense, those with one reason together."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for (io, flavour), why in row.refused.items():
+        by_reason.setdefault((flavour, why), []).append(io)
+    for (flavour, why), ios in by_reason.items():
+        yield f"{flavour}{'' if set(ios) == set(row.ios) else f' with --io {_or(ios)}'}: {why}"
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
+
+
+def _field(name: str, text: str) -> str:
+    """Not wider than a terminal is at least; only between words, so that options stay whole."""
+    return textwrap.fill(
+        text, _COLUMNS, initial_indent=f"  {name:18}", subsequent_indent=" " * 20,
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 The old master executes the new program (the same command, which may by now be other code, another
 Python, another virtual environment) and hands it, in one environment variable, the descriptors of
-the listeners, of the control and admin sockets and of the pid file, and one end of a socketpair,
+the listeners, of the control, admin and health sockets and of the pid file, and one end of a socketpair,
 the link. The new master boots its children, says over the link that it serves or why it cannot, and
 only then does the old one retire its own. Until that word everything stays as it was. Counters
 follow over the link: once at the handover, and what the last old children added, at the end.
@@ -80,6 +80,7 @@ class Inheritance:
     listeners: list[Listener]
     control: int
     admin: int | None
+    health: int | None
     pidfile: int
     link: Link
     activated: tuple[Address, ...]
@@ -98,6 +99,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         listeners=[_listener(item) for item in found["listeners"]],
         control=found["control"],
         admin=found["admin"],
+        health=found.get("health"),  # an older forkd has no such listener
         pidfile=found["pidfile"],
         link=Link(socket.socket(fileno=found["link"])),
         activated=tuple(Address(**item) for item in found["activated"]),
@@ -166,6 +168,7 @@ class Upgrade:
             ],
             "control": master.control.sock.fileno(),
             "admin": None if master.admin is None else master.admin.fileno(),
+            "health": None if master.health is None else master.health.fileno(),
             "pidfile": master.launch.pidfile.fd,
             "link": link,
             "activated": [asdict(address) for address in master.launch.activated],
@@ -260,8 +263,7 @@ def _execute(handed: dict[str, Any], cwd: str, standard: Standard) -> NoReturn:
     """In the forked process: become the new program."""
     fds = [fd for item in handed["listeners"] for fd in item["fds"]]
     fds += [handed["control"], handed["pidfile"], handed["link"]]
-    if handed["admin"] is not None:
-        fds.append(handed["admin"])
+    fds += [fd for fd in (handed["admin"], handed["health"]) if fd is not None]
     for fd in fds:
         os.set_inheritable(fd, True)
     os.chdir(cwd)

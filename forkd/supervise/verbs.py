@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.errors import ForkdError
+from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, gather
 from forkd.supervise import status
 from forkd.supervise.control import Request
@@ -84,11 +85,14 @@ class Admin:
     def __init__(self, master: Master) -> None:
         self._master = master
 
+    def access(self) -> Access:
+        return self._master.generation.access
+
     def status(self) -> dict[str, Any]:
-        return status.report(self._master)
+        return self.access().shown(status.report(self._master))
 
     def not_ready(self) -> str:
-        return status.why_not_ready(self._master)
+        return self.access().shown_text(status.why_not_ready(self._master))
 
     def samples(self) -> Sample:
         self._master.logs.count()

@@ -272,6 +272,21 @@ def restored(address: Address, fd: int, backlog: int) -> Listener:
     return made
 
 
+def handed_over(fd: int, address: Address, backlog: int) -> Listener:
+    """A listener of one of the master's own servers, from the master before. It keeps the address that it
+    has, whatever `address` is configured by now: the file of another one is not ours to remove."""
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    sock.listen(backlog)
+    name = name_of(sock)
+    if address.kind == "fd":
+        return Listener(address, name, backlog, [sock])  # made by somebody else, and its file
+    made = Listener(Address.parse(name), name, backlog, [sock])
+    made.file_inode = made.found_inode()
+    return made
+
+
 def _passed(listener: Listener) -> Listener:
     """Whoever has passed it may have set an owner, and have given it to others."""
     listener.expose()

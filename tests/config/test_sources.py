@@ -98,6 +98,8 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "preload": "true",
         "new_privileges": "true",
         "hooks": "project.hooks",
+        "admin_token_file": "/token",
+        "admin_queries": "true",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
@@ -386,7 +388,7 @@ def test_unreloadable() -> None:
     assert unreloadable(old, old) == []
     assert {row.name for row in OPTIONS if not row.reloadable} == {
         "name", "chdir", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
-        "admin", "threads", "error-log",
+        "admin", "health", "threads", "error-log",
     }  # fmt: skip
 
 

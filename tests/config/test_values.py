@@ -46,6 +46,8 @@ READS: list[tuple[kinds.Kind[Any], object, object]] = [
     (kinds.AddressOrNone(), 9464, Address("tcp", "0.0.0.0", 9464)),
     (kinds.AddressList(), ":1,fd://3", (Address("tcp", "0.0.0.0", 1), Address("fd", fd=3))),
     (kinds.AddressList(), [":1", 2], (Address.parse(":1"), Address.parse(":2"))),
+    (kinds.Names(), "B.example., a_1,b.EXAMPLE", ("b.example", "a_1")),
+    (kinds.Names(), ["a", "b,c"], ("a", "b", "c")),
     (kinds.WorkersKind(), 3, Workers(3, 3)),
     (kinds.WorkersKind(), "3", Workers(3, 3)),
     (kinds.WorkersKind(), "0:1", Workers(0, 1)),
@@ -65,6 +67,7 @@ REFUSES: list[tuple[kinds.Kind[Any], list[object]]] = [
     (kinds.LogPath(off=False), ["none", ""]),
     (kinds.AddressOrNone(), ["", "x", True]),
     (kinds.AddressList(), [[], "", ["x"], ":1,", [True], [[":1"]]]),
+    (kinds.Names(), [[], "", "a,,b", "a:80", "http://a", "a b", "*", "-a", True, 1, [["a"]], "a" * 254]),
     (kinds.WorkersKind(), [0, "0", "0:0", "3:2", "513", "1:513", "-1", "a", "1:2:3", ":2", True]),
 ]
 

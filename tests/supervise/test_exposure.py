@@ -92,6 +92,7 @@ class _Lines:
         ("config", "each start, reload and upgrade by root reads its options there"),
         ("control", "`forkd restart` by root takes its options"),
         ("pidfile", "`forkd stop` and `restart` by root signal"),
+        ("admin_token_file", "who writes it says which token opens the pages at --admin"),
         ("hooks", "the hooks of the daemon are run from there (with the workers' ids, not root's)"),
         ("import", "each start, upgrade and verb of forkd by root runs Python from there"),
         ("module", "each start, upgrade and verb of forkd by root runs Python from there"),
@@ -110,7 +111,7 @@ def test_each_kind_is_named_with_what_root_runs_there(
     if kind == "config":
         path = str(target / "forkd.toml")
         Path(path).touch()
-    elif kind in ("control", "pidfile"):
+    elif kind in ("control", "pidfile", "admin_token_file"):
         config = replace(config, **{kind: str(target / "x")})
     elif kind == "hooks":
         (target / "package").mkdir(mode=0o755)
