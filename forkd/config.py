@@ -222,6 +222,18 @@ class Config:
         section="workers",
         help="up to this many requests are added to max-requests, at random for each child",
     )
+    max_age: float = option(
+        kinds.Duration(),
+        0,
+        section="workers",
+        help="seconds that a child serves until it is replaced; 0 is for ever",
+    )
+    max_age_jitter: float = option(
+        kinds.Duration(),
+        0,
+        section="workers",
+        help="up to this many seconds are added to max-age, at random for each child",
+    )
     max_rss: int = option(
         kinds.Size(),
         0,

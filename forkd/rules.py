@@ -48,6 +48,11 @@ def _jitter(config: Config) -> str:
     return "has no effect without max-requests" if alone else ""
 
 
+def _age_jitter(config: Config) -> str:
+    alone = config.max_age_jitter and not config.max_age
+    return "has no effect without max-age" if alone else ""
+
+
 def _interface(config: Config) -> str:
     asgi = config.interface == "asgi"
     return "ASGI is not served yet; use wsgi or stream" if asgi else ""
@@ -99,6 +104,7 @@ _RULES = (
     Rule(("accept", "bind"), _reuseport_bind),
     Rule(("accept", "workers"), _reuseport_workers),
     Rule(("max_requests_jitter", "max_requests"), _jitter),
+    Rule(("max_age_jitter", "max_age"), _age_jitter),
     _own_listener("admin", ()),
     _own_listener("health", ("admin",)),
     Rule(("control", "bind", "admin", "health"), _control_bind),

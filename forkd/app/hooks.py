@@ -63,6 +63,7 @@ class Place:
     name: str  # of the daemon
     generation: int
     slot: int | None = None  # of the worker
+    number: int | None = None  # of the worker, and of its successor: FORKD_WORKER
 
 
 class Hooks:

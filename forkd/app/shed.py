@@ -22,8 +22,10 @@ from forkd.http.usual import Exchange, UsualRequest
 
 
 class SheddingWsgi(Wsgi):
-    def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
-        super().__init__(app, config, host, multithread=multithread)
+    def __init__(
+        self, app: Application, config: Config, host: Host, *, multithread: bool, worker: int = 0
+    ) -> None:
+        super().__init__(app, config, host, multithread=multithread, worker=worker)
         self._most = config.shed_after
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)

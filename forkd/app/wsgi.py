@@ -53,7 +53,10 @@ class Wsgi:
     name = "wsgi"
     needs_loop = False
 
-    def __init__(self, app: Application, config: Config, host: Host, *, multithread: bool) -> None:
+    def __init__(
+        self, app: Application, config: Config, host: Host, *, multithread: bool, worker: int = 0
+    ) -> None:
+        """`worker`: the number of this child, from 1, which its successor will have, too."""
         self._app = app
         self._host = host
         self._ledger = host.ledger
@@ -78,6 +81,7 @@ class Wsgi:
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
+            "forkd.worker": worker,
         })  # fmt: skip
         self._exchange = self._make_exchange()
         self._idle = Await(

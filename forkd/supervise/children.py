@@ -44,7 +44,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 @dataclass(eq=False)
 class Child:
     slot: int  # its row of the scoreboard; unique among the living
-    number: int  # its place in its generation, from 0; chooses its socket under reuseport
+    number: int  # its place in its generation, from 0, which its successor takes over; see `worker_number`
     generation: int
     pid: int
     pidfd: int
@@ -56,6 +56,7 @@ class Child:
     deadline: float = float("inf")  # STARTING, RETIRING: when it is killed
     killed: float | None = None  # KILLED: since when
     why: str | None = None  # the reason that we ended it for
+    expires: float = float("inf")  # READY: when it is to be replaced for its age
     replace: str | None = None  # READY, but to be replaced, and why
     accused: bool = False  # its stacks are being taken before it is killed
     crowd: int = 0  # the most connections it had, since it last gave memory back
@@ -64,6 +65,11 @@ class Child:
     rss: int = 0  # bytes of memory when last looked at
     queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
+
+    @property
+    def worker_number(self) -> int:
+        """What the application is told, as FORKD_WORKER: from 1, and the same after a replacement."""
+        return self.number + 1
 
     def on(self, event: str) -> bool:
         """Change state by the table; False when the event means nothing in this state."""

@@ -39,7 +39,7 @@ from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
 from forkd.supervise.signals import SIGNALS
 from forkd.supervise.upgrade import Succession, Upgrade
-from forkd.supervise.watchdog import Watchdog
+from forkd.supervise.watchdog import Watchdog, expiry
 from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
@@ -297,7 +297,7 @@ class Master:
 
         if self.handed_over:
             end()
-        elif not self.errands.busy:
+        elif not self.errands.busy and self._exit_code is None:  # once, also if asked again after its end
             self.errands.run("on_exit", self.generation, end)
 
     # ---- children -------------------------------------------------------------------------
@@ -355,6 +355,7 @@ class Master:
                 for generation in self._generations():
                     if generation.number == child.generation:
                         generation.interface = message.interface
+                        child.expires = expiry(generation.config, monotonic())
                 if message.fallback and message.fallback != self.fallback:
                     self.log.warning(message.fallback)
                 self.fallback = message.fallback

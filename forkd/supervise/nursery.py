@@ -28,8 +28,8 @@ from forkd.system.scoreboard import REQUESTS, Scoreboard
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (
-    "boot", "boot-timeout", "error", "exit", "max-requests", "max-rss", "reload", "scale-down", "stop",
-    "timeout", "SIGKILL", "SIGSEGV",
+    "boot", "boot-timeout", "error", "exit", "max-age", "max-requests", "max-rss", "reload",
+    "scale-down", "stop", "timeout", "SIGKILL", "SIGSEGV",
 )  # fmt: skip
 
 
@@ -187,6 +187,7 @@ class Nursery:
             birth = worker.Birth(
                 config=generation.config,
                 slot=slot,
+                number=number + 1,
                 generation=generation.number,
                 channel=theirs,
                 lanes=self.board.lanes[slot],

@@ -196,11 +196,13 @@ def _keep(scene: Scene) -> list[Action]:
             missing = min(missing, scene.want + scene.surge - len(scene.children))
         return _spawn(scene, missing, starting) if missing > 0 else []
     if worn and len(ready) > scene.want:
-        return [Retire(worn[0], worn[0].replace or "replace")]
+        gone = _succeeded(worn, ready)
+        return [Retire(gone, gone.replace or "replace")]
     surplus = serving - want
     if surplus > 0:
-        # The youngest go first, and those that serve nobody yet before those that do.
-        doomed = sorted(starting, key=_age) + sorted(ready, key=_age)
+        # The highest numbers go first, so that 1 to N are left; and those that serve nobody yet before
+        # those that do.
+        doomed = sorted(starting, key=_rank) + sorted(ready, key=_rank)
         return [Retire(c, "scale-down") for c in doomed[:surplus]]
     return []
 
@@ -219,8 +221,15 @@ def _old(scene: Scene) -> list[Child]:
     return [c for c in scene.children if c.generation not in (scene.active, scene.incoming)]
 
 
-def _age(child: Child) -> float:
-    return -child.forked
+def _succeeded(worn: list[Child], ready: list[Child]) -> Child:
+    """Which of the worn ones is replaced now: the one whose number, and so whose socket under reuseport, a
+    new child has. Any other would leave its number to nobody for as long as its own successor boots."""
+    fresh = {c.number for c in ready if not c.replace}
+    return next((c for c in worn if c.number in fresh), worn[0])
+
+
+def _rank(child: Child) -> tuple[int, float]:
+    return (-child.number, -child.forked)
 
 
 def _spawn(scene: Scene, missing: int, starting: list[Child]) -> list[Action]:

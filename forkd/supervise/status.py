@@ -122,6 +122,7 @@ def _worker(master: Master, child: Child) -> dict[str, Any]:
     busy, serving = board.working(slot, now), board.longest(slot, now)
     return {
         "slot": child.slot,
+        "number": child.worker_number,
         "pid": child.pid,
         "generation": child.generation,
         "state": child.state.value,

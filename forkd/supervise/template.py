@@ -186,6 +186,7 @@ def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) ->
     return worker.Birth(
         config=generation.config,
         slot=slot,
+        number=number + 1,
         generation=generation.number,
         channel=Channel(socket.socket(fileno=channel)),
         lanes=birth.lanes[slot],

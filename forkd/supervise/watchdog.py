@@ -1,15 +1,17 @@
 """The master's tick: limits that no event announces. Once a second, or oftener for a short --timeout.
 
-Requests that hold a child for too long, children that have grown too fat or were left by a crowd, a
-series of crashes that is over, a service that has more children than it needs. All times are monotonic.
+Requests that hold a child for too long, children that are old, have grown too fat or were left by a crowd,
+a series of crashes that is over, a service that has more children than it needs. All times are monotonic.
 """
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
+from forkd.config import Config
 from forkd.log import escape
 from forkd.models import registry
 from forkd.supervise import plan, scaling
@@ -28,6 +30,13 @@ _RSS_TICK = 5.0
 _CROWD = 250
 
 
+def expiry(config: Config, now: float) -> float:
+    """When a child that is ready now is to be replaced for its age; jitter keeps children apart."""
+    if not config.max_age:
+        return float("inf")
+    return now + config.max_age + random.SystemRandom().uniform(0, config.max_age_jitter)
+
+
 class Watchdog:
     def __init__(self, master: Master) -> None:
         self._master = master
@@ -39,6 +48,7 @@ class Watchdog:
         now = monotonic()
         if config.timeout and not registry.get(config.model).forks:
             self._find_stuck(config.timeout)
+        self._age(now)
         if now >= self._rss_due:
             self._rss_due = now + _RSS_TICK
             self._weigh(config.max_rss)
@@ -86,6 +96,14 @@ class Watchdog:
             "timeout",
             f'"{escape(line)}" has held it for {seconds:.1f} s (--timeout {timeout:g})',
         )
+
+    # ---- old ------------------------------------------------------------------------------
+
+    def _age(self, now: float) -> None:
+        """The plan replaces one at a time, however many are due."""
+        for child in self._master.children:
+            if child.expires <= now and child.state is State.READY and not child.replace:
+                child.replace = "max-age"
 
     # ---- fat ------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
+from forkd.sources import NUMBER_MARK
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
     Channel,
@@ -70,6 +71,7 @@ class Birth:
 
     config: Config
     slot: int
+    number: int  # its place, from 1, which its successor takes over: FORKD_WORKER
     generation: int
     channel: Channel
     lanes: list[Row]  # its rows of the scoreboard, one per thread
@@ -111,7 +113,8 @@ class Worker:
         self._model: Model | None = None
         self._hooks = Hooks({}, self.log)
         self._place = Place(
-            "worker", os.getpid(), birth.master, config.name, birth.generation, birth.slot
+            "worker", os.getpid(), birth.master, config.name, birth.generation, birth.slot,
+            birth.number,
         )
         self._recycle_at = _recycle_at(config)
 
@@ -168,6 +171,7 @@ class Worker:
                 birth.config.native,
             )  # fmt: skip
         settle(f"worker {birth.slot}", birth.config, birth.identity, birth.master)
+        _tell_number(birth.number)
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
         process.enlarge_signal_stack()
@@ -185,7 +189,9 @@ class Worker:
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
-        interface, flavour = make_interface(config, self, io, self._birth.admin, self._birth.app)
+        interface, flavour = make_interface(
+            config, self, io, self._birth.admin, self._birth.app, self._birth.number
+        )
         if self._denied and registry.refusal(row, io, flavour, config.threads):
             config = replace(config, model="leader-followers")
             self._birth = replace(self._birth, config=config)
@@ -300,7 +306,7 @@ def _recycle_at(config: Config) -> int:
 
 
 def make_interface(
-    config: Config, host: Any, io: str, admin: str | None, app: Any = None
+    config: Config, host: Any, io: str, admin: str | None, app: Any = None, worker: int = 0
 ) -> tuple[Interface, str]:
     """Load the application, unless it has been, and wrap it; also its flavour, "wsgi", "socketserver"
     or "asyncio"."""
@@ -313,7 +319,7 @@ def make_interface(
             raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
         multithread = config.threads > 1
         make = SheddingWsgi if config.shed_after else Wsgi
-        return make(app, config, host, multithread=multithread), "wsgi"
+        return make(app, config, host, multithread=multithread, worker=worker), "wsgi"
     interface = stream.make(app, config, host)
     return interface, "asyncio" if interface.needs_loop else "socketserver"
 
@@ -386,6 +392,12 @@ def main(birth: Birth) -> NoReturn:
             log.exception("the child crashed")
     finally:
         leave(code)
+
+
+def _tell_number(number: int) -> None:
+    """To the application, before it is imported, unless the template has; and to its programs. One of them
+    that runs `forkd start` knows by the second variable that the first is no option."""
+    os.environ["FORKD_WORKER"] = os.environ[NUMBER_MARK] = str(number)
 
 
 def settle(title: str, config: Config, identity: process.Identity | None, master: int) -> None:

@@ -103,6 +103,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
+    extra = ["--max-age", "1"] if row.attr == "max_age_jitter" else extra
     if row.positional:
         argv = [text]
     elif isinstance(row.default, bool):
@@ -295,6 +296,7 @@ def test_nonsense_in_web_concurrency(value: str) -> None:
         ("--accept reuseport -w 2 -b unix:/a -b fd://3", "accept", "cannot serve unix:/a, fd://3"),
         ("--accept reuseport -w 1:2", "accept", "fixed number"),
         ("--max-requests-jitter 5", "max-requests-jitter", "without max-requests"),
+        ("--max-age-jitter 5", "max-age-jitter", "without max-age"),
         ("-k asgi", "interface", "ASGI is not served yet; use wsgi or stream"),
         ("-b :80 -b 0.0.0.0:80", "bind", "twice: 0.0.0.0:80"),
         ("-b unix:/a -b unix:/a", "bind", "twice: unix:/a"),
@@ -323,6 +325,7 @@ def test_combinations_that_make_no_sense(argv: str, key: str, words: str) -> Non
         "--accept reuseport -w 2:2",
         "--accept reuseport -w auto",
         "--max-requests 5 --max-requests-jitter 5",
+        "--max-age 5 --max-age-jitter 5",
         "--group www-data",
         "--error-log /x --access-log /x",
     ],

@@ -52,6 +52,42 @@ def test_children_are_replaced_after_so_many_requests_and_nobody_notices(
     assert service.metric("forkd_worker_exits_total", reason="max-requests") >= 2
 
 
+@pytest.mark.parametrize(
+    "flags", [[], ["--preload"], ["-m", "half-sync-half-async"], ["--accept", "reuseport"]], ids=" ".join
+)
+def test_children_are_replaced_at_an_age_one_at_a_time_and_nobody_notices(
+    service: Service, flags: list[str]
+) -> None:
+    service.start("-w", "3", "--max-age", "1s", "--max-age-jitter", "500ms", *flags)
+    before = set(service.worker_pids())
+    with Load(service.address, keep=2, fresh=2) as load:
+
+        def all_replaced() -> bool:
+            living = service.live()["workers"]
+            ready = [w for w in living if w["state"] == "ready"]
+            assert len(ready) >= 3
+            assert len([w for w in living if w["state"] in ("starting", "ready")]) <= 4
+            assert {w["number"] for w in ready} == {1, 2, 3}  # also while they overlap
+            return not before & {w["pid"] for w in ready}
+
+        until(all_replaced, "all replaced", 30)
+    assert load.failures == []
+    until(lambda: service.metric("forkd_worker_exits_total", reason="max-age") >= 3, "their exits")
+
+
+def test_no_child_is_replaced_for_its_age_while_its_successor_cannot_boot(service: Service) -> None:
+    service.expected_errors = [""]
+    service.start("--max-age", "1s")
+    before = service.worker_pids()
+    service.write_app("raise LookupError('broken on purpose')\n")
+    until(lambda: service.metric("forkd_worker_exits_total", reason="boot") >= 3, "tries", 20)
+    assert service.worker_pids() == before
+    assert service.get() == "v1"
+    service.write_app(version="v2")
+    until(lambda: not set(before) & set(service.worker_pids()), "replaced", 20)
+    assert service.get() == "v2"
+
+
 def test_a_child_that_grew_too_fat_is_replaced(service: Service) -> None:
     service.start("--max-rss", "80M")
     before = service.worker_pids()

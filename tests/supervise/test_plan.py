@@ -247,6 +247,16 @@ def test_children_are_replaced_one_at_a_time() -> None:
     assert slots(plan.plan(scene(*worn, child(4), want=3)), Retire) == [1]
 
 
+def test_the_worn_one_retires_whose_number_the_new_child_has() -> None:
+    """Else the other's number, and its socket under reuseport, would be nobody's until its own successor
+    is ready."""
+    first, second = child(5, replace="max-age"), child(2, replace="max-age")
+    first.number = 0  # it has been replaced before, and so is the younger
+    new = child(6)
+    new.number = 0
+    assert slots(plan.plan(scene(second, first, new)), Retire) == [5]
+
+
 def run(all_children: list[Child], want: int, chance: random.Random, steps: int) -> list[int]:
     """Perform what the plan says with children that become ready or leave at random.
 
@@ -292,6 +302,13 @@ def test_scale_up_forks_the_difference() -> None:
 def test_scale_down_begins_with_who_serves_nobody_yet_then_the_youngest() -> None:
     actions = plan.plan(scene(child(1), child(2), child(3), child(4, STARTING), want=2))
     assert slots(actions, Retire) == [4, 3]
+
+
+def test_scale_down_leaves_the_lowest_numbers() -> None:
+    """Whatever was replaced meanwhile: who asks for worker 1 finds one."""
+    first = child(9)  # the youngest
+    first.number = 0
+    assert slots(plan.plan(scene(first, child(2), child(3), want=2)), Retire) == [3]
 
 
 def test_scale_to_none_retires_all() -> None:
