@@ -166,7 +166,7 @@ class Peer(Protocol):
 
 
 class Ledger(Protocol):
-    """Where a session reports requests: the scoreboard."""
+    """Where a session reports requests, and a driver the bytes of connections: the scoreboard."""
 
     def begin(self, line: bytes) -> int: ...
     def pause(self) -> None: ...
@@ -176,6 +176,8 @@ class Ledger(Protocol):
     def shed(self) -> None: ...
     def refuse(self, kind: int) -> None:
         """`kind`: a http.limits.Refusal. Its answer's status is counted by `count` or `end`."""
+    def received(self, count: int) -> None: ...
+    def sent(self, count: int) -> None: ...
 
 
 class AccessLog(Protocol):

@@ -16,6 +16,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from forkd import __version__
@@ -24,22 +25,35 @@ from forkd.metrics.names import METRICS
 from forkd.system import scoreboard
 from forkd.system.scoreboard import Scoreboard
 
+#: Cumulative counts by upper bound, and a sum in seconds.
+Histogram = tuple[list[tuple[str, float]], float]
+
 
 class Sample(NamedTuple):
-    """All values of one scrape: (label values, value) pairs by metric name."""
+    """All values of one scrape."""
 
-    values: dict[str, list[tuple[list[str], float]]]
-    buckets: list[tuple[str, float]]
-    seconds: float
+    values: dict[str, list[tuple[list[str], float]]]  # (label values, value) pairs by metric name
+    histograms: dict[str, dict[str, Histogram]]  # by metric name, and the value of its one label
+    process: list[Metric]  # of this process, as all clients of Prometheus tell them
 
 
-def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int]) -> Sample:
+def process_collector() -> ProcessCollector:
+    """For `gather`, to be made once in the process that it tells of."""
+    return ProcessCollector(registry=None)
+
+
+def gather(
+    board: Scoreboard,
+    status: Mapping[str, Any],
+    exits: Mapping[str, int],
+    process: ProcessCollector,
+) -> Sample:
     """Read everything now. `status` is what /status.json serves."""
     master, workers = status["master"], status["workers"]
     states = dict.fromkeys(("starting", "ready", "retiring", "killed"), 0)
     for worker in workers:
         states[worker["state"]] += 1
-    buckets, seconds = board.durations()
+    cpu = {w["slot"]: w["cpu_seconds"] for w in workers}
     doorbell = status["doorbell"]
     one = _alone
     values: dict[str, list[tuple[list[str], float]]] = {
@@ -48,6 +62,8 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_requests_refused_total": [
             ([kind.label], board.total(scoreboard.REFUSED + kind)) for kind in Refusal
         ],
+        "forkd_received_bytes_total": one(board.total(scoreboard.RECEIVED)),
+        "forkd_sent_bytes_total": one(board.total(scoreboard.SENT)),
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),
         "forkd_connections_accepted_total": [
@@ -60,11 +76,25 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_workers": [([state], n) for state, n in states.items()],
         "forkd_workers_wanted": one(master["workers_wanted"]),
         "forkd_worker_exits_total": [([reason], n) for reason, n in sorted(exits.items())],
+        "forkd_worker_threads": [
+            ([state], sum(w["threads"][state] for w in workers)) for state in ("busy", "idle")
+        ],
         "forkd_worker_rss_bytes": [([str(w["slot"])], w["rss_bytes"]) for w in workers],
+        "forkd_worker_cpu_seconds_total": [
+            ([str(slot)], board.cpu_ns(slot) / 1e9 + cpu.get(slot, 0.0))
+            for slot in range(1, board.slots + 1)
+            if board.cpu_ns(slot) or slot in cpu
+        ],
         "forkd_accept_queue_length": [
             ([x["address"]], x["accept_queue"]) for x in status["listeners"]
         ],
         "forkd_accept_queue_limit": [([x["address"]], x["backlog"]) for x in status["listeners"]],
+        "forkd_accept_queue_high_water": [
+            ([x["address"]], x["high_water"]["recent"]) for x in status["listeners"]
+        ],
+        "forkd_accept_queue_high_water_since_start": [
+            ([x["address"]], x["high_water"]["since_start"]) for x in status["listeners"]
+        ],
         "forkd_accept_errors_total": [([reason], n) for reason, n in board.failures().items()],
         "forkd_leader_promotions_total": one(board.total(scoreboard.PROMOTIONS)),
         "forkd_lease_grants_total": one(doorbell["grants"]),
@@ -78,6 +108,7 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         ],
         "forkd_reloads_total": [([result], n) for result, n in sorted(master["reloads"].items())],
         "forkd_generation": one(master["generation"]),
+        "forkd_uptime_seconds": one(master["uptime"]),
         "forkd_ready": one(0 if master["why"] else 1),
         "forkd_io_fallback": one(1 if master["io_fallback"] else 0),
         "forkd_build_info": [
@@ -93,7 +124,11 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             )
         ],
     }
-    return Sample(values, buckets, seconds)
+    histograms = {
+        "forkd_request_duration_seconds": board.durations_by_class(),
+        "forkd_queue_wait_seconds": board.waits(),
+    }
+    return Sample(values, histograms, list(process.collect()))
 
 
 def _alone(value: float) -> list[tuple[list[str], float]]:
@@ -108,14 +143,16 @@ class _Once(Collector):
         families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
         for metric in METRICS:
             if metric.kind == "histogram":
-                histogram = HistogramMetricFamily(metric.name, metric.help)
-                histogram.add_metric([], self._sample.buckets, self._sample.seconds)
+                histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+                for label, (buckets, seconds) in self._sample.histograms[metric.name].items():
+                    histogram.add_metric([label], buckets, seconds)
                 yield histogram
                 continue
             family = families[metric.kind](metric.name, metric.help, labels=metric.labels)
             for labels, value in self._sample.values[metric.name]:
                 family.add_metric(labels, value)
             yield family
+        yield from self._sample.process
 
 
 def encode(sample: Sample, accept: str) -> tuple[bytes, str]:

@@ -1,6 +1,7 @@
 """Every metric, declared once: the collector and docs/reference/metrics.md are made from it.
 
-Names are the contract's. Counters end in _total here and in the text format.
+Names are the contract's. Counters end in _total here and in the text format. PROCESS is what
+prometheus-client tells of the master itself.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ class Metric(NamedTuple):
 METRICS: tuple[Metric, ...] = (
     Metric("forkd_requests_total", "counter", ("code",), "Requests answered, by status code."),
     Metric(
-        "forkd_request_duration_seconds", "histogram", (),
-        "Time from the complete request to the end of its response.",
+        "forkd_request_duration_seconds", "histogram", ("class",),
+        "Time from the complete request to the end of its response, by class of status: 1xx to 5xx; none "
+        "for stream sessions.",
     ),
+    Metric(
+        "forkd_queue_wait_seconds", "histogram", ("queue",),
+        "Time in a queue: accept, of TCP connections in the kernel's (of one per 50 ms and process that "
+        "accepts); worker, of connections between the master's accept and their worker; thread, of what "
+        "waits for a thread.",
+    ),
+    Metric("forkd_received_bytes_total", "counter", (), "Bytes received from clients, as they came."),
+    Metric("forkd_sent_bytes_total", "counter", (), "Bytes sent to clients, heads and framing included."),
     Metric(
         "forkd_requests_shed_total", "counter", (),
         "Requests answered 503 because they had waited for longer than --shed-after.",
@@ -49,9 +59,26 @@ METRICS: tuple[Metric, ...] = (
     Metric("forkd_workers", "gauge", ("state",), "Workers, by state."),
     Metric("forkd_workers_wanted", "gauge", (), "Workers that the present generation should have."),
     Metric("forkd_worker_exits_total", "counter", ("reason",), "Workers gone, by reason."),
+    Metric(
+        "forkd_worker_threads", "gauge", ("state",),
+        "Threads that can serve a request, by state: busy or idle. Where a worker has no pool, the worker "
+        "itself.",
+    ),
     Metric("forkd_worker_rss_bytes", "gauge", ("worker",), "Resident memory of a worker."),
+    Metric(
+        "forkd_worker_cpu_seconds_total", "counter", ("worker",),
+        "Processor time of the workers in a slot, with their own children's that have ended.",
+    ),
     Metric("forkd_accept_queue_length", "gauge", ("listener",), "Connections waiting to be accepted."),
     Metric("forkd_accept_queue_limit", "gauge", ("listener",), "Connections that the accept queue can hold."),
+    Metric(
+        "forkd_accept_queue_high_water", "gauge", ("listener",),
+        "Greatest length of the accept queue that the master saw in the last 60 seconds.",
+    ),
+    Metric(
+        "forkd_accept_queue_high_water_since_start", "gauge", ("listener",),
+        "Greatest length of the accept queue that the master has seen since the service was started.",
+    ),
     Metric(
         "forkd_accept_errors_total", "counter", ("reason",),
         "Failures of accept(2), and connections closed as nothing could wait for them, by errno.",
@@ -72,10 +99,20 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("forkd_reloads_total", "counter", ("result",), "Reloads, by result."),
     Metric("forkd_generation", "gauge", (), "Number of the serving generation."),
+    Metric("forkd_uptime_seconds", "gauge", (), "Time since this master was started."),
     Metric("forkd_ready", "gauge", (), "1 when all wanted workers are ready, as /readyz says."),
     Metric(
         "forkd_io_fallback", "gauge", (),
         "1 when the configured --io is denied here, and another model serves instead.",
     ),
     Metric("forkd_build_info", "gauge", ("version", "python", "model", "io", "accept"), "Always 1."),
+)  # fmt: skip
+
+PROCESS: tuple[Metric, ...] = (
+    Metric("process_cpu_seconds_total", "counter", (), "Processor time of the master."),
+    Metric("process_resident_memory_bytes", "gauge", (), "Resident memory of the master."),
+    Metric("process_virtual_memory_bytes", "gauge", (), "Virtual memory of the master."),
+    Metric("process_start_time_seconds", "gauge", (), "When the master was started, in Unix time."),
+    Metric("process_open_fds", "gauge", (), "Open descriptors of the master."),
+    Metric("process_max_fds", "gauge", (), "Descriptors that the master may have open."),
 )  # fmt: skip

@@ -40,7 +40,9 @@ class BlockingFollowers(ChildLoop):
         seconds = config.write_timeout
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        conn = Connection(sock, client, server, self.unit.interface, seconds, self.woken)
+        conn = Connection(
+            sock, client, server, self.unit.interface, seconds, self.woken, self.unit.host.ledger
+        )
         self._counted(1)
         try:
             self._serve(conn)
@@ -75,8 +77,11 @@ class BlockingFollowers(ChildLoop):
         conn.sock.shutdown(socket.SHUT_WR)
         ends = monotonic() + LINGER_SECONDS
         while (left := ends - monotonic()) > 0:
-            if self._readable(conn.fd, left) and not conn.recv(CHUNK):
-                break
+            if self._readable(conn.fd, left):
+                data = conn.recv(CHUNK)
+                conn.ledger.received(len(data))
+                if not data:
+                    break
 
     def _await(self, conn: Connection, op: Await) -> Any:
         """Block until the client sends; resume the session. Returns what it yields next."""
@@ -90,6 +95,7 @@ class BlockingFollowers(ChildLoop):
             if conn.deadline <= monotonic():
                 return conn.session.throw(Deadline(op.name))
         data = conn.recv(CHUNK)
+        conn.ledger.received(len(data))
         if op.rate:
             conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)
         return conn.resume(data)

@@ -83,6 +83,8 @@ class BriefLoop(ChildLoop):
         links = self.acceptor.accept_links(fd, size)
         if links:
             self.share.taken += len(links)
+            if self.keeper.now >= self.accept_wait.due:
+                self.accept_wait.look_at(links[0].fd, self.keeper.now)
             self._begin(dispatcher, intake, opening, links)
         return len(links) == size
 
@@ -126,7 +128,10 @@ class BriefLoop(ChildLoop):
 
     def heed(self, now: float) -> None:
         """Before a turn with a batch: take no more than one at a time where another child has just met what
-        is slow."""
+        is slow. When it is due to look how long they have waited, `take` gets the next ones."""
+        if now >= self.accept_wait.due:
+            assert self.dispatcher is not None
+            self.dispatcher.brief = None
         if self._caution is not None and self._caution.advised(now):
             self._batch.begin_anew()
             assert self.dispatcher is not None

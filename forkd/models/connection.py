@@ -17,6 +17,7 @@ from forkd.app.session import (
     Await,
     ClientGone,
     Interface,
+    Ledger,
     Log,
     Patience,
     SendFile,
@@ -109,7 +110,8 @@ class Connection(Link):
         server: tuple[str, int],
         interface: Interface,
         push_seconds: float,
-        waker: Any = None,
+        waker: Any,
+        ledger: Ledger,
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
@@ -119,6 +121,7 @@ class Connection(Link):
         self.server, self.server_port = server
         self.push_seconds = push_seconds
         self.waker = waker
+        self.ledger = ledger
         self.lent = 0.0  # when it came into the request queue, in the models that have one
         self.line = b""
         self.moved = 0
@@ -151,6 +154,7 @@ class Connection(Link):
         except BlockingIOError:
             sent = 0
         self.moved += sent
+        self.ledger.sent(sent)
         for buffer in op:
             if sent < len(buffer):
                 self.out.append(memoryview(buffer)[sent:])
@@ -160,7 +164,7 @@ class Connection(Link):
     def take(self) -> TakenSocket:
         """Give the socket away to the session, blocking, until it returns."""
         self.taken = True
-        self.sock = taken = TakenSocket(self.sock)
+        self.sock = taken = TakenSocket(self.sock, self.ledger)
         taken.settimeout(None)
         return taken
 
@@ -209,6 +213,7 @@ class Connection(Link):
             except BlockingIOError:
                 return False
             self.moved += sent
+            self.ledger.sent(sent)
             if not left:
                 del out[0]
         return True
@@ -247,6 +252,7 @@ class Connection(Link):
         except OSError as error:
             raise ClientGone("the client has left") from error
         self.moved += sent
+        self.ledger.sent(sent)
         return sent
 
     def fill(self, buffer: memoryview | None) -> int:
@@ -259,6 +265,7 @@ class Connection(Link):
         except OSError:  # whoever receives next will see it, or the end
             return 0
         self.moved += count
+        self.ledger.received(count)
         return count
 
     def shutdown(self) -> bool:

@@ -114,6 +114,7 @@ class InlineLoop(BriefLoop):
             self.lost(conn)
             return
         conn.moved += len(data)
+        conn.ledger.received(len(data))
         self.feed(conn, data)
 
     def _flush(self, conn: Connection) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from time import monotonic_ns
 from typing import Any, Protocol
 
 from forkd.models.link import Link
 from forkd.native import native
 from forkd.system.passing import receive_socket
+from forkd.system.scoreboard import WORKER_QUEUE, Row
 from forkd.system.standard import mend
 
 #: The socket, the client's address, and the server's name and port.
@@ -96,15 +98,18 @@ class QueueIntake:
     ends = True
     final = False
 
-    def __init__(self, queue: socket.socket, *, shared: bool) -> None:
+    def __init__(self, queue: socket.socket, row: Row, *, shared: bool) -> None:
+        """`row`: where it is noted how long connections were in the queue."""
         self.shared = shared
         self.own = not shared
         self._queue = queue
+        self._row = row
         self.fileno = queue.fileno
         self.close = self.end = queue.close
 
     def take(self) -> Accepted:
-        sock, server = receive_socket(self._queue)
+        sock, server, accepted_ns = receive_socket(self._queue)
+        self._row.waited(WORKER_QUEUE, monotonic_ns() - accepted_ns)
         return sock, _peer(sock), server
 
     def wrap(self, fd: int) -> Accepted:

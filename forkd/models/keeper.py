@@ -67,6 +67,7 @@ class Keeper:
             self._unit.interface,
             config.write_timeout,
             self._wake,
+            self._unit.host.ledger,
         )
         self.connections[conn.fd] = conn
         self._counted(len(self.connections))

@@ -37,7 +37,7 @@ from forkd.models.routes import SLOW, Routes
 from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
 from forkd.system.handles import Events
-from forkd.system.scoreboard import Lanes
+from forkd.system.scoreboard import Lanes, Row
 
 _STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
 _ALERT = 0.00025  # the same, while some requests do so: then it is worth looking more often
@@ -56,6 +56,8 @@ class LeaderThreads(InlineLoop):
         assert unit.lanes is not None
         self._lock = threading.Lock()
         self._leader = threading.get_ident()
+        self._own = threading.local()  # the lane of each thread
+        self._own.row = unit.row
         self._watching = threading.Lock()  # held by the one follower that watches
         self._routes = Routes()
         self._entrance = Entrance(unit.config.threads)
@@ -113,7 +115,7 @@ class LeaderThreads(InlineLoop):
             self.dispatcher.patience = 0.0 if routes.alert else SLOW
 
     def _follow(self, lanes: Lanes) -> None:
-        lanes.bind()
+        self._own.row = lanes.bind()
         try:
             while not self.done:
                 self.turn(None)
@@ -195,7 +197,7 @@ class LeaderThreads(InlineLoop):
         if self._entrance.enter(work):
             self._leader = _NOBODY
             self._stake.give()
-            self._work(work)
+            self._work(work, queued=True)
 
     # ---- former leaders -------------------------------------------------------------------
 
@@ -210,15 +212,19 @@ class LeaderThreads(InlineLoop):
             pass  # from here on the other leads
         if outcome is READY or outcome is TAKE:
             self._work(Work(conn, outcome, conn.line, False))
-        self._work(self._hand_back(conn, outcome, False))
+        self._work(self._hand_back(conn, outcome, False), queued=True)
 
-    def _work(self, work: Work | None) -> NoReturn:
-        """Step 4."""
+    def _work(self, work: Work | None, queued: bool = False) -> NoReturn:
+        """Step 4. `queued`: it came by the entrance, as what follows it does."""
+        row: Row = self._own.row
         while work is not None:
+            row.occupy(work.conn.lent if queued else None)
+            queued = True
             began = monotonic()
             outcome = self._advance(work.conn, work.reached)
             self._routes.judge(work.line, monotonic() - began)
             work = self._hand_back(work.conn, outcome, work.long)
+        row.vacate()
         raise _Deposed
 
     def _advance(self, conn: Connection, reached: Any) -> Outcome:

@@ -1,22 +1,24 @@
 """What a driver and native code share of a connection: the base of `Connection`, with a twin in C.
 
 `fd`: its descriptor. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
-and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address.
-`note`: see `session.Peer`. `origin`: of a bare Link, which native code has accepted, the intake.
+and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address. `note`:
+see `session.Peer`. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native code has
+accepted, the intake.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from forkd.app.session import Await
+from forkd.app.session import Await, Ledger
 from forkd.native import native
 
 
 class PythonLink:
-    __slots__ = ("bucket", "client", "deadline", "fd", "moved", "note", "op", "origin")
+    __slots__ = ("bucket", "client", "deadline", "fd", "ledger", "moved", "note", "op", "origin")
 
     fd: int
+    ledger: Ledger
     moved: int
     deadline: float
     bucket: float

@@ -20,10 +20,11 @@ from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
 from forkd.models.eviction import Eviction
-from forkd.models.intake import Accepted
+from forkd.models.intake import Accepted, ListenerIntake
 from forkd.models.keeper import Keeper
 from forkd.models.share import Share
 from forkd.models.unit import Unit
+from forkd.system.accept_wait import AcceptWait
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
 from forkd.system.scoreboard import EVICTED, FULL_SINCE, WORKING
 
@@ -39,6 +40,7 @@ class ChildLoop:
         self.log = unit.log
         self.handles = self.handle_set()
         self.acceptor = Acceptor(unit, self.handles)
+        self.accept_wait = AcceptWait(unit.row)
         self.keeper = Keeper(unit, self.handles, self._counted, self.connection, self.woken)
         self._cells = unit.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
@@ -55,6 +57,8 @@ class ChildLoop:
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
         self._left: deque[Accepted] = deque()  # taken since then, and not served yet
+        #: Intakes that the kernel fills, and nobody else.
+        self._kernels = {i.fileno() for i in unit.intakes if isinstance(i, ListenerIntake)}
         self._renewed: deque[tuple[int, int]] = deque()  # listeners, and what takes their place
         self._aside = False  # there is something to do at the end of each turn
 
@@ -169,6 +173,8 @@ class ChildLoop:
         if accepted is None:
             return False
         self.share.taken += 1
+        if self.keeper.now >= self.accept_wait.due and fd in self._kernels:
+            self.accept_wait.look(accepted[0], self.keeper.now)
         self.serve(*accepted)
         return True
 

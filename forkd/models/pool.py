@@ -21,6 +21,7 @@ from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, Outcome, advance
 from forkd.models.unit import Unit
+from forkd.system.scoreboard import Row
 
 #: Tasks that may wait in the queue, for each thread.
 _DEPTH = 4
@@ -31,8 +32,8 @@ Task = Callable[[], Outcome]
 class RequestQueue:
     """Tasks for the pool's threads, which compete for them; outcomes for the waiting thread."""
 
-    def __init__(self, threads: int, log: Log, enter: Callable[[], None] | None) -> None:
-        """`enter` is called in each thread when it starts."""
+    def __init__(self, threads: int, log: Log, enter: Callable[[], Row] | None) -> None:
+        """`enter` is called in each thread when it starts, and gives it a lane of the scoreboard."""
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._tasks: SimpleQueue[tuple[Connection, Task] | None] = SimpleQueue()
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
@@ -63,16 +64,18 @@ class RequestQueue:
         self._room += len(found)
         return found
 
-    def _run(self, enter: Callable[[], None] | None) -> None:
-        if enter is not None:
-            enter()
+    def _run(self, enter: Callable[[], Row] | None) -> None:
+        assert enter is not None
+        row = enter()
         while (item := self._tasks.get()) is not None:
             conn, task = item
+            row.occupy(conn.lent)
             try:
                 outcome = task()
             except BaseException:  # also CancelledError and the like: the thread must live on
                 self._log.exception("a pool thread failed; its connection is closed")
                 outcome = ABORTED
+            row.vacate()
             self._outcomes.append((conn, outcome))
             # Each one rings, after that: `outcomes` clears the bell before it counts what there is.
             os.eventfd_write(self.bell, 1)

@@ -102,11 +102,14 @@ class Proactor(PooledLoop):
     def _accepted(self, fd: int, result: Any) -> None:
         accepted = self.acceptor.accepted(fd, result)
         if accepted is not None:
+            if self.keeper.now >= self.accept_wait.due:
+                self.accept_wait.look(accepted[0], self.keeper.now)
             self.serve(*accepted)
 
     def _received(self, conn: Completing, data: Any) -> None:
         """Step 5."""
         conn.moved += len(data)
+        conn.ledger.received(len(data))
         if conn.op is not self.keeper.lingering:
             self.go(conn, conn.resume, data)
         elif not data:
@@ -115,6 +118,7 @@ class Proactor(PooledLoop):
     def _sent(self, conn: Completing, count: Any) -> None:
         """Step 6, when all is sent."""
         conn.moved += count
+        conn.ledger.sent(count)
         if self.handles.sending(conn.fd):
             if conn.op is self.keeper.writing:
                 self.keeper.settle(conn, WRITING)  # a part: the client is alive

@@ -43,6 +43,7 @@ def receive(conn: Connection) -> bytes | memoryview | None:
     except BlockingIOError:
         return None
     conn.moved += len(data)
+    conn.ledger.received(len(data))
     return data
 
 
@@ -73,6 +74,7 @@ def advance(
                     except BlockingIOError:
                         pass
                 conn.moved += sent
+                conn.ledger.sent(sent)
                 turn -= 1
                 if sent < len(op):
                     conn.out.append(memoryview(op)[sent:])

@@ -1,14 +1,20 @@
-"""The client's socket in the hands of a blocking handler: it remembers how it failed.
+"""The client's socket in the hands of a blocking handler: it remembers how it failed, and counts its bytes.
 
 A handler may use sockets of its own, and fail as they do: `ConnectionError` and `TimeoutError` alone
 do not say who has left. Made by `Connection.take`.
+
+What a handler moves past these methods is not counted: by os.read(2) of the descriptor, or by TLS of its own,
+which takes the descriptor away from this object.
 """
 
 from __future__ import annotations
 
 import functools
 import socket
+from collections.abc import Callable
 from typing import Any
+
+from forkd.app.session import Ledger
 
 
 class TakenSocket(socket.socket):
@@ -16,8 +22,10 @@ class TakenSocket(socket.socket):
 
     _failure: OSError | None = None
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, ledger: Ledger) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self._ledger = ledger
+        self._sent = 0  # by all methods but sendfile
 
     def caused(self, error: BaseException) -> bool:
         """Whether `error` says that the client has left or was idle."""
@@ -25,23 +33,85 @@ class TakenSocket(socket.socket):
             return isinstance(error, (ConnectionError, TimeoutError))
         return error is self._failure
 
+    def count_received(self, count: int, flags: int) -> None:
+        if not flags & socket.MSG_PEEK:
+            self._ledger.received(count)
 
-def _remembering(name: str) -> Any:
+    def count_sent(self, count: int) -> None:
+        self._sent += count
+        self._ledger.sent(count)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """As socket.sendfile, which calls `send` where sendfile(2) cannot be used."""
+        before = self._sent
+        try:
+            total = super().sendfile(file, offset, count)
+        except OSError as error:
+            self._failure = error
+            raise
+        self._ledger.sent(total - (self._sent - before))
+        return total
+
+
+def _remembering(name: str, counted: Callable[..., None] | None) -> Any:
     method = getattr(socket.socket, name)
 
     @functools.wraps(method)
     def call(self: TakenSocket, *args: Any, **options: Any) -> Any:
         try:
-            return method(self, *args, **options)
+            result = method(self, *args, **options)
         except OSError as error:
             self._failure = error
             raise
+        if counted is not None:
+            counted(self, result, args, options)
+        return result
 
     return call
 
 
-for _name in (
-    "recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into",
-    "send", "sendall", "sendmsg", "sendfile", "shutdown",
-):  # fmt: skip
-    setattr(TakenSocket, _name, _remembering(_name))
+def _receives(size_of: Callable[[Any], int], place: int) -> Callable[..., None]:
+    """`place`: where the flags are among the arguments."""
+
+    def counted(
+        self: TakenSocket, result: Any, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        flags = args[place] if len(args) > place else options.get("flags", 0)
+        self.count_received(size_of(result), flags)
+
+    return counted
+
+
+def _sends(self: TakenSocket, result: int, args: Any, options: Any) -> None:
+    self.count_sent(result)
+
+
+def _sends_all(self: TakenSocket, result: None, args: Any, options: Any) -> None:
+    self.count_sent(memoryview(args[0]).nbytes)
+
+
+def _number(result: Any) -> int:
+    return int(result)
+
+
+def _first(result: Any) -> int:
+    return int(result[0])
+
+
+def _length_of_first(result: Any) -> int:
+    return len(result[0])
+
+
+for _name, _counted in {
+    "recv": _receives(len, 1),
+    "recv_into": _receives(_number, 2),
+    "recvfrom": _receives(_length_of_first, 1),
+    "recvfrom_into": _receives(_first, 2),
+    "recvmsg": _receives(_length_of_first, 2),
+    "recvmsg_into": _receives(_first, 2),
+    "send": _sends,
+    "sendall": _sends_all,
+    "sendmsg": _sends,
+    "shutdown": None,
+}.items():
+    setattr(TakenSocket, _name, _remembering(_name, _counted))

@@ -217,6 +217,9 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
     int rests = rest_known(&self->rest, link), failed = -1;
     if (rests < 0)
         return -1;
+    if (rests && !link->ledger)
+        link->ledger = Py_NewRef(exchange_ledger(self->rest.exchange));
+    count_received(link->ledger, size);
     PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
     UsualRequest *request = NULL;
     int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;

@@ -219,6 +219,11 @@ int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObjec
     return 2;
 }
 
+PyObject *exchange_ledger(PyObject *exchange)
+{
+    return ((Exchange *)exchange)->ledger;
+}
+
 int exchange_drains(PyObject *exchange)
 {
     return ((Exchange *)exchange)->draining;

@@ -3,7 +3,11 @@
 #include "native.h"
 #include <time.h>
 
-enum { MOST_BOUNDS = 32, REFUSED_CELLS = 16 /* as scoreboard.py has it */ };
+enum {
+    MOST_BOUNDS = 32,
+    CLASSES = 5,       /* of status, 1xx to 5xx */
+    REFUSED_CELLS = 16 /* as scoreboard.py has it */
+};
 
 typedef struct {
     PyObject_HEAD
@@ -12,6 +16,7 @@ typedef struct {
     unsigned char *line;
     int most_line; /* bytes of a request line that are kept */
     int request, in_flight, requests, duration, buckets, codes, shed, refused; /* indexes into cells */
+    int classes, received, sent;
     int bound_count;
     int64_t bounds[MOST_BOUNDS]; /* ns */
 } Lane;
@@ -83,6 +88,14 @@ static void tally(Lane *lane, long status)
         lane->cells[lane->codes + status]++;
 }
 
+/* The sum of the durations of that status, with the buckets behind it. */
+static int64_t *durations_of(Lane *lane, long status)
+{
+    if (status < 100 || status >= 100 * (CLASSES + 1))
+        return lane->cells + lane->duration;
+    return lane->cells + lane->classes + (status / 100 - 1) * (lane->bound_count + 2);
+}
+
 int64_t end_request(PyObject *lane, int64_t began, long status)
 {
     Lane *self = (Lane *)lane;
@@ -93,8 +106,9 @@ int64_t end_request(PyObject *lane, int64_t began, long status)
     self->cells[self->request] = 0;
     self->cells[self->in_flight]--;
     tally(self, status);
-    self->cells[self->duration] += took;
-    self->cells[self->buckets + bucket]++;
+    int64_t *durations = durations_of(self, status);
+    durations[0] += took;
+    durations[1 + bucket]++;
     return took;
 }
 
@@ -139,15 +153,35 @@ static PyObject *lane_refuse(Lane *lane, PyObject *kind)
     Py_RETURN_NONE;
 }
 
-/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, shed, refused, line), bounds): indexes of cells
- * of 8 bytes, the last one's being that of the line's first byte, which reaches to the end. */
+static PyObject *add_to(int64_t *cell, PyObject *count)
+{
+    long long bytes = PyLong_AsLongLong(count);
+    if (PyErr_Occurred())
+        return NULL;
+    *cell += bytes;
+    Py_RETURN_NONE;
+}
+
+static PyObject *lane_received(Lane *lane, PyObject *count)
+{
+    return add_to(lane->cells + lane->received, count);
+}
+
+static PyObject *lane_sent(Lane *lane, PyObject *count)
+{
+    return add_to(lane->cells + lane->sent, count);
+}
+
+/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, shed, refused, classes, received, sent,
+ * line), bounds): indexes of cells of 8 bytes, the last one's being that of the line's first byte, which reaches
+ * to the end. */
 static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *memory, *bounds;
-    int request, in_flight, requests, duration, buckets, codes, shed, refused, line;
+    int request, in_flight, requests, duration, buckets, codes, shed, refused, classes, received, sent, line;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O(iiiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
-                          &codes, &shed, &refused, &line, &PyTuple_Type, &bounds))
+    if (!PyArg_ParseTuple(args, "O(iiiiiiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
+                          &codes, &shed, &refused, &classes, &received, &sent, &line, &PyTuple_Type, &bounds))
         return NULL;
     Lane *lane = (Lane *)allocate(type);
     if (!lane)
@@ -155,8 +189,10 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (PyObject_GetBuffer(memory, &lane->memory, PyBUF_WRITABLE))
         goto fail;
     Py_ssize_t room = lane->memory.len - line * 8, count = PyTuple_Size(bounds);
-    if (room < 2 || count > MOST_BOUNDS || codes + 600 > shed || shed >= line ||
-        refused < 0 || refused + REFUSED_CELLS > line || buckets + count >= codes) {
+    if (room < 2 || count > MOST_BOUNDS || codes + 600 > shed || shed >= line || refused <= shed ||
+        refused + REFUSED_CELLS > line || buckets + count >= codes || buckets != duration + 1 || classes <= shed ||
+        classes + CLASSES * (count + 2) > line || received <= shed || received >= line || sent <= shed ||
+        sent >= line) {
         PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
@@ -164,7 +200,8 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     lane->line = (unsigned char *)lane->memory.buf + line * 8;
     lane->most_line = (int)(room > 256 ? 255 : room - 1);
     lane->request = request, lane->in_flight = in_flight, lane->requests = requests;
-    lane->duration = duration, lane->buckets = buckets, lane->codes = codes, lane->shed = shed, lane->refused = refused;
+    lane->duration = duration, lane->buckets = buckets, lane->codes = codes, lane->shed = shed;
+    lane->refused = refused, lane->classes = classes, lane->received = received, lane->sent = sent;
     lane->bound_count = (int)count;
     for (Py_ssize_t i = 0; i < count; i++)
         lane->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
@@ -191,6 +228,8 @@ static PyMethodDef methods[] = {
     {"count", (PyCFunction)lane_count, METH_O, NULL},
     {"shed", (PyCFunction)lane_shed, METH_NOARGS, NULL},
     {"refuse", (PyCFunction)lane_refuse, METH_O, NULL},
+    {"received", (PyCFunction)lane_received, METH_O, NULL},
+    {"sent", (PyCFunction)lane_sent, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -211,6 +250,9 @@ static PyTypeObject *lanes_type;
 
 /* The calling thread's. Whoever bound it keeps it alive. */
 static _Thread_local Lane *own;
+/* The last that any thread of this process has become. A thread that the application has started has none, and may move
+ * bytes: they are counted there, which the interpreter's lock allows, as all counting here is done under it. */
+static PyObject *latest;
 
 static PyObject *lanes_become(PyObject *self, PyObject *lane)
 {
@@ -220,7 +262,15 @@ static PyObject *lanes_become(PyObject *self, PyObject *lane)
         return NULL;
     }
     own = (Lane *)lane;
+    PyObject *old = latest;
+    latest = Py_NewRef(lane);
+    Py_XDECREF(old);
     Py_RETURN_NONE;
+}
+
+static Lane *own_or_latest(void)
+{
+    return own ? own : (Lane *)latest;
 }
 
 static Lane *bound(void)
@@ -272,6 +322,18 @@ static PyObject *lanes_refuse(PyObject *self, PyObject *kind)
     return bound() ? lane_refuse(own, kind) : NULL;
 }
 
+static PyObject *lanes_received(PyObject *self, PyObject *count)
+{
+    (void)self;
+    return own_or_latest() ? lane_received(own_or_latest(), count) : (PyObject *)bound();
+}
+
+static PyObject *lanes_sent(PyObject *self, PyObject *count)
+{
+    (void)self;
+    return own_or_latest() ? lane_sent(own_or_latest(), count) : (PyObject *)bound();
+}
+
 static PyMethodDef lanes_methods[] = {
     {"become", lanes_become, METH_O, NULL},
     {"begin", lanes_begin, METH_O, NULL},
@@ -281,6 +343,8 @@ static PyMethodDef lanes_methods[] = {
     {"count", lanes_count, METH_O, NULL},
     {"shed", lanes_shed, METH_NOARGS, NULL},
     {"refuse", lanes_refuse, METH_O, NULL},
+    {"received", lanes_received, METH_O, NULL},
+    {"sent", lanes_sent, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -298,6 +362,28 @@ PyObject *lane_of(PyObject *ledger)
     if (Py_TYPE(ledger) == lane_type)
         return ledger;
     return Py_TYPE(ledger) == lanes_type ? (PyObject *)own : NULL;
+}
+
+/* As `lane_of`, for bytes that any thread may have moved. */
+static Lane *mover_of(PyObject *ledger)
+{
+    if (!ledger || Py_TYPE(ledger) == lane_type)
+        return (Lane *)ledger;
+    return Py_TYPE(ledger) == lanes_type ? own_or_latest() : NULL;
+}
+
+void count_received(PyObject *ledger, Py_ssize_t bytes)
+{
+    Lane *lane = mover_of(ledger);
+    if (lane)
+        lane->cells[lane->received] += bytes;
+}
+
+void count_sent(PyObject *ledger, Py_ssize_t bytes)
+{
+    Lane *lane = mover_of(ledger);
+    if (lane)
+        lane->cells[lane->sent] += bytes;
 }
 
 int lane_init(PyObject *module)

@@ -72,6 +72,7 @@ typedef struct {
     Py_ssize_t moved;
     double deadline, bucket;
     PyObject *op, *client, *note;
+    PyObject *ledger; /* where its bytes are counted */
     /* Of a bare one (accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
      * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
@@ -148,6 +149,8 @@ int exchange_read(PyObject *exchange, const char *data, Py_ssize_t size, Link *p
 /* Call its application. Returns 1 with its answer, 2 without one: its session has to go on with it; or -1 with an
  * exception. */
 int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObject **answer);
+/* Where it counts. Borrowed. */
+PyObject *exchange_ledger(PyObject *exchange);
 /* Whether connections end, or wait for less than else, since the process retires. */
 int exchange_drains(PyObject *exchange);
 /* Its answer is on its way, or its client has left: count it, and log it. Returns how long it took (ns), or -1 with
@@ -159,6 +162,9 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 extern PyTypeObject *lines_type;
 /* The lane that a ledger writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
 PyObject *lane_of(PyObject *ledger);
+/* So many bytes have come from a client, or gone to one; nothing for a ledger that is not native, or NULL. */
+void count_received(PyObject *ledger, Py_ssize_t bytes);
+void count_sent(PyObject *ledger, Py_ssize_t bytes);
 /* When it began (ns of CLOCK_MONOTONIC), or -1 with an exception. */
 int64_t begin_request(PyObject *lane, PyObject *line);
 /* The application has given control back. */

@@ -21,6 +21,7 @@ from enum import Enum
 from time import monotonic
 
 from forkd.supervise.messages import Channel
+from forkd.system import process
 from forkd.system.passing import Queue
 
 
@@ -63,6 +64,7 @@ class Child:
     fault: str | None = None  # the sentence for which it is killed: more than a retirement
     doing: str = ""  # what the kernel said of it before that
     rss: int = 0  # bytes of memory when last looked at
+    cpu_ns: int = 0  # processor time when last looked at
     queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
 
@@ -80,6 +82,11 @@ class Child:
         if after is State.KILLED:
             self.killed = monotonic()
         return True
+
+    def look_at_cpu(self) -> int:
+        """Its processor time, ns; what was seen last where that cannot be read."""
+        self.cpu_ns = max(self.cpu_ns, process.cpu_ns(self.pid))
+        return self.cpu_ns
 
     def read_stacks(self) -> str:
         """What faulthandler wrote: every thread's Python stack, or nothing."""

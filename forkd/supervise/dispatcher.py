@@ -22,7 +22,7 @@ import select
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from time import monotonic
+from time import monotonic, monotonic_ns
 
 from forkd.log import Log
 from forkd.models.share import MOST_ACCEPTS, SECONDS
@@ -30,6 +30,7 @@ from forkd.models.shortage import Shortage
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation, server_of
 from forkd.system import signals
+from forkd.system.accept_wait import AcceptWait
 from forkd.system.loop import Loop
 from forkd.system.passing import Passed, Queue, receive_socket, send_socket
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, Scoreboard
@@ -50,15 +51,18 @@ class Dispatcher:
         children: Children,
         nobody_free: Callable[[], None],
         shut_down: Callable[[], None],
+        queued: Callable[[], None],
     ) -> None:
-        """`shut_down`: somebody has shut a listener down."""
+        """`shut_down`: somebody has shut a listener down. `queued`: somebody may be waiting in one."""
         self.ending: list[Listener] = []  # to accept from until they are empty
         self._loop = loop
         self._log = log
         self._board = board
+        self._accept_wait = AcceptWait(board.lanes[0][0])  # no child has slot 0
         self._children = children
         self._nobody_free = nobody_free
         self._shut_down = shut_down
+        self._queued = queued
         self._in_vain = 0  # looks at listeners that found nobody
         self._shortage = Shortage(log)
         self._generation: Generation | None = None  # whose children get connections
@@ -124,7 +128,7 @@ class Dispatcher:
         for listener in self.ending:
             for sock in listener.sockets:
                 sock.close()
-        for sock, _ in self._held:
+        for sock, *_ in self._held:
             sock.close()
 
     # ---- accepting ------------------------------------------------------------------------
@@ -137,6 +141,7 @@ class Dispatcher:
         if self._finishing and not crew:
             self._end()
             return
+        self._queued()
         ends = monotonic() + SECONDS
         for number in range(MOST_ACCEPTS):
             if number and monotonic() >= ends:
@@ -166,7 +171,10 @@ class Dispatcher:
             try:
                 sock = listener.sockets[0].accept()[0]
                 self._served(listener)
-                return sock, server_of(listener)
+                now_ns = monotonic_ns()
+                if now_ns / 1e9 >= self._accept_wait.due:
+                    self._accept_wait.look(sock, now_ns / 1e9)
+                return sock, server_of(listener), now_ns
             except BlockingIOError:
                 self._found_nobody(listener)
             except OSError as error:

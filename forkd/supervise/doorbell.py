@@ -77,9 +77,11 @@ class Doorbell:
         nobody_free: Callable[[], None],
         suspected: Callable[[], None],
         shut_down: Callable[[], None],
+        queued: Callable[[], None],
     ) -> None:
         """`nobody_free`: somebody waits and every child is busy. `suspected`: `suspects` changed;
-        leaders must not promote them. `shut_down`: somebody has shut a listener down."""
+        leaders must not promote them. `shut_down`: somebody has shut a listener down. `queued`: somebody
+        waits, told at each look."""
         self.rings = 0  # that found the bell armed
         self.looks = 0
         self.grants = 0
@@ -90,6 +92,7 @@ class Doorbell:
         self._nobody_free = nobody_free
         self._suspected = suspected
         self._shut_down = shut_down
+        self._queued = queued
         self._sockets: list[socket.socket] = []
         self._arrivals: list[Arrivals] = []
         self._lease: Lease | None = None
@@ -157,6 +160,7 @@ class Doorbell:
             if not self._waiting():
                 return
             self._arm(False)  # it came before the bell was armed, and did not ring
+        self._queued()
         self._help()
         patient = max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER
         self._look_in(_PATIENT_WINDOW if patient else WINDOW)

@@ -27,10 +27,16 @@ class Leadership:
         self.other_ids = False  # the children have other ids than the master
         self._master = master
         soon = master.listening.look_soon
-        self.doorbell = Doorbell(master.loop, master.board, self._nobody_free, self.settle, soon)
-        self.dispatcher = Dispatcher(
-            master.loop, master.log, master.board, master.children, self._nobody_free, soon
+        self.doorbell = Doorbell(
+            master.loop, master.board, self._nobody_free, self.settle, soon, self.measure
         )
+        self.dispatcher = Dispatcher(
+            master.loop, master.log, master.board, master.children, self._nobody_free, soon, self.measure
+        )
+
+    def measure(self) -> None:
+        """See how many wait in the accept queues."""
+        self._master.high_water.look(self._master.generation.listeners)
 
     def serving(self, generation: Generation) -> list[Child]:
         """The children of a generation that may lead."""

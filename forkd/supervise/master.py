@@ -28,6 +28,7 @@ from forkd.supervise.departures import Departures
 from forkd.supervise.ending import Ending
 from forkd.supervise.errands import Errands
 from forkd.supervise.generation import Generation
+from forkd.supervise.high_water import HighWater
 from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
 from forkd.supervise.leadership import Leadership
@@ -93,6 +94,7 @@ class Master:
             launch.standard, config, failed=self._log_failed,
             forgetting=lambda: self._nursery.forgetting(set()),
         )  # fmt: skip
+        self.high_water = HighWater()
         self.leadership = Leadership(self)
         self.doorbell = self.leadership.doorbell
         self.dispatcher = self.leadership.dispatcher
@@ -274,8 +276,7 @@ class Master:
             case plan.Retire(child, why):
                 return self._retire(child, why)
             case plan.Kill(child, plan.BOOT_TIMEOUT):
-                generation = next(g for g in self._generations() if g.number == child.generation)
-                self.departures.end_boot(child, generation.config.boot_timeout)
+                self.departures.end_boot(child, self.generation_of(child).config.boot_timeout)
                 return True
             case plan.Kill(child, why):
                 limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"
@@ -442,6 +443,9 @@ class Master:
         """The newest first."""
         return [self.generation, *reversed(self._leaving)]
 
+    def generation_of(self, child: Child) -> Generation:
+        return next(g for g in self._generations() if g.number == child.generation)
+
     def _generations(self) -> list[Generation]:
         """All that have listeners or a lease open."""
         incoming = self.reloader.incoming
@@ -549,6 +553,7 @@ class Master:
         else:
             self._close_generation(old)
         self.watchdog.tick()
+        self.high_water.keep(new.listeners)
         self._announce()
         self.log.info(f"generation {new.number} serves")
         self.reloader.succeeded()

@@ -217,7 +217,7 @@ class Nursery:
         found = process.collect(child.pid)
         if found is None:
             return None
-        code, peak = found
+        code, peak, cpu_ns = found
         stacks = child.read_stacks()
         died = child.state is State.RETIRING and code != 0  # and what it was to go for is not why
         if child.why is not None and not died:
@@ -238,6 +238,7 @@ class Nursery:
         self._loop.unwatch(child.pidfd)
         self._loop.unwatch(child.channel.fileno())
         self.board.fold(child.slot)
+        self.board.spend(child.slot, max(cpu_ns, child.cpu_ns))
         self.children.remove(child)
         killed = outside and child.ready is None
         return Departure(child, code, reason, crashed, killed, untimely, stacks, peak, held, requests)

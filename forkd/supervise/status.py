@@ -9,8 +9,10 @@ from forkd import __version__
 from forkd.models import registry
 from forkd.supervise.children import Child, State
 from forkd.supervise.listening import unreachable
+from forkd.supervise.occupancy import occupancy
 from forkd.system import process
 from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUESTS
+from forkd.system.sockets import Listener
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -52,11 +54,15 @@ def report(master: Master) -> dict[str, Any]:
                 "address": listener.name,
                 "accept_queue": depth,
                 "backlog": limit,
+                "high_water": {
+                    "recent": master.high_water.recent(listener.name, monotonic()),
+                    "since_start": master.high_water.ever(listener.name),
+                },
                 "deferring": listener.deferring,
                 "broken": unreachable(listener),
             }
             for listener in generation.listeners
-            for depth, limit in [listener.waiting()]
+            for depth, limit in [_look(master, listener)]
         ],
         "logger": master.logs.report(),
         "admin": master.admin_address,
@@ -64,6 +70,13 @@ def report(master: Master) -> dict[str, Any]:
         "doorbell": master.doorbell.counters(),
         "departures": master.departures.reports(),
     }
+
+
+def _look(master: Master, listener: Listener) -> tuple[int, int]:
+    """(connections in the accept queue, its limit); who asks is one more who has looked."""
+    depth, limit = listener.waiting()
+    master.high_water.saw(listener.name, depth, monotonic())
+    return depth, limit
 
 
 def state(master: Master) -> str:
@@ -120,6 +133,9 @@ def _slot(child: Child) -> int:
 def _worker(master: Master, child: Child) -> dict[str, Any]:
     board, slot, now = master.board, child.slot, monotonic_ns()
     busy, serving = board.working(slot, now), board.longest(slot, now)
+    generation = master.generation_of(child)
+    serves = generation in master.generations_that_serve()
+    threads = occupancy(generation.config, child.state, serves, board.used(slot))
     return {
         "slot": child.slot,
         "number": child.worker_number,
@@ -131,6 +147,8 @@ def _worker(master: Master, child: Child) -> dict[str, Any]:
         "connections": board.gauge(slot, CONNECTIONS),
         "in_flight": board.gauge(slot, IN_FLIGHT),
         "rss_bytes": process.resident_bytes(child.pid),
+        "cpu_seconds": round(child.look_at_cpu() / 1e9, 3),
+        "threads": threads._asdict(),
         "busy_for": round(max(busy or 0.0, serving[0] if serving else 0.0), 6),
         "full_for": round(full, 3) if (full := board.full(slot, now)) is not None else None,
         "request": serving[1].decode("latin-1") if serving else None,

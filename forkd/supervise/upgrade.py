@@ -220,7 +220,8 @@ class Upgrade:
         master.logs.count()
         self._link.send(
             {
-                "counters": master.board.export(),
+                "counters": master.board.export({c.slot: c.look_at_cpu() for c in master.children}),
+                "high_water": master.high_water.export(),
                 "exits": master.exits,
                 "reloads": master.reloader.results,
                 "doorbell": master.doorbell.counters(),
@@ -249,6 +250,7 @@ class Succession:
                 master.exits.update(message["exits"])
                 master.reloader.results.update(message["reloads"])
                 master.doorbell.absorb(message["doorbell"])
+                master.high_water.absorb(message.get("high_water", {}))  # an older forkd has none
                 master.answer_verbs()
                 master.notifier.ready()  # as the main process now
             self._absorbed = message["counters"]

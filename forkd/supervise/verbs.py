@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.errors import ForkdError
 from forkd.metrics.access import Access
-from forkd.metrics.collector import Sample, gather
+from forkd.metrics.collector import Sample, gather, process_collector
 from forkd.supervise import status
 from forkd.supervise.control import Request
 
@@ -84,6 +84,7 @@ class Admin:
 
     def __init__(self, master: Master) -> None:
         self._master = master
+        self._process = process_collector()
 
     def access(self) -> Access:
         return self._master.generation.access
@@ -96,4 +97,5 @@ class Admin:
 
     def samples(self) -> Sample:
         self._master.logs.count()
-        return gather(self._master.board, status.report(self._master), self._master.exits)
+        report = status.report(self._master)
+        return gather(self._master.board, report, self._master.exits, self._process)

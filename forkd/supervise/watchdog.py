@@ -54,6 +54,7 @@ class Watchdog:
             self._weigh(config.max_rss)
         self._master.doorbell.forgive()
         self._master.listening.look()
+        self._master.leadership.measure()
         self._thin_out()
         self._master.log.sink.retry()
         self._settle(now)

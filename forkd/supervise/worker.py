@@ -207,7 +207,8 @@ class Worker:
     def _make_intakes(self) -> list[Intake]:
         birth = self._birth
         if birth.queue is not None:
-            return [QueueIntake(birth.queue, shared=birth.config.dispatch == "competition")]
+            shared = birth.config.dispatch == "competition"
+            return [QueueIntake(birth.queue, birth.lanes[0], shared=shared)]
         shared = birth.config.accept == "exclusive"
         return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
 

@@ -1,8 +1,8 @@
 """Passing open sockets between processes: SCM_RIGHTS over a unix socket (unix(7)).
 
-A queue is a socketpair. One datagram per connection: its descriptor, and the name and port of the
-server that it was accepted for. The master puts them in; a child, or whichever of several is idle,
-takes them out. Once nobody can put anything into it, and it is empty, it says so by EOF.
+A queue is a socketpair. One datagram per connection: its descriptor, the name and port of the server
+that it was accepted for, and when that was. The master puts them in; a child, or whichever of several
+is idle, takes them out. Once nobody can put anything into it, and it is empty, it says so by EOF.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import socket
 
 #: (the master's end, the children's end)
 Queue = tuple[socket.socket, socket.socket]
-#: A connection, and the server's name and port.
-Passed = tuple[socket.socket, tuple[str, int]]
+#: A connection, the server's name and port, and when it was accepted (ns of CLOCK_MONOTONIC).
+Passed = tuple[socket.socket, tuple[str, int], int]
 
-_LONGEST = 300  # bytes of a server's name and port
+_LONGEST = 320  # bytes of a server's name and port, and of a time
 
 
 def make_queue() -> Queue:
@@ -31,9 +31,9 @@ def make_queue() -> Queue:
 def send_socket(queue: socket.socket, passed: Passed) -> bool:
     """Put a connection into the queue; False when that is full. Raises OSError when nobody has the
     other end. The caller still has its own copy to close."""
-    sock, (host, port) = passed
+    sock, (host, port), accepted_ns = passed
     try:
-        socket.send_fds(queue, [f"{port} {host}".encode()], [sock.fileno()])
+        socket.send_fds(queue, [f"{accepted_ns} {port} {host}".encode()], [sock.fileno()])
     except OSError as error:
         # ETOOMANYREFS: as many descriptors as RLIMIT_NOFILE allows are under way (unix(7)).
         if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
@@ -52,8 +52,8 @@ def receive_socket(queue: socket.socket) -> Passed:
         raise EOFError
     if not fds:  # another thread has opened the last one meanwhile
         raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; a connection is lost")
-    port, host = data.decode().split(" ", 1)
-    return socket.socket(fileno=fds[0]), (host, int(port))
+    accepted_ns, port, host = data.decode().split(" ", 2)
+    return socket.socket(fileno=fds[0]), (host, int(port)), int(accepted_ns)
 
 
 def receive(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:

@@ -17,6 +17,7 @@ import errno
 import mmap
 import threading
 from bisect import bisect_left
+from collections.abc import Mapping
 from itertools import accumulate
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -69,9 +70,40 @@ REFUSED = SHED + 4  # answers of forkd's own by their reason (http.limits.Refusa
 REFUSED_CELLS = 16  # room for so many reasons
 #: A time, zeroed with the row as gauges are: since when all places are taken and nobody is idle; or 0.
 FULL_SINCE = REFUSED + REFUSED_CELLS
-CELLS = FULL_SINCE + 1
+
+# What follows stands behind what was there before it, since a master tells the next one its totals by their
+# indexes, and that may be another version.
+
+#: Durations by class of status, 1xx to 5xx: a sum and buckets for each, as DURATION and BUCKETS are, which
+#: are those of what has no status (a stream session).
+CLASSES = FULL_SINCE + 1
+_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+DURATION_CELLS = 1 + len(BOUNDS) + 1
+#: Where they are, by class.
+DURATION_BLOCKS = (
+    DURATION,
+    *(CLASSES + number * DURATION_CELLS for number in range(len(_CLASSES) - 1)),
+)
+RECEIVED = CLASSES + (len(_CLASSES) - 1) * DURATION_CELLS  # bytes from clients
+SENT = RECEIVED + 1  # bytes to them
+#: Waits in the queues, by queue: a sum (ns) and buckets for each.
+WAITS = SENT + 1
+#: The kernel's, of connections (sampled); the master's, of connections that it accepts for its workers; and
+#: a worker's, of what waits for a thread.
+QUEUES = ("accept", "worker", "thread")
+ACCEPT_QUEUE, WORKER_QUEUE, THREAD_QUEUE = range(len(QUEUES))
+#: Upper bounds of their histograms, seconds. The kernel's clock of a connection has a tick of up to 10 ms.
+WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WAIT_CELLS = 1 + len(WAIT_BOUNDS) + 1
+#: A time, zeroed with the row: since when this thread of a pool has its present task; or 0.
+OCCUPIED = WAITS + len(QUEUES) * _WAIT_CELLS
+CELLS = OCCUPIED + 1
+
+#: What is folded into the base when a child dies; all other cells are zeroed.
+_COUNTERS = (*range(GAUGES, FULL_SINCE), *range(CLASSES, OCCUPIED))
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
+_WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
 _LINE = 160  # bytes of the request line being served
 _ROW = (CELLS * 8 + _LINE + 63) // 64 * 64  # whole cache lines: neighbours do not share one
 
@@ -92,7 +124,10 @@ class Row:
         `wanted`, else this object, which is its twin."""
         if _native is None or not wanted:
             return self
-        cells = (REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CELLS)
+        cells = (
+            REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CLASSES, RECEIVED, SENT,
+            CELLS,
+        )  # fmt: skip
         lane: Lane = _native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
         return lane
 
@@ -126,8 +161,9 @@ class Row:
         cells[REQUEST] = 0
         cells[IN_FLIGHT] -= 1
         self.count(status)
-        cells[DURATION] += took
-        cells[BUCKETS + bisect_left(_BOUNDS_NS, took)] += 1
+        total = DURATION_BLOCKS[_class_of(status)]
+        cells[total] += took
+        cells[total + 1 + bisect_left(_BOUNDS_NS, took)] += 1
         return took
 
     def count(self, status: int) -> None:
@@ -145,6 +181,31 @@ class Row:
     def refuse(self, kind: int) -> None:
         """Forkd answered a request itself, for that reason."""
         self.cells[REFUSED + kind] += 1
+
+    def received(self, count: int) -> None:
+        """So many bytes have come from a client."""
+        self.cells[RECEIVED] += count
+
+    def sent(self, count: int) -> None:
+        """So many bytes have gone to a client."""
+        self.cells[SENT] += count
+
+    def waited(self, queue: int, ns: int) -> None:
+        """Somebody has left that one of QUEUES, and was in it for so long."""
+        total = WAITS + queue * _WAIT_CELLS
+        self.cells[total] += max(0, ns)
+        self.cells[total + 1 + bisect_left(_WAIT_BOUNDS_NS, ns)] += 1
+
+    def occupy(self, queued: float | None) -> None:
+        """This thread of a pool has a task from now on, which was `queued` then (seconds of
+        CLOCK_MONOTONIC), if it was."""
+        now = monotonic_ns()
+        self.cells[OCCUPIED] = now
+        if queued is not None:
+            self.waited(THREAD_QUEUE, now - int(queued * 1e9))
+
+    def vacate(self) -> None:
+        self.cells[OCCUPIED] = 0
 
     def failed(self, number: int) -> None:
         """accept(2) failed with that errno."""
@@ -187,11 +248,12 @@ class Lanes:
         self._free = rows[:0:-1]  # the first is taken first, and one given back before a fresh one
         self._lock = threading.Lock()
 
-    def bind(self) -> None:
+    def bind(self) -> Row:
         """Give the calling thread a lane of its own, for its life."""
         row = self.take()
         assert row is not None  # as many as threads
         self.become(row)
+        return row
 
     def take(self) -> Row | None:
         """A free lane, for a process that the caller forks; None when all are taken."""
@@ -205,7 +267,7 @@ class Lanes:
 
     def give_back(self, row: Row) -> None:
         """Its process is gone: counters stay, gauges end."""
-        for cell in (*range(GAUGES), FULL_SINCE):
+        for cell in (*range(GAUGES), FULL_SINCE, OCCUPIED):
             row.cells[cell] = 0
         self._free.append(row)
 
@@ -221,9 +283,10 @@ class OwnLane:
 
     def __init__(self) -> None:
         self._local = threading.local()
+        self._latest: Row | Lane
 
     def become(self, ledger: Row | Lane) -> None:
-        self._local.ledger = ledger
+        self._local.ledger = self._latest = ledger
 
     def begin(self, line: bytes) -> int:
         began: int = self._local.ledger.begin(line)
@@ -248,6 +311,19 @@ class OwnLane:
     def refuse(self, kind: int) -> None:
         self._local.ledger.refuse(kind)
 
+    def received(self, count: int) -> None:
+        """Also in a thread that the application has started, and that has no lane: a handler may give its
+        socket to one."""
+        getattr(self._local, "ledger", self._latest).received(count)
+
+    def sent(self, count: int) -> None:
+        getattr(self._local, "ledger", self._latest).sent(count)
+
+
+def _class_of(status: int) -> int:
+    """The index among _CLASSES."""
+    return status // 100 if 0 < status < 600 else 0
+
 
 def scratch_row() -> Row:
     """A row that nobody reads."""
@@ -269,6 +345,7 @@ class Scoreboard:
         self.lanes = [rows[lanes * slot : lanes * (slot + 1)] for slot in range(slots + 1)]
         self._base = [0] * CELLS
         self._accepted = [0] * (slots + 1)  # per slot, since that metric names the worker
+        self._cpu_ns = [0] * (slots + 1)  # per slot, of those that are gone
 
     def used(self, slot: int) -> list[Row]:
         """The lanes of `slot` that its child has written to."""
@@ -279,7 +356,7 @@ class Scoreboard:
         """The child in `slot` is gone: keep its counters, clear its lanes for the next one."""
         for row in self.used(slot):
             cells = row.cells
-            for index in range(GAUGES, FULL_SINCE):
+            for index in _COUNTERS:
                 self._base[index] += cells[index] & _SANE
             self._accepted[slot] += cells[ACCEPTED] & _SANE
             for index in range(CELLS):
@@ -310,16 +387,24 @@ class Scoreboard:
         seconds, row = max(held, key=lambda pair: pair[0])
         return seconds, row.line()
 
-    def export(self) -> list[list[int]]:
-        """All counters so far: totals by cell, and accepts by slot. For the next master."""
-        totals = [self.total(cell) if GAUGES <= cell < FULL_SINCE else 0 for cell in range(CELLS)]
-        return [totals, [self.accepted(slot) for slot in range(self.slots + 1)]]
+    def export(self, cpu_ns: Mapping[int, int] | None = None) -> list[list[int]]:
+        """All counters so far: totals by cell, accepts by slot, and processor time by slot. For the next
+        master. `cpu_ns`: of the living, by slot."""
+        living = cpu_ns or {}
+        totals = [0] * CELLS
+        for index in _COUNTERS:
+            totals[index] = self.total(index)
+        slots = range(self.slots + 1)
+        return [
+            totals,
+            [self.accepted(slot) for slot in slots],
+            [self._cpu_ns[slot] + living.get(slot, 0) for slot in slots],
+        ]
 
     def absorb(self, later: list[list[int]], earlier: list[list[int]] | None = None) -> None:
         """Add what another master's scoreboard exported, less what was absorbed before."""
-        for base, now, before in zip(
-            (self._base, self._accepted), later, earlier or [[], []], strict=True
-        ):
+        mine = self._base, self._accepted, self._cpu_ns  # an older version has no third
+        for base, now, before in zip(mine, later, earlier or [[], [], []], strict=False):
             for index in range(min(len(base), len(now))):
                 base[index] += now[index] - (before[index] if index < len(before) else 0)
 
@@ -329,6 +414,14 @@ class Scoreboard:
 
     def accepted(self, slot: int) -> int:
         return self._accepted[slot] + self.counter(slot, ACCEPTED)
+
+    def spend(self, slot: int, cpu_ns: int) -> None:
+        """The child that was in `slot` has used so much processor time."""
+        self._cpu_ns[slot] += cpu_ns
+
+    def cpu_ns(self, slot: int) -> int:
+        """Of those that were in `slot`, and are gone."""
+        return self._cpu_ns[slot]
 
     def codes(self) -> dict[int, int]:
         """Requests by status code; only codes that occurred."""
@@ -346,9 +439,41 @@ class Scoreboard:
 
     def durations(self) -> tuple[list[tuple[str, float]], float]:
         """The cumulative histogram as (upper bound, count) and the sum in seconds."""
-        counts = accumulate(self.total(BUCKETS + index) for index in range(len(BOUNDS) + 1))
-        bounds = [*(str(bound) for bound in BOUNDS), "+Inf"]
-        return list(zip(bounds, map(float, counts), strict=True)), self.total(DURATION) / 1e9
+        found = [self._totals(first, DURATION_CELLS) for first in DURATION_BLOCKS]
+        return _histogram([sum(cells) for cells in zip(*found, strict=True)], BOUNDS)
+
+    def durations_by_class(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
+        """The same by class of status, "none" where there is no status."""
+        return {
+            name: _histogram(self._totals(first, DURATION_CELLS), BOUNDS)
+            for name, first in zip(_CLASSES, DURATION_BLOCKS, strict=True)
+        }
+
+    def waits(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
+        """The same of the waits in each of QUEUES."""
+        return {
+            name: _histogram(self._totals(WAITS + queue * _WAIT_CELLS, _WAIT_CELLS), WAIT_BOUNDS)
+            for queue, name in enumerate(QUEUES)
+        }
+
+    def _totals(self, first: int, count: int) -> list[int]:
+        """As `total`, for so many counters from `first` on."""
+        totals = self._base[first : first + count]
+        for slot in range(self.slots + 1):
+            for row in self.used(slot):
+                for index, value in enumerate(row.cells[first : first + count].tolist()):
+                    if value:
+                        totals[index] += value & _SANE
+        return totals
+
+
+def _histogram(
+    cells: list[int], bounds: tuple[float, ...]
+) -> tuple[list[tuple[str, float]], float]:
+    """Of a sum in ns and the buckets behind it."""
+    names = [*(str(bound) for bound in bounds), "+Inf"]
+    counts = accumulate(cells[1:])
+    return list(zip(names, map(float, counts), strict=True)), cells[0] / 1e9
 
 
 #: No honest counter reaches 2**52; the mask bounds what a child gone mad can add to a total.

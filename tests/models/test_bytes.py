@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.process.conftest import Service
+from tests.process.conftest import Service, until
 
 from .conftest import cells
 from .test_wsgi import Wire
@@ -187,8 +187,9 @@ def test_every_byte_is_seen_once_and_in_order(served: Service) -> None:
 
 @WSGI
 def test_what_comes_behind_a_request_whose_answer_is_written_is_not_lost(served: Service) -> None:
-    """In one piece with it, so that it is here when the application calls write()."""
+    """In one piece with it, so that it is here when the application calls write(). Each byte is counted."""
     body = (_BAIT * 1100)[:40_000]
+    received = 0
     for _ in range(5):
         with Wire(served) as wire:
             wire.send(
@@ -199,6 +200,13 @@ def test_what_comes_behind_a_request_whose_answer_is_written_is_not_lost(served:
             assert wire.answer()[2] == b"1:-.........."
             assert wire.answer()[2] == b"2:" + hashlib.sha256(body).hexdigest().encode()
             assert wire.answer()[2] == b"3:" + hashlib.sha256(b"").hexdigest().encode()
+            assert wire.data == b""
+            received += wire.received
+    sent = 5 * (37 + 59 + 40_000 + 35)
+    until(lambda: served.metric("forkd_received_bytes_total") >= sent, "all came")
+    assert served.metric("forkd_received_bytes_total") == sent
+    until(lambda: served.metric("forkd_sent_bytes_total") >= received, "all went")
+    assert served.metric("forkd_sent_bytes_total") == received
 
 
 HANDLER = """
@@ -228,9 +236,14 @@ def test_a_handler_that_takes_the_socket_has_all_that_came(
     )
     host, _, port = service.live()["listeners"][0]["address"].rpartition(":")
     rng = random.Random(SEED)
+    sent = 0
     for _ in range(30):
         body = rng.randbytes(rng.choice((0, 1, 3000, 40_000, 400_000)))
         with socket.create_connection((host, int(port)), 30) as client:
             for piece in _cut(rng, b"%d\n" % len(body) + body):
                 client.sendall(piece)
             assert client.makefile("rb").read() == hashlib.sha256(body).hexdigest().encode()
+        sent += len(b"%d\n" % len(body) + body)
+    until(lambda: service.metric("forkd_requests_in_flight") == 0, "all handlers have returned")
+    assert service.metric("forkd_received_bytes_total") == sent
+    assert service.metric("forkd_sent_bytes_total") == 30 * 64

@@ -55,6 +55,9 @@ def test_lines_come_back_and_big_ones_whole(stream: Service) -> None:
             file.flush()
             assert file.readline() == line.upper()
         file.close()
+    until(lambda: stream.metric("forkd_connections") == 0, "the client has gone")
+    assert stream.metric("forkd_received_bytes_total") == 6 + 500_001 + 6
+    assert stream.metric("forkd_sent_bytes_total") == 6 + 500_001 + 6
 
 
 @serving

@@ -103,12 +103,18 @@ class Wire:
     def __init__(self, daemon: Service, timeout: float = 10.0) -> None:
         self.sock = daemon.connect(timeout)
         self.data = b""
+        self.received = 0  # bytes
 
     def __enter__(self) -> Wire:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.sock.close()
+
+    def _receive(self) -> bytes:
+        data = self.sock.recv(65536)
+        self.received += len(data)
+        return data
 
     def send(self, data: bytes) -> Wire:
         self.sock.sendall(data)
@@ -119,7 +125,7 @@ class Wire:
 
     def until(self, mark: bytes) -> bytes:
         while mark not in self.data:
-            more = self.sock.recv(65536)
+            more = self._receive()
             if not more:
                 raise EOFError(self.data[:300])
             self.data += more
@@ -128,7 +134,7 @@ class Wire:
 
     def exactly(self, count: int) -> bytes:
         while len(self.data) < count:
-            more = self.sock.recv(65536)
+            more = self._receive()
             if not more:
                 raise EOFError(self.data[:300])
             self.data += more
@@ -152,7 +158,7 @@ class Wire:
 
     def rest(self) -> bytes:
         try:
-            while more := self.sock.recv(65536):
+            while more := self._receive():
                 self.data += more
         except ConnectionResetError:
             pass

@@ -30,14 +30,17 @@ from forkd.native import native
 from forkd.system.lease import Lease, make_bells
 from forkd.system.scoreboard import (
     ACCEPTED,
-    BUCKETS,
     CODES,
     CONNECTIONS,
+    DURATION_BLOCKS,
+    DURATION_CELLS,
     FAILURES,
     IN_FLIGHT,
     REASONS,
+    RECEIVED,
     REQUEST,
     REQUESTS,
+    SENT,
     scratch_row,
 )
 from forkd.system.uring import usable
@@ -182,7 +185,9 @@ class Service:
             os.close(bell)
         cells = self.row.cells
         assert cells[REQUEST] == cells[IN_FLIGHT] == 0
-        assert sum(cells[BUCKETS:CODES]) <= cells[REQUESTS]
+        measured = [sum(cells[block + 1 : block + DURATION_CELLS]) for block in DURATION_BLOCKS]
+        assert sum(measured) <= cells[REQUESTS]
+        assert cells[SENT] >= sum(map(len, self.heard))
         codes = {code: cells[CODES + code] for code in range(600) if cells[CODES + code]}
         for client in self.clients:
             client.close()
@@ -195,6 +200,7 @@ class Service:
             self.access.told(),
             cells[REQUESTS],
             codes,
+            (cells[RECEIVED], cells[SENT]),
             accepted,
         ]
 

@@ -23,7 +23,15 @@ from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.log import AccessLog
 from forkd.native import native
-from forkd.system.scoreboard import BUCKETS, CODES, IN_FLIGHT, REQUEST, REQUESTS, scratch_row
+from forkd.system.scoreboard import (
+    CODES,
+    DURATION_BLOCKS,
+    DURATION_CELLS,
+    IN_FLIGHT,
+    REQUEST,
+    REQUESTS,
+    scratch_row,
+)
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -389,7 +397,8 @@ def run(
     said = [piece for piece in out if not isinstance(piece, bytes)]
     cells = row.cells
     assert cells[REQUEST] == cells[IN_FLIGHT] == 0
-    assert sum(cells[BUCKETS:CODES]) <= cells[REQUESTS]
+    measured = [sum(cells[block + 1 : block + DURATION_CELLS]) for block in DURATION_BLOCKS]
+    assert sum(measured) <= cells[REQUESTS]
     codes = {code: cells[CODES + code] for code in range(600) if cells[CODES + code]}
     log, access = host.log.lines, host.access.told()  # type: ignore[attr-defined]
     return [

@@ -25,7 +25,7 @@ from forkd.log import AccessLog, stamp
 from forkd.native import native
 from forkd.sink import Sink
 from forkd.system import scoreboard
-from forkd.system.scoreboard import CELLS, scratch_row
+from forkd.system.scoreboard import CELLS, DURATION_CELLS, scratch_row
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -314,8 +314,9 @@ def test_a_lane_counts_as_its_twin_does(
     began = [0, 0]
     for _ in range(ROUNDS // 10):
         line = b"GET /" + b"x" * rng.choice((0, 10, 158, 159, 160, 300))
-        status = rng.choice((-1, 0, 99, 200, 404, 599, 600, 10**6))
-        match rng.randrange(7):
+        status = rng.choice((-1, 0, 99, 100, 199, 200, 302, 404, 599, 600, 10**6))
+        count = rng.choice((0, 1, 65536, 1 << 40))
+        match rng.randrange(9):
             case 0:
                 began = [writer.begin(line) for writer in writers]
             case 1:
@@ -335,16 +336,23 @@ def test_a_lane_counts_as_its_twin_does(
                 for writer in writers:
                     writer.shed()
             case 6:
+                for writer in writers:
+                    writer.received(count)
+            case 7:
+                for writer in writers:
+                    writer.sent(count)
+            case 8:
                 kind = rng.randrange(scoreboard.REFUSED_CELLS)
                 for writer in writers:
                     writer.refuse(kind)
         assert rows[0].line() == rows[1].line()
         assert bool(rows[0].cells[scoreboard.REQUEST]) == bool(rows[1].cells[scoreboard.REQUEST])
-    times = {scoreboard.REQUEST, scoreboard.DURATION}
-    buckets = range(scoreboard.BUCKETS, scoreboard.CODES)
-    for cell in set(range(CELLS)) - times - set(buckets):
+    blocks = [range(first, first + DURATION_CELLS) for first in scoreboard.DURATION_BLOCKS]
+    for cell in set(range(CELLS)).difference({scoreboard.REQUEST}, *blocks):
         assert rows[0].cells[cell] == rows[1].cells[cell], cell
-    assert sum(rows[0].cells[b] for b in buckets) == sum(rows[1].cells[b] for b in buckets)
+    counts = [[sum(row.cells[b] for b in block[1:]) for block in blocks] for row in rows]
+    assert counts[0] == counts[1]
+    assert all(counts[0])
     for kind in (-1, scoreboard.REFUSED_CELLS, 1 << 40):
         with pytest.raises(IndexError):
             writers[0].refuse(kind)

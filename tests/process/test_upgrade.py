@@ -26,7 +26,8 @@ def ask(path: Path, request: str = "/") -> bytes:
 
 
 def counters(page: str) -> dict[str, float]:
-    matches = re.findall(r"^(\w+(?:_total|_count|_sum|_bucket)(?:\{.*\})?) (\S+)$", page, re.M)
+    """But for process_*: each master is a process, and has its own from the start on."""
+    matches = re.findall(r"^((?!process_)\w+(?:_total|_count|_sum|_bucket)(?:\{.*\})?) (\S+)$", page, re.M)
     return {name: float(value) for name, value in matches}
 
 
