@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import http.client
+import os
+import signal
 import socket
 import time
 
@@ -31,6 +32,10 @@ MODELS = [
 
 def ask(client: socket.socket) -> bytes:
     client.sendall(REQUEST)
+    return answer(client)
+
+
+def answer(client: socket.socket) -> bytes:
     found = http.client.HTTPResponse(client)
     found.begin()
     assert found.status == 200
@@ -60,19 +65,18 @@ def test_the_one_that_has_been_idle_for_the_longest_makes_room(
 
 @pytest.mark.parametrize("io", ["aio", "io_uring"])
 def test_one_whose_request_has_been_received_makes_no_room(service: Service, io: str) -> None:
-    """An operation may have taken the request out of the socket, and nobody has been told of that yet."""
+    """An operation may have taken the request out of the socket, and nobody has been told of that yet. All
+    requests are there before the worker accepts: one that has nothing of a first request may make room."""
     service.start("-m", "proactor", "--io", io, "-w", "1", "--worker-connections", "5")
-
-    def client(_: int) -> list[bytes]:
-        answers = []
-        for _ in range(25):
-            with service.connect() as new:
-                answers.append(ask(new))
-        return answers
-
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        for answers in pool.map(client, range(16)):
-            assert answers == [b"v1"] * 25
+    (worker,) = service.worker_pids()
+    for _ in range(25):
+        with contextlib.ExitStack() as stack:
+            os.kill(worker, signal.SIGSTOP)
+            clients = [stack.enter_context(service.connect()) for _ in range(16)]
+            for client in clients:
+                client.sendall(REQUEST)
+            os.kill(worker, signal.SIGCONT)
+            assert [answer(client) for client in clients] == [b"v1"] * 16
 
 
 def test_a_process_for_each_connection_makes_room_as_well(service: Service) -> None:
