@@ -100,6 +100,31 @@ class Config:
         help="connections that may wait to be accepted, per listener; "
         "the kernel caps it at net.core.somaxconn",
     )
+    socket_mode: int = option(
+        kinds.Octal(),
+        "666",
+        section="sockets",
+        metavar="MODE",
+        help="mode of the files of unix sockets, bind's and the admin endpoint's, in octal: who may write to "
+        "the file may connect. The umask takes nothing from it",
+    )
+    socket_owner: str | None = option(
+        _ACCOUNT,
+        None,
+        section="sockets",
+        unset="unchanged",
+        example="www-data",
+        help="user, by name or number, that the files of unix sockets are given to; only root may do that",
+    )
+    socket_group: str | None = option(
+        _ACCOUNT,
+        None,
+        section="sockets",
+        unset="unchanged",
+        example="www-data",
+        help="group, by name or number, that the files of unix sockets are given to; of others than root, "
+        "one that they are in",
+    )
     defer_accept: bool = option(
         kinds.Bool(),
         True,
@@ -388,7 +413,7 @@ class Config:
         "022",
         section="process",
         reloadable=False,
-        help="permission bits taken from every file and unix socket made, in octal",
+        help="permission bits taken from every file made, in octal; unix sockets have --socket-mode",
     )
 
     # admin

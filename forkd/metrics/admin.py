@@ -26,6 +26,7 @@ from forkd.metrics.collector import Sample, encode
 from forkd.system import sockets
 from forkd.system.loop import Loop
 from forkd.system.places import BACKLOG, Client, Places
+from forkd.system.socket_files import Permissions
 
 _LIMITS = Limits(line=1024, fields=50, head=8192, body=0)
 _CLIENTS = 64
@@ -79,16 +80,19 @@ class AdminServer:
         loop: Loop,
         source: Source,
         pages: Mapping[bytes, Page],
+        permissions: Permissions,
     ) -> AdminServer | None:
         """One at `address`, if there is to be one. `handed`: the descriptor of the one that an upgrade has
-        handed over. Raises BindError."""
+        handed over. `permissions`: of the file of a unix socket. Raises BindError."""
         if address is None:
             if handed is not None:
                 os.close(handed)
             return None
         if handed is None:
-            return cls(sockets.listen(address, BACKLOG), loop, source, pages)
-        return cls(sockets.handed_over(handed, address, BACKLOG), loop, source, pages)
+            listener = sockets.listen(address, BACKLOG, permissions=permissions)
+        else:
+            listener = sockets.handed_over(handed, address, BACKLOG)
+        return cls(listener, loop, source, pages)
 
     def forget(self) -> None:
         """In a child: close our copies, leave the listener to the master."""

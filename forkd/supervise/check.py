@@ -25,6 +25,7 @@ from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
+from forkd.supervise.generation import permissions_of
 from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard
@@ -48,6 +49,7 @@ def check(sources: Sources, config: Config) -> str:
     identity = process.identity(config.user, config.group)
     if config.chdir is not None:
         _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
+    permissions_of(config)
     log = Log(config.log_level, config.log_format, "check")
     exposure.warn(log, sources.path, config, identity)
     Access.of(config)

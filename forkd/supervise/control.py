@@ -11,21 +11,18 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from forkd.errors import BindError, ForkdError, NotRunning, SystemCallError
 from forkd.system.loop import Loop
 from forkd.system.places import BACKLOG, Client, Places
-from forkd.system.sockets import unix_holder
+from forkd.system.socket_files import NO_FILE, PRIVATE, bind, inode, make_way
 
 _MOST_REQUEST_BYTES = 65536
 _CLIENTS = 16
-_NO_INODE = -1
 
 Reply = dict[str, Any]
 
@@ -66,17 +63,17 @@ class ControlServer:
         self._path = path
         self._handle = handle
         self._loop = loop
-        self._inode = _NO_INODE  # of the socket file, when it is ours
+        self._inode = NO_FILE  # of the socket file, when it is ours
         self._places = Places(sock, loop, _CLIENTS, self._heard, _may_ask, lingers=False)
 
     def open(self) -> None:
         """Begin to answer, and own the socket file."""
-        self._inode = _inode_of(self._path)
+        self._inode = inode(self._path)
         self._places.open()
 
     def restore(self) -> None:
         """Make the socket again if its file was removed or replaced. Raises BindError."""
-        if self._inode == _inode_of(self._path) != _NO_INODE:
+        if self._inode == inode(self._path) != NO_FILE:
             return
         made = ControlServer.listen(self._path, self._loop, self._handle)
         self._places.move(made.sock)
@@ -99,22 +96,8 @@ class ControlServer:
         is stale then, unless it is not ours at all. Raises BindError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if os.path.lexists(path):
-                if not _is_socket(path):
-                    raise BindError(f"control {path}: exists and is not a socket; remove it")
-                holder = unix_holder(path)
-                if holder is not None:
-                    raise BindError(
-                        f"control {path}: it belongs to {holder}; choose another --control, or remove the "
-                        "file if nothing uses it any more"
-                    )
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
-            before = os.umask(0o177)  # 0600 from the first instant
-            try:
-                sock.bind(path)
-            finally:
-                os.umask(before)
+            make_way(path, "control", "choose another --control")
+            bind(sock, path, PRIVATE)
             sock.listen(BACKLOG)
             sock.setblocking(False)
         except OSError as error:
@@ -124,7 +107,7 @@ class ControlServer:
             sock.close()
             raise
         server = cls(sock, path, loop, handle)
-        server._inode = os.stat(path).st_ino
+        server._inode = inode(path)
         return server
 
     def _heard(self, client: Client, data: bytes) -> None:
@@ -158,14 +141,14 @@ class ControlServer:
 
     def hand_over(self) -> None:
         """Another master answers from now on, and the socket file is its."""
-        self._inode = _NO_INODE
+        self._inode = NO_FILE
         self.close()
 
     def close(self) -> None:
         self._places.close()
         self.sock.close()
         try:
-            if self._inode == _inode_of(self._path) != _NO_INODE:
+            if self._inode == inode(self._path) != NO_FILE:
                 os.unlink(self._path)
         except OSError:
             pass  # it is not there; or the file system is read-only by now, and the file is stale
@@ -175,17 +158,6 @@ def _may_ask(sock: socket.socket) -> bool:
     """Whether it is root's, or ours."""
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return uid in (0, os.geteuid())
-
-
-def _inode_of(path: str) -> int:
-    try:
-        return os.lstat(path).st_ino
-    except OSError:
-        return _NO_INODE
-
-
-def _is_socket(path: str) -> bool:
-    return stat.S_ISSOCK(os.lstat(path).st_mode)
 
 
 def ask(path: str, verb: str, seconds: float | None = 10.0, **arguments: Any) -> Reply:

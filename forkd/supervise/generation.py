@@ -18,6 +18,7 @@ from forkd.models import registry
 from forkd.system import process, sockets
 from forkd.system.lease import Lease
 from forkd.system.passing import Queue, make_queue
+from forkd.system.socket_files import Permissions
 from forkd.system.sockets import Listener
 
 #: Descriptors of a child besides its connections: forkd's own, and some for the application.
@@ -49,6 +50,7 @@ class Generation:
         behind."""
         access = Access.of(config)
         copies = config.workers.max if config.accept == "reuseport" else 0
+        permissions = permissions_of(config)
         spare = list(known)
         made: list[Listener] = []
         listeners: list[Listener] = []
@@ -61,7 +63,7 @@ class Generation:
                     spare.remove(old)
                     listeners.append(old)
                 else:
-                    made.append(_listen(address, config.backlog, copies))
+                    made.append(_listen(address, config.backlog, copies, permissions))
                     listeners.append(made[-1])
             lease = Lease(bells) if config.accept == "lock" and not dispatched else None
             queue = make_queue() if dispatched and config.dispatch == "competition" else None
@@ -119,6 +121,15 @@ class Generation:
         for listener in self.listeners:
             listener.defer(self.config.defer_accept and self.interface not in ("", "stream"))
 
+    def admit(self, log: Log) -> None:
+        """Have the files of its unix sockets let those in that the configuration says, also where they are
+        older than it. To be called when the generation serves."""
+        for listener in self.listeners:
+            try:
+                listener.admit(permissions_of(self.config))
+            except (BindError, StartError) as error:
+                log.error(str(error))
+
     def all_sockets(self) -> list[socket.socket]:
         return [sock for listener in self.listeners for sock in listener.sockets]
 
@@ -131,9 +142,14 @@ class Generation:
             end.close()
 
 
-def _listen(address: Address, backlog: int, copies: int) -> Listener:
+def permissions_of(config: Config) -> Permissions:
+    """Who may connect to its unix sockets. Raises StartError for an account that there is not."""
+    return Permissions.named(config.socket_mode, config.socket_owner, config.socket_group)
+
+
+def _listen(address: Address, backlog: int, copies: int, permissions: Permissions) -> Listener:
     try:
-        return sockets.listen(address, backlog, copies)
+        return sockets.listen(address, backlog, copies, permissions)
     except (OSError, UnicodeError) as error:
         raise BindError(f"bind {address}: {error}") from error
 

@@ -27,7 +27,7 @@ from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
 from forkd.supervise.ending import Ending
 from forkd.supervise.errands import Errands
-from forkd.supervise.generation import Generation
+from forkd.supervise.generation import Generation, permissions_of
 from forkd.supervise.high_water import HighWater
 from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
@@ -169,8 +169,11 @@ class Master:
             )
         source = verbs.Admin(self)
         handed = (heir.admin, heir.health) if heir else (None, None)
-        self.admin = AdminServer.at(config.admin, handed[0], self.loop, source, PAGES)
-        self.health = AdminServer.at(config.health, handed[1], self.loop, source, HEALTH_PAGES)
+        of_file = permissions_of(config)
+        self.admin = AdminServer.at(config.admin, handed[0], self.loop, source, PAGES, of_file)
+        self.health = AdminServer.at(
+            config.health, handed[1], self.loop, source, HEALTH_PAGES, of_file
+        )
         if heir is None:
             self.answer_verbs()
         else:
@@ -391,6 +394,7 @@ class Master:
                 self.owns = True
                 self.leadership.listen()
             if self.launch.inheritance is not None or self.launch.stored:
+                self.generation.admit(self.log)
                 self.listening.restore_what_can_be(self.launch.binds)
             self.generation.defer()
             self.launch.ready(self)
@@ -541,6 +545,7 @@ class Master:
         self.backoff = plan.Backoff()
         self.log.configure(new.config.log_level, new.config.log_format)
         new.defer()
+        new.admit(self.log)
         self.leadership.settle()
         self.leadership.listen()
         dropped = [x for x in old.listeners if x not in self._kept()]

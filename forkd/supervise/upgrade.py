@@ -30,6 +30,7 @@ from forkd.sources import Sources
 from forkd.supervise.control import Request
 from forkd.supervise.notify import Manager
 from forkd.system import process
+from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _listener(item: dict[str, Any]) -> Listener:
     made = Listener(
         Address(**item["wanted"]), item["name"], item["backlog"], sockets,
         private=item.get("private", False),  # an older forkd does not say whose workers have it
+        permissions=Permissions(**item["permissions"]) if "permissions" in item else PUBLIC,
     )  # fmt: skip
     made.file_inode = item["file"] if "file" in item else made.found_inode()
     return made
@@ -161,7 +163,7 @@ class Upgrade:
             "listeners": [
                 {
                     "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
-                    "private": x.private, "file": x.file_inode,
+                    "private": x.private, "file": x.file_inode, "permissions": asdict(x.permissions),
                     "fds": [sock.fileno() for sock in x.sockets],
                 }
                 for x in master.generation.listeners

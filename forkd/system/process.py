@@ -279,6 +279,12 @@ def title(pid: int) -> str:
         return ""
 
 
+def describe(pid: int) -> str:
+    """It, and what it is, for a message."""
+    command = title(pid)[:200]
+    return f"pid {pid} ({command})" if command else f"pid {pid}"
+
+
 _STATES = {
     "R": "running",
     "S": "asleep",

@@ -10,17 +10,16 @@ import errno
 import os
 import select
 import socket
-import stat
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
-from forkd.system import signals
-from forkd.system.process import parent
+from forkd.system import signals, socket_files
+from forkd.system.process import describe, parent
+from forkd.system.socket_files import NO_FILE, PUBLIC, Permissions, inode
 
 #: Seconds for which the kernel holds a connection back until its client has said something. It counts in
 #: retransmissions of its SYN-ACK: this is the first.
@@ -28,7 +27,6 @@ _DEFERRAL = 1
 #: What poll(2) says of a listening socket that was shut down: a TCP socket is in the state CLOSE then, and a
 #: unix socket can be shut down in part. No other listening socket has these flags.
 SHUT_DOWN = select.POLLHUP | select.POLLRDHUP
-_NO_FILE = -1  # instead of an inode's number
 
 
 @dataclass(eq=False)
@@ -41,6 +39,7 @@ class Listener:
     sockets: list[socket.socket]
     unix_inode: int | None = field(default=None)  # identity of the socket file that is ours to remove
     file_inode: int | None = None  # of the one that it is bound to, whosever it is
+    permissions: Permissions = PUBLIC  # who may connect to a socket file that is made for it
     deferring: bool = False  # connections without a byte are held back
     #: No process of other ids than the master's has it, or has had it, so that the master may be its owner:
     #: see supervise/arrivals.py. False where somebody passed it to us, for who else has it is not known.
@@ -96,9 +95,16 @@ class Listener:
         """Close in this process, and remove the socket file if it is still ours."""
         for sock in self.sockets:
             sock.close()
-        if self.unix_inode is not None and _inode(self.wanted.path) == self.unix_inode:
+        if self.unix_inode is not None and inode(self.wanted.path) == self.unix_inode != NO_FILE:
             os.unlink(self.wanted.path)
         self.unix_inode = None
+
+    def admit(self, permissions: Permissions) -> None:
+        """Have the socket file let others in, from now on and when it is made anew. Not where nothing else is
+        wanted than before: an operator may have changed its mode. Raises BindError."""
+        before, self.permissions = self.permissions, permissions
+        if permissions != before and self.wanted.kind == "unix" and not self.unlinked:
+            socket_files.admit(self.wanted.path, permissions, self.file_inode)
 
     def shut_down(self) -> list[int]:
         """The indices of its sockets that somebody has shut down."""
@@ -106,13 +112,15 @@ class Listener:
 
     def found_inode(self) -> int | None:
         """The identity of the socket file that is there now; of a file that is gone, one that no file has."""
-        return (_inode(self.wanted.path) or _NO_FILE) if self.wanted.kind == "unix" else None
+        return inode(self.wanted.path) if self.wanted.kind == "unix" else None
 
     @property
     def unlinked(self) -> bool:
         """Whether its socket file was removed, or another one is in its place: who connects there does not
-        come here. The inode's number is not given to another file while the socket is open."""
-        return self.file_inode is not None and _inode(self.wanted.path) != self.file_inode
+        come here."""
+        return self.file_inode is not None and (
+            self.file_inode == NO_FILE or inode(self.wanted.path) != self.file_inode
+        )
 
     def waiting(self) -> tuple[int, int]:
         """(connections in the accept queue, its limit) as the kernel has them, over all sockets."""
@@ -120,15 +128,16 @@ class Listener:
         return sum(d for d, _ in depths), sum(limit for _, limit in depths)
 
 
-def listen(address: Address, backlog: int, copies: int = 0) -> Listener:
-    """Bind and listen. `copies` > 0 makes that many SO_REUSEPORT sockets on one address.
+def listen(address: Address, backlog: int, copies: int = 0, permissions: Permissions = PUBLIC) -> Listener:
+    """Bind and listen. `copies` > 0 makes that many SO_REUSEPORT sockets on one address; `permissions` is for
+    the file of a unix socket.
 
     Raises BindError, which says who holds the address where that can be known.
     """
     if address.kind == "fd":
         return _adopt(address, address.fd, backlog)
     if address.kind == "unix":
-        return _listen_unix(address, backlog)
+        return _listen_unix(address, backlog, permissions)
     sockets: list[socket.socket] = []
     bound = address
     try:
@@ -180,65 +189,22 @@ def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socke
     return sock
 
 
-def _listen_unix(address: Address, backlog: int) -> Listener:
-    """A stale socket file is replaced; one that answers is somebody's and is never stolen."""
+def _listen_unix(address: Address, backlog: int, permissions: Permissions) -> Listener:
     path = address.path
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        pass
-    else:
-        if not stat.S_ISSOCK(mode):
-            raise BindError(
-                f"bind {address}: {path} exists and is not a socket; remove or rename it"
-            )
-        holder = unix_holder(path)
-        if holder is not None:
-            raise BindError(
-                f"bind {address}: {path} belongs to {holder}; stop that, or bind another path, or remove "
-                "the file if nothing uses it any more"
-            )
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    socket_files.make_way(path, f"bind {address}", "stop that, or bind another path")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.bind(path)
-        # Whoever may enter the directory may connect, as with nginx: a front runs as another user.
-        os.chmod(path, 0o666)
+        socket_files.bind(sock, path, permissions)
         sock.listen(backlog)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
         raise _bind_error(address, error) from error
-    inode = _inode(path)
-    return Listener(address, str(address), backlog, [sock], inode, inode)
-
-
-def unix_holder(path: str) -> str | None:
-    """Who has the socket file, in words, or None when it may be unlinked, for nobody has.
-
-    Only ECONNREFUSED says so: no socket is bound to the file, or none that listens. A live one may well
-    refuse the probe otherwise: it is no stream socket (EPROTOTYPE), its file may not be written to
-    (EACCES), its queue is full (EAGAIN); connect(2), unix(7).
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return None
-        except BlockingIOError:
-            return "a process whose accept queue is full"  # EAGAIN: listening, and busy
-        except OSError as error:
-            return _UNPROBED.get(error.errno or 0) or f"somebody, as far as can be seen ({error.strerror})"
-        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return _describe(pid)
-
-
-_UNPROBED = {
-    errno.EPROTOTYPE: "a process that has a datagram or seqpacket socket there",
-    errno.EACCES: "another user, who lets nobody else connect",
-}
+    except BindError as error:
+        sock.close()
+        raise BindError(f"bind {address}: {error}") from error
+    made = inode(path)
+    return Listener(address, str(address), backlog, [sock], made, made, permissions)
 
 
 def _adopt(address: Address, fd: int, backlog: int) -> Listener:
@@ -325,7 +291,7 @@ def listen_anew(listener: Listener, index: int) -> socket.socket | None:
         raise BindError(
             f"bind {wanted}: a unix socket that was passed to forkd can only be made anew by whoever made it"
         )
-    made = _listen_unix(wanted, listener.backlog)
+    made = _listen_unix(wanted, listener.backlog, listener.permissions)
     if listener.unix_inode is not None:
         listener.unix_inode = made.unix_inode
     listener.file_inode = made.file_inode
@@ -349,35 +315,19 @@ def name_of(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
 
 
-def _inode(path: str) -> int | None:
-    try:
-        return os.lstat(path).st_ino
-    except OSError:
-        return None
-
-
 # ---- who holds an address -----------------------------------------------------------------
 
 
 def _bind_error(address: Address, error: OSError) -> BindError:
     text = str(SystemCallError("bind", str(address), error))
     if error.errno == errno.EADDRINUSE:
-        holders = ", ".join(_describe(pid) for pid in _tcp_holders(address.port)[:3])
+        holders = ", ".join(describe(pid) for pid in _tcp_holders(address.port)[:3])
         text += (
             f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
         )
     elif error.errno == errno.EACCES and address.kind != "unix":
         text += "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
     return BindError(text)
-
-
-def _describe(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            command = file.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    except OSError:
-        command = ""
-    return f"pid {pid} ({command})" if command else f"pid {pid}"
 
 
 def _tcp_holders(port: int) -> list[int]:
@@ -390,7 +340,7 @@ def _tcp_holders(port: int) -> list[int]:
 def other_holders(sock: socket.socket, known: set[int]) -> list[str]:
     """The processes that have a copy of the socket, besides those `known`, as texts."""
     found = _holders({f"socket:[{os.fstat(sock.fileno()).st_ino}]"})
-    return [_describe(pid) for pid in sorted(set(found) - known)]
+    return [describe(pid) for pid in sorted(set(found) - known)]
 
 
 def _holders(wanted: set[str]) -> list[int]:

@@ -100,6 +100,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "hooks": "project.hooks",
         "admin_token_file": "/token",
         "admin_queries": "true",
+        "socket_mode": "660", "socket_owner": "u", "socket_group": "g",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
@@ -302,6 +303,7 @@ def test_nonsense_in_web_concurrency(value: str) -> None:
         ("-b unix:/a -b unix:/a", "bind", "twice: unix:/a"),
         ("-b fd://3 -b fd://3", "bind", "twice: fd://3"),
         ("-b 127.0.0.1:9464", "admin", "must differ"),
+        ("--socket-mode 466", "socket-mode", "must let the owner write"),
         ("-b unix:/c.sock --control /c.sock", "control", "must differ"),
         ("--control /" + "x" * 107, "control", "at most 107 bytes"),
         ("--pidfile /" + "x" * 103, "control", "at most 107 bytes"),
