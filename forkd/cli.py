@@ -18,13 +18,14 @@ from typing import Any, NoReturn
 from forkd import __version__, interpreter
 from forkd.bench import command as bench
 from forkd.config import Config
-from forkd.errors import ConfigError, ForkdError, NotRunning
+from forkd.errors import ForkdError, NotRunning, UsageError
 from forkd.models import registry
-from forkd.sources import Sources, add_flags
+from forkd.sources import Sources, add_flags, is_named
 from forkd.supervise import launch, table
 from forkd.supervise.control import ask
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
+from forkd.supervise.upgrade import inherited
 from forkd.system import standard
 
 #: What the verbs that talk to a running master need to know of the options.
@@ -42,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = args.run(args)
         sys.stdout.flush()
     except ForkdError as error:
-        problems = error.problems if isinstance(error, ConfigError) else (error,)
-        for problem in problems:
-            print(f"forkd: {problem}", file=sys.stderr)
+        for line in error.lines:
+            print(f"forkd: {line}", file=sys.stderr)
+        if isinstance(error, NotRunning) and (found := _found_file(args)):
+            print(f"forkd: where it is was read from {found}, found here; -c names another", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
         # `forkd status | head`: nothing is wrong, and the interpreter must not complain at exit.
@@ -112,6 +114,13 @@ def _load(args: argparse.Namespace) -> tuple[Sources, Config]:
     return sources, sources.load(registry.RULES)
 
 
+def _found_file(args: argparse.Namespace) -> str | None:
+    """The configuration file that was read without having been named."""
+    if "config" not in args or is_named(args, os.environ):
+        return None
+    return Sources.gather(args, os.environ).path
+
+
 def _locate(args: argparse.Namespace) -> Config:
     """Where the running daemon is to be found."""
     return Sources.gather(args, os.environ).locate()
@@ -121,7 +130,8 @@ def _locate(args: argparse.Namespace) -> Config:
 
 
 def _start(args: argparse.Namespace) -> int:
-    return launch.start(*_load(args))
+    heir = inherited(os.environ)
+    return launch.take_over(heir) if heir is not None else launch.start(*_load(args))
 
 
 def _stop(args: argparse.Namespace) -> int:
@@ -142,7 +152,7 @@ def _restart(args: argparse.Namespace) -> int:
     given = set(sources.flags) - _WHERE
     try:
         pid = running(config.pidfile)
-        if not given and sources.path is None:
+        if not given and not is_named(args, os.environ):
             running_with = ask(config.control, "sources")
             if running_with["activated"]:
                 raise ForkdError(
@@ -167,6 +177,8 @@ def _reload(args: argparse.Namespace) -> int:
     print(f"generation {reply['generation']} serves")
     if reply["restart"]:
         print(f"changed, but need a restart: {', '.join(reply['restart'])}", file=sys.stderr)
+    for line in reply.get("unused", []):
+        print(f"warning: {line}", file=sys.stderr)
     return 0
 
 
@@ -190,14 +202,13 @@ def _status(args: argparse.Namespace) -> int:
 def _scale(args: argparse.Namespace) -> int:
     amount: str = args.amount
     if not re.fullmatch(r"[+-]?[0-9]+", amount):
-        print(f"forkd: scale {amount}: write N, +N or -N", file=sys.stderr)
-        return 2
+        raise UsageError(f"scale {amount}: write N, +N or -N")
     config = _locate(args)
     running(config.pidfile)
     how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
     reply = ask(config.control, "scale", **how)
     print(f"{reply['workers']} workers")
-    if reply["why"]:
+    if reply.get("why"):
         print(f"forkd: {reply['why']}", file=sys.stderr)
     return 0
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from forkd import options as kinds
 from forkd.address import Address
@@ -168,7 +168,7 @@ class Config:
         kinds.Choice(("least-connections", "round-robin", "competition")),
         "least-connections",
         section="model",
-        help="how half-sync-half-async chooses the child for a connection",
+        help="how the models whose master accepts choose the child for a connection",
     )
     handoff: str = option(
         kinds.Choice(("socket", "task")),
@@ -341,7 +341,7 @@ class Config:
         True,
         section="http",
         help="read usual requests by compiled code, where a compiler was there at installation; "
-        "false: by Python alone",
+        "false: by Python alone; true, where it is set: never without compiled code",
     )
 
     # streams
@@ -486,6 +486,9 @@ class Config:
         section="logging",
         help="format of both logs",
     )
+
+    #: Who has set what, by attribute; what nobody has set has its default.
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def default_error_log(self) -> str:

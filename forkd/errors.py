@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "AlreadyRunning",
     "AppError",
     "BindError",
+    "CheckError",
     "ConfigError",
     "ForkdError",
     "NotRunning",
     "Problem",
     "StartError",
     "SystemCallError",
+    "UsageError",
     "show",
 ]
 
@@ -52,6 +55,32 @@ class ForkdError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    @property
+    def lines(self) -> Sequence[str]:
+        """Each thing that is wrong, for a line of its own or more."""
+        return (str(self),)
+
+
+class UsageError(ForkdError):
+    """The command line makes no sense."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class CheckError(ForkdError):
+    """A start would fail; carries each reason."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(self.reasons)
+
+    @property
+    def lines(self) -> Sequence[str]:
+        return self.reasons
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
 
 class ConfigError(ForkdError):
     """The configuration is wrong; carries every problem found, not only the first."""
@@ -62,8 +91,12 @@ class ConfigError(ForkdError):
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__(self.problems)
 
+    @property
+    def lines(self) -> Sequence[str]:
+        return tuple(map(str, self.problems))
+
     def __str__(self) -> str:
-        return "\n".join(map(str, self.problems))
+        return "\n".join(self.lines)
 
 
 class NotRunning(ForkdError):
@@ -82,6 +115,10 @@ class BindError(ForkdError):
 
 class StartError(ForkdError):
     """The daemon did not come up."""
+
+
+class AlreadyRunning(StartError):
+    """Another master holds the pid file."""
 
 
 class SystemCallError(ForkdError):

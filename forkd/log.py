@@ -48,6 +48,11 @@ def open_log(path: str) -> int:
     return fd
 
 
+def try_log(path: str) -> None:
+    """Raises OSError where `open_log` would for a file that is there, and FileNotFoundError for none."""
+    os.close(os.open(path, _FLAGS & ~os.O_CREAT))
+
+
 class Log:
     """The error log of one process. `who` names the process in each line."""
 

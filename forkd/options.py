@@ -426,6 +426,6 @@ def option(
 
 
 def rows(table: Any) -> tuple[Option, ...]:
-    """The rows of a dataclass whose fields were declared with `option`, in order."""
-    fields = dataclasses.fields(table)
+    """The rows of those fields of a dataclass that were declared with `option`, in order."""
+    fields = [f for f in dataclasses.fields(table) if "option" in f.metadata]
     return tuple(dataclasses.replace(f.metadata["option"], attr=f.name) for f in fields)

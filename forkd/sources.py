@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forkd import options as kinds
+from forkd import writers
 from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
 from forkd.errors import ConfigError, Problem, show
 from forkd.options import Option
@@ -38,7 +39,10 @@ def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = No
     `Sources.load`, which can then report every mistake at once.
     """
     parser.add_argument(
-        "-c", "--config", metavar="FILE", help="TOML file to read options from [FORKD_CONFIG]"
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="TOML file to read options from [FORKD_CONFIG] [default: ./forkd.toml, if it is there]",
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for row in OPTIONS:
@@ -84,8 +88,9 @@ class Sources:
 
     @classmethod
     def gather(cls, args: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
-        """The sources of a command line parsed by a parser that `add_flags` was applied to."""
-        path = args.config or environ.get("FORKD_CONFIG") or None
+        """The sources of a command line parsed by a parser that `add_flags` was applied to. Raises
+        ConfigError for a file that was found and is not to be read."""
+        path = args.config or environ.get("FORKD_CONFIG") or _discover()
         return cls(
             flags={name: value for name, value in vars(args).items() if name in _BY_ATTR},
             environ=_of_ours(environ),
@@ -137,7 +142,7 @@ class Sources:
             except ValueError as error:
                 wrong.add(item.row.attr)
                 problems.append(Problem(item.row.name, show(item.raw), str(error), item.where))
-        config = resolve_paths(replace(Config(), **values), self.runtime_dir)
+        config = resolve_paths(replace(Config(), **values, origins=origins), self.runtime_dir)
         if wanted != set(_BY_ATTR):
             problems = [p for p in problems if p.key.replace("-", "_") in wanted]
         else:
@@ -145,6 +150,30 @@ class Sources:
         if problems:
             raise ConfigError(problems)
         return config
+
+
+#: The file that is read when none is named, in the directory of the command.
+DISCOVERED = "forkd.toml"
+
+
+def is_named(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    """Whether somebody has said which file to read, rather than have it found."""
+    return bool(args.config or environ.get("FORKD_CONFIG"))
+
+
+def _discover() -> str | None:
+    """Nobody has vouched for it by naming it, so that nobody else than root and this user may write it."""
+    path = os.path.join(os.getcwd(), DISCOVERED)
+    if not os.path.lexists(path):
+        return None
+    others = writers.by_others(path)
+    if others is not None:
+        words = (
+            f"was found here, and {others} can be written by others; name the file with -c to have it read "
+            "all the same, or -c /dev/null to have none read"
+        )
+        raise ConfigError([Problem("config", path, words, "found in the directory of the command")])
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ BASE = {
     "log",
     "sink",
     "title",
+    "writers",
     "interpreter",
     "__init__",
 }

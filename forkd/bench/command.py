@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from itertools import product
 
 from forkd.bench import report
-from forkd.bench.run import Combination, Load, measure, wrk_or_die
-from forkd.errors import ForkdError
+from forkd.bench.run import Combination, Load, measure, require_app, wrk_or_die
+from forkd.errors import ForkdError, UsageError
 from forkd.models import registry
 
 
@@ -30,10 +31,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    wrk_or_die()
-    load = Load(_number(args, "connections"), _number(args, "seconds"), args.path)
+    load = Load(_number(args, "connections"), _number(args, "seconds"), _path(args))
     rounds = _number(args, "rounds")
     combinations = _combinations(args)
+    wrk_or_die()
+    require_app(args.app)
     results = measure(args.app, combinations, rounds, load, _progress)
     print(report.table(results))
     try:
@@ -42,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ForkdError(f"{args.output}: {error.strerror}") from error
     print(f"\nwritten to {args.output}")
+    if all(result.refused for result in results):
+        raise ForkdError("nothing was measured: each combination was refused")
     return 0
 
 
@@ -54,7 +58,7 @@ def _combinations(args: argparse.Namespace) -> list[Combination]:
         row = registry.find(name)
         if row is None:
             known = ", ".join(r.name for r in registry.MODELS)
-            raise ForkdError(f"--models: there is no model {name!r}; there are {known}")
+            raise UsageError(f"--models: there is no model {name!r}; there are {known}")
         combination = Combination(name, workers, threads if row.threaded else 1)
         if combination not in found:
             found.append(combination)
@@ -65,12 +69,21 @@ def _numbers(args: argparse.Namespace, name: str) -> list[int]:
     text: str = getattr(args, name)
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ForkdError(f"--{name}: {text!r} is no list of positive numbers, like 1,2,4")
+        raise UsageError(f"--{name}: {text!r} is no list of positive numbers, like 1,2,4")
     return [int(part) for part in parts]
 
 
 def _number(args: argparse.Namespace, name: str) -> int:
-    return _numbers(args, name)[0]
+    numbers = _numbers(args, name)
+    if len(numbers) > 1:
+        raise UsageError(f"--{name}: {getattr(args, name)!r} is more than one number")
+    return numbers[0]
+
+
+def _path(args: argparse.Namespace) -> str:
+    if not re.fullmatch(r"/[!-~]*", args.path):
+        raise UsageError(f"--path: {args.path!r} is no path to request, like /index?page=2")
+    return str(args.path)
 
 
 def _progress(done: int, total: int, what: str) -> None:

@@ -73,6 +73,15 @@ def wrk_or_die() -> str:
     return found
 
 
+def require_app(app: str | None) -> None:
+    """Raises ForkdError with the reason when the application cannot be loaded: no combination could."""
+    with tempfile.TemporaryDirectory(prefix="forkd-bench-") as directory:
+        where = ["--pidfile", f"{directory}/bench.pid", "-b", "127.0.0.1:0", "--admin", "none"]
+        checked = _forkd("check", *([app] if app else []), *where)
+    if checked.returncode:
+        raise ForkdError(checked.stderr.strip().removeprefix("forkd: "))
+
+
 def measure(
     app: str | None,
     combinations: list[Combination],
@@ -106,7 +115,10 @@ def _one(wrk: str, app: str | None, result: Result, load: Load) -> None:
             result.refused = started.stderr.strip().removeprefix("forkd: ").splitlines()[-1]
             return
         try:
-            status = json.loads(_forkd("status", "--json", *where).stdout)
+            asked = _forkd("status", "--json", *where)
+            if asked.returncode:
+                raise ForkdError(f"{result.combination}: {asked.stderr.strip().removeprefix('forkd: ')}")
+            status = json.loads(asked.stdout)
             url = f"http://{status['listeners'][0]['address']}{load.path}"
             master = status["master"]["pid"]
             _wrk(wrk, url, load.connections, 0.3)  # warm: imports, caches, connections
@@ -119,8 +131,9 @@ def _one(wrk: str, app: str | None, result: Result, load: Load) -> None:
 
 def _forkd(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     # A session of its own: Ctrl-C is this command's, which then stops the daemon properly.
+    # No file that lies in this directory: what is measured is what the arguments say.
     return subprocess.run(
-        interpreter.command(verb, *arguments),
+        interpreter.command(verb, *arguments, "-c", os.environ.get("FORKD_CONFIG") or os.devnull),
         capture_output=True,
         text=True,
         start_new_session=True,
@@ -130,7 +143,10 @@ def _forkd(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _wrk(wrk: str, url: str, connections: int, seconds: float) -> str:
     command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ForkdError(f"wrk failed: {(done.stderr or done.stdout).strip()[-400:]}")
+    return done.stdout
 
 
 def _cpu(master: int) -> float:

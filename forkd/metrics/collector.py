@@ -119,6 +119,7 @@ def gather(
                     master["model"],
                     master["io"],
                     master["accept"],
+                    str(master["native"]).lower(),
                 ],
                 1,
             )

@@ -105,7 +105,10 @@ METRICS: tuple[Metric, ...] = (
         "forkd_io_fallback", "gauge", (),
         "1 when the configured --io is denied here, and another model serves instead.",
     ),
-    Metric("forkd_build_info", "gauge", ("version", "python", "model", "io", "accept"), "Always 1."),
+    Metric(
+        "forkd_build_info", "gauge", ("version", "python", "model", "io", "accept", "native"),
+        "Always 1; native is true or false.",
+    ),
 )  # fmt: skip
 
 PROCESS: tuple[Metric, ...] = (

@@ -19,6 +19,7 @@ from forkd.models.process_per_connection import MOST_PROCESSES, ProcessPerConnec
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
 from forkd.models.unit import Model, Unit
+from forkd.native import missing, native
 from forkd.rules import Rule
 from forkd.system import uring
 
@@ -242,13 +243,36 @@ def _threads(config: Config) -> str:
     return ""
 
 
+def _native(config: Config) -> str:
+    """The default is native code where there is some. Who asks for it does not want to be without."""
+    if not config.native or native is not None or "native" not in config.origins:
+        return ""
+    return (
+        f"there is no native code here: {missing}; install forkd where there is a C compiler, or leave "
+        "this out"
+    )
+
+
 #: For `Sources.load`: what the table of models knows of combinations.
 RULES = (
     Rule(("model",), _model),
     Rule(("io",), _io),
     Rule(("accept",), _accept),
     Rule(("threads",), _threads),
+    Rule(("native",), _native),
 )
+
+
+def without_native(config: Config) -> str:
+    """Why Python alone serves; empty where native code does what it can."""
+    if not config.native:
+        return "native = false"
+    return "" if native is not None else missing
+
+
+def native_or_not(why: str) -> str:
+    """What `without_native` says, for people."""
+    return f"no native code ({why})" if why else "native code"
 
 
 def lanes(config: Config) -> int:

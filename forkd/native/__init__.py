@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
+#: Why there is none; "" where there is.
+missing: str
+
 try:
     from forkd import _native
-except ImportError:  # no compiler when forkd was installed
+except ImportError as error:
     native: ModuleType | None = None
+    missing = str(error)
+    if missing.startswith("cannot import name"):
+        missing = "it was not compiled when forkd was installed"
 else:
     native = _native
+    missing = ""

@@ -19,14 +19,16 @@ from typing import NoReturn
 
 from forkd.app.hooks import Hooks
 from forkd.config import Config
-from forkd.errors import AppError, ForkdError, StartError, SystemCallError
+from forkd.errors import AppError, CheckError, ForkdError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
+from forkd.models.unused import unused
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
 from forkd.supervise.generation import permissions_of
 from forkd.supervise.lateness import LAST_WORDS, not_booted
+from forkd.supervise.probe import probe
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard
 
@@ -45,29 +47,44 @@ class _Host:
 
 
 def check(sources: Sources, config: Config) -> str:
-    """A sentence that says what would be served. Raises ForkdError for what a start would."""
-    identity = process.identity(config.user, config.group)
-    if config.chdir is not None:
-        _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
-    permissions_of(config)
-    log = Log(config.log_level, config.log_format, "check")
-    exposure.warn(log, sources.path, config, identity)
-    Access.of(config)
-    name = _import_as_a_worker(config, identity)
+    """What would be served. Raises CheckError with all for which a start would fail."""
+    found = probe(sources, config)
+    name = flavour = ""
+    try:
+        identity = process.identity(config.user, config.group)
+        if config.chdir is not None:
+            _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
+        permissions_of(config)
+        log = Log(config.log_level, config.log_format, "check")
+        exposure.warn(log, sources.path, config, identity)
+        Access.of(config)
+        name, flavour = _import_as_a_worker(config, identity)
+    except ForkdError as error:
+        found.problems.append(str(error))
     _, denied = registry.usable(config)
     if denied and not config.io_fallback:
-        raise StartError(f"io-fallback = false, and io_uring cannot be used: {denied}")
-    for text in advice.warnings(sources, config):
-        log.warning(text)
+        found.problems.append(f"io-fallback = false, and io_uring cannot be used: {denied}")
+    if found.problems:
+        raise CheckError(found.problems)
     how = registry.io_of(config.model, config.io)
-    return (
+    lines = [
         f"ok: {config.app or 'the built-in welcome app'} ({name}) under "
-        f"{config.model}/{how}, workers {config.workers}, on {', '.join(map(str, config.bind))}"
-    )
+        f"{config.model}/{how}, {registry.native_or_not(registry.without_native(config))}, workers "
+        f"{config.workers}, on {', '.join(map(str, config.bind))}"
+    ]
+    if sources.path is not None:
+        lines.append(f"configuration: {sources.path}")
+    if found.held:
+        lines.append(f"held by the running daemon itself (pid {found.pid}): {', '.join(found.held)}")
+    lines += [f"note: {note}" for note in found.notes]
+    lines += [
+        f"warning: {line}" for line in (*advice.warnings(sources, config), *unused(config, flavour))
+    ]
+    return "\n".join(lines)
 
 
-def _import_as_a_worker(config: Config, identity: process.Identity | None) -> str:
-    """The interface of the application. Raises AppError."""
+def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tuple[str, str]:
+    """The interface of the application, and its flavour. Raises AppError."""
     read, write = os.pipe()
     stacks = os.memfd_create("forkd-stacks-check", os.MFD_CLOEXEC)
     command = os.getpid()
@@ -76,7 +93,8 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> st
 
     def child() -> NoReturn:
         os.close(read)
-        answer, code = "", 1
+        answer: str | tuple[str, str] = ""
+        code = 1
         try:
             worker.settle("check", config, identity, command)
             faulthandler.register(worker.STACKS, stacks, all_threads=True)
@@ -113,7 +131,7 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> st
     done, answer = json.loads(text)
     if not done:
         raise AppError(answer)
-    return str(answer)
+    return answer[0], answer[1]
 
 
 def _answer(pipe: io.FileIO, pidfd: int) -> bytes:
@@ -142,14 +160,14 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, seconds: float) -> str:
     return f"{not_booted(f'the process that imports it (pid {pid})', seconds)}; it was here:\n{where}"
 
 
-def _load(config: Config) -> str:
+def _load(config: Config) -> tuple[str, str]:
     Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
     row, how = registry.get(config.model), registry.io_of(config.model, config.io)
     interface, flavour = worker.make_interface(config, _Host(config), how, None)
     why = registry.refusal(row, how, flavour, config.threads)
     if why is not None:
         raise AppError(why)
-    return interface.name
+    return interface.name, flavour
 
 
 def _try(call: str, target: str, action: Callable[[], None]) -> None:

@@ -23,6 +23,8 @@ from forkd.system.socket_files import NO_FILE, PRIVATE, bind, inode, make_way
 
 _MOST_REQUEST_BYTES = 65536
 _CLIENTS = 16
+#: What to do about a control socket that somebody else has.
+ANOTHER_CONTROL = "choose another --control"
 
 Reply = dict[str, Any]
 
@@ -96,7 +98,7 @@ class ControlServer:
         is stale then, unless it is not ours at all. Raises BindError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            make_way(path, "control", "choose another --control")
+            make_way(path, "control", ANOTHER_CONTROL)
             bind(sock, path, PRIVATE)
             sock.listen(BACKLOG)
             sock.setblocking(False)

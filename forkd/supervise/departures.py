@@ -100,7 +100,12 @@ class Departures:
 
     def crashed(self, departure: Departure) -> None:
         child, master = departure.child, self._master
-        error = child.error or f"worker {child.slot} ended by {departure.reason}"
+        how = f"ended by {departure.reason}"
+        if departure.reason == "boot":  # says when, and not how
+            code = departure.code
+            ended = f"with exit code {code}" if code >= 0 else f"by {_name(-code)}"
+            how = f"ended {ended} before it was ready"
+        error = child.error or f"worker {child.slot} {how}"
         served = 0.0 if child.ready is None else monotonic() - child.ready
         if child.generation == master.generation.number and served >= plan.SETTLED:
             master.last_error = error  # replaced at once: it was no crash at start

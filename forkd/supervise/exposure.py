@@ -1,10 +1,5 @@
 """Which files that root runs or obeys can be written by the workers' user. Asked at a start, and by
 `forkd check`; each answer is a warning.
-
-The mode bits say it: who owns a file may change its mode, and who may write its directory may put another
-file in its place, except in a directory with the sticky bit (inode(7)). With an access control list the
-group's bits are the most that any entry of it grants (acl(5)), which errs on the side of a warning only
-where the group is the workers'.
 """
 
 from __future__ import annotations
@@ -14,16 +9,21 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 
+from forkd import writers
 from forkd.config import Config
 from forkd.log import Log
 from forkd.system import rights
 from forkd.system.process import Identity
 
+_OPTIONS = "each start, reload and upgrade by root reads its options there, the workers' user too"
 _IMPORTS = "each start, upgrade and verb of forkd by root runs Python from there"
 
 
 def warn(log: Log, path: str | None, config: Config, identity: Identity | None) -> None:
     """`path`: of the configuration file."""
+    others = writers.by_others(path) if path is not None and os.geteuid() == 0 else None
+    if others is not None and not (identity and identity[0] and writable(str(path), identity)):
+        log.warning(f"{others} can be written by others than root: {_OPTIONS}")
     if identity is None or identity[0] == 0:
         return  # they are what the master is, and need no detour
     if not rights.may_empty_bounding_set():
@@ -48,7 +48,7 @@ def _trusted(path: str | None, config: Config) -> Iterator[tuple[Iterable[str], 
     if path is not None:
         yield (
             [path],
-            "each start, reload and upgrade by root reads its options there, the workers' user too",
+            _OPTIONS,
         )
     yield (
         [os.path.dirname(config.control)],
@@ -104,24 +104,8 @@ def _module_files(name: str) -> list[str]:
 
 
 def writable(path: str, identity: Identity) -> str | None:
-    """`path`, or the directory above it, that `identity` may write to; None when there is none.
-
-    Both ways there are asked: the name as it is written, and where its links lead to.
-    """
-    for start in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
-        below: os.stat_result | None = None
-        step = start
-        while True:
-            try:
-                found = os.lstat(step)
-            except OSError:
-                found = None  # not there yet: who may write the directory above can make it
-            if found is not None and _may_write(found, below, identity):
-                return step
-            if step == "/":
-                break
-            step, below = os.path.dirname(step), found
-    return None
+    """`path`, or the directory above it, that `identity` may write to; None when there is none."""
+    return writers.writable(path, lambda found, below: _may_write(found, below, identity))
 
 
 def _may_write(found: os.stat_result, below: os.stat_result | None, identity: Identity) -> bool:

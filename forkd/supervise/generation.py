@@ -15,6 +15,7 @@ from forkd.errors import BindError, StartError
 from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
+from forkd.models.unused import unused
 from forkd.system import process, sockets
 from forkd.system.lease import Lease
 from forkd.system.passing import Queue, make_queue
@@ -37,6 +38,7 @@ class Generation:
     master_accepts: bool = False  # and hands sockets to the children
     queue: Queue | None = None  # one for all: dispatch = competition
     interface: str = ""  # of its application, as its children say
+    flavour: str = ""  # of the interface
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
     access: Access = field(default_factory=Access)  # to the pages of the admin endpoint
@@ -57,7 +59,8 @@ class Generation:
         dispatched = registry.get(config.model).master_accepts
         try:
             for address in binds:
-                old = next((x for x in spare if x.wanted == address), None)
+                # By the name, too: it may have been bound as port 0.
+                old = next((x for x in spare if address == x.wanted or str(address) == x.name), None)
                 if old is not None:
                     _require_fit(old, copies)
                     spare.remove(old)
@@ -106,6 +109,10 @@ class Generation:
                 f"files only; raise the hard limit (ulimit -Hn, LimitNOFILE=) to {wanted} or more, "
                 f"or set worker-connections to {max(1, limit - _SPARE)} or less"
             )
+
+    def unused(self) -> list[str]:
+        """Options that were set and have no effect, in sentences, once a child is ready."""
+        return unused(self.config, self.flavour)
 
     def sockets_of(self, number: int) -> list[tuple[socket.socket, tuple[str, int]]]:
         """The listening sockets of the child with that number, with the server's name and port."""

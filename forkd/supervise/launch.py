@@ -12,16 +12,18 @@ import os
 import stat
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon import DaemonContext
 from daemon.daemon import DaemonProcessDetachError
 
-from forkd import __version__, log
+from forkd import __version__
 from forkd.address import Address, page_at
 from forkd.config import Config
-from forkd.errors import ForkdError, StartError, SystemCallError
+from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
+from forkd.log import Log
 from forkd.logger.destinations import Standard, capture
 from forkd.models import registry
 from forkd.sources import Sources, is_ours
@@ -29,7 +31,7 @@ from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile
-from forkd.supervise.upgrade import Inheritance, inherited
+from forkd.supervise.upgrade import Inheritance
 from forkd.system import process
 from forkd.system.sockets import Listener
 from forkd.title import set_title
@@ -53,6 +55,7 @@ class Launch:
     stored: list[Listener] = field(default_factory=list)  # from before, which it has kept
     standard: Standard | None = None  # what descriptors 1 and 2 lead to
     warnings: list[str] = field(default_factory=list)  # for the log, when there is one
+    terminal: int | None = None  # the stderr of a start in the foreground, if `error_log` has taken its place
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
         """The addresses of `config`; sockets from a service manager replace the default."""
@@ -77,8 +80,11 @@ class Launch:
         io = registry.io_of(config.model, config.io)
         lines = [
             f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
-            f"model {config.model}, io {io}, workers {config.workers}, master pid {master.pid}",
+            f"model {config.model}, io {io}, workers {config.workers}, master pid {master.pid}, "
+            f"{registry.native_or_not(registry.without_native(config))}",
         ]
+        if master.sources.path is not None:
+            lines.append(f"configuration: {master.sources.path}")
         if master.admin_address:
             lines.append(f"metrics on {page_at(master.admin_address, '/metrics')}")
         if master.health is not None:
@@ -87,6 +93,10 @@ class Launch:
             lines.append(f"error log: {self.error_log}")
         for line in lines:
             master.log.info(line)
+        for line in master.generation.unused():
+            master.log.warning(line)
+            lines.append(f"warning: {line}")
+        self.leave_terminal()
         # Whoever waits may look there at once.
         master.logs.sync(lambda: self._tell({"ok": True, "text": "\n".join(lines)}))
 
@@ -95,9 +105,16 @@ class Launch:
         if self.pidfile is not None:
             self.pidfile.write()
 
-    def failed(self, error: str) -> None:
-        """It will not: the reason goes to whoever waits."""
-        if self.pipe is None:
+    def failed(self, error: str, into_log: bool = True) -> None:
+        """It will not: the reason goes to whoever waits, and into the log where operators look for it. Not
+        that of a new master, for the one before it tells, nor into the log of a daemon that runs."""
+        logs_to_file = self.error_log is not None and self.standard is not None
+        if logs_to_file and self.inheritance is None and into_log:
+            Log("error", self.config.log_format, "master").error(f"the service did not start: {error}")
+        if self.terminal is not None:
+            with suppress(OSError):
+                os.write(self.terminal, f"forkd: {error}\n".encode("utf-8", "backslashreplace"))
+        elif self.pipe is None:
             print(f"forkd: {error}", file=sys.stderr, flush=True)
         if self.standard is not None:
             self.standard.spill()
@@ -121,8 +138,14 @@ class Launch:
         if self.inheritance is not None:
             self.inheritance.link.send(answer)
 
+    def leave_terminal(self) -> None:
+        if self.terminal is not None:
+            os.close(self.terminal)
+            self.terminal = None
+
     def forget(self) -> None:
         """In a child."""
+        self.leave_terminal()
         if self.pidfile is not None:
             os.close(self.pidfile.fd)
         if self.pipe is not None:
@@ -133,23 +156,16 @@ class Launch:
 
 def start(sources: Sources, config: Config) -> int:
     """`forkd start`: run the master, or have one run. Returns the exit code of the command."""
-    heir = inherited(os.environ)
-    if heir is not None:
-        return _take_over(heir)
     units, stored = notify.passed(os.environ, config.backlog)
     activated = tuple(units)
     launch = Launch(config, (), activated, manager=notify.manager(os.environ), stored=stored)
     launch.binds = launch.binds_of(config)
     launch.warnings = advice.warnings(sources, config)
+    launch.error_log = error_log_of(config)
     if config.foreground:
-        if config.error_log not in (None, "-"):
-            launch.error_log = config.error_log
+        if launch.error_log is not None:
+            launch.terminal = os.dup(2)
         return _serve(sources, launch)
-    launch.error_log = config.default_error_log if config.error_log is None else config.error_log
-    if launch.error_log == "-":
-        raise StartError(
-            "error-log: a detached daemon has no stderr; name a file, or use --foreground"
-        )
     for text in launch.warnings:
         print(f"forkd: warning: {text}", file=sys.stderr)
     read, write = os.pipe()
@@ -167,7 +183,18 @@ def start(sources: Sources, config: Config) -> int:
     return _await(read)
 
 
-def _take_over(heir: Inheritance) -> int:
+def error_log_of(config: Config) -> str | None:
+    """The file that descriptors 1 and 2 lead to; None: as they are. Raises StartError."""
+    if config.foreground:
+        return None if config.error_log == "-" else config.error_log
+    if config.error_log == "-":
+        raise StartError(
+            "error-log: a detached daemon has no stderr; name a file, or use --foreground"
+        )
+    return config.default_error_log if config.error_log is None else config.error_log
+
+
+def take_over(heir: Inheritance) -> int:
     """In the program that an upgrade executed: already detached, if the old one was."""
     launch: Launch | None = None
     try:
@@ -207,8 +234,8 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         assert launch.pipe is not None
         mine = (*launch.binds, launch.config.admin, launch.config.health)
         keep = [launch.pipe, *(x.fd for x in mine if x is not None and x.kind == "fd")]
-        _make_directories(launch)
         launch.standard = standard = capture(launch.error_log)
+        _make_directories(launch)
         # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.
         DaemonContext(
             detach_process=True,
@@ -231,7 +258,6 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         # The intermediate processes of detaching end here too, by os._exit inside python-daemon.
         code = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:
-        log.Log("error", "text", "master").exception("the master crashed")
         launch.failed(
             f"the master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
         )
@@ -244,6 +270,8 @@ def _serve(sources: Sources, launch: Launch) -> int:
 
     config = launch.config
     try:
+        if launch.standard is None:
+            launch.standard = capture(launch.error_log)
         _make_directories(launch)
         set_title("master", config.name)
         os.umask(config.umask)
@@ -252,8 +280,6 @@ def _serve(sources: Sources, launch: Launch) -> int:
                 os.chdir(config.chdir)
             except OSError as error:
                 raise SystemCallError("chdir", config.chdir, error) from error
-        if launch.standard is None:
-            launch.standard = capture(launch.error_log)
         for name in filter(is_ours, list(os.environ)):
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()
@@ -272,7 +298,7 @@ def _serve(sources: Sources, launch: Launch) -> int:
             return stand_in(config.name, config.pidfile, master.signals)
         return code
     except ForkdError as error:
-        launch.failed(str(error))
+        launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))
         return error.exit_code
 
 
@@ -281,21 +307,25 @@ def _descriptors(listeners: list[Listener]) -> list[int]:
 
 
 def _make_directories(launch: Launch) -> None:
-    """The default directory of the pid file and the control socket. Under /tmp somebody else might
-    have made it: it must be ours."""
+    """The default directory of the pid file and the control socket."""
     for path in (launch.config.pidfile, launch.config.control):
         directory = os.path.dirname(path)
         try:
             os.makedirs(directory, mode=0o755, exist_ok=True)
-            found = os.lstat(directory)
+            require_ours(directory)
         except OSError as error:
             raise SystemCallError("mkdir", directory, error) from error
-        if (
-            stat.S_ISDIR(found.st_mode)
-            and directory.startswith("/tmp/forkd-")
-            and found.st_uid != os.geteuid()
-        ):
-            raise StartError(f"{directory} belongs to uid {found.st_uid}; choose another --pidfile")
+
+
+def require_ours(directory: str) -> None:
+    """Under /tmp somebody else might have made the default directory. Raises StartError, OSError."""
+    found = os.lstat(directory)
+    if (
+        stat.S_ISDIR(found.st_mode)
+        and directory.startswith("/tmp/forkd-")
+        and found.st_uid != os.geteuid()
+    ):
+        raise StartError(f"{directory} belongs to uid {found.st_uid}; choose another --pidfile")
 
 
 def _url(name: str, interface: str) -> str:

@@ -358,7 +358,7 @@ class Master:
             if isinstance(message, Ready):
                 for generation in self._generations():
                     if generation.number == child.generation:
-                        generation.interface = message.interface
+                        generation.interface, generation.flavour = message.interface, message.flavour
                         child.expires = expiry(generation.config, monotonic())
                 if message.fallback and message.fallback != self.fallback:
                     self.log.warning(message.fallback)

@@ -21,6 +21,7 @@ class Ready(NamedTuple):
 
     interface: str
     fallback: str  # why the configured --io cannot be used, and what serves instead; or ""
+    flavour: str = ""  # of the interface: "wsgi", "asyncio" or "socketserver"
 
 
 class Failed(NamedTuple):
@@ -67,7 +68,7 @@ class Trim(NamedTuple):
 
 Message = Ready | Failed | Recycle | Deaf | Retire | Quit | Relisten | Trim
 _TYPES: dict[type, dict[str, type]] = {
-    Ready: {"interface": str, "fallback": str},
+    Ready: {"interface": str, "fallback": str, "flavour": str},
     Failed: {"error": str},
     Recycle: {"why": str},
     Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 
-from forkd.errors import ForkdError, NotRunning, StartError, SystemCallError
+from forkd.errors import AlreadyRunning, ForkdError, NotRunning, SystemCallError
 
 
 class Pidfile:
@@ -20,7 +20,7 @@ class Pidfile:
 
     @classmethod
     def acquire(cls, path: str) -> Pidfile:
-        """Lock and write the file. Raises StartError when another master holds it."""
+        """Lock and write the file. Raises AlreadyRunning, SystemCallError."""
         while True:
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -34,7 +34,7 @@ class Pidfile:
                 if ending:
                     continue  # its holder has removed it, and lets go of the lock next
                 who = f"pid {holder}" if holder else "another process"
-                raise StartError(
+                raise AlreadyRunning(
                     f"already running: {who} holds {path}; stop it, or choose another --pidfile or --name"
                 ) from None
             except OSError as error:  # ENOLCK; a file system without locks

@@ -119,9 +119,13 @@ class Reloader:
     def succeeded(self) -> None:
         """The new generation serves."""
         self.results["success"] += 1
+        generation = self._master.generation
+        unused = generation.unused()
+        for line in unused:
+            self._master.log.warning(f"reload: {line}")
         self._master.notifier.ready()
         for waiter in self._waiters:
-            waiter.answer(generation=self._master.generation.number, restart=self._fixed)
+            waiter.answer(generation=generation.number, restart=self._fixed, unused=unused)
         self._waiters = []
 
     def fail(self, error: str) -> None:

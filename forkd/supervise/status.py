@@ -37,6 +37,8 @@ def report(master: Master) -> dict[str, Any]:
             "io": registry.io_of(config.model, config.io),
             "io_fallback": master.fallback,
             "accept": config.accept,
+            "native": not registry.without_native(config),
+            "native_why": registry.without_native(config),
             "app": config.app,
             "interface": master.generation.interface,
             "uptime": round(monotonic() - master.started, 3),
@@ -47,11 +49,14 @@ def report(master: Master) -> dict[str, Any]:
             "pidfile": config.pidfile,
             "control": config.control,
             "error_log": master.launch.error_log,
+            "config": master.sources.path,
         },
         "workers": [_worker(master, child) for child in sorted(master.children, key=_slot)],
         "listeners": [
             {
                 "address": listener.name,
+                "bind": str(listener.wanted),
+                "sockets": len(listener.sockets),
                 "accept_queue": depth,
                 "backlog": limit,
                 "high_water": {

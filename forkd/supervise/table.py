@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from forkd.address import page_at
-from forkd.models.registry import Row
+from forkd.models.registry import Row, native_or_not
 
 _COLUMNS = 79
 
@@ -19,9 +19,12 @@ def render(status: dict[str, Any]) -> str:
         f"forkd {master['version']} [{master['name']}] {master['state']}"
         + (f": {master['why']}" if master["why"] else ""),
         f"master {master['pid']}, up {_span(master['uptime'])}, generation {master['generation']}, "
-        f"model {master['model']}, io {master['io']}, accept {master['accept']}",
+        f"model {master['model']}, io {master['io']}, accept {master['accept']}, "
+        + native_or_not(master.get("native_why", "")),
         f"app {master['app'] or '(built-in)'}, {master['workers_wanted']} workers wanted",
     ]
+    if master.get("config"):
+        lines.append(f"configuration {master['config']}")
     if status["admin"]:
         lines.append(f"metrics {page_at(status['admin'], '/metrics')}")
     if status.get("health"):  # an older master has none

@@ -124,7 +124,7 @@ class Worker:
             self._after_fork()
             self._hooks = Hooks.load(self._birth.config.hooks, self.log)
             self._hooks.call("post_fork", self._place)
-            interface, model_row = self._load()
+            interface, model_row, flavour = self._load()
             standard.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
@@ -142,7 +142,7 @@ class Worker:
         fallback = (
             f"{self._denied}: {self._birth.config.model} serves instead" if self._denied else ""
         )
-        self._channel.send(Ready(interface.name, fallback))
+        self._channel.send(Ready(interface.name, fallback, flavour))
         if interface.needs_loop:
             _run_in_loop(model)
         else:
@@ -183,8 +183,8 @@ class Worker:
             # In every thread that the application starts, too: its default is to end the process.
             signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
 
-    def _load(self) -> tuple[Interface, registry.Row]:
-        """The application as an interface, and the model. Raises AppError."""
+    def _load(self) -> tuple[Interface, registry.Row, str]:
+        """The application as an interface, the model, and the interface's flavour. Raises AppError."""
         config = self._birth.config
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
@@ -199,7 +199,7 @@ class Worker:
         why = registry.refusal(row, io, flavour, config.threads)
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
-        return interface, row
+        return interface, row, flavour
 
     def _io(self) -> str:
         return registry.child_io(self._birth.config.model, self._birth.config.io)

@@ -63,15 +63,22 @@ def inode(path: str) -> int:
 
 
 def make_way(path: str, what: str, remedy: str) -> None:
-    """Remove a socket file that nobody has any more. Raises BindError for anything else, for one that answers
-    is somebody's and is never stolen, and OSError.
+    """Remove a socket file that nobody has any more. Raises as `require_free`."""
+    if require_free(path, what, remedy):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def require_free(path: str, what: str, remedy: str) -> bool:
+    """Whether a socket file is there that nobody has any more. Raises BindError for anything else, for one
+    that answers is somebody's and is never stolen, and OSError.
 
     `what` is to be bound; `remedy`: what to do if somebody has it, besides the removal of the file.
     """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(mode):
         raise BindError(f"{what}: {path} exists and is not a socket; remove or rename it")
     holder = _holder(path)
@@ -79,8 +86,7 @@ def make_way(path: str, what: str, remedy: str) -> None:
         raise BindError(
             f"{what}: {path} belongs to {holder}; {remedy}, or remove the file if nothing uses it any more"
         )
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    return True
 
 
 def bind(sock: socket.socket, path: str, permissions: Permissions) -> None:

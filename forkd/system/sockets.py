@@ -27,6 +27,8 @@ _DEFERRAL = 1
 #: What poll(2) says of a listening socket that was shut down: a TCP socket is in the state CLOSE then, and a
 #: unix socket can be shut down in part. No other listening socket has these flags.
 SHUT_DOWN = select.POLLHUP | select.POLLRDHUP
+#: What to do about a path that somebody has.
+ANOTHER_PATH = "stop that, or bind another path"
 
 
 @dataclass(eq=False)
@@ -148,7 +150,7 @@ def listen(address: Address, backlog: int, copies: int = 0, permissions: Permiss
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise _bind_error(address, error) from error
+        raise bind_error(address, error) from error
     return Listener(address, str(bound), backlog, sockets)
 
 
@@ -156,7 +158,7 @@ def _family(address: Address) -> socket.AddressFamily:
     return socket.AF_INET6 if address.kind == "tcp6" else socket.AF_INET
 
 
-def _sockaddr(address: Address) -> Any:
+def sockaddr(address: Address) -> Any:
     found = socket.getaddrinfo(
         address.host or None, address.port, _family(address), socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -168,8 +170,19 @@ def _port(sock: socket.socket) -> int:
 
 
 def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socket:
+    sock = bind_tcp(address, reuseport)
+    try:
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_tcp(address: Address, reuseport: bool) -> socket.socket:
     family = _family(address)
-    where = _sockaddr(address)
+    where = sockaddr(address)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,8 +194,6 @@ def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socke
         # Accepted sockets inherit TCP_NODELAY: one system call less per connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.bind(where)
-        sock.listen(backlog)
-        sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
@@ -191,7 +202,7 @@ def _listen_tcp(address: Address, backlog: int, reuseport: bool) -> socket.socke
 
 def _listen_unix(address: Address, backlog: int, permissions: Permissions) -> Listener:
     path = address.path
-    socket_files.make_way(path, f"bind {address}", "stop that, or bind another path")
+    socket_files.make_way(path, f"bind {address}", ANOTHER_PATH)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         socket_files.bind(sock, path, permissions)
@@ -199,7 +210,7 @@ def _listen_unix(address: Address, backlog: int, permissions: Permissions) -> Li
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise _bind_error(address, error) from error
+        raise bind_error(address, error) from error
     except BindError as error:
         sock.close()
         raise BindError(f"bind {address}: {error}") from error
@@ -209,21 +220,30 @@ def _listen_unix(address: Address, backlog: int, permissions: Permissions) -> Li
 
 def _adopt(address: Address, fd: int, backlog: int) -> Listener:
     """Take a listening socket that was passed to this process: fd://N and socket activation."""
+    sock = inherited(address, fd)
+    sock.setblocking(False)
+    return _passed(Listener(address, name_of(sock), backlog, [sock]))
+
+
+def inherited(address: Address, fd: int) -> socket.socket:
+    """The socket of a descriptor, which is the one of the address or a copy of it. Raises BindError."""
     try:
         os.set_inheritable(fd, False)
         sock = socket.socket(fileno=fd)
     except OSError as error:
-        raise BindError(
-            f"bind {address}: descriptor {fd} is not a socket ({error.strerror})"
-        ) from error
+        raise no_socket(address, error) from error
+    fd = address.fd
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise BindError(f"bind {address}: descriptor {fd} is a socket that does not listen")
     if is_shut_down(sock):
         sock.close()
         raise BindError(f"bind {address}: descriptor {fd} is a socket that was shut down")
-    sock.setblocking(False)
-    return _passed(Listener(address, name_of(sock), backlog, [sock]))
+    return sock
+
+
+def no_socket(address: Address, error: OSError) -> BindError:
+    return BindError(f"bind {address}: descriptor {address.fd} is not a socket ({error.strerror})")
 
 
 def restored(address: Address, fd: int, backlog: int) -> Listener:
@@ -285,7 +305,7 @@ def listen_anew(listener: Listener, index: int) -> socket.socket | None:
             sock.shutdown(socket.SHUT_RDWR)
             _listen_again(sock, listener)
         except OSError as error:
-            raise _bind_error(wanted, error) from error
+            raise bind_error(wanted, error) from error
         return None
     if wanted.kind != "unix":
         raise BindError(
@@ -300,7 +320,7 @@ def listen_anew(listener: Listener, index: int) -> socket.socket | None:
 
 def _listen_again(sock: socket.socket, listener: Listener) -> None:
     try:
-        sock.bind(_sockaddr(Address.parse(listener.name)))
+        sock.bind(sockaddr(Address.parse(listener.name)))
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: it is bound
             raise
@@ -318,10 +338,10 @@ def name_of(sock: socket.socket) -> str:
 # ---- who holds an address -----------------------------------------------------------------
 
 
-def _bind_error(address: Address, error: OSError) -> BindError:
+def bind_error(address: Address, error: OSError) -> BindError:
     text = str(SystemCallError("bind", str(address), error))
     if error.errno == errno.EADDRINUSE:
-        holders = ", ".join(describe(pid) for pid in _tcp_holders(address.port)[:3])
+        holders = ", ".join(describe(pid) for pid in tcp_holders(address.port)[:3])
         text += (
             f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
         )
@@ -330,7 +350,7 @@ def _bind_error(address: Address, error: OSError) -> BindError:
     return BindError(text)
 
 
-def _tcp_holders(port: int) -> list[int]:
+def tcp_holders(port: int) -> list[int]:
     """The processes that listen on `port` (proc(5): /proc/net/tcp)."""
     found = _holders({f"socket:[{inode}]" for inode in _listening_inodes(port)})
     # Children that share the socket say nothing new.

@@ -126,6 +126,7 @@ class Service:
         self.error_log = directory / f"{self.name}.log"
         #: Patterns of errors in the log that the test is about.
         self.expected_errors: list[str] = []
+        self._failures_seen: list[str] = []
         self.foreground: subprocess.Popen[str] | None = None
         #: What `forkd start -f` is run under: a tracer, a namespace.
         self.under: list[str] = []
@@ -163,10 +164,14 @@ class Service:
     def run(self, verb: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """`forkd VERB ARGUMENTS` for this daemon."""
         options.setdefault("timeout", 30)
-        return subprocess.run(
+        done = subprocess.run(
             self.argv(verb, *arguments), cwd=self.dir, env=self.environ, text=True,
             capture_output=True, **options,
         )  # fmt: skip
+        if verb in ("start", "restart") and done.returncode:
+            # The test sees that it has failed; the log says so, too.
+            self._failures_seen.append("the service did not start: ")
+        return done
 
     def ok(self, verb: str, *arguments: str) -> str:
         done = self.run(verb, *arguments)
@@ -196,7 +201,7 @@ class Service:
         with open(self.error_log, "ab") as log:
             self.foreground = subprocess.Popen(
                 command, cwd=self.dir, env=self.environ, text=True,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options,
+                stdin=subprocess.DEVNULL, stdout=log, **{"stderr": log, **options},
             )  # fmt: skip
         until(lambda: self.foreground.poll() is not None or " serves " in self.log(), "serving")
         assert self.foreground.poll() is None, self.log()
@@ -320,7 +325,9 @@ class Service:
         unexpected = [
             line for line in self.log().splitlines()
             if ("] error " in line or "Traceback" in line or "Exception ignored" in line)
-            and not any(re.search(pattern, line) for pattern in self.expected_errors)
+            and not any(
+                re.search(pattern, line) for pattern in [*self.expected_errors, *self._failures_seen]
+            )
         ]  # fmt: skip
         assert not unexpected, "\n".join(unexpected) + "\n---\n" + self.log()
 

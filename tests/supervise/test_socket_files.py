@@ -15,7 +15,7 @@ import pytest
 from forkd.address import Address
 from forkd.errors import BindError, StartError
 from forkd.system import socket_files, sockets
-from forkd.system.socket_files import PUBLIC, Access
+from forkd.system.socket_files import PUBLIC, Permissions
 
 NOBODY = pwd.getpwnam("nobody")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
@@ -66,14 +66,14 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
 
 @pytest.mark.parametrize("wanted", [0o600, 0o660, 0o666, 0o200])
 def test_the_mode_is_right_from_the_first_instant(watched: Watched, wanted: int) -> None:
-    socket_files.bind(watched, str(watched.path), Access(wanted))
+    socket_files.bind(watched, str(watched.path), Permissions(wanted))
     assert {seen[0] for seen in watched.seen} == {wanted}
     assert os.umask(0) == 0
 
 
 @root_only
 def test_nobody_may_connect_until_it_is_given_away(watched: Watched) -> None:
-    socket_files.bind(watched, str(watched.path), Access(0o660, NOBODY.pw_uid, NOBODY.pw_gid))
+    socket_files.bind(watched, str(watched.path), Permissions(0o660, NOBODY.pw_uid, NOBODY.pw_gid))
     assert watched.seen[0] == (0, 0, 0) and watched.seen[-1] == (0o660, NOBODY.pw_uid, NOBODY.pw_gid)
     for now, uid, gid in watched.seen:
         assert now == 0 or (now, uid, gid) == (0o660, NOBODY.pw_uid, NOBODY.pw_gid)
@@ -98,7 +98,7 @@ def test_a_file_that_takes_its_place_is_left_alone(
 
     watched.bound = swap  # type: ignore[method-assign]
     with pytest.raises(BindError, match="another file has taken the place"):
-        socket_files.bind(watched, str(watched.path), Access(0o666, NOBODY.pw_uid, NOBODY.pw_gid))
+        socket_files.bind(watched, str(watched.path), Permissions(0o666, NOBODY.pw_uid, NOBODY.pw_gid))
     found = precious.lstat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o600, 0, 0)
 
@@ -112,7 +112,7 @@ def test_a_group_that_one_is_not_in(tmp_path: Path) -> None:
     os.seteuid(NOBODY.pw_uid)
     try:
         with pytest.raises(BindError) as caught:
-            sockets.listen(Address("unix", path=f"{tmp_path}/s"), 5, access=Access(0o660, -1, 54321))
+            sockets.listen(Address("unix", path=f"{tmp_path}/s"), 5, access=Permissions(0o660, -1, 54321))
     finally:
         os.seteuid(0)
     assert "EPERM" in str(caught.value) and "only to a group that they are in" in str(caught.value)
@@ -121,9 +121,9 @@ def test_a_group_that_one_is_not_in(tmp_path: Path) -> None:
 
 @root_only
 def test_a_change_is_never_wider_than_before_or_after(watched: Watched) -> None:
-    listener = sockets.listen(Address("unix", path=str(watched.path)), 5, access=Access(0o606, 0, 0))
+    listener = sockets.listen(Address("unix", path=str(watched.path)), 5, access=Permissions(0o606, 0, 0))
     watched.seen.clear()
-    listener.admit(Access(0o660, -1, NOBODY.pw_gid))
+    listener.admit(Permissions(0o660, -1, NOBODY.pw_gid))
     assert watched.seen[-1] == (0o660, 0, NOBODY.pw_gid)
     for now, _, gid in watched.seen:
         assert now in (0o606, 0o600) or (now, gid) == (0o660, NOBODY.pw_gid)
@@ -139,7 +139,7 @@ def test_what_an_operator_has_changed_is_kept(tmp_path: Path) -> None:
     path.chmod(0o600)
     listener.admit(PUBLIC)  # what it was told before
     assert mode(path) == 0o600
-    listener.admit(Access(0o660))
+    listener.admit(Permissions(0o660))
     assert mode(path) == 0o660
     listener.close()
 
@@ -150,8 +150,8 @@ def test_a_file_that_was_replaced_is_not_ours_to_change(tmp_path: Path) -> None:
     path.rename(tmp_path / "kept")  # so that its number is not given away
     path.write_text("precious")
     path.chmod(0o600)
-    listener.admit(Access(0o660))
-    assert mode(path) == 0o600 and listener.access == Access(0o660)
+    listener.admit(Permissions(0o660))
+    assert mode(path) == 0o600 and listener.permissions == Permissions(0o660)
     listener.close()
     assert path.read_text() == "precious"
 
@@ -165,10 +165,10 @@ def test_a_file_that_was_replaced_is_not_ours_to_change(tmp_path: Path) -> None:
 )
 def test_a_name_that_there_is_not(owner: str | None, group: str | None, said: str) -> None:
     with pytest.raises(StartError, match=said):
-        Access.named(0o660, owner, group)
+        Permissions.named(0o660, owner, group)
 
 
 def test_names_and_numbers() -> None:
-    assert Access.named(0o660, None, None) == Access(0o660, -1, -1)
-    assert Access.named(0o660, "12345", "54321") == Access(0o660, 12345, 54321)
-    assert Access.named(0o600, "nobody", None) == Access(0o600, NOBODY.pw_uid, -1)
+    assert Permissions.named(0o660, None, None) == Permissions(0o660, -1, -1)
+    assert Permissions.named(0o660, "12345", "54321") == Permissions(0o660, 12345, 54321)
+    assert Permissions.named(0o600, "nobody", None) == Permissions(0o600, NOBODY.pw_uid, -1)

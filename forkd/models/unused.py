@@ -1,0 +1,157 @@
+"""Options that somebody has set and that the model, the interface or another option leaves without effect.
+
+A start, a reload and `forkd check` name them. They are no errors: one file may serve several daemons, and
+the interface is only known when the application is there. What cannot be served at all is refused
+(`registry.RULES`, rules.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forkd.config import OPTIONS, Config
+from forkd.errors import show
+from forkd.models import registry
+from forkd.models.process_per_connection import MOST_PROCESSES
+from forkd.models.registry import Row
+from forkd.system.aio import MOST_CLIENTS
+
+
+@dataclass(frozen=True)
+class _Service:
+    config: Config
+    flavour: str  # "wsgi", "asyncio" or "socketserver"
+
+    @property
+    def row(self) -> Row:
+        return registry.get(self.config.model)
+
+    @property
+    def io(self) -> str:
+        return registry.io_of(self.config.model, self.config.io)
+
+    @property
+    def kinds(self) -> set[str]:
+        return {address.kind for address in self.config.bind}
+
+
+def _no_http(service: _Service) -> str:
+    return "" if service.flavour == "wsgi" else "the application is a stream, and this is for HTTP"
+
+
+def _no_stream(service: _Service) -> str:
+    return "the application is WSGI, and this is for streams" if service.flavour == "wsgi" else ""
+
+
+def _timeout(service: _Service) -> str:
+    # Hooks of the daemon have it for a limit, too.
+    if service.flavour == "wsgi" or service.config.hooks is not None:
+        return ""
+    return "the application is a stream, and this is for requests; see idle-timeout"
+
+
+def _write_timeout(service: _Service) -> str:
+    if service.flavour != "socketserver" or not service.config.idle_timeout:
+        return ""
+    return "a socketserver handler has the socket itself, whose limit is idle-timeout"
+
+
+def _defer_accept(service: _Service) -> str:
+    if why := _no_http(service):
+        return why
+    made = service.kinds & {"tcp", "tcp6"}
+    return "" if made else "it is for TCP sockets that forkd makes, and there are none"
+
+
+def _backlog(service: _Service) -> str:
+    return "" if service.kinds - {"fd"} else "whoever has passed the sockets has set theirs"
+
+
+def _shed_after(service: _Service) -> str:
+    if why := _no_http(service):
+        return why
+    if service.row.pooled or service.config.threads > 1 or service.kinds != {"unix"}:
+        return ""
+    return "how long a request has waited in a unix socket is not known"
+
+
+def _accept(service: _Service) -> str:
+    return f"under {service.row.name} the master accepts" if service.row.master_accepts else ""
+
+
+def _dispatch(service: _Service) -> str:
+    if service.row.master_accepts:
+        return ""
+    which = " and ".join(row.name for row in registry.MODELS if row.master_accepts)
+    return f"under {service.row.name} children accept by themselves; {which} have a dispatcher"
+
+
+def _handoff(service: _Service) -> str:
+    wanted = "half-sync-half-reactive"
+    return "" if service.row.name == wanted else f"only {wanted} has a choice, not {service.row.name}"
+
+
+def _io_fallback(service: _Service) -> str:
+    return "" if service.io == "io_uring" else f"it is for io_uring, and the io is {service.io}"
+
+
+def _worker_connections(service: _Service) -> str:
+    wanted, io = service.config.worker_connections, service.io
+    if io == "blocking" and not service.row.forks:
+        return "with blocking io a child has one connection at a time"
+    if service.row.forks and wanted > MOST_PROCESSES:
+        return f"{service.row.name} has {MOST_PROCESSES} for each worker at most"
+    capped = io == "aio" and wanted > MOST_CLIENTS
+    return f"aio has {MOST_CLIENTS} for each worker at most" if capped else ""
+
+
+def _scale_down_after(service: _Service) -> str:
+    workers = service.config.workers
+    return "" if workers.min < workers.max else f"the number of workers is fixed ({workers}), and no MIN:MAX"
+
+
+def _preload(service: _Service) -> str:
+    alone = service.config.preload and service.config.app is None
+    return "there is no application, but the built-in one" if alone else ""
+
+
+#: Each with why it has no effect, or "".
+_UNUSED: dict[str, Callable[[_Service], str]] = {
+    "accept": _accept,
+    "backlog": _backlog,
+    "defer_accept": _defer_accept,
+    "dispatch": _dispatch,
+    "handoff": _handoff,
+    "io_fallback": _io_fallback,
+    "preload": _preload,
+    "scale_down_after": _scale_down_after,
+    "worker_connections": _worker_connections,
+    "timeout": _timeout,
+    "idle_timeout": _no_stream,
+    "write_timeout": _write_timeout,
+    "shed_after": _shed_after,
+    "keep_alive": _no_http,
+    "header_timeout": _no_http,
+    "body_timeout": _no_http,
+    "limit_request_line": _no_http,
+    "limit_request_fields": _no_http,
+    "limit_request_head": _no_http,
+    "limit_request_body": _no_http,
+    "body_buffer": _no_http,
+    "access_log": _no_http,
+}
+_BY_ATTR = {row.attr: row for row in OPTIONS}
+
+
+def unused(config: Config, flavour: str) -> list[str]:
+    """A sentence for each option that was set and has no effect. `flavour`: of the application."""
+    found = []
+    service = _Service(config, flavour)
+    for attr, where in config.origins.items():
+        why = _UNUSED[attr](service) if attr in _UNUSED else ""
+        if why:
+            name, value = _BY_ATTR[attr].name, getattr(config, attr)
+            given = "none" if value is None else show(value)
+            found.append(f"{name} = {given} has no effect: {why} ({where})")
+    return found

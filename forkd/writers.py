@@ -1,0 +1,55 @@
+"""Who may write a file, as its mode bits and those of the directories above it say.
+
+Who owns a file may change its mode, and who may write its directory may put another file in its place, except
+in a directory with the sticky bit (inode(7)). With an access control list the group's bits are the most that
+any entry of it grants (acl(5)), which errs on the side of caution.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+#: Whether somebody may write `found`; `below` is what would be replaced in it, if it is a directory.
+MayWrite = Callable[[os.stat_result, "os.stat_result | None"], bool]
+
+
+def writable(path: str, may_write: MayWrite) -> str | None:
+    """`path`, or the directory above it, that somebody may write to; None when there is none.
+
+    Both ways there are asked: the name as it is written, and where its links lead to.
+    """
+    for start in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        below: os.stat_result | None = None
+        step = start
+        while True:
+            try:
+                found = os.lstat(step)
+            except OSError:
+                found = None  # not there yet: who may write the directory above can make it
+            if found is not None and may_write(found, below):
+                return step
+            if step == "/":
+                break
+            step, below = os.path.dirname(step), found
+    return None
+
+
+def by_others(path: str) -> str | None:
+    """`path`, or the directory above it, that others than root and this user may write to. None also for
+    what is no file and no link to one: /dev/null says nothing."""
+    uid, gids = os.geteuid(), {0, os.getegid()} if os.geteuid() else {0}
+
+    def may_write(found: os.stat_result, below: os.stat_result | None) -> bool:
+        if stat.S_ISLNK(found.st_mode):
+            return False  # its mode says nothing; the directory that holds it is asked next
+        if found.st_uid not in (0, uid):
+            return True
+        group = found.st_gid not in gids and found.st_mode & stat.S_IWGRP
+        if not (found.st_mode & stat.S_IWOTH or group):
+            return False
+        sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+        return not (sticky and below is not None and below.st_uid in (0, uid))
+
+    return writable(path, may_write) if os.path.isfile(path) else None
