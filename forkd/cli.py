@@ -214,7 +214,7 @@ def _scale(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Validate the configuration and import the application; change nothing."""
+    """Try what a start would; change nothing."""
     from forkd.supervise.check import check
 
     print(check(*_load(args)))
@@ -236,7 +236,7 @@ VERBS: dict[str, Verb] = {
     "upgrade": (_upgrade, "have a newly installed forkd take over, with the same sockets", _where),
     "status": (_status, "show the master, its workers and listeners", _status_flags),
     "scale": (_scale, "change the number of workers", _scale_flags),
-    "check": (_check, "check the configuration and import the application", _all_flags),
+    "check": (_check, "say whether a start would succeed; change nothing", _all_flags),
     "bench": (
         bench.run,
         "measure an application under a choice of models, with wrk",

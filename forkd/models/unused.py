@@ -144,6 +144,13 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
 _BY_ATTR = {row.attr: row for row in OPTIONS}
 
 
+def _written(value: object) -> str:
+    """As an operator would write it."""
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else show(value)
+
+
 def unused(config: Config, flavour: str) -> list[str]:
     """A sentence for each option that was set and has no effect. `flavour`: of the application."""
     found = []
@@ -152,6 +159,5 @@ def unused(config: Config, flavour: str) -> list[str]:
         why = _UNUSED[attr](service) if attr in _UNUSED else ""
         if why:
             name, value = _BY_ATTR[attr].name, getattr(config, attr)
-            given = "none" if value is None else show(value)
-            found.append(f"{name} = {given} has no effect: {why} ({where})")
+            found.append(f"{name} = {_written(value)} has no effect: {why} ({where})")
     return found

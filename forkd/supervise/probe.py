@@ -18,6 +18,7 @@ from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCallError
 from forkd.log import try_log
+from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import launch
 from forkd.supervise.control import ANOTHER_CONTROL, ask
@@ -94,6 +95,7 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
         )
         return _Running(pid)
     found.held += ["the pid file", "the control socket"]
+    _room(config, status, found)
     path = started["sources"]["path"]
     if path != sources.path:
         reads = f"reads {path}" if path else "reads no configuration file"
@@ -105,6 +107,21 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
         status["admin"] or "",
         started["activated"],
     )
+
+
+def _room(config: Config, status: dict[str, Any], found: Findings) -> None:
+    """The scoreboard is made at the start: a reload fits into it, or is refused (reload.py)."""
+    slots, lanes = status["master"].get("slots"), status["master"].get("lanes")
+    if slots is not None and len(status["workers"]) + config.workers.max > slots:
+        found.problems.append(
+            f"workers {config.workers}: the running daemon has room for {slots} workers, old and new "
+            "together: a reload is refused; forkd restart works"
+        )
+    if lanes is not None and registry.lanes(config) > lanes:
+        found.problems.append(
+            f"model {config.model}: it needs more rows of the scoreboard than the running daemon has: a "
+            "reload is refused; forkd restart works"
+        )
 
 
 def _names(listener: dict[str, Any]) -> set[str]:

@@ -44,6 +44,8 @@ def report(master: Master) -> dict[str, Any]:
             "uptime": round(monotonic() - master.started, 3),
             "templates": master.template_pids(),
             "workers_wanted": generation.want,
+            "slots": master.children.slots,
+            "lanes": master.board.threads,
             "reloads": dict(master.reloader.results),
             "last_error": master.last_error,
             "pidfile": config.pidfile,

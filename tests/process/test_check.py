@@ -222,6 +222,25 @@ def test_what_a_reload_refuses_is_an_error_and_a_restart_is_named(service: Servi
     assert service.run("reload").returncode == 1
 
 
+def test_what_a_reload_has_no_room_for_is_an_error(service: Service) -> None:
+    flags = _configure(service, _free_port(), _free_port())
+    service.start(*flags, app=None)
+    service.expected_errors = ["reload failed"]
+    file = service.dir / "service.toml"
+    usual = file.read_text()
+    for changed, said in (
+        (usual.replace("= 2", "= 31", 1), "workers 31: the running daemon has room for 32 workers"),
+        (usual + 'model = "process-per-connection"\n', "needs more rows of the scoreboard than the running"),
+    ):
+        file.write_text(changed)
+        done = service.run("check", *flags)
+        assert (done.returncode, said in done.stderr) == (1, True)
+        assert done.stderr.endswith("a reload is refused; forkd restart works\n")
+        assert service.run("reload").returncode == 1
+    file.write_text(usual.replace("workers = 2", "workers = 30"))
+    assert service.ok("check", *flags).startswith("ok: ")
+
+
 def test_a_file_that_the_running_daemon_does_not_read(service: Service) -> None:
     service.start()
     said = service.ok("check", *_configure(service, _free_port(), _free_port()))

@@ -94,7 +94,7 @@ def test_only_what_somebody_has_set_is_told() -> None:
         ),
         (
             ["--idle-timeout", "5"],
-            "idle-timeout = 5.0 has no effect: the application is WSGI, and this is for streams "
+            "idle-timeout = 5 has no effect: the application is WSGI, and this is for streams "
             "(flag --idle-timeout)",
         ),
     ],
@@ -124,5 +124,5 @@ def test_a_reload_says_it(service: Service) -> None:
 def test_a_stream_says_what_is_for_http(service: Service) -> None:
     service.write_app("import socketserver\nclass H(socketserver.BaseRequestHandler): pass\n", name="h.py")
     printed = service.start("--keep-alive", "5", "--write-timeout", "5", app="h:H")
-    assert "\nwarning: keep-alive = 5.0 has no effect: the application is a stream, and" in printed
-    assert "\nwarning: write-timeout = 5.0 has no effect: a socketserver handler has the socket" in printed
+    assert "\nwarning: keep-alive = 5 has no effect: the application is a stream, and" in printed
+    assert "\nwarning: write-timeout = 5 has no effect: a socketserver handler has the socket" in printed
