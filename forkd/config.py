@@ -187,6 +187,16 @@ class Config:
         "auto is the number of CPUs forkd may use, by its affinity mask and the CPU quota of its control "
         "groups; WEB_CONCURRENCY counts where neither flag, FORKD_WORKERS nor file says anything",
     )
+    max_workers: int | None = option(
+        kinds.Int(1, kinds.MAX_WORKERS),
+        None,
+        section="workers",
+        reloadable=False,
+        unset="twice `workers`, and at least 16",
+        example=64,
+        help="children that `forkd scale`, SIGTTIN or a reload with other `workers` may ask for at most; "
+        "room for them is made at the start",
+    )
     threads: int = option(
         kinds.Int(1, 512),
         1,
@@ -489,6 +499,11 @@ class Config:
 
     #: Who has set what, by attribute; what nobody has set has its default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def most_workers(self) -> int:
+        """How many children may ever be wanted: `max_workers`, or its default."""
+        return max(16, 2 * self.workers.max) if self.max_workers is None else self.max_workers
 
     @property
     def default_error_log(self) -> str:

@@ -43,6 +43,12 @@ def _reuseport_workers(config: Config) -> str:
     )
 
 
+def _max_workers(config: Config) -> str:
+    if config.workers.max <= config.most_workers:
+        return ""
+    return f"must not be below workers ({config.workers})"
+
+
 def _jitter(config: Config) -> str:
     alone = config.max_requests_jitter and not config.max_requests
     return "has no effect without max-requests" if alone else ""
@@ -112,6 +118,7 @@ _RULES = (
     Rule(("bind",), _bind_twice),
     Rule(("accept", "bind"), _reuseport_bind),
     Rule(("accept", "workers"), _reuseport_workers),
+    Rule(("max_workers", "workers"), _max_workers),
     Rule(("max_requests_jitter", "max_requests"), _jitter),
     Rule(("max_age_jitter", "max_age"), _age_jitter),
     _own_listener("admin", ()),

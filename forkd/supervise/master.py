@@ -53,9 +53,9 @@ _STOP_GRACE = 0.05
 
 
 def slots_for(config: Config) -> int:
-    """Rows of the scoreboard: twice the children, as a reload has both generations, and again as
-    much to scale."""
-    return max(32, 4 * config.workers.max)
+    """Rows of the scoreboard: twice the children that may be wanted, as a reload has both generations; and
+    some for those of earlier ones that still finish their work."""
+    return max(32, 4 * config.workers.max, 2 * config.most_workers)
 
 
 class Master:
@@ -68,6 +68,7 @@ class Master:
         self.last_error = ""
         self.sources = sources
         self.launch = launch
+        self.most_workers = config.most_workers  # for which there is room, whatever a reload brings
         self.departures = Departures(self)
         self._nursery = Nursery(
             slots_for(config),
@@ -504,7 +505,7 @@ class Master:
 
         None, where no connection brings one back, is the pause of SIGWINCH, whoever asked for it."""
         generation = self.generation
-        most = self._nursery.children.slots // 2
+        most = self.most_workers
         if generation.config.accept == "reuseport" and not pause:
             raise ForkdError("with --accept reuseport the number of workers is fixed")
         if not pause and generation.least < generation.most:
@@ -514,7 +515,8 @@ class Master:
                 )
         elif not 0 <= want <= most:
             raise ForkdError(
-                f"the number of workers goes from 0 to {most} here; restart to go beyond"
+                f"{want} workers: the number goes from 0 to {most} (--max-workers); a restart with a higher "
+                "limit has room for more"
             )
         elif not pause:
             generation.least = generation.most = want

@@ -111,11 +111,11 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
 
 def _room(config: Config, status: dict[str, Any], found: Findings) -> None:
     """The scoreboard is made at the start: a reload fits into it, or is refused (reload.py)."""
-    slots, lanes = status["master"].get("slots"), status["master"].get("lanes")
-    if slots is not None and len(status["workers"]) + config.workers.max > slots:
+    most, lanes = status["master"].get("max_workers"), status["master"].get("lanes")
+    if most is not None and config.workers.max > most:
         found.problems.append(
-            f"workers {config.workers}: the running daemon has room for {slots} workers, old and new "
-            "together: a reload is refused; forkd restart works"
+            f"workers {config.workers}: the running daemon has room for {most} (--max-workers): a reload is "
+            "refused; forkd restart works"
         )
     if lanes is not None and registry.lanes(config) > lanes:
         found.problems.append(

@@ -75,13 +75,18 @@ class Reloader:
             # After a pause the number is back at what is configured.
             same_size = config.workers == old.config.workers and not master.paused
             most = old.most if same_size else config.workers.max
+            if most > master.most_workers:
+                raise StartError(
+                    f"workers {config.workers}: there may be up to {master.most_workers} (--max-workers) "
+                    "until the next restart"
+                )
             if len(master.children) + most > master.children.slots:
                 if any(child.state is State.KILLED for child in master.children):
                     self._again, self._waiters = waiters, []
                     return
                 raise StartError(
-                    f"workers {config.workers}: there is room for {master.children.slots} workers, old "
-                    "and new together; restart to have more"
+                    f"workers {config.workers}: {len(master.children)} are there still, and there is room "
+                    f"for {master.children.slots}, old and new together; try again when some have gone"
                 )
             binds = master.launch.binds_of(config)
             master.listening.restore_control()

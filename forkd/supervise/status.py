@@ -44,8 +44,9 @@ def report(master: Master) -> dict[str, Any]:
             "uptime": round(monotonic() - master.started, 3),
             "templates": master.template_pids(),
             "workers_wanted": generation.want,
-            "slots": master.children.slots,
+            "max_workers": master.most_workers,
             "lanes": master.board.threads,
+            "workers_limit": most_wanted(master),
             "reloads": dict(master.reloader.results),
             "last_error": master.last_error,
             "pidfile": config.pidfile,
@@ -84,6 +85,13 @@ def _look(master: Master, listener: Listener) -> tuple[int, int]:
     depth, limit = listener.waiting()
     master.high_water.saw(listener.name, depth, monotonic())
     return depth, limit
+
+
+def most_wanted(master: Master) -> int:
+    """As many workers as the load or `forkd scale` can have."""
+    generation = master.generation
+    fixed = generation.config.accept == "reuseport" or generation.least < generation.most
+    return generation.most if fixed else master.most_workers
 
 
 def state(master: Master) -> str:

@@ -21,7 +21,9 @@ def render(status: dict[str, Any]) -> str:
         f"master {master['pid']}, up {_span(master['uptime'])}, generation {master['generation']}, "
         f"model {master['model']}, io {master['io']}, accept {master['accept']}, "
         + native_or_not(master.get("native_why", "")),
-        f"app {master['app'] or '(built-in)'}, {master['workers_wanted']} workers wanted",
+        f"app {master['app'] or '(built-in)'}, {master['workers_wanted']} workers wanted"
+        # A master of an older version, which is still to be upgraded, does not say it.
+        + (f", at most {master['workers_limit']}" if "workers_limit" in master else ""),
     ]
     if master.get("config"):
         lines.append(f"configuration {master['config']}")

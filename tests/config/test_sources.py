@@ -100,6 +100,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "hooks": "project.hooks",
         "admin_token_file": "/token",
         "admin_queries": "true",
+        "max_workers": "500",
         "socket_mode": "660", "socket_owner": "u", "socket_group": "g",
     }  # fmt: skip
     text = given.get(row.attr, "777")
@@ -296,6 +297,8 @@ def test_nonsense_in_web_concurrency(value: str) -> None:
     [
         ("--accept reuseport -w 2 -b unix:/a -b fd://3", "accept", "cannot serve unix:/a, fd://3"),
         ("--accept reuseport -w 1:2", "accept", "fixed number"),
+        ("-w 5 --max-workers 4", "max-workers", "must not be below workers (5)"),
+        ("-w 1:5 --max-workers 4", "max-workers", "must not be below workers (1:5)"),
         ("--max-requests-jitter 5", "max-requests-jitter", "without max-requests"),
         ("--max-age-jitter 5", "max-age-jitter", "without max-age"),
         ("-k asgi", "interface", "ASGI is not served yet; use wsgi or stream"),
@@ -393,7 +396,7 @@ def test_unreloadable() -> None:
     assert unreloadable(old, old) == []
     assert {row.name for row in OPTIONS if not row.reloadable} == {
         "name", "chdir", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
-        "admin", "health", "threads", "error-log",
+        "admin", "health", "threads", "max-workers", "error-log",
     }  # fmt: skip
 
 

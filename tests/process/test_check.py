@@ -229,7 +229,7 @@ def test_what_a_reload_has_no_room_for_is_an_error(service: Service) -> None:
     file = service.dir / "service.toml"
     usual = file.read_text()
     for changed, said in (
-        (usual.replace("= 2", "= 31", 1), "workers 31: the running daemon has room for 32 workers"),
+        (usual.replace("= 2", "= 31", 1), "workers 31: the running daemon has room for 16 (--max-workers)"),
         (usual + 'model = "process-per-connection"\n', "needs more rows of the scoreboard than the running"),
     ):
         file.write_text(changed)

@@ -1,7 +1,10 @@
-"""MIN:MAX workers: more when somebody waits and nobody is free, fewer when idle, the first on demand."""
+"""MIN:MAX workers: more when somebody waits and nobody is free, fewer when idle, the first on demand. How
+many there may be, and where that is said."""
 
 from __future__ import annotations
 
+import re
+import signal
 import threading
 
 import pytest
@@ -62,3 +65,54 @@ def test_a_range_is_kept_by_scale_and_signals(service: Service) -> None:
     assert service.run("scale", "0").returncode == 1
     service.ok("scale", "2")
     until(lambda: len(service.workers()) == 2, "two")
+
+
+def test_the_limit_is_named_wherever_it_is_met(service: Service) -> None:
+    service.expected_errors = ["SIGTTIN: ", "reload failed"]
+    config = service.dir / "f.toml"
+    text = "bind = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n"
+    config.write_text(text + "workers = 2\nmax-workers = 3\n")
+    service.start("-c", str(config))
+    assert "2 workers wanted, at most 3\n" in service.ok("status")
+    assert service.live()["master"]["workers_limit"] == 3
+    said = "4 workers: the number goes from 0 to 3 (--max-workers)"
+    done = service.run("scale", "4")
+    assert done.returncode == 1 and said in done.stderr
+    assert service.ok("scale", "3") == "3 workers\n"
+    done = service.run("scale", "+1")
+    assert done.returncode == 1 and said in done.stderr
+    service.signal(signal.SIGTTIN)
+    until(lambda: re.search(rf"error master: SIGTTIN: {re.escape(said)}", service.log()), "the same")
+    # A reload has room for as many again, and for no more.
+    service.ok("reload")
+    assert len(service.workers()) == 3
+    config.write_text(text + "workers = 4\nmax-workers = 4\n")
+    done = service.run("reload")
+    assert done.returncode == 1
+    assert "workers 4: there may be up to 3 (--max-workers) until the next restart" in done.stderr
+    assert len(service.workers()) == 3
+    service.ok("restart")
+    assert "4 workers wanted, at most 4\n" in service.ok("status")
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit"),
+    [(["-w", "2"], 16), (["-w", "9"], 18), (["-w", "1:2"], 2), (["--accept", "reuseport"], 2)],
+    ids=str,
+)
+def test_the_limit_without_the_option(service: Service, flags: list[str], limit: int) -> None:
+    service.start(*flags)
+    assert f" wanted, at most {limit}\n" in service.ok("status")
+    done = service.run("scale", str(limit + 1))
+    assert done.returncode == 1
+    if limit >= 16:
+        assert f"{limit + 1} workers: the number goes from 0 to {limit} (--max-workers)" in done.stderr
+
+
+def test_more_than_twice_the_workers(service: Service) -> None:
+    service.start("-w", "1", "--max-workers", "20")
+    assert service.ok("scale", "20") == "20 workers\n"
+    until(lambda: len(service.workers()) == 20, "all of them", 60)
+    service.ok("reload")
+    until(lambda: len(service.live()["workers"]) == len(service.workers()) == 20, "all anew", 60)
+    assert service.get() == "v1"
