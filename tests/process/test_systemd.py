@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import json
 import os
 import re
 import shutil
@@ -55,6 +57,21 @@ OVERRIDE = """
 """
 
 
+#: The same for the template; all else is as it is shipped.
+TEMPLATE_OVERRIDE = """
+    [Service]
+    User=root
+    Environment=PYTHONPATH={root}
+    StandardError=append:{directory}/log
+    StandardOutput=append:{directory}/log
+    ProtectHome=no
+    PrivateTmp=no
+    PrivateUsers=no
+    PrivateDevices=no
+    ReadWritePaths={directory}
+"""
+
+
 class Machine:
     """A booted systemd with the units of one test."""
 
@@ -85,10 +102,38 @@ class Machine:
         (override / "here.conf").write_text(text)
         self.app()
 
-    def app(self, source: str = APP, version: str = "v1") -> None:
-        new = self.dir / "app.new"
+    def template(self) -> None:
+        """Install forkd@.service."""
+        text = (ROOT / "systemd/forkd@.service").read_text()
+        for here, there in [
+            ("/srv/%i/.venv/bin/forkd", f"{sys.executable} -m forkd"),
+            ("/srv/%i", f"{self.dir}/%i"),
+            ("/etc/forkd/%i.toml", f"{self.dir}/%i.toml"),
+        ]:
+            assert here in text
+            text = text.replace(here, there)
+        (self.units / "forkd@.service").write_text(text)
+        self.drop_in("forkd@.service", TEMPLATE_OVERRIDE.format(directory=self.dir, root=ROOT))
+
+    def instance(self, name: str, config: str) -> None:
+        """What the administrator makes for one of its instances."""
+        (self.dir / name).mkdir()
+        (self.dir / f"{name}.toml").write_text(f'app = "app:app"\nworkers = 1\n{config}')
+        self.app(version=name, within=name)
+
+    def drop_in(self, unit: str, text: str) -> None:
+        directory = self.units / f"{unit}.d"
+        directory.mkdir(exist_ok=True)
+        (directory / "here.conf").write_text(textwrap.dedent(text))
+
+    def inside(self, path: str) -> Path:
+        """A file of the machine's, out here."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def app(self, source: str = APP, version: str = "v1", within: str = ".") -> None:
+        new = self.dir / within / "app.new"
         new.write_text(textwrap.dedent(source).replace('"v1"', f'"{version}"'))
-        os.replace(new, self.dir / "app.py")
+        os.replace(new, self.dir / within / "app.py")
 
     def boot(self) -> None:
         # /tmp, /var and /etc are the machine's: read-only here, but for the test's own directory, and
@@ -105,6 +150,7 @@ class Machine:
             "for d in /tmp /var /etc; do mount --bind $d $d; done; "
             f"mount --bind {self.dir} {self.dir}; "
             "for d in /tmp /var /etc; do mount -o remount,bind,ro $d; done; "
+            "mount -t tmpfs tmpfs /var/log; "
             "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system; "
             f"cp -r {self.units}/. /run/systemd/system/; "
             + "".join(
@@ -280,18 +326,95 @@ def test_the_watchdog_fires_when_the_children_are_wedged(machine: Machine, port:
     assert get(port) == "v1"
 
 
+def test_instances_of_the_template_share_nothing(machine: Machine, port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        second = int(sock.getsockname()[1])
+    machine.template()
+    machine.unit("-b 127.0.0.1:0 -w 1")
+    for name, address in [("one", f"127.0.0.1:{port}"), ("my-two", f"127.0.0.1:{second}")]:
+        log = f"/var/log/forkd-{name}/access.log"
+        machine.instance(name, f'bind = "{address}"\naccess-log = "{log}"\n')
+    machine.boot()
+    machine.ctl("start", "forkd@one.service", "forkd@my-two.service", "forkd.service")
+    assert (get(port, "/a"), get(second, "/b")) == ("one", "my-two")
+    pids = {name: machine.show("MainPID", f"forkd@{name}.service") for name in ("one", "my-two")}
+    for name, path in (("one", "/a"), ("my-two", "/b")):
+        run, logs = machine.inside(f"/run/forkd-{name}"), machine.inside(f"/var/log/forkd-{name}")
+        assert {p.name for p in run.iterdir()} == {"forkd.pid", "forkd.sock", "admin.sock"}
+        assert (run / "forkd.pid").read_text().strip() == pids[name]
+        until(
+            lambda logs=logs, path=path: re.findall(r"GET (/\w+)", (logs / "access.log").read_text())
+            == [path],
+            "its own line and no other",
+        )
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(run / "admin.sock"))
+            client.sendall(b"GET /status.json HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            data = b"".join(iter(lambda: client.recv(65536), b""))
+        status = json.loads(data.partition(b"\r\n\r\n")[2])
+        assert status["master"]["name"] == name and len(status["workers"]) == 1
+    # What one of them does is nothing to the others.
+    machine.app(version="anew", within="one")
+    machine.ctl("reload", "forkd@one.service")
+    assert (get(port), get(second)) == ("anew", "my-two")
+    machine.ctl("stop", "forkd@one.service", "forkd.service")
+    assert not machine.inside("/run/forkd-one").exists() and not machine.inside("/run/forkd").exists()
+    assert get(second) == "my-two" and len(machine.masters()) == 1
+    machine.ctl("reload", "forkd@my-two.service")
+    assert machine.show("MainPID", "forkd@my-two.service") == pids["my-two"]
+    machine.ctl("stop", "forkd@my-two.service")
+    assert machine.forkds() == []
+
+
+def test_an_instance_gives_its_unix_socket_to_a_group(machine: Machine) -> None:
+    """With the lines that the template names: its filter forbids chown(2) otherwise."""
+    path = "/run/forkd-one/web.sock"
+    config = f'bind = "unix:{path}"\nsocket-mode = "660"\n'
+    machine.template()
+    machine.instance("one", config)
+    machine.boot()
+    machine.ctl("start", "forkd@one.service")
+    assert machine.inside(path).stat().st_mode & 0o777 == 0o660
+    machine.ctl("stop", "forkd@one.service")
+    (machine.dir / "one.toml").write_text(f'app = "app:app"\n{config}socket-group = "daemon"\n')
+    assert machine.ctl("start", "forkd@one.service", check=False).returncode != 0
+    assert "EPERM" in machine.log() and "Traceback" not in machine.log()
+    machine.ctl("stop", "forkd@one.service")
+    drop_in = machine.inside("/run/systemd/system/forkd@one.service.d")
+    drop_in.mkdir()
+    (drop_in / "group.conf").write_text(
+        "[Service]\nSupplementaryGroups=daemon\nSystemCallFilter=@chown\n"
+    )
+    machine.ctl("daemon-reload")
+    machine.ctl("start", "forkd@one.service")
+    found = machine.inside(path).stat()
+    assert (found.st_mode & 0o777, found.st_gid) == (0o660, grp.getgrnam("daemon").gr_gid)
+
+
+def hardening(unit: str) -> list[str]:
+    text = (ROOT / "systemd" / unit).read_text().partition("# Hardening.")[2]
+    return [line for line in text.splitlines()[1:] if line and not line.startswith("#")]
+
+
+def test_the_template_is_hardened_as_the_service_is() -> None:
+    assert len(hardening("forkd.service")) > 20
+    assert hardening("forkd@.service") == hardening("forkd.service")
+
+
 def test_the_units_are_sound_and_hardened(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    for unit in ("forkd.service", "forkd.socket"):
+    units = ("forkd.service", "forkd.socket", "forkd@.service")
+    for unit in units:
         text = (ROOT / "systemd" / unit).read_text()
         # The one thing that is wrong with them here: the program is not there.
-        (tmp_path / unit).write_text(text.replace("/srv/hello/.venv/bin/forkd", "/bin/true"))
-    paths = [str(tmp_path / "forkd.service"), str(tmp_path / "forkd.socket")]
+        (tmp_path / unit).write_text(re.sub(r"/srv/(hello|%i)/.venv/bin/forkd", "/bin/true", text))
+    paths = [str(tmp_path / unit) for unit in units]
     done = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", paths[0]], capture_output=True, text=True
-    )
-    score = re.findall(r"Overall exposure level for forkd.service: ([0-9.]+)", done.stdout)
-    assert float(score[0]) <= 2.0
+    for path in (paths[0], paths[2]):
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", path], capture_output=True, text=True
+        )
+        score = re.findall(r"Overall exposure level for forkd(?:@i)?.service: ([0-9.]+)", done.stdout)
+        assert float(score[0]) <= 2.0
