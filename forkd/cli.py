@@ -100,7 +100,9 @@ def _status_flags(parser: argparse.ArgumentParser) -> None:
 
 def _scale_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "amount", metavar="N|+N|-N", help="the number of workers, or a change of it"
+        "amount",
+        metavar="N|+N|-N",
+        help="the number of workers, or a change of it: up to --max-workers, or within MIN:MAX",
     )
     _where(parser)
 

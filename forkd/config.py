@@ -22,7 +22,7 @@ __all__ = [
     "unreloadable",
 ]
 
-_ACCOUNT = kinds.Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", "a name or a number")
+_ACCOUNT = kinds.Account()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from forkd import cpus
 from forkd.address import FORMS, Address
 
 __all__ = [
+    "Account",
     "AddressList",
     "AddressOrNone",
     "Bool",
@@ -119,6 +120,21 @@ class Text(Kind[str]):
             raw = str(raw)
         text = self.text(raw)
         if not re.fullmatch(self.pattern, text, re.ASCII):
+            raise self.refuse()
+        return text
+
+
+@dataclass(frozen=True)
+class Account(Text):
+    """A user or a group, by name or number."""
+
+    pattern: str = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?"
+    words: str = "a name or a number up to 4294967294"
+
+    def read(self, raw: object, base: str) -> str:
+        text = super().read(raw, base)
+        # 4294967295 is -1, which the calls take for "as it is" (setresuid(2), chown(2)).
+        if text.isdigit() and int(text) >= 2**32 - 1:
             raise self.refuse()
         return text
 

@@ -20,6 +20,9 @@ READS: list[tuple[kinds.Kind[Any], object, object]] = [
     (kinds.Bool(), "0", False),
     (kinds.Text("[a-z0-9]+", "x"), "abc", "abc"),
     (kinds.Text("[a-z0-9]+", "x"), 33, "33"),
+    (kinds.Account(), "www-data", "www-data"),
+    (kinds.Account(), 33, "33"),
+    (kinds.Account(), "4294967294", "4294967294"),
     (kinds.Choice(("a", "b")), "b", "b"),
     (kinds.Int(0, 9), "9", 9),
     (kinds.Int(0, 9), 0, 0),
@@ -57,6 +60,7 @@ READS: list[tuple[kinds.Kind[Any], object, object]] = [
 REFUSES: list[tuple[kinds.Kind[Any], list[object]]] = [
     (kinds.Bool(), ["maybe", 1, "", []]),
     (kinds.Text("[a-z]+", "x"), ["A", "", True, 1.5, ["a"], "a\0", "a\nb"]),
+    (kinds.Account(), ["", "-1", "a b", "4294967295", 99999999999, True]),
     (kinds.Choice(("a", "b")), ["c", "A", 1, ""]),
     (kinds.Int(1, 9), [0, 10, "0", "x", "1.0", "-1", 1.0, True, "1" * 30, "\u0661", date.today()]),
     (kinds.Duration(), [-1, "-1", "1h", "ms", math.nan, math.inf, "nan", "1e3", True, 1_000_001]),
