@@ -101,10 +101,9 @@ class Config:
         "the kernel caps it at net.core.somaxconn",
     )
     socket_mode: int = option(
-        kinds.Octal(),
+        kinds.SocketMode(),
         "666",
         section="sockets",
-        metavar="MODE",
         help="mode of the files of unix sockets, bind's and the admin endpoint's, in octal: who may write to "
         "the file may connect. The umask takes nothing from it",
     )

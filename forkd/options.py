@@ -35,6 +35,7 @@ __all__ = [
     "Option",
     "Path",
     "Size",
+    "SocketMode",
     "Text",
     "Workers",
     "WorkersKind",
@@ -235,6 +236,21 @@ class Octal(Kind[int]):
         if not 0 <= raw <= 0o777:
             raise self.refuse()
         return raw
+
+
+@dataclass(frozen=True)
+class SocketMode(Octal):
+    """The mode of a unix socket's file. Whether anybody has a file that is there forkd finds out by
+    connecting, which takes the right to write: so its owner must have that."""
+
+    metavar = "MODE"
+    allowed = 'octal with the right of the owner to write: "660", "0o660" or, in the file, 0o660'
+
+    def read(self, raw: object, base: str) -> int:
+        mode = super().read(raw, base)
+        if not mode & 0o200:
+            raise self.refuse()
+        return mode
 
 
 @dataclass(frozen=True)

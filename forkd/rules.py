@@ -84,15 +84,6 @@ def _own_listener(attr: str, others: tuple[str, ...]) -> Rule:
     return Rule((attr, "bind", *others), check)
 
 
-def _socket_mode(config: Config) -> str:
-    if config.socket_mode & 0o200:
-        return ""
-    return (
-        "must let the owner write (600 and the like): by connecting forkd finds out whether anybody has a "
-        "socket file that is there"
-    )
-
-
 def _control_bind(config: Config) -> str:
     listeners = (*config.bind, config.admin, config.health)
     taken = any(a is not None and a.kind == "unix" and a.path == config.control for a in listeners)
@@ -123,7 +114,6 @@ _RULES = (
     Rule(("max_age_jitter", "max_age"), _age_jitter),
     _own_listener("admin", ()),
     _own_listener("health", ("admin",)),
-    Rule(("socket_mode",), _socket_mode),
     Rule(("control", "bind", "admin", "health"), _control_bind),
     Rule(("control", "pidfile", "name"), _control_length),
     Rule(("pidfile", "control", "error_log", "access_log"), _same_file),

@@ -306,7 +306,6 @@ def test_nonsense_in_web_concurrency(value: str) -> None:
         ("-b unix:/a -b unix:/a", "bind", "twice: unix:/a"),
         ("-b fd://3 -b fd://3", "bind", "twice: fd://3"),
         ("-b 127.0.0.1:9464", "admin", "must differ"),
-        ("--socket-mode 466", "socket-mode", "must let the owner write"),
         ("-b unix:/c.sock --control /c.sock", "control", "must differ"),
         ("--control /" + "x" * 107, "control", "at most 107 bytes"),
         ("--pidfile /" + "x" * 103, "control", "at most 107 bytes"),

@@ -61,7 +61,7 @@ def group() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs, one to be taken away")
-def test_auto_follows_the_quota_of_a_control_group(service: Service, group: Path) -> None:
+def test_auto_follows_the_quota_of_a_control_group(group: Path, service: Service) -> None:
     (group.parent / "cpu.cfs_quota_us").write_text("60000")  # 0.6 CPUs, for all that is inside
     service.under = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"']
     service.start_in_foreground("-w", "auto")
