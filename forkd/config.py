@@ -104,8 +104,7 @@ class Config:
         kinds.SocketMode(),
         "666",
         section="sockets",
-        help="mode of the files of unix sockets, bind's and the admin endpoint's, in octal: who may write to "
-        "the file may connect. The umask takes nothing from it",
+        help="mode of the files of unix sockets, the admin endpoint's too; who may write to one may connect",
     )
     socket_owner: str | None = option(
         _ACCOUNT,
@@ -113,7 +112,7 @@ class Config:
         section="sockets",
         unset="unchanged",
         example="www-data",
-        help="user, by name or number, that the files of unix sockets are given to; only root may do that",
+        help="user that the files of unix sockets are given to; only root may do that",
     )
     socket_group: str | None = option(
         _ACCOUNT,
@@ -121,8 +120,7 @@ class Config:
         section="sockets",
         unset="unchanged",
         example="www-data",
-        help="group, by name or number, that the files of unix sockets are given to; of others than root, "
-        "one that they are in",
+        help="group of the files of unix sockets; of others than root, one that they are in",
     )
     defer_accept: bool = option(
         kinds.Bool(),
@@ -182,9 +180,8 @@ class Config:
         "auto",
         section="workers",
         short="-w",
-        help="number of children, or a range that follows the load; "
-        "auto is the number of CPUs forkd may use, by its affinity mask and the CPU quota of its control "
-        "groups; WEB_CONCURRENCY counts where neither flag, FORKD_WORKERS nor file says anything",
+        help="number of children, or a range that follows the load; auto is the number of CPUs forkd may "
+        "use, by its affinity mask and its cgroups' quota; not given at all, WEB_CONCURRENCY counts",
     )
     max_workers: int | None = option(
         kinds.Int(1, kinds.MAX_WORKERS),
