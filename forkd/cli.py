@@ -95,7 +95,8 @@ def _where(parser: argparse.ArgumentParser) -> None:
 
 def _status_flags(parser: argparse.ArgumentParser) -> None:
     _where(parser)
-    parser.add_argument("--json", action="store_true", help="print what /status.json serves")
+    text = "print what /status.json serves, with query strings"
+    parser.add_argument("--json", action="store_true", help=text)
 
 
 def _scale_flags(parser: argparse.ArgumentParser) -> None:

@@ -242,6 +242,27 @@ def test_both_listeners_are_kept_over_reload_and_upgrade(service: Service, kind:
     assert not any(path.exists() for path in files)
 
 
+def test_sockets_that_were_passed_stay_their_owners(service: Service) -> None:
+    """fd://N: a detached start keeps them, an upgrade hands them on, and the file of one is not removed."""
+    path = str(service.dir / "passed.sock")
+    with socket.create_server(("127.0.0.1", 0)) as admin, socket.socket(socket.AF_UNIX) as health:
+        health.bind(path)
+        health.listen()
+        numbers = [admin.fileno(), health.fileno()]
+        flags = [x for o, n in zip(("--admin", "--health"), numbers, strict=True) for x in (o, f"fd://{n}")]
+        done = service.run("start", *service.flags("-w", "1", *flags), pass_fds=numbers)
+        assert done.returncode == 0, done.stderr
+        where = admin.getsockname()
+    for _ in range(2):
+        assert ask(where, "/metrics", "Host: localhost")[0] == 200
+        assert [ask(path, x, "Host: a")[0] for x in ("/readyz", "/metrics")] == [200, 404]
+        old = service.pid
+        service.ok("upgrade")
+        until(lambda old=old: not Path(f"/proc/{old}").exists(), "the old master to go")  # type: ignore[misc]
+    service.ok("stop")
+    assert Path(path).is_socket()
+
+
 def test_probes_are_answered_without_the_admin_endpoint(service: Service) -> None:
     service.start("-w", "1", "--admin", "none", "--health", "127.0.0.1:0")
     assert service.status()["admin"] is None
