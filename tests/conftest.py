@@ -6,18 +6,36 @@ Here and not beside the cells, since the process that reports a run of several n
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.workermanage import NodeManager
 
 from tests.models.conftest import CELLS, name_of, refusal_of
+from tests.process.conftest import children_of
 
 CORPUS = Path(
     os.environ.get("FORKD_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus"
 )
 _RESULTS: dict[str, Counter[str]] = {}
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A run that is told to end, by timeout(1) or a CI, ends its daemons, as with ^C."""
+
+    def end(number: int, frame: object) -> None:
+        session.shouldstop = "told to end"  # also when what a test closes fails, and hides the exception
+        if session.config.getoption("numprocesses", None):
+            for worker in children_of(os.getpid()):
+                os.kill(worker, signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    # Its workers need longer than the 10 s after which pytest-xdist kills them, on a busy machine.
+    NodeManager.EXIT_TIMEOUT = 60
 
 
 @pytest.hookimpl(trylast=True)

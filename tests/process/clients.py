@@ -219,10 +219,12 @@ class Crowd:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # One may have gone: whoever breaks the tests off may tell it, too.
         for pipe in self._pipes:
-            pipe.send(None)
+            with contextlib.suppress(ConnectionError):
+                pipe.send(None)
         for pipe, process in zip(self._pipes, self._processes, strict=True):
-            with contextlib.suppress(EOFError):
+            with contextlib.suppress(EOFError, ConnectionError):
                 failures, times = pipe.recv()
                 self.failures += failures
                 self.times += times
