@@ -12,6 +12,7 @@ import struct
 import pytest
 
 from forkd.system.log_ring import ACCESS, ERROR, Reader, Rings, RingSink, Writer
+from forkd.system.process import die_with_parent
 
 WORKER_RING_BYTES = 1_048_576
 HEADER_BYTES = 8
@@ -115,9 +116,10 @@ def test_a_writer_killed_at_any_instant_leaves_whole_lines() -> None:
     reader = Reader(made)
     for turn in range(30):
         read, write = os.pipe()
-        pid = os.fork()
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
             try:
+                die_with_parent(parent)  # else it writes for ever when the tests are broken off
                 sink = RingSink(made, 2, ACCESS, 2)
                 os.write(write, b"!")
                 number = 0

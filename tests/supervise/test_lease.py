@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from forkd.system.lease import FULL, NOBODY, Lease, make_bells
+from forkd.system.process import die_with_parent
 
 
 @pytest.fixture
@@ -150,9 +151,10 @@ def test_a_sigkill_never_leaves_it_locked(lease: Lease, kill_after: float) -> No
     ready, write = os.pipe()
     pids = {}
     for slot, other in ((1, 2), (2, 1)):
-        pid = os.fork()
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
             try:
+                die_with_parent(parent)  # else they go on for ever when the tests are broken off
                 os.write(write, b"x")
                 while True:
                     if not select.select([lease.bells[slot]], [], [], 10)[0]:
