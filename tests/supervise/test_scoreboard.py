@@ -16,6 +16,8 @@ from forkd.system.scoreboard import (
     CONNECTIONS,
     GAUGES,
     IN_FLIGHT,
+    REFUSED,
+    REFUSED_CELLS,
     REQUEST,
     REQUESTS,
     WORKING,
@@ -78,6 +80,20 @@ def test_folding_keeps_totals_and_clears_the_row() -> None:
     serve(board, 1)
     assert board.total(REQUESTS) == 2
     assert board.codes() == {200: 2}
+
+
+def test_a_refusal_outlives_its_child_and_its_master() -> None:
+    board = Scoreboard(2)
+    for kind in (0, 3, 3, REFUSED_CELLS - 1):
+        board.lanes[1][0].ledger(True).refuse(kind)
+    board.fold(1)
+    board.lanes[2][0].ledger(True).refuse(3)
+    later = Scoreboard(1)
+    later.absorb(board.export())
+    for seen in (board, later):
+        found = [seen.total(REFUSED + kind) for kind in range(REFUSED_CELLS)]
+        assert found == [1, 0, 0, 3, *[0] * (REFUSED_CELLS - 5), 1]
+        assert seen.total(REQUESTS) == 0  # its status is counted by itself
 
 
 def test_totals_never_decrease() -> None:
