@@ -302,6 +302,7 @@ class Wsgi:
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
             if not response.head_sent:
+                ledger.pause()  # another thread may go on, and this one would seem to be held for good
                 ledger.refuse(Refusal.APPLICATION_FAILED)
                 reason = "the application failed; see the error log"
                 answer = error(500, reason, method=request.method)

@@ -166,6 +166,8 @@ def check(daemon: Service) -> None:
         assert counted("forkd_requests_total", code=str(status)) == times, status
     assert counted("forkd_requests_total") == len(CASES) + 1
     assert counted("forkd_requests_in_flight") == 0
+    # Nor does a thread seem to be held, for which its worker would be killed after --timeout.
+    until(lambda: all(w["request"] is None for w in daemon.live()["workers"]), "nobody is held", 3)
 
 
 @pytest.mark.parametrize("daemon", cells("wsgi"), indirect=True)
