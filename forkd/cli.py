@@ -7,7 +7,6 @@ stderr here and nowhere else.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -15,13 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from forkd import __version__, interpreter
+from forkd import __version__, interpreter, spelling
 from forkd.bench import command as bench
 from forkd.config import Config
 from forkd.errors import ForkdError, NotRunning, UsageError
 from forkd.models import registry
 from forkd.sources import Sources, add_flags, is_named
-from forkd.supervise import launch, table
+from forkd.supervise import discovery, launch, table
 from forkd.supervise.control import ask
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
@@ -30,13 +29,20 @@ from forkd.system import standard
 
 #: What the verbs that talk to a running master need to know of the options.
 _WHERE = {"name", "pidfile", "control"}
+_VERSION = ("-V", "-v", "--version")
+_NO_VERB = ("-h", "--help", *_VERSION)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns."""
     interpreter.leave_start_directory()
     standard.fill()
-    args, unknown = _parser().parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] not in (*VERBS, *_NO_VERB):
+        print(f"forkd: {spelling.of_verb(given, VERBS)}", file=sys.stderr)
+        print("forkd: see forkd --help", file=sys.stderr)
+        raise SystemExit(2)
+    args, unknown = _parser().parse_known_args(given)
     if unknown:
         raise SystemExit(_complain(args.verb, unknown))
     try:
@@ -57,12 +63,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Without the usage, which is a screenful."""
+        print(f"forkd: {message}\nforkd: see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="forkd", description="A prefork daemon for Python network services on Linux.",
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"forkd {__version__}")
+    parser.add_argument(*_VERSION, action="version", version=f"forkd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, (run, text, arguments) in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
@@ -72,12 +85,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complain(verb: argparse.ArgumentParser, unknown: list[str]) -> int:
-    """Arguments that the verb does not have, with the nearest that it has. Returns 2."""
+    """Arguments that the verb does not have, with what they are here, or the nearest. Returns 2."""
     known = [flag for action in verb._actions for flag in action.option_strings]
-    for word in unknown:
-        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"forkd: unknown argument {word!r}{hint}", file=sys.stderr)
+    # What follows an unknown flag may be its value, and so no second mistake.
+    flags = [word for word in unknown if word.startswith("-") and word != "-"]
+    for word in flags or unknown:
+        flag = word.partition("=")[0]
+        hint = spelling.of_flag(flag) or spelling.nearest(flag, known)
+        print(f"forkd: unknown argument {word!r}" + (f"; {hint}" if hint else ""), file=sys.stderr)
     print(f"forkd: see {verb.prog} --help", file=sys.stderr)
     return 2
 
@@ -97,6 +112,10 @@ def _status_flags(parser: argparse.ArgumentParser) -> None:
     _where(parser)
     text = "print what /status.json serves, with query strings"
     parser.add_argument("--json", action="store_true", help=text)
+
+
+def _json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _scale_flags(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +221,18 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _list(args: argparse.Namespace) -> int:
+    """The daemons of this user; of all users for root."""
+    found = discovery.find(os.environ)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    elif found:
+        print(table.daemons(found))
+    else:
+        print("no daemon runs" + ("" if os.geteuid() == 0 else " that is this user's"))
+    return 0
+
+
 def _scale(args: argparse.Namespace) -> int:
     amount: str = args.amount
     if not re.fullmatch(r"[+-]?[0-9]+", amount):
@@ -238,6 +269,7 @@ VERBS: dict[str, Verb] = {
     "reload": (_reload, "replace all workers by new ones, with new code and configuration", _where),
     "upgrade": (_upgrade, "have a newly installed forkd take over, with the same sockets", _where),
     "status": (_status, "show the master, its workers and listeners", _status_flags),
+    "list": (_list, "list the daemons of this user, or of all users for root", _json_flag),
     "scale": (_scale, "change the number of workers", _scale_flags),
     "check": (_check, "say whether a start would succeed; change nothing", _all_flags),
     "bench": (

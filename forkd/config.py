@@ -31,14 +31,15 @@ class Config:
 
     # application
     app: str | None = option(
-        kinds.Text(r"[^:]+:.+", "module:attribute"),
+        kinds.Text(r"[^:]+(:.+)?", "module:attribute, or a module"),
         None,
         section="application",
         positional=True,
         metavar="APP",
         unset="the built-in welcome app",
         example="project.wsgi:application",
-        help="the application as module:attribute; with () after it, a factory that is called",
+        help="the application as module:attribute; with () after it, a factory that is called; of a module "
+        "alone, its application or app",
     )
     name: str = option(
         kinds.Text(r"[A-Za-z0-9_.-]+", "letters, digits, and any of _ . -"),

@@ -54,7 +54,7 @@ MAX_WORKERS = 512
 # Eleven days: below 2**31 ms, where epoll_wait(2) and poll(2) overflow.
 MAX_SECONDS = 1_000_000
 
-_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
@@ -183,11 +183,11 @@ class Duration(Kind[float]):
     """A time, in seconds."""
 
     metavar = "SECONDS"
-    allowed = f"seconds from 0 to {MAX_SECONDS}, or with a unit: 500ms, 2s, 5m"
+    allowed = f"seconds from 0 to {MAX_SECONDS}, or with a unit: 500ms, 2s, 5m, 1h, 1d"
 
     def read(self, raw: object, base: str) -> float:
         if isinstance(raw, bool) or not isinstance(raw, int | float):
-            match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?) *(ms|s|m|)", self.text(raw))
+            match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?) *(ms|s|m|h|d|)", self.text(raw))
             if match is None:
                 raise self.refuse()
             raw = float(match[1]) * _SECONDS[match[2]]

@@ -8,7 +8,6 @@ The command gathers the `Sources`; the command, and the master at start and on e
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import os
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forkd import options as kinds
-from forkd import writers
+from forkd import spelling, writers
 from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
 from forkd.errors import ConfigError, Problem, show
 from forkd.options import Option
@@ -112,9 +111,9 @@ class Sources:
     def unknown_variables(self) -> list[str]:
         """What to say of variables that look like options and are none. They are no error: whoever has set
         them may never have heard of forkd. Their values may be secrets, and are not said."""
-        names = ["FORKD_CONFIG", *_VARIABLES]
+        names, of = ["FORKD_CONFIG", *_VARIABLES], spelling.of_variable
         return [
-            f"environment {name}: {_unknown(name, names, 'FORKD_')}; it is ignored"
+            f"environment {name}: {_unknown(of(name), name, names, 'FORKD_')}; it is ignored"
             for name, raw in self.environ.items()
             if raw and name.startswith("FORKD_") and not is_ours(name) and not _is_link(name, raw)
         ]
@@ -141,7 +140,9 @@ class Sources:
                 origins[item.row.attr] = item.where
             except ValueError as error:
                 wrong.add(item.row.attr)
-                problems.append(Problem(item.row.name, show(item.raw), str(error), item.where))
+                hint = spelling.of_value(item.row.name, item.raw)
+                words = f"{error}; {hint}" if hint else str(error)
+                problems.append(Problem(item.row.name, show(item.raw), words, item.where))
         config = resolve_paths(replace(Config(), **values, origins=origins), self.runtime_dir)
         if wanted != set(_BY_ATTR):
             problems = [p for p in problems if p.key.replace("-", "_") in wanted]
@@ -191,7 +192,8 @@ def _from_flags(flags: Mapping[str, object], cwd: str, problems: list[Problem]) 
         if (row := _BY_ATTR.get(attr)) is None:
             names = [flag for row in OPTIONS for flag in row.flags]
             flag = "--" + attr.replace("_", "-")
-            problems.append(Problem(flag, show(raw), _unknown(flag, names), f"flag {flag}"))
+            words = _unknown(spelling.of_flag(flag), flag, names)
+            problems.append(Problem(flag, show(raw), words, f"flag {flag}"))
         else:
             where = f"argument {row.metavar}" if row.positional else f"flag --{row.name}"
             yield _Given(row, raw, where, cwd)
@@ -265,7 +267,8 @@ def _from_file(path: str | None, problems: list[Problem]) -> Iterable[_Given]:
             words = "is a table; options are keys at the top level, without sections"
             problems.append(Problem(key, show(raw), words, where))
         elif (row := _BY_NAME.get(name)) is None:
-            problems.append(Problem(key, show(raw), _unknown(name, list(_BY_NAME)), where))
+            words = _unknown(spelling.of_key(name), name, list(_BY_NAME))
+            problems.append(Problem(key, show(raw), words, where))
         elif name in seen:
             words = f"is the same option as {seen[name]}, which is there too"
             problems.append(Problem(key, show(raw), words, where))
@@ -280,8 +283,6 @@ def _line_of(key: str, text: str) -> int | None:
     return None if found is None else text.count("\n", 0, found.start()) + 1
 
 
-def _unknown(name: str, names: list[str], prefix: str = "") -> str:
-    """`prefix`: what all of them begin with, so that it makes none of them alike."""
-    rests = [known.removeprefix(prefix) for known in names]
-    nearest = difflib.get_close_matches(name.removeprefix(prefix), rests, n=1)
-    return f"no such option; did you mean {prefix}{nearest[0]}?" if nearest else "no such option"
+def _unknown(foreign: str, name: str, names: list[str], prefix: str = "") -> str:
+    hint = foreign or spelling.nearest(name, names, prefix)
+    return f"no such option; {hint}" if hint else "no such option"

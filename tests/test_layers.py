@@ -16,6 +16,8 @@ BASE = {
     "config",
     "rules",
     "sources",
+    "foreign",
+    "spelling",
     "log",
     "sink",
     "title",

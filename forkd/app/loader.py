@@ -19,19 +19,38 @@ from typing import Any
 from forkd.errors import AppError
 
 WELCOME = "forkd.app.welcome:app"
+#: Django's and PEP 3333's name, and Flask's.
+_USUAL = ("application", "app")
 _SHAPE = "write it as module:attr, module:factory() or module:factory('argument')"
 
 
 def load(spec: str) -> Any:
     """Import and return the application. Raises AppError with the traceback of what went wrong."""
     module_name, colon, expression = spec.partition(":")
-    if not module_name or not colon or not expression:
+    if not module_name or (colon and not expression):
         raise AppError(f"app {spec!r}: {_SHAPE}")
+    if _looks_like_a_file(module_name):
+        name = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise AppError(f"app {spec!r}: name a module, not a file: {name}{colon}{expression}")
+    if not colon:
+        return _usual(import_module(module_name, f"app {spec!r}"), spec)
     try:
         tree = ast.parse(expression, mode="eval").body
     except SyntaxError:
         raise AppError(f"app {spec!r}: {expression!r} is no name or call; {_SHAPE}") from None
     return _evaluate(tree, import_module(module_name, f"app {spec!r}"), spec)
+
+
+def _looks_like_a_file(name: str) -> bool:
+    return "/" in name or name.endswith(".py")
+
+
+def _usual(module: ModuleType, spec: str) -> Any:
+    """The application of a module by the names that frameworks give it."""
+    for name in _USUAL:
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AppError(f"app {spec!r}: {spec} has neither {' nor '.join(_USUAL)}; {_SHAPE}")
 
 
 def import_module(name: str, what: str) -> ModuleType:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +35,7 @@ class Departures:
     def __init__(self, master: Master) -> None:
         self._master = master
         self._reports: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self.untimely: Counter[str] = Counter()  # workers killed for a fault or dead by themselves, by reason
 
     def reports(self) -> list[dict[str, Any]]:
         """The last reports, the newest last, cut so that they fit into an answer."""
@@ -91,6 +92,7 @@ class Departures:
         if not departure.untimely:
             log.info(title)
             return
+        self.untimely[departure.reason] += 1
         self._reports.append({k: _cut(v) if isinstance(v, str) else v for k, v in found.items()})
         told = child.generation == self._master.generation.number and self._master.served
         # What ends the start or the reload is said there, and once.

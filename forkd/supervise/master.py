@@ -21,7 +21,7 @@ from forkd.metrics.admin import HEALTH_PAGES, PAGES, AdminServer
 from forkd.models import registry
 from forkd.models.shortage import Shortage
 from forkd.sources import Sources
-from forkd.supervise import exposure, foreground, plan, verbs
+from forkd.supervise import discovery, exposure, foreground, plan, verbs
 from forkd.supervise.children import Child, State
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.departures import Departures
@@ -162,6 +162,7 @@ class Master:
         self.signals = SignalQueue([row.number for row in SIGNALS])
         self.loop.watch(self.signals.fileno(), self._on_signals)
         heir = self.launch.inheritance
+        self.notice = discovery.Notice(config.control)
         if heir is None:
             self.control = ControlServer.listen(config.control, self.loop, self._on_request)
         else:
@@ -188,6 +189,7 @@ class Master:
             self.log.sink.close,
             self.logs.forget,
             self.errands.forget,
+            self.notice.close,
             *[server.forget for server in self.page_servers()],
         ]
 
@@ -586,6 +588,7 @@ class Master:
         self.doorbell.give_up()
         self.dispatcher.give_up()
         self.control.hand_over()
+        self.notice.close()
         for server in self.page_servers():
             server.hand_over()
         for listener in self.generation.listeners:

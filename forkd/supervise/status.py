@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from forkd.supervise.children import Child, State
 from forkd.supervise.listening import unreachable
 from forkd.supervise.occupancy import occupancy
 from forkd.system import process
-from forkd.system.scoreboard import CONNECTIONS, IN_FLIGHT, REQUESTS
+from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
 from forkd.system.sockets import Listener
 
 if TYPE_CHECKING:
@@ -49,10 +50,12 @@ def report(master: Master) -> dict[str, Any]:
             "workers_limit": most_wanted(master),
             "reloads": dict(master.reloader.results),
             "last_error": master.last_error,
+            "uid": os.geteuid(),
+            "config": master.sources.path,
             "pidfile": config.pidfile,
             "control": config.control,
             "error_log": master.launch.error_log,
-            "config": master.sources.path,
+            "access_log": config.access_log,
         },
         "workers": [_worker(master, child) for child in sorted(master.children, key=_slot)],
         "listeners": [
@@ -92,6 +95,20 @@ def most_wanted(master: Master) -> int:
     generation = master.generation
     fixed = generation.config.accept == "reuseport" or generation.least < generation.most
     return generation.most if fixed else master.most_workers
+
+
+def whole(master: Master) -> dict[str, Any]:
+    """`report`, with what only a reader asks for: a scrape has it from elsewhere."""
+    board = master.board
+    return report(master) | {
+        "totals": {
+            "requests": board.total(REQUESTS),
+            "codes": {str(code): number for code, number in sorted(board.codes().items())},
+            "accepted": board.total(ACCEPTED),
+            "exits": {reason: number for reason, number in sorted(master.exits.items()) if number},
+            "untimely": dict(sorted(master.departures.untimely.items())),
+        },
+    }
 
 
 def state(master: Master) -> str:

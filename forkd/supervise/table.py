@@ -1,9 +1,15 @@
-"""Status and models as tables for a terminal. In the command."""
+"""Status, models and the list of daemons as tables for a terminal. In the command.
+
+What a table shows may come from an application, or from another user's daemon: nothing of it reaches the
+terminal but printable characters.
+"""
 
 from __future__ import annotations
 
+import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from forkd.address import page_at
@@ -11,48 +17,163 @@ from forkd.models.registry import Row, native_or_not
 
 _COLUMNS = 79
 
+#: Columns of a table on a terminal that has fewer, more, or none at all.
+_MIN_COLUMNS, _MAX_COLUMNS = 80, 100
+_LABEL_COLUMNS = 13
+#: Lines of the error that makes a crash loop: its end, where the exception is.
+_ERROR_LINES = 8
+_MAX_ERROR_CHARS = 400
+#: Departures that status shows; the JSON has more.
+_MAX_DEPARTURES = 3
+_FILES = {
+    "config": "config", "pidfile": "pid file", "control": "control", "error_log": "error log",
+    "access_log": "access log",
+}  # fmt: skip
+_WORKER_COLUMNS = ("SLOT", "NO", "GEN", "PID", "ROLE", "AGE", "REQUESTS", "CONNS", "RSS", "BUSY", "REQUEST")
 
-def render(status: dict[str, Any]) -> str:
+
+def render(status: Mapping[str, Any]) -> str:
     """The answer of `forkd status`."""
-    master = status["master"]
-    lines = [
-        f"forkd {master['version']} [{master['name']}] {master['state']}"
-        + (f": {master['why']}" if master["why"] else ""),
-        f"master {master['pid']}, up {_span(master['uptime'])}, generation {master['generation']}, "
-        f"model {master['model']}, io {master['io']}, accept {master['accept']}, "
-        + native_or_not(master.get("native_why", "")),
-        f"app {master['app'] or '(built-in)'}, {master['workers_wanted']} workers wanted"
-        # A master of an older version, which is still to be upgraded, does not say it.
-        + (f", at most {master['workers_limit']}" if "workers_limit" in master else ""),
-    ]
-    if master.get("config"):
-        lines.append(f"configuration {master['config']}")
-    if status["admin"]:
-        lines.append(f"metrics {page_at(status['admin'], '/metrics')}")
-    if status.get("health"):  # an older master has none
-        lines.append(f"health {page_at(status['health'], '/readyz')}")
-    for listener in status["listeners"]:
-        lines.append(
-            f"listening on {listener['address']}, {listener['accept_queue']} of "
-            f"{listener['backlog']} waiting"
-            if not listener["broken"]
-            else f"NOT listening on {listener['broken']}"
+    columns = _columns()
+    lines = _headline(status["master"], columns)
+    for label, text in _facts(status):
+        lines += _field(label, text, columns)
+    lines += [*_files(status["master"]), ""]
+    rows = [_worker(worker) for worker in status["workers"]]
+    right = {"SLOT", "NO", "GEN", "PID", "AGE", "REQUESTS", "CONNS", "RSS", "BUSY"}
+    return "\n".join(lines + grid(_WORKER_COLUMNS, rows, right, columns))
+
+
+def _headline(master: Mapping[str, Any], columns: int) -> list[str]:
+    """What it is and how it is; of a crash loop the reason, before anything else."""
+    lines = [f"forkd {master['version']} [{master['name']}] {master['state']}"]
+    if master["why"]:
+        lines += textwrap.wrap(clean(master["why"]), columns, initial_indent="  ", subsequent_indent="  ")
+    if master["state"] == "crash-loop":
+        error = str(master["last_error"]).strip().splitlines()
+        # Not cut: the number of a line stands behind a path. A line of data may be of any length.
+        lines += ["", *(f"  {clean(line)[:_MAX_ERROR_CHARS]}" for line in error[-_ERROR_LINES:])]
+    return [*lines, ""]
+
+
+def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Label and text. A label that is empty belongs to the one before. A master of an older version, which is
+    still to be upgraded, does not say all of it."""
+    master, totals = status["master"], status.get("totals")
+    yield "master", (
+        f"pid {master['pid']}, up {span(master['uptime'])}, generation {master['generation']}"
+        + (f", template pid {', '.join(map(str, found))}" if (found := master["templates"]) else "")
+    )
+    yield "model", (
+        f"{master['model']}, io {master['io']}, accept {master['accept']}, "
+        f"{native_or_not(master.get('native_why', ''))}"
+    )
+    interface = f" ({master['interface']})" if master["interface"] else ""
+    yield "app", f"{master['app'] or '(built-in)'}{interface}"
+    ready = sum(worker["state"] == "ready" for worker in status["workers"])
+    limit = f", at most {master['workers_limit']}" if "workers_limit" in master else ""
+    yield "workers", f"{ready} ready, {master['workers_wanted']} wanted{limit}"
+    if totals is not None:
+        errors = sum(number for code, number in totals["codes"].items() if code >= "500")
+        yield "answered", (
+            f"{totals['requests']} requests, {errors} of them 5xx; {totals['accepted']} connections"
         )
+        yield from _deaths(status)
+    if any(master["reloads"].values()):
+        yield "reloads", _counts(master["reloads"])
+    if status["admin"]:
+        yield "metrics", page_at(status["admin"], "/metrics")
+    if status.get("health"):
+        yield "health", page_at(status["health"], "/readyz")
+    for listener in status["listeners"]:
+        if listener["broken"]:
+            yield "", f"NOT listening on {listener['broken']}"
+        else:
+            queue = f"{listener['accept_queue']} of {listener['backlog']} waiting"
+            yield "listening", f"{listener['address']}, {queue}"
     if status["logger"]["why"]:
-        lines.append(f"logger {status['logger']['pid']}: {status['logger']['why']}")
-    lines.append("")
-    lines += grid(
-        ("SLOT", "PID", "STATE", "ROLE", "REQUESTS", "CONNS", "RSS", "BUSY", "REQUEST"),
-        (
-            (
-                w["slot"], w["pid"], w["state"], w["role"], w["requests"], w["connections"],
-                f"{w['rss_bytes'] >> 20}M", _span(w["busy_for"]) if w["busy_for"] else "-",
-                (w["request"] or "-").encode("unicode_escape").decode(),
-            )
-            for w in status["workers"]
-        ),
+        yield "logger", f"pid {status['logger']['pid']}: {status['logger']['why']}"
+
+
+def _files(master: Mapping[str, Any]) -> Iterable[str]:
+    """Each in one line, however long: to be copied."""
+    label = "files"
+    for name, words in _FILES.items():
+        if master.get(name):
+            yield f"{label:{_LABEL_COLUMNS}}{words:11}{clean(master[name])}"
+            label = ""
+
+
+def _deaths(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Workers that were killed or died, with the last few; and how many were replaced in good order."""
+    untimely = status["totals"]["untimely"]
+    if untimely:
+        number = sum(untimely.values())
+        yield "died", f"{number} worker{'s' if number > 1 else ''}: {_counts(untimely)}; the last:"
+        for gone in reversed(status["departures"][-_MAX_DEPARTURES:]):
+            yield "", _departure(gone)
+    else:
+        yield "died", "no worker"
+    orderly = {
+        reason: number - untimely.get(reason, 0)
+        for reason, number in status["totals"]["exits"].items()
+        if number > untimely.get(reason, 0)
+    }
+    if orderly:
+        yield "replaced", _counts(orderly)
+
+
+def _departure(gone: Mapping[str, Any]) -> str:
+    when = (datetime.now(UTC) - datetime.fromisoformat(gone["time"])).total_seconds()
+    how = gone["signal"] or f"exit code {gone['exit_code']}"
+    text = f"{span(max(0.0, when))} ago: worker {gone['slot']} (pid {gone['pid']}), {gone['reason']}"
+    if how != gone["reason"]:
+        text += f", {how}"
+    text += f", age {span(gone['age'])}"
+    if gone["fault"]:
+        text += f": {gone['fault']}"
+    elif gone["error"]:
+        text += f": {gone['error'].strip().splitlines()[-1]}"
+    elif gone["request"]:
+        text += f", while it served {gone['request']}"
+    return text
+
+
+def _worker(worker: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        worker["slot"], worker.get("number", "-"), worker["generation"], worker["pid"], worker["role"],
+        span(worker["age"]), worker["requests"], worker["connections"], f"{worker['rss_bytes'] >> 20}M",
+        span(worker["busy_for"]) if worker["busy_for"] else "-", worker["request"] or "-",
     )  # fmt: skip
-    return "\n".join(lines)
+
+
+def daemons(found: Sequence[Mapping[str, Any]]) -> str:
+    """The answer of `forkd list`."""
+    columns = _columns()
+    rows = []
+    for daemon in found:
+        workers = "-"
+        if daemon["workers_wanted"] is not None:
+            workers = f"{daemon['workers_ready']}/{daemon['workers_wanted']}"
+        uptime = "-" if daemon["uptime"] is None else span(daemon["uptime"])
+        addresses = ", ".join(daemon["listeners"]) or "-"
+        rows.append(
+            (
+                daemon["name"], daemon["user"], daemon["pid"], daemon["state"], workers, uptime, addresses,
+            )
+        )  # fmt: skip
+    header = ("NAME", "USER", "PID", "STATE", "WORKERS", "UP", "LISTENING")
+    lines = grid(header, rows, {"PID", "WORKERS", "UP"}, columns)
+    shown = lines[:1]
+    for line, daemon in zip(lines[1:], found, strict=True):
+        shown.append(line)
+        if daemon["why"]:
+            shown += textwrap.wrap(
+                clean(daemon["why"]), columns, initial_indent="  ", subsequent_indent="  ", **_WHOLE_WORDS
+            )
+        if daemon["where"]:
+            shown.append(f"  {clean(daemon['where'])}")  # to be copied: in one line, however long
+    return "\n".join(shown)
 
 
 def models(rows: Iterable[Row]) -> str:
@@ -69,8 +190,8 @@ def models(rows: Iterable[Row]) -> str:
             "good for": row.good_for,
             "weakness": row.weakness,
         }
-        lines = [row.name, *(_field(name, text) for name, text in fields.items())]
-        lines += [_field("refused", text) for text in _refused(row)]
+        lines = [row.name, *(_described(name, text) for name, text in fields.items())]
+        lines += [_described("refused", text) for text in _refused(row)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
@@ -88,7 +209,7 @@ def _or(words: Sequence[str]) -> str:
     return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
 
 
-def _field(name: str, text: str) -> str:
+def _described(name: str, text: str) -> str:
     """Not wider than a terminal is at least; only between words, so that options stay whole."""
     return textwrap.fill(
         text, _COLUMNS, initial_indent=f"  {name:18}", subsequent_indent=" " * 20,
@@ -96,17 +217,62 @@ def _field(name: str, text: str) -> str:
     )  # fmt: skip
 
 
-def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    cells = [list(header), *([str(value) for value in row] for row in rows)]
+# ---- layout ---------------------------------------------------------------------------------
+
+#: A path is not broken: it is copied.
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+
+
+def _columns() -> int:
+    return min(_MAX_COLUMNS, max(_MIN_COLUMNS, shutil.get_terminal_size((_MAX_COLUMNS, 24)).columns))
+
+
+def _field(label: str, text: str, columns: int) -> list[str]:
+    first, rest = label.ljust(_LABEL_COLUMNS), " " * _LABEL_COLUMNS
+    found, room = clean(text), columns - _LABEL_COLUMNS
+    if len(found) <= room or max(map(len, found.split())) > room:  # a path that fits nowhere
+        return [f"{first}{found}".rstrip()]
+    return textwrap.wrap(found, columns, initial_indent=first, subsequent_indent=rest, **_WHOLE_WORDS)
+
+
+def grid(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Collection[str] = (),
+    columns: int = 1 << 30,
+) -> list[str]:
+    """A table; `right`: the columns of numbers. The last column is cut where the line ends."""
+    cells = [list(header), *([clean(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return [
-        "  ".join(value.ljust(w) for value, w in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    room = max(columns - sum(widths[:-1]) - 2 * len(widths[:-1]), len(header[-1]))
+    lines = []
+    for row in cells:
+        row[-1] = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
+        places = [
+            value.rjust(w) if name in right else value.ljust(w)
+            for name, value, w in zip(header, row, widths, strict=True)
+        ]
+        lines.append("  ".join(places).rstrip())
+    return lines
 
 
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes = int(seconds // 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
+def clean(value: object) -> str:
+    """Printable: an escape sequence in a request line must not move the reader's cursor."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in numbers.items() if number)
+
+
+def span(seconds: float) -> str:
+    """A time in at most four characters or so: 0.12s, 59s, 12m, 3h, 40d."""
+    if seconds < 10:
+        return f"{seconds:.2g}s"
+    for unit, length, most in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
+        if seconds < most * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds // 86400)}d"

@@ -225,6 +225,7 @@ class Upgrade:
                 "counters": master.board.export({c.slot: c.look_at_cpu() for c in master.children}),
                 "high_water": master.high_water.export(),
                 "exits": master.exits,
+                "untimely": master.departures.untimely,
                 "reloads": master.reloader.results,
                 "doorbell": master.doorbell.counters(),
             }
@@ -250,6 +251,7 @@ class Succession:
             master.board.absorb(message["counters"], self._absorbed)
             if self._absorbed is None:
                 master.exits.update(message["exits"])
+                master.departures.untimely.update(message.get("untimely", {}))  # not of versions before
                 master.reloader.results.update(message["reloads"])
                 master.doorbell.absorb(message["doorbell"])
                 master.high_water.absorb(message.get("high_water", {}))  # an older forkd has none

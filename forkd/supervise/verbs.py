@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _status(master: Master, request: Request) -> None:
-    request.answer(status=status.report(master))
+    request.answer(status=status.whole(master))
 
 
 def _reload(master: Master, request: Request) -> None:
@@ -90,7 +90,7 @@ class Admin:
         return self._master.generation.access
 
     def status(self) -> dict[str, Any]:
-        return self.access().shown(status.report(self._master))
+        return self.access().shown(status.whole(self._master))
 
     def not_ready(self) -> str:
         return self.access().shown_text(status.why_not_ready(self._master))

@@ -164,6 +164,35 @@ def test_every_problem_at_once(tmp_path: Path) -> None:
     assert by_key["log-level"] == "must be debug, info, warning or error"
 
 
+def test_what_another_server_calls_it_is_answered_where_it_stands(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "f.toml", 'host = "::"\nworker_class = "sync"\nlog-level = "critical"\nreload = true\n'
+    )
+    environ = {"FORKD_PORT": "80", "FORKD_PID": "/x", "FORKD_KEYFILE": "k", "FORKD_CONFIG": file}
+    found = {p.key: p.allowed for p in problems(sources(environ=environ))}
+    assert found["host"] == (
+        'no such option; a flag of uvicorn and granian; here it is bind = "HOST:PORT"'
+    )
+    assert 'here it is model = "NAME"' in found["worker_class"]
+    assert found["log-level"] == "must be debug, info, warning or error; write error"
+    assert "forkd reload" in found["reload"]
+    assert found["FORKD_PORT"].endswith("here it is FORKD_BIND=HOST:PORT")
+    assert found["FORKD_PID"].endswith("here it is FORKD_PIDFILE=PATH")
+    assert "not here, because forkd speaks plain HTTP" in found["FORKD_KEYFILE"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1h", 3600.0), ("1.5 h", 5400.0), ("2d", 172800.0)])
+def test_hours_and_days(text: str, seconds: float) -> None:
+    assert sources("--timeout", text).load().timeout == seconds
+
+
+def test_too_many_days_are_answered() -> None:
+    (found,) = problems(sources("--timeout", "12d"))
+    assert found.allowed == (
+        "must be seconds from 0 to 1000000, or with a unit: 500ms, 2s, 5m, 1h, 1d"
+    )
+
+
 def test_an_overruled_wrong_value_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path / "f.toml", "timeout = 'soon'")
     found = problems(sources("-c", file, "--timeout", "1"))
@@ -171,7 +200,12 @@ def test_an_overruled_wrong_value_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_wrong_application(tmp_path: Path) -> None:
-    assert [p.where for p in problems(sources("app"))] == ["argument APP"]
+    for wrong in ("app:", ":app", "", "a\tb"):
+        assert [p.where for p in problems(sources(wrong))] == ["argument APP"]
+
+
+def test_a_module_alone_is_an_application() -> None:
+    assert sources("mysite.wsgi").load().app == "mysite.wsgi"
 
 
 def test_both_spellings_in_one_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 
 import pytest
@@ -75,6 +76,57 @@ def test_status_as_a_table(service: Service) -> None:
         assert word in table
     for pid in service.worker_pids():
         assert str(pid) in table
+
+
+def test_status_tells_of_five_kill_9(service: Service) -> None:
+    """It said nothing of them: five new workers, and a service that runs."""
+    service.expected_errors = ["SIGKILL"]
+    service.start()
+    for count in range(1, 6):
+        pid = service.worker_pids()[0]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda c=count: service.live()["totals"]["untimely"] == {"SIGKILL": c}, "it is counted")
+        until(lambda p=pid: len(set(service.worker_pids()) - {p}) == 2, "another in its place")
+    text = service.ok("status")
+    assert "died         5 workers: 5 SIGKILL; the last:" in text
+    assert f"ago: worker {service.live()['departures'][-1]['slot']} (pid {pid}), SIGKILL, age " in text
+    status = service.status()
+    assert status["totals"]["exits"] == {"SIGKILL": 5}
+    service.ok("upgrade")
+    assert "died         5 workers: 5 SIGKILL; the last:" in service.ok("status")
+    assert service.ok("status").count("SIGKILL") == 1  # the details were the master's before
+
+
+def test_status_tells_of_a_crash_loop_before_anything_else(service: Service) -> None:
+    service.expected_errors = [""]
+    service.start()
+    service.write_app("raise LookupError('broken on purpose')\n")
+    for pid in service.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: service.live()["master"]["state"] == "crash-loop", "the breaker", 15)
+    lines = service.ok("status").splitlines()
+    assert lines[0].endswith(f"[{service.name}] crash-loop")
+    assert "children in a row crashed" in lines[1]
+    before_the_rest = lines[: lines.index(next(x for x in lines if x.startswith("master ")))]
+    assert "  LookupError: broken on purpose" in before_the_rest
+    assert any("/app.py" in line and "line 1" in line for line in before_the_rest)
+    assert any(" boot, exit code 3, " in line for line in lines)
+
+
+@pytest.mark.parametrize("access", [[], ["--access-log", "access.log"]], ids=" ".join)
+def test_status_names_the_files(service: Service, access: list[str]) -> None:
+    file = service.dir / "c.toml"
+    file.write_text(f'bind = "unix:{service.dir}/web.sock"\nadmin = "127.0.0.1:0"\nworkers = 2\n')
+    service.start("-c", str(file), *access)
+    text = service.ok("status")
+    for label, path in (
+        ("config     ", file), ("pid file   ", service.pidfile), ("control    ", service.control),
+        ("error log  ", service.error_log),
+    ):  # fmt: skip
+        assert f" {label}{path}\n" in text
+    assert (f" access log {service.dir}/access.log\n" in text) == bool(access)
+    assert f"listening    unix:{service.dir}/web.sock, " in text
+    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 100
 
 
 def test_the_shape_of_status_json(service: Service) -> None:

@@ -1,0 +1,277 @@
+"""Flags of other servers: what each is here, or why there is none.
+
+The table. Read by spelling.py, only where an option is unknown, and by scripts/reference.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+GUNICORN, UVICORN, GRANIAN, UWSGI = "gunicorn", "uvicorn", "granian", "uWSGI"
+
+
+class Foreign(NamedTuple):
+    """A row. A name that ends with * stands for all that begin so."""
+
+    names: str  # separated by spaces
+    whose: tuple[str, ...]
+    here: str  # forkd's spelling; "" if there is none
+    words: str = ""  # what else is to be said of it; or, without a spelling, what follows "because"
+
+
+_NO_TLS = "forkd speaks plain HTTP/1.1: TLS is the front's (etc/nginx.conf)"
+_NO_HTTP2 = "forkd speaks HTTP/1.1: HTTP/2 is the front's (etc/nginx.conf)"
+_NO_ASGI = "ASGI and WebSocket are not served yet: WSGI and streams are"
+_NO_STATIC = "a front serves files better (etc/nginx.conf), and WhiteNoise does it in the application"
+_STRICT = "what is no proper request is refused, or two servers in a row would read it differently"
+_FRONT = (
+    "forkd does not interpret X-Forwarded-*: the application's middleware does (ProxyFix, "
+    "SECURE_PROXY_SSL_HEADER)"
+)
+_ENVIRONMENT = "forkd passes its own environment on: NAME=value forkd start …, or the unit's Environment="
+
+#: What is more special comes first: a family with * takes what is left.
+FOREIGN: tuple[Foreign, ...] = (
+    # where it listens
+    Foreign("--host --port", (UVICORN, GRANIAN), "--bind HOST:PORT"),
+    Foreign("--http-socket --socket -s", (UWSGI,), "--bind HOST:PORT", "which speaks HTTP"),
+    Foreign("--http", (UWSGI, UVICORN, GRANIAN), "--bind HOST:PORT", "HTTP/1.1 is all that is spoken"),
+    Foreign("--uds", (UVICORN, GRANIAN), "--bind unix:PATH"),
+    Foreign("--fd", (UVICORN,), "--bind fd://N"),
+    Foreign("--listen -l", (UWSGI,), "--backlog N"),
+    Foreign("--uds-permissions", (GRANIAN,), "", "the directory of the socket says who may connect"),
+    Foreign("--chmod-socket --chown-socket -C", (UWSGI,), "",
+            "the directory of the socket says who may connect"),
+    Foreign("--abstract-socket --freebind", (UWSGI,), "", "forkd binds what is there: TCP, or a path"),
+    Foreign("--reuse-port", (GUNICORN, UWSGI), "--accept reuseport"),
+    Foreign("--thunder-lock", (UWSGI,), "--accept lock", "which is the default"),
+    # the application
+    Foreign("--module --wsgi-file --wsgi --file --callable", (UWSGI,), "forkd start MODULE:ATTRIBUTE"),
+    Foreign("--wsgi-app", (GUNICORN,), "forkd start MODULE:ATTRIBUTE"),
+    Foreign("--factory --no-factory", (UVICORN, GRANIAN), "forkd start 'MODULE:FACTORY()'"),
+    Foreign("--app-dir", (UVICORN,), "--chdir DIR", "from where the application is imported"),
+    Foreign("--working-dir", (GRANIAN,), "--chdir DIR"),
+    Foreign("--pythonpath --python-path --pp", (GUNICORN, UWSGI), "--chdir DIR",
+            "from where the application is imported, or PYTHONPATH in the environment"),
+    Foreign("--home --virtualenv --venv --pyhome -H", (UWSGI,), "",
+            "the Python that runs forkd is the application's: install forkd into its environment"),
+    Foreign("--env -e", (GUNICORN, UWSGI), "", _ENVIRONMENT),
+    Foreign("--env-file --env-files", (UVICORN, GRANIAN), "", _ENVIRONMENT),
+    Foreign("--raw-env", (GUNICORN,), "", _ENVIRONMENT),
+    Foreign("--preload-app", (GUNICORN,), "--preload"),
+    Foreign("--lazy --lazy-apps", (UWSGI,), "--no-preload", "which is the default"),
+    Foreign("--paste --paster --paste-global --ini-paste", (GUNICORN, UWSGI), "",
+            "the application is module:attribute; a call may be in it, 'project:make(\"site.ini\")'"),
+    Foreign("--root-path --url-path-prefix --mount --manage-script-name", (GUNICORN, UVICORN, GRANIAN, UWSGI),
+            "", "SCRIPT_NAME is empty: the application's middleware mounts it (DispatcherMiddleware, "
+            "FORCE_SCRIPT_NAME)"),
+    Foreign("--need-app", (UWSGI,), "", "an application that cannot be imported always ends the start"),
+    Foreign("--single-interpreter --enable-threads --no-site", (UWSGI,), "",
+            "it is always so: one interpreter, threads allowed, site imported"),
+    Foreign("--reset-contextvars", (UVICORN,), "", _NO_ASGI),
+    # new code
+    Foreign("--reload --no-reload", (GUNICORN, UVICORN, GRANIAN, UWSGI), "",
+            "forkd looks at no files: `forkd reload` replaces the workers without losing a request; "
+            "while you write, `git ls-files | entr forkd reload`"),
+    Foreign("--reload-on-rss --evil-reload-on-rss", (UWSGI,), "--max-rss SIZE"),
+    Foreign("--reload-mercy --worker-reload-mercy", (UWSGI,), "--graceful-timeout SECONDS"),
+    Foreign("--reload-* --py-autoreload --py-auto-reload --touch-reload --touch-*",
+            (GUNICORN, UVICORN, GRANIAN, UWSGI), "",
+            "forkd looks at no files: `forkd reload` replaces the workers without losing a request"),
+    # workers
+    Foreign("--worker-class", (GUNICORN,), "--model NAME",
+            "see `forkd models`; --threads N is what gthread does"),
+    Foreign("--processes", (UWSGI,), "--workers N"),
+    Foreign("--cheaper", (UWSGI,), "--workers MIN:MAX"),
+    Foreign("--cheaper-*", (UWSGI,), "--workers MIN:MAX", "which follows the load by itself"),
+    Foreign("--blocking-threads --runtime-blocking-threads", (GRANIAN,), "--threads N"),
+    Foreign("--gevent --async --asyncio --ugreen --loop --asgi-loop --runtime-mode --runtime-threads "
+            "--task-impl --blocking-threads-idle-timeout", (GRANIAN, UVICORN, GUNICORN, UWSGI), "",
+            "the model decides who waits and who works: --model NAME, see `forkd models`"),
+    Foreign("--backpressure", (GRANIAN,), "--worker-connections N"),
+    Foreign("--limit-concurrency", (UVICORN,), "--worker-connections N",
+            "beyond which clients wait in the accept queue; --shed-after SECONDS answers 503"),
+    Foreign("--worker-tmp-dir", (GUNICORN,), "", "workers show that they live in memory, not by a file"),
+    Foreign("--cpu-affinity", (UWSGI,), "", "the kernel places them better; taskset(1) sets it for all"),
+    Foreign("--respawn-*", (GRANIAN,), "", "a worker that dies is always replaced, later each time"),
+    Foreign("--limit-max-requests", (UVICORN,), "--max-requests N"),
+    Foreign("--limit-max-requests-jitter", (UVICORN,), "--max-requests-jitter N"),
+    Foreign("--max-requests-delta", (UWSGI,), "--max-requests-jitter N"),
+    Foreign("--workers-lifetime", (GRANIAN,), "--max-age SECONDS"),
+    Foreign("--max-worker-lifetime", (UWSGI,), "--max-age SECONDS"),
+    Foreign("--max-worker-lifetime-delta", (UWSGI,), "--max-age-jitter SECONDS"),
+    Foreign("--min-worker-lifetime", (UWSGI,), "", "one worker at a time is replaced, whatever is due"),
+    Foreign("--workers-max-rss", (GRANIAN,), "--max-rss SIZE"),
+    Foreign("--rss-sample-interval --rss-samples", (GRANIAN,), "", "memory is looked at every 5 seconds"),
+    # time and size
+    Foreign("--harakiri", (UWSGI,), "--timeout SECONDS"),
+    Foreign("--harakiri-*", (UWSGI,), "", 
+            "the error log always says what the worker was at, with its stacks"),
+    Foreign("--timeout-worker-healthcheck", (UVICORN,), "--timeout SECONDS"),
+    Foreign("--timeout-keep-alive", (UVICORN,), "--keep-alive SECONDS"),
+    Foreign("--keepalive --http-keepalive --so-keepalive", (GUNICORN, UWSGI), "--keep-alive SECONDS"),
+    Foreign("--http1-keep-alive --no-http1-keep-alive", (GRANIAN,), "--keep-alive SECONDS", "0 is never"),
+    Foreign("--timeout-graceful-shutdown", (UVICORN,), "--graceful-timeout SECONDS"),
+    Foreign("--workers-kill-timeout", (GRANIAN,), "--graceful-timeout SECONDS"),
+    Foreign("--http1-header-read-timeout", (GRANIAN,), "--header-timeout SECONDS"),
+    Foreign("--http-timeout --socket-timeout --http-to", (UWSGI,), "--body-timeout SECONDS",
+            "--write-timeout SECONDS and --header-timeout SECONDS"),
+    Foreign("--limit-request-field-size", (GUNICORN,), "--limit-request-head SIZE",
+            "for all lines together; one may have 8190 bytes"),
+    Foreign("--h11-max-incomplete-event-size", (UVICORN,), "--limit-request-head SIZE"),
+    Foreign("--buffer-size", (UWSGI,), "--limit-request-head SIZE"),
+    Foreign("--limit-post", (UWSGI,), "--limit-request-body SIZE"),
+    Foreign("--post-buffering", (UWSGI,), "--body-buffer SIZE"),
+    Foreign("--http1-buffer-size --http1-pipeline-flush --no-http1-pipeline-flush", (GRANIAN,), "",
+            "forkd has no such buffer: it reads what has come, and sends answers at once"),
+    Foreign("--offload-threads --no-sendfile", (UWSGI, GUNICORN), "",
+            "files of wsgi.file_wrapper are always sent by sendfile(2), and hold no worker"),
+    # logs
+    Foreign("--access-logfile --accesslog --req-logger", (GUNICORN, UWSGI), "--access-log PATH"),
+    Foreign("--no-access-log --disable-logging -L", (UVICORN, GRANIAN, UWSGI),
+            "--access-log none", "which is the default"),
+    Foreign("--access-logformat --access-log-format --access-log-fmt --logformat",
+            (GUNICORN, GRANIAN, UWSGI), "", "there are two formats: --log-format text or json"),
+    Foreign("--error-logfile --errorlog --log-file", (GUNICORN,), "--error-log PATH"),
+    Foreign("--logto --logto2 --logger --daemonize --daemonize2 -d", (UWSGI,), "--error-log PATH",
+            "forkd detaches by itself"),
+    Foreign("--loglevel", (GUNICORN,), "--log-level LEVEL"),
+    Foreign("--log --no-log", (GRANIAN,), "--log-level LEVEL"),
+    Foreign("--verbose", (), "--log-level debug"),
+    Foreign("--quiet -q", (), "--log-level error"),
+    Foreign("--capture-output --disable-redirect-access-to-syslog --enable-stdio-inheritance", (GUNICORN,),
+            "",             "what the application prints is always in the error log"),
+    Foreign("--use-colors --no-use-colors", (UVICORN,), "", "logs have no colours"),
+    Foreign("--log-config --log-config-json --logger-class --logconfig", (GUNICORN, UVICORN, GRANIAN), "",
+            "the application configures its own logging; forkd's is --log-level and --log-format"),
+    Foreign("--log-syslog* --syslog", (GUNICORN,), "",
+            "the journal, or what reads a file, passes lines on: --error-log PATH, or - in the foreground"),
+    Foreign("--log-maxsize --log-date --log-master --log-4xx --log-5xx --log-slow --log-x-forwarded-for",
+            (UWSGI,), "", "the lines of the logs are fixed; logrotate rotates them, then SIGUSR1"),
+    # the process
+    Foreign("--daemon -D", (GUNICORN,), "forkd start",
+            "which detaches by itself; -f stays in the foreground"),
+    Foreign("--no-daemon --nodaemon", (), "--foreground"),
+    Foreign("--pid --pid-file --pidfile2 --safe-pidfile", (GUNICORN, GRANIAN, UWSGI), "--pidfile PATH"),
+    Foreign("-p", (GUNICORN, UWSGI), "--pidfile PATH", "and uWSGI's -p is --workers N"),
+    Foreign("--proc-name --process-name --procname --procname-prefix --procname-master --auto-procname "
+            "--default-proc-name", (GUNICORN, GRANIAN, UWSGI), "--name NAME"),
+    Foreign("-n", (GUNICORN,), "--name NAME"),
+    Foreign("--uid", (UWSGI,), "--user NAME"),
+    Foreign("--gid", (UWSGI,), "--group NAME"),
+    Foreign("-u", (GUNICORN,), "--user NAME"),
+    Foreign("-g", (GUNICORN,), "--group NAME"),
+    Foreign("--initgroups", (GUNICORN,), "", "workers always have the groups of their user"),
+    Foreign("-t", (GUNICORN, UWSGI), "--timeout SECONDS"),
+    Foreign("-R", (GUNICORN, UWSGI), "--max-requests N",
+            "if it is uWSGI's; what gunicorn's does is always so"),
+    Foreign("--master -M --vacuum --die-on-term --strict --honour-stdin", (UWSGI,), "",
+            "it is always so: a master, files removed at the end, SIGTERM ends, unknown options are errors"),
+    Foreign("--ini --yaml --yml --xml --json", (UWSGI,), "--config FILE", "which is TOML (etc/forkd.toml)"),
+    Foreign("--plugin* --need-plugin*", (UWSGI,), "", "forkd has no plugins: it serves Python"),
+    Foreign("--set --set-placeholder", (UWSGI,), "", "the file is plain TOML (etc/forkd.toml)"),
+    Foreign("--check-config", (GUNICORN,), "forkd check"),
+    Foreign("--print-config --show-config", (GUNICORN, UWSGI), "",
+            "`forkd check` reads and judges it; docs/reference/options.md has the defaults"),
+    Foreign("--version -V", (), "forkd --version"),
+    Foreign("-v", (), "forkd --version", "and for more in the log --log-level debug"),
+    Foreign("--spew", (GUNICORN,), "", "the error log has the stacks of a worker that hangs"),
+    Foreign("--stop", (UWSGI,), "forkd stop"),
+    Foreign("--master-fifo", (UWSGI,), "",
+            "the verbs are sent to a socket of forkd's own: forkd --help"),
+    Foreign("--chroot --cap --limit-as --limit-nproc --cgroup* --namespace* --unshare* --pivot* --prio",
+            (UWSGI,), "",
+            "the service manager does that: RootDirectory=, LimitNOFILE=, MemoryMax= of systemd"),
+    Foreign("--idle --die-on-idle", (UWSGI,), "--workers 0:N",
+            "which keeps no worker while there is nothing to do"),
+    Foreign("--ignore-sigpipe --ignore-write-errors --disable-write-exception --catch-exceptions "
+            "--reload-on-exception --memory-report", (UWSGI,), "",
+            "a client that leaves ends its own request only, and an exception is a 500 and a traceback"),
+    # observing
+    Foreign("--stats --stats-http --stats-server", (UWSGI,), "--admin ADDR",
+            "with /status.json and /metrics"),
+    Foreign("--alarm* --carbon* --snmp* --rrdtool* --nagios --stats-push* --metric-*", (UWSGI,), "",
+            "metrics are for Prometheus, at --admin ADDR, and it alarms (etc/prometheus-rules.yml)"),
+    Foreign("--metrics --metrics-address --metrics-port", (GRANIAN,), "--admin ADDR",
+            "which is on by default"),
+    Foreign("--no-metrics", (GRANIAN,), "--admin none"),
+    Foreign("--metrics-scrape-interval --enable-backlog-metric", (GRANIAN, GUNICORN), "",
+            "metrics are read when they are asked for, the accept queue's among them"),
+    Foreign("--statsd-* --dogstatsd-tags", (GUNICORN,), "", "metrics are for Prometheus, at --admin ADDR"),
+    Foreign("--control-socket", (GUNICORN,), "--control PATH"),
+    Foreign("--no-control-socket --control-socket-mode", (GUNICORN,), "",
+            "the verbs need it; its mode is 0600, and only root and the master's user are heard"),
+    # protocols
+    Foreign("--certfile --keyfile --ca-certs --cert-reqs --ciphers --do-handshake-on-connect "
+            "--suppress-ragged-eofs --https --https2 --ssl-*", (GUNICORN, UVICORN, GRANIAN, UWSGI), "",
+            _NO_TLS),
+    Foreign("--http2* --http-protocols", (GUNICORN, UVICORN, GRANIAN), "", _NO_HTTP2),
+    Foreign("--ws --no-ws --ws-* --websocket-* --lifespan --asgi-*", (UVICORN, GRANIAN, GUNICORN), "",
+            _NO_ASGI),
+    Foreign("--protocol --uwsgi-allow-from --uwsgi-socket --fastcgi-* --scgi-* --http-parser",
+            (GUNICORN, UWSGI), "", "forkd speaks HTTP/1.1, which every front does, and has one parser"),
+    Foreign("--proxy-protocol --proxy-allow-from --enable-proxy-protocol", (GUNICORN, UWSGI), "",
+            "forkd does not read the PROXY protocol: have the front speak HTTP"),
+    Foreign("--proxy-headers --no-proxy-headers --forwarded-allow-ips --secure-scheme-headers",
+            (GUNICORN, UVICORN), "", _FRONT),
+    Foreign("--forwarder-headers --header-map --strip-header-spaces --casefold-http-method --permit-*",
+            (GUNICORN,), "", _STRICT),
+    Foreign("--server-header --no-server-header --date-header --no-date-header --header --add-header",
+            (UVICORN, UWSGI), "",
+            "the application sets headers, Server and Date among them, or the front does"),
+    Foreign("--http-* --fastrouter* --rawrouter* --sslrouter* --subscri*", (UWSGI,), "",
+            "there is no router process: --bind HOST:PORT is the workers' own"),
+    # what is no server's business here
+    Foreign("--static-* --check-static --offload*", (GRANIAN, UWSGI), "", _NO_STATIC),
+    Foreign("--route* --vhost*", (UWSGI,), "", "routing is the front's, or the application's"),
+    Foreign("--emperor* --vassal* --zerg* --legion*", (UWSGI,), "",
+            "a service manager runs many daemons: one unit each, and `forkd list` finds them"),
+    Foreign("--spooler* --mule --mules --farm --cron* --timer --signal* --dirty-*", (UWSGI, GUNICORN), "",
+            "forkd has no background jobs: a queue (Celery, RQ) or a timer of systemd does them"),
+    Foreign("--attach-daemon* --smart-attach-daemon* --exec-* --worker-exec*", (UWSGI,), "",
+            "a service manager runs other programs; --hooks MODULE calls functions"),
+    Foreign("--hook-* --call-* --import --py-import --python-import --shared-import", (UWSGI,),
+            "--hooks MODULE"),
+    Foreign("--cache* --queue* --sharedarea* --locks --rpc-*", (UWSGI,), "",
+            "forkd shares no data between workers: Redis or a file does"),
+)  # fmt: skip
+
+
+class Value(NamedTuple):
+    """What is written in other servers as the value of an option that forkd has, too."""
+
+    option: str
+    pattern: str
+    words: str
+
+
+VALUES: tuple[Value, ...] = (
+    Value("interface", r"sync", "gunicorn's worker class sync is what forkd does by default: leave -k out"),
+    Value("interface", r"gthread", "gunicorn's worker class gthread is --threads N here"),
+    Value(
+        "interface", r"gevent|eventlet|tornado|gaiohttp|gunicorn\..*|ggevent|meinheld.*|egg:.*",
+        "gunicorn's worker class is not here; --threads N, or a --model, see `forkd models`",
+    ),
+    Value("interface", r"uvicorn.*|asgi\d|asginl|rsgi", "ASGI is not served yet"),
+    Value("interface", r"auto", "forkd finds out by itself: leave it out"),
+    Value("log-level", r"(?i)critical|fatal|off|none|quiet", "write error"),
+    Value("log-level", r"(?i)warn", "write warning"),
+    Value("log-level", r"(?i)notice", "write info"),
+    Value("log-level", r"(?i)trace|verbose", "write debug"),
+    Value("model", r"(0o)?[0-7]{1,4}", "gunicorn's -m is --umask here"),
+    Value("model", r"sync|gthread|gevent|eventlet|tornado", "see `forkd models`"),
+    Value("workers", r"[A-Za-z_]\w*([.:]\w+)+", "uWSGI's -w is the argument here: forkd start MODULE"),
+)  # fmt: skip
+
+#: Verbs that people look for, and what does it here.
+VERBS: dict[str, str] = {
+    **dict.fromkeys(("run", "serve", "runserver", "up", "exec", "launch"), "forkd start"),
+    **dict.fromkeys(("kill", "quit", "down", "shutdown", "terminate"), "forkd stop"),
+    **dict.fromkeys(("ls", "ps", "daemons", "top"), "forkd list"),
+    **dict.fromkeys(("test", "configtest", "validate", "lint"), "forkd check"),
+    **dict.fromkeys(("info", "show", "stats", "stat"), "forkd status"),
+    **dict.fromkeys(("hup", "refresh"), "forkd reload"),
+    "version": "forkd --version",
+    "help": "forkd --help",
+    "reopen": "kill -USR1 PID",
+}
