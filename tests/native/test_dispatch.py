@@ -15,6 +15,7 @@ import re
 import socket
 from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from forkd.models.intake import ListenerIntake
 from forkd.models.proactor import Proactor
 from forkd.models.unit import Unit
 from forkd.native import native
+from forkd.system import scoreboard
 from forkd.system.lease import Lease, make_bells
 from forkd.system.scoreboard import (
     ACCEPTED,
@@ -350,6 +352,26 @@ def test_an_early_connection_is_none_of_ours_until_it_is_more_than_brief() -> No
     service.send(3, HEADS[0])
     service.send(3, LAST)
     assert [heard.count(b"200 OK") for heard in service.heard] == [1, 1, 1, 2]
+    assert service.outcome()[-1] == (4, 0)
+
+
+def test_that_native_code_accepts_does_not_keep_the_loop_from_asking_how_long_they_waited() -> None:
+    service = brief()
+    asked: list[int] = []
+    look_at = service.loop.accept_wait.look_at
+    service.loop.accept_wait = SimpleNamespace(due=NEVER, look_at=lambda fd, now: asked.append(fd))
+    service.send(1, LAST)
+    assert asked == []  # native code has had it
+    service.loop.accept_wait.due = 0.0
+    service.send(2, LAST)
+    assert len(asked) == 1
+    look_at(service.clients[2].fileno(), 5.0)  # a unix socket: it has no clock
+    assert sum(service.row.cells[scoreboard.WAITS : scoreboard.OCCUPIED]) == 0
+    service.loop.accept_wait.due = NEVER
+    service.send(3, LAST)
+    assert len(asked) == 1
+    assert service.loop.dispatcher.brief is not None
+    assert [heard.count(b"200 OK") for heard in service.heard] == [1, 1, 1, 1]
     assert service.outcome()[-1] == (4, 0)
 
 

@@ -18,7 +18,11 @@ CONTRACT = [
     "forkd_connections", "forkd_connections_accepted_total", "forkd_workers",
     "forkd_worker_exits_total", "forkd_worker_rss_bytes", "forkd_accept_queue_length",
     "forkd_accept_queue_limit", "forkd_leader_promotions_total", "forkd_reloads_total",
-    "forkd_generation", "forkd_build_info",
+    "forkd_generation", "forkd_build_info", "forkd_worker_threads", "forkd_accept_queue_high_water",
+    "forkd_accept_queue_high_water_since_start", "forkd_queue_wait_seconds", "forkd_received_bytes_total",
+    "forkd_sent_bytes_total", "forkd_worker_cpu_seconds_total", "forkd_uptime_seconds",
+    "process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds",
+    "process_open_fds", "process_max_fds",
 ]  # fmt: skip
 
 

@@ -16,10 +16,13 @@ from forkd.system.scoreboard import (
     CONNECTIONS,
     GAUGES,
     IN_FLIGHT,
+    OCCUPIED,
+    RECEIVED,
     REFUSED,
     REFUSED_CELLS,
     REQUEST,
     REQUESTS,
+    SENT,
     WORKING,
     Lanes,
     Scoreboard,
@@ -246,3 +249,86 @@ def test_failures_of_accept_are_counted_by_reason() -> None:
     board.lanes[2][0].failed(errno.ENFILE)
     found = {reason: count for reason, count in board.failures().items() if count}
     assert found == {"EMFILE": 2, "ENFILE": 1, "ECONNABORTED": 1, "other": 2}
+
+
+def test_durations_are_apart_by_class_of_status() -> None:
+    board = Scoreboard(1)
+    for status in (0, 100, 200, 204, 304, 404, 499, 503, 599, 600, -1):
+        serve(board, 1, status)
+    board.fold(1)
+    serve(board, 1, 201)
+    counts = {name: found[0][-1] for name, found in board.durations_by_class().items()}
+    assert counts == {
+        "none": ("+Inf", 3.0), "1xx": ("+Inf", 1.0), "2xx": ("+Inf", 3.0), "3xx": ("+Inf", 1.0),
+        "4xx": ("+Inf", 2.0), "5xx": ("+Inf", 2.0),
+    }  # fmt: skip
+    assert board.durations()[0][-1] == ("+Inf", 12.0)
+
+
+def test_waits_are_told_by_queue() -> None:
+    board = Scoreboard(2)
+    for ns in (-5, 0, 1_000_000, 1_000_001, 20_000_000, 11_000_000_000):
+        board.lanes[1][0].waited(scoreboard.THREAD_QUEUE, ns)
+    board.fold(1)
+    board.lanes[2][0].waited(scoreboard.WORKER_QUEUE, 20_000_000)
+    found = board.waits()
+    assert found["accept"] == ([(name, 0.0) for name, _ in found["accept"][0]], 0.0)
+    counts = dict(found["thread"][0])
+    assert (counts["0.001"], counts["0.005"], counts["0.025"]) == (3, 4, 5)
+    assert (counts["10.0"], counts["+Inf"]) == (5, 6)
+    assert found["thread"][1] == pytest.approx(11.022000001)
+    assert dict(found["worker"][0])["+Inf"] == 1
+
+
+def test_bytes_that_a_thread_of_the_application_moves_are_counted_too() -> None:
+    board = Scoreboard(1, threads=2)
+    lanes = Lanes(board.lanes[1], True)
+    lanes.bind()
+
+    def run() -> None:
+        lanes.ledger.received(5)
+        lanes.ledger.sent(7)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    lanes.ledger.received(100)
+    assert (board.total(RECEIVED), board.total(SENT)) == (105, 7)
+
+
+def test_a_thread_of_a_pool_says_since_when_it_has_its_task() -> None:
+    board = Scoreboard(1, threads=1)
+    row = board.lanes[1][0]
+    row.occupy(None)
+    assert row.cells[OCCUPIED] > 0
+    row.vacate()
+    row.occupy(0.0)
+    assert dict(board.waits()["thread"][0])["+Inf"] == 1
+    board.fold(1)
+    assert row.cells[OCCUPIED] == 0
+    assert board.total(OCCUPIED) == 0
+
+
+def test_processor_time_goes_to_the_next_master_as_far_as_it_is_known() -> None:
+    old, new = Scoreboard(2), Scoreboard(2)
+    old.spend(1, 500)
+    new.spend(1, 7)
+    first = old.export({1: 30, 2: 40})
+    new.absorb(first)
+    assert [new.cpu_ns(slot) for slot in (0, 1, 2)] == [0, 537, 40]
+    old.spend(1, 35)
+    old.spend(2, 41)
+    new.absorb(old.export(), first)
+    assert [new.cpu_ns(slot) for slot in (0, 1, 2)] == [0, 542, 41]
+
+
+def test_totals_of_a_version_that_knew_fewer_counters_are_taken_as_they_are() -> None:
+    """Its list is shorter, and has no processor times; what it has is where it was."""
+    old, new = Scoreboard(1), Scoreboard(1)
+    serve(old, 1, 404)
+    row = old.lanes[1][0]
+    row.cells[ACCEPTED] = 3
+    totals, accepted, _ = old.export()
+    new.absorb([totals[: scoreboard.FULL_SINCE + 1], accepted])
+    assert (new.total(REQUESTS), new.codes(), new.accepted(1)) == (1, {404: 1}, 3)
+    assert new.durations()[0][-1] == ("+Inf", 0.0)
