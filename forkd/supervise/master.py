@@ -282,7 +282,9 @@ class Master:
             case plan.Retire(child, why):
                 return self._retire(child, why)
             case plan.Kill(child, plan.BOOT_TIMEOUT):
-                self.departures.end_boot(child, self.generation_of(child).config.boot_timeout)
+                generation = self.generation_of(child)
+                assert generation is not None
+                self.departures.end_boot(child, generation.config.boot_timeout)
                 return True
             case plan.Kill(child, why):
                 limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"
@@ -450,8 +452,9 @@ class Master:
         """The newest first."""
         return [self.generation, *reversed(self._leaving)]
 
-    def generation_of(self, child: Child) -> Generation:
-        return next(g for g in self._generations() if g.number == child.generation)
+    def generation_of(self, child: Child) -> Generation | None:
+        """None when that was withdrawn, and the child killed with it."""
+        return next((g for g in self._generations() if g.number == child.generation), None)
 
     def _generations(self) -> list[Generation]:
         """All that have listeners or a lease open."""

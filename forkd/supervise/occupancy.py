@@ -21,11 +21,14 @@ class Occupancy(NamedTuple):
     idle: int
 
 
-def occupancy(config: Config, state: State, serves: bool, lanes: list[Row]) -> Occupancy:
-    """Of one worker, by its lanes of the scoreboard, the main thread's first. `serves`: its generation gets
-    connections; a worker that does not, or that retires, has no thread to spare."""
+def occupancy(config: Config | None, state: State, serves: bool, lanes: list[Row]) -> Occupancy:
+    """Of one worker, by its lanes of the scoreboard, the main thread's first. `config`: its generation's;
+    None when that was withdrawn. `serves`: its generation gets connections; a worker that does not, or that
+    retires, has no thread to spare."""
+    if config is None or state not in (State.READY, State.RETIRING):
+        return Occupancy(0, 0)
     threads = _threads(config)
-    busy = min(threads, _busy(config, lanes)) if state in (State.READY, State.RETIRING) else 0
+    busy = min(threads, _busy(config, lanes))
     return Occupancy(busy, threads - busy if state is State.READY and serves else 0)
 
 

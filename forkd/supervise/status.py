@@ -166,8 +166,9 @@ def _worker(master: Master, child: Child) -> dict[str, Any]:
     board, slot, now = master.board, child.slot, monotonic_ns()
     busy, serving = board.working(slot, now), board.longest(slot, now)
     generation = master.generation_of(child)
+    config = None if generation is None else generation.config
     serves = generation in master.generations_that_serve()
-    threads = occupancy(generation.config, child.state, serves, board.used(slot))
+    threads = occupancy(config, child.state, serves, board.used(slot))
     return {
         "slot": child.slot,
         "number": child.worker_number,

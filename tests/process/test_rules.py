@@ -51,7 +51,7 @@ def test_every_metric_of_an_alert_is_scraped(service: Service) -> None:
         assert re.search(wanted, page, re.M), (name, label)
 
 
-#: By alert, series that have it go off at 20 minutes, a sample each minute ("a+bxn": from a on, n times b more).
+#: By alert, series that have it go off at 20 minutes; a sample each minute ("a+bxn": a, then n times b more).
 SERIES = {
     "ForkdDown": ['up{job="forkd",instance="a"}', "0x30"],
     "ForkdNotReady": ['forkd_ready{instance="a"}', "0x30"],

@@ -86,6 +86,30 @@ def test_busy_threads_and_idle_ones(service: Service, flags: list[str], held: in
     until(lambda: threads() == (0, held + idle), "all idle again")
 
 
+def test_status_is_told_while_the_workers_of_a_failed_reload_are_killed(service: Service) -> None:
+    """They take a moment to end, and nothing is known of their generation any more."""
+    service.expected_errors = ["reload failed", "on purpose", "Traceback", "gone: boot"]
+    service.start("-w", "4")
+    service.write_app(
+        """
+        import os, time
+        kept = bytearray(b"x") * (64 << 20)  # which takes the kernel a while to take back
+        try:
+            os.close(os.open("failed", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            time.sleep(60)
+        time.sleep(0.5)
+        raise RuntimeError("on purpose")
+        """
+    )
+    answers: set[int] = set()
+    service.signal(signal.SIGHUP)
+    while "reload failed" not in service.log() or len(service.live()["workers"]) > 4:
+        answers.add(service.admin("/metrics")[0])
+    assert answers == {200}
+    assert service.metric("forkd_worker_threads") == 4
+
+
 # ---- the accept queue ---------------------------------------------------------------------
 
 

@@ -42,3 +42,4 @@ def test_who_is_busy(
     assert occupancy(config, State.RETIRING, True, lanes) == (busy, 0)
     assert occupancy(config, State.STARTING, True, lanes) == (0, 0)
     assert occupancy(config, State.KILLED, True, lanes) == (0, 0)
+    assert occupancy(None, State.KILLED, False, lanes) == (0, 0)  # of a reload that has failed
