@@ -126,7 +126,7 @@ def gather(
         ],
     }
     histograms = {
-        "forkd_request_duration_seconds": board.durations_by_class(),
+        "forkd_request_duration_seconds": board.durations(),
         "forkd_queue_wait_seconds": board.waits(),
     }
     return Sample(values, histograms, list(process.collect()))

@@ -437,13 +437,9 @@ class Scoreboard:
         """Failures of accept(2), by reason."""
         return {reason: self.total(FAILURES + i) for i, reason in enumerate(REASONS)}
 
-    def durations(self) -> tuple[list[tuple[str, float]], float]:
-        """The cumulative histogram as (upper bound, count) and the sum in seconds."""
-        found = [self._totals(first, DURATION_CELLS) for first in DURATION_BLOCKS]
-        return _histogram([sum(cells) for cells in zip(*found, strict=True)], BOUNDS)
-
-    def durations_by_class(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
-        """The same by class of status, "none" where there is no status."""
+    def durations(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
+        """By class of status, "none" where there is no status: the cumulative histogram as (upper bound,
+        count) and the sum in seconds."""
         return {
             name: _histogram(self._totals(first, DURATION_CELLS), BOUNDS)
             for name, first in zip(_CLASSES, DURATION_BLOCKS, strict=True)
