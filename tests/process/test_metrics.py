@@ -48,7 +48,8 @@ def test_requests_are_counted_exactly(service: Service) -> None:
     client.request("GET", "/fail")
     assert client.getresponse().status == 500
     client.close()
-    assert service.metric("forkd_requests_total", code="500") == 1
+    # A request is counted once its answer has been sent.
+    until(lambda: service.metric("forkd_requests_total", code="500") == 1, "counted")
     assert service.metric("forkd_request_duration_seconds_count") == load.asked + 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service
+from .conftest import Service, until
 
 RULES = Path(__file__).parents[2] / "etc" / "prometheus-rules.yml"
 #: What an alert has, by the depth of its keys.
@@ -38,6 +38,7 @@ def test_every_metric_of_an_alert_is_scraped(service: Service) -> None:
     """With the labels that the alert asks for."""
     service.start("--shed-after", "5")
     service.get()
+    until(lambda: service.metric("forkd_requests_total") == 1, "counted")
     page = service.admin("/metrics")[1]
     named = {
         (name, label)

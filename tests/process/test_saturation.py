@@ -306,6 +306,7 @@ def test_durations_are_told_by_class_of_status(service: Service) -> None:
     client.request("GET", "/fail")
     assert client.getresponse().status == 500
     client.close()
+    until(lambda: service.metric("forkd_requests_total") == 2, "both are counted")
     name = "forkd_request_duration_seconds"
     for cls, count in (("2xx", 1), ("5xx", 1), ("1xx", 0), ("3xx", 0), ("4xx", 0), ("none", 0)):
         assert service.metric(f"{name}_count", **{"class": cls}) == count
