@@ -5,6 +5,7 @@ from typing import Any
 from forkd.http.environ import Ends, Environ
 from forkd.http.usual import Block, UsualRequest
 from forkd.models.link import PythonLink
+from forkd.system.log_ring import Writer
 from forkd.system.uring import _PythonHandle
 
 def read_head(
@@ -12,11 +13,24 @@ def read_head(
 ) -> UsualRequest | None: ...
 def block(status: str, headers: list[tuple[str, str]], /) -> Block | None: ...
 def answer(block: Block, date: bytes, body: bytes, close: bool, /) -> bytes | None: ...
+def records(ring: memoryview, at: int, pending: int, most: int, /) -> tuple[int, int, bytes]: ...
+
+class RingWriter:
+    head: int
+    free: int
+    room: int
+    shut: bool
+    def __init__(
+        self, memory: memoryview, count: int, index: int, start: int, room: int, /
+    ) -> None: ...
+    def put(self, log: int, text: bytes, /) -> bool: ...
+    def use(self, index: int, start: int, room: int, /) -> None: ...
 
 class Lines:
-    count: int
-    def __init__(self, stamp_of: Callable[[float], str], /) -> None: ...
-    def add(
+    def __init__(
+        self, stamp_of: Callable[[float], str], ring: Writer | RingWriter, log: int, /
+    ) -> None: ...
+    def make(
         self,
         host: str,
         request: bytes,
@@ -26,27 +40,50 @@ class Lines:
         agent: str,
         ns: int,
         /,
-    ) -> bool: ...
-    def append(self, line: bytes, /) -> None: ...
-    def take(self) -> bytes: ...
+    ) -> bytes | None: ...
 
 class _Ledger:
-    def begin(self, line: bytes, /) -> int: ...
+    def begin(self, line: bytes, client: str = ..., fd: int = ..., /) -> int: ...
     def pause(self) -> None: ...
-    def resume(self, line: bytes, /) -> None: ...
-    def end(self, began: int, status: int, /) -> int: ...
+    def resume(self, ticket: int, /) -> None: ...
+    def took(self, ticket: int, /) -> int: ...
+    def end(
+        self,
+        ticket: int,
+        status: int,
+        took: int,
+        ring: Writer | RingWriter = ...,
+        log: int = ...,
+        line: bytes = ...,
+        /,
+    ) -> bool: ...
     def count(self, status: int, /) -> None: ...
     def shed(self) -> None: ...
     def refuse(self, kind: int, /) -> None: ...
     def received(self, count: int, /) -> None: ...
     def sent(self, count: int, /) -> None: ...
 
+class Places:
+    def __init__(
+        self,
+        memory: memoryview,
+        entry: int,
+        client: tuple[int, int],
+        line: tuple[int, int],
+        first: int,
+        count: int,
+        /,
+    ) -> None: ...
+
 class Lane(_Ledger):
     def __init__(
         self,
         memory: memoryview,
-        cells: tuple[int, int, int, int, int, int, int, int, int, int, int, int],
+        cells: tuple[int, ...],
         bounds: tuple[int, ...],
+        places: object,
+        own: int,
+        /,
     ) -> None: ...
 
 class OwnLane(_Ledger):

@@ -5,8 +5,8 @@ to descriptor 2 or 1 itself. One line is one record, or one write(2), so lines o
 mix. The standard library's logging is left to the application; its locks would have to be carried across
 forks.
 
-A child collects lines of the access log and writes them at the end of each turn of its loop, whole lines
-at a time.
+A line of the access log is in its ring when its request ends; the logger is told at the end of a turn of the
+child's loop, of several at a time.
 
 Neither is ever waited for: see sink.py and system/log_ring.py.
 """
@@ -20,13 +20,12 @@ import re
 import sys
 import time
 import traceback
-from collections import deque
 from functools import lru_cache
 from math import inf
 from typing import Any
 
 from forkd.native import native as _native
-from forkd.sink import LineSink, Sink
+from forkd.sink import LineSink, RequestSink, Sink
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: O_NONBLOCK: to open a FIFO that nobody reads is an error (ENXIO), and not a reason to wait.
@@ -143,60 +142,86 @@ def stamp(now: float) -> str:
 
 
 class Lines:
-    """Lines that wait to be written together. The twin of native/line.c, which makes usual ones itself."""
+    """Makes lines. The twin of native/line.c, which makes usual ones itself, and puts them into the ring."""
 
-    def __init__(self) -> None:
-        self._lines: deque[bytes] = deque()
-
-    @property
-    def count(self) -> int:
-        return len(self._lines)
-
-    def add(self, *_: Any) -> bool:
-        """Make a line of these values; False when that is not done here."""
-        return False
-
-    def append(self, line: bytes) -> None:
-        self._lines.append(line)
-
-    def take(self) -> bytes:
-        # Threads may append meanwhile: popleft takes each line exactly once.
-        return b"".join(self._lines.popleft() for _ in range(len(self._lines)))
+    def make(self, *_: Any) -> bytes | None:
+        """The line of these values; None when that is not done here."""
+        return None
 
 
-#: Lines written together, and seconds that fewer may wait. A worker that is killed loses them.
-_MANY = 256
+#: Seconds that the logger is not told of lines that are few.
 _PATIENCE = 0.01
 
 
 class AccessLog:
-    """The access log of one child: Combined Log Format with the duration, or JSON lines."""
+    """The access log of one child: Combined Log Format with the duration, or JSON lines.
+
+    A line is in the ring, and so the logger's, when its request ends: a worker that is killed takes none with
+    it. What comes together for many lines is only the ringing of the bell.
+    """
 
     def __init__(
-        self, sink: LineSink, style: str, log: Log | None = None, native: bool = True
+        self, sink: RequestSink, style: str, log: Log | None = None, native: bool = True
     ) -> None:
         """`log`: where to tell of trouble with this one."""
         self._json = style == "json"
-        usual = _native if native and not self._json else None
-        self.lines = Lines() if usual is None else usual.Lines(stamp)
+        usual = _native if not self._json and native else None
+        self.lines = Lines() if usual is None else usual.Lines(stamp, sink.ring, sink.log)
         self._deadline = 0.0
         self.sink = sink
         if log is not None:
-            trouble = Trouble(log)
-            sink.gap = trouble.over
-            if isinstance(sink, Sink):
-                sink.failed = trouble.failed
+            sink.gap = Trouble(log).over
 
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None:
-        if not self.lines.add(host, line, status, size, referer, agent, took_ns):
+        """Of a request that did not reach the application."""
+        self.sink.write(self._make(host, line, status, size, referer, agent, took_ns), False)
+
+    def end(
+        self,
+        ledger: Any,
+        ticket: int,
+        host: str,
+        line: bytes,
+        status: int,
+        size: int,
+        referer: str,
+        agent: str,
+        took_ns: int,
+    ) -> None:
+        """Of a request that ends with it in that ledger, which knows it by its ticket."""
+        text = self._make(host, line, status, size, referer, agent, took_ns)
+        self.sink.end_request(ledger, ticket, status, took_ns, text)
+
+    def broken(self, host: str, line: bytes, status: int, took_ns: int, reason: str) -> None:
+        """Of a request, or several, whose process has ended; the reason is the last in the line."""
+        if self._json:
+            made = self._object(host, line.decode("latin-1"), status, 0, "-", "-", took_ns, reason)
+        else:
+            text = self._combined(host, line.decode("latin-1"), status, 0, "-", "-", took_ns)
+            made = text[:-1] + f' "{escape(reason)}"\n'.encode("latin-1", "backslashreplace")
+        self.sink.write(made, False)
+
+    def _make(
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
+    ) -> bytes:
+        made = self.lines.make(host, line, status, size, referer, agent, took_ns)
+        if made is None:
             make = self._object if self._json else self._combined
-            text = make(host, line.decode("latin-1"), status, size, referer, agent, took_ns)
-            self.lines.append(text)
+            made = make(host, line.decode("latin-1"), status, size, referer, agent, took_ns)
+        return made
 
     def _object(
-        self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
+        self,
+        host: str,
+        line: str,
+        status: int,
+        size: int,
+        referer: str,
+        agent: str,
+        took_ns: int,
+        reason: str = "",
     ) -> bytes:
         return (
             json.dumps(
@@ -209,6 +234,7 @@ class AccessLog:
                     "referer": referer,
                     "user_agent": agent,
                     "seconds": took_ns / 1e9,
+                    **({"reason": reason} if reason else {}),
                 }
             ).encode()
             + b"\n"
@@ -227,27 +253,22 @@ class AccessLog:
         return text.encode("latin-1", "backslashreplace")
 
     def due(self, now: float) -> float:
-        """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To write each
-        costs more than all the rest of a line. `now` and the answer are monotonic."""
-        if not self.lines.count and not self.sink.unheard:
+        """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To wake the logger
+        for each costs more than all the rest of a line. `now` and the answer are monotonic."""
+        if not self.sink.unheard:
             self._deadline = 0.0
-        elif not self._deadline:
+            return inf
+        if not self._deadline:
             self._deadline = now + _PATIENCE
-        return now if self.lines.count >= _MANY else self._deadline or inf
+        return now if self.sink.many else self._deadline
 
-    def flush(self, now: float = inf) -> bool:
-        """Write what was collected. Returns whether some of it waits. Before the deadline, which many lines
-        need not wait for, the sink need not tell of them at once; without `now` it does."""
-        at_once = now >= self._deadline
-        if at_once:
-            self._deadline = 0.0
-        if self.lines.count:
-            self.sink.write(self.lines.take(), at_once)
-        elif self.sink.waiting or at_once:
-            self.sink.retry()
+    def flush(self) -> bool:
+        """Tell the logger of what there is. Returns whether lines were lost, and that has to be told yet."""
+        self._deadline = 0.0
+        self.sink.retry()
         return bool(self.sink.waiting)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The process ends."""
         self.flush()
         self.sink.end()

@@ -50,6 +50,23 @@ class LineSink(Protocol):
     def close(self) -> None: ...
 
 
+class RequestSink(LineSink, Protocol):
+    """What an access log writes to: system/log_ring.py's `RingSink`."""
+
+    ring: Any  # where native code puts lines itself
+    log: int
+
+    @property
+    def many(self) -> bool:
+        """Whether what was written is so much that somebody is to be told at once."""
+
+    def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes, /) -> None:
+        """A request ends that has this line: it is counted in the ledger, and there is its line."""
+
+    def head_of(self, lane: int) -> int:
+        """For `Row.complete`, the position that a lane's lines have reached."""
+
+
 class Sink:
     """All lines that are given to it, whole and in order, with gaps where some were lost."""
 

@@ -36,6 +36,7 @@ class Response:
     over = False  # what the application has kept of it must not reach the connection any more
     sent = 0  # bytes of body
     left: int | None = None  # bytes of the body that the application promised and has not given yet
+    ticket = 0  # of the request in the ledger, once it has begun
     _head: Head | None = None  # what start_response was called with, when it was not usual
     _chunked = False
     _bodiless = False
@@ -50,8 +51,9 @@ class Response:
         block: Block | None = None,
     ) -> None:
         """`block`: what start_response was called with already, when that was usual."""
-        self.line = request.line
         self.close = not keep_alive  # the connection ends after this response
+        if request.ticket:
+            self.ticket = request.ticket
         self._method = request.method
         self._version = request.version
         self._block = block
@@ -95,7 +97,7 @@ class Response:
             try:
                 self._peer.push(piece)
             finally:
-                self._host.ledger.resume(self.line)
+                self._host.ledger.resume(self.ticket)
 
     # ---- what the session calls -----------------------------------------------------------
 

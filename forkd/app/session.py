@@ -134,6 +134,7 @@ class Peer(Protocol):
     client_port: int
     server: str
     server_port: int
+    fd: int  # of its socket
     sock: Any  # for its options and names; bytes go through the model
     note: Any  # what a shortcut is to know of the connection, if the session has one
     line: bytes  # set by the session at READY: of the request that the application is to answer
@@ -166,13 +167,15 @@ class Peer(Protocol):
 
 
 class Ledger(Protocol):
-    """Where a session reports requests, and a driver the bytes of connections: the scoreboard."""
+    """Where a session reports requests, and a driver the bytes of connections: the scoreboard. A request that
+    has begun has a ticket, never 0."""
 
-    def begin(self, line: bytes) -> int: ...
+    def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int: ...
     def pause(self) -> None: ...
-    def resume(self, line: bytes) -> None: ...
-    def end(self, began: int, status: int) -> int: ...
-    def count(self, status: int) -> None: ...
+    def resume(self, ticket: int, /) -> None: ...
+    def took(self, ticket: int, /) -> int: ...
+    def end(self, ticket: int, status: int, took: int, /) -> bool: ...
+    def count(self, status: int, /) -> None: ...
     def shed(self) -> None: ...
     def refuse(self, kind: int) -> None:
         """`kind`: a http.limits.Refusal. Its answer's status is counted by `count` or `end`."""
@@ -181,11 +184,26 @@ class Ledger(Protocol):
 
 
 class AccessLog(Protocol):
-    lines: Any  # where `add` puts them
+    lines: Any  # where native code puts them
 
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
-    ) -> None: ...
+    ) -> None:
+        """A request that did not reach the application."""
+
+    def end(
+        self,
+        ledger: Ledger,
+        ticket: int,
+        host: str,
+        line: bytes,
+        status: int,
+        size: int,
+        referer: str,
+        agent: str,
+        took_ns: int,
+    ) -> None:
+        """A request ends: the ledger and the log get to know of it, or neither does."""
 
 
 class Log(Protocol):

@@ -40,7 +40,7 @@ class SheddingWsgi(Wsgi):
         outcome: Callable[[], Iterable[bytes]],
         response: Response,
         peer: Peer,
-        began: int = 0,
+        ticket: int = 0,
     ) -> Generator[Any, Any, None]:
         """Asked after READY: what it waited in a queue of our own counts, too."""
         waited = peer.waited()

@@ -29,6 +29,8 @@ from forkd.app.session import (
 from forkd.app.transport import Transport
 from forkd.config import Config
 
+#: What a conversation has for a request line in the ledger (system/in_flight.py).
+STREAM = b"stream"
 #: While the process retires: how often it looks for streams that are at rest, seconds.
 _REST = 1.0
 #: Of --graceful-timeout, after which streams are cut: what is left is for `connection_lost`.
@@ -68,8 +70,9 @@ class Blocking:
         server = socketserver.BaseServer((peer.server, peer.server_port), self._handler)
         client = _name(peer)
         self._clients.add(client)
-        began = self._host.ledger.begin(b"stream")
-        self._host.ledger.pause()  # a conversation may be long: --timeout is for requests
+        ledger = self._host.ledger
+        ticket = ledger.begin(STREAM, peer.client, peer.fd)
+        ledger.pause()  # a conversation may be long: --timeout is for requests
         try:
             self._handler(sock, (peer.client, peer.client_port), server)
         except BaseException as error:  # also SystemExit: the handler failed, no more
@@ -84,7 +87,7 @@ class Blocking:
                 self._host.log.info(f"{peer.client}: {idle}; closed")
         finally:
             self._clients.discard(client)
-            self._host.ledger.end(began, 0)
+            ledger.end(ticket, 0, ledger.took(ticket))
 
 
 class Evented:
@@ -121,7 +124,7 @@ class Evented:
         transport = Transport(peer, self._factory(), self._host.log, self._native)
         self._streams[transport] = _name(peer)
         ledger = self._host.ledger
-        began = ledger.begin(b"stream")
+        ticket = ledger.begin(STREAM, peer.client, peer.fd)
         ledger.pause()
         reason: Exception | None = None
         try:
@@ -151,7 +154,7 @@ class Evented:
         finally:
             del self._streams[transport]
             transport.lost(reason)
-            ledger.end(began, 0)
+            ledger.end(ticket, 0, ledger.took(ticket))
 
     # ---- the end --------------------------------------------------------------------------
 

@@ -140,7 +140,7 @@ class Wsgi:
                     close, data = yield from self._general(request, peer, data)
                 else:
                     body: IO[bytes] | None = None
-                    if request.began:  # by native code
+                    if request.ticket:  # begun by native code
                         answer = request.answer
                     else:
                         if request.length:
@@ -159,7 +159,7 @@ class Wsgi:
                         response = request.response
                         shown = request.referer, request.agent
                         yield from self._respond(
-                            request, shown, request.outcome, response, peer, request.began
+                            request, shown, request.outcome, response, peer, request.ticket
                         )
                         close = response.close
                         del response
@@ -266,12 +266,14 @@ class Wsgi:
         outcome: Callable[[], Iterable[bytes]],
         response: Response,
         peer: Peer,
-        began: int = 0,
+        ticket: int = 0,
     ) -> Generator[Any, Any, None]:
         """Yield the answer of the application, which `outcome` returns; account for it however it ends.
-        `began`: when it was called, if it was."""
+        `ticket`: the request's, if the application was called."""
         ledger = self._ledger
-        began = began or ledger.begin(request.line)
+        if not ticket:
+            ticket = ledger.begin(request.line, peer.client, peer.fd)
+        response.ticket = ticket
         result: Any = None
         try:
             try:
@@ -293,7 +295,7 @@ class Wsgi:
             finally:
                 close = getattr(result, "close", None)
                 if close is not None:
-                    ledger.resume(response.line)
+                    ledger.resume(ticket)
                     close()
         except (ClientGone, GeneratorExit, Deadline):
             response.code = response.code or _CLIENT_LEFT
@@ -315,10 +317,14 @@ class Wsgi:
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
             response.over = True
-            took = ledger.end(began, response.code)
-            if self._host.access is not None:
+            took = ledger.took(ticket)
+            if self._host.access is None:
+                ledger.end(ticket, response.code, took)
+            else:
                 referer, agent = shown
-                self._host.access.add(
+                self._host.access.end(
+                    ledger,
+                    ticket,
                     peer.client,
                     request.line,
                     response.code,
@@ -348,7 +354,7 @@ class Wsgi:
                 if out:
                     ledger.pause()
                     yield out
-                    ledger.resume(response.line)
+                    ledger.resume(response.ticket)
                 if response.complete:
                     break  # what else there is, maybe without end, has no place in the answer
         last = b"" if response.head_sent else response.piece(b"", 0)

@@ -47,6 +47,8 @@ class Request:
         "version",
     )
 
+    ticket = 0  # as usual.UsualRequest has it: native code has not begun it
+
     def __init__(
         self,
         method: str,

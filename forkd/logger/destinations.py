@@ -42,7 +42,8 @@ class Standard:
     """What descriptors 1 and 2 of all of forkd's processes lead to.
 
     Where that is a file, they are pipes that the logger reads: an application that prints must not wait
-    for a disk. Where it is a pipe, a socket or a terminal, they are what forkd was started with.
+    for a disk. Where it is a pipe, a socket or a terminal, they are what forkd was started with; the logger
+    has descriptor 1, too, for an access log that goes there.
     """
 
     destinations: dict[int, Destination]
@@ -103,7 +104,10 @@ def capture(error_log: str | None) -> Standard:
             standard.out = STDERR if same else STDOUT
             if not same:
                 standard.destinations[STDOUT] = Destination(None, os.dup(1))
-    for log in standard.destinations:
+    captured = list(standard.destinations)
+    if standard.out is None:
+        standard.destinations[STDOUT] = Destination(None, os.dup(1))
+    for log in captured:
         standard.pipes[log], write = os.pipe()
         os.set_blocking(standard.pipes[log], False)
         for number, leads in ((1, standard.out), (2, standard.err)):

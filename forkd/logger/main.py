@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from forkd.log import Log, Trouble
 from forkd.logger import messages
-from forkd.logger.destinations import Destination, kind_of
+from forkd.logger.destinations import STDERR, Destination, kind_of
 from forkd.logger.files import Closed, File, Opened, Result, Written
 from forkd.logger.pipes import Pipe
 from forkd.system import process
@@ -59,6 +59,7 @@ class Birth:
     name: str
     level: str
     style: str
+    native: bool  # it may use native code
     forget: Callable[[], None]  # closes, in the logger, what belongs to the master only
 
 
@@ -94,7 +95,7 @@ class Logger:
     def __init__(self, birth: Birth) -> None:
         self._birth = birth
         self._rings = rings = birth.rings
-        self._reader = Reader(rings)
+        self._reader = Reader(rings, native=birth.native)
         self._results: deque[tuple[File, Result]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         sink = RingSink(rings, rings.own, ERROR, 0)
@@ -241,7 +242,7 @@ class Logger:
         file.not_before = 0.0
         if result.error is not None:
             file.not_before = monotonic() + _RETRY_SECONDS
-            if not isinstance(result.error, BlockingIOError) and kind_of(file.log) == ACCESS:
+            if not isinstance(result.error, BlockingIOError) and file.log != STDERR:
                 self._trouble[file.log].failed(result.error)
 
     def _give_out(self) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
 
+from forkd.models.account import account_for
 from forkd.models.blocking import BlockingFollowers
 from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop
@@ -30,7 +31,7 @@ from forkd.models.loop import ChildLoop
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.system import process
-from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, scratch_row
+from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, left_by, scratch_row
 from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
@@ -57,6 +58,7 @@ class ProcessPerConnection(ChildLoop):
         assert unit.lanes is not None
         self._lanes = unit.lanes
         self._servants: dict[Servant, None] = {}  # the oldest first
+        self._late: set[Servant] = set()  # killed for a request that took too long
         self._asked: Servant | None = None  # to end, so that there is room
         self._shortage = Shortage(unit.log)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
@@ -108,11 +110,23 @@ class ProcessPerConnection(ChildLoop):
             self.log.error(
                 f"the process {servant.pid} of a client ended: {process.exit_reason(code)}"
             )
+        self._account_for(servant, code)
         self.unwatch(servant.pidfd)
         os.close(servant.pidfd)
         self._servants.pop(servant, None)
         self._lanes.give_back(servant.row)
         self._recount()
+
+    def _account_for(self, servant: Servant, code: int) -> None:
+        """What it had in flight is counted and logged here, as the master does for a worker."""
+        now, row, access = monotonic_ns(), servant.row, self.unit.access
+        head = access.sink.head_of(row.index) if access is not None else 0
+        left = left_by([row], [head], False, now)
+        late = servant in self._late
+        self._late.discard(servant)
+        if left.requests or left.more:
+            reason = "timeout" if late else process.exit_reason(code)
+            account_for(left, late, reason, row, access, now)
 
     def make_room(self) -> bool:
         """The oldest process that has no request in hand is asked to end: it answers what has come, and its
@@ -138,6 +152,7 @@ class ProcessPerConnection(ChildLoop):
                 self.log.error(
                     f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s'
                 )
+                self._late.add(servant)
                 process.send_signal(servant.pidfd, signal.SIGKILL)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
@@ -164,6 +179,7 @@ class ProcessPerConnection(ChildLoop):
         signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM])
         process.die_with_parent(worker)
         process.unblock()
+        self._lanes.leave_pool()
         self._lanes.become(row)
         self.log.sink.forked(row.index, row.lost_error)
         if self.unit.access is not None:
@@ -187,7 +203,7 @@ class ProcessPerConnection(ChildLoop):
         while loop.keeper.connections and not loop.done:
             loop.turn(None)
         if unit.access is not None:
-            unit.access.end()
+            unit.access.finish()
         os._exit(0)
 
     def _flush(self) -> float:

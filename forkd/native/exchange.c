@@ -87,18 +87,32 @@ static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     return (PyObject *)self;
 }
 
+/* The client of a request's peer, and its descriptor, or -1. New reference, or NULL with an exception. */
+static PyObject *client_of(const UsualRequest *request, int *fd)
+{
+    PyObject *peer = request->peer;
+    if (PyObject_TypeCheck(peer, link_type)) {
+        *fd = ((Link *)peer)->fd;
+        return Py_XNewRef(((Link *)peer)->client);
+    }
+    *fd = -1;
+    return PyObject_GetAttr(peer, n_client);
+}
+
 /* The ledger is told that the request begins. Returns 0, or -1 with an exception. */
 static int begin(Exchange *self, UsualRequest *request)
 {
-    PyObject *lane = lane_of(self->ledger), *began;
-    if (lane) {
-        request->began = begin_request(lane, request->line);
-    } else {
-        began = PyObject_CallMethod(self->ledger, "begin", "O", request->line);
-        request->began = began ? PyLong_AsLongLong(began) : -1;
-        Py_XDECREF(began);
+    int fd;
+    PyObject *lane = lane_of(self->ledger), *ticket, *client = client_of(request, &fd);
+    if (client && lane) {
+        request->ticket = begin_request(lane, request->line, client, fd, &request->began);
+    } else if (client) {
+        ticket = PyObject_CallMethod(self->ledger, "begin", "OOi", request->line, client, fd);
+        request->ticket = ticket ? PyLong_AsLongLong(ticket) : 0;
+        Py_XDECREF(ticket);
     }
-    return request->began < 0 ? -1 : 0;
+    Py_XDECREF(client);
+    return request->ticket ? 0 : -1;
 }
 
 /* The application has given control back for good. Returns 0, or -1 with an exception. */
@@ -229,38 +243,54 @@ int exchange_drains(PyObject *exchange)
     return ((Exchange *)exchange)->draining;
 }
 
+/* How long it has taken so far (ns), or -1 with an exception. */
+static int64_t took_so_far(Exchange *self, const UsualRequest *request)
+{
+    PyObject *lane = lane_of(self->ledger), *took;
+    if (lane)
+        return request_took(lane, request->ticket);
+    took = PyObject_CallMethod(self->ledger, "took", "L", (long long)request->ticket);
+    int64_t ns = took ? PyLong_AsLongLong(took) : -1;
+    Py_XDECREF(took);
+    return ns;
+}
+
 int64_t exchange_end(PyObject *exchange, UsualRequest *request)
 {
     Exchange *self = (Exchange *)exchange;
-    PyObject *client, *peer = request->peer, *lane = lane_of(self->ledger);
-    int64_t ns;
+    PyObject *client, *done, *lane = lane_of(self->ledger);
+    Line line = {NULL, 0, NULL, 0};
+    int64_t ns = took_so_far(self, request);
+    int fd;
     request->over = 1;
-    if (lane) {
-        ns = end_request(lane, request->began, request->code);
-    } else {
-        PyObject *took = PyObject_CallMethod(self->ledger, "end", "Ll", (long long)request->began, request->code);
-        ns = took ? PyLong_AsLongLong(took) : -1;
-        Py_XDECREF(took);
-    }
-    if (ns < 0 || self->access == Py_None)
-        return ns;
-    int added = -1;
-    client = PyObject_TypeCheck(peer, link_type) ? Py_XNewRef(((Link *)peer)->client) : PyObject_GetAttr(peer, n_client);
-    if (client) { /* of what was received, since the application may have changed its environ */
-        PyObject *referer = request->referer ? request->referer : dash,
-                 *agent = request->agent ? request->agent : dash;
-        added = Py_TYPE(self->lines) == lines_type
-                    ? add_line(self->lines, client, request->line, request->code, request->sent, referer, agent, ns)
-                    : 0;
-        if (!added) {
-            PyObject *done = PyObject_CallMethod(self->access, "add", "OOlnOOL", client, request->line, request->code,
-                                                 request->sent, referer, agent, (long long)ns);
-            added = done ? 1 : -1;
-            Py_XDECREF(done);
+    if (ns < 0)
+        return -1;
+    if (self->access == Py_None) {
+        if (lane) {
+            end_request(lane, request->ticket, request->code, ns, &line);
+            return ns;
         }
+        done = PyObject_CallMethod(self->ledger, "end", "LlL", (long long)request->ticket, request->code, (long long)ns);
+        Py_XDECREF(done);
+        return done ? ns : -1;
     }
-    Py_XDECREF(client);
-    return added < 0 ? -1 : ns;
+    if (!(client = client_of(request, &fd)))
+        return -1;
+    /* Of what was received, since the application may have changed its environ. */
+    PyObject *referer = request->referer ? request->referer : dash, *agent = request->agent ? request->agent : dash;
+    int made = lane && Py_TYPE(self->lines) == lines_type
+                   ? make_line(self->lines, client, request->line, request->code, request->sent, referer, agent, ns, &line)
+                   : 0;
+    if (made > 0) {
+        end_request(lane, request->ticket, request->code, ns, &line);
+    } else if (!made) {
+        done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->ledger, (long long)request->ticket, client,
+                                   request->line, request->code, request->sent, referer, agent, (long long)ns);
+        Py_XDECREF(done);
+        made = done ? 1 : -1;
+    }
+    Py_DECREF(client);
+    return made < 0 ? -1 : ns;
 }
 
 /* end(request): see exchange_end. */

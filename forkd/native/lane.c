@@ -1,22 +1,131 @@
-/* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin). */
+/* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin), and the entries of
+ * the requests that are in flight (system/in_flight.py). */
 
 #include "native.h"
 #include <time.h>
 
 enum {
     MOST_BOUNDS = 32,
-    CLASSES = 5,       /* of status, 1xx to 5xx */
-    REFUSED_CELLS = 16 /* as scoreboard.py has it */
+    MOST_POOL = 1024,
+    STATUSES = 600,
+    STATUS_CLASSES = 5, /* 1xx to 5xx */
+    REFUSED_CELLS = 16  /* as scoreboard.py has it */
 };
+
+/* Stores come in the order of the text: a process may be killed between any two, and another reads what it left. */
+#define IN_ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+/* ---- the entries of requests in flight ---------------------------------------------------------- */
+
+static PyTypeObject *places_type;
+
+/* Which entries of a slot are free (system/in_flight.py, whose Places is the twin). */
+typedef struct {
+    PyObject_HEAD
+    Py_buffer memory;
+    char *entries;
+    Py_ssize_t entry, client, client_room, line, line_room; /* bytes, and where in an entry */
+    int64_t first, count; /* of the pool */
+    int64_t high;         /* taken so far, at once */
+    int free_count;
+    int16_t free[MOST_POOL]; /* of the pool */
+} Places;
+
+static int64_t *entry_cells(const Places *places, int64_t place)
+{
+    return (int64_t *)(places->entries + place * places->entry);
+}
+
+/* One of the pool, or 0 when all are taken. */
+static int64_t pool_take(Places *places)
+{
+    if (places->free_count)
+        return places->first + places->free[--places->free_count];
+    if (places->high >= places->count)
+        return 0;
+    int64_t place = places->first + places->high++;
+    entry_cells(places, 0)[0] = places->high; /* so far those who look have to look */
+    IN_ORDER();
+    return place;
+}
+
+/* Text with its size before it. */
+static void note(char *at, Py_ssize_t room, const char *text, Py_ssize_t size)
+{
+    if (size > room - 1)
+        size = room - 1;
+    *(unsigned char *)at = (unsigned char)size;
+    memcpy(at + 1, text, size);
+}
+
+/* Places(memory, entry, (client, its room), (line, its room), first, count): `memory` holds entries of that many bytes;
+ * each has its client and its line there; those from `first` on are the pool. */
+static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *memory;
+    Py_ssize_t entry, client, client_room, line, line_room;
+    long long first, count;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "On(nn)(nn)LL", &memory, &entry, &client, &client_room, &line, &line_room, &first, &count))
+        return NULL;
+    Places *self = (Places *)allocate(type);
+    if (!self)
+        return NULL;
+    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
+        goto fail;
+    if (entry < 16 || entry % 8 || client < 16 || line < 16 || client_room < 1 || client_room > 256 || line_room < 1 ||
+        line_room > 256 || client + client_room > entry || line + line_room > entry || first < 1 || count < 0 ||
+        count > MOST_POOL || self->memory.len / entry < first + count) {
+        PyErr_SetString(PyExc_ValueError, "these are no entries");
+        goto fail;
+    }
+    self->entries = self->memory.buf;
+    self->entry = entry;
+    self->client = client, self->client_room = client_room;
+    self->line = line, self->line_room = line_room;
+    self->first = first, self->count = count;
+    return (PyObject *)self;
+fail:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void places_dealloc(Places *self)
+{
+    if (self->memory.obj)
+        PyBuffer_Release(&self->memory);
+    release((PyObject *)self);
+}
+
+static PyType_Slot places_slots[] = {
+    {Py_tp_new, places_new},
+    {Py_tp_dealloc, places_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec places_spec = {
+    "forkd._native.Places", sizeof(Places), 0, Py_TPFLAGS_DEFAULT, places_slots,
+};
+
+/* ---- one lane ----------------------------------------------------------------------------------- */
+
+/* Indexes of cells; as the parts of NATIVE_CELLS (system/scoreboard.py) follow each other. */
+enum {
+    REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CLASSES, RECEIVED, SENT, HELD, UNLISTED,
+    /* What an end that has begun is to store. */
+    ENDING, END_HEAD, END_STATUS, END_TICKET, END_CODE, END_REQUESTS, END_DURATION, END_BUCKET, END_BUCKET_COUNT,
+    END_IN_FLIGHT, END_UNLISTED,
+    CELLS
+};
+enum { NOT_ENDING, ENDING_WITHOUT_LINE, ENDING_WITH_LINE }; /* ENDING */
 
 typedef struct {
     PyObject_HEAD
     Py_buffer memory;
     int64_t *cells;
-    unsigned char *line;
-    int most_line; /* bytes of a request line that are kept */
-    int request, in_flight, requests, duration, buckets, codes, shed, refused; /* indexes into cells */
-    int classes, received, sent;
+    int at[CELLS];
+    Places *places;
+    int64_t own; /* its entry */
     int bound_count;
     int64_t bounds[MOST_BOUNDS]; /* ns */
 } Lane;
@@ -30,40 +139,54 @@ static int64_t now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int note(Lane *lane, PyObject *line)
-{
-    char *text;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(line, &text, &size))
-        return -1;
-    if (size > lane->most_line)
-        size = lane->most_line;
-    lane->line[0] = (unsigned char)size;
-    memcpy(lane->line + 1, text, size);
-    return 0;
-}
+#define CELL(name) self->cells[self->at[name]]
 
-int64_t begin_request(PyObject *lane, PyObject *line)
+int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began)
 {
     Lane *self = (Lane *)lane;
-    if (note(self, line))
-        return -1;
-    int64_t began = now();
-    self->cells[self->in_flight]++;
-    self->cells[self->request] = began;
-    return began;
+    Places *places = self->places;
+    char *text, *entry;
+    Py_ssize_t size, client_size = 0;
+    if (PyBytes_AsStringAndSize(line, &text, &size))
+        return 0;
+    const char *host = client && PyUnicode_Check(client) ? ascii(client, &client_size) : NULL;
+    int64_t time = *began = now(), place = entry_cells(places, self->own)[0] ? pool_take(places) : self->own, *cells;
+    if (place) {
+        cells = entry_cells(places, place);
+        entry = (char *)cells;
+        note(entry + places->client, places->client_room, host ? host : "", host ? client_size : 0);
+        note(entry + places->line, places->line_room, text, size);
+        cells[1] = fd + 1;
+        IN_ORDER();
+        cells[0] = time; /* it is in flight from this store on */
+        IN_ORDER();
+    } else {
+        CELL(UNLISTED)++;
+    }
+    CELL(IN_FLIGHT)++;
+    CELL(HELD) = place;
+    IN_ORDER();
+    CELL(REQUEST) = time;
+    return place ? place : -time;
 }
 
-static PyObject *lane_begin(Lane *lane, PyObject *line)
+/* begin(line), or begin(line, client, fd) -> the ticket. */
+static PyObject *lane_begin(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 {
-    int64_t began = begin_request((PyObject *)lane, line);
-    return began < 0 ? NULL : PyLong_FromLongLong(began);
+    if (nargs != 1 && nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "begin takes a line, and maybe a client and a descriptor");
+        return NULL;
+    }
+    long fd = nargs == 3 ? PyLong_AsLong(args[2]) : -1;
+    PyObject *client = nargs == 3 ? args[1] : NULL;
+    int64_t began, ticket = PyErr_Occurred() ? 0 : begin_request((PyObject *)lane, args[0], client, (int)fd, &began);
+    return ticket ? PyLong_FromLongLong(ticket) : NULL;
 }
 
 void pause_request(PyObject *lane)
 {
     Lane *self = (Lane *)lane;
-    self->cells[self->request] = 0;
+    CELL(REQUEST) = 0;
 }
 
 static PyObject *lane_pause(Lane *lane, PyObject *unused)
@@ -73,54 +196,133 @@ static PyObject *lane_pause(Lane *lane, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *lane_resume(Lane *lane, PyObject *line)
+/* Whether that is the number of an entry of this process. */
+static int is_place(const Places *places, int64_t ticket)
 {
-    if (note(lane, line))
+    return ticket > 0 && ticket < places->first + places->count;
+}
+
+/* The ticket that Python has; an exception is set where it is none. */
+static int64_t ticket_of(const Lane *lane, PyObject *number)
+{
+    int64_t ticket = PyLong_AsLongLong(number);
+    if (!PyErr_Occurred() && ticket >= 0 && !is_place(lane->places, ticket))
+        PyErr_SetString(PyExc_ValueError, "that is no ticket");
+    return ticket;
+}
+
+static PyObject *lane_resume(Lane *self, PyObject *number)
+{
+    int64_t ticket = ticket_of(self, number);
+    if (PyErr_Occurred())
         return NULL;
-    lane->cells[lane->request] = now();
+    CELL(HELD) = ticket > 0 ? ticket : 0;
+    IN_ORDER();
+    CELL(REQUEST) = now();
     Py_RETURN_NONE;
 }
 
-static void tally(Lane *lane, long status)
-{
-    lane->cells[lane->requests]++;
-    if (status > 0 && status < 600)
-        lane->cells[lane->codes + status]++;
-}
-
 /* The sum of the durations of that status, with the buckets behind it. */
-static int64_t *durations_of(Lane *lane, long status)
+static int64_t *durations_of(Lane *self, long status)
 {
-    if (status < 100 || status >= 100 * (CLASSES + 1))
-        return lane->cells + lane->duration;
-    return lane->cells + lane->classes + (status / 100 - 1) * (lane->bound_count + 2);
+    if (status < 100 || status >= 100 * (STATUS_CLASSES + 1))
+        return &CELL(DURATION);
+    return &CELL(CLASSES) + (status / 100 - 1) * (self->bound_count + 2);
 }
 
-int64_t end_request(PyObject *lane, int64_t began, long status)
+int64_t request_took(PyObject *lane, int64_t ticket)
 {
     Lane *self = (Lane *)lane;
-    int64_t took = now() - began;
+    return now() - (ticket < 0 ? -ticket : entry_cells(self->places, ticket)[0]);
+}
+
+static PyObject *lane_took(Lane *self, PyObject *number)
+{
+    int64_t ticket = ticket_of(self, number);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(request_took((PyObject *)self, ticket));
+}
+
+static void tally(Lane *self, long status)
+{
+    CELL(REQUESTS)++;
+    if (status > 0 && status < STATUSES)
+        self->cells[self->at[CODES] + status]++;
+}
+
+/* An end is noted first, then its line is in the ring, and what the note says is stored last: whoever finds the note of
+ * a dead process knows by the head of the ring whether the end was reached, and stores the same again. */
+void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, const Line *line)
+{
+    Lane *self = (Lane *)lane;
+    Places *places = self->places;
     int bucket = 0;
     while (bucket < self->bound_count && self->bounds[bucket] < took)
         bucket++;
-    self->cells[self->request] = 0;
-    self->cells[self->in_flight]--;
-    tally(self, status);
-    int64_t *durations = durations_of(self, status);
-    durations[0] += took;
-    durations[1 + bucket]++;
-    return took;
+    if (status < 0 || status >= STATUSES)
+        status = 0;
+    int64_t *code = &CELL(CODES) + status, *duration_cell = durations_of(self, status),
+            *bucket_cell = duration_cell + 1 + bucket;
+    int64_t code_count = *code + (status > 0), requests = CELL(REQUESTS) + 1, duration = *duration_cell + took,
+            bucket_count = *bucket_cell + 1, in_flight = CELL(IN_FLIGHT) - 1, unlisted = CELL(UNLISTED) - (ticket < 0);
+    CELL(REQUEST) = 0;
+    CELL(END_HEAD) = line->ring ? (int64_t)ring_after(line->ring, line->size) : 0;
+    CELL(END_STATUS) = status;
+    CELL(END_TICKET) = ticket;
+    CELL(END_CODE) = code_count;
+    CELL(END_REQUESTS) = requests;
+    CELL(END_DURATION) = duration;
+    CELL(END_BUCKET) = bucket;
+    CELL(END_BUCKET_COUNT) = bucket_count;
+    CELL(END_IN_FLIGHT) = in_flight;
+    CELL(END_UNLISTED) = unlisted;
+    IN_ORDER();
+    CELL(ENDING) = line->ring ? ENDING_WITH_LINE : ENDING_WITHOUT_LINE;
+    IN_ORDER();
+    if (line->ring)
+        ring_put(line->ring, line->log, line->text, line->size);
+    IN_ORDER();
+    *code = code_count;
+    CELL(REQUESTS) = requests;
+    *duration_cell = duration;
+    *bucket_cell = bucket_count;
+    CELL(IN_FLIGHT) = in_flight;
+    CELL(UNLISTED) = unlisted;
+    if (ticket > 0)
+        entry_cells(places, ticket)[0] = 0;
+    IN_ORDER();
+    CELL(ENDING) = NOT_ENDING;
+    if (ticket >= places->first && places->free_count < MOST_POOL)
+        places->free[places->free_count++] = (int16_t)(ticket - places->first);
 }
 
+/* end(ticket, status, took) and end(ticket, status, took, ring, log, line) -> whether it has ended: not when the ring does
+ * not take the line. */
 static PyObject *lane_end(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "end takes two arguments");
+    char *text;
+    Py_ssize_t size;
+    Line line = {NULL, 0, NULL, 0};
+    if ((nargs != 3 && nargs != 6) || (nargs == 6 && Py_TYPE(args[3]) != ring_writer_type)) {
+        PyErr_SetString(PyExc_TypeError, "end takes a ticket, a status and a duration, and maybe a RingWriter, a log and a line");
         return NULL;
     }
-    int64_t began = PyLong_AsLongLong(args[0]);
-    long status = PyLong_AsLong(args[1]);
-    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(end_request((PyObject *)lane, began, status));
+    int64_t ticket = ticket_of(lane, args[0]);
+    long status = PyErr_Occurred() ? 0 : PyLong_AsLong(args[1]);
+    int64_t took = PyErr_Occurred() ? 0 : PyLong_AsLongLong(args[2]);
+    if (nargs == 6 && !PyErr_Occurred()) {
+        line.ring = (RingWriter *)args[3];
+        line.log = (uint32_t)PyLong_AsUnsignedLong(args[4]);
+        if (!PyErr_Occurred() && !PyBytes_AsStringAndSize(args[5], &text, &size)) {
+            line.text = text;
+            line.size = size;
+            if (!ring_has_room(line.ring, line.size))
+                Py_RETURN_FALSE;
+        }
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    end_request((PyObject *)lane, ticket, status, took, &line);
+    Py_RETURN_TRUE;
 }
 
 static PyObject *lane_count(Lane *lane, PyObject *status)
@@ -132,15 +334,15 @@ static PyObject *lane_count(Lane *lane, PyObject *status)
     Py_RETURN_NONE;
 }
 
-static PyObject *lane_shed(Lane *lane, PyObject *unused)
+static PyObject *lane_shed(Lane *self, PyObject *unused)
 {
     (void)unused;
-    lane->cells[lane->shed]++;
-    tally(lane, 503);
+    CELL(SHED)++;
+    tally(self, 503);
     Py_RETURN_NONE;
 }
 
-static PyObject *lane_refuse(Lane *lane, PyObject *kind)
+static PyObject *lane_refuse(Lane *self, PyObject *kind)
 {
     long number = PyLong_AsLong(kind);
     if (PyErr_Occurred())
@@ -149,7 +351,7 @@ static PyObject *lane_refuse(Lane *lane, PyObject *kind)
         PyErr_SetString(PyExc_IndexError, "that is no reason");
         return NULL;
     }
-    lane->cells[lane->refused + number]++;
+    (&CELL(REFUSED))[number]++;
     Py_RETURN_NONE;
 }
 
@@ -162,68 +364,71 @@ static PyObject *add_to(int64_t *cell, PyObject *count)
     Py_RETURN_NONE;
 }
 
-static PyObject *lane_received(Lane *lane, PyObject *count)
+static PyObject *lane_received(Lane *self, PyObject *count)
 {
-    return add_to(lane->cells + lane->received, count);
+    return add_to(&CELL(RECEIVED), count);
 }
 
-static PyObject *lane_sent(Lane *lane, PyObject *count)
+static PyObject *lane_sent(Lane *self, PyObject *count)
 {
-    return add_to(lane->cells + lane->sent, count);
+    return add_to(&CELL(SENT), count);
 }
 
-/* Lane(memory, (request, in_flight, requests, duration, buckets, codes, shed, refused, classes, received, sent,
- * line), bounds): indexes of cells of 8 bytes, the last one's being that of the line's first byte, which reaches
- * to the end. */
+/* Lane(memory, cells, bounds, places, own): `cells` are the indexes of cells of 8 bytes, in the order of the enum above;
+ * `own` is the entry of `places` that is this lane's. */
 static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *memory, *bounds;
-    int request, in_flight, requests, duration, buckets, codes, shed, refused, classes, received, sent, line;
+    PyObject *memory, *cells, *bounds, *places;
+    long long own;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O(iiiiiiiiiiii)O!", &memory, &request, &in_flight, &requests, &duration, &buckets,
-                          &codes, &shed, &refused, &classes, &received, &sent, &line, &PyTuple_Type, &bounds))
+    if (!PyArg_ParseTuple(args, "OO!O!O!L", &memory, &PyTuple_Type, &cells, &PyTuple_Type, &bounds, places_type, &places,
+                          &own))
         return NULL;
-    Lane *lane = (Lane *)allocate(type);
-    if (!lane)
+    Lane *self = (Lane *)allocate(type);
+    if (!self)
         return NULL;
-    if (PyObject_GetBuffer(memory, &lane->memory, PyBUF_WRITABLE))
+    self->places = (Places *)Py_NewRef(places);
+    self->own = own;
+    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
         goto fail;
-    Py_ssize_t room = lane->memory.len - line * 8, count = PyTuple_Size(bounds);
-    if (room < 2 || count > MOST_BOUNDS || codes + 600 > shed || shed >= line || refused <= shed ||
-        refused + REFUSED_CELLS > line || buckets + count >= codes || buckets != duration + 1 || classes <= shed ||
-        classes + CLASSES * (count + 2) > line || received <= shed || received >= line || sent <= shed ||
-        sent >= line) {
-        PyErr_SetString(PyExc_ValueError, "that is no lane");
+    Py_ssize_t room = self->memory.len / 8, count = PyTuple_Size(bounds);
+    int fits = PyTuple_Size(cells) == CELLS && count <= MOST_BOUNDS && own > 0 && own < self->places->first;
+    for (Py_ssize_t i = 0; i < CELLS && fits; i++) {
+        self->at[i] = (int)PyLong_AsLong(PyTuple_GetItem(cells, i));
+        fits = self->at[i] >= 0 && self->at[i] < room;
+    }
+    if (!fits || self->at[CODES] + STATUSES > room || self->at[BUCKETS] + count >= self->at[CODES] ||
+        self->at[BUCKETS] != self->at[DURATION] + 1 || self->at[REFUSED] + REFUSED_CELLS > room ||
+        self->at[CLASSES] + STATUS_CLASSES * (count + 2) > room) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
-    lane->cells = lane->memory.buf;
-    lane->line = (unsigned char *)lane->memory.buf + line * 8;
-    lane->most_line = (int)(room > 256 ? 255 : room - 1);
-    lane->request = request, lane->in_flight = in_flight, lane->requests = requests;
-    lane->duration = duration, lane->buckets = buckets, lane->codes = codes, lane->shed = shed;
-    lane->refused = refused, lane->classes = classes, lane->received = received, lane->sent = sent;
-    lane->bound_count = (int)count;
+    self->cells = self->memory.buf;
+    self->bound_count = (int)count;
     for (Py_ssize_t i = 0; i < count; i++)
-        lane->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
+        self->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
     if (PyErr_Occurred())
         goto fail;
-    return (PyObject *)lane;
+    return (PyObject *)self;
 fail:
-    Py_DECREF(lane);
+    Py_DECREF(self);
     return NULL;
 }
 
-static void lane_dealloc(Lane *lane)
+static void lane_dealloc(Lane *self)
 {
-    if (lane->memory.obj)
-        PyBuffer_Release(&lane->memory);
-    release((PyObject *)lane);
+    if (self->memory.obj)
+        PyBuffer_Release(&self->memory);
+    Py_XDECREF((PyObject *)self->places);
+    release((PyObject *)self);
 }
 
 static PyMethodDef methods[] = {
-    {"begin", (PyCFunction)lane_begin, METH_O, NULL},
+    {"begin", (PyCFunction)(void (*)(void))lane_begin, METH_FASTCALL, NULL},
     {"pause", (PyCFunction)lane_pause, METH_NOARGS, NULL},
     {"resume", (PyCFunction)lane_resume, METH_O, NULL},
+    {"took", (PyCFunction)lane_took, METH_O, NULL},
     {"end", (PyCFunction)(void (*)(void))lane_end, METH_FASTCALL, NULL},
     {"count", (PyCFunction)lane_count, METH_O, NULL},
     {"shed", (PyCFunction)lane_shed, METH_NOARGS, NULL},
@@ -280,10 +485,10 @@ static Lane *bound(void)
     return own;
 }
 
-static PyObject *lanes_begin(PyObject *self, PyObject *line)
+static PyObject *lanes_begin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)self;
-    return bound() ? lane_begin(own, line) : NULL;
+    return bound() ? lane_begin(own, args, nargs) : NULL;
 }
 
 static PyObject *lanes_pause(PyObject *self, PyObject *unused)
@@ -292,10 +497,16 @@ static PyObject *lanes_pause(PyObject *self, PyObject *unused)
     return bound() ? lane_pause(own, unused) : NULL;
 }
 
-static PyObject *lanes_resume(PyObject *self, PyObject *line)
+static PyObject *lanes_resume(PyObject *self, PyObject *ticket)
 {
     (void)self;
-    return bound() ? lane_resume(own, line) : NULL;
+    return bound() ? lane_resume(own, ticket) : NULL;
+}
+
+static PyObject *lanes_took(PyObject *self, PyObject *ticket)
+{
+    (void)self;
+    return bound() ? lane_took(own, ticket) : NULL;
 }
 
 static PyObject *lanes_end(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -336,9 +547,10 @@ static PyObject *lanes_sent(PyObject *self, PyObject *count)
 
 static PyMethodDef lanes_methods[] = {
     {"become", lanes_become, METH_O, NULL},
-    {"begin", lanes_begin, METH_O, NULL},
+    {"begin", (PyCFunction)(void (*)(void))lanes_begin, METH_FASTCALL, NULL},
     {"pause", lanes_pause, METH_NOARGS, NULL},
     {"resume", lanes_resume, METH_O, NULL},
+    {"took", lanes_took, METH_O, NULL},
     {"end", (PyCFunction)(void (*)(void))lanes_end, METH_FASTCALL, NULL},
     {"count", lanes_count, METH_O, NULL},
     {"shed", lanes_shed, METH_NOARGS, NULL},
@@ -374,23 +586,26 @@ static Lane *mover_of(PyObject *ledger)
 
 void count_received(PyObject *ledger, Py_ssize_t bytes)
 {
-    Lane *lane = mover_of(ledger);
-    if (lane)
-        lane->cells[lane->received] += bytes;
+    Lane *self = mover_of(ledger);
+    if (self)
+        CELL(RECEIVED) += bytes;
 }
 
 void count_sent(PyObject *ledger, Py_ssize_t bytes)
 {
-    Lane *lane = mover_of(ledger);
-    if (lane)
-        lane->cells[lane->sent] += bytes;
+    Lane *self = mover_of(ledger);
+    if (self)
+        CELL(SENT) += bytes;
 }
 
 int lane_init(PyObject *module)
 {
+    places_type = (PyTypeObject *)PyType_FromSpec(&places_spec);
     lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
     lanes_type = (PyTypeObject *)PyType_FromSpec(&lanes_spec);
-    return !lane_type || !lanes_type || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
+    return !places_type || !lane_type || !lanes_type ||
+                   PyModule_AddObjectRef(module, "Places", (PyObject *)places_type) ||
+                   PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
                    PyModule_AddObjectRef(module, "OwnLane", (PyObject *)lanes_type)
                ? -1
                : 0;

@@ -1,8 +1,6 @@
 /* Lines of the access log (log.py, where their twin is): Combined Log Format with the duration. */
 
 #include "native.h"
-#include <stddef.h>
-#include <structmember.h>
 #include <time.h>
 
 enum { MOST_LINE = 4096, MOST_NUMBERS = 100, MOST_STAMP = 64 };
@@ -26,26 +24,13 @@ static char *literal(char *at, const char *text)
 typedef struct {
     PyObject_HEAD
     PyObject *stamp_of;
+    RingWriter *ring;
+    uint32_t log;
     time_t second; /* whose stamp is known */
     char stamp[MOST_STAMP];
     Py_ssize_t stamp_size;
-    char *text; /* `count` lines */
-    Py_ssize_t size, room, count;
+    char text[MOST_LINE]; /* the last line */
 } Lines;
-
-/* Whether there is room for `more` bytes, as there is unless memory is short. */
-static int has_room(Lines *self, Py_ssize_t more)
-{
-    if (self->room - self->size < more) {
-        Py_ssize_t room = 2 * self->room + more;
-        char *text = PyMem_Realloc(self->text, room);
-        if (!text)
-            return 0;
-        self->text = text;
-        self->room = room;
-    }
-    return 1;
-}
 
 /* Know the stamp of the present second. Returns 0, or -1 with an exception. */
 static int know_stamp(Lines *self)
@@ -71,8 +56,8 @@ static int know_stamp(Lines *self)
     return self->second == now ? 0 : -1;
 }
 
-int add_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint64_t status, uint64_t sent,
-             PyObject *referer, PyObject *agent, uint64_t ns)
+int make_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint64_t status, uint64_t sent,
+              PyObject *referer, PyObject *agent, uint64_t ns, Line *line)
 {
     Lines *self = (Lines *)lines;
     char *request;
@@ -80,9 +65,7 @@ int add_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint6
     uint64_t us = (ns + 500) / 1000;
     if (PyBytes_AsStringAndSize(request_line, &request, &request_size) || know_stamp(self))
         return -1;
-    if (!has_room(self, MOST_LINE))
-        return 0;
-    char *at = self->text + self->size;
+    char *at = self->text;
     const char *limit = at + MOST_LINE - MOST_NUMBERS, *host = ascii(host_text, &size);
     if (!(at = host && !size ? literal(at, "unix:") : quiet(at, limit, host, size)))
         return 0;
@@ -108,89 +91,63 @@ int add_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint6
     for (uint64_t unit = 100000; unit; unit /= 10)
         *at++ = (char)('0' + us / unit % 10);
     *at++ = '\n';
-    self->size = at - self->text;
-    self->count++;
-    return 1;
+    line->ring = self->ring;
+    line->log = self->log;
+    line->text = self->text;
+    line->size = at - self->text;
+    return ring_has_room(self->ring, line->size);
 }
 
-/* add(host, request, status, size, referer, agent, ns) -> whether the line is in; not when something in it
- * needs an escape, or has no room. */
-static PyObject *lines_add(Lines *self, PyObject *const *args, Py_ssize_t nargs)
+/* make(host, request, status, size, referer, agent, ns) -> the line; None when something in it needs an escape, or it is
+ * too long. */
+static PyObject *lines_make(Lines *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 7) {
-        PyErr_SetString(PyExc_TypeError, "add takes seven arguments");
+        PyErr_SetString(PyExc_TypeError, "make takes seven arguments");
         return NULL;
     }
     uint64_t status = PyLong_AsUnsignedLongLong(args[2]), sent = PyLong_AsUnsignedLongLong(args[3]),
              ns = PyLong_AsUnsignedLongLong(args[6]);
-    int added = PyErr_Occurred()
-                    ? -1
-                    : add_line((PyObject *)self, args[0], args[1], status, sent, args[4], args[5], ns);
-    return added < 0 ? NULL : PyBool_FromLong(added);
-}
-
-/* append(line): one that was made elsewhere. */
-static PyObject *lines_append(Lines *self, PyObject *line)
-{
-    char *text;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(line, &text, &size))
+    Line line = {NULL, 0, NULL, 0};
+    if (PyErr_Occurred() || make_line((PyObject *)self, args[0], args[1], status, sent, args[4], args[5], ns, &line) < 0)
         return NULL;
-    if (!has_room(self, size))
-        return PyErr_NoMemory();
-    memcpy(self->text + self->size, text, size);
-    self->size += size;
-    self->count++;
-    Py_RETURN_NONE;
+    return line.text ? PyBytes_FromStringAndSize(line.text, line.size) : Py_NewRef(Py_None);
 }
 
-/* take() -> all lines so far. */
-static PyObject *lines_take(Lines *self, PyObject *unused)
-{
-    (void)unused;
-    PyObject *taken = PyBytes_FromStringAndSize(self->text, self->size);
-    if (taken)
-        self->size = self->count = 0;
-    return taken;
-}
-
-/* Lines(stamp_of): `stamp_of(seconds)` is the text of a time, which needs no escape. */
+/* Lines(stamp_of, ring, log): `stamp_of(seconds)` is the text of a time, which needs no escape; lines that native code
+ * makes go to that log, by way of that RingWriter. */
 static PyObject *lines_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *stamp_of;
+    PyObject *stamp_of, *ring;
+    unsigned log;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "O", &stamp_of))
+    if (!PyArg_ParseTuple(args, "OO!I", &stamp_of, ring_writer_type, &ring, &log))
         return NULL;
     Lines *self = (Lines *)allocate(type);
-    if (self)
+    if (self) {
         self->stamp_of = Py_NewRef(stamp_of);
+        self->ring = (RingWriter *)Py_NewRef(ring);
+        self->log = log;
+    }
     return (PyObject *)self;
 }
 
 static void lines_dealloc(Lines *self)
 {
     Py_XDECREF(self->stamp_of);
-    PyMem_Free(self->text);
+    Py_XDECREF((PyObject *)self->ring);
     release((PyObject *)self);
 }
 
 static PyMethodDef methods[] = {
-    {"add", (PyCFunction)(void (*)(void))lines_add, METH_FASTCALL, NULL},
-    {"append", (PyCFunction)lines_append, METH_O, NULL},
-    {"take", (PyCFunction)lines_take, METH_NOARGS, NULL},
+    {"make", (PyCFunction)(void (*)(void))lines_make, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
-};
-
-static PyMemberDef members[] = {
-    {"count", T_PYSSIZET, offsetof(Lines, count), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_new, lines_new},
     {Py_tp_dealloc, lines_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_members, members},
     {0, NULL},
 };
 

@@ -60,6 +60,7 @@ static PyMethodDef functions[] = {
     {"accept", FAST(native_accept)},
     {"epoll_control", FAST(native_epoll_control)},
     {"epoll_wait", FAST(native_epoll_wait)},
+    {"records", native_records, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -68,7 +69,7 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    request_init, head_init, answer_init, exchange_init, line_init, lane_init, ring_init,
+    request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, lane_init, ring_init,
     stake_init, link_init, dispatch_init, handle_init, complete_init, epoll_init, flow_init, accept_init,
 };
 

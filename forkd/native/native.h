@@ -54,7 +54,8 @@ typedef struct {
     Block *block;              /* what start_response was called with; NULL before, and when it was not usual */
     PyObject *response;        /* the Response that goes on, if any */
     PyObject *result, *failure; /* of the application, when not usual */
-    int64_t began; /* ns of CLOCK_MONOTONIC */
+    int64_t began;  /* ns of CLOCK_MONOTONIC */
+    int64_t ticket; /* what its lane knows it by; 0 before it has begun */
     PyObject *answer; /* what is left to send of it, where a Dispatcher has begun */
     long code;
     Py_ssize_t sent; /* bytes of body */
@@ -159,22 +160,54 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request);
 extern PyTypeObject *exchange_type;
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+/* A ring of log lines, at its writer's end (log_ring.c). */
+enum { RING_HEADER = 8 }; /* bytes of a record before its text */
+typedef struct {
+    PyObject_HEAD
+    Py_buffer memory;
+    Py_ssize_t count; /* of all rings */
+    uint64_t *head, *tail;
+    char *text;
+    size_t room; /* a power of two */
+    char shut;   /* lines were lost, and before others follow that has to be told */
+} RingWriter;
+
+extern PyTypeObject *ring_writer_type;
+/* Whether a record with so many bytes of text is taken now. */
+int ring_has_room(const RingWriter *ring, size_t size);
+/* Where the head is once that record is there. */
+uint64_t ring_after(const RingWriter *ring, size_t size);
+/* Add it, where there is room. */
+void ring_put(RingWriter *ring, uint32_t log, const char *text, size_t size);
+PyObject *native_records(PyObject *module, PyObject *args);
+int log_ring_init(PyObject *module);
+
+/* A line for the access log, and where it goes. */
+typedef struct {
+    RingWriter *ring; /* NULL: nowhere */
+    uint32_t log;
+    const char *text;
+    size_t size;
+} Line;
+
 extern PyTypeObject *lines_type;
 /* The lane that a ledger writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
 PyObject *lane_of(PyObject *ledger);
 /* So many bytes have come from a client, or gone to one; nothing for a ledger that is not native, or NULL. */
 void count_received(PyObject *ledger, Py_ssize_t bytes);
 void count_sent(PyObject *ledger, Py_ssize_t bytes);
-/* When it began (ns of CLOCK_MONOTONIC), or -1 with an exception. */
-int64_t begin_request(PyObject *lane, PyObject *line);
+/* Its ticket, or 0 with an exception. `client`: a str; anything else is as an empty one. `fd`: of its socket. */
+int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began);
 /* The application has given control back. */
 void pause_request(PyObject *lane);
-/* The request that began then (ns) is answered: how long it took (ns). */
-int64_t end_request(PyObject *lane, int64_t began, long status);
-/* Whether the line is in; not when something in it needs an escape, or has no room; -1 with an exception.
- * `lines` is a Lines. */
-int add_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
-             PyObject *agent, uint64_t ns);
+/* How long the request of that ticket has taken so far (ns). */
+int64_t request_took(PyObject *lane, int64_t ticket);
+/* It is answered: it is counted, and its line is in the ring, or neither is. `line->ring` has room. */
+void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, const Line *line);
+/* Whether the line was made; not when something in it needs an escape, or is too long, or its ring does not take it;
+ * -1 with an exception. `lines` is a Lines. What is made stands until the next one is, or Python runs. */
+int make_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
+              PyObject *agent, uint64_t ns, Line *line);
 
 /* stake.c: see there; what can be done without a call from Python. */
 extern PyTypeObject *stake_type;

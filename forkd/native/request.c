@@ -170,6 +170,7 @@ static PyMemberDef request_members[] = {
     MEMBER(close, T_BOOL),
     MEMBER(answer, T_OBJECT),
     MEMBER(began, T_LONGLONG),
+    MEMBER(ticket, T_LONGLONG),
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -18,7 +18,7 @@ from forkd.config import Config
 from forkd.log import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
-from forkd.logger.destinations import FIRST_ACCESS, STDERR, Destination, Standard
+from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
 from forkd.sink import LineSink, Sink
 from forkd.system import process
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
@@ -47,7 +47,8 @@ class Sinks:
 
     _rings: Rings
     _err: int | None  # the number of the error log; None: descriptor 2 itself
-    _access: int | None  # of the access log; None: descriptor 1 itself
+    _access: int  # of the access log
+    _native: bool
 
     def error(self, row: Row) -> LineSink:
         """For the process that writes that row of the scoreboard."""
@@ -55,9 +56,8 @@ class Sinks:
         sink.lost = row.lost_error
         return sink
 
-    def access(self, row: Row) -> LineSink:
-        log = self._access
-        sink = Sink(1) if log is None else RingSink(self._rings, row.index, ACCESS, log)
+    def access(self, row: Row) -> RingSink:
+        sink = RingSink(self._rings, row.index, ACCESS, self._access, native=self._native)
         sink.lost = row.lost_access
         return sink
 
@@ -82,7 +82,8 @@ class Logs:
         self._standard, self._config = standard, config
         self._failed, self._forgetting = failed, forgetting
         self._destinations = dict(standard.destinations)
-        self._opening: set[int] = set(self._destinations)
+        self._opening: set[int] = set(standard.pipes)
+        self._to_stdout = False  # a generation has its access log there
         self._channel: socket.socket | None = None
         self._pid = 0
         self._pidfd = -1
@@ -103,10 +104,18 @@ class Logs:
 
     def sinks(self, number: int, config: Config) -> Sinks:
         """Where the children of a generation write to."""
-        access = self._standard.out if config.access_log == "-" else number + FIRST_ACCESS
-        return Sinks(self._rings, self._standard.err, access)
+        out = STDOUT if self._standard.out is None else self._standard.out
+        access = out if config.access_log == "-" else number + FIRST_ACCESS
+        return Sinks(self._rings, self._standard.err, access, config.native)
 
     # ---- the logger -----------------------------------------------------------------------
+
+    @property
+    def _needed(self) -> bool:
+        """Whether there is a file, or lines for descriptor 1."""
+        return self._to_stdout or any(
+            log != STDOUT or log in self._standard.pipes for log in self._destinations
+        )
 
     @property
     def pid(self) -> int:
@@ -117,7 +126,7 @@ class Logs:
         """Fork the logger, if there is a file to write and it does not run. To be called when the master
         has all that a new process must close."""
         self._begun = True
-        if self._pid or self._ended or not self._destinations:
+        if self._pid or self._ended or not self._needed:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         forget = self._forgetting()
@@ -130,7 +139,7 @@ class Logs:
         birth = logger.Birth(
             rings=self._rings, destinations=dict(self._destinations), pipes=self._standard.pipes,
             channel=theirs, master=os.getpid(), name=self._config.name, level=self._config.log_level,
-            style=self._config.log_format, forget=forget_all,
+            style=self._config.log_format, native=self._config.native, forget=forget_all,
         )  # fmt: skip
 
         def logger_main() -> NoReturn:
@@ -221,6 +230,10 @@ class Logs:
 
     def open(self, number: int, config: Config) -> None:
         """A generation has that configuration: have its access log opened, if that is a file."""
+        if config.access_log == "-" and not self._to_stdout:
+            self._to_stdout = True
+            if self._begun:
+                self.start()
         if config.access_log in (None, "-"):
             return
         log = number + FIRST_ACCESS

@@ -19,12 +19,13 @@ from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import FROM_OUTSIDE
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import Channel
+from forkd.supervise.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.lease import FULL, make_bells
 from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
-from forkd.system.scoreboard import REQUESTS, Scoreboard
+from forkd.system.scoreboard import REQUESTS, Left, Scoreboard
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (
@@ -46,6 +47,7 @@ class Departure:
     stacks: str
     peak: int  # most bytes of memory it ever had
     held: tuple[float, bytes] | None  # the request it was serving: (seconds, its line)
+    left: Left  # what it had in flight
     requests: int  # that it answered
 
 
@@ -80,6 +82,9 @@ class Nursery:
         self._on_message = on_message
         self._on_exit = on_exit
         self._sinks = sinks
+        self._unanswered = Unanswered(
+            self.board, self.rings, log, generations=generations, sinks=sinks
+        )
 
     def fork(self, generation: Generation, admin: str | None) -> Child | None:
         """Fork one child of `generation`; None when its template has not loaded the application yet.
@@ -233,7 +238,8 @@ class Nursery:
         crashed = not asked and not outside
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())
-        requests = self.board.counter(child.slot, REQUESTS)
+        left = self._unanswered.settle(child, reason)
+        requests = self.board.counter(child.slot, REQUESTS) - len(left.requests) - left.more
         self.exits[reason] += 1
         self._loop.unwatch(child.pidfd)
         self._loop.unwatch(child.channel.fileno())
@@ -241,7 +247,9 @@ class Nursery:
         self.board.spend(child.slot, max(cpu_ns, child.cpu_ns))
         self.children.remove(child)
         killed = outside and child.ready is None
-        return Departure(child, code, reason, crashed, killed, untimely, stacks, peak, held, requests)
+        return Departure(
+            child, code, reason, crashed, killed, untimely, stacks, peak, held, left, requests
+        )
 
 
 def mark_gone(generation: Generation, slot: int) -> None:

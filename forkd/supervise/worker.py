@@ -149,7 +149,7 @@ class Worker:
             while not model.done:
                 model.turn(None)
         if self.access is not None:
-            self.access.end()
+            self.access.finish()
         return 0
 
     def exit(self) -> None:
@@ -286,7 +286,7 @@ class Worker:
             now = monotonic()
             again = access.due(now)
             if again <= now or access.sink.waiting:
-                again = now + _RETRY if access.flush(now) else access.due(now)
+                again = now + _RETRY if access.flush() else NEVER
         if self.log.sink.waiting:
             self.log.sink.retry()
             again = min(again, monotonic() + _RETRY)

@@ -25,7 +25,12 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from forkd.native import native as _native
+
+if TYPE_CHECKING:
+    from forkd._native import RingWriter
 
 ERROR, ACCESS = 0, 1
 _KINDS = 2
@@ -81,7 +86,9 @@ class Rings:
         at = self._first + (of_master + (slot - 1) * of_slot if slot else 0)
         main = _WORKER_BYTES if slot else _MASTER_BYTES
         if number:
-            return at + _KINDS * (main + (number - 1) * _LANE_BYTES) + kind * _LANE_BYTES, _LANE_BYTES
+            return at + _KINDS * (
+                main + (number - 1) * _LANE_BYTES
+            ) + kind * _LANE_BYTES, _LANE_BYTES
         return at + kind * main, main
 
     def index(self, lane: int, kind: int) -> int:
@@ -119,22 +126,39 @@ class Rings:
 
 
 class Writer:
-    """One ring, in the process that writes it. Not for two threads at once."""
+    """One ring, in the process that writes it. Not for two threads at once. The twin of native/log_ring.c's
+    RingWriter."""
+
+    shut = False  # lines were lost, and before others follow that has to be told
 
     def __init__(self, rings: Rings, index: int) -> None:
-        self._rings, self._index = rings, index
-        self._text = rings.text(index)
+        self._rings = rings
+        self.use(index)
+
+    def use(self, index: int, *_: int) -> None:
+        """Write to that one from now on, where the last writer has left off."""
+        self._index = index
+        self._text = self._rings.text(index)
         self.room = len(self._text)
-        self._head = rings.heads[index]  # where the last writer has left off
+
+    @property
+    def head(self) -> int:
+        """Bytes that were ever written."""
+        return self._rings.heads[self._index]
 
     @property
     def free(self) -> int:
-        """Bytes for headers and text."""
-        used = (self._head - self._rings.tails[self._index]) & _MASK
-        if used > self.room:  # somebody wrote nonsense: the reader has forgotten what there was
-            self._head = self._rings.heads[self._index]
-            used = (self._head - self._rings.tails[self._index]) & _MASK
+        """Bytes for headers and text. None, where somebody wrote nonsense that the reader has to forget."""
+        used = (self.head - self._rings.tails[self._index]) & _MASK
         return max(0, self.room - used)
+
+    def takes(self, text: bytes) -> bool:
+        """Whether there is room for such a record, and nothing has to be told before it."""
+        return not self.shut and _HEADER.size + len(text) <= self.free
+
+    def after(self, text: bytes) -> int:
+        """The head, once such a record is there."""
+        return (self.head + _HEADER.size + len(text)) & _MASK
 
     def put(self, log: int, text: bytes) -> bool:
         """Add a record of whole lines; False when there is no room. Does not ring."""
@@ -142,35 +166,52 @@ class Writer:
         if size > self.free:
             return False
         data = _HEADER.pack(len(text), log) + text
-        at = self._head & (self.room - 1)
+        at = self.head & (self.room - 1)
         end = min(size, self.room - at)
         self._text[at : at + end] = data[:end]
         if end < size:
             self._text[: size - end] = data[end:]
-        self._head = (self._head + size) & _MASK
-        self._rings.heads[self._index] = self._head
+        self._rings.heads[self._index] = self.after(text)
         return True
 
 
 class RingSink:
     """What a log writes to, as `Sink`, where the logger writes the file. By any thread."""
 
-    def __init__(self, rings: Rings, lane: int, kind: int, log: int) -> None:
-        """`lane`: which of the scoreboard's, counted over all slots. `log`: its number."""
+    def __init__(
+        self, rings: Rings, lane: int, kind: int, log: int, *, native: bool = False
+    ) -> None:
+        """`lane`: which of the scoreboard's, counted over all slots. `log`: its number. `native`: native
+        code may write to the ring, too."""
         #: Told how many lines have just been lost.
         self.lost: Callable[[int], object] = lambda lines: None
         #: Asked, when there is room again, for what to write in the place of so many lines.
         self.gap: Callable[[int], bytes] = lambda lines: b""
-        self._rings, self._kind, self._log = rings, kind, log
-        self._ring = Writer(rings, rings.index(lane, kind))
+        self._rings, self._kind, self.log = rings, kind, log
+        index = rings.index(lane, kind)
+        self.ring: Writer | RingWriter = (
+            Writer(rings, index)
+            if _native is None or not native
+            else _native.RingWriter(rings.memory, rings.count, index, *rings.place(index))
+        )
         self._missing = 0  # lines lost since the last gap
-        self.unheard = 0  # bytes that the bell has not been rung for
+        self._heard = self.ring.head  # what the bell has been rung for
         self._lock = threading.Lock()
 
     @property
     def waiting(self) -> bool:
         """Whether `retry` has something to do."""
         return self._missing > 0
+
+    @property
+    def unheard(self) -> int:
+        """Bytes that the bell has not been rung for."""
+        return self.ring.head - self._heard
+
+    @property
+    def many(self) -> bool:
+        """Whether these are so many that the bell is rung at once."""
+        return self.unheard >= min(_MANY_BYTES, self.ring.room // 2)
 
     def write(self, data: bytes, at_once: bool = True) -> None:
         """As `LineSink`. Each wake-up of the logger costs as much as a few hundred lines."""
@@ -179,28 +220,38 @@ class RingSink:
                 self._lose(data)
                 return
             for piece in _pieces(data):
-                if not self._ring.put(self._log, piece):
+                if not self.ring.put(self.log, piece):
                     self._lose(piece)
-            self.unheard += len(data)
-            if not at_once and self.unheard < min(_MANY_BYTES, self._ring.room // 2):
-                return
-            self.unheard = 0
-        self._rings.ring_bell()
+        if at_once or self.many:
+            self._ring_bell()
+
+    def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes) -> None:
+        """A request ends that has this line; see scoreboard.py's `Row.end`. Somebody rings the bell later."""
+        with self._lock:
+            if self._missing:
+                self._resume()
+            if not ledger.end(ticket, status, took, self.ring, self.log, line):
+                ledger.end(ticket, status, took)
+                self._lose(line)
 
     def retry(self) -> None:
         """Tell of what was lost, if there is room again, and of what was written."""
-        if self._missing or self.unheard:
-            with self._lock:
-                told = bool(self._missing and self._resume()) or self.unheard
-                self.unheard = 0
-            if told:
-                self._rings.ring_bell()
+        with self._lock:
+            told = bool(self._missing and self._resume())
+        if told or self.unheard:
+            self._ring_bell()
+
+    def head_of(self, lane: int) -> int:
+        """That of a lane's ring for the same kind of log: bytes that were ever written there."""
+        return self._rings.heads[self._rings.index(lane, self._kind)]
 
     def forked(self, lane: int, lost: Callable[[int], object]) -> None:
         """In a process forked from the one that wrote so far: it has a lane of its own."""
         self.lost = lost
-        self._ring = Writer(self._rings, self._rings.index(lane, self._kind))
-        self._missing = self.unheard = 0
+        index = self._rings.index(lane, self._kind)
+        self.ring.use(index, *self._rings.place(index))
+        self.ring.shut = False
+        self._missing, self._heard = 0, self.ring.head
 
     def end(self) -> None:
         """The process ends. What is in the ring is the logger's."""
@@ -209,17 +260,23 @@ class RingSink:
     def close(self) -> None:
         """In a child, of the master's: nothing of it is the child's."""
 
+    def _ring_bell(self) -> None:
+        self._heard = self.ring.head  # before: what comes meanwhile is told of once more
+        self._rings.ring_bell()
+
     def _resume(self) -> bool:
         # Half of it must be free: one gap is told then, and not one for each line that finds a place.
-        if self._ring.free < self._ring.room // 2:
+        if self.ring.free < self.ring.room // 2:
             return False
         missing, self._missing = self._missing, 0
+        self.ring.shut = False
         gap = self.gap(missing)
-        return not gap or self._ring.put(self._log, gap)
+        return not gap or self.ring.put(self.log, gap)
 
     def _lose(self, data: bytes) -> None:
         lines = data.count(b"\n")
         self._missing += lines
+        self.ring.shut = True
         self.lost(lines)
 
 
@@ -237,7 +294,7 @@ class Taken(NamedTuple):
     """The first records of a ring, which are for one log."""
 
     ring: int
-    sizes: list[int]  # of their texts
+    used: int  # bytes in the ring
     skip: int  # bytes of the first that are in the file already
     text: bytes  # of all, without those
 
@@ -245,9 +302,12 @@ class Taken(NamedTuple):
 class Reader:
     """All rings, in the logger. One thread."""
 
-    def __init__(self, rings: Rings) -> None:
+    def __init__(self, rings: Rings, *, native: bool = True) -> None:
         self._rings = rings
-        self._tails = array("Q", rings.tails.tobytes())  # ours: a writer could change those that it sees
+        self._records = records if _native is None or not native else _native.records
+        self._tails = array(
+            "Q", rings.tails.tobytes()
+        )  # ours: a writer could change those that it sees
 
     def filled(self) -> list[int]:
         """The rings that have something."""
@@ -276,37 +336,33 @@ class Reader:
     def take(self, index: int, most: int) -> Taken:
         """The first records, all for one log, of up to `most` bytes, and one at least; none when what is
         there makes no sense. They stay until `advance`."""
-        at, pending = self._tails[index], self._pending(index)
-        sizes: list[int] = []
-        pieces: list[bytes] = []
-        log, size = None, 0
-        while header := self._header(index, at, pending):
-            if log not in (None, header[1]) or (sizes and size + header[0] > most):
-                break
-            log = header[1]
-            pieces.append(self._read(index, at + _HEADER.size, header[0]))
-            sizes.append(header[0])
-            size += header[0]
-            at += _HEADER.size + header[0]
-            pending -= _HEADER.size + header[0]
-        text = b"".join(pieces)
-        skip = min(self._rings.done[index], sizes[0]) if sizes else 0
-        return Taken(index, sizes, skip, text[skip:])
+        first, used, text = self._records(
+            self._rings.text(index), self._tails[index], self._pending(index), most
+        )
+        skip = min(self._rings.done[index], first)
+        return Taken(index, used, skip, text[skip:])
 
     def advance(self, taken: Taken, written: int) -> int:
         """So many bytes of `taken.text` are in the file. Returns how many of the text were."""
-        left, tail, index = min(written, len(taken.text)) + taken.skip, 0, taken.ring
-        for size in taken.sizes:
-            if left < size:
-                break
-            left -= size
-            tail += _HEADER.size + size
+        written, index, tail = min(written, len(taken.text)), taken.ring, 0
+        left = 0
+        if written == len(taken.text):
+            tail = taken.used
+        else:
+            left = written + taken.skip
+            while header := self._header(index, self._tails[index] + tail, taken.used - tail):
+                if left < header[0]:
+                    break
+                left -= header[0]
+                tail += _HEADER.size + header[0]
         rings = self._rings
         if tail:
-            rings.done[index] = 0  # before the tail: killed here, we write twice rather than nothing
+            rings.done[index] = (
+                0  # before the tail: killed here, we write twice rather than nothing
+            )
             self._move(index, self._tails[index] + tail)
-        rings.done[index] = left if tail < sum(taken.sizes) + _HEADER.size * len(taken.sizes) else 0
-        return min(written, len(taken.text))
+        rings.done[index] = left
+        return written
 
     def end_torn_line(self, index: int) -> int:
         """The file that has half a line of the first record is closed: its rest must not tear one in the
@@ -334,15 +390,38 @@ class Reader:
 
     def _header(self, index: int, at: int, pending: int) -> tuple[int, int] | None:
         """(bytes of text, log) of the record at `at`; None for nonsense, and at the end."""
-        if not _HEADER.size < pending <= self._rings.place(index)[1]:
-            return None
-        size, log = _HEADER.unpack(self._read(index, at, _HEADER.size))
-        return (size, log) if 0 < size <= pending - _HEADER.size else None
+        return _header(self._rings.text(index), at, pending)
 
     def _read(self, index: int, at: int, size: int) -> bytes:
-        start, room = self._rings.place(index)
-        at &= room - 1
-        end = min(size, room - at)
-        memory = self._rings.memory
-        data = bytes(memory[start + at : start + at + end])
-        return data if end == size else data + bytes(memory[start : start + size - end])
+        return _read(self._rings.text(index), at, size)
+
+
+def records(ring: memoryview, at: int, pending: int, most: int) -> tuple[int, int, bytes]:
+    """The records at `at`, all for one log, of up to `most` bytes, and one at least; none where what is there
+    makes no sense: (size of the first one's text, bytes of all in the ring, their text). `pending`: bytes
+    from there to the head. The twin of native/log_ring.c's."""
+    pieces: list[bytes] = []
+    first = used = size = 0
+    log = None
+    while header := _header(ring, at + used, pending - used):
+        if pieces and (log != header[1] or size + header[0] > most):
+            break
+        first, log = first or header[0], header[1]
+        pieces.append(_read(ring, at + used + _HEADER.size, header[0]))
+        size += header[0]
+        used += _HEADER.size + header[0]
+    return first, used, b"".join(pieces)
+
+
+def _header(ring: memoryview, at: int, pending: int) -> tuple[int, int] | None:
+    if not _HEADER.size < pending <= len(ring):
+        return None
+    size, log = _HEADER.unpack(_read(ring, at, _HEADER.size))
+    return (size, log) if 0 < size <= pending - _HEADER.size else None
+
+
+def _read(ring: memoryview, at: int, size: int) -> bytes:
+    at &= len(ring) - 1
+    end = min(size, len(ring) - at)
+    data = bytes(ring[at : at + end])
+    return data if end == size else data + bytes(ring[: size - end])

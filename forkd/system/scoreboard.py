@@ -20,12 +20,15 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.native import native as _native
+from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
 
 if TYPE_CHECKING:
     from forkd._native import Lane
+    from forkd._native import Places as NativePlaces
+    from forkd.system.log_ring import Writer
 
 # Gauges: zeroed with the row.
 WORKING = 0  # when the child woke to work; 0 while it waits
@@ -97,74 +100,155 @@ WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 _WAIT_CELLS = 1 + len(WAIT_BOUNDS) + 1
 #: A time, zeroed with the row: since when this thread of a pool has its present task; or 0.
 OCCUPIED = WAITS + len(QUEUES) * _WAIT_CELLS
-CELLS = OCCUPIED + 1
+#: Zeroed with the row, too, all that follow.
+HELD = OCCUPIED + 1  # the entry of the request in REQUEST (system/in_flight.py); 0: it has none
+THREAD = OCCUPIED + 2  # whose lane it is, as threading.get_ident() has it
+UNLISTED = OCCUPIED + 3  # in flight without an entry: begun in this lane, less those ended in it
+#: What an end that has begun is to store in the cells of the same names; see `Row.end`.
+ENDING = OCCUPIED + 4
+END_HEAD = ENDING + 1  # of the ring of its access log, once the line is there
+END_STATUS, END_TICKET, END_CODE, END_REQUESTS, END_DURATION = range(ENDING + 2, ENDING + 7)
+END_BUCKET, END_BUCKET_COUNT, END_IN_FLIGHT, END_UNLISTED = range(ENDING + 7, ENDING + 11)
+CELLS = ENDING + 11
+#: ENDING.
+_NOT, _WITHOUT_LINE, _WITH_LINE = range(3)
+_STATUSES = 600
 
 #: What is folded into the base when a child dies; all other cells are zeroed.
 _COUNTERS = (*range(GAUGES, FULL_SINCE), *range(CLASSES, OCCUPIED))
 
+#: As native/lane.c has them, in its order.
+_NATIVE_CELLS = (
+    REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CLASSES, RECEIVED, SENT,
+    HELD, UNLISTED, ENDING, END_HEAD, END_STATUS, END_TICKET, END_CODE, END_REQUESTS, END_DURATION,
+    END_BUCKET, END_BUCKET_COUNT, END_IN_FLIGHT, END_UNLISTED,
+)  # fmt: skip
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
-_LINE = 160  # bytes of the request line being served
-_ROW = (CELLS * 8 + _LINE + 63) // 64 * 64  # whole cache lines: neighbours do not share one
+_ROW = (CELLS * 8 + 63) // 64 * 64  # whole cache lines: neighbours do not share one
+#: No child has as many requests in flight that have no entry.
+_MOST_UNLISTED = 1 << 20
+
+
+class Left(NamedTuple):
+    """What a dead process had in flight."""
+
+    requests: list[Request]  # the first to begin comes first
+    more: int  # others, of which no more is known
 
 
 class Row:
     """One lane. One thread of the child in the slot writes it; the master reads it."""
 
-    def __init__(self, memory: memoryview, index: int = 0) -> None:
+    def __init__(
+        self, memory: memoryview, index: int = 0, number: int = 0, entries: Entries | None = None
+    ) -> None:
         self.index = index  # its place among all lanes
         self._memory = memory
         self.cells = memory[: CELLS * 8].cast("q")
-        self._line = memory[CELLS * 8 : CELLS * 8 + _LINE]
+        self.entries = scratch_entries() if entries is None else entries
+        self.place = 1 + number  # its entry; `number` is that among the lanes of its slot
+        self._places: Places | NativePlaces | None = None
 
     # ---- written by the child -------------------------------------------------------------
 
-    def ledger(self, wanted: bool) -> Row | Lane:
-        """What writes requests to this row: native code (native/lane.c) where it was built and is
-        `wanted`, else this object, which is its twin."""
+    def ledger(self, wanted: bool, places: Places | NativePlaces | None = None) -> Row | Lane:
+        """What writes requests of the calling thread to this row: native code (native/lane.c) where it was
+        built and is `wanted`, else this object, which is its twin. `places`: those of the process, if it
+        has several lanes."""
+        self.cells[THREAD] = threading.get_ident()
+        if places is None:
+            places = self.entries.places(wanted and _native is not None)
         if _native is None or not wanted:
+            self._places = places
             return self
-        cells = (
-            REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CLASSES, RECEIVED, SENT,
-            CELLS,
-        )  # fmt: skip
-        lane: Lane = _native.Lane(self._memory[: CELLS * 8 + _LINE], cells, _BOUNDS_NS)
+        cells = self._memory[: CELLS * 8]
+        lane: Lane = _native.Lane(cells, _NATIVE_CELLS, _BOUNDS_NS, places, self.place)
         return lane
 
-    def begin(self, line: bytes) -> int:
-        """A request enters the application. Returns the time, for `end`."""
-        cells = self.cells
-        now = monotonic_ns()
-        length = min(len(line), _LINE - 1)
-        self._line[0] = length
-        self._line[1 : 1 + length] = line[:length]
+    def begin(self, line: bytes, client: str = "", fd: int = -1) -> int:
+        """A request enters the application. `fd`: of its client's socket. Returns its ticket: the number of
+        its entry; or, where it has none, the time with a minus before it."""
+        cells, entries = self.cells, self.entries
+        now, place = monotonic_ns(), self.place
+        if entries.began(place):
+            place = self._places.take() if isinstance(self._places, Places) else 0
+        if place:
+            entries.note(place, line, client, fd, now)
+        else:
+            cells[UNLISTED] += 1
         cells[IN_FLIGHT] += 1
+        cells[HELD] = place
         cells[REQUEST] = now
-        return now
+        return place or -now
 
     def pause(self) -> None:
         """The application gave control back in the middle of a response."""
         self.cells[REQUEST] = 0
 
-    def resume(self, line: bytes) -> None:
-        """The application is entered again for the next piece of the response to `line`, perhaps
-        by another thread than before."""
-        length = min(len(line), _LINE - 1)
-        self._line[0] = length
-        self._line[1 : 1 + length] = line[:length]
+    def resume(self, ticket: int) -> None:
+        """The application is entered again for the next piece of the response, perhaps by another thread
+        than before."""
+        self.cells[HELD] = max(0, ticket)
         self.cells[REQUEST] = monotonic_ns()
 
-    def end(self, began: int, status: int) -> int:
-        """The request that began at `began` is answered with `status`. Returns its duration, ns."""
+    def took(self, ticket: int) -> int:
+        """For how long the request is in flight, ns."""
+        return monotonic_ns() - (-ticket if ticket < 0 else self.entries.began(ticket))
+
+    def end(
+        self,
+        ticket: int,
+        status: int,
+        took: int,
+        ring: Writer | None = None,
+        log: int = 0,
+        line: bytes = b"",
+    ) -> bool:
+        """The request is answered with `status`, after `took` ns; its line goes to `log`, by way of `ring`.
+        Returns whether it has ended: not when the ring does not take the line.
+
+        It is ended once, whenever the process is killed. What is to be stored is noted first, then the line
+        is put, then it is stored. Whoever finds the note of a dead process knows by the head of the ring
+        whether the end was reached, and stores the same again (`_complete`); without a line, it is reached
+        with the note. Nobody else writes to the ring meanwhile."""
         cells = self.cells
-        took = monotonic_ns() - began
+        if ring is not None and not ring.takes(line):
+            return False
+        if not 0 <= status < _STATUSES:
+            status = 0
+        bucket, total = bisect_left(_BOUNDS_NS, took), _durations_of(status)
         cells[REQUEST] = 0
-        cells[IN_FLIGHT] -= 1
-        self.count(status)
-        total = DURATION_BLOCKS[_class_of(status)]
-        cells[total] += took
-        cells[total + 1 + bisect_left(_BOUNDS_NS, took)] += 1
-        return took
+        cells[END_HEAD] = 0 if ring is None else _signed(ring.after(line))
+        cells[END_STATUS] = status
+        cells[END_TICKET] = ticket
+        cells[END_CODE] = cells[CODES + status] + (status > 0)
+        cells[END_REQUESTS] = cells[REQUESTS] + 1
+        cells[END_DURATION] = cells[total] + took
+        cells[END_BUCKET] = bucket
+        cells[END_BUCKET_COUNT] = cells[total + 1 + bucket] + 1
+        cells[END_IN_FLIGHT] = cells[IN_FLIGHT] - 1
+        cells[END_UNLISTED] = cells[UNLISTED] - (ticket < 0)
+        cells[ENDING] = _WITHOUT_LINE if ring is None else _WITH_LINE
+        if ring is not None:
+            ring.put(log, line)
+        self._store_end(status, bucket, ticket)
+        cells[ENDING] = _NOT
+        if isinstance(self._places, Places):
+            self._places.give_back(ticket)
+        return True
+
+    def _store_end(self, status: int, bucket: int, ticket: int) -> None:
+        cells = self.cells
+        cells[CODES + status] = cells[END_CODE]
+        cells[REQUESTS] = cells[END_REQUESTS]
+        total = _durations_of(status)
+        cells[total] = cells[END_DURATION]
+        cells[total + 1 + bucket] = cells[END_BUCKET_COUNT]
+        cells[IN_FLIGHT] = cells[END_IN_FLIGHT]
+        cells[UNLISTED] = cells[END_UNLISTED]
+        if self.entries.is_place(ticket):
+            self.entries.clear(ticket)
 
     def count(self, status: int) -> None:
         """A request was answered, or refused before it reached the application. A stream session
@@ -219,16 +303,51 @@ class Row:
     def lost_error(self, lines: int) -> None:
         self.cells[LOST_ERROR] += lines
 
+    # ---- once its process is dead ---------------------------------------------------------
+
+    def complete(self, head: int) -> None:
+        """Store what an end had noted that was reached. `head`: of the ring that its lines went to."""
+        cells = self.cells
+        ending, status, bucket = cells[ENDING], cells[END_STATUS], cells[END_BUCKET]
+        in_ring = ending == _WITH_LINE and (head - cells[END_HEAD]) & _MASK < 1 << 63
+        sane = 0 <= status < _STATUSES and 0 <= bucket <= len(BOUNDS)
+        if (in_ring or ending == _WITHOUT_LINE) and sane:
+            self._store_end(status, bucket, cells[END_TICKET])
+        cells[ENDING] = _NOT
+
+    def finish(self, status: int, took: int) -> None:
+        """A request that it had in flight is over, with `status`."""
+        self.count(status)
+        total = _durations_of(status)
+        self.cells[total] += took
+        self.cells[total + 1 + bisect_left(_BOUNDS_NS, took)] += 1
+
     # ---- read by the master ---------------------------------------------------------------
 
     def line(self) -> bytes:
-        """The request line last begun, cut at 159 bytes."""
-        return bytes(self._line[1 : 1 + min(self._line[0], _LINE - 1)])
+        """The request line last entered, cut at 159 bytes."""
+        return self.entries.line(self.cells[HELD])
 
     def since(self, cell: int, now_ns: int) -> float | None:
         """Seconds since the time in `cell`, or None when it is 0 or nonsense."""
         value = self.cells[cell]
         return (now_ns - value) / 1e9 if 0 < value <= now_ns else None
+
+
+def left_by(rows: list[Row], heads: list[int], pool: bool, now: int) -> Left:
+    """What a dead process had in flight, of which these are the lanes, and those the heads of the rings
+    that each lane's lines went to. `pool`: that of the slot was its own."""
+    entries = rows[0].entries
+    for row, head in zip(rows, heads, strict=True):
+        row.complete(head)
+    places = [row.place for row in rows] + (list(entries.of_pool()) if pool else [])
+    found = {place: request for place in places if (request := entries.request(place, now))}
+    for row in rows:
+        since = row.cells[REQUEST]
+        if (request := found.get(row.cells[HELD])) and request.began <= since <= now:
+            found[request.place] = request._replace(held=since, thread=row.cells[THREAD])
+    more = sum(row.cells[UNLISTED] for row in rows)
+    return Left(sorted(found.values()), more if 0 < more < _MOST_UNLISTED else 0)
 
 
 class Lanes:
@@ -240,6 +359,7 @@ class Lanes:
 
     def __init__(self, rows: list[Row], native: bool) -> None:
         self._native = native
+        self._places = rows[0].entries.places(native and _native is not None)
         self.ledger: OwnLane = _native.OwnLane() if native and _native is not None else OwnLane()
         self._ledgers: list[Row | Lane] = []  # kept alive for it
         self._main = rows[0]
@@ -267,13 +387,20 @@ class Lanes:
 
     def give_back(self, row: Row) -> None:
         """Its process is gone: counters stay, gauges end."""
-        for cell in (*range(GAUGES), FULL_SINCE, OCCUPIED):
+        for cell in (*range(GAUGES), FULL_SINCE, *range(OCCUPIED, CELLS)):
             row.cells[cell] = 0
+        row.entries.clear(row.place)
         self._free.append(row)
+
+    def leave_pool(self) -> None:
+        """In a process that was forked: the pool is that of the others."""
+        self._places = self._main.entries.places(
+            self._native and _native is not None, pool=False
+        )
 
     def become(self, row: Row) -> None:
         """The calling thread writes to `row` from now on."""
-        ledger = row.ledger(self._native)
+        ledger = row.ledger(self._native, self._places)
         self._ledgers.append(ledger)
         self.ledger.become(ledger)
 
@@ -288,19 +415,23 @@ class OwnLane:
     def become(self, ledger: Row | Lane) -> None:
         self._local.ledger = self._latest = ledger
 
-    def begin(self, line: bytes) -> int:
-        began: int = self._local.ledger.begin(line)
-        return began
+    def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int:
+        ticket: int = self._local.ledger.begin(line, client, fd)
+        return ticket
 
     def pause(self) -> None:
         self._local.ledger.pause()
 
-    def resume(self, line: bytes) -> None:
-        self._local.ledger.resume(line)
+    def resume(self, ticket: int) -> None:
+        self._local.ledger.resume(ticket)
 
-    def end(self, began: int, status: int) -> int:
-        took: int = self._local.ledger.end(began, status)
+    def took(self, ticket: int) -> int:
+        took: int = self._local.ledger.took(ticket)
         return took
+
+    def end(self, *end: Any) -> bool:
+        ended: bool = self._local.ledger.end(*end)
+        return ended
 
     def count(self, status: int) -> None:
         self._local.ledger.count(status)
@@ -320,9 +451,9 @@ class OwnLane:
         getattr(self._local, "ledger", self._latest).sent(count)
 
 
-def _class_of(status: int) -> int:
-    """The index among _CLASSES."""
-    return status // 100 if 0 < status < 600 else 0
+def _durations_of(status: int) -> int:
+    """Where the sum of the durations of that status is; its buckets follow."""
+    return DURATION_BLOCKS[status // 100 if 0 < status < _STATUSES else 0]
 
 
 def scratch_row() -> Row:
@@ -340,7 +471,11 @@ class Scoreboard:
         lanes = threads + 1
         self._memory = mmap.mmap(-1, _ROW * lanes * (slots + 1))
         view = memoryview(self._memory)
-        rows = [Row(view[_ROW * i : _ROW * (i + 1)], i) for i in range(lanes * (slots + 1))]
+        entries = make_entries(slots + 1, lanes)
+        rows = [
+            Row(view[_ROW * i : _ROW * (i + 1)], i, i % lanes, entries[i // lanes])
+            for i in range(lanes * (slots + 1))
+        ]
         #: By slot: the lanes of its child, the main thread's first.
         self.lanes = [rows[lanes * slot : lanes * (slot + 1)] for slot in range(slots + 1)]
         self._base = [0] * CELLS
@@ -354,7 +489,9 @@ class Scoreboard:
 
     def fold(self, slot: int) -> None:
         """The child in `slot` is gone: keep its counters, clear its lanes for the next one."""
-        for row in self.used(slot):
+        used = self.used(slot)
+        used[0].entries.reset(len(used))
+        for row in used:
             cells = row.cells
             for index in _COUNTERS:
                 self._base[index] += cells[index] & _SANE
@@ -472,5 +609,11 @@ def _histogram(
     return list(zip(names, map(float, counts), strict=True)), cells[0] / 1e9
 
 
+def _signed(position: int) -> int:
+    """As a cell has it."""
+    return position - (1 << 64) if position >> 63 else position
+
+
+_MASK = (1 << 64) - 1
 #: No honest counter reaches 2**52; the mask bounds what a child gone mad can add to a total.
 _SANE = (1 << 52) - 1

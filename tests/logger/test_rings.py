@@ -169,7 +169,7 @@ def test_a_head_that_is_nonsense_costs_that_ring_only(head: int) -> None:
         reader.forget(bad)
     while bad in reader.filled():  # it read as something: it ends all the same
         taken = reader.take(bad, 1 << 16)
-        if taken.sizes:
+        if taken.used:
             reader.advance(taken, len(taken.text))
         else:
             reader.forget(bad)
@@ -208,7 +208,7 @@ def test_garbage_in_all_rings_is_bounded_work() -> None:
             for filled in reader.filled():
                 taken = reader.take(filled, 1 << 16)
                 assert len(taken.text) <= room
-                if taken.sizes:
+                if taken.used:
                     reader.advance(taken, len(taken.text))
                 else:
                     reader.forget(filled)

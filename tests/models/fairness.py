@@ -25,7 +25,7 @@ from forkd.models.intake import ListenerIntake
 from forkd.models.share import Share
 from forkd.models.unit import Unit
 from forkd.system.lease import Lease, make_bells
-from forkd.system.scoreboard import Lanes, scratch_row
+from forkd.system.scoreboard import Lanes, Scoreboard
 from tests.native.test_exchange import Access, Host, Log
 
 KEPT = 3  # connections
@@ -98,7 +98,7 @@ class _Play:
     def _make(self) -> Any:
         cell = self.cell
         host: Any = Host()
-        rows = [scratch_row() for _ in range(cell.threads + 1)]
+        rows = Scoreboard(1, cell.threads).lanes[1]
         config = Config(
             native=cell.native, model=cell.model, io=cell.io, accept=cell.accept, threads=cell.threads,
             header_timeout=HEADER_SECONDS,

@@ -21,7 +21,6 @@ from forkd.app.file_wrapper import FileWrapper
 from forkd.app.session import Await, ClientGone, SendFile
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
-from forkd.log import AccessLog
 from forkd.native import native
 from forkd.system.scoreboard import (
     CODES,
@@ -32,6 +31,7 @@ from forkd.system.scoreboard import (
     REQUESTS,
     scratch_row,
 )
+from tests.access import MemoryAccess
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -108,18 +108,19 @@ class Log:
         self.lines.append(f"{message}: {kind} {value} in {trace.tb_frame.f_code.co_name}")
 
 
-class Access(AccessLog):
+class Access(MemoryAccess):
     """Told, and read, without times."""
 
     def __init__(self, native: bool) -> None:
-        super().__init__(1, "text", native=native)
+        super().__init__(native=native)
 
     def told(self) -> list[bytes]:
-        return [TIMES.sub(b"", line) for line in self.lines.take().splitlines()]
+        return [TIMES.sub(b"", line) for line in self.take().splitlines()]
 
 
 class Peer:
     client, client_port, server, server_port, sock = "10.0.0.1", 40000, "127.0.0.1", 80, None
+    fd = -1
 
     def __init__(self, out: list[Any], gone: bool) -> None:
         self._out, self._gone = out, gone

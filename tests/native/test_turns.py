@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -254,7 +255,7 @@ def test_a_list_that_another_thread_changes_is_answered_as_it_was() -> None:
         app, print, scratch_row().ledger(True), None, None, date, True, 99, limits
     )
     request = native.read_head(GET % b"/", *limits, ("h", "1", "c", "2"))
-    assert exchange.run(request, None, None).endswith(b"\r\n\r\n" + b"A" * 40)
+    assert exchange.run(request, SimpleNamespace(client=""), None).endswith(b"\r\n\r\n" + b"A" * 40)
 
 
 # ---- streams ----------------------------------------------------------------------------------

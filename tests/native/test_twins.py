@@ -10,7 +10,9 @@ import mmap
 import os
 import random
 import re
+import struct
 from collections.abc import Iterator
+from time import monotonic_ns
 from typing import Any
 
 import pytest
@@ -21,11 +23,10 @@ from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import BadResponse, Head, bodiless, check_headers, encode
-from forkd.log import AccessLog, stamp
 from forkd.native import native
-from forkd.sink import Sink
-from forkd.system import scoreboard
-from forkd.system.scoreboard import CELLS, DURATION_CELLS, scratch_row
+from forkd.system import log_ring, scoreboard
+from forkd.system.scoreboard import CELLS, DURATION_CELLS, left_by, scratch_row
+from tests.access import MemoryAccess
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -263,8 +264,7 @@ def test_an_answer_that_native_code_makes_is_made_alike(rng: random.Random) -> N
 
 
 def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None:
-    log = AccessLog(Sink(1), "text", native=False)
-    lines = native.Lines(stamp)  # type: ignore[union-attr]
+    log, lines = MemoryAccess(native=False), MemoryAccess().lines
     usual = 0
     for _ in range(ROUNDS):
         request = mutated(rng, [b"GET / HTTP/1.1", b"POST /%22?a=b HTTP/1.0"])
@@ -274,11 +274,11 @@ def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None
             rng.choice((0, 14, 2**40)), rng.choice(["-", "http://a/", 'a"b', "\\", "é"]), agent,
             rng.choice((0, 499, 500, 1500, 999_999_499, 999_999_500, 3 * 10**12)),
         )  # fmt: skip
-        if lines.add(*values):
+        made = lines.make(*values)
+        if made is not None:
             usual += 1
             twin = log._combined(values[0], request.decode("latin-1"), *values[2:])
-            assert STAMP.sub(b"", lines.take()) == STAMP.sub(b"", twin)
-        assert (lines.count, lines.take()) == (0, b"")
+            assert STAMP.sub(b"", made) == STAMP.sub(b"", twin)
     assert usual > ROUNDS / 20
 
 
@@ -311,24 +311,33 @@ def test_a_lane_counts_as_its_twin_does(
     rows = [scratch_row(), scratch_row()]
     writers = [rows[0].ledger(True), rows[1].ledger(False)]
     assert writers[0] is not rows[0] and writers[1] is rows[1]
-    began = [0, 0]
+    logs = [MemoryAccess(), MemoryAccess(native=False)]
+    tickets: list[list[int]] = []  # of both
     for _ in range(ROUNDS // 10):
         line = b"GET /" + b"x" * rng.choice((0, 10, 158, 159, 160, 300))
+        client = rng.choice(("", "127.0.0.1", "f" * 100))
         status = rng.choice((-1, 0, 99, 100, 199, 200, 302, 404, 599, 600, 10**6))
         count = rng.choice((0, 1, 65536, 1 << 40))
         match rng.randrange(9):
             case 0:
-                began = [writer.begin(line) for writer in writers]
+                tickets.append([writer.begin(line, client, 7) for writer in writers])
             case 1:
                 for writer in writers:
                     writer.pause()
-            case 2:
-                for writer in writers:
-                    writer.resume(line)
-            case 3:
-                past = rng.choice((0, 10**6, 10**9, 10**11))
-                for writer, then in zip(writers, began, strict=True):
-                    writer.end(then - past, status)
+            case 2 if tickets:
+                pair = rng.choice(tickets)
+                for writer, ticket in zip(writers, pair, strict=True):
+                    writer.resume(ticket)
+            case 3 if tickets:
+                pair = tickets.pop(rng.randrange(len(tickets)))
+                took = rng.choice((0, 10**6, 10**9, 10**11))
+                logged = rng.random() < 0.5
+                for writer, log, ticket in zip(writers, logs, pair, strict=True):
+                    assert writer.took(ticket) >= 0
+                    if logged:
+                        log.end(writer, ticket, client, line, 200, 1, "-", "-", took)
+                    else:
+                        assert writer.end(ticket, status, took)
             case 4:
                 for writer in writers:
                     writer.count(status)
@@ -347,6 +356,12 @@ def test_a_lane_counts_as_its_twin_does(
                     writer.refuse(kind)
         assert rows[0].line() == rows[1].line()
         assert bool(rows[0].cells[scoreboard.REQUEST]) == bool(rows[1].cells[scoreboard.REQUEST])
+        texts = [STAMP.sub(b"", log.take()) for log in logs]
+        assert texts[0] == texts[1]
+    lefts = [left_by([row], [1 << 40], True, monotonic_ns()) for row in rows]
+    assert [len(left.requests) for left in lefts] == [len(tickets)] * 2
+    for first, second in zip(lefts[0].requests, lefts[1].requests, strict=True):
+        assert (first.line, first.client, first.place) == (second.line, second.client, second.place)
     blocks = [range(first, first + DURATION_CELLS) for first in scoreboard.DURATION_BLOCKS]
     for cell in set(range(CELLS)).difference({scoreboard.REQUEST}, *blocks):
         assert rows[0].cells[cell] == rows[1].cells[cell], cell
@@ -359,26 +374,57 @@ def test_a_lane_counts_as_its_twin_does(
 
 
 def test_lines_come_out_in_order_whoever_made_them() -> None:
-    log = AccessLog(Sink(1), "text")
+    log = MemoryAccess()
     for agent in ("a", 'b"', "c" * 5000, "d", "\u20ac"):
         log.add("", b"GET / HTTP/1.1", 200, 1, "-", agent, 1)
-    assert log.lines.count == 5
-    lines = log.lines.take().decode().splitlines()
+    lines = log.take().decode().splitlines()
     assert [line.split('"')[-2] for line in lines] == ["a", "b\\x22", "c" * 5000, "d", "\\u20ac"]
 
 
 def test_a_stamp_that_is_none_is_an_error() -> None:
+    sink = MemoryAccess().sink
     for stamp_of in (lambda now: "x" * 100, lambda now: 7, lambda now: 1 / 0):
-        lines = native.Lines(stamp_of)  # type: ignore[union-attr]
+        lines = native.Lines(stamp_of, sink.ring, 1)  # type: ignore[union-attr]
         with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
-            lines.add("", b"", 200, 1, "-", "-", 1)
-        assert lines.count == 0
+            lines.make("", b"", 200, 1, "-", "-", 1)
 
 
 def test_an_object_of_the_access_log_is_never_native() -> None:
-    log = AccessLog(Sink(1), "json")
+    log = MemoryAccess("json")
     log.add("127.0.0.1", b"GET / HTTP/1.1", 200, 5, "-", "-", 1500)
-    assert json.loads(log.lines.take())["status"] == 200
+    assert json.loads(log.take())["status"] == 200
+
+
+def test_records_are_read_alike_whatever_is_in_the_ring(rng: random.Random) -> None:
+    for _ in range(ROUNDS // 10):
+        ring = bytearray(rng.randbytes(256))
+        at, end = rng.randrange(1 << 20), 0
+        for _ in range(rng.randrange(6)):  # records, the last of which may make no sense
+            text = rng.randbytes(rng.randrange(1, 40))
+            size = rng.choice((len(text),) * 9 + (0, 1 << 20))
+            for byte in struct.pack("=II", size, rng.choice((1, 1, 1, 2))) + text:
+                ring[(at + end) % 256] = byte
+                end += 1
+        view, pending = memoryview(ring), rng.choice((end, end, end, rng.randrange(300), 1 << 63))
+        most = rng.choice((1, 30, 1 << 16))
+        assert native.records(view, at, pending, most) == log_ring.records(view, at, pending, most)  # type: ignore[union-attr]
+
+
+def test_memory_that_is_too_small_for_entries_or_lines_is_an_error() -> None:
+    assert native is not None
+    entries = memoryview(bytearray(512))
+    for first, count in ((0, 1), (1, 2), (3, 0), (1, 1 << 40), (-1, 1)):
+        with pytest.raises(ValueError, match="no entries"):
+            native.Places(entries, 256, (16, 48), (64, 160), first, count)
+    with pytest.raises(ValueError, match="no entries"):
+        native.Places(entries, 256, (16, 48), (64, 250), 1, 1)
+    for index, start, room in ((2, 64, 64), (-1, 64, 64), (0, 480, 64), (0, 64, 100), (0, -8, 64)):
+        with pytest.raises(ValueError, match="no ring"):
+            native.RingWriter(entries, 2, index, start, room)
+    ledger = scratch_row().ledger(True)
+    for ticket in (0, 1 << 40):
+        with pytest.raises(ValueError, match="no ticket"):
+            ledger.end(ticket, 200, 1)
 
 
 def test_memory_that_is_too_small_for_a_ring_is_an_error() -> None:

@@ -6,10 +6,14 @@ import errno
 import os
 import random
 import threading
+import time
+from collections import Counter
+from typing import Any
 
 import pytest
 
 from forkd.system import scoreboard
+from forkd.system.log_ring import ACCESS, Reader, Rings, Writer
 from forkd.system.scoreboard import (
     ACCEPTED,
     CELLS,
@@ -25,7 +29,9 @@ from forkd.system.scoreboard import (
     SENT,
     WORKING,
     Lanes,
+    Row,
     Scoreboard,
+    left_by,
 )
 
 
@@ -48,7 +54,7 @@ def durations(board: Scoreboard) -> tuple[list[tuple[str, float]], float]:
 
 def serve(board: Scoreboard, slot: int, status: int = 200) -> None:
     ledger = board.lanes[slot][0].ledger(True)
-    ledger.end(ledger.begin(b"GET / HTTP/1.1"), status)
+    ledger.end(ledger.begin(b"GET / HTTP/1.1"), status, 1000)
 
 
 def test_a_request_is_counted_once_everywhere() -> None:
@@ -136,7 +142,11 @@ def test_what_a_mad_child_wrote_is_bounded(nonsense: int) -> None:
     serve(board, 2)
     for cell in range(CELLS):
         board.lanes[1][0].cells[cell] = nonsense
-    board.lanes[1][0]._line[0] = 255
+    board.lanes[1][0].entries.memory[:] = b"\xff" * len(board.lanes[1][0].entries.memory)
+    used = board.used(1)
+    assert left_by(used, [nonsense] * len(used), True, 1 << 60) == ([], 0)
+    for cell in range(CELLS):
+        board.lanes[1][0].cells[cell] = nonsense
     assert board.total(REQUESTS) >= 1
     assert board.total(REQUESTS) < 1 << 53
     assert board.gauge(1, CONNECTIONS) == 0
@@ -162,10 +172,10 @@ def test_a_request_that_changes_threads_leaves_no_gauge() -> None:
     lanes = Lanes(board.lanes[1], True)
     first, second = lanes.take(), lanes.take()
     assert first and second
-    began = first.begin(b"GET / HTTP/1.1")
+    ticket = first.begin(b"GET / HTTP/1.1")
     assert board.gauge(1, IN_FLIGHT) == 1
     first.pause()
-    second.end(began, 200)
+    second.end(ticket, 200, second.took(ticket))
     assert board.gauge(1, IN_FLIGHT) == 0
     assert board.total(REQUESTS) == board.counter(1, REQUESTS) == 1
     board.fold(1)
@@ -184,11 +194,12 @@ def test_a_long_request_line_is_cut(line: bytes) -> None:
 
 def test_time_in_the_application_is_told_and_paused() -> None:
     row = Scoreboard(1).lanes[1][0]
-    began = row.begin(b"GET / HTTP/1.1")
+    ticket = row.begin(b"GET / HTTP/1.1")
+    began = row.cells[REQUEST]
     assert row.since(REQUEST, began + 2_000_000_000) == pytest.approx(2.0)
     row.pause()
     assert row.since(REQUEST, began + 2_000_000_000) is None
-    row.resume(b"GET / HTTP/1.1")
+    row.resume(ticket)
     assert row.cells[REQUEST] >= began
 
 
@@ -196,7 +207,7 @@ def test_a_duration_on_a_bound_is_in_its_bucket() -> None:
     board = Scoreboard(1)
     row = board.lanes[1][0]
     for bound in scoreboard.BOUNDS:
-        row.end(row.begin(b"") - int(bound * 1e9), 200)
+        row.end(row.begin(b""), 200, int(bound * 1e9))
     counts, _ = durations(board)
     assert counts[-1][1] == len(scoreboard.BOUNDS)
 
@@ -220,7 +231,7 @@ def test_only_lanes_that_were_used_are_read() -> None:
     first, second = lanes.take(), lanes.take()
     assert first and second
     for row in (first, second):
-        row.end(row.begin(b"GET / HTTP/1.1"), 200)
+        row.end(row.begin(b"GET / HTTP/1.1"), 200, 1000)
         lanes.give_back(row)
     again = lanes.take()
     assert again in (first, second)
@@ -340,3 +351,100 @@ def test_totals_of_a_version_that_knew_fewer_counters_are_taken_as_they_are() ->
     new.absorb([totals[: scoreboard.FULL_SINCE + 1], accepted])
     assert (new.total(REQUESTS), new.codes(), new.accepted(1)) == (1, {404: 1}, 3)
     assert durations(new)[0][-1] == ("+Inf", 0.0)
+
+
+# ---- what was in flight ---------------------------------------------------------------------
+
+
+def test_requests_in_flight_are_named_with_their_clients_and_threads() -> None:
+    board = Scoreboard(1, threads=2)
+    lanes = Lanes(board.lanes[1], True)
+    first = lanes.ledger.begin(b"GET /paused HTTP/1.1", "10.0.0.1", 5)
+    lanes.ledger.pause()
+    second = lanes.ledger.begin(b"GET /held HTTP/1.1", "fe80::1", 6)
+    assert first != second
+    left = left_by(board.used(1), [0], True, time.monotonic_ns())
+    assert [(r.line, r.client, r.thread, r.is_stream) for r in left.requests] == [
+        (b"GET /paused HTTP/1.1", "10.0.0.1", 0, False),
+        (b"GET /held HTTP/1.1", "fe80::1", threading.get_ident(), False),
+    ]
+    assert left.more == 0
+    board.fold(1)
+    assert left_by(board.used(1), [0], True, time.monotonic_ns()) == ([], 0)
+
+
+def test_entries_are_used_again_and_those_without_one_are_counted() -> None:
+    board = Scoreboard(1)
+    ledger = board.lanes[1][0].ledger(True)
+    for _ in range(3):
+        tickets = [ledger.begin(b"GET / HTTP/1.1") for _ in range(1005)]
+        left = left_by(board.used(1), [0], True, time.monotonic_ns())
+        assert (len(left.requests), left.more) == (1001, 4)  # the pool's, and the lane's own
+        assert [ticket < 0 for ticket in tickets].count(True) == 4
+        for ticket in tickets:
+            ledger.end(ticket, 200, ledger.took(ticket))
+        assert left_by(board.used(1), [0], True, time.monotonic_ns()) == ([], 0)
+    assert board.codes() == {200: 3015}
+
+
+class Killed(BaseException):
+    pass
+
+
+class Dying:
+    """Cells, of a process that is killed before one of its stores."""
+
+    def __init__(self, memory: memoryview, left: list[int]) -> None:
+        self._memory, self._left = memory, left
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._memory[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not self._left[0]:
+            raise Killed
+        self._left[0] -= 1
+        self._memory[index] = value
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_killed_between_any_two_stores_a_request_is_counted_and_logged_once(logged: bool) -> None:
+    """The Python twin, at each of its stores; native code stores in the same order."""
+    seen = Counter[tuple[int, int, int]]()
+    for stores in range(200):
+        board, rings = Scoreboard(1), Rings(2, 1)
+        row, left = board.lanes[1][0], [stores]
+        row.ledger(False)
+        ring = Writer(rings, rings.index(1, ACCESS))
+        serve_python(row, ring)  # one that is over
+        cells, row.cells = row.cells, Dying(row.cells, left)  # type: ignore[assignment]
+        entries, row.entries.cells = row.entries.cells, Dying(row.entries.cells, left)  # type: ignore[assignment]
+        heads, rings.heads = rings.heads, Dying(rings.heads, left)  # type: ignore[assignment]
+        try:
+            serve_python(row, ring if logged else None)
+            survived = True
+        except Killed:
+            survived = False
+        row.cells, row.entries.cells, rings.heads = cells, entries, heads
+        head = rings.heads[rings.index(1, ACCESS)]
+        found = left_by(board.used(1), [head], True, time.monotonic_ns())
+        lines = 0
+        reader = Reader(rings)
+        while reader.filled():
+            taken = reader.take(rings.index(1, ACCESS), 1 << 20)
+            reader.advance(taken, len(taken.text))
+            lines += taken.text.count(b"\n")
+        fate = lines - 1, board.codes()[200] - 1, len(found.requests)
+        seen[fate] += 1
+        assert board.total(REQUESTS) == board.codes()[200] == durations(board)[0][-1][1]
+        if survived:
+            break
+    assert survived
+    #: Not begun yet; in flight; over.
+    assert set(seen) == {(0, 0, 0), (0, 0, 1), (int(logged), 1, 0)}
+
+
+def serve_python(row: Row, ring: Writer | None) -> None:
+    ticket = row.begin(b"GET / HTTP/1.1", "127.0.0.1")
+    row.pause()
+    assert row.end(ticket, 200, 1000, *((ring, 2, b"a line\n") if ring is not None else ()))

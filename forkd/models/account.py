@@ -1,0 +1,38 @@
+"""What a dead process has left unanswered becomes a count and a line of the access log for each request.
+
+In the master for its children, and in a worker for the processes that it has forked for clients.
+"""
+
+from __future__ import annotations
+
+from forkd.log import AccessLog
+from forkd.system.in_flight import POOL_ENTRIES
+from forkd.system.scoreboard import Left, Row
+
+BAD_GATEWAY, GATEWAY_TIMEOUT = 502, 504
+
+
+def account_for(
+    left: Left, late: bool, reason: str, row: Row, access: AccessLog | None, now: int
+) -> None:
+    """Count it in `row`, which nobody else writes, and log it. `late`: the process was killed for being late;
+    else it has crashed, or somebody has killed it. A conversation of a TCP protocol has no status, and no
+    line. `now`: ns of CLOCK_MONOTONIC."""
+    status = GATEWAY_TIMEOUT if late else BAD_GATEWAY
+    lines = 0
+    for request in left.requests:
+        took = now - request.began
+        row.finish(0 if request.is_stream else status, took)
+        if access is not None and not request.is_stream and lines < POOL_ENTRIES:
+            access.broken(request.client, request.line, status, took, reason)
+            lines += 1
+    named = [request for request in left.requests if not request.is_stream]
+    # All that a process has in flight is of one kind: it has one application.
+    streams = bool(left.requests) and not named
+    for _ in range(left.more):
+        row.finish(0 if streams else status, 0)
+    unnamed = len(named) - lines + (0 if streams else left.more)
+    if access is not None:
+        if unnamed:
+            access.broken("-", b"-", status, 0, f"{reason}; and {unnamed} more requests like these")
+        access.flush()

@@ -1,0 +1,58 @@
+"""Requests that a dead child has left unanswered: they are counted and logged. In the master.
+
+Each request that reached the application is counted once, and has one line in the access log. A child does
+both when its request ends; for those that it had in flight when it died the master does, with 504 where
+forkd has killed it for being late, and else with 502. What the child wrote is read when it is dead, and
+believed as far as it makes sense (system/scoreboard.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic_ns
+
+from forkd.log import AccessLog, Log
+from forkd.models import registry
+from forkd.models.account import account_for
+from forkd.supervise.children import Child
+from forkd.supervise.generation import Generation
+from forkd.supervise.logs import Sinks
+from forkd.system.log_ring import ACCESS, Rings
+from forkd.system.scoreboard import Left, Scoreboard, left_by
+
+
+class Unanswered:
+    def __init__(
+        self,
+        board: Scoreboard,
+        rings: Rings,
+        log: Log,
+        *,
+        generations: Callable[[], list[Generation]],
+        sinks: Callable[[Generation], Sinks],
+    ) -> None:
+        self._board, self._rings, self._log = board, rings, log
+        self._generations, self._sinks = generations, sinks
+
+    def settle(self, child: Child, reason: str) -> Left:
+        """Count and log what the child has left, whose process is gone. Its lanes are folded next."""
+        generation = next((g for g in self._generations() if g.number == child.generation), None)
+        rows, now = self._board.used(child.slot), monotonic_ns()
+        forks = generation is not None and registry.get(generation.config.model).forks
+        # Processes that it has forked have rings of their own; threads share the main one's.
+        lanes = [row.index if forks else rows[0].index for row in rows]
+        heads = [self._rings.heads[self._rings.index(lane, ACCESS)] for lane in lanes]
+        left = left_by(rows, heads, not forks, now)
+        late = child.fault is not None
+        if late and reason != "timeout":
+            reason = f"{reason}: graceful-timeout"
+        account_for(left, late, reason, rows[0], self._access(generation), now)
+        # What it has written, and not told of, is in its ring.
+        self._rings.ring_bell()
+        return left
+
+    def _access(self, generation: Generation | None) -> AccessLog | None:
+        if generation is None or generation.config.access_log is None:
+            return None
+        sink = self._sinks(generation).access(self._board.lanes[0][0])  # the master's own
+        return AccessLog(sink, generation.config.log_format, self._log, generation.config.native)

@@ -1,0 +1,166 @@
+"""Requests in flight: an entry for each in memory that the children share with the master.
+
+Each slot of the scoreboard has one entry for each lane, and a pool for what its child has in flight besides:
+requests whose answer waits for a slow client, generators between two pieces, streams. A request is in
+flight from the store of its time, the first cell of its entry, until that is 0 again. Requests that find
+the pool taken have no entry; their lane counts them.
+
+Used by system/scoreboard.py: written by the child, and read by whoever collects it when it is dead.
+What a child wrote is data, never trusted as an index, a size or a time.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from forkd.native import native as _native
+
+if TYPE_CHECKING:
+    from forkd._native import Places as NativePlaces
+
+#: As many requests of a dead child are named; the others are counted.
+POOL_ENTRIES = 1000
+#: Cells of 8 bytes at the beginning of an entry.
+BEGAN = 0  # ns of CLOCK_MONOTONIC; 0: the entry is free
+SOCKET = 1  # its client's descriptor, plus one; 0: not known
+#: Where an entry has the client's address and the request line, each with its size in a byte before it.
+_CLIENT, _CLIENT_BYTES = 16, 48
+_LINE, _LINE_BYTES = 64, 160
+ENTRY_BYTES = 256
+_CELLS = ENTRY_BYTES // 8
+#: Not in Python's mmap before 3.13. Entries that nobody writes to cost no memory, and reserve none.
+_MAP_NORESERVE = 0x4000
+
+#: What a conversation of a TCP protocol has for a request line.
+STREAM = b"stream"
+
+
+class Request(NamedTuple):
+    """One that was in flight when its process died."""
+
+    began: int  # ns of CLOCK_MONOTONIC
+    client: str  # address; empty for a unix socket
+    line: bytes
+    place: int
+    held: int = 0  # since when it held a thread, ns; 0: it was between two steps
+    thread: int = 0  # which one, as threading.get_ident() has it
+
+    @property
+    def is_stream(self) -> bool:
+        return self.line == STREAM
+
+
+class Entries:
+    """Those of one slot. The first is none: its first cell says how much of the pool was ever taken."""
+
+    def __init__(self, memory: memoryview, lanes: int) -> None:
+        self.memory = memory
+        self.cells = memory.cast("q")
+        self.first = 1 + lanes  # of the pool
+        self.count = len(memory) // ENTRY_BYTES
+
+    def note(self, place: int, line: bytes, client: str, fd: int, began: int) -> None:
+        at = place * ENTRY_BYTES
+        self._put(at + _CLIENT, _CLIENT_BYTES, client.encode("ascii", "replace"))
+        self._put(at + _LINE, _LINE_BYTES, line)
+        self.cells[place * _CELLS + SOCKET] = fd + 1
+        self.cells[place * _CELLS + BEGAN] = began
+
+    def began(self, place: int) -> int:
+        return self.cells[place * _CELLS + BEGAN]
+
+    def clear(self, place: int) -> None:
+        self.cells[place * _CELLS + BEGAN] = 0
+
+    def is_place(self, place: int) -> bool:
+        return 0 < place < self.count
+
+    def line(self, place: int) -> bytes:
+        return self._get(place * ENTRY_BYTES + _LINE, _LINE_BYTES) if self.is_place(place) else b""
+
+    def request(self, place: int, now: int) -> Request | None:
+        """What is in flight there, unless it is nonsense."""
+        began = self.began(place)
+        if not 0 < began <= now:
+            return None
+        client = self._get(place * ENTRY_BYTES + _CLIENT, _CLIENT_BYTES)
+        return Request(began, client.decode("ascii", "replace"), self.line(place), place)
+
+    def of_pool(self) -> range:
+        """The entries of the pool that were ever taken."""
+        used = min(max(0, self.cells[BEGAN]), self.count - self.first)
+        return range(self.first, self.first + used)
+
+    def reset(self, lanes: int) -> None:
+        """The child is gone, which has used so many lanes."""
+        for place in (*range(1, 1 + min(lanes, self.first - 1)), *self.of_pool()):
+            self.clear(place)
+        self.cells[BEGAN] = 0
+
+    def places(self, native: bool, pool: bool = True) -> Places | NativePlaces:
+        """What knows in a child which entries are free. `pool`: it may use that; no other process does."""
+        count = self.count - self.first if pool else 0
+        if not native or _native is None:
+            return Places(self, count)
+        made: NativePlaces = _native.Places(
+            self.memory,
+            ENTRY_BYTES,
+            (_CLIENT, _CLIENT_BYTES),
+            (_LINE, _LINE_BYTES),
+            self.first,
+            count,
+        )
+        return made
+
+    def _put(self, at: int, room: int, text: bytes) -> None:
+        size = min(len(text), room - 1)
+        self.memory[at] = size
+        self.memory[at + 1 : at + 1 + size] = text[:size]
+
+    def _get(self, at: int, room: int) -> bytes:
+        return bytes(self.memory[at + 1 : at + 1 + min(self.memory[at], room - 1)])
+
+
+class Places:
+    """Which entries of the pool are free: private to a process, shared by its threads. The twin of
+    native/lane.c's."""
+
+    def __init__(self, entries: Entries, count: int) -> None:
+        self._entries = entries
+        self._most = count
+        self._taken = 0  # ever, at once
+        self._free: list[int] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> int:
+        """One of the pool; 0 when all are taken."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            if self._taken >= self._most:
+                return 0
+            self._taken += 1
+            self._entries.cells[BEGAN] = self._taken
+            return self._entries.first + self._taken - 1
+
+    def give_back(self, place: int) -> None:
+        if place >= self._entries.first:
+            self._free.append(place)
+
+
+def make_entries(slots: int, lanes: int) -> list[Entries]:
+    """Those of each slot, whose child has so many lanes."""
+    size = (1 + lanes + POOL_ENTRIES) * ENTRY_BYTES
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+    if sys.platform == "linux":
+        flags |= _MAP_NORESERVE
+    view = memoryview(mmap.mmap(-1, size * slots, flags))
+    return [Entries(view[size * slot : size * (slot + 1)], lanes) for slot in range(slots)]
+
+
+def scratch_entries() -> Entries:
+    """For one lane; nobody else reads them."""
+    return Entries(memoryview(bytearray((2 + POOL_ENTRIES) * ENTRY_BYTES)), 1)

@@ -1,0 +1,241 @@
+"""Requests whose process ends before they do: each is counted once, and has one line in the access log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from . import ids
+from .conftest import Service, children_of, until
+
+#: What can end a child, or keep it busy, by path.
+APP = """
+    import ctypes, os, time
+
+    def app(environ, start):
+        path = environ["PATH_INFO"]
+        if path.startswith("/sleep"):
+            time.sleep(8)
+        elif path == "/segv":
+            ctypes.string_at(0)
+        elif path == "/exit":
+            os._exit(3)
+        elif path == "/pieces":
+            start("200 OK", [("Content-Length", str(1 + len(LARGE)))])
+            return pieces()
+        start("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    def pieces():
+        yield b"x"
+        yield LARGE
+
+    LARGE = b"y" * (1 << 20)  # which no socket takes
+"""
+
+
+def ask(service: Service, path: str) -> socket.socket:
+    client = service.connect(20)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    return client
+
+
+def lines_of(access: Path) -> list[str]:
+    return access.read_text().splitlines() if access.exists() else []
+
+
+def busy(service: Service, count: int) -> None:
+    until(lambda: sum(w["in_flight"] for w in service.workers()) == count, f"{count} in flight")
+
+
+def test_three_requests_over_the_timeout_are_three_504(service: Service, tmp_path: Path) -> None:
+    service.expected_errors = ["gone: timeout"]
+    service.write_app(APP)
+    access = tmp_path / "access.log"
+    service.start("-w", "1", "--threads", "4", "--timeout", "1", "--access-log", str(access))
+    clients = [ask(service, f"/sleep/{number}") for number in range(3)]
+    for client in clients:
+        with client:
+            client.recv(1000)
+    until(lambda: service.metric("forkd_requests_total", code="504") == 3, "three counts")
+    lines = until(lambda: len(lines_of(access)) == 3 and lines_of(access), "three lines")
+    for number in range(3):
+        [line] = [line for line in lines if f'"GET /sleep/{number} HTTP/1.1" 504 0 "-" "-" ' in line]
+        assert line.startswith("127.0.0.1 - - [")
+        assert line.endswith(' "timeout"')
+        assert 1 <= float(line.split()[-2]) < 8
+    assert service.metric("forkd_requests_total") == 3
+    assert service.metric("forkd_request_duration_seconds_count") == 3
+    assert service.metric("forkd_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("/exit", "error"), ("/segv", "SIGSEGV"), ("/sleep", "SIGKILL")]
+)
+@pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=["native", "python"])
+def test_a_crash_is_a_502(
+    service: Service, tmp_path: Path, path: str, reason: str, flags: list[str]
+) -> None:
+    service.expected_errors = [f"gone: {reason}"]
+    service.write_app(APP)
+    access = tmp_path / "access.log"
+    service.start("-w", "1", "--access-log", str(access), *flags)
+    assert service.get("/") == "ok"
+    with ask(service, path) as client:
+        if path == "/sleep":
+            busy(service, 1)
+            os.kill(service.worker_pids()[0], signal.SIGKILL)
+        assert client.recv(100) == b""
+    until(lambda: service.metric("forkd_requests_total", code="502") == 1, "the count")
+    lines = until(lambda: len(lines_of(access)) == 2 and lines_of(access), "two lines")
+    [fine] = [line for line in lines if '"GET / HTTP/1.1" 200 2 "-" "-" ' in line]
+    [broken] = [line for line in lines if f'"GET {path} HTTP/1.1" 502 0 "-" "-" ' in line]
+    assert fine.split('"')[-1].strip().replace(".", "").isdigit()
+    assert broken.endswith(f' "{reason}"')
+    assert service.metric("forkd_requests_total") == 2
+
+
+def test_what_is_cut_at_the_graceful_timeout_is_a_504(service: Service, tmp_path: Path) -> None:
+    service.expected_errors = ["gone: reload"]
+    service.write_app(APP)
+    access = tmp_path / "access.log"
+    service.start(
+        "-w", "1", "--threads", "2", "--graceful-timeout", "1", "--access-log", str(access),
+        "--log-format", "json",
+    )  # fmt: skip
+    clients = [ask(service, "/sleep/a"), ask(service, "/sleep/b")]
+    busy(service, 2)
+    service.ok("reload")
+    for client in clients:
+        with client:
+            client.recv(1000)
+    until(lambda: service.metric("forkd_requests_total", code="504") == 2, "the counts")
+    lines = until(lambda: len(lines_of(access)) == 2 and lines_of(access), "two lines")
+    found = [json.loads(line) for line in lines]
+    assert sorted(record["request"] for record in found) == [
+        "GET /sleep/a HTTP/1.1", "GET /sleep/b HTTP/1.1",
+    ]  # fmt: skip
+    for record in found:
+        assert (record["status"], record["bytes"], record["client"]) == (504, 0, "127.0.0.1")
+        assert record["reason"] == "reload: graceful-timeout"
+        assert record["seconds"] >= 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--threads", "2"], ["--no-native"], ["-m", "proactor"]])
+def test_answers_that_are_under_way_are_in_flight(
+    service: Service, tmp_path: Path, flags: list[str]
+) -> None:
+    """Clients that do not read: their requests hold no thread, and there are more of them than lines."""
+    service.expected_errors = ["gone: SIGKILL"]
+    service.write_app(APP)
+    access, path = tmp_path / "access.log", str(tmp_path / "s")
+    service.start(
+        "-w", "1", "--worker-connections", "2000", "--access-log", str(access),
+        "-b", f"unix:{path}", *flags,
+    )  # fmt: skip
+    count = 1003
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(path)
+            client.sendall(b"GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n")
+        busy(service, count)
+        os.kill(service.worker_pids()[0], signal.SIGKILL)
+        until(lambda: service.metric("forkd_requests_total", code="502") == count, "the counts")
+    lines = until(lambda: len(lines_of(access)) >= 1001 and lines_of(access), "the lines")
+    named = [line for line in lines if '"GET /pieces HTTP/1.1" 502 0 ' in line]
+    [rest] = [line for line in lines if line not in named]
+    assert len(named) == 1000
+    assert rest.endswith(' "SIGKILL; and 3 more requests like these"')
+
+
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_lines_of_answered_requests_outlive_a_kill(
+    service: Service, tmp_path: Path, native: str, style: str
+) -> None:
+    """They are in the ring when they are answered, though the logger has not been told."""
+    service.expected_errors = ["gone: SIGKILL"]
+    access = tmp_path / "access.log"
+    service.start("-w", "2", native, "--access-log", str(access), "--log-format", style)
+    answer_and_kill(service)
+    until(lambda: len(lines_of(access)) == 10, f"the lines: {lines_of(access)}")
+    assert service.metric("forkd_requests_total") == 10
+
+
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+def test_so_do_those_that_go_to_a_pipe(service: Service, native: str) -> None:
+    """Descriptor 1 of a container: the logger writes there, too."""
+    service.expected_errors = ["gone: SIGKILL"]
+    argv = service.argv("start", *service.flags("-w", "2", native, "--access-log", "-"), "-f")
+    with open(service.error_log, "ab") as log:
+        daemon = subprocess.Popen(
+            argv, cwd=service.dir, env=service.environ, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
+    assert daemon.stdout is not None
+    try:
+        until(lambda: " serves " in service.log(), "serving")
+        answer_and_kill(service)
+        service.ok("stop")
+        lines = daemon.stdout.read().decode().splitlines()
+    finally:
+        daemon.stdout.close()
+        daemon.wait(20)
+    found = [line for line in lines if "GET /pid?" in line]
+    assert len(found) == len({line.split('"')[1] for line in found}) == 10
+
+
+def answer_and_kill(service: Service) -> None:
+    """Ten workers are killed as soon as they have answered their only request."""
+    for turn in range(10):
+        with contextlib.closing(service.client()) as client:
+            client.request("GET", f"/pid?{turn}")
+            os.kill(int(client.getresponse().read()), signal.SIGKILL)
+
+
+CELLS = {
+    "one thread": ["--threads", "1"],
+    "four threads": ["--threads", "4"],
+    "python": ["--no-native"],
+    "python, threads": ["--no-native", "--threads", "4"],
+    "json": ["--log-format", "json", "--threads", "4"],
+    "proactor": ["-m", "proactor"],
+    "half-sync-half-reactive": ["-m", "half-sync-half-reactive", "--threads", "4"],
+    "half-sync-half-async": ["-m", "half-sync-half-async"],
+    "process-per-connection": ["-m", "process-per-connection"],
+}
+
+
+@pytest.mark.parametrize("flags", CELLS.values(), ids=CELLS)
+def test_killed_at_any_instant_each_request_is_counted_once(
+    service: Service, tmp_path: Path, flags: list[str]
+) -> None:
+    service.expected_errors = ["gone: SIGKILL", "the process .* ended: SIGKILL"]
+    service.write_app(ids.APP)
+    access = tmp_path / "access.log"
+    service.start("-w", "2", "--access-log", str(access), *flags)
+    forks = "process-per-connection" in flags
+
+    def victims() -> list[int]:
+        workers = service.worker_pids()
+        return [pid for worker in workers for pid in children_of(worker)] if forks else workers
+
+    load = ids.Load(service)
+    try:
+        until(lambda: load.answered > 100, "a load")
+        assert ids.kill_at_random(victims, 30, random.Random(19)) == 30
+    finally:
+        load.end()
+    codes = ids.audit(service, access)
+    # One that was killed between its answer and its line is none that was answered.
+    assert 0 <= load.answered - codes[200] <= codes[502] or codes[200] >= load.answered
+    assert set(codes) <= {200, 499, 502}
