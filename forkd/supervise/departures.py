@@ -14,11 +14,11 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from forkd.log import escape
-from forkd.supervise import plan, worker
+from forkd.supervise import plan, stacks, worker
 from forkd.supervise.children import Child, State
 from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.supervise.nursery import Departure
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 _KEPT = 20
+#: Of the requests in flight that hold no thread, so many are named in a report, and `status` shows so many in
+#: all. The access log has a line for each.
+_NAMED, _SHOWN = 100, 20
+_WORD = (1 << 64) - 1
 _MOST = 4096  # characters of a text that `status` shows; the log has all of it
 
 
@@ -93,7 +97,7 @@ class Departures:
             log.info(title)
             return
         self.untimely[departure.reason] += 1
-        self._reports.append({k: _cut(v) if isinstance(v, str) else v for k, v in found.items()})
+        self._reports.append(_shown(found))
         told = child.generation == self._master.generation.number and self._master.served
         # What ends the start or the reload is said there, and once.
         details = "\n".join(_lines(found if told else {**found, "error": None}))
@@ -177,6 +181,8 @@ def _report(departure: Departure) -> dict[str, Any]:
         "exit_code": code if code >= 0 else None,
         "request": line.decode("latin-1") if line is not None else None,
         "busy_for": round(seconds, 3) if seconds is not None else None,
+        "in_flight": len(departure.left.requests) + departure.left.more,
+        "requests_in_flight": _in_flight(departure),
         "doing": child.doing or None,
         "stacks": departure.stacks or None,
         "error": child.error,
@@ -185,6 +191,40 @@ def _report(departure: Departure) -> dict[str, Any]:
         "age": round(monotonic() - child.forked, 1),
         "requests": departure.requests,
     }
+
+
+def _in_flight(departure: Departure) -> list[dict[str, Any]]:
+    """The requests that it had in flight: those that held a thread, each with its stack; then the first of
+    the others, which waited between two steps."""
+    now, frames = monotonic_ns(), stacks.by_thread(departure.stacks)
+    held = [request for request in departure.left.requests if request.held]
+    others = [request for request in departure.left.requests if not request.held]
+    return [
+        {
+            "request": request.line.decode("latin-1"),
+            "client": request.client,
+            "seconds": round((now - request.began) / 1e9, 3),
+            "thread": f"0x{request.thread & _WORD:016x}" if request.held else None,
+            "stack": frames.get(request.thread & _WORD) if request.held else None,
+        }
+        for request in [*held, *others[:_NAMED]]
+    ]
+
+
+def _told(found: dict[str, Any]) -> Iterable[str]:
+    """Of each request in flight."""
+    for request in found["requests_in_flight"]:
+        client = escape(request["client"]) or "a unix client"
+        text = f'in flight: "{escape(request["request"])}" of {client} for {request["seconds"]} s'
+        if request["thread"] is None:
+            yield f"{text}, in no thread"
+        elif request["stack"] is None:
+            yield f"{text}, in thread {request['thread']}"
+        else:
+            yield f"{text}, in thread {request['thread']}:\n{request['stack']}"
+    unnamed = found["in_flight"] - len(found["requests_in_flight"])
+    if unnamed > 0:
+        yield f"and {unnamed} more in flight"
 
 
 def _lines(found: dict[str, Any]) -> Iterable[str]:
@@ -196,13 +236,15 @@ def _lines(found: dict[str, Any]) -> Iterable[str]:
     yield f"ended {how}, generation {found['generation']}, {found['requests']} requests answered"
     if found["request"] is not None:
         yield f'it was serving "{escape(found["request"])}" for {found["busy_for"]} s'
+    yield from _told(found)
     sizes = [("memory", found["rss_bytes"]), ("at its peak", found["peak_rss_bytes"])]
     if any(size for _, size in sizes):
         yield ", ".join(f"{name} {size >> 20} MiB" for name, size in sizes if size)
     if found["error"]:
         yield found["error"]
     if found["stacks"] and found["stacks"] not in (found["error"] or ""):
-        yield found["stacks"]
+        shown = {int(r["thread"], 16) for r in found["requests_in_flight"] if r["stack"]}
+        yield stacks.without(found["stacks"], shown)
     elif found["doing"] and not found["stacks"]:
         yield f"it gave no stacks; it was {found['doing']}"
 
@@ -214,9 +256,19 @@ def _name(number: int) -> str:
         return f"signal {number}"  # a real-time signal
 
 
-def _cut(text: str) -> str:
+def _shown(found: dict[str, Any]) -> dict[str, Any]:
+    """The record as `status` shows it, cut so that twenty of them fit into an answer."""
+    cut = {k: _cut(v) if isinstance(v, str) else v for k, v in found.items()}
+    first = found["requests_in_flight"][:_SHOWN]
+    most = _MOST // max(1, len(first))
+    cut["requests_in_flight"] = [
+        {k: _cut(v, most) if isinstance(v, str) else v for k, v in request.items()}
+        for request in first
+    ]
+    return cut
+
+
+def _cut(text: str, most: int = _MOST) -> str:
     """Printable ASCII, so that JSON does not make it much longer."""
     text = re.sub(r"[^\n -~]", "?", text)
-    return (
-        text if len(text) <= _MOST else f"{text[: _MOST // 2]}\n... cut ...\n{text[-_MOST // 2 :]}"
-    )
+    return text if len(text) <= most else f"{text[: most // 2]}\n... cut ...\n{text[-most // 2 :]}"

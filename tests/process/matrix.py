@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from . import (
     faults_abuse,
+    faults_books,
     faults_death,
     faults_kernel,
     faults_logs,
@@ -36,6 +37,8 @@ ROWS = (
     Row("2", faults_replace.upgrades, 0.1),
     Row("3", faults_death.leaders_killed, 0.03, ("reactor",)),
     Row("3a", faults_death.leaders_stopped, 0.2),
+    Row("3b", faults_books.killed_at_full_load, 0.03, ("proactor", "process-per-connection")),
+    Row("3c", faults_books.killed_with_threads, 0.03, ("half-sync-half-reactive",)),
     Row("4", faults_death.all_killed, 0.1, ("proactor",)),
     Row("5", faults_death.master_killed, 0.05),
     Row("6", faults_signals.random_signals, 0.08, ("half-sync-half-async",)),

@@ -18,13 +18,14 @@ from .faults_logs import TMPFS
 from .trial import Trial
 
 SEED = 1
+_IN_SUITE = {"1", "3b", "3c", "6", "18"}
 NEEDS_ROOT = {"no_processes": "strace on a process that is not ours to trace"}
 NEEDS_SLOWHTTPTEST = {"slow_senders", "slow_readers"}
 
 
 def _marks(row: matrix.Row, model: str) -> list[pytest.MarkDecorator]:
-    """Three rows show their second model for every change, the others with the long runs."""
-    soak = model in row.models and row.number not in ("1", "6", "18")
+    """Some rows show their other models for every change, the rest with the long runs."""
+    soak = model in row.models and row.number not in _IN_SUITE
     return [*([pytest.mark.soak] if soak else []), *([pytest.mark.alone] if row.alone else [])]
 
 
