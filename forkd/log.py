@@ -194,12 +194,14 @@ class AccessLog:
         text = self._make(host, line, status, size, referer, agent, took_ns)
         self.sink.end_request(ledger, ticket, status, took_ns, text)
 
-    def broken(self, host: str, line: bytes, status: int, took_ns: int, reason: str) -> None:
+    def broken(
+        self, host: str, line: bytes, status: int, size: int, took_ns: int, reason: str
+    ) -> None:
         """Of a request, or several, whose process has ended; the reason is the last in the line."""
         if self._json:
-            made = self._object(host, line.decode("latin-1"), status, 0, "-", "-", took_ns, reason)
+            made = self._object(host, line.decode("latin-1"), status, size, "-", "-", took_ns, reason)
         else:
-            text = self._combined(host, line.decode("latin-1"), status, 0, "-", "-", took_ns)
+            text = self._combined(host, line.decode("latin-1"), status, size, "-", "-", took_ns)
             made = text[:-1] + f' "{escape(reason)}"\n'.encode("latin-1", "backslashreplace")
         self.sink.write(made, False)
 

@@ -7,24 +7,33 @@ from __future__ import annotations
 
 from forkd.log import AccessLog
 from forkd.system.in_flight import POOL_ENTRIES
-from forkd.system.scoreboard import Left, Row
+from forkd.system.left import Left
+from forkd.system.scoreboard import Row
 
 BAD_GATEWAY, GATEWAY_TIMEOUT = 502, 504
 
 
 def account_for(
-    left: Left, late: bool, reason: str, row: Row, access: AccessLog | None, now: int
+    left: Left,
+    late: bool,
+    reason: str,
+    row: Row,
+    access: AccessLog | None,
+    now: int,
+    told: dict[int, int],
 ) -> None:
     """Count it in `row`, which nobody else writes, and log it. `late`: the process was killed for being late;
     else it has crashed, or somebody has killed it. A conversation of a TCP protocol has no status, and no
-    line. `now`: ns of CLOCK_MONOTONIC."""
+    line. `now`: ns of CLOCK_MONOTONIC. `told`: bytes of body that clients were sent, by the place of the
+    request."""
     status = GATEWAY_TIMEOUT if late else BAD_GATEWAY
     lines = 0
     for request in left.requests:
         took = now - request.began
         row.finish(0 if request.is_stream else status, took)
         if access is not None and not request.is_stream and lines < POOL_ENTRIES:
-            access.broken(request.client, request.line, status, took, reason)
+            size = told.get(request.place, 0)
+            access.broken(request.client, request.line, status, size, took, reason)
             lines += 1
     named = [request for request in left.requests if not request.is_stream]
     # All that a process has in flight is of one kind: it has one application.
@@ -34,5 +43,5 @@ def account_for(
     unnamed = len(named) - lines + (0 if streams else left.more)
     if access is not None:
         if unnamed:
-            access.broken("-", b"-", status, 0, f"{reason}; and {unnamed} more requests like these")
+            access.broken("-", b"-", status, 0, 0, f"{reason}; and {unnamed} more requests like these")
         access.flush()

@@ -22,16 +22,19 @@ from dataclasses import dataclass, replace
 from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
 
+from forkd.app.late import late_answer
 from forkd.models.account import account_for
 from forkd.models.blocking import BlockingFollowers
 from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop
 from forkd.models.intake import Accepted
 from forkd.models.loop import ChildLoop
+from forkd.models.parting import Parting
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.system import process
-from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, left_by, scratch_row
+from forkd.system.left import left_by
+from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, scratch_row
 from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
@@ -58,7 +61,7 @@ class ProcessPerConnection(ChildLoop):
         assert unit.lanes is not None
         self._lanes = unit.lanes
         self._servants: dict[Servant, None] = {}  # the oldest first
-        self._late: set[Servant] = set()  # killed for a request that took too long
+        self._partings: dict[Servant, Parting] = {}  # of those killed for a request that took too long
         self._asked: Servant | None = None  # to end, so that there is room
         self._shortage = Shortage(unit.log)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
@@ -122,11 +125,12 @@ class ProcessPerConnection(ChildLoop):
         now, row, access = monotonic_ns(), servant.row, self.unit.access
         head = access.sink.head_of(row.index) if access is not None else 0
         left = left_by([row], [head], False, now)
-        late = servant in self._late
-        self._late.discard(servant)
+        late = servant in self._partings
         if left.requests or left.more:
             reason = "timeout" if late else process.exit_reason(code)
-            account_for(left, late, reason, row, access, now)
+            told = self._partings.pop(servant).tell(left.requests) if late else {}
+            account_for(left, late, reason, row, access, now, told)
+        self._partings.pop(servant, Parting(late_answer)).close()
 
     def make_room(self) -> bool:
         """The oldest process that has no request in hand is asked to end: it answers what has come, and its
@@ -152,7 +156,9 @@ class ProcessPerConnection(ChildLoop):
                 self.log.error(
                     f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s'
                 )
-                self._late.add(servant)
+                if servant not in self._partings:
+                    self._partings[servant] = Parting(late_answer)
+                    self._partings[servant].take(servant.pidfd, [servant.row])
                 process.send_signal(servant.pidfd, signal.SIGKILL)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
@@ -176,6 +182,8 @@ class ProcessPerConnection(ChildLoop):
             os.close(fd)  # the worker's: its queue, its channel to the master, other pidfds
         for other, *_ in (*self._held, *self._left):
             other.close()
+        for parting in self._partings.values():
+            parting.close()
         signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM])
         process.die_with_parent(worker)
         process.unblock()

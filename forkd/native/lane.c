@@ -170,6 +170,12 @@ int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, 
     return place ? place : -time;
 }
 
+/* Whether that is the number of an entry of this process. */
+static int is_place(const Places *places, int64_t ticket)
+{
+    return ticket > 0 && ticket < places->first + places->count;
+}
+
 /* begin(line), or begin(line, client, fd) -> the ticket. */
 static PyObject *lane_begin(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -186,6 +192,9 @@ static PyObject *lane_begin(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 void pause_request(PyObject *lane)
 {
     Lane *self = (Lane *)lane;
+    if (CELL(REQUEST) && is_place(self->places, CELL(HELD)))
+        entry_cells(self->places, CELL(HELD))[1] = 0; /* an answer may be under way from here on */
+    IN_ORDER();
     CELL(REQUEST) = 0;
 }
 
@@ -194,12 +203,6 @@ static PyObject *lane_pause(Lane *lane, PyObject *unused)
     (void)unused;
     pause_request((PyObject *)lane);
     Py_RETURN_NONE;
-}
-
-/* Whether that is the number of an entry of this process. */
-static int is_place(const Places *places, int64_t ticket)
-{
-    return ticket > 0 && ticket < places->first + places->count;
 }
 
 /* The ticket that Python has; an exception is set where it is none. */

@@ -83,6 +83,7 @@ class Departures:
             child.why, child.fault = why, fault
             child.doing = process.state(child.pid)
             child.rss = process.resident_bytes(child.pid) or child.rss
+            self._master.unanswered.part(child)
             self._master.kill(child, why)
 
     # ---- at the end -----------------------------------------------------------------------

@@ -88,6 +88,7 @@ class Master:
         self.templates = self._nursery.templates
         self.board: Scoreboard = self._nursery.board
         self.exits = self._nursery.exits
+        self.unanswered = self._nursery.unanswered
         self.listening = Listening(self)
         assert launch.standard is not None
         self.logs = Logs(

@@ -22,10 +22,11 @@ from forkd.supervise.messages import Channel
 from forkd.supervise.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.lease import FULL, make_bells
+from forkd.system.left import Left
 from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
-from forkd.system.scoreboard import REQUESTS, Left, Scoreboard
+from forkd.system.scoreboard import REQUESTS, Scoreboard
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (
@@ -82,9 +83,10 @@ class Nursery:
         self._on_message = on_message
         self._on_exit = on_exit
         self._sinks = sinks
-        self._unanswered = Unanswered(
+        self.unanswered = Unanswered(
             self.board, self.rings, log, generations=generations, sinks=sinks
         )
+        self.forget.append(self.unanswered.forget)
 
     def fork(self, generation: Generation, admin: str | None) -> Child | None:
         """Fork one child of `generation`; None when its template has not loaded the application yet.
@@ -238,7 +240,7 @@ class Nursery:
         crashed = not asked and not outside
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())
-        left = self._unanswered.settle(child, reason)
+        left = self.unanswered.settle(child, reason)
         requests = self.board.counter(child.slot, REQUESTS) - len(left.requests) - left.more
         self.exits[reason] += 1
         self._loop.unwatch(child.pidfd)

@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic_ns
 
+from forkd.app.late import late_answer
 from forkd.log import AccessLog, Log
 from forkd.models import registry
 from forkd.models.account import account_for
+from forkd.models.parting import Parting
 from forkd.supervise.children import Child
 from forkd.supervise.generation import Generation
 from forkd.supervise.logs import Sinks
+from forkd.system.left import Left, left_by
 from forkd.system.log_ring import ACCESS, Rings
-from forkd.system.scoreboard import Left, Scoreboard, left_by
+from forkd.system.scoreboard import Scoreboard
 
 
 class Unanswered:
@@ -33,12 +36,26 @@ class Unanswered:
     ) -> None:
         self._board, self._rings, self._log = board, rings, log
         self._generations, self._sinks = generations, sinks
+        self._partings: dict[int, Parting] = {}  # by slot, of children that are being killed
+
+    def part(self, child: Child) -> None:
+        """The child is killed next, for being late. What processes that it has forked name are their own
+        descriptors, and not its."""
+        if self._forks(self._generation(child)):
+            return
+        parting = self._partings.setdefault(child.slot, Parting(late_answer))
+        parting.take(child.pidfd, self._board.used(child.slot))
+
+    def forget(self) -> None:
+        """In a new process: a copy of a client's socket would keep the connection open."""
+        for parting in self._partings.values():
+            parting.close()
 
     def settle(self, child: Child, reason: str) -> Left:
         """Count and log what the child has left, whose process is gone. Its lanes are folded next."""
-        generation = next((g for g in self._generations() if g.number == child.generation), None)
+        generation = self._generation(child)
         rows, now = self._board.used(child.slot), monotonic_ns()
-        forks = generation is not None and registry.get(generation.config.model).forks
+        forks = self._forks(generation)
         # Processes that it has forked have rings of their own; threads share the main one's.
         lanes = [row.index if forks else rows[0].index for row in rows]
         heads = [self._rings.heads[self._rings.index(lane, ACCESS)] for lane in lanes]
@@ -46,10 +63,18 @@ class Unanswered:
         late = child.fault is not None
         if late and reason != "timeout":
             reason = f"{reason}: graceful-timeout"
-        account_for(left, late, reason, rows[0], self._access(generation), now)
+        parting = self._partings.pop(child.slot, None)
+        told = parting.tell(left.requests) if parting is not None else {}
+        account_for(left, late, reason, rows[0], self._access(generation), now, told)
         # What it has written, and not told of, is in its ring.
         self._rings.ring_bell()
         return left
+
+    def _generation(self, child: Child) -> Generation | None:
+        return next((g for g in self._generations() if g.number == child.generation), None)
+
+    def _forks(self, generation: Generation | None) -> bool:
+        return generation is not None and registry.get(generation.config.model).forks
 
     def _access(self, generation: Generation | None) -> AccessLog | None:
         if generation is None or generation.config.access_log is None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 POOL_ENTRIES = 1000
 #: Cells of 8 bytes at the beginning of an entry.
 BEGAN = 0  # ns of CLOCK_MONOTONIC; 0: the entry is free
-SOCKET = 1  # its client's descriptor, plus one; 0: not known
+#: Its client's descriptor, plus one, as long as nothing of an answer can have been sent there; else 0.
+SOCKET = 1
 #: Where an entry has the client's address and the request line, each with its size in a byte before it.
 _CLIENT, _CLIENT_BYTES = 16, 48
 _LINE, _LINE_BYTES = 64, 160
@@ -47,6 +48,7 @@ class Request(NamedTuple):
     place: int
     held: int = 0  # since when it held a thread, ns; 0: it was between two steps
     thread: int = 0  # which one, as threading.get_ident() has it
+    untouched: bool = False  # nothing of an answer was sent
 
     @property
     def is_stream(self) -> bool:
@@ -72,6 +74,14 @@ class Entries:
     def began(self, place: int) -> int:
         return self.cells[place * _CELLS + BEGAN]
 
+    def socket(self, place: int) -> int:
+        """The descriptor of the client that waits for the first byte of an answer; or -1."""
+        return self.cells[place * _CELLS + SOCKET] - 1
+
+    def touch(self, place: int) -> None:
+        """From here on an answer may be under way."""
+        self.cells[place * _CELLS + SOCKET] = 0
+
     def clear(self, place: int) -> None:
         self.cells[place * _CELLS + BEGAN] = 0
 
@@ -87,7 +97,10 @@ class Entries:
         if not 0 < began <= now:
             return None
         client = self._get(place * ENTRY_BYTES + _CLIENT, _CLIENT_BYTES)
-        return Request(began, client.decode("ascii", "replace"), self.line(place), place)
+        return Request(
+            began, client.decode("ascii", "replace"), self.line(place), place,
+            untouched=self.socket(place) >= 0,
+        )  # fmt: skip
 
     def of_pool(self) -> range:
         """The entries of the pool that were ever taken."""

@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from forkd.native import native as _native
 from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
@@ -126,15 +126,6 @@ _NATIVE_CELLS = (
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
 _ROW = (CELLS * 8 + 63) // 64 * 64  # whole cache lines: neighbours do not share one
-#: No child has as many requests in flight that have no entry.
-_MOST_UNLISTED = 1 << 20
-
-
-class Left(NamedTuple):
-    """What a dead process had in flight."""
-
-    requests: list[Request]  # the first to begin comes first
-    more: int  # others, of which no more is known
 
 
 class Row:
@@ -183,8 +174,11 @@ class Row:
         return place or -now
 
     def pause(self) -> None:
-        """The application gave control back in the middle of a response."""
-        self.cells[REQUEST] = 0
+        """The application gave control back: what it has returned may be sent from here on."""
+        cells = self.cells
+        if cells[REQUEST] and cells[HELD]:
+            self.entries.touch(cells[HELD])
+        cells[REQUEST] = 0
 
     def resume(self, ticket: int) -> None:
         """The application is entered again for the next piece of the response, perhaps by another thread
@@ -328,26 +322,17 @@ class Row:
         """The request line last entered, cut at 159 bytes."""
         return self.entries.line(self.cells[HELD])
 
+    def held(self) -> Request | None:
+        """The request that holds the lane's thread."""
+        place, now = self.cells[HELD], monotonic_ns()
+        if self.since(REQUEST, now) is None or not self.entries.is_place(place):
+            return None
+        return self.entries.request(place, now)
+
     def since(self, cell: int, now_ns: int) -> float | None:
         """Seconds since the time in `cell`, or None when it is 0 or nonsense."""
         value = self.cells[cell]
         return (now_ns - value) / 1e9 if 0 < value <= now_ns else None
-
-
-def left_by(rows: list[Row], heads: list[int], pool: bool, now: int) -> Left:
-    """What a dead process had in flight, of which these are the lanes, and those the heads of the rings
-    that each lane's lines went to. `pool`: that of the slot was its own."""
-    entries = rows[0].entries
-    for row, head in zip(rows, heads, strict=True):
-        row.complete(head)
-    places = [row.place for row in rows] + (list(entries.of_pool()) if pool else [])
-    found = {place: request for place in places if (request := entries.request(place, now))}
-    for row in rows:
-        since = row.cells[REQUEST]
-        if (request := found.get(row.cells[HELD])) and request.began <= since <= now:
-            found[request.place] = request._replace(held=since, thread=row.cells[THREAD])
-    more = sum(row.cells[UNLISTED] for row in rows)
-    return Left(sorted(found.values()), more if 0 < more < _MOST_UNLISTED else 0)
 
 
 class Lanes:

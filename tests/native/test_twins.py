@@ -25,7 +25,8 @@ from forkd.http.request import RequestParser
 from forkd.http.response import BadResponse, Head, bodiless, check_headers, encode
 from forkd.native import native
 from forkd.system import log_ring, scoreboard
-from forkd.system.scoreboard import CELLS, DURATION_CELLS, left_by, scratch_row
+from forkd.system.left import left_by
+from forkd.system.scoreboard import CELLS, DURATION_CELLS, scratch_row
 from tests.access import MemoryAccess
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")

@@ -31,6 +31,9 @@ APP = """
             ctypes.string_at(0)
         elif path == "/exit":
             os._exit(3)
+        elif path == "/begun":
+            start("200 OK", [])
+            return begun()
         elif path == "/pieces":
             start("200 OK", [("Content-Length", str(1 + len(LARGE)))])
             return pieces()
@@ -40,6 +43,10 @@ APP = """
     def pieces():
         yield b"x"
         yield LARGE
+
+    def begun():
+        yield b"x"
+        time.sleep(8)
 
     def sleep_0(seconds):
         time.sleep(seconds)
@@ -54,11 +61,20 @@ APP = """
     LARGE = b"y" * (1 << 20)  # which no socket takes
 """
 
+#: What a client is told, below the status.
+WHY = b"the service took too long to answer, and has given up\n"
+
 
 def ask(service: Service, path: str) -> socket.socket:
     client = service.connect(20)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     return client
+
+
+def answer_of(client: socket.socket) -> bytes:
+    """All that comes, to the end of the connection."""
+    with client:
+        return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def lines_of(access: Path) -> list[str]:
@@ -75,13 +91,16 @@ def test_three_requests_over_the_timeout_are_three_504(service: Service, tmp_pat
     access = tmp_path / "access.log"
     service.start("-w", "1", "--threads", "4", "--timeout", "1", "--access-log", str(access))
     clients = [ask(service, f"/sleep/{number}") for number in range(3)]
-    for client in clients:
-        with client:
-            client.recv(1000)
+    answers = [answer_of(client) for client in clients]
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n504 Gateway Timeout\n" + WHY)
     until(lambda: service.metric("forkd_requests_total", code="504") == 3, "three counts")
     lines = until(lambda: len(lines_of(access)) == 3 and lines_of(access), "three lines")
     for number in range(3):
-        [line] = [line for line in lines if f'"GET /sleep/{number} HTTP/1.1" 504 0 "-" "-" ' in line]
+        what = f'"GET /sleep/{number} HTTP/1.1" 504 {20 + len(WHY)} "-" "-" '
+        [line] = [line for line in lines if what in line]
         assert line.startswith("127.0.0.1 - - [")
         assert line.endswith(' "timeout"')
         assert 1 <= float(line.split()[-2]) < 8
@@ -140,8 +159,7 @@ def test_what_is_cut_at_the_graceful_timeout_is_a_504(service: Service, tmp_path
     busy(service, 2)
     service.ok("reload")
     for client in clients:
-        with client:
-            client.recv(1000)
+        assert answer_of(client).startswith(b"HTTP/1.1 504 ")
     until(lambda: service.metric("forkd_requests_total", code="504") == 2, "the counts")
     lines = until(lambda: len(lines_of(access)) == 2 and lines_of(access), "two lines")
     found = [json.loads(line) for line in lines]
@@ -149,7 +167,9 @@ def test_what_is_cut_at_the_graceful_timeout_is_a_504(service: Service, tmp_path
         "GET /sleep/0 HTTP/1.1", "GET /sleep/1 HTTP/1.1",
     ]  # fmt: skip
     for record in found:
-        assert (record["status"], record["bytes"], record["client"]) == (504, 0, "127.0.0.1")
+        assert (record["status"], record["bytes"], record["client"]) == (
+            504, 20 + len(WHY), "127.0.0.1",
+        )  # fmt: skip
         assert record["reason"] == "reload: graceful-timeout"
         assert record["seconds"] >= 1
 
@@ -180,6 +200,59 @@ def test_answers_that_are_under_way_are_in_flight(
     [rest] = [line for line in lines if line not in named]
     assert len(named) == 1000
     assert rest.endswith(' "SIGKILL; and 3 more requests like these"')
+
+
+LATE = {
+    "python": ["--no-native"],
+    "python, threads": ["--no-native", "--threads", "2"],
+    "proactor": ["-m", "proactor"],
+    "proactor, threads": ["-m", "proactor", "--threads", "2"],
+    "half-sync-half-async": ["-m", "half-sync-half-async"],
+    "half-sync-half-reactive": ["-m", "half-sync-half-reactive", "--threads", "2"],
+    "process-per-connection": ["-m", "process-per-connection"],
+    "preload": ["--preload"],
+    "another user": ["--user", "nobody"],
+}
+
+
+@pytest.mark.parametrize("flags", LATE.values(), ids=LATE)
+def test_who_is_late_gets_a_504_that_arrives(
+    service: Service, tmp_path: Path, flags: list[str]
+) -> None:
+    """Also a client that has sent more: its bytes are read, since a close would destroy the answer."""
+    service.expected_errors = ["gone: timeout", "killed: .* has held it for", "ended: SIGKILL"]
+    if "--user" in flags:
+        tmp_path.chmod(0o755)
+        for parent in tmp_path.parents[:3]:
+            parent.chmod(0o755)
+    service.write_app(APP)
+    service.start("-w", "1", "--timeout", "1", "--access-log", str(tmp_path / "access.log"), *flags)
+    with service.connect() as kept:  # one answer before, and more than that request
+        kept.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert kept.recv(1000).endswith(b"ok")
+        kept.sendall(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n" + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = answer_of(kept)
+    assert answer.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    head = ask(service, "/sleep")
+    head.close()
+    until(lambda: service.metric("forkd_requests_total", code="504") >= 1, "the count")
+
+
+def test_a_head_is_answered_without_a_body_and_what_was_begun_is_not_answered_again(
+    service: Service,
+) -> None:
+    service.expected_errors = ["gone: timeout"]
+    service.write_app(APP)
+    service.start("-w", "1", "--threads", "4", "--timeout", "1")
+    begun = ask(service, "/begun")
+    assert begun.recv(1000).endswith(b"\r\n\r\n1\r\nx\r\n")
+    head = service.connect()
+    head.sendall(b"HEAD /sleep HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer_of(begun) == b""
+    answer = answer_of(head)
+    assert answer.startswith(b"HTTP/1.1 504 ") and answer.endswith(b"\r\n\r\n")
+    until(lambda: service.metric("forkd_requests_total", code="504") == 2, "the counts")
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])

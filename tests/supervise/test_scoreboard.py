@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from forkd.system import scoreboard
+from forkd.system.left import left_by
 from forkd.system.log_ring import ACCESS, Reader, Rings, Writer
 from forkd.system.scoreboard import (
     ACCEPTED,
@@ -31,7 +32,6 @@ from forkd.system.scoreboard import (
     Lanes,
     Row,
     Scoreboard,
-    left_by,
 )
 
 
