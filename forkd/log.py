@@ -257,12 +257,14 @@ class AccessLog:
     def due(self, now: float) -> float:
         """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To wake the logger
         for each costs more than all the rest of a line. `now` and the answer are monotonic."""
-        if not self.sink.unheard:
+        sink = self.sink
+        unheard = sink.ring.head - sink.heard
+        if not unheard:
             self._deadline = 0.0
             return inf
         if not self._deadline:
             self._deadline = now + _PATIENCE
-        return now if self.sink.many else self._deadline
+        return now if unheard >= sink.many_bytes else self._deadline
 
     def flush(self) -> bool:
         """Tell the logger of what there is. Returns whether lines were lost, and that has to be told yet."""

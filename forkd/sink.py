@@ -55,10 +55,8 @@ class RequestSink(LineSink, Protocol):
 
     ring: Any  # where native code puts lines itself
     log: int
-
-    @property
-    def many(self) -> bool:
-        """Whether what was written is so much that somebody is to be told at once."""
+    heard: int  # of the ring's head: somebody was told of all before
+    many_bytes: int  # of which somebody is to be told at once
 
     def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes, /) -> None:
         """A request ends that has this line: it is counted in the ledger, and there is its line."""

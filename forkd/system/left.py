@@ -1,4 +1,4 @@
-"""What a dead process has left in flight. Read by who collects it: the master, or the worker that forked it."""
+"""What a dead process has left in flight, for who collects it: the master, or the worker that forked it."""
 
 from __future__ import annotations
 

@@ -195,7 +195,9 @@ class RingSink:
             else _native.RingWriter(rings.memory, rings.count, index, *rings.place(index))
         )
         self._missing = 0  # lines lost since the last gap
-        self._heard = self.ring.head  # what the bell has been rung for
+        self.heard = self.ring.head  # what the bell has been rung for
+        #: So many bytes are told of at once.
+        self.many_bytes = min(_MANY_BYTES, self.ring.room // 2)
         self._lock = threading.Lock()
 
     @property
@@ -206,12 +208,7 @@ class RingSink:
     @property
     def unheard(self) -> int:
         """Bytes that the bell has not been rung for."""
-        return self.ring.head - self._heard
-
-    @property
-    def many(self) -> bool:
-        """Whether these are so many that the bell is rung at once."""
-        return self.unheard >= min(_MANY_BYTES, self.ring.room // 2)
+        return self.ring.head - self.heard
 
     def write(self, data: bytes, at_once: bool = True) -> None:
         """As `LineSink`. Each wake-up of the logger costs as much as a few hundred lines."""
@@ -222,7 +219,7 @@ class RingSink:
             for piece in _pieces(data):
                 if not self.ring.put(self.log, piece):
                     self._lose(piece)
-        if at_once or self.many:
+        if at_once or self.unheard >= self.many_bytes:
             self._ring_bell()
 
     def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes) -> None:
@@ -251,7 +248,8 @@ class RingSink:
         index = self._rings.index(lane, self._kind)
         self.ring.use(index, *self._rings.place(index))
         self.ring.shut = False
-        self._missing, self._heard = 0, self.ring.head
+        self._missing, self.heard = 0, self.ring.head
+        self.many_bytes = min(_MANY_BYTES, self.ring.room // 2)
 
     def end(self) -> None:
         """The process ends. What is in the ring is the logger's."""
@@ -261,7 +259,7 @@ class RingSink:
         """In a child, of the master's: nothing of it is the child's."""
 
     def _ring_bell(self) -> None:
-        self._heard = self.ring.head  # before: what comes meanwhile is told of once more
+        self.heard = self.ring.head  # before: what comes meanwhile is told of once more
         self._rings.ring_bell()
 
     def _resume(self) -> bool:

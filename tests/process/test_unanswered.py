@@ -327,3 +327,32 @@ def test_killed_at_any_instant_each_request_is_counted_once(
     # One that was killed between its answer and its line is a 502, and its client has a 200.
     assert codes[200] + codes[502] >= load.answered
     assert set(codes) <= {200, 499, 502}
+
+
+def test_conversations_that_are_cut_are_counted_and_named_and_have_no_status(
+    service: Service, tmp_path: Path
+) -> None:
+    service.expected_errors = ["gone: SIGKILL"]
+    service.write_app("""
+        import asyncio
+
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                transport.write(b"hello")
+    """)
+    access, path = tmp_path / "access.log", str(tmp_path / "s")
+    service.start("-w", "1", "--access-log", str(access), "-b", f"unix:{path}", app="app:Echo")
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(path)
+            assert client.recv(5) == b"hello"
+        busy(service, 5)
+        os.kill(service.worker_pids()[0], signal.SIGKILL)
+        [found] = until(lambda: service.live()["departures"], "the report")
+    assert found["in_flight"] == 5
+    assert [r["request"] for r in found["requests_in_flight"]] == ["stream"] * 5
+    assert {(r["client"], r["thread"]) for r in found["requests_in_flight"]} == {("", None)}
+    assert service.metric("forkd_request_duration_seconds_count") == 5
+    assert service.metric("forkd_requests_total") == 0
+    assert lines_of(access) == []
