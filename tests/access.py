@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import weakref
+
 from forkd.log import AccessLog
 from forkd.system.log_ring import ACCESS, Reader, Rings, RingSink
 
@@ -11,6 +14,7 @@ class MemoryAccess(AccessLog):
 
     def __init__(self, style: str = "text", *, native: bool = True) -> None:
         self._rings = Rings(1, 1)
+        weakref.finalize(self, os.close, self._rings.bell)
         super().__init__(RingSink(self._rings, 0, ACCESS, 1, native=native), style, native=native)
         self._reader = Reader(self._rings)
 
