@@ -1,113 +1,14 @@
-/* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin), and the entries of
- * the requests that are in flight (system/in_flight.py). */
+/* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin). */
 
 #include "native.h"
 #include <time.h>
 
 enum {
     MOST_BOUNDS = 32,
-    MOST_POOL = 1024,
     STATUSES = 600,
     STATUS_CLASSES = 5, /* 1xx to 5xx */
     REFUSED_CELLS = 16  /* as scoreboard.py has it */
 };
-
-/* Stores come in the order of the text: a process may be killed between any two, and another reads what it left. */
-#define IN_ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
-
-/* ---- the entries of requests in flight ---------------------------------------------------------- */
-
-static PyTypeObject *places_type;
-
-/* Which entries of a slot are free (system/in_flight.py, whose Places is the twin). */
-typedef struct {
-    PyObject_HEAD
-    Py_buffer memory;
-    char *entries;
-    Py_ssize_t entry, client, client_room, line, line_room; /* bytes, and where in an entry */
-    int64_t first, count; /* of the pool */
-    int64_t high;         /* taken so far, at once */
-    int free_count;
-    int16_t free[MOST_POOL]; /* of the pool */
-} Places;
-
-static int64_t *entry_cells(const Places *places, int64_t place)
-{
-    return (int64_t *)(places->entries + place * places->entry);
-}
-
-/* One of the pool, or 0 when all are taken. */
-static int64_t pool_take(Places *places)
-{
-    if (places->free_count)
-        return places->first + places->free[--places->free_count];
-    if (places->high >= places->count)
-        return 0;
-    int64_t place = places->first + places->high++;
-    entry_cells(places, 0)[0] = places->high; /* so far those who look have to look */
-    IN_ORDER();
-    return place;
-}
-
-/* Text with its size before it. */
-static void note(char *at, Py_ssize_t room, const char *text, Py_ssize_t size)
-{
-    if (size > room - 1)
-        size = room - 1;
-    *(unsigned char *)at = (unsigned char)size;
-    memcpy(at + 1, text, size);
-}
-
-/* Places(memory, entry, (client, its room), (line, its room), first, count): `memory` holds entries of that many bytes;
- * each has its client and its line there; those from `first` on are the pool. */
-static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
-{
-    PyObject *memory;
-    Py_ssize_t entry, client, client_room, line, line_room;
-    long long first, count;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "On(nn)(nn)LL", &memory, &entry, &client, &client_room, &line, &line_room, &first, &count))
-        return NULL;
-    Places *self = (Places *)allocate(type);
-    if (!self)
-        return NULL;
-    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
-        goto fail;
-    if (entry < 16 || entry % 8 || client < 16 || line < 16 || client_room < 1 || client_room > 256 || line_room < 1 ||
-        line_room > 256 || client + client_room > entry || line + line_room > entry || first < 1 || count < 0 ||
-        count > MOST_POOL || self->memory.len / entry < first + count) {
-        PyErr_SetString(PyExc_ValueError, "these are no entries");
-        goto fail;
-    }
-    self->entries = self->memory.buf;
-    self->entry = entry;
-    self->client = client, self->client_room = client_room;
-    self->line = line, self->line_room = line_room;
-    self->first = first, self->count = count;
-    return (PyObject *)self;
-fail:
-    Py_DECREF(self);
-    return NULL;
-}
-
-static void places_dealloc(Places *self)
-{
-    if (self->memory.obj)
-        PyBuffer_Release(&self->memory);
-    release((PyObject *)self);
-}
-
-static PyType_Slot places_slots[] = {
-    {Py_tp_new, places_new},
-    {Py_tp_dealloc, places_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec places_spec = {
-    "forkd._native.Places", sizeof(Places), 0, Py_TPFLAGS_DEFAULT, places_slots,
-};
-
-/* ---- one lane ----------------------------------------------------------------------------------- */
 
 /* Indexes of cells; as the parts of NATIVE_CELLS (system/scoreboard.py) follow each other. */
 enum {
@@ -150,12 +51,12 @@ int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, 
     if (PyBytes_AsStringAndSize(line, &text, &size))
         return 0;
     const char *host = client && PyUnicode_Check(client) ? ascii(client, &client_size) : NULL;
-    int64_t time = *began = now(), place = entry_cells(places, self->own)[0] ? pool_take(places) : self->own, *cells;
+    int64_t time = *began = now(), place = entry_cells(places, self->own)[0] ? place_take(places) : self->own, *cells;
     if (place) {
         cells = entry_cells(places, place);
         entry = (char *)cells;
-        note(entry + places->client, places->client_room, host ? host : "", host ? client_size : 0);
-        note(entry + places->line, places->line_room, text, size);
+        place_note(entry + places->client, places->client_room, host ? host : "", host ? client_size : 0);
+        place_note(entry + places->line, places->line_room, text, size);
         cells[1] = fd + 1;
         IN_ORDER();
         cells[0] = time; /* it is in flight from this store on */
@@ -168,12 +69,6 @@ int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, 
     IN_ORDER();
     CELL(REQUEST) = time;
     return place ? place : -time;
-}
-
-/* Whether that is the number of an entry of this process. */
-static int is_place(const Places *places, int64_t ticket)
-{
-    return ticket > 0 && ticket < places->first + places->count;
 }
 
 /* begin(line), or begin(line, client, fd) -> the ticket. */
@@ -294,8 +189,7 @@ void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, cons
         entry_cells(places, ticket)[0] = 0;
     IN_ORDER();
     CELL(ENDING) = NOT_ENDING;
-    if (ticket >= places->first && places->free_count < MOST_POOL)
-        places->free[places->free_count++] = (int16_t)(ticket - places->first);
+    place_give_back(places, ticket);
 }
 
 /* end(ticket, status, took) and end(ticket, status, took, ring, log, line) -> whether it has ended: not when the ring does
@@ -603,12 +497,9 @@ void count_sent(PyObject *ledger, Py_ssize_t bytes)
 
 int lane_init(PyObject *module)
 {
-    places_type = (PyTypeObject *)PyType_FromSpec(&places_spec);
     lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
     lanes_type = (PyTypeObject *)PyType_FromSpec(&lanes_spec);
-    return !places_type || !lane_type || !lanes_type ||
-                   PyModule_AddObjectRef(module, "Places", (PyObject *)places_type) ||
-                   PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
+    return !lane_type || !lanes_type || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
                    PyModule_AddObjectRef(module, "OwnLane", (PyObject *)lanes_type)
                ? -1
                : 0;

@@ -69,7 +69,7 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, lane_init, ring_init,
+    request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, in_flight_init, lane_init, ring_init,
     stake_init, link_init, dispatch_init, handle_init, complete_init, epoll_init, flow_init, accept_init,
 };
 

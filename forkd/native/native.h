@@ -182,6 +182,36 @@ void ring_put(RingWriter *ring, uint32_t log, const char *text, size_t size);
 PyObject *native_records(PyObject *module, PyObject *args);
 int log_ring_init(PyObject *module);
 
+/* Stores come in the order of the text: a process may be killed between any two, and another reads what it left. */
+#define IN_ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+
+enum { MOST_POOL = 1024 };
+
+/* Which entries of a slot are free (system/in_flight.py, whose Places is the twin). */
+typedef struct {
+    PyObject_HEAD
+    Py_buffer memory;
+    char *entries;
+    Py_ssize_t entry, client, client_room, line, line_room; /* bytes, and where in an entry */
+    int64_t first, count; /* of the pool */
+    int64_t high;         /* taken so far, at once */
+    int free_count;
+    int16_t free[MOST_POOL]; /* of the pool */
+} Places;
+
+extern PyTypeObject *places_type;
+/* The cells that an entry begins with. */
+int64_t *entry_cells(const Places *places, int64_t place);
+/* Whether that is the number of an entry. */
+int is_place(const Places *places, int64_t ticket);
+/* One of the pool, or 0 when all are taken. */
+int64_t place_take(Places *places);
+/* It is free, if it is one of the pool. */
+void place_give_back(Places *places, int64_t place);
+/* Text with its size before it. */
+void place_note(char *at, Py_ssize_t room, const char *text, Py_ssize_t size);
+int in_flight_init(PyObject *module);
+
 /* A line for the access log, and where it goes. */
 typedef struct {
     RingWriter *ring; /* NULL: nowhere */

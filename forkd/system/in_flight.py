@@ -139,7 +139,7 @@ class Entries:
 
 class Places:
     """Which entries of the pool are free: private to a process, shared by its threads. The twin of
-    native/lane.c's."""
+    native/in_flight.c's."""
 
     def __init__(self, entries: Entries, count: int) -> None:
         self._entries = entries
