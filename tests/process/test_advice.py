@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Service, until
-from .test_privileges import open_up, root_only
+from .test_privileges import root_only
 
 CGROUPS = Path("/sys/fs/cgroup/cpu")  # where version 1 is mounted
 AS_ROOT = "started as root without --user"
@@ -114,7 +114,7 @@ def test_root_without_a_user_is_warned_of_once(service: Service) -> None:
 @root_only
 @pytest.mark.parametrize("user", ["nobody", "root", "0"])
 def test_a_user_that_was_named_is_meant(service: Service, user: str) -> None:
-    open_up(service)
+    service.open_up()
     flags = service.flags("--user", user)
     done = service.run("start", *flags)
     assert done.returncode == 0 and AS_ROOT not in done.stderr + service.log()

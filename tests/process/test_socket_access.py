@@ -17,7 +17,7 @@ import pytest
 
 from .conftest import Service, until
 from .test_listening import SHUT, copy_of_listener
-from .test_privileges import open_up, root_only
+from .test_privileges import root_only
 from .test_sockets import ask_unix
 
 NOBODY = pwd.getpwnam("nobody")
@@ -50,7 +50,7 @@ def test_the_umask_changes_nothing(service: Service, umask: str, flags: list[str
 
 @root_only
 def test_who_may_connect(service: Service) -> None:
-    open_up(service)
+    service.open_up()
     path, admin = service.dir / "s.sock", service.dir / "admin.sock"
     service.start(
         "-b", f"unix:{path}", "--admin", f"unix:{admin}",
