@@ -141,6 +141,7 @@ def test_a_reload_changes_it(service: Service) -> None:
     until(lambda: service.pid != old, "another master")
     until(lambda: access(path)[0] == 0o660, "its mode")
     assert path.lstat().st_ino == number and serves(path)
+    until(lambda: re.search(r"upgrade: pid \d+ serves", service.log()), "the old one to know")
 
 
 @pytest.mark.parametrize("verb", ["start", "check"])
