@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_all_verbs_find_it_and_say_so(service: Service) -> None:
     started = _forkd(service, "start")
     assert started.returncode == 0, started.stderr
     assert f"\nconfiguration: {file}\n" in started.stdout
-    assert f"master: configuration: {file}\n" in service.log()
+    until(lambda: f"master: configuration: {file}\n" in service.log(), "the same in the log")
     assert service.get() == "v1"
     assert service.live()["master"]["config"] == str(file)
     status = _forkd(service, "status")
@@ -67,7 +68,8 @@ def test_a_file_that_is_named_takes_its_place(service: Service) -> None:
         assert f"configuration: {named}\n" in service.ok("check", *arguments)
     service.environ["FORKD_CONFIG"] = str(named)
     assert f"configuration: {named}\n" in service.ok("check")
-    said = service.ok("check", "-c", "/dev/null", "app:app", "-b", "127.0.0.1:0", "--admin", "none")
+    flags = ["-b", "127.0.0.1:0", "--admin", "none", "--user", pwd.getpwuid(os.geteuid()).pw_name]
+    said = service.ok("check", "-c", "/dev/null", "app:app", *flags)
     assert "warning" not in said
 
 
