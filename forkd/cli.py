@@ -140,12 +140,12 @@ def _found_file(args: argparse.Namespace) -> str | None:
     """The configuration file that was read without having been named."""
     if "config" not in args or is_named(args, os.environ):
         return None
-    return Sources.gather(args, os.environ).path
+    return Sources.gather(args, os.environ, locating=True).path
 
 
 def _locate(args: argparse.Namespace) -> Config:
     """Where the running daemon is to be found."""
-    return Sources.gather(args, os.environ).locate()
+    return Sources.gather(args, os.environ, locating=True).locate()
 
 
 # ---- verbs --------------------------------------------------------------------------------

@@ -86,10 +86,14 @@ class Sources:
     runtime_dir: str = field(default_factory=lambda: default_runtime_dir(os.geteuid(), os.environ))
 
     @classmethod
-    def gather(cls, args: argparse.Namespace, environ: Mapping[str, str]) -> Sources:
+    def gather(
+        cls, args: argparse.Namespace, environ: Mapping[str, str], locating: bool = False
+    ) -> Sources:
         """The sources of a command line parsed by a parser that `add_flags` was applied to. Raises
-        ConfigError for a file that was found and is not to be read."""
-        path = args.config or environ.get("FORKD_CONFIG") or _discover()
+        ConfigError for a file that was found and is not to be read. `locating`: for `locate` alone, which
+        can do without such a file where somebody has named the pid file."""
+        told = locating and ("pidfile" in args or bool(environ.get("FORKD_PIDFILE")))
+        path = args.config or environ.get("FORKD_CONFIG") or _discover(needed=not told)
         return cls(
             flags={name: value for name, value in vars(args).items() if name in _BY_ATTR},
             environ=_of_ours(environ),
@@ -162,12 +166,14 @@ def is_named(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     return bool(args.config or environ.get("FORKD_CONFIG"))
 
 
-def _discover() -> str | None:
+def _discover(needed: bool) -> str | None:
     """Nobody has vouched for it by naming it, so that nobody else than root and this user may write it."""
     path = os.path.join(os.getcwd(), DISCOVERED)
     if not os.path.lexists(path):
         return None
     others = writers.by_others(path)
+    if others is not None and not needed:
+        return None
     if others is not None:
         words = (
             f"was found here, and {others} can be written by others; name the file with -c to have it read "

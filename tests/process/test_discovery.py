@@ -106,6 +106,10 @@ def test_one_that_others_may_write_is_read_only_when_it_is_named(service: Servic
         done = _forkd(service, verb)
         assert done.returncode == 2
         assert f"{culprit} can be written by others; name the file with -c" in done.stderr
+    # Who names the pid file needs no word of it to find the daemon.
+    for verb in ("status", "stop", "reload", "upgrade"):
+        done = service.run(verb)
+        assert (done.returncode, "forkd.toml" in done.stderr) == (3, False)
     named = _forkd(service, "check", "-c", "forkd.toml")
     assert named.returncode == 0
     assert f"{culprit} can be written by others than root: each start" in named.stderr
