@@ -509,7 +509,7 @@ class Master:
     def scale(self, want: int, pause: bool = False) -> int:
         """Change the number of children. Returns the number. Raises ForkdError.
 
-        None, where no connection brings one back, is the pause of SIGWINCH, whoever asked for it."""
+        None, where no connection brings one back, is a pause, as SIGWINCH has it, whoever asked for it."""
         generation = self.generation
         most = self.most_workers
         if generation.config.accept == "reuseport" and not pause:
@@ -549,7 +549,7 @@ class Master:
         """The incoming generation leads from now on, and the old one retires."""
         old, new = self.generation, self.reloader.complete()
         self.generation = new
-        self.paused = ""
+        self.paused = "" if new.most else "a scale to 0"
         self.backoff = plan.Backoff()
         self.log.configure(new.config.log_level, new.config.log_format)
         new.defer()

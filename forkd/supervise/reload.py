@@ -72,8 +72,8 @@ class Reloader:
                     f"model {config.model} needs more rows of the scoreboard than this master has; "
                     "restart"
                 )
-            # After a pause the number is back at what is configured.
-            same_size = config.workers == old.config.workers and not master.paused
+            # After SIGWINCH the number is back at what is configured.
+            same_size = config.workers == old.config.workers and master.paused != "SIGWINCH"
             most = old.most if same_size else config.workers.max
             if most > master.most_workers:
                 raise StartError(

@@ -138,8 +138,9 @@ def why_not_ready(master: Master) -> str:
             f"the last error: {''.join(last)}"
         )
     if master.paused:
+        also = "SIGHUP, " if master.paused == "SIGWINCH" else ""
         return (
-            f"no workers since {master.paused}: clients wait; SIGHUP, SIGTTIN or `forkd scale N` brings "
+            f"no workers since {master.paused}: clients wait; {also}SIGTTIN or `forkd scale N` brings "
             "workers back"
         )
     if ready < want:

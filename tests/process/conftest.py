@@ -171,7 +171,7 @@ class Service:
         )  # fmt: skip
         if verb in ("start", "restart") and done.returncode:
             # The test sees that it has failed; the log says so, too.
-            self._failures_seen.append("the service did not start: ")
+            self._failures_seen += ["the service did not start: ", "^    Traceback"]
         return done
 
     def ok(self, verb: str, *arguments: str) -> str:
