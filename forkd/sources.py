@@ -24,8 +24,6 @@ from forkd.options import Option
 from forkd.rules import Rule, combinations
 
 _BY_NAME = {row.name: row for row in OPTIONS}
-#: Set beside FORKD_WORKER, by a worker for the application.
-NUMBER_MARK = "FORKD_INTERNAL_WORKER"
 _BY_ATTR = {row.attr: row for row in OPTIONS}
 _VARIABLES = {row.variable: row for row in OPTIONS}
 _OF_PLATFORM = "WEB_CONCURRENCY"  # the number of workers, as Heroku and others set it
@@ -96,7 +94,11 @@ class Sources:
         path = args.config or environ.get("FORKD_CONFIG") or _discover(needed=not told)
         return cls(
             flags={name: value for name, value in vars(args).items() if name in _BY_ATTR},
-            environ=_of_ours(environ),
+            environ={
+                name: value
+                for name, value in environ.items()
+                if name.startswith("FORKD_") or name == _OF_PLATFORM
+            },
             path=None if path is None else os.path.abspath(path),
             runtime_dir=default_runtime_dir(os.geteuid(), environ),
         )
@@ -215,19 +217,6 @@ def _from_environ(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
 def _from_platform(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
     if raw := environ.get(_OF_PLATFORM, "").strip():
         yield _Given(_BY_ATTR["workers"], raw, f"environment {_OF_PLATFORM}", cwd)
-
-
-def _of_ours(environ: Mapping[str, str]) -> dict[str, str]:
-    """The FORKD_ variables and that of the platform, without the number of a worker that runs this command:
-    it looks like an option misspelt, which it is where nobody but an operator can have set it."""
-    found = {
-        name: value
-        for name, value in environ.items()
-        if name.startswith("FORKD_") or name == _OF_PLATFORM
-    }
-    if found.pop(NUMBER_MARK, None):
-        found.pop("FORKD_WORKER", None)
-    return found
 
 
 #: What Kubernetes tells a pod of each Service in its namespace, and Docker of each link: for a Service called

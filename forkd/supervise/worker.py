@@ -32,7 +32,6 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.sources import NUMBER_MARK
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
     Channel,
@@ -171,7 +170,7 @@ class Worker:
                 birth.config.native,
             )  # fmt: skip
         settle(f"worker {birth.slot}", birth.config, birth.identity, birth.master)
-        _tell_number(birth.number)
+        os.environ["FORKD_WORKER"] = str(birth.number)  # for the application, before it is imported
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
         process.enlarge_signal_stack()
@@ -393,12 +392,6 @@ def main(birth: Birth) -> NoReturn:
             log.exception("the child crashed")
     finally:
         leave(code)
-
-
-def _tell_number(number: int) -> None:
-    """To the application, before it is imported, unless the template has; and to its programs. One of them
-    that runs `forkd start` knows by the second variable that the first is no option."""
-    os.environ["FORKD_WORKER"] = os.environ[NUMBER_MARK] = str(number)
 
 
 def settle(title: str, config: Config, identity: process.Identity | None, master: int) -> None:

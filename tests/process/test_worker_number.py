@@ -124,9 +124,7 @@ def test_a_stream_finds_it_in_the_environment(service: Service) -> None:
         assert client.recv(10) == b"1"
 
 
-def test_a_worker_may_run_forkd_itself_and_a_slip_of_an_operator_is_still_said(
-    service: Service,
-) -> None:
+def test_a_worker_may_run_forkd_itself_and_a_slip_is_still_said(service: Service) -> None:
     service.write_app(f"""
         import subprocess
 
@@ -140,5 +138,5 @@ def test_a_worker_may_run_forkd_itself_and_a_slip_of_an_operator_is_still_said(
     said = service.get(timeout=30)
     assert said.startswith("ok: the built-in welcome app"), said
     service.environ["FORKD_WORKER"] = "4"
-    assert "did you mean FORKD_WORKERS?" in service.run("check").stderr
+    assert "did you mean FORKD_WORKERS?" in service.run("check", *service.flags()).stdout
     del service.environ["FORKD_WORKER"]
