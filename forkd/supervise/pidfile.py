@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 
-from forkd.errors import AlreadyRunning, ForkdError, NotRunning, SystemCallError
+from forkd.errors import AlreadyRunning, ForkdError, NotRunning, StartError, SystemCallError
 
 
 class Pidfile:
@@ -20,12 +21,17 @@ class Pidfile:
 
     @classmethod
     def acquire(cls, path: str) -> Pidfile:
-        """Lock and write the file. Raises AlreadyRunning, SystemCallError."""
+        """Lock and write the file. Raises StartError, SystemCallError."""
         while True:
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise SystemCallError("open", path, error) from error
+            try:
+                require_file(path, fd)
+            except StartError:
+                os.close(fd)
+                raise
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -115,6 +121,12 @@ def _holds(pid: int, fd: int) -> bool:
     except OSError:
         pass
     return False
+
+
+def require_file(path: str, fd: int) -> None:
+    """Raises StartError for /dev/null and the like: at the end what is there is removed."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise StartError(f"pidfile {path}: this is no regular file; choose another --pidfile")
 
 
 def _content(fd: int) -> int:

@@ -22,7 +22,7 @@ from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import launch
 from forkd.supervise.control import ANOTHER_CONTROL, ask
-from forkd.supervise.pidfile import running
+from forkd.supervise.pidfile import require_file, running
 from forkd.system.attempts import clash, try_directory, try_listen
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import tcp_holders
@@ -186,11 +186,16 @@ def _pidfile(path: str) -> None:
     """Raises SystemCallError, BindError or StartError where a start could not write it."""
     launch.require_ours(_made_in(path))
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         try_directory("open", os.path.join(_made_in(path), os.path.basename(path)))
+        return
     except OSError as error:
         raise SystemCallError("open", path, error) from error
+    try:
+        require_file(path, fd)
+    finally:
+        os.close(fd)
 
 
 def _control(config: Config) -> None:

@@ -167,3 +167,12 @@ def test_a_file_system_that_is_read_only_by_now_does_not_stop_the_end(
         patch.setattr(os, "unlink", fails)
         held.remove()
     Pidfile.acquire(str(tmp_path / "x.pid")).remove()  # it was let go of
+
+
+def test_a_device_is_no_pid_file_and_stays(tmp_path: Path) -> None:
+    """As root, the end of a service with --pidfile /dev/null removed that."""
+    path = tmp_path / "fifo"  # which anybody may make
+    os.mkfifo(path)
+    with pytest.raises(StartError, match="no regular file"):
+        Pidfile.acquire(str(path))
+    assert path.is_fifo()
