@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections import deque
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 #: Descriptors that come back from the store are told from those of socket units by their names.
 _OURS = "forkd-"
 _FIRST_FD = 3  # sd_listen_fds(3)
+#: Seconds until what the manager's queue had no room for is said again; and how much may wait for that.
+_AGAIN_SECONDS = 0.1
+_MOST_UNSAID = 64
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,10 @@ class Manager:
     path: str = ""
     watchdog: float = 0  # seconds within which to hear that all is well
 
-    def send(self, text: str, fds: list[int] | None = None) -> None:
+    def send(self, text: str, fds: list[int] | None = None) -> bool:
+        """Whether that is done. False: it reads too slowly, and its queue is full for now (unix(7))."""
         if not self.path:
-            return
+            return True
         # "@" stands for the NUL of an abstract address.
         target = "\0" + self.path[1:] if self.path.startswith("@") else self.path
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -46,8 +51,11 @@ class Manager:
             try:
                 sock.connect(target)
                 socket.send_fds(sock, [text.encode()], fds or [])
+            except BlockingIOError:
+                return False
             except OSError:
-                pass  # it has gone, or does not read: neither is a reason to serve any worse
+                pass  # it has gone, which is no reason to serve any worse
+        return True
 
 
 def manager(environ: MutableMapping[str, str]) -> Manager:
@@ -90,11 +98,14 @@ def _stored(name: str, fd: int, backlog: int) -> Listener | None:
 
 
 class Notifier:
-    """The master's words to its manager."""
+    """The master's words to its manager. Those that its queue has no room for are said again, in order; what
+    says only that all is well is not."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
         self._manager = master.launch.manager
+        self._unsaid: deque[tuple[str, list[int]]] = deque()  # with copies of the descriptors
+        self._done = False
         self._stored: set[str] = {_name(x) for x in master.launch.stored}
 
     @property
@@ -106,22 +117,41 @@ class Notifier:
         """The service answers, from the first generation or after a reload, failed or not."""
         master = self._master
         self._keep_listeners()
-        self._manager.send(
-            f"READY=1\nSTATUS=generation {master.generation.number}, {master.ready_count()} workers "
+        ready = len(master.leadership.serving(master.generation))
+        self._say(
+            f"READY=1\nSTATUS=generation {master.generation.number}, {ready} workers "
             f"ready{', last error: ' + _first_line(master.last_error) if master.last_error else ''}"
         )
         self._beat()
 
     def reloading(self) -> None:
-        self._manager.send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
+        self._say(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        self._manager.send("STOPPING=1\nSTATUS=finishing what is under way")
+        self._say("STOPPING=1\nSTATUS=finishing what is under way")
 
     def main(self, pid: int) -> None:
         """Another process is the master from now on."""
-        self._manager.send(f"MAINPID={pid}")
-        self._manager = Manager()  # who serves no more says no more
+        self._say(f"MAINPID={pid}")
+        self._done = True  # who serves no more says no more
+
+    def _say(self, text: str, fds: Sequence[int] = ()) -> None:
+        if self._done or (not self._unsaid and self._manager.send(text, list(fds))):
+            return
+        if len(self._unsaid) == _MOST_UNSAID:
+            self._forget_first()
+        self._unsaid.append((text, [os.dup(fd) for fd in fds]))
+        self._again()
+
+    def _again(self) -> None:
+        while self._unsaid and self._manager.send(*self._unsaid[0]):
+            self._forget_first()
+        if self._unsaid:
+            self._master.loop.timers.set("notify", monotonic() + _AGAIN_SECONDS, self._again)
+
+    def _forget_first(self) -> None:
+        for fd in self._unsaid.popleft()[1]:
+            os.close(fd)
 
     def _keep_listeners(self) -> None:
         # A group of SO_REUSEPORT sockets is not kept: the store does not keep their order.
@@ -131,16 +161,16 @@ class Notifier:
             if x.wanted.kind != "fd" and len(x.sockets) == 1
         }
         for name in self._stored - set(listeners):
-            self._manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
         for name in set(listeners) - self._stored:
-            self._manager.send(f"FDSTORE=1\nFDNAME={name}", [listeners[name]])
+            self._say(f"FDSTORE=1\nFDNAME={name}", [listeners[name]])
         self._stored = set(listeners)
 
     def renewed(self, listener: Listener) -> None:
         """Another socket has taken the place of this listener's: the old one is not to come back."""
         name = _name(listener)
         if name in self._stored:
-            self._manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
             self._stored.remove(name)
             self._keep_listeners()
 
@@ -149,7 +179,7 @@ class Notifier:
     def _beat(self) -> None:
         """Twice in each period: all is well, as long as not every child is wedged."""
         period = self._manager.watchdog / 2
-        if not period:
+        if not period or self._done:
             return
         self._master.loop.timers.set("watchdog", monotonic() + period, self._beat)
         serving = [child for child in self._master.children if child.state is State.READY]

@@ -141,6 +141,33 @@ def test_a_manager_that_does_not_read_holds_up_nothing(service: Service, manager
 # ---- the watchdog -------------------------------------------------------------------------
 
 
+def fill(path: Path) -> None:
+    """Until there is no room for another datagram (unix(7), net.unix.max_dgram_qlen)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.connect(str(path))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(b"X=1")
+
+
+def test_what_its_queue_has_no_room_for_is_said_again_in_order(
+    service: Service, manager: Manager, tmp_path: Path
+) -> None:
+    fill(tmp_path / "notify")
+    service.start("-w", "2")
+    service.ok("reload")
+    assert manager.hears(FDSTORE="1")["FDNAME"].startswith("forkd-")
+    assert "generation 1, 2 workers ready" in manager.hears(READY="1")["STATUS"]
+    assert manager.hears(RELOADING="1")
+    assert "generation 2, 2 workers ready" in manager.hears(READY="1")["STATUS"]
+    master = service.pid
+    fill(tmp_path / "notify")
+    service.ok("upgrade")
+    assert manager.hears(MAINPID=str(service.pid)) and service.pid != master
+    assert list(manager.kept) and all("WATCHDOG" not in message for message in manager.listen())
+
+
 def beats(manager: Manager) -> int:
     return sum(1 for message in manager.listen() if "WATCHDOG" in message)
 
