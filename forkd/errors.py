@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -134,5 +135,7 @@ class SystemCallError(ForkdError):
     def __str__(self) -> str:
         if self.errno is None:
             return f"{self.call}({self.target}): {self.args[2]}"
+        if isinstance(self.args[2], socket.gaierror):  # its numbers are none of errno's
+            return f"{self.call}({self.target}): {self.args[2].strerror}"
         name = errno.errorcode.get(self.errno, f"errno {self.errno}")
         return f"{self.call}({self.target}): {name}: {os.strerror(self.errno)}"

@@ -131,9 +131,14 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_hex, text)
 
 
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
 @lru_cache(maxsize=2)
 def _stamp(second: int) -> str:
-    return time.strftime("%d/%b/%Y:%H:%M:%S %z", time.localtime(second))
+    now = time.localtime(second)
+    month = _MONTHS[now.tm_mon - 1]  # not %b, which is in the application's locale
+    return time.strftime(f"%d/{month}/%Y:%H:%M:%S %z", now)
 
 
 def stamp(now: float) -> str:

@@ -31,7 +31,11 @@ class FileWrapper:
         return data
 
     def piece(self) -> tuple[int, int, int] | None:
-        """(descriptor, offset, bytes to its end) of a regular file; None for anything else."""
+        """(descriptor, offset, bytes to its end) of a regular file; None for anything else.
+
+        Files of procfs, sysfs and cgroupfs are regular ones whose size is not known: 0, or a page. They have
+        no blocks, and are read until nothing comes.
+        """
         file = self.file
         if isinstance(file, tempfile._TemporaryFileWrapper):
             file = file.file
@@ -42,7 +46,7 @@ class FileWrapper:
             # By their types: a file may have been given other methods.
             fd = io.FileIO.fileno(raw)
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(found.st_mode) or not found.st_blocks:
                 return None
             offset = type(file).tell(file)
         except (OSError, ValueError):

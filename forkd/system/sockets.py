@@ -346,8 +346,22 @@ def bind_error(address: Address, error: OSError) -> BindError:
             f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
         )
     elif error.errno == errno.EACCES and address.kind != "unix":
-        text += "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        least = _first_unprivileged_port()
+        text += (
+            f"; ports below {least} need root or CAP_NET_BIND_SERVICE"
+            if address.port < least
+            else "; a policy of this system forbids that port (SELinux, AppArmor, eBPF)"
+        )
     return BindError(text)
+
+
+def _first_unprivileged_port() -> int:
+    """ip(7), ip_unprivileged_port_start."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1024
 
 
 def tcp_holders(port: int) -> list[int]:

@@ -75,6 +75,8 @@ OTHER: dict[str, Callable[[Path], Any]] = {
     "memory": lambda path: io.BytesIO(TEXT),
     "spooled": lambda path: written(tempfile.SpooledTemporaryFile()),
     "of its own": lambda path: Upper(filled(path)),
+    "of a size that is not known": lambda path: open("/proc/self/status", "rb"),
+    "of a page, as it says": lambda path: open("/sys/kernel/mm/transparent_hugepage/enabled", "rb"),
     "device": lambda path: open("/dev/null", "rb"),
 }
 
@@ -109,3 +111,18 @@ def test_a_compressed_file_arrives_unpacked(service: Service) -> None:
     service.start()
     host, port = service.address
     assert httpx.get(f"http://{host}:{port}/", timeout=10).content == TEXT
+
+
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+def test_a_file_of_the_kernel_arrives_whole(service: Service, native: str) -> None:
+    """Whose size is 0 for stat(2), or a page."""
+    service.write_app("""
+        def app(environ, start):
+            start("200 OK", [])
+            return environ["wsgi.file_wrapper"](open(environ["PATH_INFO"], "rb"))
+    """)
+    service.start(native)
+    host, port = service.address
+    for path in ("/proc/filesystems", "/sys/kernel/mm/transparent_hugepage/enabled"):
+        found = httpx.get(f"http://{host}:{port}{path}", timeout=10)
+        assert found.content == Path(path).read_bytes() != b""
