@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import importlib
 import inspect
 import os
@@ -38,7 +39,11 @@ def load(spec: str) -> Any:
         tree = ast.parse(expression, mode="eval").body
     except SyntaxError:
         raise AppError(f"app {spec!r}: {expression!r} is no name or call; {_SHAPE}") from None
-    return _evaluate(tree, import_module(module_name, f"app {spec!r}"), spec)
+    app = _evaluate(tree, import_module(module_name, f"app {spec!r}"), spec)
+    if app is None:
+        made = "the factory returned None" if isinstance(tree, ast.Call) else "it is None"
+        raise AppError(f"app {spec!r}: {made}, which is no application")
+    return app
 
 
 def _looks_like_a_file(name: str) -> bool:
@@ -59,9 +64,9 @@ def import_module(name: str, what: str) -> ModuleType:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: apps lie where forkd is started
     try:
         return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
         raise AppError(f"{what}: importing {name} failed\n{_trace()}") from error
 
 
@@ -74,25 +79,50 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
             return _attribute(_evaluate(value, module, spec), name, spec)
         case ast.Call(func=func, args=args, keywords=keywords):
             factory = _evaluate(func, module, spec)
-            try:
-                positional = [ast.literal_eval(arg) for arg in args]
-                named = {str(k.arg): ast.literal_eval(k.value) for k in keywords}
-            except ValueError:
-                raise AppError(f"app {spec!r}: a factory's arguments must be literals") from None
+            positional, named = _arguments(args, keywords, spec)
             try:
                 return factory(*positional, **named)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit("no database")
                 raise AppError(f"app {spec!r}: the factory failed\n{_trace()}") from error
         case _:
             raise AppError(f"app {spec!r}: {_SHAPE}")
 
 
-def _attribute(owner: Any, name: str, spec: str) -> Any:
+def _arguments(
+    args: list[ast.expr], keywords: list[ast.keyword], spec: str
+) -> tuple[list[Any], dict[str, Any]]:
+    """Of a factory's call. `*` and `**` take literals, too."""
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
     try:
+        for arg in args:
+            if isinstance(arg, ast.Starred):
+                positional += ast.literal_eval(arg.value)
+            else:
+                positional.append(ast.literal_eval(arg))
+        for keyword in keywords:
+            value = ast.literal_eval(keyword.value)
+            named.update({keyword.arg: value} if keyword.arg is not None else value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise AppError(f"app {spec!r}: a factory's arguments must be literals") from None
+    return positional, named
+
+
+def _attribute(owner: Any, name: str, spec: str) -> Any:
+    where = getattr(owner, "__name__", type(owner).__name__)
+    found = None
+    try:
+        found = inspect.getattr_static(owner, name, None)
         return getattr(owner, name)
-    except AttributeError:
-        where = getattr(owner, "__name__", type(owner).__name__)
-        raise AppError(f"app {spec!r}: {where} has no attribute {name!r}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # Of a name that is there, such as a property, it is the application's own failure.
+        if isinstance(error, AttributeError) and found is None:
+            raise AppError(f"app {spec!r}: {where} has no attribute {name!r}") from None
+        raise AppError(f"app {spec!r}: {where}.{name} failed\n{_trace()}") from error
 
 
 def _trace() -> str:
@@ -131,7 +161,10 @@ def detect(app: Any, wanted: str | None) -> str:
 
 
 def _is_asgi(app: Any) -> bool:
+    """Whether a call of it would return a coroutine, or an asynchronous generator."""
+    while isinstance(app, functools.partial):
+        app = app.func
     call = (
         app if inspect.isfunction(app) or inspect.ismethod(app) else getattr(app, "__call__", None)
     )
-    return inspect.iscoroutinefunction(call)
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)

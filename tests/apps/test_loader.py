@@ -1,0 +1,140 @@
+"""What `module:attr` may name, and what is said of what it may not."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+from forkd.app import loader
+from forkd.errors import AppError
+from tests.process.conftest import Service
+
+APPS = '''
+import functools, sys
+
+def make(*args, **kwargs):
+    def app(environ, start):
+        return []
+    app.args, app.kwargs = args, kwargs
+    return app
+
+def forgot_to_return():
+    make()
+
+def leaves():
+    sys.exit("no database")
+
+def leaves_with_a_number():
+    raise SystemExit(5)
+
+class Holder:
+    @property
+    def broken(self):
+        raise RuntimeError("no settings")
+    @property
+    def lacks(self):
+        return self.missing
+
+holder = Holder()
+nothing = None
+
+async def asgi(scope, receive, send):
+    pass
+
+async def generator(scope, receive, send):
+    yield b""
+
+class Callable:
+    async def __call__(self, scope, receive, send):
+        pass
+
+instance = Callable()
+partial = functools.partial(asgi, 1)
+partial_of_partial = functools.partial(functools.partial(generator), send=1)
+partial_of_instance = functools.partial(instance, 1)
+wsgi_partial = functools.partial(make(), {})
+'''
+_names = itertools.count()
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"apps_of_loader_{next(_names)}"
+    (tmp_path / f"{name}.py").write_text(APPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "kwargs"),
+    [
+        ("make()", (), {}),
+        ("make(1, 'b', c=None)", (1, "b"), {"c": None}),
+        ("make(**{'a': 1})", (), {"a": 1}),
+        ("make(*[1, 2], *(3,), **{'a': 1}, b=2)", (1, 2, 3), {"a": 1, "b": 2}),
+    ],
+)
+def test_a_factory_gets_its_arguments(
+    module: str, call: str, args: object, kwargs: object
+) -> None:
+    app = loader.load(f"{module}:{call}")
+    assert (app.args, app.kwargs) == (args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("make(open('x'))", "a factory's arguments must be literals"),
+        ("make(**[1])", "a factory's arguments must be literals"),
+        ("make(*1)", "a factory's arguments must be literals"),
+        ("make({[]: 1})", "a factory's arguments must be literals"),
+        ("make(**{1: 2})", "keywords must be strings"),
+        ("forgot_to_return()", "the factory returned None, which is no application"),
+        ("nothing", "it is None, which is no application"),
+        ("leaves()", "SystemExit: no database"),
+        ("leaves_with_a_number()", "SystemExit: 5"),
+        ("absent", "has no attribute 'absent'"),
+        ("holder.absent", "Holder has no attribute 'absent'"),
+        ("holder.broken", "RuntimeError: no settings"),
+        ("holder.lacks", "'Holder' object has no attribute 'missing'"),
+    ],
+)
+def test_what_cannot_be_loaded_has_a_reason(module: str, expression: str, said: str) -> None:
+    with pytest.raises(AppError) as caught:
+        loader.load(f"{module}:{expression}")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["asgi", "generator", "instance", "partial", "partial_of_partial", "partial_of_instance"],
+)
+def test_asgi_is_refused_by_its_name(module: str, name: str) -> None:
+    with pytest.raises(AppError, match="speaks ASGI"):
+        loader.detect(loader.load(f"{module}:{name}"), None)
+
+
+def test_a_partial_of_wsgi_is_wsgi(module: str) -> None:
+    assert loader.detect(loader.load(f"{module}:wsgi_partial"), None) == "wsgi"
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("app = None", "app 'app:app': it is None, which is no application"),
+        ("import sys; sys.exit('no database')", "SystemExit: no database"),
+    ],
+)
+def test_a_start_ends_with_the_reason(
+    service: Service, preload: str, source: str, said: str
+) -> None:
+    service.expected_errors = ["gone: boot", "could not be started", "app 'app:app'", "Traceback", "SystemExit"]
+    service.write_app(source)
+    done = service.run("start", "-w", "1", "-b", "127.0.0.1:0", preload, "app:app")
+    assert done.returncode == 1
+    assert said in done.stderr
