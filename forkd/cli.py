@@ -25,7 +25,7 @@ from forkd.supervise.control import ask
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
 from forkd.supervise.upgrade import inherited
-from forkd.system import standard
+from forkd.system import signals, standard
 
 #: What the verbs that talk to a running master need to know of the options.
 _WHERE = {"name", "pidfile", "control"}
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns."""
     interpreter.leave_start_directory()
     standard.fill()
+    signals.reset()
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] not in (*VERBS, *_NO_VERB):
         print(f"forkd: {spelling.of_verb(given, VERBS)}", file=sys.stderr)

@@ -19,6 +19,18 @@ from types import FrameType
 NEWS = signal.SIGRTMIN + 4
 
 
+def reset() -> None:
+    """When a program of forkd begins: what whoever started it had blocked or ignored is inherited by
+    execve(2), and would make a service that no TERM ends, or that hears of no child.
+
+    HUP stays ignored where nohup(1) has done that, until the master hears it; so does what Python ignores.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _noted(number: int, frame: FrameType | None) -> None:
     """A handler that exists so that the signal is neither fatal nor ignored.
 

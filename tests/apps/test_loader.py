@@ -133,7 +133,7 @@ def test_a_partial_of_wsgi_is_wsgi(module: str) -> None:
 def test_a_start_ends_with_the_reason(
     service: Service, preload: str, source: str, said: str
 ) -> None:
-    service.expected_errors = ["gone: boot", "could not be started", "app 'app:app'", "Traceback", "SystemExit"]
+    service.expected_errors = ["gone: boot", "app 'app:app'", "Traceback", "SystemExit"]
     service.write_app(source)
     done = service.run("start", "-w", "1", "-b", "127.0.0.1:0", preload, "app:app")
     assert done.returncode == 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from .conftest import Service, command_line, processes_of
+from .conftest import Service, alive, command_line, processes_of, until, zombies_of
 
 
 def nothing_left(service: Service) -> None:
@@ -193,3 +195,35 @@ def test_a_detached_daemon_has_left_its_session_and_terminal(service: Service) -
     session, terminal = int(fields[3]), int(fields[4])
     assert terminal == 0
     assert session != int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[3])
+
+
+def inherited(what: str) -> None:
+    """In the child that becomes `forkd`: what careless programs leave to those that they start."""
+    everything = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    if what == "blocked":
+        signal.pthread_sigmask(signal.SIG_BLOCK, everything)
+    else:
+        for number in everything - set(range(32, 35)):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def another_than(pid: int, service: Service) -> int:
+    """The one worker, or 0 for as long as it is that one, or not the only one."""
+    pids = service.worker_pids()
+    return pids[0] if len(pids) == 1 and pids[0] != pid and not zombies_of(service.pid) else 0
+
+
+@pytest.mark.parametrize("what", ["blocked", "ignored"])
+def test_signals_that_its_parent_blocked_or_ignored_are_heard(service: Service, what: str) -> None:
+    service.expected_errors = ["gone: ", "SIGKILL"]
+    done = service.run("start", *service.flags("-w", "1"), preexec_fn=lambda: inherited(what))
+    assert (done.returncode, done.stderr) == (0, "")
+    [worker] = service.worker_pids()
+    os.kill(service.pid, signal.SIGHUP)
+    second = until(lambda: another_than(worker, service), "the reload")
+    os.kill(second, signal.SIGKILL)
+    until(lambda: another_than(second, service), "another worker")
+    assert service.get() == "v1"
+    master = service.pid
+    service.ok("stop")
+    until(lambda: not alive(master), "the end")
