@@ -11,7 +11,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 static PyObject *n_crowded;
@@ -246,13 +245,6 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
 }
 
 /* ---- a leader whose connections are all brief ----------------------------------------------- */
-
-int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 int links_accepted(Dispatcher *self, PyObject *fd)
 {

@@ -5,7 +5,6 @@
 
 #include "ring.h"
 #include <sys/socket.h>
-#include <time.h>
 
 enum {
     READABLE = 1,
@@ -111,13 +110,6 @@ static Link *connection_of(Completions *self, Handle *handle)
     return handle->fd >= 0 && handle->conn != Py_None ? (Link *)handle->conn : NULL;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* Begin to send the answer of a request. Returns 0, or -1 with an exception. */
 static int begin_send(Completions *self, Handle *handle, const Link *conn, UsualRequest *request, PyObject *answer)
 {
@@ -214,7 +206,8 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
             if (!failed && exchange_drains(exchange) && !((UsualRequest *)request)->close)
                 failed = loop_tell(self->loop, n_rest, conn, then); /* for less long, which the keeper knows */
             else if (!failed)
-                failed = loop_answered(self->loop, conn, (UsualRequest *)request, then, now() + handle->seconds);
+                failed = loop_answered(self->loop, conn, (UsualRequest *)request, then,
+                                       (double)now_ns() / 1e9 + handle->seconds);
         } else {
             PyObject *rest = cqe->res <= 0 ? Py_NewRef(data) : rest_of(data, cqe->res);
             ((UsualRequest *)request)->answer = cqe->res <= 0 || !rest ? rest : Py_BuildValue("(N)", rest);

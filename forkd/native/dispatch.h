@@ -39,8 +39,6 @@ int link_begin(Dispatcher *self, Link *link, int epoll);
 int link_later(Dispatcher *self, Link *link, int epoll);
 /* Whether the handle is the listener of `brief`: then what waits there is accepted and begun. Or -1 with an exception. */
 int links_accepted(Dispatcher *self, PyObject *fd);
-/* Nanoseconds of CLOCK_MONOTONIC. */
-int64_t now_ns(void);
 /* See dispatcher_begin. */
 int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
 /* One that was early may have something by now. */

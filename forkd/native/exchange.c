@@ -6,7 +6,6 @@
 #include "native.h"
 #include <stddef.h>
 #include <structmember.h>
-#include <time.h>
 
 PyTypeObject *exchange_type;
 static PyObject *n_client, *k_input, *dash, *bytes_io;

@@ -1,7 +1,6 @@
 /* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin). */
 
 #include "native.h"
-#include <time.h>
 
 enum {
     MOST_BOUNDS = 32,
@@ -33,13 +32,6 @@ typedef struct {
 
 static PyTypeObject *lane_type;
 
-static int64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 #define CELL(name) self->cells[self->at[name]]
 
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began)
@@ -51,7 +43,7 @@ int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, 
     if (PyBytes_AsStringAndSize(line, &text, &size))
         return 0;
     const char *host = client && PyUnicode_Check(client) ? ascii(client, &client_size) : NULL;
-    int64_t time = *began = now(), place = entry_cells(places, self->own)[0] ? place_take(places) : self->own, *cells;
+    int64_t time = *began = now_ns(), place = entry_cells(places, self->own)[0] ? place_take(places) : self->own, *cells;
     if (place) {
         cells = entry_cells(places, place);
         entry = (char *)cells;
@@ -116,7 +108,7 @@ static PyObject *lane_resume(Lane *self, PyObject *number)
         return NULL;
     CELL(HELD) = ticket > 0 ? ticket : 0;
     IN_ORDER();
-    CELL(REQUEST) = now();
+    CELL(REQUEST) = now_ns();
     Py_RETURN_NONE;
 }
 
@@ -131,7 +123,7 @@ static int64_t *durations_of(Lane *self, long status)
 int64_t request_took(PyObject *lane, int64_t ticket)
 {
     Lane *self = (Lane *)lane;
-    return now() - (ticket < 0 ? -ticket : entry_cells(self->places, ticket)[0]);
+    return now_ns() - (ticket < 0 ? -ticket : entry_cells(self->places, ticket)[0]);
 }
 
 static PyObject *lane_took(Lane *self, PyObject *number)

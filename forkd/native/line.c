@@ -1,7 +1,6 @@
 /* Lines of the access log (log.py, where their twin is): Combined Log Format with the duration. */
 
 #include "native.h"
-#include <time.h>
 
 enum { MOST_LINE = 4096, MOST_NUMBERS = 100, MOST_STAMP = 64 };
 

@@ -9,6 +9,15 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
+
+/* CLOCK_MONOTONIC, ns. */
+static inline int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 /* Kinds of characters, for `skip` (text.c). */
 enum { TOKEN = 1, PATH = 2, QUERY = 4, TEXT = 8, HOST = 16, QUIET = 32 };

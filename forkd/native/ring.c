@@ -5,7 +5,6 @@
 #include "ring.h"
 #include <errno.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 PyTypeObject *queues_type, *buffers_type;

@@ -6,7 +6,6 @@
 
 #include "native.h"
 #include <pthread.h>
-#include <time.h>
 
 typedef struct {
     PyObject_HEAD
