@@ -39,7 +39,7 @@ class Ending:
         again, or then, wind up."""
         master = self._master
         seconds = master.generation.config.lame_duck
-        held_back = self._defer_no_more()
+        held_back = not self.begun and self._defer_no_more()
         if self.begun or not (seconds or held_back) or not master.served:
             self.wind_up()
             return

@@ -28,6 +28,8 @@ from forkd.system.loop import Loop
 _PATIENCE = 2.0
 #: For those that were killed to be gone when the master ends.
 _END_SECONDS = 1.0
+#: Instead of an answer, where nobody is left to give one.
+_ENDED = b'"nothing: it has ended"'
 
 #: (pid, pidfd) of a child with that slot and number; it gets these descriptors.
 Fork = Callable[[int, int, list[int]], tuple[int, int]]
@@ -75,14 +77,15 @@ class _Template:
         self._sock.settimeout(_PATIENCE)
         try:
             socket.send_fds(self._sock, [json.dumps([slot, number]).encode()], fds)
-            answer = self._sock.recv(MOST) or b'"nothing: it has ended"'
-            found = json.loads(answer)
+            found = json.loads(self._sock.recv(MOST) or _ENDED)
             if type(found) is list and len(found) == 1 and type(found[0]) is int:
                 raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
         except TimeoutError:
             process.send_signal(self.pidfd, signal.SIGKILL)
             why = f"the template (pid {self.pid}) does not answer; killed"
             raise OSError(errno.ETIMEDOUT, why) from None
+        except (ConnectionResetError, BrokenPipeError):  # before it has read what we asked
+            found = json.loads(_ENDED)
         except ValueError:
             found = "nonsense"
         if type(found) is not int or process.parent(found) != os.getpid():

@@ -214,11 +214,11 @@ def test_the_health_listener_has_the_pages_of_probes_alone(service: Service, kin
     assert ask(where, "/readyz", "Host: a", method="POST")[0] == 405
     shown = f"unix:{where} (GET /readyz)" if kind == "unix" else f"http://127.0.0.1:{where[1]}/readyz"
     assert f"\nhealth on {shown}\n" in said
-    assert f"\nhealth {shown}\n" in service.ok("status")
+    assert f"\nhealth       {shown}\n" in service.ok("status")
     service.signal(signal.SIGWINCH)
     until(lambda: ask(where, "/readyz", "Host: a")[0] == 503, "503")
     for address in (where, service.admin_address):
-        assert "paused by SIGWINCH" in ask(address, "/readyz", "Host: a")[1]
+        assert "no workers since SIGWINCH" in ask(address, "/readyz", "Host: a")[1]
         assert ask(address, "/healthz", "Host: a")[0] == 200
 
 
@@ -292,7 +292,7 @@ def test_a_unix_socket_has_no_url(service: Service) -> None:
     where = f"unix:{path} (GET /metrics)"
     status, welcome = service.ok("status"), service.get("/")
     assert f"\nmetrics on {where}\n" in said
-    assert f"\nmetrics {where}\n" in status
+    assert f"\nmetrics      {where}\n" in status
     assert f" metrics on {where}\n" in service.log()
     assert f"<code>{where}</code>" in welcome
     for text in (said, status, welcome, service.log()):

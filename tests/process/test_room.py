@@ -85,6 +85,7 @@ def test_a_start_without_processes_fails_and_says_why(service: Service, preload:
     uid = give_away(service)
     service.expected_errors = [
         "gone: boot", "a child crashed", "Traceback", "the logger .* is gone", r"logger: fork\(2\)",
+        "the service did not start: ",
     ]  # fmt: skip
     failed = started = 0
     for most in range(1, 25):
@@ -124,7 +125,7 @@ def test_nor_without_those_of_the_workers_user(
     """The master is root, whom no limit stops; it is the other user's template and threads that it stops."""
     service.open_up()
     uid = next(UIDS)
-    service.expected_errors = ["gone: boot"]
+    service.expected_errors = ["gone: boot", "the service did not start: "]
     flags = service.flags("-w", "1", "--user", str(uid), "--group", str(uid), *flags)
     done = run(service, limited(most), "start", *flags)
     assert done.returncode == 1, done.stdout
@@ -172,6 +173,7 @@ DISKS = {
 def test_a_pid_file_that_cannot_be_written_is_an_error(
     service: Service, disk: str, detached: bool
 ) -> None:
+    service.expected_errors = ["the service did not start: "]
     place = service.dir / "run"
     place.mkdir()
     command = [

@@ -224,6 +224,13 @@ def test_how_long_a_connection_was_between_master_and_worker(service: Service, m
     assert (count, short) == (1, 1)  # the master was not stopped
 
 
+def both_have_one(service: Service) -> None:
+    try:
+        until(lambda: in_flight(service) == 2, "both threads have one")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {service.live()}") from error
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -248,7 +255,7 @@ def test_how_long_a_request_waited_for_a_thread(service: Service, flags: list[st
             clients = [stack.enter_context(service.connect()) for _ in range(3)]
             for client in clients[:2]:
                 ask(client, "/held")
-            until(lambda: in_flight(service) == 2, "both threads have one")
+            both_have_one(service)
             ask(clients[2], "/held")
             time.sleep(0.3)
             release(service)

@@ -73,7 +73,7 @@ def test_the_limit_is_named_wherever_it_is_met(service: Service) -> None:
     text = "bind = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n"
     config.write_text(text + "workers = 2\nmax-workers = 3\n")
     service.start("-c", str(config))
-    assert "2 workers wanted, at most 3\n" in service.ok("status")
+    assert "2 ready, 2 wanted, at most 3\n" in service.ok("status")
     assert service.live()["master"]["workers_limit"] == 3
     said = "4 workers: the number goes from 0 to 3 (--max-workers)"
     done = service.run("scale", "4")
@@ -92,7 +92,7 @@ def test_the_limit_is_named_wherever_it_is_met(service: Service) -> None:
     assert "workers 4: there may be up to 3 (--max-workers) until the next restart" in done.stderr
     assert len(service.workers()) == 3
     service.ok("restart")
-    assert "4 workers wanted, at most 4\n" in service.ok("status")
+    assert "4 ready, 4 wanted, at most 4\n" in service.ok("status")
 
 
 @pytest.mark.parametrize(

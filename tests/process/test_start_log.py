@@ -54,8 +54,8 @@ def _hook(service: Service, port: int) -> list[str]:
 #: What goes wrong, and what the error has to say of it.
 FAULTS: dict[str, tuple[Callable[[Service, int], list[str]], str]] = {
     "import": (_no_module, "No module named 'this_is_not_there'"),
-    "exit": (_exits, "worker 1 ended with exit code 3 before it was ready"),
-    "signal": (_dies, "worker 1 ended by SIGABRT before it was ready"),
+    "exit": (_exits, "ended with exit code 3 before it was ready"),
+    "signal": (_dies, "ended by SIGABRT before it was ready"),
     "preload": (_preloads, "No module named 'this_is_not_there'"),
     "boot-timeout": (_hangs, "within 1 s (--boot-timeout)"),
     "hook": (_hook, "No module named 'this_is_not_there'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import pytest
 
 from forkd.models import registry
 
-from .conftest import Service, until
+from .conftest import Service, alive, until
 from .trial import open_files
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -152,3 +153,16 @@ def _sockets(pid: int) -> set[str]:
     """By inode. The master closes the connections of this test's questions when it comes to that, perhaps
     between the two looks at a descriptor, which is no error."""
     return {name for name in open_files([pid]) if name.startswith("socket:")}
+
+
+@pytest.mark.parametrize("lame_duck", [[], ["--lame-duck", "0.2"]], ids=["at once", "lame duck"])
+def test_told_to_stop_again_and_again_it_stops_quietly(
+    service: Service, lame_duck: list[str]
+) -> None:
+    """Also once its listeners are closed, and until it is gone."""
+    service.start("-w", "2", *lame_duck)
+    master = service.pid
+    while alive(master):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(master, signal.SIGTERM)
+    assert "a bug in forkd" not in service.log()

@@ -112,7 +112,8 @@ def test_a_group_that_one_is_not_in(tmp_path: Path) -> None:
     os.seteuid(NOBODY.pw_uid)
     try:
         with pytest.raises(BindError) as caught:
-            sockets.listen(Address("unix", path=f"{tmp_path}/s"), 5, access=Permissions(0o660, -1, 54321))
+            group = Permissions(0o660, -1, 54321)
+            sockets.listen(Address("unix", path=f"{tmp_path}/s"), 5, permissions=group)
     finally:
         os.seteuid(0)
     assert "EPERM" in str(caught.value) and "only to a group that they are in" in str(caught.value)
@@ -121,7 +122,8 @@ def test_a_group_that_one_is_not_in(tmp_path: Path) -> None:
 
 @root_only
 def test_a_change_is_never_wider_than_before_or_after(watched: Watched) -> None:
-    listener = sockets.listen(Address("unix", path=str(watched.path)), 5, access=Permissions(0o606, 0, 0))
+    before = Permissions(0o606, 0, 0)
+    listener = sockets.listen(Address("unix", path=str(watched.path)), 5, permissions=before)
     watched.seen.clear()
     listener.admit(Permissions(0o660, -1, NOBODY.pw_gid))
     assert watched.seen[-1] == (0o660, 0, NOBODY.pw_gid)
