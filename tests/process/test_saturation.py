@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import string
 import time
 from pathlib import Path
 
@@ -246,17 +247,20 @@ def both_have_one(service: Service) -> None:
 def test_how_long_a_request_waited_for_a_thread(service: Service, flags: list[str]) -> None:
     service.write_app(HELD)
     service.start("-w", "1", *flags)
+    letters = iter(string.ascii_lowercase)
 
     def wait() -> bool:
+        # Another route each time: of one that is known to take long, the second would wait, too.
+        path = f"/held-{next(letters)}"
         _, before, _ = waits(service, "thread")
         (service.dir / "hold").touch()
         began = time.monotonic()
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(service.connect()) for _ in range(3)]
             for client in clients[:2]:
-                ask(client, "/held")
+                ask(client, path)
             both_have_one(service)
-            ask(clients[2], "/held")
+            ask(clients[2], path)
             time.sleep(0.3)
             release(service)
             for client in clients:
