@@ -184,7 +184,10 @@ def _notice(proc: int) -> str:
                 os.close(file)
     finally:
         os.close(fds)
-    raise _Unknown("it has no control socket: it starts, or has handed over to another master")
+    raise _Unknown(
+        "it does not say where its control socket is: it starts, has handed over to another master, or is of "
+        "a version without `forkd list`"
+    )
 
 
 def _connect(proc: int, control: str, uid: int, deadline: float) -> socket.socket:

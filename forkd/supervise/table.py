@@ -65,8 +65,8 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         + (f", template pid {', '.join(map(str, found))}" if (found := master["templates"]) else "")
     )
     yield "model", (
-        f"{master['model']}, io {master['io']}, accept {master['accept']}, "
-        f"{native_or_not(master.get('native_why', ''))}"
+        f"{master['model']}, io {master['io']}, accept {master['accept']}"
+        + (f", {native_or_not(master['native_why'])}" if "native_why" in master else "")
     )
     interface = f" ({master['interface']})" if master["interface"] else ""
     yield "app", f"{master['app'] or '(built-in)'}{interface}"
@@ -86,13 +86,14 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if status.get("health"):
         yield "health", page_at(status["health"], "/readyz")
     for listener in status["listeners"]:
-        if listener["broken"]:
+        if listener.get("broken"):
             yield "", f"NOT listening on {listener['broken']}"
         else:
             queue = f"{listener['accept_queue']} of {listener['backlog']} waiting"
             yield "listening", f"{listener['address']}, {queue}"
-    if status["logger"]["why"]:
-        yield "logger", f"pid {status['logger']['pid']}: {status['logger']['why']}"
+    logger = status.get("logger")
+    if logger is not None and logger["why"]:
+        yield "logger", f"pid {logger['pid']}: {logger['why']}"
 
 
 def _files(master: Mapping[str, Any]) -> Iterable[str]:

@@ -225,6 +225,18 @@ def test_nobody_passes_for_another(service: Service, other: Service, fake: Fake)
     assert row["why"] == f"its control socket {planted} is that of uid {uid}"
 
 
+@root_only
+def test_a_master_without_a_notice_may_be_of_an_older_version(service: Service, fake: Fake) -> None:
+    """That one serves, and neither starts nor ends: it is what one sees between installing and upgrading."""
+    pid = fake(0, f"forkd: master [{service.name}]")
+    (row,) = listed(service)
+    assert (row["pid"], row["state"]) == (pid, "no answer")
+    assert row["why"] == (
+        "it does not say where its control socket is: it starts, has handed over to another master, or is of "
+        "a version without `forkd list`"
+    )
+
+
 ANSWERS = {
     "empty object": ("{}\n", "its answer makes no sense"),
     "no JSON": ("hello\n", "its answer makes no sense"),

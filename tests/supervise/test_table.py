@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from forkd.supervise import table
@@ -102,3 +104,42 @@ def test_status_says_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         assert line in lines, "\n".join(lines)
     assert sum("(pid 10" in line for line in lines) == 3
+
+
+#: What a master of the commit 3bf9a38 says, with one worker.
+OLD: dict[str, Any] = {
+    "master": {
+        "pid": 6842, "name": "forkd", "version": "0.1.0", "generation": 1, "state": "running", "why": "",
+        "model": "leader-followers", "io": "epoll", "io_fallback": "", "accept": "lock", "app": "app:app",
+        "interface": "wsgi", "uptime": 200.0, "templates": [], "workers_wanted": 2,
+        "reloads": {"success": 0, "failure": 0}, "last_error": "", "pidfile": "/run/forkd/o.pid",
+        "control": "/run/forkd/o.sock", "error_log": "/run/forkd/o.log",
+    },
+    "workers": [
+        {"slot": 1, "pid": 6864, "generation": 1, "state": "ready", "role": "leader", "requests": 7,
+         "connections": 0, "in_flight": 0, "rss_bytes": 27262976, "busy_for": 0.0, "request": None,
+         "age": 200.0},
+    ],
+    "listeners": [{"address": "127.0.0.1:8000", "accept_queue": 0, "backlog": 2048, "deferring": True}],
+    "admin": "127.0.0.1:9464", "doorbell": {"rings": 0, "looks": 1, "grants": 0}, "departures": [],
+}  # fmt: skip
+
+
+def test_a_master_that_is_still_to_be_upgraded_is_shown_as_far_as_it_says() -> None:
+    """The command is new as soon as it is installed, and status is what one looks at before an upgrade."""
+    assert table.render(OLD).splitlines() == [
+        "forkd 0.1.0 [forkd] running",
+        "",
+        "master       pid 6842, up 3m, generation 1",
+        "model        leader-followers, io epoll, accept lock",
+        "app          app:app (wsgi)",
+        "workers      1 ready, 2 wanted",
+        "metrics      http://127.0.0.1:9464/metrics",
+        "listening    127.0.0.1:8000, 0 of 2048 waiting",
+        "files        pid file   /run/forkd/o.pid",
+        "             control    /run/forkd/o.sock",
+        "             error log  /run/forkd/o.log",
+        "",
+        "SLOT  NO  GEN   PID  ROLE    AGE  REQUESTS  CONNS  RSS  BUSY  REQUEST",
+        "   1   -    1  6864  leader   3m         7      0  26M     -  -",
+    ]
