@@ -110,8 +110,11 @@ def _deaths(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     untimely = status["totals"]["untimely"]
     if untimely:
         number = sum(untimely.values())
-        yield "died", f"{number} worker{'s' if number > 1 else ''}: {_counts(untimely)}; the last:"
-        for gone in reversed(status["departures"][-_MAX_DEPARTURES:]):
+        last = status["departures"][-_MAX_DEPARTURES:]
+        # An upgrade hands the numbers over, and not the reports.
+        more = "the last:" if last else "before an upgrade: see the error log"
+        yield "died", f"{number} worker{'s' if number > 1 else ''}: {_counts(untimely)}; {more}"
+        for gone in reversed(last):
             yield "", _departure(gone)
     else:
         yield "died", "no worker"

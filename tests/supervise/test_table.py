@@ -106,6 +106,14 @@ def test_status_says_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum("(pid 10" in line for line in lines) == 3
 
 
+def test_deaths_whose_reports_are_not_there_announce_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade the new master has the numbers; the reports are in the error log."""
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = table.render({**STATUS, "departures": []}).splitlines()
+    at = lines.index("died         6 workers: 5 SIGKILL, 1 timeout; before an upgrade: see the error log")
+    assert lines[at + 1] == "replaced     4 max-age, 3 reload"
+
+
 #: What a master of the commit 3bf9a38 says, with one worker.
 OLD: dict[str, Any] = {
     "master": {
