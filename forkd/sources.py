@@ -111,8 +111,13 @@ class Sources:
         return self._load(set(_BY_ATTR), rules)
 
     def locate(self) -> Config:
-        """Where the daemon is to be found; what is wrong elsewhere does not matter for that."""
-        return self._load({"name", "pidfile", "control"}, ())
+        """Where the daemon is to be found; what is wrong elsewhere does not matter for that. Raises
+        ConfigError for a file that cannot be read, and may have named another pid file than the default
+        one: a verb would go to a daemon that nobody has meant."""
+        wanted = {"name", "pidfile", "control"}
+        if "pidfile" not in self.flags and not self.environ.get("FORKD_PIDFILE"):
+            wanted.add("config")  # what a problem of the file as a whole is called
+        return self._load(wanted, ())
 
     def unknown_variables(self) -> list[str]:
         """What to say of variables that look like options and are none. They are no error: whoever has set

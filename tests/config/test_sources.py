@@ -450,3 +450,35 @@ def test_help_has_every_flag_with_its_default() -> None:
     for row in OPTIONS:
         assert all(flag in text for flag in row.flags)
         assert re.sub(r"\s", "", f"{row.help} [default: {row.default_text}]") in text
+
+
+# -- where the daemon is
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "ENOENT: No such file or directory"),
+        ("a = = b\n", "is not TOML: Invalid value (at line 1, column 5)"),
+    ],
+)
+def test_a_file_that_cannot_be_read_leads_to_no_other_daemon(
+    tmp_path: Path, text: str | None, words: str
+) -> None:
+    """Its pid file may have been named in it: `forkd stop -c` must not stop the daemon of the default one."""
+    path = tmp_path / "blog.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        sources("-c", str(path), "--name", "blog").locate()
+    assert caught.value.exit_code == 2
+    assert caught.value.problems == (Problem("config", str(path), words, f"file {path}"),)
+    # Who says where the daemon is needs no file for that.
+    assert sources("-c", str(path), "--pidfile", "/run/b.pid").locate().pidfile == "/run/b.pid"
+    of_variable = {"FORKD_PIDFILE": "/run/c.pid", "FORKD_CONFIG": str(path)}
+    assert sources(environ=of_variable).locate().control == "/run/c.sock"
+
+
+def test_what_is_wrong_elsewhere_keeps_nobody_from_the_daemon(tmp_path: Path) -> None:
+    path = write(tmp_path / "blog.toml", 'workers = "eight"\npidfile = "blog.pid"\nnonsense = 1\n')
+    assert sources("-c", path).locate().pidfile == str(tmp_path / "blog.pid")

@@ -43,7 +43,7 @@ def test_all_verbs_find_it_and_say_so(service: Service) -> None:
     assert service.get() == "v1"
     assert service.live()["master"]["config"] == str(file)
     status = _forkd(service, "status")
-    assert (status.returncode, f"config     {file}\n" in status.stdout) == (0, True)
+    assert (status.returncode, f"\nfiles        config     {file}\n" in status.stdout) == (0, True)
     assert _forkd(service, "scale", "3").stdout == "3 workers\n"
     _write(service, "keep-alive = 5\n")
     assert _forkd(service, "reload").stdout == "generation 2 serves\n"

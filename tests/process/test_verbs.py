@@ -93,7 +93,7 @@ def test_status_tells_of_five_kill_9(service: Service) -> None:
     status = service.status()
     assert status["totals"]["exits"] == {"SIGKILL": 5}
     service.ok("upgrade")
-    assert "died         5 workers: 5 SIGKILL; the last:" in service.ok("status")
+    assert "died         5 workers: 5 SIGKILL; before an upgrade: see the error log" in service.ok("status")
     assert service.ok("status").count("SIGKILL") == 1  # the details were the master's before
 
 
