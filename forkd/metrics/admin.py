@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
@@ -198,6 +198,7 @@ def _page(source: Source, accept: str) -> Answer:
         "<tr>" + "".join(f"<td>{_cell(worker[name])}</td>" for name in columns) + "</tr>"
         for worker in status["workers"]
     )
+    facts = "".join(f"<li>{escape(text)}</li>" for text in _facts(status))
     queues = "".join(
         f"<li>{escape(x['address'])}: {x['accept_queue']} of {x['backlog']} waiting</li>"
         for x in status["listeners"]
@@ -210,9 +211,22 @@ def _page(source: Source, accept: str) -> Answer:
         f"<h1>{name}</h1><p>forkd {__version__} is {escape(master['state'])}"
         f"{escape(': ' + master['why'] if master['why'] else '')}; pid {master['pid']}, generation "
         f"{master['generation']}, model {escape(master['model'])}, io {escape(master['io'])}.</p>"
-        f"<ul>{queues}</ul><table><tr>{header}</tr>{rows}</table><p>{links}</p></html>\n"
+        f"<ul>{facts}{queues}</ul><table><tr>{header}</tr>{rows}</table><p>{links}</p></html>\n"
     )
     return Answer("200 OK", "text/html; charset=utf-8", text.encode("utf-8", "backslashreplace"))
+
+
+def _facts(status: dict[str, Any]) -> Iterator[str]:
+    """What `forkd status` says above its table. /status.json has all of it."""
+    master, totals = status["master"], status["totals"]
+    interface = f" ({master['interface']})" if master["interface"] else ""
+    yield f"app: {master['app'] or 'the built-in one'}{interface}"
+    ready = sum(worker["state"] == "ready" for worker in status["workers"])
+    yield f"workers: {ready} ready, {master['workers_wanted']} wanted"
+    errors = sum(number for code, number in totals["codes"].items() if code >= "500")
+    yield f"answered: {totals['requests']} requests, {errors} of them 5xx"
+    died = ", ".join(f"{number} {reason}" for reason, number in totals["untimely"].items())
+    yield f"workers that died: {died}" if died else "no worker has died"
 
 
 def _cell(value: object) -> str:

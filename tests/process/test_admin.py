@@ -292,7 +292,7 @@ def test_a_unix_socket_has_no_url(service: Service) -> None:
     where = f"unix:{path} (GET /metrics)"
     status, welcome = service.ok("status"), service.get("/")
     assert f"\nmetrics on {where}\n" in said
-    assert f"\nmetrics      {where}\n" in status
+    assert f" metrics {where} listening " in " ".join(status.split())  # a long path is wrapped
     assert f" metrics on {where}\n" in service.log()
     assert f"<code>{where}</code>" in welcome
     for text in (said, status, welcome, service.log()):
@@ -319,3 +319,19 @@ def test_no_model_says_a_reason_twice_and_80_columns_are_enough(service: Service
         *["  refused           asyncio: an asyncio protocol belongs to the thread of its"] * 3,
         "  refused           asyncio with --io aio: glibc does the operations of one",
     ]
+
+
+def test_the_page_tells_what_status_tells(service: Service) -> None:
+    """A browser is what one looks with at night: deaths and the application are there, too."""
+    service.expected_errors = ["SIGKILL"]
+    service.start("-w", "2")
+    page = service.admin("/")[1]
+    assert "<li>app: app:app (wsgi)</li><li>workers: 2 ready, 2 wanted</li>" in page
+    assert "<li>no worker has died</li>" in page
+    for count in (1, 2):
+        os.kill(pid := service.worker_pids()[0], signal.SIGKILL)
+        until(lambda c=count: service.live()["totals"]["untimely"] == {"SIGKILL": c}, "it is counted")
+        until(lambda p=pid: len(set(service.worker_pids()) - {p}) == 2, "another in its place")
+    service.get()
+    page = service.admin("/")[1]
+    assert "<li>answered: 1 requests, 0 of them 5xx</li><li>workers that died: 2 SIGKILL</li>" in page
