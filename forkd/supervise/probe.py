@@ -52,7 +52,7 @@ class _Running:
 
     pid: int = 0
     binds: dict[str, int] = field(default_factory=dict)  # the number of sockets of each, as it is written
-    admin: str = ""
+    own: dict[str, str] = field(default_factory=dict)  # admin and health, as far as set
     activated: bool = False  # its sockets are the service manager's
 
 
@@ -104,7 +104,7 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
     return _Running(
         pid,
         {name: x.get("sockets", 1) for x in status["listeners"] for name in _names(x)},
-        status["admin"] or "",
+        {who: status[who] for who in ("admin", "health") if status.get(who)},
         started["activated"],
     )
 
@@ -150,15 +150,16 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
             )
         else:
             found.held.append(str(address))
-    admin = config.admin
-    if admin is not None:
-        if str(admin) == daemon.admin and not _is_any_port(admin):
-            found.held.append(f"{admin} (admin)")
+    own = {"admin": config.admin, "health": config.health}
+    mine = {who: address for who, address in own.items() if address is not None}
+    for who, address in mine.items():
+        if str(address) == daemon.own.get(who) and not _is_any_port(address):
+            found.held.append(f"{address} ({who})")
         else:
-            _try(admin, 0, daemon, found, "admin: ")
-    for first, second in combinations([*binds, *([admin] if admin is not None else [])], 2):
+            _try(address, 0, daemon, found, f"{who}: ")
+    for first, second in combinations([*binds, *mine.values()], 2):
         with suppress(OSError):  # an unknown host has been told of
-            if clash(first, second) and (not copies or second is admin):
+            if clash(first, second) and (not copies or second in mine.values()):
                 found.problems.append(f"bind {second}: {first} has that port already")
 
 

@@ -49,13 +49,14 @@ def test_a_port_in_use_with_its_holder(service: Service, taken: int) -> None:
     assert f"it is held by pid {os.getpid()} " in said
 
 
-def test_an_admin_port_in_use_with_its_holder(service: Service, taken: int) -> None:
-    said = problems(service, "--admin", f"127.0.0.1:{taken}")
-    assert f"forkd: admin: bind(127.0.0.1:{taken}): EADDRINUSE" in said
+@pytest.mark.parametrize("own", ["admin", "health"])
+def test_a_port_of_the_masters_own_in_use_with_its_holder(service: Service, taken: int, own: str) -> None:
+    said = problems(service, f"--{own}", f"127.0.0.1:{taken}")
+    assert f"forkd: {own}: bind(127.0.0.1:{taken}): EADDRINUSE" in said
     assert f"it is held by pid {os.getpid()} " in said
 
 
-@pytest.mark.parametrize("option", ["-b", "--admin"])
+@pytest.mark.parametrize("option", ["-b", "--admin", "--health"])
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -69,7 +70,7 @@ def test_an_address_that_cannot_be_bound(service: Service, option: str, address:
     assert said in problems(service, option, address)
 
 
-@pytest.mark.parametrize("option", ["-b", "--admin"])
+@pytest.mark.parametrize("option", ["-b", "--admin", "--health"])
 def test_a_socket_file_that_somebody_listens_on_or_that_is_none(service: Service, option: str) -> None:
     path = service.dir / "x.sock"
     with socket.socket(socket.AF_UNIX) as holder:
@@ -86,8 +87,9 @@ def test_two_addresses_of_one_configuration_that_exclude_each_other(service: Ser
     port = _free_port()
     said = problems(service, "-b", f"127.0.0.1:{port}", "-b", f"0.0.0.0:{port}")
     assert f"forkd: bind 0.0.0.0:{port}: 127.0.0.1:{port} has that port already" in said
-    said = problems(service, "-b", f"127.0.0.1:{port}", "--admin", f"localhost:{port}")
-    assert f"forkd: bind localhost:{port}: 127.0.0.1:{port} has that port already" in said
+    for own in ("--admin", "--health"):
+        said = problems(service, "-b", f"127.0.0.1:{port}", own, f"localhost:{port}")
+        assert f"forkd: bind localhost:{port}: 127.0.0.1:{port} has that port already" in said
 
 
 @pytest.mark.parametrize("option", ["--access-log", "--error-log"])
@@ -153,7 +155,8 @@ def _configure(service: Service, port: int, admin: int, more: str = "") -> list[
     file = service.dir / "service.toml"
     file.write_text(
         f'app = "app:app"\nworkers = 2\nbind = ["127.0.0.1:{port}", "unix:{service.dir}/s.sock"]\n'
-        f'admin = "127.0.0.1:{admin}"\naccess-log = "{service.dir}/access.log"\n{more}'
+        f'admin = "127.0.0.1:{admin}"\nhealth = "unix:{service.dir}/health.sock"\n'
+        f'access-log = "{service.dir}/access.log"\n{more}'
     )
     return ["-c", str(file)]
 
@@ -166,7 +169,8 @@ def test_beside_the_running_service_before_and_after_a_change_of_one_bind(servic
     assert said.startswith("ok: app:app (wsgi) under leader-followers/epoll, native code, workers 2, on ")
     assert (
         f"held by the running daemon itself (pid {service.pid}): the pid file, the control socket, "
-        f"127.0.0.1:{port}, unix:{service.dir}/s.sock, 127.0.0.1:{admin} (admin)\n"
+        f"127.0.0.1:{port}, unix:{service.dir}/s.sock, 127.0.0.1:{admin} (admin), "
+        f"unix:{service.dir}/health.sock (health)\n"
     ) in said
     _configure(service, other, admin)
     said = service.ok("check", *flags)
