@@ -10,8 +10,12 @@ import contextlib
 import fcntl
 import os
 import stat
+from time import monotonic, sleep
 
 from forkd.errors import AlreadyRunning, ForkdError, NotRunning, StartError, SystemCallError
+
+#: A master that ends is in no list of processes any more before its lock is gone.
+_LETS_GO_SECONDS = 1.0
 
 
 class Pidfile:
@@ -87,21 +91,30 @@ def running(path: str) -> int:
             f"not running, as far as can be seen: {SystemCallError('open', path, error)}"
         ) from error
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        ends = monotonic() + _LETS_GO_SECONDS
+        while not _lock_is_free(fd):
             pid = _content(fd)
             if pid and _holds(pid, fd):
                 return pid
-            if pid:
+            if not pid:
+                raise NotRunning(f"not running yet: {path} is locked, and names nobody")
+            if monotonic() >= ends:
                 raise ForkdError(
                     f"{path} is held by a forkd of another PID namespace, where its pid is {pid}; "
                     "run this command in there"
-                ) from None
-            raise NotRunning(f"not running yet: {path} is locked, and names nobody") from None
+                )
+            sleep(0.01)  # it is ending: its descriptors are gone, and the lock will be
         raise NotRunning(f"not running: nobody holds {path}")
     finally:
         os.close(fd)
+
+
+def _lock_is_free(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holds(pid: int, fd: int) -> bool:

@@ -33,7 +33,7 @@ def report(master: Master) -> dict[str, Any]:
             "version": __version__,
             "generation": generation.number,
             "state": state(master),
-            "why": why_not_ready(master),
+            "why": why_not_ready(master) + _last_error(master),
             "model": config.model,
             "io": registry.io_of(config.model, config.io),
             "io_fallback": master.fallback,
@@ -126,17 +126,14 @@ def state(master: Master) -> str:
 
 
 def why_not_ready(master: Master) -> str:
-    """Empty when the service is ready; otherwise the sentence for `/readyz` and status."""
+    """Empty when the service is ready; otherwise the sentence for `/readyz` and status. Anybody may ask for
+    it: there is nothing of the application's in it."""
     if master.ending.begun:
         return "draining: the master is stopping"
     ready, want = master.ready_count(), master.generation.want
-    if master.backoff.open and ready < want:
+    if _crash_loop(master):
         wait = max(0.0, master.backoff.not_before - monotonic())
-        last = master.backoff.error.strip().splitlines()[-1:]
-        return (
-            f"{master.backoff.crashes} children in a row crashed, next try in {wait:.0f} s; "
-            f"the last error: {''.join(last)}"
-        )
+        return f"{master.backoff.crashes} children in a row crashed, next try in {wait:.0f} s"
     if master.paused:
         also = "SIGHUP, " if master.paused == "SIGWINCH" else ""
         return (
@@ -152,6 +149,19 @@ def why_not_ready(master: Master) -> str:
             "clients wait in the accept queue"
         )
     return master.listening.why_not()
+
+
+def _crash_loop(master: Master) -> bool:
+    if master.ending.begun or not master.backoff.open:
+        return False
+    return master.ready_count() < master.generation.want
+
+
+def _last_error(master: Master) -> str:
+    """For status: why a crash loop crashes. An exception may quote a password."""
+    if not _crash_loop(master):
+        return ""
+    return f"; the last error: {''.join(master.backoff.error.strip().splitlines()[-1:])}"
 
 
 def _serving(master: Master) -> list[Child]:

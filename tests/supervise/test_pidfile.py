@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,24 @@ def test_a_device_is_no_pid_file_and_stays(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="no regular file"):
         Pidfile.acquire(str(path))
     assert path.is_fifo()
+
+
+def test_one_whose_master_is_just_gone_is_not_running(tmp_path: Path) -> None:
+    """Its number is nobody's by then, and the lock is held for a moment more."""
+    path = tmp_path / "a.pid"
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Pidfile.acquire(str(path))
+            path.write_text("4194304\n")  # above any pid, pid_max(5)
+            os.write(write, b"!")
+            select.select([], [], [], 0.3)
+        finally:
+            os._exit(0)
+    assert os.read(read, 1) == b"!"
+    with pytest.raises(NotRunning, match="nobody holds"):
+        running(str(path))
+    os.waitpid(pid, 0)
+    os.close(read)
+    os.close(write)
