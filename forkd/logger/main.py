@@ -36,7 +36,7 @@ _JOB_BYTES = 1 << 21
 _RING_BYTES = 1 << 20  # of one ring in one job
 #: Milliseconds after lines have come until the next are looked for, so that a wake-up is for those of several
 #: workers. A ring holds what a worker writes meanwhile (system/log_ring.py).
-_TOGETHER_MS = 10
+_TOGETHER_MS = 20
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
 #: Seconds for which a write may hang before lines of a log that nobody uses any more are given up.
