@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from .clients import Load
-from .conftest import until
+from .conftest import alive, until
 from .trial import Trial
 
 #: A file system of 64 KiB on the directory $0, seen by the command after it only.
@@ -41,7 +41,9 @@ def full_disk(trial: Trial) -> None:
         left = os.statvfs(seen).f_bavail
         trial.require(left == 0, f"{left} blocks are free: the disk was not full")
         trial.require(service.admin("/healthz")[0] == 200, "the master answers")
+        old = service.worker_pids()
         trial.require(service.run("reload").returncode == 0, "a reload works")
+        until(lambda: not any(map(alive, old)), "those before have gone", 60)
         before = lost()
         until(lambda: lost() > before, "the new workers have lost lines, too", 60)
         trial.note("lines lost", lost())

@@ -201,6 +201,7 @@ def test_the_master_hears_nothing(service: Service, outside: Outside, flags: lis
     before = service.pid
     service.ok("upgrade")
     until(lambda: service.pid != before, "a new master")
+    until(lambda: "serves; retiring" in service.log(), "the last line of the upgrade")
     count = unharmed(service, outside, least=count)
     assert bool(count) is shared
 

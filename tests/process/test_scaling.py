@@ -54,7 +54,9 @@ def test_the_first_child_on_demand(service: Service, flags: list[str]) -> None:
     until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
     assert service.admin("/readyz")[0] == 200
     assert service.get() == "v1"
-    assert len(service.workers()) == 1
+    # One; and the other, if the first had no processor yet when the master looked who is idle.
+    assert len(service.workers()) in (1, 2)
+    until(lambda: " scaling up to 1: " in service.log(), "the line")
     until(lambda: not service.live()["workers"], "none again", 15)
     assert service.get() == "v1"
 

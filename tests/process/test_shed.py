@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
+import select
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -51,11 +54,21 @@ def busy(service: Service, requests: int = 1) -> Iterator[None]:
     reached = service.dir / "reached"
     with contextlib.ExitStack() as stack:
         for number in range(requests):
-            stack.enter_context(service.connect()).sendall(request("/hold"))
-            until(lambda n=number: reached.exists() and reached.read_text().count("/hold") > n, "held")
+            until(partial(_holds, service, stack, reached, number + 1), "held", 20)
         yield
         time.sleep(2 * LIMIT)  # no guess: it is the age that what is sent so far has to reach
         (service.dir / "let-go").touch()
+
+
+def _holds(service: Service, stack: contextlib.ExitStack, reached: Path, number: int) -> bool:
+    """Send a request that holds a thread. Whether it does: on a busy machine it may have waited for too long
+    itself, and be shed."""
+    client = stack.enter_context(service.connect(10))
+    client.sendall(request("/hold"))
+    while not (reached.exists() and reached.read_text().count("/hold") >= number):
+        if select.select([client], [], [], 0.01)[0]:
+            return False
+    return True
 
 
 def request(path: str) -> bytes:
