@@ -276,6 +276,20 @@ class Service:
                     total += float(match[2])
         return total
 
+    def settles(self, value: float, name: str, **labels: str) -> None:
+        """A metric comes to this value. A client has its answer a moment before the answer is counted."""
+        seen = 0.0
+
+        def reached() -> bool:
+            nonlocal seen
+            seen = self.metric(name, **labels)
+            return seen == value
+
+        try:
+            until(reached, f"{name}{labels or ''} {value:g}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {seen:g}") from None
+
     # ---- clients --------------------------------------------------------------------------
 
     @property

@@ -92,7 +92,7 @@ def test_killed_from_outside_while_it_retires(service: Service) -> None:
         assert client.recv(100) == b""
     found = the_departure(service)
     assert (found["pid"], found["generation"], found["reason"]) == (pid, 1, "SIGKILL")
-    assert service.metric("forkd_worker_exits_total", reason="SIGKILL") == 1
+    service.settles(1, "forkd_worker_exits_total", reason="SIGKILL")
 
 
 def test_a_segmentation_fault_has_the_stack_of_the_app(service: Service) -> None:

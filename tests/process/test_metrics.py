@@ -50,7 +50,7 @@ def test_requests_are_counted_exactly(service: Service) -> None:
     client.close()
     # A request is counted once its answer has been sent.
     until(lambda: service.metric("forkd_requests_total", code="500") == 1, "counted")
-    assert service.metric("forkd_request_duration_seconds_count") == load.asked + 1
+    service.settles(load.asked + 1, "forkd_request_duration_seconds_count")
 
 
 def counters(service: Service) -> dict[str, float]:
@@ -100,8 +100,8 @@ def stopped(service: Service) -> list[int]:
 def test_the_accept_queue_is_the_kernels(service: Service, kind: str) -> None:
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}" if kind == "unix" else "127.0.0.1:0", "--backlog", "17")
-    assert service.metric("forkd_accept_queue_limit") == 17
-    assert service.metric("forkd_accept_queue_length") == 0
+    service.settles(17, "forkd_accept_queue_limit")
+    service.settles(0, "forkd_accept_queue_length")
     pids = stopped(service)
     clients = []
     for _ in range(7):
@@ -128,7 +128,7 @@ def test_gauges_return_to_zero(service: Service) -> None:
     for client in clients:
         client.close()
     until(lambda: service.metric("forkd_connections") == 0, "no connection")
-    assert service.metric("forkd_requests_in_flight") == 0
+    service.settles(0, "forkd_requests_in_flight")
 
 
 def test_readyz_is_503_while_draining(service: Service) -> None:

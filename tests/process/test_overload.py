@@ -36,12 +36,12 @@ def test_connections_above_the_limit_wait_and_are_answered_when_others_leave(
             assert held[-1].recv(1000).startswith(b"HTTP/1.1 200 ")
         waiting = [client() for _ in range(more)]
         until(lambda: service.metric("forkd_accept_queue_length") == more, "the queue in metrics")
-        assert service.metric("forkd_connections") == most
+        service.settles(most, "forkd_connections")
         while waiting:
             held.pop().close()  # one leaves, and one comes in, in order
             waiting[0].sendall(REQUEST[:9])
             assert waiting.pop(0).recv(1000).startswith(b"HTTP/1.1 200 ")
-            assert service.metric("forkd_accept_queue_length") == len(waiting)
+            service.settles(len(waiting), "forkd_accept_queue_length")
 
 
 def test_the_limit_of_open_files_is_lifted_and_named_when_it_is_too_low(service: Service) -> None:

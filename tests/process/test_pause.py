@@ -24,7 +24,7 @@ def test_each_way_to_no_workers_is_the_same_state(service: Service, how: str) ->
     why = f"no workers since {since}: clients wait; {also}SIGTTIN or `forkd scale N` brings workers back"
     assert service.admin("/readyz") == (503, why + "\n")
     assert service.admin("/healthz")[0] == 200
-    assert service.metric("forkd_ready") == 0
+    service.settles(0, "forkd_ready")
     master = service.live()["master"]
     assert (master["state"], master["why"]) == ("paused", why)
     shown = service.ok("status")

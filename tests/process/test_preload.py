@@ -64,7 +64,8 @@ def test_requests_are_not_lost_meanwhile(service: Service) -> None:
         at = load.asked
         until(lambda: load.asked > at + 1000, "recycled workers", 30)
     assert not load.failures, load.failures[:5]
-    assert service.metric("forkd_worker_exits_total", reason="max-requests") > 0
+    exits = "forkd_worker_exits_total"
+    until(lambda: service.metric(exits, reason="max-requests") > 0, "an exit is counted")
 
 
 def test_the_workers_are_the_masters_children_and_die_with_it(service: Service) -> None:
@@ -123,7 +124,7 @@ def test_what_cannot_be_loaded_fails_the_reload_alone(service: Service) -> None:
     done = service.run("reload")
     assert done.returncode == 1 and "NameError" in done.stderr
     assert service.get() == "v1" and len(templates(service)) == 1
-    assert service.metric("forkd_reloads_total", result="failure") == 1
+    service.settles(1, "forkd_reloads_total", result="failure")
 
 
 def test_a_hanging_import_can_be_given_up(service: Service) -> None:

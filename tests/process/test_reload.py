@@ -22,8 +22,8 @@ def test_new_code_is_served(service: Service) -> None:
     assert service.get() == "v2"
     until(lambda: not [p for p in old if alive(p)], "the old ones gone")
     assert service.live()["master"]["generation"] == 2
-    assert service.metric("forkd_generation") == 2
-    assert service.metric("forkd_reloads_total", result="success") == 1
+    service.settles(2, "forkd_generation")
+    service.settles(1, "forkd_reloads_total", result="success")
 
 
 def test_broken_code_leaves_the_old_serving(service: Service) -> None:
@@ -37,7 +37,7 @@ def test_broken_code_leaves_the_old_serving(service: Service) -> None:
     assert "Traceback" in done.stderr
     assert service.worker_pids() == old
     assert service.get() == "v1"
-    assert service.metric("forkd_reloads_total", result="failure") == 1
+    service.settles(1, "forkd_reloads_total", result="failure")
     assert service.admin("/readyz")[0] == 200
     service.write_app(version="v3")
     service.ok("reload")

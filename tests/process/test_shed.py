@@ -107,10 +107,10 @@ def test_what_has_waited_too_long_is_answered_503(held: Service, model: str, io:
             sizes.add(found.getheader("Content-Length"))
             assert client.recv(1) == b""
     assert "/late" not in (held.dir / "reached").read_text()
-    assert held.metric("forkd_requests_shed_total") == len(late)
-    assert held.metric("forkd_requests_refused_total", reason="overload") == len(late)
-    assert held.metric("forkd_requests_refused_total") == len(late)
-    assert held.metric("forkd_requests_total", code="503") == len(late)
+    held.settles(len(late), "forkd_requests_shed_total")
+    held.settles(len(late), "forkd_requests_refused_total", reason="overload")
+    held.settles(len(late), "forkd_requests_refused_total")
+    held.settles(len(late), "forkd_requests_total", code="503")
     log = held.dir / "access.log"
     until(lambda: log.read_text().count("/late") == len(late), "their lines")
     lines = re.findall(r'"GET /late HTTP/1.1" 503 (\d+) "http://r/" "curl"', log.read_text())
@@ -131,7 +131,7 @@ def test_all_threads_of_leader_followers_are_busy(held: Service) -> None:
         with busy(held, 2):
             client.sendall(request("/late"))
         assert answer(client).status == 503
-    assert held.metric("forkd_requests_shed_total") == 1
+    held.settles(1, "forkd_requests_shed_total")
 
 
 def test_within_the_limit_nothing_is_shed(held: Service) -> None:
@@ -140,7 +140,7 @@ def test_within_the_limit_nothing_is_shed(held: Service) -> None:
         with busy(held):
             client.sendall(request("/late"))
         assert answer(client).status == 200
-    assert held.metric("forkd_requests_shed_total") == 0
+    held.settles(0, "forkd_requests_shed_total")
 
 
 @pytest.mark.parametrize(
