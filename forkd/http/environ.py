@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .guard import Request
+from .guard import Request, transfer_codings
 
 Environ = dict[str, Any]
 
@@ -80,8 +80,17 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
         if key in environ:
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
-    if request.length is not None and environ.get("HTTP_TRANSFER_ENCODING") == "chunked":
-        # An application that goes by CONTENT_LENGTH alone (Django) sees all of it.
-        del environ["HTTP_TRANSFER_ENCODING"]
-        environ["CONTENT_LENGTH"] = str(request.length)
+    if request.chunked and request.length is not None:
+        _unchunk(environ, request.length)
     return environ
+
+
+def _unchunk(environ: Environ, length: int) -> None:
+    """The body is not chunked any more: its length is known, and that coding is gone (RFC 9112 7.1.3). So an
+    application that goes by CONTENT_LENGTH alone (Django) sees all of it, and one that decodes "chunked"
+    itself (Bottle) does not try."""
+    value = environ.pop("HTTP_TRANSFER_ENCODING").encode("latin-1")
+    left = [coding for coding in transfer_codings(value)[:-1] if coding != b"identity"]
+    if left:
+        environ["HTTP_TRANSFER_ENCODING"] = b", ".join(left).decode()
+    environ["CONTENT_LENGTH"] = str(length)

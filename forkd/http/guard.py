@@ -229,13 +229,18 @@ def read_head(
     )
 
 
+def transfer_codings(value: bytes) -> list[bytes]:
+    """The codings that a Transfer-Encoding lists, in lower case: their names have none (RFC 9112 7)."""
+    return [coding.strip(b" \t") for coding in value.lower().split(b",")]
+
+
 def _chunked(value: bytes, version: str, length: bool) -> None:
     """Refuse all Transfer-Encodings but one that ends in its only "chunked" (RFC 9112 6.1, 6.3)."""
     if version == "1.0":
         raise Refused(400, "Transfer-Encoding in HTTP/1.0")
     if length:
         raise Refused(400, "Transfer-Encoding with Content-Length")
-    codings = [coding.strip(b" \t") for coding in value.lower().split(b",")]
+    codings = transfer_codings(value)
     if b"" in codings:
         raise Refused(400, "malformed Transfer-Encoding")
     if not CODINGS.issuperset(codings):

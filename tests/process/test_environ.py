@@ -52,6 +52,9 @@ APP = r"""
             start("200 OK", [("Content-Type", "text/plain")])
             return environ["wsgi.file_wrapper"](file)
         start("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/body":
+            told = [environ.get(key) for key in ("CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING")]
+            return [repr([*told, environ["wsgi.input"].read()]).encode()]
         if environ["PATH_INFO"] == "/proxy":
             return [environ.get("HTTP_PROXY", "none").encode()]
         SPOIL[environ["PATH_INFO"]](environ)
@@ -131,3 +134,24 @@ def test_a_file_is_sent_whatever_its_methods_say(service: Service) -> None:
     service.write_app(APP)
     service.start("-w", "1")
     assert service.get("/file") == (service.dir / "app.py").read_text()
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-native"], ["--shed-after", "60"]], ids=" ".join)
+def test_a_chunked_body_has_its_length_however_the_coding_is_spelt(
+    service: Service, flags: list[str]
+) -> None:
+    service.write_app(APP)
+    service.start(*flags, "-w", "1")
+    cases = {
+        "Transfer-Encoding: chunked": "['5', None, b'hello']",
+        "Transfer-Encoding: Chunked": "['5', None, b'hello']",  # CFNetwork's
+        "transfer-encoding:\tCHUNKED \t": "['5', None, b'hello']",
+        "TRANSFER-ENCODING: identity, chunked": "['5', None, b'hello']",
+        "Transfer-Encoding: GZip, Chunked": "['5', 'gzip', b'hello']",
+        "Transfer-Encoding: deflate,gzip\r\nTransfer-Encoding: cHUNKED": "['5', 'deflate, gzip', b'hello']",
+    }
+    for field, told in cases.items():
+        head = f"POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{field}\r\n\r\n"
+        with service.connect() as sock, sock.makefile("rb") as answer:
+            sock.sendall(head.encode() + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n")
+            assert answer.read().rpartition(b"\r\n")[2].decode() == told, field
