@@ -325,6 +325,13 @@ class Config:
         section="http",
         help="header fields a request may have (431 above)",
     )
+    limit_request_field_size: int = option(
+        kinds.Size(64, 2**26),
+        8190,
+        section="http",
+        help="bytes a header field may have with its name (431 above), within --limit-request-head; cookies "
+        "and Kerberos tickets are the longest",
+    )
     limit_request_head: int = option(
         kinds.Size(256, 2**26),
         "64k",

@@ -116,8 +116,6 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("--http1-header-read-timeout", (GRANIAN,), "--header-timeout SECONDS"),
     Foreign("--http-timeout --socket-timeout --http-to", (UWSGI,), "--body-timeout SECONDS",
             "--write-timeout SECONDS and --header-timeout SECONDS"),
-    Foreign("--limit-request-field-size", (GUNICORN,), "--limit-request-head SIZE",
-            "for all lines together; one may have 8190 bytes"),
     Foreign("--h11-max-incomplete-event-size", (UVICORN,), "--limit-request-head SIZE"),
     Foreign("--buffer-size", (UWSGI,), "--limit-request-head SIZE"),
     Foreign("--limit-post", (UWSGI,), "--limit-request-body SIZE"),

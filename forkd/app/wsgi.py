@@ -62,6 +62,7 @@ class Wsgi:
         self._ledger = host.ledger
         self._limits = Limits(
             line=config.limit_request_line,
+            field=config.limit_request_field_size,
             fields=config.limit_request_fields,
             head=config.limit_request_head,
             body=config.limit_request_body,

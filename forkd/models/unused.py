@@ -40,6 +40,13 @@ def _no_http(service: _Service) -> str:
     return "" if service.flavour == "wsgi" else "the application is a stream, and this is for HTTP"
 
 
+def _field_size(service: _Service) -> str:
+    config = service.config
+    if config.limit_request_field_size > config.limit_request_head:
+        return _no_http(service) or f"limit-request-head is lower ({config.limit_request_head}); raise both"
+    return _no_http(service)
+
+
 def _no_stream(service: _Service) -> str:
     return "the application is WSGI, and this is for streams" if service.flavour == "wsgi" else ""
 
@@ -135,6 +142,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "header_timeout": _no_http,
     "body_timeout": _no_http,
     "limit_request_line": _no_http,
+    "limit_request_field_size": _field_size,
     "limit_request_fields": _no_http,
     "limit_request_head": _no_http,
     "limit_request_body": _no_http,

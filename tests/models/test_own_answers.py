@@ -213,6 +213,31 @@ def test_a_request_line_of_8190_bytes_is_served_and_one_more_is_too_long(
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
+@pytest.mark.parametrize(
+    ("limits", "sizes", "statuses"),
+    [
+        ([], (8190, 8191), [200, 431]),
+        # A Kerberos ticket that has gone through Base64.
+        (["--limit-request-field-size", "48k"], (49152, 49153), [200, 431]),
+        (["--limit-request-field-size", "100"], (100, 101), [200, 431]),
+        (
+            ["--limit-request-field-size", "200k", "--limit-request-head", "300k"],
+            (204800, 204801), [200, 431],
+        ),
+    ],
+)
+def test_a_header_field_has_as_many_bytes_as_its_limit_says(
+    service: Service, native: str, limits: list[str], sizes: tuple[int, int], statuses: list[int]
+) -> None:
+    service.start(*limits, native)
+    heads = [
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: " + b"c" * (size - 10) + b"\r\n\r\n"
+        for size in sizes
+    ]
+    assert [int(answer.split()[1]) for answer in answers(service, heads)] == statuses
+
+
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
 def test_who_was_refused_for_a_body_is_shown_as_any_client_is(service: Service, native: str) -> None:
     service.start(*FLAGS, native)
     head = b"POST /who HTTP/1.1\r\nHost: a\r\nReferer: http://r/\r\nUser-Agent: curl/8\r\n" + CHUNKED

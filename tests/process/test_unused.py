@@ -24,6 +24,7 @@ def names(flavour: str, model: str = "leader-followers", io: str | None = None, 
 #: What is of no use to a stream, and to no model.
 HTTP_ONLY = {
     "keep-alive", "header-timeout", "body-timeout", "limit-request-line", "limit-request-fields",
+    "limit-request-field-size",
     "limit-request-head", "limit-request-body", "body-buffer", "access-log", "shed-after", "timeout",
     "defer-accept",
 }  # fmt: skip
@@ -67,6 +68,7 @@ def test_by_other_options() -> None:
     assert names("wsgi", bind=(unix,), threads=4) == usual | {"defer-accept"}
     assert names("wsgi", bind=(unix, *Config().bind)) == usual
     assert names("wsgi", bind=(passed,)) == usual | {"defer-accept", "backlog"}
+    assert names("wsgi", limit_request_field_size=65537) == usual | {"limit-request-field-size"}
     stream = usual - {"idle-timeout"} | HTTP_ONLY
     assert names("socketserver", idle_timeout=0.0) == stream
     assert names("asyncio", hooks="hooks") == stream - {"timeout"}
