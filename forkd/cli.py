@@ -19,6 +19,7 @@ from forkd.bench import command as bench
 from forkd.config import Config
 from forkd.errors import ForkdError, NotRunning, UsageError
 from forkd.models import registry
+from forkd.output import complain, say
 from forkd.sources import Sources, add_flags, is_named
 from forkd.supervise import discovery, launch, table
 from forkd.supervise.control import ask
@@ -40,25 +41,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signals.reset()
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] not in (*VERBS, *_NO_VERB):
-        print(f"forkd: {spelling.of_verb(given, VERBS)}", file=sys.stderr)
-        print("forkd: see forkd --help", file=sys.stderr)
+        complain(f"forkd: {spelling.of_verb(given, VERBS)}\nforkd: see forkd --help")
         raise SystemExit(2)
-    args, unknown = _parser().parse_known_args(given)
-    if unknown:
-        raise SystemExit(_complain(args.verb, unknown))
+    args = argparse.Namespace()
     try:
-        code = args.run(args)
-        sys.stdout.flush()
+        _, unknown = _parser().parse_known_args(given, args)
+        code = _unknown(args.verb, unknown) if unknown else args.run(args)
     except ForkdError as error:
         for line in error.lines:
-            print(f"forkd: {line}", file=sys.stderr)
+            complain(f"forkd: {line}")
         if isinstance(error, NotRunning) and (found := _found_file(args)):
-            print(f"forkd: where it is was read from {found}, found here; -c names another", file=sys.stderr)
+            complain(f"forkd: where it is was read from {found}, found here; -c names another")
         code = error.exit_code
     except BrokenPipeError:
-        # `forkd status | head`: nothing is wrong, and the interpreter must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
+        code = 0  # `forkd status | head`: nothing is wrong
     except KeyboardInterrupt:
         code = 130
     raise SystemExit(code)
@@ -67,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Without the usage, which is a screenful."""
-        print(f"forkd: {message}\nforkd: see {self.prog} --help", file=sys.stderr)
+        complain(f"forkd: {message}\nforkd: see {self.prog} --help")
         raise SystemExit(2)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """What --help and --version print."""
+        say(message.rstrip("\n"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(verb: argparse.ArgumentParser, unknown: list[str]) -> int:
+def _unknown(verb: argparse.ArgumentParser, unknown: list[str]) -> int:
     """Arguments that the verb does not have, with what they are here, or the nearest. Returns 2."""
     known = [flag for action in verb._actions for flag in action.option_strings]
     # What follows an unknown flag may be its value, and so no second mistake.
@@ -93,8 +93,8 @@ def _complain(verb: argparse.ArgumentParser, unknown: list[str]) -> int:
     for word in flags or unknown:
         flag = word.partition("=")[0]
         hint = spelling.of_flag(flag) or spelling.nearest(flag, known)
-        print(f"forkd: unknown argument {word!r}" + (f"; {hint}" if hint else ""), file=sys.stderr)
-    print(f"forkd: see {verb.prog} --help", file=sys.stderr)
+        complain(f"forkd: unknown argument {word!r}" + (f"; {hint}" if hint else ""))
+    complain(f"forkd: see {verb.prog} --help")
     return 2
 
 
@@ -166,7 +166,7 @@ def _stop(args: argparse.Namespace) -> int:
 
 def _stop_and_wait(pid: int) -> None:
     for who in stop_and_wait(pid):
-        print(f"forkd: {who}", file=sys.stderr)
+        complain(f"forkd: {who}")
 
 
 def _restart(args: argparse.Namespace) -> int:
@@ -197,11 +197,11 @@ def _reload(args: argparse.Namespace) -> int:
     config = _locate(args)
     running(config.pidfile)
     reply = ask(config.control, "reload", seconds=None)
-    print(f"generation {reply['generation']} serves")
+    say(f"generation {reply['generation']} serves", done="the reload is done")
     if reply["restart"]:
-        print(f"changed, but need a restart: {', '.join(reply['restart'])}", file=sys.stderr)
+        complain(f"changed, but need a restart: {', '.join(reply['restart'])}")
     for line in reply.get("unused", []):
-        print(f"warning: {line}", file=sys.stderr)
+        complain(f"warning: {line}")
     return 0
 
 
@@ -210,7 +210,7 @@ def _upgrade(args: argparse.Namespace) -> int:
     config = _locate(args)
     running(config.pidfile)
     reply = ask(config.control, "upgrade", seconds=None)
-    print(f"master {reply['pid']} serves")
+    say(f"master {reply['pid']} serves", done="the upgrade is done")
     return 0
 
 
@@ -218,7 +218,7 @@ def _status(args: argparse.Namespace) -> int:
     config = _locate(args)
     running(config.pidfile)
     status = ask(config.control, "status")["status"]
-    print(json.dumps(status, indent=1) if args.json else table.render(status))
+    say(json.dumps(status, indent=1) if args.json else table.render(status))
     return 0
 
 
@@ -226,11 +226,11 @@ def _list(args: argparse.Namespace) -> int:
     """The daemons of this user; of all users for root."""
     found = discovery.find(os.environ)
     if args.json:
-        print(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
     elif found:
-        print(table.daemons(found))
+        say(table.daemons(found))
     else:
-        print("no daemon runs" + ("" if os.geteuid() == 0 else " that is this user's"))
+        say("no daemon runs" + ("" if os.geteuid() == 0 else " that is this user's"))
     return 0
 
 
@@ -242,9 +242,9 @@ def _scale(args: argparse.Namespace) -> int:
     running(config.pidfile)
     how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
     reply = ask(config.control, "scale", **how)
-    print(f"{reply['workers']} workers")
+    say(f"{reply['workers']} workers", done="the number is changed")
     if reply.get("why"):
-        print(f"forkd: {reply['why']}", file=sys.stderr)
+        complain(f"forkd: {reply['why']}")
     return 0
 
 
@@ -252,12 +252,12 @@ def _check(args: argparse.Namespace) -> int:
     """Try what a start would; change nothing."""
     from forkd.supervise.check import check
 
-    print(check(*_load(args)))
+    say(check(*_load(args)))
     return 0
 
 
 def _models(args: argparse.Namespace) -> int:
-    print(table.models(registry.MODELS))
+    say(table.models(registry.MODELS))
     return 0
 
 

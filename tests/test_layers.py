@@ -13,6 +13,7 @@ BASE = {
     "address",
     "cpus",
     "options",
+    "output",
     "config",
     "rules",
     "sources",

@@ -11,6 +11,7 @@ from forkd.bench import report
 from forkd.bench.run import Combination, Load, measure, require_app, wrk_or_die
 from forkd.errors import ForkdError, UsageError
 from forkd.models import registry
+from forkd.output import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +38,12 @@ def run(args: argparse.Namespace) -> int:
     wrk_or_die()
     require_app(args.app)
     results = measure(args.app, combinations, rounds, load, _progress)
-    print(report.table(results))
     try:
         with open(args.output, "w", encoding="utf-8") as file:
             file.write(report.page(results, args.app, load, rounds))
     except OSError as error:
         raise ForkdError(f"{args.output}: {error.strerror}") from error
-    print(f"\nwritten to {args.output}")
+    say(f"{report.table(results)}\n\nwritten to {args.output}", done=f"the results are in {args.output}")
     if all(result.refused for result in results):
         raise ForkdError("nothing was measured: each combination was refused")
     return 0

@@ -182,6 +182,7 @@ def _page(source: Source, accept: str) -> Answer:
     status = source.status()
     master = status["master"]
     name = escape(master["name"])
+    title = "forkd status" if name == "forkd" else f"{name}: forkd status"
     columns = (
         "slot",
         "pid",
@@ -205,7 +206,7 @@ def _page(source: Source, accept: str) -> Answer:
     )
     links = " ".join(f'<a href="{p.decode()}">{p.decode()}</a>' for p in PAGES if p != b"/")
     text = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}: forkd status</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem}td,th{padding:.2em .8em;"
         "text-align:left;border-bottom:1px solid #8884}</style>"
         f"<h1>{name}</h1><p>forkd {__version__} is {escape(master['state'])}"

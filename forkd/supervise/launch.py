@@ -26,6 +26,7 @@ from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.logger.destinations import Standard, capture
 from forkd.models import registry
+from forkd.output import complain, say
 from forkd.sources import Sources, is_ours
 from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
@@ -115,7 +116,7 @@ class Launch:
             with suppress(OSError):
                 os.write(self.terminal, f"forkd: {error}\n".encode("utf-8", "backslashreplace"))
         elif self.pipe is None:
-            print(f"forkd: {error}", file=sys.stderr, flush=True)
+            complain(f"forkd: {error}")
         if self.standard is not None:
             self.standard.spill()
         self._tell({"ok": False, "text": error})
@@ -167,7 +168,7 @@ def start(sources: Sources, config: Config) -> int:
             launch.terminal = os.dup(2)
         return _serve(sources, launch)
     for text in launch.warnings:
-        print(f"forkd: warning: {text}", file=sys.stderr)
+        complain(f"forkd: warning: {text}")
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -217,13 +218,13 @@ def _await(read: int) -> int:
         pipe.read()  # until nobody has the other end: the daemon serves, or has gone
     os.wait()  # the process that detached; the daemon itself is init's
     if not line:
-        print("forkd: the daemon ended before it could say why; see the error log", file=sys.stderr)
+        complain("forkd: the daemon ended before it could say why; see the error log")
         return 1
     answer = json.loads(line)
     if answer["ok"]:
-        print(answer["text"])
+        say(answer["text"], done="the service runs")
         return 0
-    print(f"forkd: {answer['text']}", file=sys.stderr)
+    complain(f"forkd: {answer['text']}")
     return 1
 
 

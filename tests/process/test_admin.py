@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -301,12 +302,19 @@ def test_a_unix_socket_has_no_url(service: Service) -> None:
 
 
 def test_the_page_is_headed_by_the_name(service: Service) -> None:
-    """And not by "forkd: forkd" where that is the name."""
     service.start("-w", "1")
     page = service.admin("/")[1]
     assert re.findall("<h1>(.*?)</h1>", page) == [service.name]
     assert re.findall("<title>(.*?)</title>", page) == [f"{service.name}: forkd status"]
     assert re.search(r"<p>forkd [0-9.]+ is running; pid ", page)
+
+
+def test_the_name_that_is_the_default_is_not_said_twice(service: Service) -> None:
+    command = [*service.argv("start", *service.flags("-w", "1")), "--name", "forkd"]  # the last one holds
+    subprocess.run(command, cwd=service.dir, env=service.environ, check=True, capture_output=True, timeout=30)
+    page = service.admin("/")[1]
+    assert re.findall("<title>(.*?)</title>", page) == ["forkd status"]
+    service.ok("stop")
 
 
 def test_no_model_says_a_reason_twice_and_80_columns_are_enough(service: Service) -> None:

@@ -1,0 +1,44 @@
+"""What a command says, on stdout and stderr. Called by the verbs.
+
+Either may be a full disk or a terminal that is gone. What is asked for on stdout cannot be had then, which is
+a failure of the command's; of stderr nobody can be told, and the exit code still says what it has to.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from forkd.errors import ForkdError, SystemCallError
+
+
+def say(text: str, done: str = "") -> None:
+    """A line, or several, on stdout, at once. `done`: what has happened all the same if nobody can read it.
+
+    Raises ForkdError (ENOSPC, EIO), and BrokenPipeError, for whoever reads a part only has read enough.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        close(1)
+        raise
+    except OSError as error:
+        close(1)
+        what = SystemCallError("write", "stdout", error)
+        raise ForkdError(f"{what}; {done}" if done else str(what)) from error
+
+
+def complain(text: str) -> None:
+    """A line, or several, on stderr."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        close(2)
+
+
+def close(number: int) -> None:
+    """Have what is left in the file's buffer go nowhere: the interpreter writes it at its end, and complains,
+    with an exit code of its own, where it cannot."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
