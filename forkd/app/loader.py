@@ -14,7 +14,7 @@ import os
 import socketserver
 import sys
 import traceback
-from types import ModuleType
+import types
 from typing import Any
 
 from forkd.errors import AppError
@@ -33,15 +33,18 @@ def load(spec: str) -> Any:
     if _looks_like_a_file(module_name):
         name = module_name.removesuffix(".py").strip("./").replace("/", ".")
         raise AppError(f"app {spec!r}: name a module, not a file: {name}{colon}{expression}")
+    made = "it is None"
     if not colon:
-        return _usual(import_module(module_name, f"app {spec!r}"), spec)
-    try:
-        tree = ast.parse(expression, mode="eval").body
-    except SyntaxError:
-        raise AppError(f"app {spec!r}: {expression!r} is no name or call; {_SHAPE}") from None
-    app = _evaluate(tree, import_module(module_name, f"app {spec!r}"), spec)
+        app = _usual(import_module(module_name, f"app {spec!r}"), spec)
+    else:
+        try:
+            tree = ast.parse(expression, mode="eval").body
+        except SyntaxError:
+            raise AppError(f"app {spec!r}: {expression!r} is no name or call; {_SHAPE}") from None
+        app = _evaluate(tree, import_module(module_name, f"app {spec!r}"), spec)
+        if isinstance(tree, ast.Call):
+            made = "the factory returned None"
     if app is None:
-        made = "the factory returned None" if isinstance(tree, ast.Call) else "it is None"
         raise AppError(f"app {spec!r}: {made}, which is no application")
     return app
 
@@ -50,22 +53,23 @@ def _looks_like_a_file(name: str) -> bool:
     return "/" in name or name.endswith(".py")
 
 
-def _usual(module: ModuleType, spec: str) -> Any:
+def _usual(module: types.ModuleType, spec: str) -> Any:
     """The application of a module by the names that frameworks give it."""
     for name in _USUAL:
-        if hasattr(module, name):
-            return getattr(module, name)
+        try:
+            if hasattr(module, name):
+                return getattr(module, name)
+        except BaseException as error:  # of the module's own __getattr__
+            raise AppError(f"app {spec!r}: {spec}.{name} failed\n{_trace()}") from error
     raise AppError(f"app {spec!r}: {spec} has neither {' nor '.join(_USUAL)}; {_SHAPE}")
 
 
-def import_module(name: str, what: str) -> ModuleType:
+def import_module(name: str, what: str) -> types.ModuleType:
     """Import the module of `what`. Raises AppError with the traceback of what went wrong."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: apps lie where forkd is started
     try:
         return importlib.import_module(name)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         raise AppError(f"{what}: importing {name} failed\n{_trace()}") from error
 
@@ -82,8 +86,6 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
             positional, named = _arguments(args, keywords, spec)
             try:
                 return factory(*positional, **named)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:  # sys.exit("no database")
                 raise AppError(f"app {spec!r}: the factory failed\n{_trace()}") from error
         case _:
@@ -116,8 +118,6 @@ def _attribute(owner: Any, name: str, spec: str) -> Any:
     try:
         found = inspect.getattr_static(owner, name, None)
         return getattr(owner, name)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         # Of a name that is there, such as a property, it is the application's own failure.
         if isinstance(error, AttributeError) and found is None:
@@ -141,30 +141,53 @@ def _is_machinery(path: str) -> bool:
 
 def detect(app: Any, wanted: str | None) -> str:
     """The interface of `app`: "wsgi" or "stream"; `wanted` wins. Raises AppError."""
-    if wanted is not None:
+    if wanted not in (None, "wsgi"):
+        return wanted
+    if wanted == "wsgi":
+        _refuse_asgi(app)
         return wanted
     kind = app if inspect.isclass(app) else type(app)
     if issubclass(kind, (asyncio.BaseProtocol, socketserver.BaseRequestHandler)):
         return "stream"
-    if getattr(app, "forkd_interface", None) == "stream":
+    if _has(app, "forkd_interface") == "stream":
         return "stream"
-    if _is_asgi(app):
-        raise AppError(
-            "the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream"
-        )
     if callable(app):
+        _refuse_asgi(app)
         return "wsgi"
     raise AppError(
-        f"{app!r} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
+        f"{_shown(app)} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
         "nor a socketserver.BaseRequestHandler"
     )
 
 
-def _is_asgi(app: Any) -> bool:
-    """Whether a call of it would return a coroutine, or an asynchronous generator."""
-    while isinstance(app, functools.partial):
-        app = app.func
-    call = (
-        app if inspect.isfunction(app) or inspect.ismethod(app) else getattr(app, "__call__", None)
-    )
-    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+def _refuse_asgi(app: Any) -> None:
+    """Raises AppError where a call of it would return a coroutine, or an asynchronous generator."""
+    functions = (types.FunctionType, types.MethodType)
+    for _ in range(10):  # a partial of an object whose __call__ is a partial, and so on
+        if isinstance(app, functools.partial):
+            app = app.func
+        elif isinstance(app, staticmethod):
+            app = app.__func__
+        elif isinstance(app, functions):
+            break
+        else:
+            app = _has(app, "__call__")
+    if inspect.iscoroutinefunction(app) or inspect.isasyncgenfunction(app):
+        raise AppError(
+            "the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream"
+        )
+
+
+def _has(app: Any, name: str) -> Any:
+    """An attribute; None where there is none, or where the application's code fails that is asked for it."""
+    try:
+        return getattr(app, name, None)
+    except Exception:
+        return None
+
+
+def _shown(app: Any) -> str:
+    try:
+        return repr(app)[:200]
+    except Exception:
+        return f"a {type(app).__name__}"

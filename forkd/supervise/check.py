@@ -126,8 +126,8 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tu
     if late:
         raise AppError(f"app {config.app!r}: {late}")
     if not text:
-        how = f"exit code {code}" if code >= 0 else process.exit_reason(code)
-        raise AppError(f"app {config.app!r}: the process that imported it ended: {how}")
+        how = process.how_ended(code)
+        raise AppError(f"app {config.app!r}: the process that imported it ended {how}")
     done, answer = json.loads(text)
     if not done:
         raise AppError(answer)

@@ -109,9 +109,10 @@ class Departures:
         child, master = departure.child, self._master
         how = f"ended by {departure.reason}"
         if departure.reason == "boot":  # says when, and not how
-            code = departure.code
-            ended = f"with exit code {code}" if code >= 0 else f"by {_name(-code)}"
-            how = f"ended {ended} before it was ready"
+            how = (
+                f"ended {process.how_ended(departure.code)} before it was ready; what it has printed is in "
+                "the error log"
+            )
         error = child.error or f"worker {child.slot} {how}"
         served = 0.0 if child.ready is None else monotonic() - child.ready
         if child.generation == master.generation.number and served >= plan.SETTLED:

@@ -324,11 +324,14 @@ class Master:
                 if generation is not self.generation:
                     self.reloader.fail(str(error))
                     return True
+                self.backoff = self.backoff.short(monotonic(), str(error))
                 if not self.served and _lasting(error):
                     self.give_up(str(error))
                     return True
+                if not self.served and self.backoff.waits >= plan.BREAKER:
+                    self.give_up(f"{self.backoff.waits} times in a row: {error}")
+                    return True
                 self.log.error(f"{error}; trying again")
-                self.backoff = self.backoff.short(monotonic(), str(error))
                 return False
         return True
 

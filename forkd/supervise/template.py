@@ -12,6 +12,7 @@ reaps them as any other, and stays free of the application's code and threads.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import faulthandler
 import gc
@@ -20,6 +21,7 @@ import os
 import random
 import signal
 import socket
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -64,6 +66,7 @@ def main(birth: Birth, sock: socket.socket, stacks: int) -> NoReturn:
         Log("error", birth.generation.config.log_format, "template").exception(
             "the template crashed"
         )
+        _tell(sock, f"the template crashed\n{traceback.format_exc().rstrip()}")
     finally:
         os._exit(code)
 
@@ -86,7 +89,7 @@ def _load(birth: Birth, sock: socket.socket, stacks: int) -> Any:
     except ForkdError as failure:
         app, error = None, str(failure)
     mend()
-    threads = len(os.listdir("/proc/self/task")) - 1
+    threads = process.threads() - 1
     if threads and not error:
         log.warning(
             f"the application has started {threads} thread(s) at import: they run in the template only, "
@@ -95,8 +98,14 @@ def _load(birth: Birth, sock: socket.socket, stacks: int) -> Any:
         )
     gc.collect()
     gc.freeze()  # its pages are never written by the collector, and so stay shared
-    sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode())
+    _tell(sock, error)
     return app
+
+
+def _tell(sock: socket.socket, error: str) -> None:
+    """The master: that the application is loaded, or why it is not. Its first word counts."""
+    with contextlib.suppress(OSError):  # it is gone, and ends this process
+        sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode())
 
 
 def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:

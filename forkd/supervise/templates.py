@@ -229,8 +229,12 @@ class Templates:
         elif not ready and -code in FROM_OUTSIDE:
             self._killed(number, killed_at_boot(f"the template (pid {template.pid})", -code))
         elif not ready:
-            how = process.exit_reason(code)
-            self._failed(number, f"the template ended by {how} while it loaded the application")
+            how = process.how_ended(code)
+            self._failed(
+                number,
+                f"the template ended {how} while it loaded the application; what it has printed is in the "
+                "error log",
+            )
         elif -code != signal.SIGKILL:
             self._log.warning(
                 f"the template (pid {template.pid}) is gone; the next child needs a new one"

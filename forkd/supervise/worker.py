@@ -6,6 +6,7 @@ Everything that a fork must close, reset or open anew is in `_after_fork`, in or
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import faulthandler
 import gc
@@ -15,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -95,6 +97,7 @@ class Worker:
         if config is not birth.config:
             birth = replace(birth, config=config)
         self.draining = False
+        self.ready = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)
         self._rows = birth.lanes[: 1 + lanes]
@@ -142,6 +145,7 @@ class Worker:
             f"{self._denied}: {self._birth.config.model} serves instead" if self._denied else ""
         )
         self._channel.send(Ready(interface.name, fallback, flavour))
+        self.ready = True
         if interface.needs_loop:
             _run_in_loop(model)
         else:
@@ -377,7 +381,7 @@ class _ModelSelector(selectors.EpollSelector):
 
 def main(birth: Birth) -> NoReturn:
     """The child's main; never returns to the master's code."""
-    code = 70
+    code, worker = 70, None
     try:
         worker = Worker(birth)
         try:
@@ -387,7 +391,10 @@ def main(birth: Birth) -> NoReturn:
     except BaseException as error:  # what escapes from here is a bug in forkd, or the app's exit
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else 1
-        else:
+        if worker is None or not worker.ready:  # the master tells whoever waits for that, and the log
+            trace = traceback.format_exc().rstrip()
+            birth.channel.send(Failed(f"worker {birth.slot} crashed while it booted\n{trace}"))
+        elif not isinstance(error, SystemExit):
             log = Log("error", birth.config.log_format, f"worker {birth.slot}")
             log.exception("the child crashed")
     finally:
@@ -408,7 +415,7 @@ def settle(title: str, config: Config, identity: process.Identity | None, master
     if not config.new_privileges:
         rights.allow_no_new_privileges()
     process.die_with_parent(master)  # after become(), which clears it
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    standard.print_by_lines()
 
 
 def leave(code: int) -> NoReturn:
@@ -419,8 +426,9 @@ def leave(code: int) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        for file in (sys.stdout, sys.stderr):
-            file.flush()
     except BaseException:
         pass  # it is leaving: nobody is there to be told
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):  # what the application has put there may have no flush
+            file.flush()
     os._exit(code)

@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
@@ -205,6 +206,11 @@ def exit_reason(code: int) -> str:
         return f"signal {-code}"
 
 
+def how_ended(code: int) -> str:
+    """An exit code as `reap` returns it, for a sentence."""
+    return f"with exit code {code}" if code >= 0 else f"by {exit_reason(code)}"
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of `pid` in bytes (proc(5), statm); 0 when it is gone."""
     try:
@@ -259,6 +265,14 @@ def unkillable(pid: int) -> str:
     stuck = _STATES["D"] in doing
     where = f"it is {_STATES['D']}" if stuck else "it is there still"
     return f"does not end by SIGKILL: {where}; it is left behind"
+
+
+def threads() -> int:
+    """How many this process has, those of C code included where /proc is there to tell."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
 
 
 def children(pid: int) -> list[int]:

@@ -43,6 +43,13 @@ def fill() -> None:
             setattr(sys, name, open(number, mode, closefd=False))
 
 
+def print_by_lines() -> None:
+    """Have lines that are printed in the log as they come. What the application has put in the place of
+    Python's own file, before this process was forked from its template, is left as it is."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.reconfigure(line_buffering=True)
+
+
 def lift(sock: socket.socket) -> socket.socket:
     """Take a socket away from one of the three numbers, and mend what it was put in place of."""
     fd = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)

@@ -51,10 +51,24 @@ class Callable:
     async def __call__(self, scope, receive, send):
         pass
 
+class CallsAPartial:
+    @property
+    def __call__(self):
+        return functools.partial(asgi, 1)
+
 instance = Callable()
+calls_a_partial = CallsAPartial()
+static = staticmethod(asgi)
 partial = functools.partial(asgi, 1)
 partial_of_partial = functools.partial(functools.partial(generator), send=1)
 partial_of_instance = functools.partial(instance, 1)
+class Reluctant:
+    def __getattr__(self, name):
+        raise RuntimeError("outside of a request")
+    def __repr__(self):
+        raise RuntimeError("outside of a request")
+
+reluctant = Reluctant()
 wsgi_partial = functools.partial(make(), {})
 '''
 _names = itertools.count()
@@ -111,11 +125,20 @@ def test_what_cannot_be_loaded_has_a_reason(module: str, expression: str, said: 
 
 @pytest.mark.parametrize(
     "name",
-    ["asgi", "generator", "instance", "partial", "partial_of_partial", "partial_of_instance"],
-)
-def test_asgi_is_refused_by_its_name(module: str, name: str) -> None:
+    [
+        "asgi", "generator", "instance", "partial", "partial_of_partial", "partial_of_instance",
+        "calls_a_partial", "static",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wanted", [None, "wsgi"])
+def test_asgi_is_refused_by_its_name(module: str, name: str, wanted: str | None) -> None:
     with pytest.raises(AppError, match="speaks ASGI"):
-        loader.detect(loader.load(f"{module}:{name}"), None)
+        loader.detect(loader.load(f"{module}:{name}"), wanted)
+
+
+def test_what_cannot_be_asked_for_anything_is_no_application(module: str) -> None:
+    with pytest.raises(AppError, match="a Reluctant is no application"):
+        loader.detect(loader.load(f"{module}:reluctant"), None)
 
 
 def test_a_partial_of_wsgi_is_wsgi(module: str) -> None:
@@ -128,6 +151,9 @@ def test_a_partial_of_wsgi_is_wsgi(module: str) -> None:
     [
         ("app = None", "app 'app:app': it is None, which is no application"),
         ("import sys; sys.exit('no database')", "SystemExit: no database"),
+        ("raise KeyboardInterrupt", "importing app failed\nTraceback"),
+        ("import os; os._exit(5)", "ended with exit code 5"),
+        ("import os; os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
     ],
 )
 def test_a_start_ends_with_the_reason(
@@ -138,3 +164,14 @@ def test_a_start_ends_with_the_reason(
     done = service.run("start", "-w", "1", "-b", "127.0.0.1:0", preload, "app:app")
     assert done.returncode == 1
     assert said in done.stderr
+    done = service.run("check", "-b", "127.0.0.1:0", "--admin", "none", "app:app")
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_of_a_module_alone_none_is_no_application(service: Service) -> None:
+    service.write_app("application = None")
+    service.expected_errors = ["gone: boot"]
+    done = service.run("start", *service.flags("-w", "1", "--preload", app="app"))
+    assert done.returncode == 1
+    assert "app 'app': it is None, which is no application" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -115,6 +116,56 @@ def test_what_cannot_be_loaded_ends_the_start(service: Service, end: str) -> Non
     assert done.returncode == 1
     assert "app" in done.stderr or "template" in done.stderr
     until(lambda: not processes_of(service.name), "nothing to be left")
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        "sys.stdout = io.StringIO()",
+        "sys.stdout = None",
+        "sys.stdout.close()",
+        "sys.stdout = sys.stderr = type('Lines', (), {'write': lambda self, text: len(text)})()",
+    ],
+)
+def test_what_the_application_has_put_in_the_place_of_stdout_is_left_alone(
+    service: Service, replaced: str
+) -> None:
+    service.write_app(f"    import io, sys\n    {replaced}\n{APP}")
+    service.start("--preload")
+    assert service.get() == "v1"
+
+
+def test_a_template_that_never_can_fork_ends_the_start(service: Service) -> None:
+    """Each is asked for a child, ends at that, and the next one loads the application."""
+    service.write_app(f"    import os\n    os.register_at_fork(before=lambda: os._exit(1))\n{APP}")
+    service.expected_errors = ["it has ended"]
+    done = service.run("start", *service.flags("--preload"))
+    assert done.returncode == 1
+    assert "5 times in a row: " in done.stderr
+    assert processes_of(service.name) == []
+
+
+def test_no_room_for_descriptors_ends_the_start(service: Service) -> None:
+    hoard = """
+    import os
+    KEPT = []
+    try:
+        while True:
+            KEPT.append(os.open("/dev/null", 0))
+    except OSError:
+        for fd in KEPT[-3:]:
+            os.close(fd)
+    """
+    service.write_app(f"{hoard}{APP}")
+    service.expected_errors = ["Too many open files"]
+    done = service.run("start", *service.flags("--preload", "-w", "1"), preexec_fn=few_files)
+    assert done.returncode == 1
+    assert "Too many open files" in done.stderr
+    assert processes_of(service.name) == []
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 
 
 def test_what_cannot_be_loaded_fails_the_reload_alone(service: Service) -> None:

@@ -293,5 +293,5 @@ def test_check_says_how_an_import_ended_that_ends_the_process(service: Service) 
     done = service.run("check", *service.flags())
     assert done.returncode == 1
     assert done.stderr == (
-        "forkd: app 'app:app': the process that imported it ended: exit code 7\n"
+        "forkd: app 'app:app': the process that imported it ended with exit code 7\n"
     )
