@@ -150,6 +150,7 @@ class Wsgi:
                         yield READY
                         answer = exchange.run(request, peer, body)
                     if answer is not None:
+                        peer.line = b""
                         try:
                             yield answer
                         finally:
@@ -281,6 +282,7 @@ class Wsgi:
                 result = outcome()
                 if type(result) is list and len(result) == 1 and not response.head_sent:
                     data = _exact(result[0])
+                    peer.line = b""  # a list has no close()
                     if len(data) <= _COPY_LIMIT:
                         answer = response.whole(data)
                         ledger.pause()

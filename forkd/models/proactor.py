@@ -186,7 +186,7 @@ class Proactor(PooledLoop):
         if piece:
             self.handles.send(conn.fd, piece)
             self.keeper.settle(conn, WRITING)
-        elif self.pooled:
+        elif self.pooled and conn.line:
             self.lend(conn, lambda: self.logic(conn, READY))
         else:
             self.go(conn, conn.resume, None)

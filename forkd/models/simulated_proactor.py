@@ -8,8 +8,8 @@ threads see only requests and hand back responses, as completion handlers do.
 2. It wraps the complete request as an object and puts that into the request queue.
 3. A pool thread runs the application, and hands the response back, unsent.
 4. The main thread writes it when the connection is writable.
-5. If the application has more to say, the session goes back into the queue (step 3); else the main
-   thread waits for the next request (step 1).
+5. If the application may have more to say, the session goes back into the queue (step 3); else the main
+   thread takes note that the request is answered, and waits for the next one (step 1).
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class SimulatedProactor(PooledLoop):
     def _write(self, conn: Connection) -> None:
         """Steps 4 and 5, in the main thread."""
         outcome = flush(conn, self.log)
-        if outcome is None:
+        if outcome is None and conn.line:
             self.lend(conn, lambda: self.logic(conn, READY))
+        elif outcome is None:
+            self.go(conn, conn.resume, None)
         else:
             self.keeper.settle(conn, outcome)

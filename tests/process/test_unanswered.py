@@ -356,3 +356,41 @@ def test_conversations_that_are_cut_are_counted_and_named_and_have_no_status(
     service.settles(5, "forkd_request_duration_seconds_count")
     service.settles(0, "forkd_requests_total")
     assert lines_of(access) == []
+
+
+HELD = """
+    import os, time
+
+    def app(environ, start):
+        while environ["PATH_INFO"] == "/held" and os.path.exists("hold"):
+            time.sleep(0.002)
+        if environ["PATH_INFO"] == "/sleep":
+            time.sleep(8)
+        start("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+"""
+
+
+@pytest.mark.parametrize("model", ["simulated-proactor", "half-sync-half-reactive"])
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+def test_what_a_pool_has_answered_is_a_200_though_its_thread_is_taken(
+    service: Service, tmp_path: Path, model: str, native: str
+) -> None:
+    service.expected_errors = ["gone: SIGKILL"]
+    service.write_app(HELD)
+    access, hold = tmp_path / "access.log", service.dir / "hold"
+    hold.touch()
+    service.start("-w", "1", "-m", model, "--threads", "1", native, "--access-log", str(access))
+    clients = [ask(service, "/held")]
+    busy(service, 1)
+    clients += [ask(service, "/") for _ in range(3)]
+    with ask(service, "/sleep"):
+        hold.unlink()
+        for client in clients:
+            with client:
+                assert client.recv(1000).endswith(b"ok")
+        busy(service, 1)
+        os.kill(service.worker_pids()[0], signal.SIGKILL)
+        until(lambda: len(lines_of(access)) == 5, "a line for each")
+    codes = [line.split('" ')[1][:3] for line in lines_of(access)]
+    assert sorted(codes) == ["200", "200", "200", "200", "502"]
