@@ -189,7 +189,7 @@ def _report(departure: Departure) -> dict[str, Any]:
         "stacks": departure.stacks or None,
         "error": child.error,
         "rss_bytes": child.rss or None,
-        "peak_rss_bytes": departure.peak or None,
+        "peak_rss_bytes": max(departure.peak, child.rss) or None,  # the kernel counts it less exactly
         "age": round(monotonic() - child.forked, 1),
         "requests": departure.requests,
     }
@@ -206,8 +206,9 @@ def _in_flight(departure: Departure) -> list[dict[str, Any]]:
             "request": request.line.decode("latin-1"),
             "client": request.client,
             "seconds": round((now - request.began) / 1e9, 3),
-            "thread": f"0x{request.thread & _WORD:016x}" if request.held else None,
-            "stack": frames.get(request.thread & _WORD) if request.held else None,
+            "own_process": not request.thread and bool(request.held),
+            "thread": f"0x{request.thread & _WORD:016x}" if request.thread else None,
+            "stack": frames.get(request.thread & _WORD) if request.thread else None,
         }
         for request in [*held, *others[:_NAMED]]
     ]
@@ -218,7 +219,9 @@ def _told(found: dict[str, Any]) -> Iterable[str]:
     for request in found["requests_in_flight"]:
         client = escape(request["client"]) or "a unix client"
         text = f'in flight: "{escape(request["request"])}" of {client} for {request["seconds"]} s'
-        if request["thread"] is None:
+        if request["own_process"]:
+            yield f"{text}, in a process of its own"
+        elif request["thread"] is None:
             yield f"{text}, in no thread"
         elif request["stack"] is None:
             yield f"{text}, in thread {request['thread']}"

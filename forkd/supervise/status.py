@@ -135,11 +135,10 @@ def why_not_ready(master: Master) -> str:
         wait = max(0.0, master.backoff.not_before - monotonic())
         return f"{master.backoff.crashes} children in a row crashed, next try in {wait:.0f} s"
     if master.paused:
-        also = "SIGHUP, " if master.paused == "SIGWINCH" else ""
-        return (
-            f"no workers since {master.paused}: clients wait; {also}SIGTTIN or `forkd scale N` brings "
-            "workers back"
-        )
+        ways = ["SIGHUP"] if master.paused == "SIGWINCH" else []
+        if master.generation.config.accept != "reuseport":
+            ways.append("SIGTTIN or `forkd scale N`")
+        return f"no workers since {master.paused}: clients wait; {', '.join(ways)} brings workers back"
     if ready < want:
         return f"{ready} of {want} workers are ready"
     full = [master.board.full(child.slot, monotonic_ns()) for child in _serving(master)]

@@ -60,6 +60,8 @@ class Unanswered:
         lanes = [row.index if forks else rows[0].index for row in rows]
         heads = [self._rings.heads[self._rings.index(lane, ACCESS)] for lane in lanes]
         left = left_by(rows, heads, not forks, now)
+        if forks:  # threads of other processes, of which the child's stacks say nothing
+            left = Left([request._replace(thread=0) for request in left.requests], left.more)
         late = child.fault is not None
         if late and reason != "timeout":
             reason = f"{reason}: graceful-timeout"

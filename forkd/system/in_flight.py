@@ -47,7 +47,7 @@ class Request(NamedTuple):
     line: bytes
     place: int
     held: int = 0  # since when it held a thread, ns; 0: it was between two steps
-    thread: int = 0  # which one, as threading.get_ident() has it
+    thread: int = 0  # which one, as threading.get_ident() has it; 0: it is in another process
     untouched: bool = False  # nothing of an answer was sent
 
     @property

@@ -59,3 +59,13 @@ def test_none_is_no_pause_where_a_connection_brings_one(service: Service) -> Non
     assert service.admin("/readyz") == (200, "ok\n")
     assert service.live()["master"]["state"] == "running"
     assert service.get() == "v1"
+
+
+def test_who_cannot_scale_is_not_told_to(service: Service) -> None:
+    service.start("-w", "1", "--accept", "reuseport")
+    service.signal(signal.SIGWINCH)
+    until(lambda: not service.live()["workers"], "no children")
+    why = "no workers since SIGWINCH: clients wait; SIGHUP brings workers back"
+    assert service.admin("/readyz") == (503, why + "\n")
+    service.ok("reload")
+    until(lambda: service.admin("/readyz")[0] == 200, "ready again")

@@ -394,3 +394,15 @@ def test_what_a_pool_has_answered_is_a_200_though_its_thread_is_taken(
         until(lambda: len(lines_of(access)) == 5, "a line for each")
     codes = [line.split('" ')[1][:3] for line in lines_of(access)]
     assert sorted(codes) == ["200", "200", "200", "200", "502"]
+
+
+def test_the_report_names_no_thread_of_another_process(service: Service) -> None:
+    service.expected_errors = ["gone: reload"]
+    service.write_app(APP)
+    service.start("-w", "1", "-m", "process-per-connection", "--graceful-timeout", "1")
+    client = ask(service, "/sleep/0")
+    busy(service, 1)
+    service.ok("reload")
+    assert answer_of(client) == b""
+    said = r'in flight: "GET /sleep/0 HTTP/1\.1" of 127\.0\.0\.1 for \d\.\d+ s, in a process of its own\n'
+    until(lambda: re.search(said, service.log()), "the report")
