@@ -89,9 +89,7 @@ class Response:
         """The write() callable: sent before it returns, as PEP 3333 wants."""
         if self.over:
             raise RuntimeError("write() was called after its request (PEP 3333)")
-        if type(data) is not bytes:
-            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
-        piece = self.piece(data, None)
+        piece = self.piece(exact(data), None)
         if piece:
             self._host.ledger.pause()  # waiting for the client is not the application's time
             try:
@@ -190,6 +188,16 @@ class Response:
     def complete(self) -> bool:
         """No further piece can add to what was sent: there is no body, or too much of it."""
         return self.head_sent and (self._bodiless or self.overrun)
+
+
+def exact(data: object) -> bytes:
+    """The bytes of a block. A subclass of bytes may say anything of its own length, which would put the
+    framing out of step with what is sent: of it, its content is taken."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, bytes):
+        return bytes.__getitem__(data, slice(None))
+    raise TypeError(f"the application gave {type(data).__name__}, not bytes (PEP 3333)")
 
 
 def declared(value: Any) -> int | None:

@@ -156,10 +156,11 @@ class Transport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._eof_asked:
             raise RuntimeError("write() after write_eof()")
+        if type(data) is not bytes:
+            data = memoryview(data).tobytes()  # the content, whatever the methods of a subclass say
         if self._closing or self._closed or not data:
             return  # asyncio's own transports drop it too
         self._flow.owed = self._flow.quiet = False
-        data = bytes(data)
         if not self._backlog:
             try:
                 sent = self._peer.send(data)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from forkd.app.body import Collector
 from forkd.app.file_wrapper import FileWrapper
-from forkd.app.response import Response, declared
+from forkd.app.response import Response, declared, exact
 from forkd.app.session import (
     ANY_BYTE,
     LINGER,
@@ -281,7 +281,7 @@ class Wsgi:
             try:
                 result = outcome()
                 if type(result) is list and len(result) == 1 and not response.head_sent:
-                    data = _exact(result[0])
+                    data = exact(result[0])
                     peer.line = b""  # a list has no close()
                     if len(data) <= _COPY_LIMIT:
                         answer = response.whole(data)
@@ -351,7 +351,7 @@ class Wsgi:
         ledger = self._ledger
         single = declared(result) == 1
         for block in result:
-            data = _exact(block)
+            data = exact(block)
             if data:
                 out = response.piece(data, len(data) if single else None)
                 if out:
@@ -388,16 +388,6 @@ class Wsgi:
             )
         else:
             self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
-
-
-def _exact(data: object) -> bytes:
-    """The bytes of a block. A subclass of bytes may say anything of its own length, which would put the
-    framing out of step with what is sent: of it, its content is taken."""
-    if type(data) is bytes:
-        return data
-    if isinstance(data, bytes):
-        return bytes.__getitem__(data, slice(None))
-    raise TypeError(f"the application yielded {type(data).__name__}, not bytes (PEP 3333)")
 
 
 def _ends(peer: Peer) -> Ends:

@@ -77,7 +77,7 @@ class _Names(dict[str, tuple[str, int]]):
     MOST = 512
 
     def __missing__(self, name: str) -> tuple[str, int]:
-        if type(name) is not str or _TOKEN.fullmatch(name) is None:
+        if _TOKEN.fullmatch(name) is None:
             raise BadResponse(f"bad header name {name!r}")
         lower = name.lower()
         if lower in _HOP_BY_HOP:
@@ -93,26 +93,30 @@ _NAMES = _Names()
 
 @lru_cache(maxsize=128)
 def _status_line(status: str) -> tuple[int, str]:
-    if type(status) is not str or _STATUS.fullmatch(status) is None:
+    if _STATUS.fullmatch(status) is None:
         raise BadResponse(f"bad status {status!r}: wants three digits, from 200, and a reason")
     return int(status[:3]), f"HTTP/1.1 {status}\r\n"
 
 
 def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
-    """Check what the app passed to start_response and encode it. Raises BadResponse."""
+    """Check what the app passed to start_response and encode it. Raises BadResponse.
+
+    An instance of a subclass of str (StrEnum) is its content, whatever its methods say: `str.__str__`
+    returns that, and raises TypeError for anything else. So no memo here is asked for, or keeps, one.
+    """
     try:
-        code, line = _status_line(status)
-    except TypeError:  # unhashable
-        raise BadResponse(f"bad status {status!r}") from None
+        code, line = _status_line(status if type(status) is str else str.__str__(status))
+    except TypeError:
+        raise BadResponse(f"bad status {status!r}: wants a str") from None
     head = Head(b"", code)
     lines = [line]
     try:
         for name, value in headers:
+            if type(name) is not str:
+                name = str.__str__(name)
             label, kind = _NAMES[name]
             if type(value) is not str:
-                value = str.__str__(
-                    value
-                )  # of a subclass, whose methods may be others, its content
+                value = str.__str__(value)
             # isprintable is a fast loop in C and right but for tabs and some of Latin-1.
             if not value.isprintable() and _VALUE.fullmatch(value) is None:
                 raise BadResponse(f"bad value of header {name!r}: {value!r}")

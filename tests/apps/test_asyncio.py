@@ -44,6 +44,30 @@ def test_echo(handlers: Service, where: str) -> None:
             file.close()
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=" ".join)
+def test_what_holds_bytes_is_written_by_value_and_nothing_else(service: Service, flags: list[str]) -> None:
+    service.write_app("""
+        import asyncio
+
+        class Lying(bytes):
+            def __len__(self): return 1
+            def __bool__(self): return False
+            def __bytes__(self): return b"forged"
+
+        class Pieces(asyncio.Protocol):
+            def connection_made(self, transport):
+                for piece in (Lying(b"one,"), bytearray(b"two,"), memoryview(b"three")):
+                    transport.write(piece)
+                try:
+                    transport.write(5)
+                except TypeError:
+                    transport.close()
+    """)
+    service.start("-w", "1", *flags, app="app:Pieces")
+    with dial(service) as client:
+        assert read_all(client) == b"one,two,three"
+
+
 def iter_exactly(client: socket.socket, size: int) -> list[bytes]:
     pieces: list[bytes] = []
     while size:
