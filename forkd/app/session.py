@@ -137,6 +137,7 @@ class Peer(Protocol):
     fd: int  # of its socket
     sock: Any  # for its options and names; bytes go through the model
     note: Any  # what a shortcut is to know of the connection, if the session has one
+    ended: bool  # forkd closes the session: a GeneratorExit in it is that close, and no failure
     #: Set by the session at READY: of the request that the application is to answer. Empty again when it has,
     #: and none of its code is called for this request any more: what is left needs no thread of a pool.
     line: bytes

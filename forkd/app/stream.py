@@ -143,10 +143,10 @@ class Evented:
             self._host.log.info(f"{peer.client}: {reason}; closed")
         except ClientGone as gone:
             reason = gone
-        except GeneratorExit:
-            reason = ConnectionAbortedError("the connection was closed")
-            raise
         except BaseException as failure:  # also CancelledError: the protocol failed, no more
+            if peer.ended and isinstance(failure, GeneratorExit):
+                reason = ConnectionAbortedError("the connection was closed")
+                raise
             reason = failure if isinstance(failure, Exception) else None
             self._host.log.exception(
                 f"the protocol failed; its connection from {peer.client} is closed"

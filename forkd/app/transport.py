@@ -143,7 +143,7 @@ class Transport(asyncio.Transport):
     def _tell(self, reason: Exception | None) -> None:
         try:
             self._protocol.connection_lost(reason)
-        except Exception:
+        except BaseException:  # also SystemExit: the protocol failed, no more
             self._log.exception("connection_lost failed")
 
     def cut(self, reason: Exception) -> None:

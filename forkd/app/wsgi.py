@@ -300,10 +300,10 @@ class Wsgi:
                 if close is not None:
                     ledger.resume(ticket)
                     close()
-        except (ClientGone, GeneratorExit, Deadline):
-            response.code = response.code or _CLIENT_LEFT
-            raise
-        except BaseException:  # also SystemExit and CancelledError: the request failed, no more
+        except BaseException as failure:  # also SystemExit and CancelledError: the request failed, no more
+            if _left(failure, peer):
+                response.code = response.code or _CLIENT_LEFT
+                raise
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
             if not response.head_sent:
@@ -388,6 +388,11 @@ class Wsgi:
             )
         else:
             self._host.log.error(f"{line}: more bytes than its Content-Length; cut there")
+
+
+def _left(error: BaseException, peer: Peer) -> bool:
+    """Whether the client has left, or forkd closes the session. Another GeneratorExit is a failure."""
+    return isinstance(error, (ClientGone, Deadline)) or (peer.ended and isinstance(error, GeneratorExit))
 
 
 def _ends(peer: Peer) -> Ends:

@@ -48,7 +48,7 @@ class BlockingFollowers(ChildLoop):
             self._serve(conn)
         except (OSError, Deadline):
             pass  # the client left, or took too long; the session knows
-        except Exception:
+        except BaseException:  # whatever it is: the next client is served
             self.log.exception(f"a session failed; its connection from {conn.client} is closed")
         finally:
             conn.end(self.log)

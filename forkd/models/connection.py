@@ -88,6 +88,7 @@ class Connection(Link):
 
     __slots__ = (
         "client_port",
+        "ended",
         "lent",
         "line",
         "mask",
@@ -127,6 +128,7 @@ class Connection(Link):
         self.moved = 0
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.taken = False  # the session has the socket itself
+        self.ended = False
         self.op = _NOTHING_YET
         self.out: list[memoryview | FilePiece] = []
         self.deadline = NEVER
@@ -184,9 +186,10 @@ class Connection(Link):
 
     def end(self, log: Log) -> None:
         """End the session where it stands; its `finally` clauses run."""
+        self.ended = True
         try:
             self.session.close()
-        except Exception:
+        except BaseException:  # also what an application's close() raises
             log.exception("a session failed while it was being closed")
 
     def flush(self) -> bool:

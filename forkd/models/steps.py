@@ -104,7 +104,7 @@ def advance(
         return LINGERING if stop.value is LINGER else FINISHED
     except (OSError, Deadline):
         pass  # the client left, or took too long
-    except Exception:
+    except BaseException:  # whatever it is: the others' connections go on
         log.exception(f"a session failed; its connection from {conn.client} is closed")
     conn.end(log)
     return ABORTED

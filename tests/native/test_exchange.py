@@ -121,6 +121,7 @@ class Access(MemoryAccess):
 class Peer:
     client, client_port, server, server_port, sock = "10.0.0.1", 40000, "127.0.0.1", 80, None
     fd = -1
+    ended = False
 
     def __init__(self, out: list[Any], gone: bool) -> None:
         self._out, self._gone = out, gone
@@ -371,6 +372,7 @@ def run(
             if isinstance(op, Await):
                 if not heads:
                     out.append(op.name)
+                    peer.ended = True
                     session.close()
                     break
                 data, left = peer.receive(heads.pop(0))
@@ -387,6 +389,7 @@ def run(
             if isinstance(op, (tuple, SendFile, bytes)):
                 leaves -= 1
                 if not leaves:
+                    peer.ended = True
                     session.close()
                     break
             op = session.send(None)
