@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
+
 _ROOM = 1 << 18  # bytes that may wait, in each process
 
 
@@ -167,7 +169,7 @@ def writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
         return lambda data: os.write(fd, data), 1 << 30, _ignore
     if stat.S_ISSOCK(mode):
         sock = socket.socket(fileno=os.dup(fd))
-        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        flags = socket.MSG_DONTWAIT | NO_SIGPIPE
         return lambda data: sock.send(data, flags), 1 << 30, sock.close
     how = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     # A pipe takes up to PIPE_BUF bytes whole or not at all (pipe(7)).
@@ -175,7 +177,7 @@ def writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
         own = os.open(f"/proc/self/fd/{fd}", how)
     except OSError:  # somebody else's pipe
         return lambda data: _polled(fd, data), select.PIPE_BUF, _ignore
-    return lambda data: os.write(own, data), select.PIPE_BUF, lambda: os.close(own)
+    return lambda data: without_sigpipe(os.write, own, data), select.PIPE_BUF, lambda: os.close(own)
 
 
 def _polled(fd: int, data: bytes) -> int:
@@ -184,4 +186,4 @@ def _polled(fd: int, data: bytes) -> int:
     poll.register(fd, select.POLLOUT)
     if not poll.poll(0):
         raise BlockingIOError
-    return os.write(fd, data[: select.PIPE_BUF])
+    return without_sigpipe(os.write, fd, data[: select.PIPE_BUF])

@@ -20,6 +20,7 @@ BASE = {
     "foreign",
     "spelling",
     "log",
+    "sigpipe",
     "sink",
     "title",
     "writers",

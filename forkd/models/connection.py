@@ -26,6 +26,7 @@ from forkd.app.session import (
 from forkd.models.deadlines import NEVER, NOWHERE
 from forkd.models.link import Link
 from forkd.models.taken import TakenSocket
+from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.sockets import data_age
 
 #: Bytes that are received by one call.
@@ -39,7 +40,7 @@ _NOTHING_YET = Await("start", 0, read=False)
 _NOW = int(socket.MSG_DONTWAIT)
 _LOOK = int(socket.MSG_PEEK) | _NOW
 #: A head goes in one packet with what follows it.
-_MORE = int(socket.MSG_MORE)
+_MORE = int(socket.MSG_MORE) | NO_SIGPIPE
 
 
 class FilePiece:
@@ -152,7 +153,7 @@ class Connection(Link):
             self.queue(op)
             return self.flush()
         try:
-            sent = self.sock.sendmsg(op)
+            sent = self.sock.sendmsg(op, (), NO_SIGPIPE)
         except BlockingIOError:
             sent = 0
         self.moved += sent
@@ -199,15 +200,15 @@ class Connection(Link):
             item = out[0]
             try:
                 if type(item) is memoryview:
-                    sent = self.sock.send(item, _MORE if len(out) > 1 else 0)
+                    sent = self.sock.send(item, _MORE if len(out) > 1 else NO_SIGPIPE)
                     left = len(item) - sent
                     if left:
                         out[0] = item[sent:]
                 else:
                     assert isinstance(item, FilePiece)
-                    sent = (
-                        os.sendfile(self.fd, item.fd, item.offset, item.count) if item.count else 0
-                    )
+                    sent = 0
+                    if item.count:
+                        sent = without_sigpipe(os.sendfile, self.fd, item.fd, item.offset, item.count)
                     if not sent and item.count:
                         raise ConnectionAbortedError("the file became shorter while it was sent")
                     item.offset += sent
@@ -249,7 +250,7 @@ class Connection(Link):
 
     def send(self, data: bytes | memoryview) -> int:
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(data, NO_SIGPIPE)
         except BlockingIOError:
             return 0
         except OSError as error:

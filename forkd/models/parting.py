@@ -20,6 +20,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
+from forkd.sigpipe import NO_SIGPIPE
 from forkd.system import process
 from forkd.system.in_flight import Request
 from forkd.system.scoreboard import Row
@@ -60,7 +61,7 @@ class Parting:
             if sock is not None and request.untouched:
                 data = self._answer(request.line)
                 with contextlib.suppress(OSError):  # it has left, or never reads
-                    if sock.send(data, _NOW) == len(data):
+                    if sock.send(data, _NOW | NO_SIGPIPE) == len(data):
                         told[request.place] = len(data.partition(b"\r\n\r\n")[2])
                 _drain(sock)
         self.close()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
 from forkd.models.connection import CHUNK, Connection
+from forkd.sigpipe import NO_SIGPIPE
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
 #: a client that pipelines thousands of requests, an answer without end to a fast reader.
@@ -70,7 +71,7 @@ def advance(
                 sent = 0
                 if send:
                     try:
-                        sent = conn.sock.send(op)
+                        sent = conn.sock.send(op, NO_SIGPIPE)
                     except BlockingIOError:
                         pass
                 conn.moved += sent

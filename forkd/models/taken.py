@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.app.session import Ledger
+from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 
 
 class TakenSocket(socket.socket):
@@ -45,7 +46,7 @@ class TakenSocket(socket.socket):
         """As socket.sendfile, which calls `send` where sendfile(2) cannot be used."""
         before = self._sent
         try:
-            total = super().sendfile(file, offset, count)
+            total = without_sigpipe(super().sendfile, file, offset, count)
         except OSError as error:
             self._failure = error
             raise
@@ -53,11 +54,25 @@ class TakenSocket(socket.socket):
         return total
 
 
+#: What stands between the data and the flags, of the methods that send, by default.
+_BEFORE_FLAGS: dict[str, tuple[Any, ...]] = {"send": (), "sendall": (), "sendmsg": ((),)}
+
+
+def _quiet(args: tuple[Any, ...], before_flags: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of such a method, with MSG_NOSIGNAL among the flags."""
+    given = [*args, *(*before_flags, 0)[len(args) - 1 :]]
+    given[1 + len(before_flags)] |= NO_SIGPIPE
+    return tuple(given)
+
+
 def _remembering(name: str, counted: Callable[..., None] | None) -> Any:
     method = getattr(socket.socket, name)
+    before_flags = _BEFORE_FLAGS.get(name)
 
     @functools.wraps(method)
     def call(self: TakenSocket, *args: Any, **options: Any) -> Any:
+        if before_flags is not None and args:
+            args = _quiet(args, before_flags)
         try:
             result = method(self, *args, **options)
         except OSError as error:

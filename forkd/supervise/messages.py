@@ -11,7 +11,7 @@ import json
 import socket
 from typing import NamedTuple
 
-from forkd.system.passing import receive
+from forkd.system.passing import receive, send
 
 _MOST = 60_000  # bytes; a longer traceback is cut, in the middle
 
@@ -107,7 +107,7 @@ class Channel:
         data = json.dumps([type(message).__name__, fields]).encode()
         fds = [message.fd] if isinstance(message, Relisten) and message.fd >= 0 else []
         try:
-            socket.send_fds(self._sock, [data], fds)
+            send(self._sock, data, fds)
         except OSError as error:
             self.gone = error.errno in (errno.EPIPE, errno.ECONNRESET)
             return False

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 from forkd.app import loader
 from forkd.errors import ForkdError
 from forkd.log import Log
+from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.supervise import worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.logs import Sinks
@@ -105,7 +106,7 @@ def _load(birth: Birth, sock: socket.socket, stacks: int) -> Any:
 def _tell(sock: socket.socket, error: str) -> None:
     """The master: that the application is loaded, or why it is not. Its first word counts."""
     with contextlib.suppress(OSError):  # it is gone, and ends this process
-        sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode())
+        sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode(), NO_SIGPIPE)
 
 
 def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
@@ -129,7 +130,7 @@ def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
         for fd in fds:
             os.close(fd)
         if answer is not None:
-            sock.send(json.dumps(answer).encode())
+            sock.send(json.dumps(answer).encode(), NO_SIGPIPE)
 
 
 def _fork(
@@ -142,7 +143,7 @@ def _fork(
     def between() -> NoReturn:
         pid = os.fork()
         if pid:
-            os.write(write, b"%d" % pid)
+            without_sigpipe(os.write, write, b"%d" % pid)
             os._exit(0)
         for fd in (read, write, let_go):
             os.close(fd)
@@ -162,9 +163,8 @@ def _fork(
         os.close(pidfd)
         if not found:
             raise OSError(errno.EAGAIN, "the process in between could not fork")
-        os.write(
-            let_go, b"!"
-        )  # its parent has gone, so it has the master for one: see die_with_parent
+        # Its parent has gone, so it has the master for one: see die_with_parent.
+        without_sigpipe(os.write, let_go, b"!")
         return int(found)
     finally:
         for fd in (read, write, go, let_go):

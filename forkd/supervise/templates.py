@@ -22,6 +22,7 @@ from forkd.supervise.template import MOST, Birth, main
 from forkd.supervise.worker import STACKS
 from forkd.system import process
 from forkd.system.loop import Loop
+from forkd.system.passing import send
 
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that
 #: does not answer for that long, seconds, is stopped or starved by threads of the application.
@@ -76,7 +77,7 @@ class _Template:
         """Have a child forked. Raises OSError."""
         self._sock.settimeout(_PATIENCE)
         try:
-            socket.send_fds(self._sock, [json.dumps([slot, number]).encode()], fds)
+            send(self._sock, json.dumps([slot, number]).encode(), fds)
             found = json.loads(self._sock.recv(MOST) or _ENDED)
             if type(found) is list and len(found) == 1 and type(found[0]) is int:
                 raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
@@ -97,7 +98,7 @@ class _Template:
         """Have it give its children the listening socket that the master has by that number now."""
         try:
             self._sock.setblocking(False)
-            socket.send_fds(self._sock, [json.dumps(number).encode()], [number])
+            send(self._sock, json.dumps(number).encode(), [number])
         except OSError:
             pass  # it has ended, or does not answer, as the next fork will find out
 

@@ -34,6 +34,7 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
+from forkd.sigpipe import without_sigpipe
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
     Channel,
@@ -430,5 +431,5 @@ def leave(code: int) -> NoReturn:
         pass  # it is leaving: nobody is there to be told
     for file in (sys.stdout, sys.stderr):
         with contextlib.suppress(BaseException):  # what the application has put there may have no flush
-            file.flush()
+            without_sigpipe(file.flush)
     os._exit(code)

@@ -33,7 +33,7 @@ def send_socket(queue: socket.socket, passed: Passed) -> bool:
     other end. The caller still has its own copy to close."""
     sock, (host, port), accepted_ns = passed
     try:
-        socket.send_fds(queue, [f"{accepted_ns} {port} {host}".encode()], [sock.fileno()])
+        send(queue, f"{accepted_ns} {port} {host}".encode(), [sock.fileno()])
     except OSError as error:
         # ETOOMANYREFS: as many descriptors as RLIMIT_NOFILE allows are under way (unix(7)).
         if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
@@ -54,6 +54,13 @@ def receive_socket(queue: socket.socket) -> Passed:
         raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; a connection is lost")
     accepted_ns, port, host = data.decode().split(" ", 2)
     return socket.socket(fileno=fds[0]), (host, int(port)), int(accepted_ns)
+
+
+def send(sock: socket.socket, data: bytes, fds: list[int]) -> None:
+    """One datagram, and descriptors with it: socket.send_fds drops its flags (CPython 3.11), and
+    SIGPIPE would end the process (sigpipe.py)."""
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([data], passed, socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
