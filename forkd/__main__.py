@@ -1,9 +1,13 @@
 """`python -m forkd` is the command `forkd`."""
 
+import os
 import sys
+from contextlib import suppress
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # the current directory, which may be the application's: see interpreter.py
+    with suppress(FileNotFoundError):  # where it has been removed, it is not there
+        if sys.path[0] == os.getcwd():
+            del sys.path[0]  # the current directory, which may be the application's: see interpreter.py
 
 from forkd.cli import main
 

@@ -183,12 +183,12 @@ def _restart(args: argparse.Namespace) -> int:
                     "(systemctl restart)"
                 )
             sources = Sources(**running_with["sources"])
-            # Before anything is stopped: a broken file must not end a running service.
             config = sources.load(registry.RULES)
+        # Before anything is stopped: a broken file, or a directory that is gone, ends no running service.
+        launch.require(config)
         _stop_and_wait(pid)
     except NotRunning:
         pass
-    os.chdir(sources.cwd)
     return launch.start(sources, config)
 
 

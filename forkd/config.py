@@ -70,11 +70,11 @@ class Config:
         kinds.Path(),
         None,
         section="application",
-        reloadable=False,
         metavar="DIR",
         unset="the directory forkd is started in",
         example="/srv/project",
-        help="directory to change to before the application is loaded",
+        help="directory to change to before the application is loaded: the one that has the name at a start, "
+        "and at each reload",
     )
 
     preload: bool = option(
@@ -543,11 +543,15 @@ def default_runtime_dir(euid: int, environ: Mapping[str, str]) -> str:
     return f"{user_dir}/forkd" if user_dir.startswith("/") else f"/tmp/forkd-{euid}"
 
 
-def resolve_paths(config: Config, runtime_dir: str) -> Config:
-    """`config` with pid file and control socket filled in, each beside the other when given."""
+def resolve_paths(config: Config, runtime_dir: str, cwd: str) -> Config:
+    """`config` with the directory filled in, and pid file and control socket, each beside the other when
+    given."""
     pidfile, control = config.pidfile, config.control
     stem = _stem(pidfile or control or f"{runtime_dir}/{config.name}.pid")
-    return replace(config, pidfile=pidfile or f"{stem}.pid", control=control or f"{stem}.sock")
+    return replace(
+        config, pidfile=pidfile or f"{stem}.pid", control=control or f"{stem}.sock",
+        chdir=cwd if config.chdir is None else config.chdir,
+    )  # fmt: skip
 
 
 def _stem(path: str) -> str:

@@ -261,7 +261,14 @@ class Path(Kind[str]):
     allowed = "a path"
 
     def read(self, raw: object, base: str) -> str:
-        return os.path.normpath(os.path.join(base, self.text(raw)))
+        """`base` may have a link for its last part, which ".." must not take away unread: so it does not in a
+        shell's arguments. Empty: there is no such directory any more."""
+        path = os.path.normpath(self.text(raw))
+        if not base and not os.path.isabs(path):
+            raise ValueError("a relative path, and the current directory has been removed")
+        if path.split("/")[0] == "..":
+            base = os.path.realpath(base)
+        return os.path.normpath(os.path.join(base, path))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,7 +74,8 @@ class Sources:
     """Where the configuration comes from, as of the start: enough to read it again on SIGHUP.
 
     `flags` maps the attributes of the options given as flags to their text. `cwd` and
-    `runtime_dir` are remembered because the master changes directory and may change user.
+    `runtime_dir` are remembered because the master changes directory and may change user. `cwd` is a name,
+    which may lead somewhere else by the next time; empty: there was no such directory any more.
     Everything in it is plain data, so that it can be handed to a new binary as JSON.
     """
 
@@ -91,7 +93,8 @@ class Sources:
         ConfigError for a file that was found and is not to be read. `locating`: for `locate` alone, which
         can do without such a file where somebody has named the pid file."""
         told = locating and ("pidfile" in args or bool(environ.get("FORKD_PIDFILE")))
-        path = args.config or environ.get("FORKD_CONFIG") or _discover(needed=not told)
+        cwd = _current_directory(environ)
+        path = args.config or environ.get("FORKD_CONFIG") or _discover(cwd, needed=not told)
         return cls(
             flags={name: value for name, value in vars(args).items() if name in _BY_ATTR},
             environ={
@@ -99,7 +102,8 @@ class Sources:
                 for name, value in environ.items()
                 if name.startswith("FORKD_") or name == _OF_PLATFORM
             },
-            path=None if path is None else os.path.abspath(path),
+            path=None if path is None else _absolute(path, cwd),
+            cwd=cwd,
             runtime_dir=default_runtime_dir(os.geteuid(), environ),
         )
 
@@ -154,7 +158,9 @@ class Sources:
                 hint = spelling.of_value(item.row.name, item.raw)
                 words = f"{error}; {hint}" if hint else str(error)
                 problems.append(Problem(item.row.name, show(item.raw), words, item.where))
-        config = resolve_paths(replace(Config(), **values, origins=origins), self.runtime_dir)
+        config = resolve_paths(
+            replace(Config(), **values, origins=origins), self.runtime_dir, self.cwd
+        )
         if wanted != set(_BY_ATTR):
             problems = [p for p in problems if p.key.replace("-", "_") in wanted]
         else:
@@ -173,10 +179,32 @@ def is_named(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
     return bool(args.config or environ.get("FORKD_CONFIG"))
 
 
-def _discover(needed: bool) -> str | None:
+def _current_directory(environ: Mapping[str, str]) -> str:
+    """By the name that it was gone to by, which has links in it, where a shell has said that in PWD
+    (environ(7)); empty if it has been removed."""
+    try:
+        found = os.getcwd()
+    except FileNotFoundError:
+        return ""
+    named = environ.get("PWD", "")
+    with suppress(OSError):
+        if named.startswith("/") and os.path.samefile(named, "."):
+            return named
+    return found
+
+
+def _absolute(path: str, cwd: str) -> str:
+    try:
+        return kinds.Path().read(path, cwd)
+    except ValueError as error:
+        where = "flag --config, or environment FORKD_CONFIG"
+        raise ConfigError([Problem("config", path, str(error), where)]) from error
+
+
+def _discover(cwd: str, needed: bool) -> str | None:
     """Nobody has vouched for it by naming it, so that nobody else than root and this user may write it."""
-    path = os.path.join(os.getcwd(), DISCOVERED)
-    if not os.path.lexists(path):
+    path = os.path.join(cwd, DISCOVERED)
+    if not cwd or not os.path.lexists(path):
         return None
     others = writers.by_others(path)
     if others is not None and not needed:

@@ -66,8 +66,14 @@ def _usual(module: types.ModuleType, spec: str) -> Any:
 
 def import_module(name: str, what: str) -> types.ModuleType:
     """Import the module of `what`. Raises AppError with the traceback of what went wrong."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: apps lie where forkd is started
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise AppError(
+            f"{what}: the working directory has been removed; a reload goes to the one that has its name now"
+        ) from None
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does: apps lie where forkd is started
     try:
         return importlib.import_module(name)
     except BaseException as error:

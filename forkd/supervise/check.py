@@ -14,19 +14,18 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from typing import NoReturn
 
 from forkd.app.hooks import Hooks
 from forkd.config import Config
-from forkd.errors import AppError, CheckError, ForkdError, StartError, SystemCallError
+from forkd.errors import AppError, CheckError, ForkdError, StartError
 from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
-from forkd.supervise.generation import permissions_of
+from forkd.supervise.generation import open_directory, permissions_of
 from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.supervise.probe import probe
 from forkd.system import process
@@ -52,8 +51,7 @@ def check(sources: Sources, config: Config) -> str:
     name = flavour = ""
     try:
         identity = process.identity(config.user, config.group)
-        if config.chdir is not None:
-            _try("chdir", config.chdir, lambda: os.chdir(str(config.chdir)))
+        os.fchdir(open_directory(config))
         permissions_of(config)
         log = Log(config.log_level, config.log_format, "check")
         exposure.warn(log, sources.path, config, identity)
@@ -168,10 +166,3 @@ def _load(config: Config) -> tuple[str, str]:
     if why is not None:
         raise AppError(why)
     return interface.name, flavour
-
-
-def _try(call: str, target: str, action: Callable[[], None]) -> None:
-    try:
-        action()
-    except OSError as error:
-        raise SystemCallError(call, target, error) from error

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from forkd.app.hooks import Hooks, Place
-from forkd.errors import ForkdError
+from forkd.errors import ForkdError, StartError
 from forkd.log import Log
 from forkd.supervise import plan, worker
 from forkd.supervise.generation import Generation
@@ -72,9 +72,11 @@ class Errands:
             self._nursery.forgetting(keep=set()),
         )
         try:
+            generation.enter()
             errand = Errand(hook, *process.fork(main), then)
-        except OSError as error:
-            master.log.error(f"hook {hook} is left out: {process.why_no_fork(error)}")
+        except (OSError, StartError) as error:
+            why = process.why_no_fork(error) if isinstance(error, OSError) else error
+            master.log.error(f"hook {hook} is left out: {why}")
             then()
             return
         self._running[errand.pid] = errand

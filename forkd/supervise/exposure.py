@@ -65,7 +65,7 @@ def _trusted(path: str | None, config: Config) -> Iterator[tuple[Iterable[str], 
         )
     if config.hooks is not None:
         yield (
-            _module_files(config.hooks),
+            _module_files(config.hooks, config.chdir or os.getcwd()),
             "the hooks of the daemon are run from there (with the workers' ids, not root's)",
         )
 
@@ -93,9 +93,9 @@ def _mapped() -> list[str]:
     return sorted(path for path in paths if path.startswith("/"))
 
 
-def _module_files(name: str) -> list[str]:
+def _module_files(name: str, directory: str) -> list[str]:
     """The module's file, found as the import system would, without an import."""
-    for base in (os.getcwd(), *sys.path):
+    for base in (directory, *sys.path):
         path = os.path.join(base, *name.split("."))
         for file in (os.path.join(path, "__init__.py"), f"{path}.py"):
             if os.path.exists(file):

@@ -6,12 +6,13 @@ objects: their sockets, and what waits in their queues, pass from one to the nex
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass, field
 
 from forkd.address import Address
 from forkd.config import Config
-from forkd.errors import BindError, StartError
+from forkd.errors import BindError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
@@ -41,6 +42,7 @@ class Generation:
     flavour: str = ""  # of the interface
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
+    directory: int = -1  # an open file: where its children begin, whatever has that name by then
     access: Access = field(default_factory=Access)  # to the pages of the admin endpoint
 
     @classmethod
@@ -51,6 +53,7 @@ class Generation:
         """Bind what is new, take over what is known. Raises BindError or StartError, leaving nothing
         behind."""
         access = Access.of(config)
+        directory = open_directory(config)
         copies = config.workers.max if config.accept == "reuseport" else 0
         permissions = permissions_of(config)
         spare = list(known)
@@ -73,6 +76,7 @@ class Generation:
         except BaseException as error:
             for listener in made:
                 listener.close()
+            os.close(directory)
             if isinstance(error, OSError):
                 raise StartError(f"no room for a generation: {error.strerror}") from error
             raise
@@ -88,6 +92,7 @@ class Generation:
             dispatched,
             queue,
             access=access,
+            directory=directory,
         )
 
     @property
@@ -95,6 +100,13 @@ class Generation:
         """Children that must have been ready before it may serve: one also where none is wanted, or
         nobody would know that the application can be loaded."""
         return max(1, self.want)
+
+    def enter(self) -> None:
+        """Go to its directory, in the process that forks a child of it. Raises StartError."""
+        try:
+            os.fchdir(self.directory)
+        except OSError as error:  # EACCES: its mode was changed
+            raise StartError(str(SystemCallError("chdir", str(self.config.chdir), error))) from error
 
     def keep_size(self, old: Generation) -> None:
         """Have as many children as `old`, where the operator or the load have set the number."""
@@ -147,6 +159,21 @@ class Generation:
                 listener.close()
         for end in self.queue or ():
             end.close()
+        os.close(self.directory)
+
+
+def open_directory(config: Config) -> int:
+    """The directory that the application is loaded from: that which has the name now, which a deploy may have
+    given to another one. For fchdir(2). Raises StartError."""
+    path = config.chdir
+    if not path:
+        raise StartError(
+            "the directory that forkd was started in has been removed; start it elsewhere, or with --chdir"
+        )
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartError(str(SystemCallError("chdir", path, error))) from error
 
 
 def permissions_of(config: Config) -> Permissions:

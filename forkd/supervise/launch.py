@@ -25,11 +25,13 @@ from forkd.config import Config
 from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.logger.destinations import Standard, capture
+from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.output import complain, say
 from forkd.sources import Sources, is_ours
 from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
+from forkd.supervise.generation import open_directory, permissions_of
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile
 from forkd.supervise.upgrade import Inheritance
@@ -184,6 +186,15 @@ def start(sources: Sources, config: Config) -> int:
     return _await(read)
 
 
+def require(config: Config) -> None:
+    """What a start needs besides what the running daemon holds, and the application. Raises ForkdError."""
+    error_log_of(config)
+    os.close(open_directory(config))
+    process.identity(config.user, config.group)
+    permissions_of(config)
+    Access.of(config)
+
+
 def error_log_of(config: Config) -> str | None:
     """The file that descriptors 1 and 2 lead to; None: as they are. Raises StartError."""
     if config.foreground:
@@ -242,7 +253,7 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
             detach_process=True,
             signal_map={},
             umask=launch.config.umask,
-            working_directory=os.getcwd(),
+            working_directory="/",
             files_preserve=[*keep, *standard.pipes.values(), *_descriptors(launch.stored)],
             prevent_core=False,
             pidfile=None,
@@ -276,11 +287,6 @@ def _serve(sources: Sources, launch: Launch) -> int:
         _make_directories(launch)
         set_title("master", config.name)
         os.umask(config.umask)
-        if config.chdir is not None:
-            try:
-                os.chdir(config.chdir)
-            except OSError as error:
-                raise SystemCallError("chdir", config.chdir, error) from error
         for name in filter(is_ours, list(os.environ)):
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()

@@ -122,6 +122,7 @@ class Master:
             heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
             known=heir.listeners if heir else launch.stored,
         )  # fmt: skip
+        self.generation.enter()
         self.logs.open(self.generation.number, config)
         self.generation.warn(self.log)
         for listener in launch.stored:

@@ -91,6 +91,7 @@ class Nursery:
     def fork(self, generation: Generation, admin: str | None) -> Child | None:
         """Fork one child of `generation`; None when its template has not loaded the application yet.
         Raises StartError when the machine has no room or no slot is free, leaving nothing behind."""
+        generation.enter()
         make: templates.Fork | None = None
         if generation.config.preload and generation.config.app is not None:
             make = self.templates.get(self._template_birth(generation, admin))
@@ -132,6 +133,7 @@ class Nursery:
         others = list(self.children)
         ends = [end for known in self._generations() for end in known.queue or ()]
         listening = [sock for known in self._generations() for sock in known.all_sockets()]
+        directories = [known.directory for known in self._generations()]
 
         def forget() -> None:
             for other in others:
@@ -139,6 +141,8 @@ class Nursery:
             for sock in [*listening, *ends]:
                 if sock not in keep:
                     sock.close()
+            for directory in directories:
+                os.close(directory)
             for call in self.forget:
                 call()
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from forkd import interpreter
 from forkd.address import Address
-from forkd.errors import ForkdError
+from forkd.errors import ForkdError, SystemCallError
 from forkd.logger.destinations import Standard
 from forkd.sources import Sources
 from forkd.supervise.control import Request
@@ -137,7 +137,7 @@ class Upgrade:
 
         def execute() -> NoReturn:
             assert master.launch.standard is not None
-            _execute(handed, master.sources.cwd, master.launch.standard)
+            _execute(handed, master.launch.standard)
 
         try:
             self.pid, self._pidfd = process.fork_away(execute)
@@ -265,16 +265,20 @@ class Succession:
             self._link.close()
 
 
-def _execute(handed: dict[str, Any], cwd: str, standard: Standard) -> NoReturn:
+def _execute(handed: dict[str, Any], standard: Standard) -> NoReturn:
     """In the forked process: become the new program."""
     fds = [fd for item in handed["listeners"] for fd in item["fds"]]
     fds += [handed["control"], handed["pidfile"], handed["link"]]
     fds += [fd for fd in (handed["admin"], handed["health"]) if fd is not None]
     for fd in fds:
         os.set_inheritable(fd, True)
-    os.chdir(cwd)
     standard.hand_on()
     environ = {**os.environ, _VARIABLE: json.dumps(handed)}
     process.unblock()
     program = interpreter.command("start")
-    os.execve(program[0], program, environ)
+    try:
+        os.execve(program[0], program, environ)
+    except OSError as error:  # such as ENOENT: it was removed with the release that it was a part of
+        why = SystemCallError("execve", program[0], error)
+        Link(socket.socket(fileno=handed["link"])).send({"ok": False, "text": str(why)})
+        os._exit(1)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import json
 import re
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_defaults() -> None:
         for f in dataclasses.fields(Config)
         if getattr(empty, f.name) != getattr(config, f.name)
     }
-    assert differs == {"pidfile", "control"}
+    assert differs == {"pidfile", "control", "chdir"}
+    assert config.chdir == os.getcwd()
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -406,7 +408,7 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_resolve_paths(pidfile: str, control: str, expected: tuple[str, ...]) -> None:
-    config = resolve_paths(Config(name="n", pidfile=pidfile, control=control), "/r")
+    config = resolve_paths(Config(name="n", pidfile=pidfile, control=control), "/r", "/w")
     assert (config.pidfile, config.control, config.default_error_log) == expected
 
 
@@ -420,6 +422,22 @@ def test_the_runtime_directory() -> None:
 # -- reload and flags
 
 
+def test_the_current_directory_is_called_what_the_shell_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, current = tmp_path / "releases" / "r1", tmp_path / "current"
+    release.mkdir(parents=True)
+    current.symlink_to("releases/r1")
+    monkeypatch.chdir(current)
+    flags = ["--access-log", "a", "--error-log", "../b/../c"]
+    config = sources(*flags, environ={"PWD": str(current)}).load()
+    assert (config.chdir, config.access_log) == (str(current), f"{current}/a")
+    assert config.error_log == f"{tmp_path}/releases/c"  # as the kernel has it
+    for pwd in ("", "current", str(tmp_path), str(tmp_path / "none")):  # of another directory, or of none
+        config = sources(*flags, environ={"PWD": pwd}).load()
+        assert (config.chdir, config.access_log) == (str(release), f"{release}/a")
+
+
 def test_unreloadable() -> None:
     old = sources().load()
     new = sources(
@@ -429,7 +447,7 @@ def test_unreloadable() -> None:
     assert unreloadable(old, new) == ["name", "pidfile", "control", "umask"]
     assert unreloadable(old, old) == []
     assert {row.name for row in OPTIONS if not row.reloadable} == {
-        "name", "chdir", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
+        "name", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
         "admin", "health", "threads", "max-workers", "error-log",
     }  # fmt: skip
 
