@@ -24,6 +24,7 @@ from functools import lru_cache
 from math import inf
 from typing import Any
 
+from forkd import links
 from forkd.native import native as _native
 from forkd.sink import LineSink, RequestSink, Sink
 
@@ -41,15 +42,25 @@ _UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def open_log(path: str) -> int:
-    """Open a log file for appending; it is created 0640 and never a symbolic link's target."""
-    fd = os.open(path, _FLAGS, 0o640)
+    """Open a log file for appending; it is created 0640 and never a symbolic link's target, which may be a
+    device, though. Raises OSError."""
+    fd = _open(path, _FLAGS)
     os.set_blocking(fd, True)  # as the application expects of its stdout and stderr
     return fd
 
 
 def try_log(path: str) -> None:
     """Raises OSError where `open_log` would for a file that is there, and FileNotFoundError for none."""
-    os.close(os.open(path, _FLAGS & ~os.O_CREAT))
+    os.close(_open(path, _FLAGS & ~os.O_CREAT))
+
+
+def _open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o640)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    return links.open_target(path, flags)
 
 
 class Log:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from forkd import cpus
+from forkd import cpus, links
 from forkd.address import FORMS, Address
 
 __all__ = [
@@ -271,9 +271,13 @@ class Path(Kind[str]):
         return os.path.normpath(os.path.join(base, path))
 
 
+_STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
+
+
 @dataclass(frozen=True)
 class LogPath(Kind[str | None]):
-    """A file made absolute, "-" for the standard stream, and "none" (None) where `off` allows."""
+    """A file made absolute, "-" for the standard stream, also by a name that it has or that leads to it, and
+    "none" (None) where `off` allows."""
 
     off: bool
 
@@ -291,7 +295,13 @@ class LogPath(Kind[str | None]):
             if not self.off:
                 raise self.refuse()
             return None
-        return text if text == "-" else Path().read(text, base)
+        if text == "-":
+            return text
+        path = Path().read(text, base)
+        own, found = 1 if self.off else 2, links.stream(path)
+        if found not in (None, own):
+            raise ValueError(f"leads to {_STREAMS[found]}; write - for {_STREAMS[own]}, or name a file")
+        return path if found is None else "-"
 
 
 @dataclass(frozen=True)

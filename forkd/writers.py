@@ -20,25 +20,39 @@ def writable(path: str, may_write: MayWrite) -> str | None:
 
     Both ways there are asked: the name as it is written, and where its links lead to.
     """
-    for start in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
-        below: os.stat_result | None = None
-        step = start
-        while True:
-            try:
-                found = os.lstat(step)
-            except OSError:
-                found = None  # not there yet: who may write the directory above can make it
-            if found is not None and may_write(found, below):
-                return step
-            if step == "/":
-                break
-            step, below = os.path.dirname(step), found
-    return None
+    ways = dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))
+    return next(filter(None, (_on_the_way(way, may_write) for way in ways)), None)
+
+
+def _on_the_way(step: str, may_write: MayWrite) -> str | None:
+    below: os.stat_result | None = None
+    while True:
+        try:
+            found = os.lstat(step)
+        except OSError:
+            found = None  # not there yet: who may write the directory above can make it
+        if found is not None and may_write(found, below):
+            return step
+        if step == "/":
+            return None
+        step, below = os.path.dirname(step), found
 
 
 def by_others(path: str) -> str | None:
     """`path`, or the directory above it, that others than root and this user may write to. None also for
     what is no file and no link to one: /dev/null says nothing."""
+    return writable(path, _others()) if os.path.isfile(path) else None
+
+
+def of_link(path: str) -> str | None:
+    """The directory above a link in which others could have made it, or put another one in its place; None
+    when there is none."""
+    directory, name = os.path.split(path)
+    return _on_the_way(os.path.join(os.path.realpath(directory), name), _others())
+
+
+def _others() -> MayWrite:
+    """All but root and this user."""
     uid, gids = os.geteuid(), {0, os.getegid()} if os.geteuid() else {0}
 
     def may_write(found: os.stat_result, below: os.stat_result | None) -> bool:
@@ -52,4 +66,4 @@ def by_others(path: str) -> str | None:
         sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
         return not (sticky and below is not None and below.st_uid in (0, uid))
 
-    return writable(path, may_write) if os.path.isfile(path) else None
+    return may_write

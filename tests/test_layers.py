@@ -25,6 +25,7 @@ BASE = {
     "title",
     "writers",
     "interpreter",
+    "links",
     "__init__",
 }
 

@@ -74,7 +74,8 @@ def probe(sources: Sources, config: Config) -> Findings:
             if directory not in made or os.path.lexists(directory):  # else a start makes it
                 found.attempt(lambda kind=kind, path=path: try_directory(kind, path))  # type: ignore[misc]
         except OSError as error:
-            found.problems.append(str(SystemCallError(kind, path, error)))
+            why = f": {error.strerror}" if error.errno == errno.ELOOP else ""
+            found.problems.append(f"{SystemCallError(kind, path, error)}{why}")
     return found
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
-import os
 import json
+import os
 import re
 from pathlib import Path
 

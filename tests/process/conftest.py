@@ -202,9 +202,9 @@ class Service:
         with open(self.error_log, "ab") as log:
             self.foreground = subprocess.Popen(
                 command, cwd=self.dir, env=self.environ, text=True,
-                stdin=subprocess.DEVNULL, stdout=log, **{"stderr": log, **options},
+                stdin=subprocess.DEVNULL, **{"stdout": log, "stderr": log, **options},
             )  # fmt: skip
-        until(lambda: self.foreground.poll() is not None or " serves " in self.log(), "serving")
+        until(lambda: self.foreground.poll() is not None or " serves " in self.log(), "serving", 30)
         assert self.foreground.poll() is None, self.log()
         return self.foreground
 

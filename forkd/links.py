@@ -1,0 +1,62 @@
+"""Symbolic links in the place of a log file: which lead to a stream that forkd was started with, and which
+are followed.
+
+Images of containers have them (access.log -> /dev/stdout), and so have operators. But who can make one where
+root writes has root write to any file. So a link is followed to a device, a pipe or a terminal alone, and
+only where nobody else could have made it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+
+from forkd import writers
+
+_STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<pid>[0-9]+)))/fd/(?P<fd>[012])")
+_NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+_MOST = 40  # links, as in path_resolution(7)
+
+
+def stream(path: str) -> int | None:
+    """Descriptor 0, 1 or 2, if the path leads to that of this process by its name, as /dev/stdout does. In
+    another process, such as the logger, the same name is another file."""
+    for _ in range(_MOST):
+        if path in _NAMED:
+            return _NAMED[path]
+        found = _STREAM.fullmatch(path)
+        if found is not None and found["pid"] in (None, str(os.getpid())):
+            return int(found["fd"])
+        try:
+            path = _target(path)
+        except OSError:  # it is no link
+            return None
+    return None
+
+
+def open_target(path: str, flags: int) -> int:
+    """Open what the link leads to. Raises OSError, with ELOOP and the reason if it is not followed."""
+    step = path
+    for _ in range(_MOST):
+        try:
+            target = _target(step)
+        except OSError:
+            break
+        if writers.of_link(step) is not None:
+            raise OSError(errno.ELOOP, "a symbolic link that others could have made is not followed")
+        step = target
+    try:
+        fd = os.open(path, flags & ~(os.O_NOFOLLOW | os.O_CREAT))
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    except FileNotFoundError:
+        pass
+    raise OSError(errno.ELOOP, "a symbolic link to a file is not followed; name the file itself")
+
+
+def _target(path: str) -> str:
+    """Raises OSError where that is no link."""
+    return os.path.join(os.path.dirname(path), os.readlink(path))
