@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import sys
 import traceback
 from contextlib import suppress
@@ -22,7 +21,7 @@ from daemon.daemon import DaemonProcessDetachError
 from forkd import __version__
 from forkd.address import Address, page_at
 from forkd.config import Config
-from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
+from forkd.errors import AlreadyRunning, ForkdError, StartError
 from forkd.log import Log
 from forkd.logger.destinations import Standard, capture
 from forkd.metrics.access import Access
@@ -33,7 +32,7 @@ from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.generation import open_directory, permissions_of
 from forkd.supervise.notify import Manager
-from forkd.supervise.pidfile import Pidfile
+from forkd.supervise.pidfile import Pidfile, make_directory
 from forkd.supervise.upgrade import Inheritance
 from forkd.system import process
 from forkd.system.sockets import Listener
@@ -316,23 +315,7 @@ def _descriptors(listeners: list[Listener]) -> list[int]:
 def _make_directories(launch: Launch) -> None:
     """The default directory of the pid file and the control socket."""
     for path in (launch.config.pidfile, launch.config.control):
-        directory = os.path.dirname(path)
-        try:
-            os.makedirs(directory, mode=0o755, exist_ok=True)
-            require_ours(directory)
-        except OSError as error:
-            raise SystemCallError("mkdir", directory, error) from error
-
-
-def require_ours(directory: str) -> None:
-    """Under /tmp somebody else might have made the default directory. Raises StartError, OSError."""
-    found = os.lstat(directory)
-    if (
-        stat.S_ISDIR(found.st_mode)
-        and directory.startswith("/tmp/forkd-")
-        and found.st_uid != os.geteuid()
-    ):
-        raise StartError(f"{directory} belongs to uid {found.st_uid}; choose another --pidfile")
+        make_directory(os.path.dirname(path))
 
 
 def _url(name: str, interface: str) -> str:

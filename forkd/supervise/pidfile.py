@@ -72,6 +72,17 @@ class Pidfile:
         except OSError as error:
             raise SystemCallError("write", self.path, error) from error
 
+    def restore(self) -> bool:
+        """Make the file again if it was removed or replaced: there are programs that clean /tmp up. Returns
+        whether it was. Raises StartError, SystemCallError."""
+        if _same(self.fd, self.path):
+            return False
+        make_directory(os.path.dirname(self.path))
+        made = Pidfile.acquire(self.path)
+        os.dup2(made.fd, self.fd, inheritable=False)
+        os.close(made.fd)
+        return True
+
     def remove(self) -> None:
         """At the end; after a handover the file names somebody else, and stays."""
         if _content(self.fd) == os.getpid() and _same(self.fd, self.path):
@@ -80,8 +91,38 @@ class Pidfile:
         os.close(self.fd)
 
 
+def make_directory(directory: str) -> None:
+    """That of the pid file or the control socket, if it is not there. Raises StartError, SystemCallError."""
+    require_ours(directory)  # or there would be no reason given
+    try:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise SystemCallError("mkdir", directory, error) from error
+    require_ours(directory)  # somebody may have been faster
+
+
+def require_ours(directory: str, or_root: bool = False) -> None:
+    """Somebody else might have made the default directory in /tmp, or a link there: who has it says which
+    process a verb signals, and what a restart runs. `or_root`: root may name another user's. Raises
+    StartError."""
+    if not directory.startswith("/tmp/forkd-"):
+        return
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return  # it is not there
+    remedy = "remove it, or choose another --pidfile"
+    if not stat.S_ISDIR(found.st_mode):
+        raise StartError(f"{directory} is a link or a file, and no directory; {remedy}")
+    if found.st_uid != os.geteuid() and not (or_root and os.geteuid() == 0):
+        raise StartError(f"{directory} belongs to uid {found.st_uid}; {remedy}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StartError(f"{directory} can be written by others; {remedy}")
+
+
 def running(path: str) -> int:
-    """The pid of the master that holds the file. Raises NotRunning."""
+    """The pid of the master that holds the file. Raises NotRunning, StartError."""
+    require_ours(os.path.dirname(path), or_root=True)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from forkd.models import registry
 from forkd.sources import Sources
 from forkd.supervise import launch
 from forkd.supervise.control import ANOTHER_CONTROL, ask
-from forkd.supervise.pidfile import require_file, running
+from forkd.supervise.pidfile import require_file, require_ours, running
 from forkd.system.attempts import clash, try_directory, try_listen
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import tcp_holders
@@ -186,7 +186,7 @@ def _try(address: Address, copies: int, daemon: _Running, found: Findings, who: 
 
 def _pidfile(path: str) -> None:
     """Raises SystemCallError, BindError or StartError where a start could not write it."""
-    launch.require_ours(_made_in(path))
+    require_ours(_made_in(path))
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def _pidfile(path: str) -> None:
 
 
 def _control(config: Config) -> None:
-    launch.require_ours(_made_in(config.control))
+    require_ours(_made_in(config.control))
     require_free(config.control, f"control {config.control}", ANOTHER_CONTROL)
     try:
         try_directory("bind", os.path.join(_made_in(config.control), os.path.basename(config.control)))

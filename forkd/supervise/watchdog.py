@@ -12,6 +12,7 @@ from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
 from forkd.config import Config
+from forkd.errors import ForkdError
 from forkd.log import escape
 from forkd.models import registry
 from forkd.supervise import plan, scaling
@@ -42,6 +43,7 @@ class Watchdog:
         self._master = master
         self._demand = scaling.Demand()
         self._rss_due = 0.0
+        self._no_pidfile = ""  # why there is none, as it was said
 
     def tick(self) -> None:
         config = self._master.generation.config
@@ -54,6 +56,7 @@ class Watchdog:
             self._weigh(config.max_rss)
         self._master.doorbell.forgive()
         self._master.listening.look()
+        self._keep_pidfile()
         self._master.leadership.measure()
         self._thin_out()
         self._master.log.sink.retry()
@@ -65,6 +68,24 @@ class Watchdog:
     def restless(self) -> None:
         """The service was just too small: count its calm anew."""
         self._demand = scaling.Demand()
+
+    def _keep_pidfile(self) -> None:
+        """Without it no verb finds the daemon, and another one of its name starts. Whoever has removed it has
+        hardly left the control socket."""
+        master = self._master
+        if master.launch.pidfile is None or not master.owns or master.handed_over:
+            return
+        why = ""
+        try:
+            if master.launch.pidfile.restore():
+                path = master.launch.pidfile.path
+                master.log.warning(f"pid file {path}: it had been removed or replaced; made again")
+                master.listening.restore_control()
+        except ForkdError as error:
+            why = f"the pid file was removed or replaced, and cannot be made again: {error}"
+            if why != self._no_pidfile:
+                master.log.error(why)
+        self._no_pidfile = why
 
     # ---- stuck ----------------------------------------------------------------------------
 
