@@ -196,7 +196,7 @@ def _reload(args: argparse.Namespace) -> int:
     """Waits until the reload has ended, however long the application takes to import."""
     config = _locate(args)
     running(config.pidfile)
-    reply = ask(config.control, "reload", seconds=None)
+    reply = ask(config.control, "reload", seconds=None, late=_say_late)
     say(f"generation {reply['generation']} serves", done="the reload is done")
     if reply["restart"]:
         complain(f"changed, but need a restart: {', '.join(reply['restart'])}")
@@ -209,9 +209,15 @@ def _upgrade(args: argparse.Namespace) -> int:
     """Waits until the new master serves, or has failed."""
     config = _locate(args)
     running(config.pidfile)
-    reply = ask(config.control, "upgrade", seconds=None)
+    reply = ask(config.control, "upgrade", seconds=None, late=_say_late)
     say(f"master {reply['pid']} serves", done="the upgrade is done")
     return 0
+
+
+def _say_late() -> None:
+    """A reload or an upgrade takes long. It goes on without this command."""
+    text = "the new workers are not ready yet; waiting (forkd status tells more)"
+    complain(f"forkd: {text}")
 
 
 def _status(args: argparse.Namespace) -> int:

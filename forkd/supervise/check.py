@@ -23,10 +23,11 @@ from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
+from forkd.output import complain
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
 from forkd.supervise.generation import open_directory, permissions_of
-from forkd.supervise.lateness import LAST_WORDS, not_booted
+from forkd.supervise.lateness import ANNOUNCE_SECONDS, LAST_WORDS, loading, not_booted
 from forkd.supervise.probe import probe
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard
@@ -115,7 +116,7 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tu
     finally:
         os.close(write)
     with os.fdopen(stacks), os.fdopen(read, "rb", buffering=0) as pipe:
-        late = _late(read, pid, pidfd, stacks, config.boot_timeout)
+        late = _late(read, pid, pidfd, stacks, config)
         text = b"" if late else _answer(pipe, pidfd)
     if text and not select.select([pidfd], [], [], _LEAVE_SECONDS)[0]:
         process.send_signal(pidfd, signal.SIGKILL)  # a thread of the application's goes on
@@ -146,11 +147,17 @@ def _answer(pipe: io.FileIO, pidfd: int) -> bytes:
     return text
 
 
-def _late(read: int, pid: int, pidfd: int, stacks: int, seconds: float) -> str:
+def _late(read: int, pid: int, pidfd: int, stacks: int, config: Config) -> str:
     """Wait for the answer of the process that imports. What is to be said of one that has none in time,
     and is killed then; nothing of one that has."""
-    if select.select([read, pidfd], [], [], seconds or None)[0]:
+    seconds = config.boot_timeout
+    first = min(ANNOUNCE_SECONDS, seconds or ANNOUNCE_SECONDS)
+    if select.select([read, pidfd], [], [], first)[0]:
         return ""
+    if first != seconds:
+        complain(f"forkd: {loading(config, [pid])}")
+        if select.select([read, pidfd], [], [], seconds - first if seconds else None)[0]:
+            return ""
     process.send_signal(pidfd, worker.STACKS)
     select.select([pidfd], [], [], LAST_WORDS)
     where = os.pread(stacks, 1 << 16, 0).decode("utf-8", "replace").strip() or process.state(pid)

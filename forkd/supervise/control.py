@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from forkd.errors import BindError, ForkdError, NotRunning, SystemCallError
+from forkd.supervise.lateness import ANNOUNCE_SECONDS
 from forkd.system.loop import Loop
 from forkd.system.places import BACKLOG, Client, Places
 from forkd.system.socket_files import NO_FILE, PRIVATE, bind, inode, make_way
@@ -162,8 +164,15 @@ def _may_ask(sock: socket.socket) -> bool:
     return uid in (0, os.geteuid())
 
 
-def ask(path: str, verb: str, seconds: float | None = 10.0, **arguments: Any) -> Reply:
-    """The command line's side: send a request, wait up to `seconds` for the answer.
+def ask(
+    path: str,
+    verb: str,
+    seconds: float | None = 10.0,
+    late: Callable[[], None] | None = None,
+    **arguments: Any,
+) -> Reply:
+    """The command line's side: send a request, wait up to `seconds` for the answer. `late` is called once,
+    where it takes longer than ANNOUNCE_SECONDS.
 
     Raises NotRunning when nobody listens, ForkdError with the master's words when it refuses.
     """
@@ -173,6 +182,8 @@ def ask(path: str, verb: str, seconds: float | None = 10.0, **arguments: Any) ->
             sock.settimeout(seconds)
             sock.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
             data = b""
+            if late is not None and not select.select([sock], [], [], ANNOUNCE_SECONDS)[0]:
+                late()
             while not data.endswith(b"\n"):
                 more = sock.recv(65536)
                 if not more:

@@ -53,6 +53,11 @@ class Errands:
     def busy(self) -> bool:
         return bool(self._running)
 
+    def describe(self) -> str:
+        """What runs, in a sentence; empty when nothing does."""
+        running = [f"{errand} is still running" for errand in self._running.values()]
+        return running[0] if running else ""
+
     def pids(self) -> list[int]:
         return list(self._running)
 

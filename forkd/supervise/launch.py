@@ -1,19 +1,24 @@
 """Starting: in the foreground, or detached with the result reported to the command that asked.
 
 `forkd start` detaches and returns only once the service answers or has failed. The command forks;
-the new process detaches (python-daemon's part) and becomes the master; a pipe carries one line of
-JSON back: ready, or the error. The pipe's end without a line means that the master died.
+the new process detaches (python-daemon's part) and becomes the master. Over a socketpair it says, in
+lines of JSON, what takes long, and in the last one that it serves, or the error; its end without such a
+line means that the master died. Before that, the end of the command's side means that nobody waits any
+more (Ctrl-C): the master ends.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from daemon import DaemonContext
 from daemon.daemon import DaemonProcessDetachError
@@ -31,6 +36,7 @@ from forkd.sources import Sources, is_ours
 from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.generation import open_directory, permissions_of
+from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile, make_directory
 from forkd.supervise.upgrade import Inheritance
@@ -49,7 +55,7 @@ class Launch:
     config: Config
     binds: tuple[Address, ...]
     activated: tuple[Address, ...]
-    pipe: int | None = None  # to the command that waits; None in the foreground
+    waiter: int | None = None  # socket to the command that waits; None in the foreground
     error_log: str | None = None  # path that descriptors 1 and 2 go to; None: as inherited
     pidfile: Pidfile | None = field(default=None)
     inheritance: Inheritance | None = None  # from the master that this one replaces
@@ -99,8 +105,34 @@ class Launch:
             master.log.warning(line)
             lines.append(f"warning: {line}")
         self.leave_terminal()
+        if self.waiter is not None:
+            master.loop.unwatch(self.waiter)
         # Whoever waits may look there at once.
         master.logs.sync(lambda: self._tell({"ok": True, "text": "\n".join(lines)}))
+
+    def begin(self, master: Master) -> None:
+        """From now on the master's loop runs: say what takes long, and end when nobody waits any more."""
+        late = partial(self._say_what_takes_long, master)
+        master.loop.timers.set("start", monotonic() + ANNOUNCE_SECONDS, late)
+        if self.waiter is not None:
+            master.loop.watch(self.waiter, partial(self._abandoned, master))
+
+    def _say_what_takes_long(self, master: Master) -> None:
+        if master.served or master.ending.begun:
+            return
+        text = master.errands.describe() or loading(
+            master.generation.config, [child.pid for child in master.children] + master.template_pids()
+        )
+        master.log.info(text)
+        if self.waiter is not None:
+            self._send({"text": f"{text}; Ctrl-C ends this start"})
+
+    def _abandoned(self, master: Master) -> None:
+        assert self.waiter is not None
+        master.loop.unwatch(self.waiter)
+        if not master.served:
+            master.log.info("the command that started this service does not wait for it any more")
+            master.ending.stop()
 
     def name_us(self) -> None:
         """In the pid file, which may name the master before. Raises SystemCallError."""
@@ -116,7 +148,7 @@ class Launch:
         if self.terminal is not None:
             with suppress(OSError):
                 os.write(self.terminal, f"forkd: {error}\n".encode("utf-8", "backslashreplace"))
-        elif self.pipe is None:
+        elif self.waiter is None:
             complain(f"forkd: {error}")
         if self.standard is not None:
             self.standard.spill()
@@ -127,18 +159,19 @@ class Launch:
         self._tell({"ok": False, "text": "stopped before the service answered"})
 
     def _tell(self, answer: dict[str, Any]) -> None:
-        if self.pipe is not None:
-            try:
-                os.write(self.pipe, json.dumps(answer).encode() + b"\n")
-            except OSError:
-                pass  # the command was interrupted; the daemon goes on
-            if answer[
-                "ok"
-            ]:  # else it is closed by the end of this process, for which the command waits
-                os.close(self.pipe)
-                self.pipe = None
+        if self.waiter is not None:
+            self._send(answer)
+            if answer["ok"]:
+                # Else it is closed by the end of this process, for which the command waits.
+                os.close(self.waiter)
+                self.waiter = None
         if self.inheritance is not None:
             self.inheritance.link.send(answer)
+
+    def _send(self, word: dict[str, Any]) -> None:
+        assert self.waiter is not None
+        with suppress(OSError):  # the command has gone
+            os.write(self.waiter, json.dumps(word).encode() + b"\n")
 
     def leave_terminal(self) -> None:
         if self.terminal is not None:
@@ -150,8 +183,8 @@ class Launch:
         self.leave_terminal()
         if self.pidfile is not None:
             os.close(self.pidfile.fd)
-        if self.pipe is not None:
-            os.close(self.pipe)
+        if self.waiter is not None:
+            os.close(self.waiter)
         if self.inheritance is not None:
             self.inheritance.link.close()
 
@@ -170,7 +203,7 @@ def start(sources: Sources, config: Config) -> int:
         return _serve(sources, launch)
     for text in launch.warnings:
         complain(f"forkd: warning: {text}")
-    read, write = os.pipe()
+    ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
     try:
@@ -178,11 +211,12 @@ def start(sources: Sources, config: Config) -> int:
     except OSError as error:
         raise StartError(process.why_no_fork(error)) from error
     if pid == 0:
-        os.close(read)
-        launch.pipe = write
+        ours.close()
+        launch.waiter = theirs.detach()
         _detached(sources, launch)
-    os.close(write)
-    return _await(read)
+    theirs.close()
+    with ours:
+        return _await(ours)
 
 
 def require(config: Config) -> None:
@@ -221,30 +255,47 @@ def take_over(heir: Inheritance) -> int:
         return error.exit_code
 
 
-def _await(read: int) -> int:
-    """In the command: wait for the daemon's word."""
-    with os.fdopen(read, "rb") as pipe:
-        line = pipe.readline()
-        pipe.read()  # until nobody has the other end: the daemon serves, or has gone
+def _await(daemon: socket.socket) -> int:
+    """In the command: wait for the daemon's word. Returns the exit code."""
+    interrupted = False
+    with daemon.makefile("rb") as words:
+        try:
+            answer = _last_of(words)
+        except KeyboardInterrupt:
+            interrupted = True
+            daemon.shutdown(socket.SHUT_WR)  # it hears that nobody waits, and ends
+            answer = _last_of(words)
     os.wait()  # the process that detached; the daemon itself is init's
-    if not line:
-        complain("forkd: the daemon ended before it could say why; see the error log")
-        return 1
-    answer = json.loads(line)
-    if answer["ok"]:
+    if answer is not None and answer["ok"]:
         say(answer["text"], done="the service runs")
         return 0
-    complain(f"forkd: {answer['text']}")
+    if interrupted:
+        complain("forkd: interrupted; what this start had begun has ended")
+        return 130
+    text = "the daemon ended before it could say why; see the error log" if answer is None else answer["text"]
+    complain(f"forkd: {text}")
     return 1
+
+
+def _last_of(words: BinaryIO) -> dict[str, Any] | None:
+    """What the daemon says in the end, once it serves or has gone; None: nothing."""
+    last = None
+    for line in words:
+        word = json.loads(line)
+        if "ok" in word:
+            last = word
+        else:
+            complain(f"forkd: {word['text']}")
+    return last
 
 
 def _detached(sources: Sources, launch: Launch) -> NoReturn:
     """In the forked process: detach, serve, exit. Never returns to the command's code."""
     code = 1
     try:
-        assert launch.pipe is not None
+        assert launch.waiter is not None
         mine = (*launch.binds, launch.config.admin, launch.config.health)
-        keep = [launch.pipe, *(x.fd for x in mine if x is not None and x.kind == "fd")]
+        keep = [launch.waiter, *(x.fd for x in mine if x is not None and x.kind == "fd")]
         launch.standard = standard = capture(launch.error_log)
         _make_directories(launch)
         # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.

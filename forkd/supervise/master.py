@@ -150,6 +150,7 @@ class Master:
             self.logs.start()
             first = "on_starting" if self.launch.inheritance is None else "on_reload"
             self.errands.run(first, self.generation, lambda: None)
+            self.launch.begin(self)
             self._pursue()
             while self._exit_code is None:
                 self.loop.turn()

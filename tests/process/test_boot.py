@@ -236,6 +236,49 @@ def test_stop_during_a_hanging_start_works_at_once(service: Service, kind: str) 
     assert not alive(stuck)
 
 
+def test_what_takes_long_is_said_and_ctrl_c_ends_what_a_start_began(service: Service) -> None:
+    service.write_app(APP)
+    hang(service)
+    starting, checking = (command(service, verb, *service.flags("-w", "1")) for verb in ("start", "check"))
+    stuck = []
+    for waiting in (starting, checking):
+        assert waiting.stderr is not None
+        said = next(line for line in waiting.stderr if "is still being loaded" in line)
+        pattern = r"forkd: app:app is still being loaded after 5 s \(pid (\d+)\); waiting, at most 300 s"
+        found = re.match(pattern, said)
+        assert found is not None
+        stuck.append(int(found[1]))
+    assert "app:app is still being loaded after 5 s" in service.log()
+    starting.send_signal(signal.SIGINT)
+    code, text = output(starting)
+    assert (code, text) == (130, "forkd: interrupted; what this start had begun has ended\n")
+    assert [alive(pid) for pid in stuck] == [False, True]
+    assert not service.pidfile.exists()
+    go_on(service)
+    assert output(checking)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_start_that_nobody_waits_for_any_more_ends(service: Service, number: int) -> None:
+    """Of the command; nobody would learn whether the service has come up."""
+    service.write_app(HOOKS, name="hooks.py")
+    hang(service)
+    service.expected_errors = ["hook on_starting .* failed: SIGTERM"]
+    starting = command(service, "start", *service.flags("--hooks", "hooks"))
+    until((service.dir / "on_starting").exists, "its hook")
+    starting.send_signal(number)
+    output(starting)
+    service.gone()
+    assert "does not wait for it any more" in service.log()
+    assert not service.pidfile.exists()
+
+
+def test_the_end_of_a_command_that_has_its_answer_is_nothing_to_the_service(service: Service) -> None:
+    service.start()
+    assert service.get() == "v1"
+    assert "does not wait" not in service.log()
+
+
 @pytest.mark.parametrize("verb", ["reload", "upgrade"])
 def test_stop_during_a_hanging_reload_works_at_once(service: Service, verb: str) -> None:
     service.write_app(APP)
