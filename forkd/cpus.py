@@ -19,7 +19,10 @@ _UNIFIED = ""  # in its place, for version 2: one hierarchy for all controllers
 
 def usable() -> int:
     """At least 1. A part of a CPU counts as one: with fewer workers nobody would use it."""
-    cpus = len(os.sched_getaffinity(0))
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except OSError:  # a policy denies it
+        cpus = os.cpu_count() or 1
     limit = quota()
     return cpus if limit is None else max(1, min(cpus, math.ceil(limit)))
 

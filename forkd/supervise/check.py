@@ -84,8 +84,11 @@ def check(sources: Sources, config: Config) -> str:
 
 def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tuple[str, str]:
     """The interface of the application, and its flavour. Raises AppError."""
+    try:
+        stacks = process.make_memfd("forkd-stacks-check")
+    except OSError as error:
+        raise StartError(process.why_no_fork(error)) from error
     read, write = os.pipe()
-    stacks = os.memfd_create("forkd-stacks-check", os.MFD_CLOEXEC)
     command = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -28,6 +28,7 @@ from time import monotonic
 from typing import Any
 
 from forkd.config import default_runtime_dir
+from forkd.system import process
 
 _NOTICE = "forkd-control"
 _TITLE = re.compile(rb"forkd: master \[([^]\0]{0,200})\]")
@@ -44,7 +45,8 @@ class Notice:
     """The master's side: where it is to be asked, for as long as it is open."""
 
     def __init__(self, control: str) -> None:
-        self._fd = os.memfd_create(_NOTICE, os.MFD_CLOEXEC)
+        """Raises OSError."""
+        self._fd = process.make_memfd(_NOTICE)
         os.write(self._fd, json.dumps({"control": control}).encode())
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ more (Ctrl-C): the master ends.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -20,13 +21,12 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from daemon import DaemonContext
-from daemon.daemon import DaemonProcessDetachError
+from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
 from forkd import __version__
 from forkd.address import Address, page_at
 from forkd.config import Config
-from forkd.errors import AlreadyRunning, ForkdError, StartError
+from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
 from forkd.log import Log
 from forkd.logger.destinations import Standard, capture
 from forkd.metrics.access import Access
@@ -203,10 +203,11 @@ def start(sources: Sources, config: Config) -> int:
         return _serve(sources, launch)
     for text in launch.warnings:
         complain(f"forkd: warning: {text}")
-    ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
     try:
+        with process.naming("socketpair"):
+            ours, theirs = socket.socketpair()
         pid = os.fork()
     except OSError as error:
         raise StartError(process.why_no_fork(error)) from error
@@ -298,18 +299,11 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         keep = [launch.waiter, *(x.fd for x in mine if x is not None and x.kind == "fd")]
         launch.standard = standard = capture(launch.error_log)
         _make_directories(launch)
-        # Only detaching is python-daemon's part: signals, privileges, the pid file are forkd's.
-        DaemonContext(
-            detach_process=True,
-            signal_map={},
-            umask=launch.config.umask,
-            working_directory="/",
-            files_preserve=[*keep, *standard.pipes.values(), *_descriptors(launch.stored)],
-            prevent_core=False,
-            pidfile=None,
-            stdout=sys.stdout,
-            stderr=sys.stderr,
-        ).open()
+        # Only detaching is python-daemon's part: descriptors, signals, privileges, the pid file are forkd's.
+        # Its DaemonContext closes each number up to the limit of open files, which may be 2 ** 30.
+        detach_process_context()
+        process.close_all_but({0, 1, 2, *keep, *standard.pipes.values(), *_descriptors(launch.stored)})
+        _read_nothing()
         code = _serve(sources, launch)
     except ForkdError as error:
         launch.failed(str(error))
@@ -319,11 +313,21 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
     except SystemExit as leaving:
         # The intermediate processes of detaching end here too, by os._exit inside python-daemon.
         code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:
-        launch.failed(
-            f"the master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
-        )
+    except BaseException as error:
+        denied = isinstance(error, OSError) and process.is_denied(error)
+        crash = f"the master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
+        launch.failed(_denied(error) if denied else crash)
     os._exit(code)
+
+
+def _read_nothing() -> None:
+    """Have no standard input: it is the command's. Raises SystemCallError."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        raise SystemCallError("open", os.devnull, error) from error
+    os.dup2(null, 0)
+    os.close(null)
 
 
 def _serve(sources: Sources, launch: Launch) -> int:
@@ -357,6 +361,22 @@ def _serve(sources: Sources, launch: Launch) -> int:
     except ForkdError as error:
         launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))
         return error.exit_code
+    except OSError as error:
+        if not process.is_denied(error):
+            raise
+        launch.failed(_denied(error))
+        return 1
+
+
+def _denied(error: BaseException) -> str:
+    """What to say of a system call that this process may not make at all."""
+    assert isinstance(error, OSError)
+    if isinstance(error, process.CallError):
+        return process.why_no_fork(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    name = errno.errorcode[error.errno or 0]
+    where = f"{frame.filename}:{frame.lineno}"
+    return f"{frame.line} ({where}): {name}: {error.strerror}{process.ALLOW_IT}"
 
 
 def _descriptors(listeners: list[Listener]) -> list[int]:

@@ -150,7 +150,11 @@ class Logs:
             self._pid, self._pidfd = process.fork(logger_main)
         except OSError as error:
             ours.close()
-            self._log.error(f"logger: {process.why_no_fork(error)}; trying again")
+            why = f"logger: {process.why_no_fork(error)}"
+            if not self._standard.is_read:  # there was never one: the start waits for it
+                self._failed(0, why)
+                return
+            self._log.error(f"{why}; trying again")
             self._loop.timers.set("logger", monotonic() + _PAUSE_SECONDS, self.start)
             return
         finally:

@@ -149,8 +149,9 @@ class Master:
             process.share_heap()
             self.logs.start()
             first = "on_starting" if self.launch.inheritance is None else "on_reload"
-            self.errands.run(first, self.generation, lambda: None)
-            self.launch.begin(self)
+            if self._exit_code is None:  # there is a logger, where one is needed
+                self.errands.run(first, self.generation, lambda: None)
+                self.launch.begin(self)
             self._pursue()
             while self._exit_code is None:
                 self.loop.turn()
@@ -439,7 +440,7 @@ class Master:
         self.logs.close(generation.number)
 
     def _log_failed(self, generation: int, why: str) -> None:
-        """A log file that is needed cannot be opened."""
+        """A log file that is needed cannot be opened, or the logger cannot be forked."""
         self.departures.failed(generation or self.generation.number, why)
 
     def _lent(self) -> bool:

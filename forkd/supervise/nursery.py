@@ -158,14 +158,16 @@ class Nursery:
     ) -> Child:
         """Raises OSError; `undo` closes then what was opened."""
         number = self.children.free_number(generation.number)
-        ours, theirs = Channel.pair()
+        with process.naming("socketpair"):
+            ours, theirs = Channel.pair()
         undo.callback(ours.close)
         undo.callback(theirs.close)
-        stacks = os.memfd_create(f"forkd-stacks-{slot}", os.MFD_CLOEXEC)
+        stacks = process.make_memfd(f"forkd-stacks-{slot}")
         undo.callback(os.close, stacks)
         own_queue = None
         if generation.master_accepts and generation.queue is None:
-            own_queue = make_queue()
+            with process.naming("socketpair"):
+                own_queue = make_queue()
             for end in own_queue:
                 undo.callback(end.close)
         queue = own_queue or generation.queue

@@ -47,9 +47,9 @@ class Pidfile:
                 raise AlreadyRunning(
                     f"already running: {who} holds {path}; stop it, or choose another --pidfile or --name"
                 ) from None
-            except OSError as error:  # ENOLCK; a file system without locks
+            except OSError as error:
                 os.close(fd)
-                raise SystemCallError("flock", path, error) from error
+                raise _no_lock(path, error) from error
             if _same(fd, path):
                 pidfile = cls(path, fd)
                 try:
@@ -91,6 +91,12 @@ class Pidfile:
         os.close(self.fd)
 
 
+def _no_lock(path: str, error: OSError) -> StartError:
+    """For a file system without locks (ENOLCK on NFS), or a call that is denied."""
+    call = SystemCallError("flock", path, error)
+    return StartError(f"{call}; the pid file needs a file system with locks: choose another --pidfile")
+
+
 def make_directory(directory: str) -> None:
     """That of the pid file or the control socket, if it is not there. Raises StartError, SystemCallError."""
     require_ours(directory)  # or there would be no reason given
@@ -121,7 +127,7 @@ def require_ours(directory: str, or_root: bool = False) -> None:
 
 
 def running(path: str) -> int:
-    """The pid of the master that holds the file. Raises NotRunning, StartError."""
+    """The pid of the master that holds the file. Raises NotRunning, ForkdError."""
     require_ours(os.path.dirname(path), or_root=True)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -133,7 +139,7 @@ def running(path: str) -> int:
         ) from error
     try:
         ends = monotonic() + _LETS_GO_SECONDS
-        while not _lock_is_free(fd):
+        while not _lock_is_free(path, fd):
             pid = _content(fd)
             if pid and _holds(pid, fd):
                 return pid
@@ -150,11 +156,14 @@ def running(path: str) -> int:
         os.close(fd)
 
 
-def _lock_is_free(fd: int) -> bool:
+def _lock_is_free(path: str, fd: int) -> bool:
+    """Raises StartError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise _no_lock(path, error) from error
     return True
 
 

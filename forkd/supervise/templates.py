@@ -49,7 +49,7 @@ class _Template:
             main(birth, theirs, self.stacks)
 
         try:
-            self.stacks = os.memfd_create("forkd-stacks-template", os.MFD_CLOEXEC)
+            self.stacks = process.make_memfd("forkd-stacks-template")
             self.pid, self.pidfd = process.fork(template_main)
         except OSError:
             self._sock.close()
@@ -92,7 +92,7 @@ class _Template:
         if type(found) is not int or process.parent(found) != os.getpid():
             # The application has run there: what it says may be wrong, and a pid a stranger's.
             raise OSError(errno.EPROTO, f"the template (pid {self.pid}) says {found!r}")
-        return found, os.pidfd_open(found)  # ours to reap, so the pid is still its own
+        return found, process.open_pidfd(found)  # ours to reap, so the pid is still its own
 
     def relisten(self, number: int) -> None:
         """Have it give its children the listening socket that the master has by that number now."""

@@ -19,6 +19,7 @@ from time import sleep
 from typing import Protocol
 
 from forkd.native import native
+from forkd.system.process import naming
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -69,7 +70,8 @@ class EpollSet:
     concurrent = True
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        with naming("epoll_create1"):
+            self._epoll = select.epoll()
         # Bound once: these are the hot path of every model, and a wrapper would cost a call each.
         self.add = self._epoll.register
         self.modify = self._epoll.modify
@@ -103,7 +105,8 @@ class PatientEpoll:
     concurrent = False
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        with naming("epoll_create1"):
+            self._epoll = select.epoll()
         self._polled: dict[int, int] = {}  # descriptor to mask
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -12,8 +13,8 @@ import pwd
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, NamedTuple, NoReturn
 
 from forkd.errors import StartError, SystemCallError
 
@@ -28,6 +29,49 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc
 
 
+class CallError(OSError):
+    """An OSError that knows which system call has failed."""
+
+    def __init__(self, call: str, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.call = call
+
+
+@contextlib.contextmanager
+def naming(call: str) -> Iterator[None]:
+    """What fails in it is a CallError of that system call."""
+    try:
+        yield
+    except CallError:
+        raise
+    except OSError as error:
+        raise CallError(call, error) from error
+
+
+def open_pidfd(pid: int) -> int:
+    """Close-on-exec by itself (pidfd_open(2)). Raises CallError."""
+    with naming("pidfd_open"):
+        return os.pidfd_open(pid)
+
+
+def make_memfd(name: str) -> int:
+    """Raises CallError."""
+    with naming("memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+
+
+def is_denied(error: OSError) -> bool:
+    """Whether the kernel, or a policy (seccomp(2)), does not let this process make that call at all."""
+    return error.errno in (errno.EPERM, errno.ENOSYS)
+
+
+#: What to do about a call that is denied.
+ALLOW_IT: Final = (
+    "; the kernel or a policy denies this system call: allow it in the container's seccomp profile (those of "
+    "old runtimes do not know it), or in SystemCallFilter="
+)
+
+
 def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
     """Fork; run `child` in the new process; return (pid, pidfd) in this one.
 
@@ -38,7 +82,7 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        spare = os.pidfd_open(os.getpid())  # no room for a pidfd: say so before anybody is forked
+        spare = open_pidfd(os.getpid())  # no room for a pidfd: say so before anybody is forked
         try:
             pid = os.fork()
         finally:
@@ -48,16 +92,19 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
                 child()
             finally:
                 os._exit(70)  # a child must never run on into the master's code
-        return pid, os.pidfd_open(pid)  # O_CLOEXEC by itself (pidfd_open(2))
+        return pid, open_pidfd(pid)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def why_no_fork(error: OSError, call: str = "fork(2)") -> str:
-    """What to say of a fork, or of a thread's start, that failed; of EAGAIN, which says least, with the
-    remedy (fork(2))."""
+    """What to say of a fork and what belongs to it, or of a thread's start, that failed; of EAGAIN, which
+    says least, with the remedy (fork(2))."""
+    if isinstance(error, CallError):
+        name = errno.errorcode.get(error.errno or 0, f"errno {error.errno}")
+        return f"{error.call}: {name}: {error.strerror}" + (ALLOW_IT if is_denied(error) else "")
     if error.errno != errno.EAGAIN:
-        return f"{call.partition('(')[0]}: {error.strerror}"
+        return f"{call.partition('(')[0]}: {error.strerror}" + (ALLOW_IT if is_denied(error) else "")
     return (
         f"{call}: EAGAIN: {os.strerror(errno.EAGAIN)}: the user of this process or its cgroup may have no "
         "more processes and threads; raise RLIMIT_NPROC (ulimit -u, LimitNPROC=) or pids.max (TasksMax=)"
@@ -109,7 +156,7 @@ def _fork_away(child: Callable[[], NoReturn]) -> tuple[int, int]:
     os.close(pidfd)
     if not found:
         raise OSError(errno.EAGAIN, "the process in between could not fork")
-    return int(found), os.pidfd_open(int(found))
+    return int(found), open_pidfd(int(found))
 
 
 def unblock() -> None:
@@ -401,6 +448,22 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         pass  # a convenience: the configured limits still hold
+
+
+def close_all_but(keep: Collection[int]) -> None:
+    """Close the descriptors of this process, but for some. Where there is no /proc to say which there are,
+    those below 65536: the limit may be 2 ** 30, and to try so many takes minutes."""
+    try:
+        found: Iterable[int] = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        found = range(_MOST_TRIED)
+    for fd in found:
+        if fd not in keep:
+            with contextlib.suppress(OSError):  # it is not open
+                os.close(fd)
+
+
+_MOST_TRIED = 1 << 16
 
 
 def descriptor_limit() -> int:
