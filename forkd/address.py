@@ -10,7 +10,7 @@ import ipaddress
 import os
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind", "page_at"]
@@ -18,6 +18,7 @@ __all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind", "page_at"]
 AddressKind = Literal["tcp", "tcp6", "unix", "fd"]
 
 FORMS = "host:port, [v6]:port, :port, port, unix:/path or fd://N"
+_OPTIONS = "freebind=on"  # that may follow a "?"
 
 # unix(7): sun_path has 108 bytes, and one of them is the terminating NUL.
 UNIX_PATH_MAX = 107
@@ -32,6 +33,7 @@ class Address:
 
     tcp, tcp6: `host` (a tcp host may be a name) and `port` (0: the kernel chooses);
     unix: `path`, absolute; fd: `fd`, a descriptor number that forkd inherits.
+    `freebind`, of tcp and tcp6: it is bound also while no interface has it (ip(7), IP_FREEBIND).
     """
 
     kind: AddressKind
@@ -39,11 +41,28 @@ class Address:
     port: int = 0
     path: str = ""
     fd: int = -1
+    freebind: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Address:
         """The address that `text` names. Raises ValueError that says what is wrong with it."""
         text = text.strip()
+        if "?" not in text or text.startswith("unix:"):
+            return cls._parse(text)
+        plain, _, options = text.partition("?")
+        address = cls._parse(plain)
+        if not address.kind.startswith("tcp"):
+            raise ValueError(f"{text!r}: only TCP addresses have options after a '?'")
+        for option in options.split("&"):
+            name, _, value = option.partition("=")
+            if name != "freebind" or value not in ("on", "off"):
+                raise ValueError(f"{text!r}: {option!r} is no option of an address; there is {_OPTIONS}")
+            address = replace(address, freebind=value == "on")
+        return address
+
+    @classmethod
+    def _parse(cls, text: str) -> Address:
+        """The same of a text without options."""
         if text.startswith("unix:"):
             return cls("unix", path=_unix_path(text.removeprefix("unix:")))
         if text.startswith("fd://"):
@@ -63,6 +82,11 @@ class Address:
 
     def __str__(self) -> str:
         """The canonical text: equal addresses print alike, and it parses back to itself."""
+        return f"{self.place}?freebind=on" if self.freebind else self.place
+
+    @property
+    def place(self) -> str:
+        """The text without options: where clients connect to."""
         if self.kind == "unix":
             return f"unix:{self.path}"
         if self.kind == "fd":

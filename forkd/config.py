@@ -91,7 +91,8 @@ class Config:
         ("127.0.0.1:8000",),
         section="sockets",
         short="-b",
-        help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated",
+        help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated; with "
+        "?freebind=on after it, a TCP address is bound also while no interface has it",
     )
     backlog: int = option(
         kinds.Int(1, 65535),
@@ -422,11 +423,13 @@ class Config:
         help="let programs that the application or a hook executes gain rights by their setuid bit or file "
         "capabilities (sudo, ping, some sendmail)",
     )
-    umask: int = option(
+    umask: int | None = option(
         kinds.Octal(),
-        "022",
+        None,
         section="process",
         reloadable=False,
+        unset="that of whoever starts forkd: a unit's UMask=, a shell's umask",
+        example="022",
         help="permission bits taken from every file made, in octal; unix sockets have --socket-mode",
     )
 

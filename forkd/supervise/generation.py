@@ -63,7 +63,7 @@ class Generation:
         try:
             for address in binds:
                 # By the name, too: it may have been bound as port 0.
-                old = next((x for x in spare if address == x.wanted or str(address) == x.name), None)
+                old = next((x for x in spare if address == x.wanted or address.place == x.name), None)
                 if old is not None:
                     _require_fit(old, copies)
                     spare.remove(old)

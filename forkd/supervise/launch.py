@@ -340,7 +340,8 @@ def _serve(sources: Sources, launch: Launch) -> int:
             launch.standard = capture(launch.error_log)
         _make_directories(launch)
         set_title("master", config.name)
-        os.umask(config.umask)
+        if config.umask is not None:
+            os.umask(config.umask)
         for name in filter(is_ours, list(os.environ)):
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()

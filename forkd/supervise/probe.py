@@ -140,7 +140,7 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
         found.held.append("the sockets of the service manager")
         binds = ()
     for address in binds:
-        sockets = daemon.binds.get(str(address))
+        sockets = daemon.binds.get(str(address), daemon.binds.get(address.place))
         if sockets is None or _is_any_port(address):
             _try(address, copies, daemon, found)
         elif sockets != max(1, copies):
@@ -154,7 +154,7 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
     own = {"admin": config.admin, "health": config.health}
     mine = {who: address for who, address in own.items() if address is not None}
     for who, address in mine.items():
-        if str(address) == daemon.own.get(who) and not _is_any_port(address):
+        if address.place == daemon.own.get(who) and not _is_any_port(address):
             found.held.append(f"{address} ({who})")
         else:
             _try(address, 0, daemon, found, f"{who}: ")

@@ -407,7 +407,8 @@ def settle(title: str, config: Config, identity: process.Identity | None, master
     be who the configuration says, gain no rights any more, and end with the master. Foreign code is
     imported after it."""
     set_title(title, config.name)
-    os.umask(config.umask)
+    if config.umask is not None:
+        os.umask(config.umask)
     if identity is not None:
         if identity[0] != os.geteuid():
             rights.empty_bounding_set()

@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forkd.address import Address
@@ -27,6 +27,11 @@ _DEFERRAL = 1
 #: What poll(2) says of a listening socket that was shut down: a TCP socket is in the state CLOSE then, and a
 #: unix socket can be shut down in part. No other listening socket has these flags.
 SHUT_DOWN = select.POLLHUP | select.POLLRDHUP
+#: ip(7), IP_FREEBIND; ipv6(7), IPV6_FREEBIND. No constants of Python's.
+_FREEBIND = {
+    socket.AF_INET: (socket.IPPROTO_IP, 15),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
+}
 #: What to do about a path that somebody has.
 ANOTHER_PATH = "stop that, or bind another path"
 
@@ -146,12 +151,12 @@ def listen(address: Address, backlog: int, copies: int = 0, permissions: Permiss
         for _ in range(max(1, copies)):
             sockets.append(_listen_tcp(bound, backlog, reuseport=copies > 0))
             if bound.port == 0:
-                bound = Address(kind=address.kind, host=address.host, port=_port(sockets[0]))
+                bound = replace(address, port=_port(sockets[0]))
     except OSError as error:
         for sock in sockets:
             sock.close()
         raise bind_error(address, error) from error
-    return Listener(address, str(bound), backlog, sockets)
+    return Listener(address, bound.place, backlog, sockets)
 
 
 def _family(address: Address) -> socket.AddressFamily:
@@ -186,6 +191,9 @@ def bind_tcp(address: Address, reuseport: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.freebind:
+            level, option = _FREEBIND[family]
+            sock.setsockopt(level, option, 1)
         if reuseport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
@@ -351,6 +359,11 @@ def bind_error(address: Address, error: OSError) -> BindError:
             f"; ports below {least} need root or CAP_NET_BIND_SERVICE"
             if address.port < least
             else "; a policy of this system forbids that port (SELinux, AppArmor, eBPF)"
+        )
+    elif error.errno == errno.EADDRNOTAVAIL:
+        text += (
+            f"; no interface of this machine has that address: bind {replace(address, freebind=True)} to "
+            "have it listened on now, for when one will have it"
         )
     return BindError(text)
 

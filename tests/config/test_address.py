@@ -18,6 +18,10 @@ from forkd.address import Address
         ("[::1]:80", "tcp6", "[::1]:80"),
         ("[0:0:0:0:0:0:0:1]:80", "tcp6", "[::1]:80"),
         ("[fe80::1%eth0]:80", "tcp6", "[fe80::1%eth0]:80"),
+        ("10.0.0.7:80?freebind=on", "tcp", "10.0.0.7:80?freebind=on"),
+        ("[::7]:80?freebind=on", "tcp6", "[::7]:80?freebind=on"),
+        ("10.0.0.7:80?freebind=off", "tcp", "10.0.0.7:80"),
+        ("unix:/run/a?freebind=on", "unix", "unix:/run/a?freebind=on"),
         ("unix:/run/a.sock", "unix", "unix:/run/a.sock"),
         ("unix:///run/../run/a.sock", "unix", "unix:/run/a.sock"),
         ("fd://3", "fd", "fd://3"),
@@ -59,6 +63,10 @@ def test_parses(text: str, kind: str, canonical: str) -> None:
         ("unix:/a\0b", "absolute"),
         ("unix:/" + "x" * 107, "at most 107 bytes, this one 108"),
         ("unix:/" + "\u00e9" * 54, "this one 109"),
+        ("h:80?", "'' is no option of an address; there is freebind=on"),
+        ("h:80?freebind", "'freebind' is no option"),
+        ("h:80?freebind=on&proxy=on", "'proxy=on' is no option"),
+        ("fd://3?freebind=on", "only TCP addresses have options"),
         ("fd://", "not a descriptor"),
         ("fd://x", "not a descriptor"),
     ],
@@ -66,6 +74,10 @@ def test_parses(text: str, kind: str, canonical: str) -> None:
 def test_refuses(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Address.parse(text)
+
+
+def test_where_clients_connect_to_has_no_options() -> None:
+    assert Address.parse("h:80?freebind=on").place == "h:80"
 
 
 def test_the_longest_unix_path() -> None:

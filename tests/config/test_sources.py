@@ -48,7 +48,7 @@ def test_defaults() -> None:
     assert config.app is None
     assert config.bind == (Address("tcp", "127.0.0.1", 8000),)
     assert config.admin == Address("tcp", "127.0.0.1", 9464)
-    assert (config.keep_alive, config.umask, config.limit_request_head) == (75.0, 0o22, 65536)
+    assert (config.keep_alive, config.umask, config.limit_request_head) == (75.0, None, 65536)
     assert (config.access_log, config.error_log, config.foreground) == (None, None, False)
     assert config.workers.min == config.workers.max >= 1
     empty = Config()

@@ -248,6 +248,10 @@ def test_start_reload_upgrade_and_stop(machine: Machine, port: int) -> None:
     machine.ctl("start", "forkd.service")
     assert get(port) == "v1"
     assert "2 workers ready" in machine.show("StatusText")
+    # One worker that the OOM killer takes does not end it all; no number of failures does for good.
+    assert (machine.show("OOMPolicy"), machine.show("StartLimitIntervalUSec")) == ("continue", "0")
+    [worker, *_] = [pid for pid in machine.forkds() if "worker" in command_line(pid)]
+    assert re.findall(r"Umask:\s*(\d+)", Path(f"/proc/{worker}/status").read_text()) == ["0027"]
     # A reload returns when the new generation serves.
     machine.app(source, version="v2")
     machine.ctl("reload", "forkd.service")
@@ -285,6 +289,7 @@ def test_the_first_connection_starts_the_service(machine: Machine, port: int) ->
     machine.unit(activated=port)
     machine.boot()
     machine.ctl("start", "forkd.socket")
+    assert machine.show("FreeBind", "forkd.socket") == "yes"
     assert machine.forkds() == []
     assert get(port, timeout=60) == "v1"
     # Over a restart clients wait in the socket, which is systemd's.
