@@ -56,7 +56,10 @@ class Standard:
         """Let that user open descriptors 1 and 2 anew (proc(5), /proc/pid/fd), as a log does that must not
         wait for a pipe, and an application that opens /dev/stderr. Raises OSError."""
         for read in self.pipes.values():
-            os.fchown(read, uid, gid)
+            try:
+                os.fchown(read, uid, gid)
+            except PermissionError:  # root without CAP_CHOWN
+                os.fchmod(read, 0o622)  # for whoever has the descriptor: /proc/pid/fd is nobody else's
 
     def forget(self) -> None:
         """In a process that is not the logger."""

@@ -31,6 +31,7 @@ from forkd.supervise.lateness import ANNOUNCE_SECONDS, LAST_WORDS, loading, not_
 from forkd.supervise.probe import probe
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard
+from forkd.system.signal_sockets import SignalSockets
 
 #: For the process that has imported the application to run its exit hooks.
 _LEAVE_SECONDS = 5.0
@@ -92,13 +93,15 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tu
     command = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
+    sockets, listening = SignalSockets.pair(worker.SENT)
 
     def child() -> NoReturn:
         os.close(read)
+        sockets.close()
         answer: str | tuple[str, str] = ""
         code = 1
         try:
-            worker.settle("check", config, identity, command)
+            worker.settle("check", config, identity, command, listening)
             faulthandler.register(worker.STACKS, stacks, all_threads=True)
             process.unblock()
             answer, code = _load(config), 0
@@ -115,16 +118,19 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tu
     except OSError as error:
         os.close(read)
         os.close(stacks)
+        sockets.close()
         raise StartError(process.why_no_fork(error)) from error
     finally:
         os.close(write)
+        listening.close()
     with os.fdopen(stacks), os.fdopen(read, "rb", buffering=0) as pipe:
-        late = _late(read, pid, pidfd, stacks, config)
+        late = _late(read, pid, pidfd, stacks, sockets, config)
         text = b"" if late else _answer(pipe, pidfd)
     if text and not select.select([pidfd], [], [], _LEAVE_SECONDS)[0]:
-        process.send_signal(pidfd, signal.SIGKILL)  # a thread of the application's goes on
+        process.send_signal(pidfd, signal.SIGKILL, sockets)  # a thread of the application's goes on
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(pidfd)
+    sockets.close()
     if late:
         raise AppError(f"app {config.app!r}: {late}")
     if not text:
@@ -150,7 +156,7 @@ def _answer(pipe: io.FileIO, pidfd: int) -> bytes:
     return text
 
 
-def _late(read: int, pid: int, pidfd: int, stacks: int, config: Config) -> str:
+def _late(read: int, pid: int, pidfd: int, stacks: int, sockets: SignalSockets, config: Config) -> str:
     """Wait for the answer of the process that imports. What is to be said of one that has none in time,
     and is killed then; nothing of one that has."""
     seconds = config.boot_timeout
@@ -161,10 +167,10 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, config: Config) -> str:
         complain(f"forkd: {loading(config, [pid])}")
         if select.select([read, pidfd], [], [], seconds - first if seconds else None)[0]:
             return ""
-    process.send_signal(pidfd, worker.STACKS)
+    process.send_signal(pidfd, worker.STACKS, sockets)
     select.select([pidfd], [], [], LAST_WORDS)
     where = os.pread(stacks, 1 << 16, 0).decode("utf-8", "replace").strip() or process.state(pid)
-    process.send_signal(pidfd, signal.SIGKILL)
+    process.send_signal(pidfd, signal.SIGKILL, sockets)
     return f"{not_booted(f'the process that imports it (pid {pid})', seconds)}; it was here:\n{where}"
 
 

@@ -23,6 +23,7 @@ from time import monotonic
 from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.passing import Queue
+from forkd.system.signal_sockets import SignalSockets
 
 
 class State(Enum):
@@ -51,6 +52,7 @@ class Child:
     pidfd: int
     channel: Channel
     stacks: int  # memfd that faulthandler writes to
+    sockets: SignalSockets  # for signals, where they have to go that way
     forked: float  # monotonic seconds, as all times here
     state: State = State.STARTING
     ready: float | None = None
@@ -67,6 +69,9 @@ class Child:
     cpu_ns: int = 0  # processor time when last looked at
     queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
+
+    def __str__(self) -> str:
+        return f"worker {self.slot} (pid {self.pid})"
 
     @property
     def worker_number(self) -> int:
@@ -105,6 +110,7 @@ class Child:
         os.close(self.stacks)
         for end in self.queue or ():
             end.close()
+        self.sockets.close()
 
 
 class Children:

@@ -22,6 +22,7 @@ from forkd.supervise import plan, stacks, worker
 from forkd.supervise.children import Child, State
 from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.supervise.nursery import Departure
+from forkd.supervise.signalling import send
 from forkd.system import process
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Departures:
         """Ask for its stacks. faulthandler writes them in the signal handler itself, in C: also when
         the child is stuck there and holds the GIL."""
         child.forget_stacks()
-        process.send_signal(child.pidfd, worker.STACKS)
+        send(self._master.log, child, worker.STACKS)
 
     def end_boot(self, child: Child, seconds: float) -> None:
         """Kill a child that is not ready yet, unless it is once it has had time to write its stacks."""

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from forkd.supervise.messages import Quit
-from forkd.system import process
+from forkd.supervise.signalling import send
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -81,13 +81,13 @@ class Ending:
             child.on("kill")
             child.why = child.why or "stop"
             if not child.channel.send(Quit()):
-                process.send_signal(child.pidfd, signal.SIGKILL)
+                send(master.log, child, signal.SIGKILL)
         master.errands.kill()
         master.loop.timers.set("quit", monotonic() + _QUIT_SECONDS, self.kill_all)
 
     def kill_all(self) -> None:
         for child in self._master.children:
-            process.send_signal(child.pidfd, signal.SIGKILL)
+            send(self._master.log, child, signal.SIGKILL)
 
     def _defer_no_more(self) -> bool:
         """Whether there may be connections that no child can see yet."""

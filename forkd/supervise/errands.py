@@ -19,7 +19,9 @@ from forkd.log import Log
 from forkd.supervise import plan, worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery
+from forkd.supervise.signalling import send
 from forkd.system import process
+from forkd.system.signal_sockets import SignalSockets
 
 if TYPE_CHECKING:
     from forkd.supervise.master import Master
@@ -31,6 +33,7 @@ class Errand(NamedTuple):
     hook: str
     pid: int
     pidfd: int
+    sockets: SignalSockets
     then: Callable[[], None]
 
     @property
@@ -39,6 +42,10 @@ class Errand(NamedTuple):
 
     def __str__(self) -> str:
         return f"hook {self.hook} (pid {self.pid})"
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+        self.sockets.close()
 
 
 class Errands:
@@ -68,17 +75,9 @@ class Errands:
             then()
             return
         master = self._master
-        main = partial(
-            _main,
-            hook,
-            generation,
-            os.getpid(),
-            self._nursery.identity,
-            self._nursery.forgetting(keep=set()),
-        )
         try:
             generation.enter()
-            errand = Errand(hook, *process.fork(main), then)
+            errand = self._fork(hook, generation, then)
         except (OSError, StartError) as error:
             why = process.why_no_fork(error) if isinstance(error, OSError) else error
             master.log.error(f"hook {hook} is left out: {why}")
@@ -93,12 +92,33 @@ class Errands:
                 master.loop.timers.set(errand.timer, monotonic() + seconds, late)
                 break
 
+    def _fork(self, hook: str, generation: Generation, then: Callable[[], None]) -> Errand:
+        """Raises OSError."""
+        ours, theirs = SignalSockets.pair((signal.SIGKILL, signal.SIGTERM))
+        masters = self._nursery.forgetting(keep=set())
+
+        def forget() -> None:
+            ours.close()
+            masters()
+
+        identity = self._nursery.identity
+        try:
+            forked = process.fork(
+                partial(_main, hook, generation, os.getpid(), identity, forget, theirs)
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return Errand(hook, *forked, ours, then)
+
     def give_up_boot(self) -> None:
         """What is about to boot is not wanted any more: nor is its hook, which gets time to end in order."""
         seconds = self._master.generation.config.graceful_timeout
         for errand in self._running.values():
             if errand.hook != "on_exit":  # no child waits for that one
-                process.send_signal(errand.pidfd, signal.SIGTERM)
+                send(self._master.log, errand, signal.SIGTERM)
                 kill = partial(self._kill, errand)
                 self._master.loop.timers.set(errand.timer, monotonic() + seconds, kill)
 
@@ -109,14 +129,14 @@ class Errands:
     def forget(self) -> None:
         """In a child."""
         for errand in self._running.values():
-            os.close(errand.pidfd)
+            errand.close()
 
     def _late(self, errand: Errand, limit: str) -> None:
         self._master.log.error(f"{errand}: not done in {limit}; killed")
         self._kill(errand)
 
     def _kill(self, errand: Errand) -> None:
-        process.send_signal(errand.pidfd, signal.SIGKILL)
+        send(self._master.log, errand, signal.SIGKILL)
         late = partial(self._leave, errand)
         self._master.loop.timers.set(errand.timer, monotonic() + plan.DEATH, late)
 
@@ -137,7 +157,7 @@ class Errands:
     def _done(self, errand: Errand) -> None:
         del self._running[errand.pid]
         self._master.loop.unwatch(errand.pidfd)
-        os.close(errand.pidfd)
+        errand.close()
         self._master.loop.timers.cancel(errand.timer)
         errand.then()
 
@@ -151,6 +171,7 @@ def _main(
     master: int,
     identity: process.Identity | None,
     forget: Callable[[], None],
+    sockets: SignalSockets,
 ) -> NoReturn:
     """Become what a worker is, without its sockets; run the hook; exit."""
     config, code = generation.config, 1
@@ -159,7 +180,7 @@ def _main(
         for number in (signal.SIGTERM, signal.SIGCHLD, *worker.QUIET):
             signal.signal(number, signal.SIG_DFL)
         forget()
-        worker.settle(f"hook {hook}", config, identity, master)
+        worker.settle(f"hook {hook}", config, identity, master, sockets)
         process.unblock()
         here = Place("own", os.getpid(), master, config.name, generation.number)
         code = 0 if Hooks.load(config.hooks, log).call(hook, here) else 1

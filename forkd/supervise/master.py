@@ -38,6 +38,7 @@ from forkd.supervise.messages import Deaf, Failed, Message, Ready, Recycle, Reti
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
+from forkd.supervise.signalling import send
 from forkd.supervise.signals import SIGNALS
 from forkd.supervise.upgrade import Succession, Upgrade
 from forkd.supervise.watchdog import Watchdog, expiry
@@ -213,7 +214,7 @@ class Master:
 
     def _close(self) -> None:
         for child in self.children:
-            process.send_signal(child.pidfd, signal.SIGKILL)
+            send(self.log, child, signal.SIGKILL)
             if child.killed is not None and child.killed + plan.DEATH <= monotonic():
                 self.log.error(
                     f"worker {child.slot} (pid {child.pid}) {process.unkillable(child.pid)}"
@@ -352,13 +353,13 @@ class Master:
         if child.state is State.KILLED or not child.channel.send(
             Retire(grace, last, ending and not self._lent())
         ):
-            process.send_signal(child.pidfd, signal.SIGKILL)
+            send(self.log, child, signal.SIGKILL)
         return True
 
     def kill(self, child: Child, why: str) -> None:
         child.on("kill")
         child.why = child.why or why
-        process.send_signal(child.pidfd, signal.SIGKILL)
+        send(self.log, child, signal.SIGKILL)
         self.leadership.settle()
 
     def _on_message(self, child: Child) -> None:

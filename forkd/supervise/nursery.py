@@ -27,6 +27,7 @@ from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
 from forkd.system.passing import make_queue
 from forkd.system.scoreboard import REQUESTS, Scoreboard
+from forkd.system.signal_sockets import SignalSockets
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (
@@ -164,6 +165,9 @@ class Nursery:
         undo.callback(theirs.close)
         stacks = process.make_memfd(f"forkd-stacks-{slot}")
         undo.callback(os.close, stacks)
+        sockets, listening = SignalSockets.pair(worker.SENT)
+        undo.callback(sockets.close)
+        undo.callback(listening.close)
         own_queue = None
         if generation.master_accepts and generation.queue is None:
             with process.naming("socketpair"):
@@ -181,6 +185,7 @@ class Nursery:
                 stacks,
                 1,
                 2,
+                *listening.filenos(),
                 *([own_queue[1].fileno()] if own_queue else []),
             ]
             pid, pidfd = make(slot, number, passed)
@@ -188,7 +193,7 @@ class Nursery:
             keep: set[socket.socket | int] = {sock for sock, _ in listeners}
             keep |= {receiving} if receiving is not None else set()
             masters = self.forgetting(keep)
-            ends = [ours, *(own_queue or ())[:1]]
+            ends = [ours, *(own_queue or ())[:1], sockets]
 
             # It must not know `birth`, which has it: in a cycle they would keep this generation's
             # shared memory until the next garbage collection.
@@ -208,6 +213,7 @@ class Nursery:
                 listeners=listeners,
                 queue=receiving,
                 stacks=stacks,
+                sockets=listening,
                 logs=self._sinks(generation),
                 identity=self.identity,
                 admin=admin,
@@ -220,7 +226,10 @@ class Nursery:
 
             pid, pidfd = process.fork(child_main)
         theirs.close()
-        child = Child(slot, number, generation.number, pid, pidfd, ours, stacks, monotonic())
+        listening.close()
+        child = Child(
+            slot, number, generation.number, pid, pidfd, ours, stacks, sockets, monotonic()
+        )  # fmt: skip
         child.queue = own_queue
         return child
 

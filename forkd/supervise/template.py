@@ -37,6 +37,7 @@ from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.passing import receive
 from forkd.system.scoreboard import Row
+from forkd.system.signal_sockets import SignalSockets
 from forkd.system.standard import mend
 
 MOST = 60_000  # bytes of a message
@@ -55,13 +56,16 @@ class Birth:
     forget: Callable[[], None]
 
 
-def main(birth: Birth, sock: socket.socket, stacks: int) -> NoReturn:
-    """The template's main; never returns to the master's code. `stacks`: memfd for faulthandler."""
+def main(
+    birth: Birth, sock: socket.socket, stacks: int, sockets: SignalSockets
+) -> NoReturn:
+    """The template's main; never returns to the master's code. `stacks`: memfd for faulthandler;
+    `sockets`: by which it is signalled, as its children then are."""
     code = 70
     try:
-        app = _load(birth, sock, stacks)
+        app = _load(birth, sock, stacks, sockets)
         if app is not None:
-            _serve(birth, sock, app, stacks)
+            _serve(birth, sock, app, stacks, sockets)
         code = 0
     except BaseException:
         Log("error", birth.generation.config.log_format, "template").exception(
@@ -72,7 +76,9 @@ def main(birth: Birth, sock: socket.socket, stacks: int) -> NoReturn:
         os._exit(code)
 
 
-def _load(birth: Birth, sock: socket.socket, stacks: int) -> Any:
+def _load(
+    birth: Birth, sock: socket.socket, stacks: int, sockets: SignalSockets
+) -> Any:
     """The application, in its one copy; None when it cannot be loaded, which the master was told."""
     config = birth.generation.config
     log = Log(config.log_level, config.log_format, "template")
@@ -81,7 +87,7 @@ def _load(birth: Birth, sock: socket.socket, stacks: int) -> Any:
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
         signal.signal(number, lambda *_: None)
     birth.forget()
-    worker.settle("template", config, birth.identity, birth.master)
+    worker.settle("template", config, birth.identity, birth.master, sockets)
     faulthandler.register(worker.STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
     error = ""
@@ -109,7 +115,9 @@ def _tell(sock: socket.socket, error: str) -> None:
         sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode(), NO_SIGPIPE)
 
 
-def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
+def _serve(
+    birth: Birth, sock: socket.socket, app: Any, stacks: int, sockets: SignalSockets
+) -> None:
     """Fork children until the master has gone."""
     while True:
         data, fds = receive(sock, MOST, 8)
@@ -124,7 +132,7 @@ def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
         else:
             slot, number = asked
             try:
-                answer = _fork(birth, sock, app, slot, number, fds, stacks)
+                answer = _fork(birth, sock, app, slot, number, fds, stacks, sockets)
             except OSError as error:
                 answer = [error.errno]
         for fd in fds:
@@ -134,8 +142,9 @@ def _serve(birth: Birth, sock: socket.socket, app: Any, stacks: int) -> None:
 
 
 def _fork(
-    birth: Birth, sock: socket.socket, app: Any, slot: int, number: int, fds: list[int], stacks: int
-) -> int:
+    birth: Birth, sock: socket.socket, app: Any, slot: int, number: int, fds: list[int], stacks: int,
+    sockets: SignalSockets,
+) -> int:  # fmt: skip
     """Returns the pid of the new child, which is the master's by then."""
     read, write = os.pipe()
     go, let_go = os.pipe()
@@ -152,7 +161,8 @@ def _fork(
         os.close(go)
         sock.close()
         os.close(stacks)
-        worker.main(_birth_of(birth, app, slot, number, fds))
+        sockets.close()
+        worker.main(_birth_of(birth, app, slot, number, fds, len(sockets)))
 
     try:
         middle, pidfd = process.fork(between)
@@ -172,11 +182,15 @@ def _fork(
                 os.close(fd)
 
 
-def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) -> worker.Birth:
+def _birth_of(
+    birth: Birth, app: Any, slot: int, number: int, fds: list[int], signals: int
+) -> worker.Birth:
     """In the child: what it would have from the master. `fds`: its channel, its memfd for stacks, the
-    master's stdout and stderr, which the application may have closed here, and its queue, if it has one."""
+    master's stdout and stderr, which the application may have closed here, what it is signalled by, and its
+    queue, if it has one."""
     generation = birth.generation
-    channel, stacks, out, err, *queue = fds
+    channel, stacks, out, err, *others = fds
+    sockets, queue = SignalSockets.of(worker.SENT, others[:signals]), others[signals:]
     for fd, standard in ((out, 1), (err, 2)):
         os.dup2(fd, standard)
         os.close(fd)
@@ -203,6 +217,7 @@ def _birth_of(birth: Birth, app: Any, slot: int, number: int, fds: list[int]) ->
         listeners=mine,
         queue=receiving or None,
         stacks=stacks,
+        sockets=sockets,
         logs=birth.logs,
         identity=None,  # the template has become it
         admin=birth.admin,

@@ -18,11 +18,12 @@ from typing import NoReturn
 from forkd.errors import StartError
 from forkd.log import Log
 from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
+from forkd.supervise.signalling import send
 from forkd.supervise.template import MOST, Birth, main
-from forkd.supervise.worker import STACKS
-from forkd.system import process
+from forkd.supervise.worker import SENT, STACKS
+from forkd.system import passing, process
 from forkd.system.loop import Loop
-from forkd.system.passing import send
+from forkd.system.signal_sockets import SignalSockets
 
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that
 #: does not answer for that long, seconds, is stopped or starved by threads of the application.
@@ -37,27 +38,36 @@ Fork = Callable[[int, int, list[int]], tuple[int, int]]
 
 
 class _Template:
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, birth: Birth, log: Log) -> None:
         """Raises OSError."""
+        self._log = log
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ready = False
         self.error = ""
         self.stacks = -1
+        self.sockets = listening = SignalSockets({})
 
         def template_main() -> NoReturn:
             self._sock.close()
-            main(birth, theirs, self.stacks)
+            self.sockets.close()
+            main(birth, theirs, self.stacks, listening)
 
         try:
             self.stacks = process.make_memfd("forkd-stacks-template")
+            self.sockets, listening = SignalSockets.pair(SENT)
             self.pid, self.pidfd = process.fork(template_main)
         except OSError:
             self._sock.close()
+            self.sockets.close()
             if self.stacks >= 0:
                 os.close(self.stacks)
             raise
         finally:
             theirs.close()
+            listening.close()
+
+    def __str__(self) -> str:
+        return f"the template (pid {self.pid})"
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -77,13 +87,13 @@ class _Template:
         """Have a child forked. Raises OSError."""
         self._sock.settimeout(_PATIENCE)
         try:
-            send(self._sock, json.dumps([slot, number]).encode(), fds)
+            passing.send(self._sock, json.dumps([slot, number]).encode(), fds)
             found = json.loads(self._sock.recv(MOST) or _ENDED)
             if type(found) is list and len(found) == 1 and type(found[0]) is int:
                 raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
         except TimeoutError:
-            process.send_signal(self.pidfd, signal.SIGKILL)
-            why = f"the template (pid {self.pid}) does not answer; killed"
+            send(self._log, self, signal.SIGKILL)
+            why = f"{self} does not answer; killed"
             raise OSError(errno.ETIMEDOUT, why) from None
         except (ConnectionResetError, BrokenPipeError):  # before it has read what we asked
             found = json.loads(_ENDED)
@@ -91,14 +101,14 @@ class _Template:
             found = "nonsense"
         if type(found) is not int or process.parent(found) != os.getpid():
             # The application has run there: what it says may be wrong, and a pid a stranger's.
-            raise OSError(errno.EPROTO, f"the template (pid {self.pid}) says {found!r}")
+            raise OSError(errno.EPROTO, f"{self} says {found!r}")
         return found, process.open_pidfd(found)  # ours to reap, so the pid is still its own
 
     def relisten(self, number: int) -> None:
         """Have it give its children the listening socket that the master has by that number now."""
         try:
             self._sock.setblocking(False)
-            send(self._sock, json.dumps(number).encode(), [number])
+            passing.send(self._sock, json.dumps(number).encode(), [number])
         except OSError:
             pass  # it has ended, or does not answer, as the next fork will find out
 
@@ -106,6 +116,7 @@ class _Template:
         self._sock.close()
         os.close(self.pidfd)
         os.close(self.stacks)
+        self.sockets.close()
 
 
 class Templates:
@@ -136,7 +147,7 @@ class Templates:
         if template is None:
             try:
                 process.become_subreaper()
-                template = self._by_number[number] = _Template(birth)
+                template = self._by_number[number] = _Template(birth, self._log)
             except OSError as error:
                 raise StartError(process.why_no_fork(error)) from error
             made = template
@@ -182,7 +193,7 @@ class Templates:
         template = self._by_number.pop(number)
         self._loop.unwatch(template.fileno())
         self._loop.timers.cancel(f"boot {template.pid}")
-        process.send_signal(template.pidfd, signal.SIGKILL)
+        send(self._log, template, signal.SIGKILL)
         self._killed_by_us.append(template)
         self._loop.watch(template.pidfd, partial(self._gone, template))
 
@@ -206,7 +217,7 @@ class Templates:
         """It loads the application for too long: ask for its stacks, then end it."""
         if self._by_number.get(number) is not template or template.ready:
             return
-        process.send_signal(template.pidfd, STACKS)
+        send(self._log, template, STACKS)
         end = partial(self._end_boot, number, template, seconds)
         self._loop.timers.set(f"boot {template.pid}", monotonic() + LAST_WORDS, end)
 
@@ -214,7 +225,7 @@ class Templates:
         if self._by_number.get(number) is not template or template.ready:
             return
         stacks = os.pread(template.stacks, 1 << 16, 0).decode("utf-8", "replace").strip()
-        fault = not_booted(f"the template (pid {template.pid})", seconds)
+        fault = not_booted(str(template), seconds)
         where = stacks or process.state(template.pid)
         self._kill(number)
         self._failed(number, f"{fault}; it was here:\n{where}")
@@ -228,7 +239,7 @@ class Templates:
         if error:
             self._failed(number, error)
         elif not ready and -code in FROM_OUTSIDE:
-            self._killed(number, killed_at_boot(f"the template (pid {template.pid})", -code))
+            self._killed(number, killed_at_boot(str(template), -code))
         elif not ready:
             how = process.how_ended(code)
             self._failed(
@@ -237,6 +248,4 @@ class Templates:
                 "error log",
             )
         elif -code != signal.SIGKILL:
-            self._log.warning(
-                f"the template (pid {template.pid}) is gone; the next child needs a new one"
-            )
+            self._log.warning(f"{template} is gone; the next child needs a new one")

@@ -51,11 +51,14 @@ from forkd.system import process, rights, standard
 from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
+from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import NEWS, SignalQueue
 from forkd.title import set_title
 
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
 STACKS = signal.SIGRTMIN + 3
+#: What the master sends to those that run foreign code.
+SENT = (signal.SIGKILL, STACKS)
 #: What reaches a child by mistake (`pkill -HUP forkd`, Ctrl-C in a terminal) and changes nothing.
 QUIET = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
@@ -81,6 +84,7 @@ class Birth:
     listeners: list[tuple[socket.socket, tuple[str, int]]]
     queue: socket.socket | None  # of sockets that the master accepts, in models where it does
     stacks: int  # memfd for faulthandler
+    sockets: SignalSockets  # by which it is signalled, where it has to be that way
     logs: Sinks  # where it writes them
     identity: process.Identity | None
     admin: str | None  # address of the metrics, for the welcome app
@@ -174,7 +178,9 @@ class Worker:
                 birth.logs.access(birth.lanes[0]), birth.config.log_format, self.log,
                 birth.config.native,
             )  # fmt: skip
-        settle(f"worker {birth.slot}", birth.config, birth.identity, birth.master)
+        settle(
+            f"worker {birth.slot}", birth.config, birth.identity, birth.master, birth.sockets
+        )  # fmt: skip
         os.environ["FORKD_WORKER"] = str(birth.number)  # for the application, before it is imported
         faulthandler.enable(birth.stacks, all_threads=True)
         faulthandler.register(STACKS, birth.stacks, all_threads=True)
@@ -402,7 +408,10 @@ def main(birth: Birth) -> NoReturn:
         leave(code)
 
 
-def settle(title: str, config: Config, identity: process.Identity | None, master: int) -> None:
+def settle(
+    title: str, config: Config, identity: process.Identity | None, master: int,
+    sockets: SignalSockets,
+) -> None:  # fmt: skip
     """What each process that the master forks does once it has closed what is not its own: be named,
     be who the configuration says, gain no rights any more, and end with the master. Foreign code is
     imported after it."""
@@ -417,6 +426,7 @@ def settle(title: str, config: Config, identity: process.Identity | None, master
     if not config.new_privileges:
         rights.allow_no_new_privileges()
     process.die_with_parent(master)  # after become(), which clears it
+    sockets.listen()
     standard.print_by_lines()
 
 

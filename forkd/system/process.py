@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
 from forkd.errors import StartError, SystemCallError
+from forkd.system.signal_sockets import SignalSockets
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -235,12 +236,16 @@ def collect(pid: int) -> Collected | None:
     return Collected(os.waitstatus_to_exitcode(status), usage.ru_maxrss << 10, cpu_ns)
 
 
-def send_signal(pidfd: int, number: int) -> None:
-    """Signal a process by pidfd: never a stranger who got the same pid. Quiet when it is gone."""
+def send_signal(pidfd: int, number: int, sockets: SignalSockets | None = None) -> bool:
+    """Signal a process by pidfd: never a stranger who got the same pid. Quiet when it is gone. False when
+    this process may not signal it, nor has `sockets` that do."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         pass
+    except PermissionError:
+        return sockets is not None and sockets.send(number)
+    return True
 
 
 def exit_reason(code: int) -> str:

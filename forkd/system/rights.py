@@ -15,6 +15,7 @@ from forkd.errors import SystemCallError
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
+_CAP_KILL = 5
 _CAP_SETPCAP = 8
 _CAP_NUMBERS = 64  # bits of a set; the kernel ends the list with EINVAL where it knows no more
 _VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: sets of two words of 32 bits
@@ -39,6 +40,11 @@ class _Sets(ctypes.Structure):
 def may_empty_bounding_set() -> bool:
     """Whether this process has CAP_SETPCAP, without which a bounding set stays as it is."""
     return bool(_read_sets()[0].effective & 1 << _CAP_SETPCAP)
+
+
+def may_signal_all() -> bool:
+    """Whether this process may signal those of other users: it has CAP_KILL (kill(2))."""
+    return bool(_read_sets()[0].effective & 1 << _CAP_KILL)
 
 
 def empty_bounding_set() -> None:
