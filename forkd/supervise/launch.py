@@ -63,6 +63,7 @@ class Launch:
     stored: list[Listener] = field(default_factory=list)  # from before, which it has kept
     standard: Standard | None = None  # what descriptors 1 and 2 lead to
     warnings: list[str] = field(default_factory=list)  # for the log, when there is one
+    _pidfd: int | None = None  # of this process; see `first`
     terminal: int | None = None  # the stderr of a start in the foreground, if `error_log` has taken its place
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
@@ -77,6 +78,15 @@ class Launch:
         in the foreground of somebody who would not know of that one."""
         told = self.manager.path and os.getpid() != 1
         return self.config.foreground and self.inheritance is None and not told
+
+    @property
+    def first(self) -> int | None:
+        """A pidfd of the process that stays in the foreground: this one, or the one that it was handed."""
+        if self.inheritance is not None:
+            return self.inheritance.first
+        if self.stays and self._pidfd is None:
+            self._pidfd = os.pidfd_open(os.getpid())
+        return self._pidfd
 
     def ready(self, master: Master) -> None:
         """The service answers."""
@@ -185,8 +195,12 @@ class Launch:
             os.close(self.pidfile.fd)
         if self.waiter is not None:
             os.close(self.waiter)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
         if self.inheritance is not None:
             self.inheritance.link.close()
+            if self.inheritance.first is not None:
+                os.close(self.inheritance.first)
 
 
 def start(sources: Sources, config: Config) -> int:

@@ -185,6 +185,8 @@ class Master:
             self.answer_verbs()
         else:
             Succession(self, heir.link)
+            if heir.first is not None:
+                self.loop.watch(heir.first, partial(self._foreground_gone, heir.first))
         self._nursery.forget += [
             self.loop.close,
             self.signals.close,
@@ -592,6 +594,13 @@ class Master:
         """This master goes on; the new one may have owned the doorbell for a while."""
         self._upgrade = None
         self.leadership.listen()
+
+    def _foreground_gone(self, pidfd: int) -> None:
+        """Somebody has killed the process that stood in for us: whoever started that takes the service for
+        ended, and will start it anew."""
+        self.loop.unwatch(pidfd)
+        self.log.error("the process in the foreground has been killed; the service ends with it")
+        self.ending.quit()
 
     def hand_over(self) -> None:
         """A new master serves on our listeners: what is left is to finish the work in flight."""

@@ -86,6 +86,7 @@ class Inheritance:
     link: Link
     activated: tuple[Address, ...]
     manager: Manager
+    first: int | None = None  # pidfd of the process that stays in the foreground, with which the service ends
 
 
 def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
@@ -105,7 +106,14 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         link=Link(socket.socket(fileno=found["link"])),
         activated=tuple(Address(**item) for item in found["activated"]),
         manager=Manager(**found["manager"]),
+        first=_own(found.get("first")),  # an older forkd has none
     )
+
+
+def _own(fd: int | None) -> int | None:
+    if fd is not None:
+        os.set_inheritable(fd, False)
+    return fd
 
 
 def _listener(item: dict[str, Any]) -> Listener:
@@ -175,6 +183,7 @@ class Upgrade:
             "link": link,
             "activated": [asdict(address) for address in master.launch.activated],
             "manager": asdict(master.launch.manager),
+            "first": master.launch.first,
         }  # fmt: skip
 
     def _hear(self) -> None:
@@ -269,7 +278,7 @@ def _execute(handed: dict[str, Any], standard: Standard) -> NoReturn:
     """In the forked process: become the new program."""
     fds = [fd for item in handed["listeners"] for fd in item["fds"]]
     fds += [handed["control"], handed["pidfile"], handed["link"]]
-    fds += [fd for fd in (handed["admin"], handed["health"]) if fd is not None]
+    fds += [fd for fd in (handed["admin"], handed["health"], handed["first"]) if fd is not None]
     for fd in fds:
         os.set_inheritable(fd, True)
     standard.hand_on()

@@ -385,3 +385,40 @@ def test_many_upgrades_leak_nothing(service: Service) -> None:
     for _ in range(2):
         upgrade()
     until(lambda: held() <= before, f"{before} descriptors, as after the first; has {held()}")
+
+
+# ---- in the foreground, the process that stays ----------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped, then killed", "after two upgrades"])
+def test_the_service_ends_with_the_process_that_stays(service: Service, how: str) -> None:
+    service.expected_errors = ["has been killed; the service ends with it"]
+    first = service.start_in_foreground()
+    for _ in range(2 if how == "after two upgrades" else 1):
+        service.ok("upgrade")
+    until(lambda: command_line(first.pid).startswith("forkd: foreground"), "it stands in")
+    port, pids = service.address[1], service.pids()
+    with service.connect() as client:
+        client.sendall(b"GET /sleep/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
+        if how == "stopped, then killed":
+            first.send_signal(signal.SIGSTOP)
+        first.kill()
+        until(lambda: not [pid for pid in pids if alive(pid)], "the end of the service")
+    assert first.wait(10) == -signal.SIGKILL
+    assert not service.pidfile.exists()
+    service.start("-b", f"127.0.0.1:{port}")  # as the supervisor does next
+    assert service.get() == "v1"
+
+
+def test_the_service_ends_with_it_while_it_finishes_its_work(service: Service) -> None:
+    service.expected_errors = ["has been killed; the service ends with it"]
+    first = service.start_in_foreground()
+    with service.connect() as client:
+        client.sendall(b"GET /sleep/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: [w for w in service.workers() if w["in_flight"]], "the request in flight")
+        service.ok("upgrade")
+        pids = service.pids()
+        first.kill()
+        until(lambda: not [pid for pid in pids if alive(pid)], "the end of the service")
+    service.gone()
