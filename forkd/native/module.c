@@ -60,6 +60,7 @@ static PyMethodDef functions[] = {
     {"accept", FAST(native_accept)},
     {"epoll_control", FAST(native_epoll_control)},
     {"epoll_wait", FAST(native_epoll_wait)},
+    {"only_from_processes", native_only_from_processes, METH_O, NULL},
     {"records", native_records, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

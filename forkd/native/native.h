@@ -268,6 +268,7 @@ extern PyTypeObject *events_type;
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_control(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *native_only_from_processes(PyObject *module, PyObject *number);
 
 /* link.c, dispatch.c, lane.c, ring.c, handle.c, complete.c, stake.c, epoll.c */
 int epoll_init(PyObject *module);

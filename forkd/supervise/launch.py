@@ -40,7 +40,7 @@ from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile, make_directory
 from forkd.supervise.upgrade import Inheritance
-from forkd.system import process
+from forkd.system import process, terminal
 from forkd.system.sockets import Listener
 from forkd.title import set_title
 
@@ -349,6 +349,7 @@ def _serve(sources: Sources, launch: Launch) -> int:
     from forkd.supervise.master import Master
 
     config = launch.config
+    terminal.leave()
     try:
         if launch.standard is None:
             launch.standard = capture(launch.error_log)

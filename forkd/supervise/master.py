@@ -165,6 +165,7 @@ class Master:
 
     def _open(self, config: Config) -> None:
         self.signals = SignalQueue([row.number for row in SIGNALS])
+        self.signals.only_from_processes(config.native)
         self.loop.watch(self.signals.fileno(), self._on_signals)
         heir = self.launch.inheritance
         self.notice = discovery.Notice(config.control)

@@ -34,7 +34,8 @@ SIGNALS: tuple[Row, ...] = (
     ),
     Row(
         signal.SIGWINCH, "pause",
-        "Retire all workers and keep the master; SIGHUP, SIGTTIN or `forkd scale` bring them back.",
+        "Retire all workers and keep the master; SIGHUP, SIGTTIN or `forkd scale` bring them back. As the "
+        "next two, only where a process sent it, and not a terminal.",
     ),
     Row(signal.SIGTTIN, "more", "One worker more."),
     Row(signal.SIGTTOU, "fewer", "One worker fewer."),

@@ -47,7 +47,7 @@ from forkd.supervise.messages import (
     Retire,
     Trim,
 )
-from forkd.system import process, rights, standard
+from forkd.system import process, rights, standard, terminal
 from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
@@ -425,6 +425,7 @@ def settle(
     rights.empty_inheritable_set()
     if not config.new_privileges:
         rights.allow_no_new_privileges()
+    terminal.leave()  # of a master that leads a session
     process.die_with_parent(master)  # after become(), which clears it
     sockets.listen()
     standard.print_by_lines()

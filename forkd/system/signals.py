@@ -15,6 +15,9 @@ import socket
 from collections.abc import Sequence
 from types import FrameType
 
+from forkd.native import native
+from forkd.system import terminal
+
 #: The real-time signal of signal-driven I/O on connections (sigio.py).
 NEWS = signal.SIGRTMIN + 4
 
@@ -38,8 +41,16 @@ def _noted(number: int, frame: FrameType | None) -> None:
     """
 
 
+#: Those that the kernel sends, too, to a process group for its terminal, which is no order to anybody: a
+#: new size of its window, job control, the end of the line. (What is typed, INT and QUIT, is one.)
+_OF_A_TERMINAL = (signal.SIGHUP, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU)
+
+
 class SignalQueue:
     """The signals of this process, readable as one descriptor. One per process (signal(7))."""
+
+    #: Signals that are left out while there is a terminal.
+    _untold: frozenset[int] = frozenset()
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -54,9 +65,22 @@ class SignalQueue:
         """The signals that came since the last call. 64 KiB of pipe hold more than one turn brings;
         what does not fit is a repetition of what is already in it."""
         try:
-            return list(os.read(self._read, 65536))
+            found = list(os.read(self._read, 65536))
         except BlockingIOError:
             return []
+        if not self._untold.isdisjoint(found) and terminal.signals_us():
+            found = [number for number in found if number not in self._untold]
+        return found
+
+    def only_from_processes(self, wanted: bool) -> None:
+        """Leave out what the kernel sends for a terminal. `wanted`: by native code, which can tell it from
+        what a process sends. Without that none of them is told while there is a terminal, but for HUP: the
+        end of the terminal is a reload, then."""
+        if native is None or not wanted:
+            self._untold = frozenset(_OF_A_TERMINAL[1:])
+            return
+        for number in _OF_A_TERMINAL:
+            native.only_from_processes(number)
 
     def close(self) -> None:
         """Also for a child: its parent's queue is not its own."""
