@@ -123,6 +123,10 @@ def _preload(service: _Service) -> str:
     return "there is no application, but the built-in one" if alone else ""
 
 
+def _no_admin(service: _Service) -> str:
+    return "" if service.config.admin else "there is no admin endpoint (--admin none)"
+
+
 #: Each with why it has no effect, or "".
 _UNUSED: dict[str, Callable[[_Service], str]] = {
     "accept": _accept,
@@ -148,6 +152,9 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "limit_request_body": _no_http,
     "body_buffer": _no_http,
     "access_log": _no_http,
+    "admin_hosts": _no_admin,
+    "admin_queries": _no_admin,
+    "admin_token_file": _no_admin,
 }
 _BY_ATTR = {row.attr: row for row in OPTIONS}
 

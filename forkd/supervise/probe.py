@@ -158,6 +158,11 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
             found.held.append(f"{address} ({who})")
         else:
             _try(address, 0, daemon, found, f"{who}: ")
+            if daemon.pid and not _is_any_port(address):
+                found.notes.append(
+                    f"{who} {address}: at a reload the running daemon keeps what it has "
+                    f"({daemon.own.get(who, 'none')}); forkd restart changes it"
+                )
     for first, second in combinations([*binds, *mine.values()], 2):
         with suppress(OSError):  # an unknown host has been told of
             if clash(first, second) and (not copies or second in mine.values()):

@@ -179,6 +179,11 @@ def test_beside_the_running_service_before_and_after_a_change_of_one_bind(servic
     assert service.ok("reload") == "generation 2 serves\n"
     held = f"(pid {service.pid}): the pid file, the control socket, 127.0.0.1:{other},"
     assert held in service.ok("check", *flags)
+    _configure(service, other, port)
+    assert (
+        f"admin 127.0.0.1:{port}: at a reload the running daemon keeps what it has (127.0.0.1:{admin}); forkd "
+        "restart changes it\n"
+    ) in service.ok("check", *flags)
 
 
 def test_an_address_that_is_anothers_is_an_error_beside_it_too(service: Service, taken: int) -> None:

@@ -69,6 +69,8 @@ def test_by_other_options() -> None:
     assert names("wsgi", bind=(unix, *Config().bind)) == usual
     assert names("wsgi", bind=(passed,)) == usual | {"defer-accept", "backlog"}
     assert names("wsgi", limit_request_field_size=65537) == usual | {"limit-request-field-size"}
+    admin = {"admin-hosts", "admin-queries", "admin-token-file"}
+    assert names("wsgi", admin=None) == usual | admin
     stream = usual - {"idle-timeout"} | HTTP_ONLY
     assert names("socketserver", idle_timeout=0.0) == stream
     assert names("asyncio", hooks="hooks") == stream - {"timeout"}
