@@ -5,12 +5,22 @@ script's otherwise (python(1), -P). The application's user may often write there
 is root's. So the directory goes before forkd imports anything that it does not need yet, and a program
 that forkd executes gets `-P`. The application's directory comes back in `app/loader.py`, in a process
 that has given the rights up.
+
+What forkd itself requires is taken out of `sys.modules` there, before any foreign code is imported: so the
+application finds what it would find without forkd. It gets its own `prometheus_client`, after what it has set
+for that (PROMETHEUS_MULTIPROC_DIR), and its own `daemon.py`. The master's stay where they are.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
+
+import forkd
+
+#: What was taken out: forkd's own code goes on using it, and modules in C need not bear to be deallocated.
+_set_aside: list[ModuleType] = []
 
 
 def leave_start_directory() -> None:
@@ -29,3 +39,16 @@ def command(verb: str, *arguments: str) -> list[str]:
     given = {"-I": flags.isolated, "-E": flags.ignore_environment, "-s": flags.no_user_site}
     kept = [flag for flag, on in given.items() if on]
     return [sys.executable, "-P", *kept, "-m", "forkd", verb, *arguments]
+
+
+def set_requirements_aside() -> None:
+    """Take out of `sys.modules` what forkd has imported besides itself and the standard library. In each
+    process that is to import foreign code, or was forked from one that has: then it is done already."""
+    if _set_aside:
+        return
+    main = sys.modules["__main__"]  # which multiprocessing gives a second name
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        if top == "forkd" or top in sys.stdlib_module_names or top in forkd.STARTED_WITH or module is main:
+            continue
+        _set_aside.append(sys.modules.pop(name))

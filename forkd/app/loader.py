@@ -72,7 +72,7 @@ def import_module(name: str, what: str) -> types.ModuleType:
         raise AppError(
             f"{what}: the working directory has been removed; a reload goes to the one that has its name now"
         ) from None
-    if here not in sys.path:
+    if sys.path[:1] != [here]:
         sys.path.insert(0, here)  # as `python -m` does: apps lie where forkd is started
     try:
         return importlib.import_module(name)

@@ -29,6 +29,7 @@ from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError, SystemCallError
+from forkd.interpreter import set_requirements_aside
 from forkd.log import AccessLog, Log
 from forkd.models import registry
 from forkd.models.deadlines import NEVER
@@ -414,7 +415,8 @@ def settle(
 ) -> None:  # fmt: skip
     """What each process that the master forks does once it has closed what is not its own: be named,
     be who the configuration says, gain no rights any more, and end with the master. Foreign code is
-    imported after it."""
+    imported after it, and does not find what forkd has imported for itself."""
+    set_requirements_aside()
     set_title(title, config.name)
     if config.umask is not None:
         os.umask(config.umask)

@@ -181,8 +181,8 @@ def test_beside_the_running_service_before_and_after_a_change_of_one_bind(servic
     assert held in service.ok("check", *flags)
     _configure(service, other, port)
     assert (
-        f"admin 127.0.0.1:{port}: at a reload the running daemon keeps what it has (127.0.0.1:{admin}); forkd "
-        "restart changes it\n"
+        f"admin 127.0.0.1:{port}: at a reload the running daemon keeps what it has (127.0.0.1:{admin}); "
+        "forkd restart changes it\n"
     ) in service.ok("check", *flags)
 
 
