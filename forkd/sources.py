@@ -21,7 +21,7 @@ from forkd import options as kinds
 from forkd import spelling, writers
 from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
 from forkd.errors import ConfigError, Problem, show
-from forkd.options import Option
+from forkd.options import Option, Workers
 from forkd.rules import Rule, combinations
 
 _BY_NAME = {row.name: row for row in OPTIONS}
@@ -158,6 +158,8 @@ class Sources:
                 hint = spelling.of_value(item.row.name, item.raw)
                 words = f"{error}; {hint}" if hint else str(error)
                 problems.append(Problem(item.row.name, show(item.raw), words, item.where))
+        if "max_workers" in values and not wrong & {"workers", "max_workers"}:
+            values["workers"] = _bounded(values, given)
         config = resolve_paths(
             replace(Config(), **values, origins=origins), self.runtime_dir, self.cwd
         )
@@ -250,6 +252,16 @@ def _from_environ(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
 def _from_platform(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
     if raw := environ.get(_OF_PLATFORM, "").strip():
         yield _Given(_BY_ATTR["workers"], raw, f"environment {_OF_PLATFORM}", cwd)
+
+
+def _bounded(values: Mapping[str, Any], given: Iterable[_Given]) -> Workers:
+    """How many workers there are: of those that nobody has counted out for this service, not more than it may
+    have."""
+    workers: Workers = values.get("workers", Config().workers)
+    said = [item for item in given if item.row.attr == "workers"]
+    counted = bool(said) and said[-1].raw != "auto" and not said[-1].where.endswith(_OF_PLATFORM)
+    most = workers.max if counted else values["max_workers"]
+    return Workers(min(workers.min, most), min(workers.max, most))
 
 
 #: What Kubernetes tells a pod of each Service in its namespace, and Docker of each link: for a Service called

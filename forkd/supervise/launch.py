@@ -37,6 +37,7 @@ from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.generation import open_directory, permissions_of
 from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
+from forkd.supervise.needs import with_need
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile, make_directory
 from forkd.supervise.upgrade import Inheritance
@@ -152,6 +153,7 @@ class Launch:
     def failed(self, error: str, into_log: bool = True) -> None:
         """It will not: the reason goes to whoever waits, and into the log where operators look for it. Not
         that of a new master, for the one before it tells, nor into the log of a daemon that runs."""
+        error = with_need(error, self.config)
         logs_to_file = self.error_log is not None and self.standard is not None
         if logs_to_file and self.inheritance is None and into_log:
             Log("error", self.config.log_format, "master").error(f"the service did not start: {error}")
@@ -224,7 +226,7 @@ def start(sources: Sources, config: Config) -> int:
             ours, theirs = socket.socketpair()
         pid = os.fork()
     except OSError as error:
-        raise StartError(process.why_no_fork(error)) from error
+        raise StartError(with_need(process.why_no_fork(error), config)) from error
     if pid == 0:
         ours.close()
         launch.waiter = theirs.detach()
@@ -378,9 +380,12 @@ def _serve(sources: Sources, launch: Launch) -> int:
         launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))
         return error.exit_code
     except OSError as error:
-        if not process.is_denied(error):
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            launch.failed(str(error.strerror))
+        elif process.is_denied(error):
+            launch.failed(_denied(error))
+        else:
             raise
-        launch.failed(_denied(error))
         return 1
 
 

@@ -128,7 +128,11 @@ class Logs:
         self._begun = True
         if self._pid or self._ended or not self._needed:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._put_off(error)
+            return
         forget = self._forgetting()
 
         def forget_all() -> None:
@@ -150,12 +154,7 @@ class Logs:
             self._pid, self._pidfd = process.fork(logger_main)
         except OSError as error:
             ours.close()
-            why = f"logger: {process.why_no_fork(error)}"
-            if not self._standard.is_read:  # there was never one: the start waits for it
-                self._failed(0, why)
-                return
-            self._log.error(f"{why}; trying again")
-            self._loop.timers.set("logger", monotonic() + _PAUSE_SECONDS, self.start)
+            self._put_off(error)
             return
         finally:
             theirs.close()
@@ -166,6 +165,18 @@ class Logs:
         self._loop.watch(ours.fileno(), self._hear)
         if self._opening:
             self._loop.timers.set("logs", monotonic() + _OPEN_SECONDS, self._open_late)
+
+    def _put_off(self, error: OSError) -> None:
+        """There is no room for a logger. The next try may find some; a generation whose logs it was to open
+        does not wait for that."""
+        why = f"logger: {process.why_no_fork(error)}"
+        if not self._standard.is_read:  # there was never one: the start waits for it
+            self._failed(0, why)
+            return
+        self._log.error(f"{why}; trying again")
+        self._loop.timers.set("logger", monotonic() + _PAUSE_SECONDS, self.start)
+        for log in sorted(self._opening):
+            self._opened(log, why)
 
     def _gone(self) -> None:
         """It has ended, though nobody told it to. What is in the rings waits for the next."""

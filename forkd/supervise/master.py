@@ -35,6 +35,7 @@ from forkd.supervise.leadership import Leadership
 from forkd.supervise.listening import Listening
 from forkd.supervise.logs import Logs
 from forkd.supervise.messages import Deaf, Failed, Message, Ready, Recycle, Retire
+from forkd.supervise.needs import slots_for
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery, mark_gone
 from forkd.supervise.reload import Reloader
@@ -51,12 +52,6 @@ from forkd.system.sockets import Listener
 #: How long connections between requests are kept for a request that is on its way, seconds.
 _IDLE_GRACE = 2.0
 _STOP_GRACE = 0.05
-
-
-def slots_for(config: Config) -> int:
-    """Rows of the scoreboard: twice the children that may be wanted, as a reload has both generations; and
-    some for those of earlier ones that still finish their work."""
-    return max(32, 4 * config.workers.max, 2 * config.most_workers)
 
 
 class Master:

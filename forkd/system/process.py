@@ -98,6 +98,10 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+#: What is short, in the words of a reason, whichever process has found it out.
+NO_PROCESSES = "may have no more processes and threads"
+
+
 def why_no_fork(error: OSError, call: str = "fork(2)") -> str:
     """What to say of a fork and what belongs to it, or of a thread's start, that failed; of EAGAIN, which
     says least, with the remedy (fork(2))."""
@@ -107,8 +111,8 @@ def why_no_fork(error: OSError, call: str = "fork(2)") -> str:
     if error.errno != errno.EAGAIN:
         return f"{call.partition('(')[0]}: {error.strerror}" + (ALLOW_IT if is_denied(error) else "")
     return (
-        f"{call}: EAGAIN: {os.strerror(errno.EAGAIN)}: the user of this process or its cgroup may have no "
-        "more processes and threads; raise RLIMIT_NPROC (ulimit -u, LimitNPROC=) or pids.max (TasksMax=)"
+        f"{call}: EAGAIN: {os.strerror(errno.EAGAIN)}: the user of this process or its cgroup {NO_PROCESSES}"
+        "; raise RLIMIT_NPROC (ulimit -u, LimitNPROC=) or pids.max (TasksMax=)"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forkd import cpus
 from forkd.address import Address
 from forkd.config import (
     OPTIONS,
@@ -296,6 +297,22 @@ def test_an_unknown_variable_is_a_warning(name: str, value: str, words: str) -> 
     (found,) = given.unknown_variables()
     assert found.startswith(f"environment {name}: {words}")
     assert value not in found.removeprefix(f"environment {name}")  # it may be a secret
+
+
+# -- max-workers
+
+
+@pytest.mark.parametrize("flags", ["", "-w auto"])
+@pytest.mark.parametrize("concurrency", ["", "9"])
+def test_what_nobody_has_counted_out_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, flags: str, concurrency: str
+) -> None:
+    monkeypatch.setattr(cpus, "usable", lambda: 8)
+    environ = {"WEB_CONCURRENCY": concurrency}
+    config = sources(*flags.split(), "--max-workers", "3", environ=environ).load()
+    assert (config.workers, config.most_workers) == (Workers(3, 3), 3)
+    usual = 9 if concurrency and not flags else 8
+    assert sources(*flags.split(), environ=environ).load().workers == Workers(usual, usual)
 
 
 # -- WEB_CONCURRENCY

@@ -73,6 +73,22 @@ def run(
     )
 
 
+@pytest.mark.parametrize("most", [8, 24, 44, 50, 53, 57])
+def test_a_start_without_open_files_fails_and_says_what_it_needs(service: Service, most: int) -> None:
+    """With numbers that are too small for the eventfds, the listener, the logger, a worker."""
+    service.expected_errors = ["the service did not start: ", "logger: fork: Too many open files; trying"]
+    under = ["prlimit", f"--nofile={most}:{most}"]
+    done = run(service, under, "start", *service.flags("-w", "2", "--user", "root"))
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "Too many open files" in line
+    assert line.endswith(
+        f"; a process may have {most} here, and this service needs 81 or more, its workers one for each "
+        "connection; raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)"
+    )
+    assert "bug in forkd" not in service.log()
+
+
 may_execute = pytest.mark.skipif(
     os.geteuid() != 0 or not executes(), reason="another user cannot execute this interpreter"
 )
@@ -102,6 +118,8 @@ def test_a_start_without_processes_fails_and_says_why(service: Service, preload:
             said = re.search(r"(fork\(2\)|pthread_create\(3\)): EAGAIN", done.stderr)
             assert said, f"{most}: {done.stderr}{service.log()}"
             assert REMEDY in done.stderr
+            need = 8 if preload else 7  # besides those of others
+            assert f"this service needs room for {need} more of them" in done.stderr
             assert "bug in forkd" not in done.stderr + service.log()
         until(lambda: not of(uid), "no process of that user")
         assert not service.pidfile.exists()
