@@ -183,8 +183,8 @@ class Config:
         section="workers",
         short="-w",
         help="number of children, or a range that follows the load; auto is the number of CPUs forkd may "
-        "use, by its affinity mask and its cgroups' quota; not given at all, WEB_CONCURRENCY counts; both are "
-        "bounded by --max-workers",
+        "use, by its affinity mask and its cgroups' quota; not given at all, WEB_CONCURRENCY counts; both "
+        "have --max-workers for a bound",
     )
     max_workers: int | None = option(
         kinds.Int(1, kinds.MAX_WORKERS),

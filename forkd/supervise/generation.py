@@ -17,7 +17,7 @@ from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.system import process, sockets
+from forkd.system import host_names, process
 from forkd.system.lease import Lease
 from forkd.system.passing import Queue, make_queue
 from forkd.system.socket_files import Permissions
@@ -42,6 +42,7 @@ class Generation:
     flavour: str = ""  # of the interface
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
+    left_out: list[str] = field(default_factory=list)  # lines for the log
     directory: int = -1  # an open file: where its children begin, whatever has that name by then
     access: Access = field(default_factory=Access)  # to the pages of the admin endpoint
 
@@ -59,18 +60,20 @@ class Generation:
         spare = list(known)
         made: list[Listener] = []
         listeners: list[Listener] = []
+        left_out: list[str] = []
         dispatched = registry.get(config.model).master_accepts
         try:
             for address in binds:
-                # By the name, too: it may have been bound as port 0.
-                old = next((x for x in spare if address == x.wanted or address.place == x.name), None)
-                if old is not None:
+                olds = _known(address, spare)
+                for old in olds:
                     _require_fit(old, copies)
                     spare.remove(old)
-                    listeners.append(old)
-                else:
-                    made.append(_listen(address, config.backlog, copies, permissions))
-                    listeners.append(made[-1])
+                listeners += olds
+                if not olds:
+                    new, lines = _listen(address, config.backlog, copies, permissions)
+                    made += new
+                    listeners += new
+                    left_out += lines
             lease = Lease(bells) if config.accept == "lock" and not dispatched else None
             queue = make_queue() if dispatched and config.dispatch == "competition" else None
         except BaseException as error:
@@ -93,6 +96,7 @@ class Generation:
             queue,
             access=access,
             directory=directory,
+            left_out=left_out,
         )
 
     @property
@@ -113,7 +117,9 @@ class Generation:
         self.least, self.most, self.want = old.least, old.most, old.want
 
     def warn(self, log: Log) -> None:
-        """Say what the machine will not let the children do."""
+        """Say what the machine will not let the children do, or the listeners be."""
+        for line in self.left_out:
+            log.warning(line)
         wanted, limit = self.config.worker_connections + _SPARE, process.descriptor_limit()
         if limit < wanted and not registry.get(self.config.model).forks:
             log.warning(
@@ -181,9 +187,21 @@ def permissions_of(config: Config) -> Permissions:
     return Permissions.named(config.socket_mode, config.socket_owner, config.socket_group)
 
 
-def _listen(address: Address, backlog: int, copies: int, permissions: Permissions) -> Listener:
+def _known(address: Address, known: list[Listener]) -> list[Listener]:
+    """The listener of that address; two where it is a host's name. By their own name, too: it may have been
+    bound as port 0."""
+    found: dict[int, Listener] = {}
+    for listener in known:
+        if address == listener.wanted or address.place == listener.name:
+            found.setdefault(listener.sockets[0].family, listener)
+    return list(found.values())
+
+
+def _listen(
+    address: Address, backlog: int, copies: int, permissions: Permissions
+) -> tuple[list[Listener], list[str]]:
     try:
-        return sockets.listen(address, backlog, copies, permissions)
+        return host_names.listen(address, backlog, copies, permissions)
     except (OSError, UnicodeError) as error:
         raise BindError(f"bind {address}: {error}") from error
 

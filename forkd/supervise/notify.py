@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: Descriptors that come back from the store are told from those of socket units by their names.
 _OURS = "forkd-"
+_SECOND = "#6"  # follows the name of a host at its IPv6 address
 _FIRST_FD = 3  # sd_listen_fds(3)
 #: Seconds until what the manager's queue had no room for is said again; and how much may wait for that.
 _AGAIN_SECONDS = 0.1
@@ -86,12 +87,15 @@ def passed(environ: MutableMapping[str, str], backlog: int) -> tuple[list[Addres
 
 
 def _name(listener: Listener) -> str:
-    return _OURS + quote(str(listener.wanted), safe="")  # a colon would separate names
+    """A host's name may be that of two."""
+    also = _SECOND if listener.wanted.kind == "tcp" and listener.name.startswith("[") else ""
+    return _OURS + quote(f"{listener.wanted}{also}", safe="")  # a colon would separate names
 
 
 def _stored(name: str, fd: int, backlog: int) -> Listener | None:
     try:
-        return sockets.restored(Address.parse(unquote(name.removeprefix(_OURS))), fd, backlog)
+        address = unquote(name.removeprefix(_OURS)).removesuffix(_SECOND)
+        return sockets.restored(Address.parse(address), fd, backlog)
     except (ValueError, OSError):
         os.close(fd)  # of another version, or broken: the address is bound anew
         return None

@@ -23,7 +23,7 @@ from forkd.sources import Sources
 from forkd.supervise import launch
 from forkd.supervise.control import ANOTHER_CONTROL, ask
 from forkd.supervise.pidfile import require_file, require_ours, running
-from forkd.system.attempts import clash, try_directory, try_listen
+from forkd.system.attempts import clash, try_directory, try_listen, try_name
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import tcp_holders
 
@@ -175,7 +175,10 @@ def _is_any_port(address: Address) -> bool:
 
 def _try(address: Address, copies: int, daemon: _Running, found: Findings, who: str = "") -> None:
     try:
-        try_listen(address, copies)
+        if who:  # the master's own servers have one address
+            try_listen(address, copies)
+        else:
+            found.notes += try_name(address, copies)
     except BindError as error:
         text = f"{who}{error}"
         if daemon.pid and address.kind.startswith("tcp") and tcp_holders(address.port) == [daemon.pid]:

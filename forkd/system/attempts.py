@@ -8,8 +8,28 @@ import os
 
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
+from forkd.system import host_names
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import ANOTHER_PATH, bind_error, bind_tcp, inherited, no_socket, sockaddr
+
+
+def try_name(address: Address, copies: int = 0) -> list[str]:
+    """As `try_listen`, for all that a host's name stands for: a line for each that would be left out."""
+    try:
+        addresses = host_names.expand(address)
+    except OSError as error:
+        raise bind_error(address, error) from error
+    left_out = []
+    for one in addresses:
+        try:
+            try_listen(one, copies)
+        except BindError as error:
+            if one == address or not host_names.is_off(error):
+                raise
+            left_out.append(host_names.without(address, error))
+    if len(left_out) == len(addresses):
+        raise BindError("\n".join(left_out))
+    return left_out
 
 
 def try_listen(address: Address, copies: int = 0) -> None:
@@ -48,6 +68,10 @@ def try_directory(call: str, path: str) -> None:
 def clash(first: Address, second: Address) -> bool:
     """Whether two TCP addresses cannot be listened on at a time, without SO_REUSEPORT. Raises OSError for a
     host that is not known."""
+    return any(_clash(one, other) for one in host_names.expand(first) for other in host_names.expand(second))
+
+
+def _clash(first: Address, second: Address) -> bool:
     if first.kind != second.kind or not first.kind.startswith("tcp") or not first.port == second.port != 0:
         return False
     hosts = [sockaddr(address)[0] for address in (first, second)]
