@@ -159,7 +159,7 @@ def _start(args: argparse.Namespace) -> int:
 
 def _stop(args: argparse.Namespace) -> int:
     config = _locate(args)
-    pid = running(config.pidfile)
+    pid = running(config.pidfile, config.control)
     _stop_and_wait(pid)
     return 0
 
@@ -174,7 +174,7 @@ def _restart(args: argparse.Namespace) -> int:
     sources, config = _load(args)
     given = set(sources.flags) - _WHERE
     try:
-        pid = running(config.pidfile)
+        pid = running(config.pidfile, config.control)
         if not given and not is_named(args, os.environ):
             running_with = ask(config.control, "sources")
             if running_with["activated"]:
@@ -195,7 +195,7 @@ def _restart(args: argparse.Namespace) -> int:
 def _reload(args: argparse.Namespace) -> int:
     """Waits until the reload has ended, however long the application takes to import."""
     config = _locate(args)
-    running(config.pidfile)
+    running(config.pidfile, config.control)
     reply = ask(config.control, "reload", seconds=None, late=_say_late)
     say(f"generation {reply['generation']} serves", done="the reload is done")
     if reply["restart"]:
@@ -208,7 +208,7 @@ def _reload(args: argparse.Namespace) -> int:
 def _upgrade(args: argparse.Namespace) -> int:
     """Waits until the new master serves, or has failed."""
     config = _locate(args)
-    running(config.pidfile)
+    running(config.pidfile, config.control)
     reply = ask(config.control, "upgrade", seconds=None, late=_say_late)
     say(f"master {reply['pid']} serves", done="the upgrade is done")
     return 0
@@ -222,7 +222,7 @@ def _say_late() -> None:
 
 def _status(args: argparse.Namespace) -> int:
     config = _locate(args)
-    running(config.pidfile)
+    running(config.pidfile, config.control)
     status = ask(config.control, "status")["status"]
     say(json.dumps(status, indent=1) if args.json else table.render(status))
     return 0
@@ -245,7 +245,7 @@ def _scale(args: argparse.Namespace) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", amount):
         raise UsageError(f"scale {amount}: write N, +N or -N")
     config = _locate(args)
-    running(config.pidfile)
+    running(config.pidfile, config.control)
     how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
     reply = ask(config.control, "scale", **how)
     say(f"{reply['workers']} workers", done="the number is changed")

@@ -71,7 +71,9 @@ class ControlServer:
         self._places = Places(sock, loop, _CLIENTS, self._heard, _may_ask, lingers=False)
 
     def open(self) -> None:
-        """Begin to answer, and own the socket file."""
+        """Begin to answer, and own the socket file. From here on the kernel names this process to whoever
+        connects (unix(7): the credentials of the last listen(2)), as the pid file does."""
+        self.sock.listen(BACKLOG)
         self._inode = inode(self._path)
         self._places.open()
 
@@ -91,7 +93,6 @@ class ControlServer:
         """The socket that an upgrade handed over."""
         sock = socket.socket(fileno=fd)
         sock.set_inheritable(False)
-        sock.listen(BACKLOG)
         return cls(sock, path, loop, handle)
 
     @classmethod

@@ -1,9 +1,10 @@
 """Which daemons run here: how a master makes itself found, and `forkd list`, which looks.
 
 There is no register, so there is nothing stale in one, and nobody can plant an entry. A master is a process
-called `forkd: master` that has a notice open: a memfd with the path of its control socket, which ends with
-the process. Whoever may read /proc/PID/fd of a process finds it there (proc(5)): root those of all users
-and of containers, others their own. Then the control socket is asked.
+called `forkd: master`, unless it could not set its title, that has a notice open: a memfd with its name and
+the path of its control socket, which ends with the process. Whoever may read /proc/PID/fd of a process
+finds it there (proc(5)): root those of all users and of containers, others their own. Then the control
+socket is asked.
 
 Anybody may call a process so, and put anything into its memfd. So nothing is sent before the kernel has said
 whose the socket is (SO_PEERCRED): it must be the user's whose process it is. What comes back is a claim about
@@ -28,6 +29,7 @@ from time import monotonic
 from typing import Any
 
 from forkd.config import default_runtime_dir
+from forkd.errors import ForkdError, SystemCallError
 from forkd.system import process
 
 _NOTICE = "forkd-control"
@@ -44,10 +46,10 @@ Found = dict[str, Any]
 class Notice:
     """The master's side: where it is to be asked, for as long as it is open."""
 
-    def __init__(self, control: str) -> None:
+    def __init__(self, control: str, name: str) -> None:
         """Raises OSError."""
         self._fd = process.make_memfd(_NOTICE)
-        os.write(self._fd, json.dumps({"control": control}).encode())
+        os.write(self._fd, json.dumps({"control": control, "name": name}).encode())
 
     def close(self) -> None:
         """In a child; and in a master that another one has followed."""
@@ -85,7 +87,14 @@ def find(environ: Mapping[str, str]) -> list[Found]:
 
 
 def _pids() -> list[int]:
-    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    """Raises ForkdError."""
+    try:
+        return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    except OSError as error:
+        raise ForkdError(
+            f"list: {SystemCallError('open', '/proc', error)}; no process can be looked at without it "
+            "(forkd status --pidfile asks one daemon)"
+        ) from error
 
 
 def _master(pid: int) -> Found | None:
@@ -93,7 +102,8 @@ def _master(pid: int) -> Found | None:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             title = _TITLE.match(file.read(256))
-        if title is None:
+        name = title[1].decode("utf-8", "replace") if title else _untitled(pid)
+        if name is None:
             return None
         with open(f"/proc/{pid}/status", "rb") as file:
             fields = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
@@ -101,7 +111,7 @@ def _master(pid: int) -> Found | None:
         return None  # it has gone
     uid = int(fields[b"Uid"].split()[1])
     return {
-        "name": title[1].decode("utf-8", "replace"),
+        "name": name,
         "pid": pid,
         "uid": uid,
         "user": _user(uid),
@@ -109,6 +119,21 @@ def _master(pid: int) -> Found | None:
         # What it takes its pid for: another number in a PID namespace of its own (pid_namespaces(7)).
         "own_pid": int(fields.get(b"NSpid", b"%d" % pid).split()[-1]),
     }
+
+
+def _untitled(pid: int) -> str | None:
+    """The name of a master that could not set its title, since its environment was empty: that needs the room
+    of it. None for all other processes."""
+    try:
+        proc = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return str(_notice(proc).get("name", ""))[:200] or None
+    except _Unknown:
+        return None
+    finally:
+        os.close(proc)
 
 
 def _user(uid: int) -> str:
@@ -145,7 +170,7 @@ def _learn(entry: Found, deadline: float, environ: Mapping[str, str]) -> Found:
     except OSError as error:
         raise _Unknown("it has just gone") from error
     try:
-        control = _notice(proc)
+        control = str(_notice(proc)["control"])
         with _connect(proc, control, entry["uid"], deadline) as sock:
             status = _ask(sock, deadline)
         foreign = _namespace(proc) != _namespace_of_ours()
@@ -160,8 +185,9 @@ def _learn(entry: Found, deadline: float, environ: Mapping[str, str]) -> Found:
     return found | {"control": control, "where": _where(found, control, entry, foreign, environ)}
 
 
-def _notice(proc: int) -> str:
-    """The path of the control socket. Raises _Unknown."""
+def _notice(proc: int) -> dict[str, Any]:
+    """What a master says of itself: `control`, the path of its control socket, and its `name`, which versions
+    before do not say. Raises _Unknown."""
     try:
         fds = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
     except PermissionError as error:
@@ -179,8 +205,9 @@ def _notice(proc: int) -> str:
                 continue
             try:
                 if stat.S_ISREG(os.fstat(file).st_mode):
-                    return str(json.loads(os.read(file, _MAX_NOTICE_BYTES))["control"])
-            except (OSError, ValueError, KeyError, TypeError):
+                    found = json.loads(os.read(file, _MAX_NOTICE_BYTES))
+                    return {"control": found["control"], "name": found.get("name", "")}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             finally:
                 os.close(file)

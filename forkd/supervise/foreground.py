@@ -20,33 +20,33 @@ from forkd.title import set_title
 _OURS = (signal.SIGCHLD, signal.SIGIO)
 
 
-def forward(number: int, pidfile: str) -> None:
+def forward(number: int, pidfile: str, control: str) -> None:
     """Send a signal that came to this process to the master; nothing when there is none."""
     if number in _OURS:
         return
     try:
-        pidfd = os.pidfd_open(running(pidfile))
+        pidfd = os.pidfd_open(running(pidfile, control))
     except (ForkdError, ProcessLookupError):
         return
     process.send_signal(pidfd, number)
     os.close(pidfd)
 
 
-def stand_in(name: str, pidfile: str, signals: SignalQueue) -> int:
+def stand_in(name: str, pidfile: str, control: str, signals: SignalQueue) -> int:
     """Wait for the end of the service: the exit code, 1 when the last master did not end by itself."""
     set_title("foreground", name)
     while True:
         try:
-            pidfd = os.pidfd_open(running(pidfile))  # of the next master, after each upgrade
+            pidfd = os.pidfd_open(running(pidfile, control))  # of the next master, after each upgrade
         except ProcessLookupError:
             continue
         except ForkdError:
             return 1 if os.path.lexists(pidfile) else 0  # it removes the file when it stops
-        _wait(pidfd, pidfile, signals)
+        _wait(pidfd, pidfile, control, signals)
         os.close(pidfd)
 
 
-def _wait(pidfd: int, pidfile: str, signals: SignalQueue) -> None:
+def _wait(pidfd: int, pidfile: str, control: str, signals: SignalQueue) -> None:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(signals.fileno(), select.POLLIN)
@@ -54,7 +54,7 @@ def _wait(pidfd: int, pidfile: str, signals: SignalQueue) -> None:
     while pidfd not in ready:
         ready = {fd for fd, _ in poll.poll()}
         for number in signals.read():
-            forward(number, pidfile)
+            forward(number, pidfile, control)
         _reap()
 
 

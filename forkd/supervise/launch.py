@@ -374,7 +374,7 @@ def _serve(sources: Sources, launch: Launch) -> int:
         finally:
             launch.pidfile.remove()
         if master.handed_over and launch.stays:
-            return stand_in(config.name, config.pidfile, master.signals)
+            return stand_in(config.name, config.pidfile, config.control, master.signals)
         return code
     except ForkdError as error:
         launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))

@@ -163,7 +163,7 @@ class Master:
         self.signals.only_from_processes(config.native)
         self.loop.watch(self.signals.fileno(), self._on_signals)
         heir = self.launch.inheritance
-        self.notice = discovery.Notice(config.control)
+        self.notice = discovery.Notice(config.control, config.name)
         if heir is None:
             self.control = ControlServer.listen(config.control, self.loop, self._on_request)
         else:
@@ -493,7 +493,8 @@ class Master:
         for number in self.signals.read():
             act = does[signal.Signals(number)]
             if self.handed_over and self.launch.stays:
-                foreground.forward(number, self.generation.config.pidfile)
+                config = self.generation.config
+                foreground.forward(number, config.pidfile, config.control)
                 if act not in ("quit", "reopen", "reap"):  # what our own last children need
                     continue
             try:

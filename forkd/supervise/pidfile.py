@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import stat
+import struct
 from time import monotonic, sleep
 
 from forkd.errors import AlreadyRunning, ForkdError, NotRunning, StartError, SystemCallError
@@ -126,8 +128,12 @@ def require_ours(directory: str, or_root: bool = False) -> None:
         raise StartError(f"{directory} can be written by others; {remedy}")
 
 
-def running(path: str) -> int:
-    """The pid of the master that holds the file. Raises NotRunning, ForkdError."""
+def running(path: str, control: str) -> int:
+    """The pid of the master that holds the file. Raises NotRunning, ForkdError.
+
+    Where /proc does not tell whether that pid is the holder's, the kernel is asked who listens on the control
+    socket: /proc may be hidden (hidepid, of another user's processes), or not mounted (a chroot).
+    """
     require_ours(os.path.dirname(path), or_root=True)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -141,14 +147,20 @@ def running(path: str) -> int:
         ends = monotonic() + _LETS_GO_SECONDS
         while not _lock_is_free(path, fd):
             pid = _content(fd)
-            if pid and _holds(pid, fd):
-                return pid
             if not pid:
                 raise NotRunning(f"not running yet: {path} is locked, and names nobody")
+            holds = _holds(pid, fd)
+            if holds is None:
+                holds = _listens(pid, control)
+            if holds:
+                return pid
             if monotonic() >= ends:
                 raise ForkdError(
                     f"{path} is held by a forkd of another PID namespace, where its pid is {pid}; "
                     "run this command in there"
+                    if holds is False
+                    else f"{path} is locked; whether pid {pid} holds it cannot be seen here: /proc does not "
+                    f"show that process, and nobody answers on {control or 'a control socket'}"
                 )
             sleep(0.01)  # it is ending: its descriptors are gone, and the lock will be
         raise NotRunning(f"not running: nobody holds {path}")
@@ -167,9 +179,9 @@ def _lock_is_free(path: str, fd: int) -> bool:
     return True
 
 
-def _holds(pid: int, fd: int) -> bool:
-    """Whether that process has the file open. A pid file on a shared volume may be a container's,
-    and its pid somebody else's here."""
+def _holds(pid: int, fd: int) -> bool | None:
+    """Whether that process has the file open; None where /proc does not tell. A pid file on a shared volume
+    may be a container's, and its pid somebody else's here."""
     mine = os.fstat(fd)
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
@@ -178,12 +190,42 @@ def _holds(pid: int, fd: int) -> bool:
                     return True
             except FileNotFoundError:
                 continue
-    except PermissionError:  # another user's, or not to be looked into: what does it call itself?
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().startswith(b"forkd: master")
     except OSError:
-        pass
+        return None if _is_there(pid) else False
     return False
+
+
+def _is_there(pid: int) -> bool:
+    """Whether there is such a process in this PID namespace, whosever it is."""
+    try:
+        return _may_signal(pid) or True
+    except (ProcessLookupError, OverflowError):
+        return False
+
+
+def _may_signal(pid: int) -> bool:
+    """Raises ProcessLookupError, OverflowError."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    return True
+
+
+def _listens(pid: int, control: str) -> bool | None:
+    """Whether that process listens on the control socket, as the kernel says (unix(7), SO_PEERCRED: 0 for
+    one of another PID namespace); None where nobody does. Where this user may neither connect nor signal
+    that process, the lock is trusted: nothing can be done to it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_LETS_GO_SECONDS)
+        try:
+            sock.connect(control)
+        except PermissionError:
+            return True if not _may_signal(pid) else None
+        except OSError:
+            return None
+        peer: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        return peer == pid
 
 
 def require_file(path: str, fd: int) -> None:

@@ -81,7 +81,7 @@ def probe(sources: Sources, config: Config) -> Findings:
 
 def _running(sources: Sources, config: Config, found: Findings) -> _Running:
     try:
-        pid = running(config.pidfile)
+        pid = running(config.pidfile, config.control)
     except NotRunning:
         return _Running()
     except ForkdError as error:

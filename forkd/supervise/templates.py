@@ -99,7 +99,7 @@ class _Template:
             found = json.loads(_ENDED)
         except ValueError:
             found = "nonsense"
-        if type(found) is not int or process.parent(found) != os.getpid():
+        if type(found) is not int or not process.is_child(found):
             # The application has run there: what it says may be wrong, and a pid a stranger's.
             raise OSError(errno.EPROTO, f"{self} says {found!r}")
         return found, process.open_pidfd(found)  # ours to reap, so the pid is still its own

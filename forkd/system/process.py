@@ -296,6 +296,15 @@ def parent(pid: int) -> int:
         return 0
 
 
+def is_child(pid: int) -> bool:
+    """Whether that process is a child of this one, and not collected yet (waitid(2): ECHILD)."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def is_stopped(pid: int) -> bool:
     """Whether `pid` was stopped by a signal or a tracer."""
     return state(pid) == _STATES["T"]

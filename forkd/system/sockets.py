@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -351,7 +352,7 @@ def bind_error(address: Address, error: OSError) -> BindError:
     if error.errno == errno.EADDRINUSE:
         holders = ", ".join(describe(pid) for pid in tcp_holders(address.port)[:3])
         text += (
-            f"; it is held by {holders}" if holders else "; by whom only root can see (ss -ltnp)"
+            f"; it is held by {holders}" if holders else "; by whom root can see, where /proc is (ss -ltnp)"
         )
     elif error.errno == errno.EACCES and address.kind != "unix":
         least = _first_unprivileged_port()
@@ -393,7 +394,7 @@ def other_holders(sock: socket.socket, known: set[int]) -> list[str]:
 def _holders(wanted: set[str]) -> list[int]:
     """The processes with one of these descriptors (proc(5): the fd links)."""
     found = []
-    for entry in os.listdir("/proc"):
+    for entry in _proc():
         if entry.isdigit():
             try:
                 links = (
@@ -404,6 +405,12 @@ def _holders(wanted: set[str]) -> list[int]:
             except OSError:
                 continue  # not ours to look at, or gone meanwhile
     return found
+
+
+def _proc() -> list[str]:
+    with suppress(OSError):  # a chroot may have none
+        return os.listdir("/proc")
+    return []
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

@@ -333,7 +333,7 @@ class Service:
             with contextlib.suppress(ForkdError):
                 ask(str(self.control), "status", 2.0)
             with contextlib.suppress(NotRunning, ProcessLookupError):
-                os.kill(running(str(self.pidfile)), signal.SIGTERM)
+                os.kill(running(str(self.pidfile), str(self.control)), signal.SIGTERM)
             self.gone(30)
         finally:
             for pid in processes_of(self.name):

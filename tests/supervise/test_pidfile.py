@@ -27,7 +27,7 @@ def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
     held = Pidfile.acquire(path)
     with pytest.raises(StartError, match=f"pid {os.getpid()}"):
         Pidfile.acquire(path)
-    assert running(path) == os.getpid()
+    assert running(path, "") == os.getpid()
     held.remove()
 
 
@@ -36,7 +36,7 @@ def test_a_stale_file_blocks_nobody(tmp_path: Path, left: str) -> None:
     path = tmp_path / "a.pid"
     path.write_text(left)
     with pytest.raises(NotRunning):
-        running(str(path))
+        running(str(path), "")
     held = Pidfile.acquire(str(path))
     assert path.read_text() == f"{os.getpid()}\n"
     held.remove()
@@ -50,7 +50,7 @@ def test_a_symbolic_link_is_refused_and_its_target_kept(tmp_path: Path) -> None:
     with pytest.raises(ForkdError, match="ELOOP"):
         Pidfile.acquire(str(link))
     with pytest.raises(NotRunning):
-        running(str(link))
+        running(str(link), "")
     assert target.read_text() == "precious"
 
 
@@ -65,7 +65,7 @@ def test_somebody_elses_file_is_not_removed(tmp_path: Path) -> None:
 
 def test_not_running_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(NotRunning):
-        running(str(tmp_path / "none.pid"))
+        running(str(tmp_path / "none.pid"), "")
 
 
 def test_the_descriptor_is_not_inherited_through_exec(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_one_whose_master_is_just_gone_is_not_running(tmp_path: Path) -> None:
             os._exit(0)
     assert os.read(read, 1) == b"!"
     with pytest.raises(NotRunning, match="nobody holds"):
-        running(str(path))
+        running(str(path), "")
     os.waitpid(pid, 0)
     os.close(read)
     os.close(write)
