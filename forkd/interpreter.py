@@ -22,6 +22,9 @@ import forkd
 #: What was taken out: forkd's own code goes on using it, and modules in C need not bear to be deallocated.
 _set_aside: list[ModuleType] = []
 
+#: What was started: a script, a bundle, or with -m the module's file. The directory changes later.
+_STARTED = os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] else ""
+
 
 def leave_start_directory() -> None:
     """Take out of `sys.path` what Python has put there for `-c`, or for the script that is running."""
@@ -34,11 +37,21 @@ def leave_start_directory() -> None:
 
 def command(verb: str, *arguments: str) -> list[str]:
     """A forkd in a new interpreter that imports from nowhere, and heeds no variable, that this one did
-    not: `-P`, and of `-I`, `-E` and `-s` those that this one was given."""
+    not: `-P`, and of `-I`, `-E` and `-s` those that this one was given. Where forkd is in a bundle, from that
+    file, as it is by now."""
     flags = sys.flags
     given = {"-I": flags.isolated, "-E": flags.ignore_environment, "-s": flags.no_user_site}
     kept = [flag for flag, on in given.items() if on]
-    return [sys.executable, "-P", *kept, "-m", "forkd", verb, *arguments]
+    program = [_STARTED] if _is_bundle(_STARTED) else ["-m", "forkd"]
+    return [sys.executable, "-P", *kept, *program, verb, *arguments]
+
+
+def _is_bundle(path: str) -> bool:
+    """Whether it is a zip archive that Python runs (zipapp, shiv, PEX): no other interpreter finds what is in
+    it by the name of a module."""
+    import zipfile
+
+    return zipfile.is_zipfile(path)
 
 
 def set_requirements_aside() -> None:

@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Birth:
 
 def main(birth: Birth) -> NoReturn:
     """The logger's main; never returns to the master's code."""
-    code = 70
+    code, logger = 70, None
     try:
         for number in signal.Signals:  # Ctrl-C, and a TERM for all: it is the last to end
             if number not in _KEPT:
@@ -76,10 +77,15 @@ def main(birth: Birth) -> NoReturn:
         # If it is stopped when the master ends, it goes on, and learns of it.
         process.die_with_parent(birth.master, signal.SIGCONT)
         process.unblock()
-        Logger(birth).run()
+        logger = Logger(birth)
+        logger.run()
         code = 0
     except BaseException:
         Log("error", birth.style, "logger").exception("the logger crashed")
+        if logger is None:  # a start waits for its files
+            why = f"the logger crashed\n{traceback.format_exc().rstrip()}"
+            for log in birth.destinations:
+                messages.send(birth.channel, messages.OPENED, log, why)
     finally:
         os._exit(code)
 

@@ -131,9 +131,11 @@ class Launch:
     def _say_what_takes_long(self, master: Master) -> None:
         if master.served or master.ending.begun:
             return
-        text = master.errands.describe() or loading(
-            master.generation.config, [child.pid for child in master.children] + master.template_pids()
-        )
+        if master.logs.opening:
+            text = "the files of the logs are not open yet"
+        else:
+            pids = [child.pid for child in master.children] + master.template_pids()
+            text = master.errands.describe() or loading(master.generation.config, pids)
         master.log.info(text)
         if self.waiter is not None:
             self._send({"text": f"{text}; Ctrl-C ends this start"})
@@ -270,6 +272,10 @@ def take_over(heir: Inheritance) -> int:
     except ForkdError as error:
         heir.link.send({"ok": False, "text": str(error)})
         return error.exit_code
+    except BaseException:
+        crash = f"the new master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
+        heir.link.send({"ok": False, "text": crash})
+        raise
 
 
 def _await(daemon: socket.socket) -> int:

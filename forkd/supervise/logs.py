@@ -183,6 +183,7 @@ class Logs:
         code = process.reap(self._pid)
         if code is None:
             return
+        self._hear()  # its last words may be in the channel still
         how = f"exit code {code}" if code >= 0 else process.exit_reason(code)
         self._log.error(f"the logger (pid {self._pid}) is gone: {how}; another one goes on")
         self._release()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from forkd.supervise.master import Master
 
 _VARIABLE = "FORKD_INTERNAL_UPGRADE"
+_MAX_WORDS = 1 << 16  # bytes
 #: For a new master to start, besides what it waits for.
 _SPARE_SECONDS = 10.0
 
@@ -95,7 +96,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
     if text is None:
         return None
     found = json.loads(text)
-    return Inheritance(
+    made = Inheritance(
         sources=Sources(**found["sources"]),
         generation=found["generation"],
         listeners=[_listener(item) for item in found["listeners"]],
@@ -108,6 +109,10 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         manager=Manager(**found["manager"]),
         first=_own(found.get("first")),  # an older forkd has none
     )
+    if "stderr" in found:  # an older forkd has left that as it is
+        os.dup2(found["stderr"], 2)
+        os.close(found["stderr"])
+    return made
 
 
 def _own(fd: int | None) -> int | None:
@@ -140,17 +145,29 @@ class Upgrade:
         self._decided = False
         ours, theirs = socket.socketpair()
         self._link = Link(ours)
+        # What the new program says before it is a master: that there is no forkd any more, for one.
+        try:
+            self._words = process.make_memfd("forkd-upgrade")
+        except OSError as error:
+            for end in (ours, theirs):
+                end.close()
+            raise ForkdError(f"upgrade: {process.why_no_fork(error)}") from error
         handed = self._describe(theirs.fileno())
         master.leadership.lend()
 
         def execute() -> NoReturn:
             assert master.launch.standard is not None
-            _execute(handed, master.launch.standard)
+            try:
+                _execute(handed, master.launch.standard, self._words)
+            except ForkdError as error:
+                Link(theirs).send({"ok": False, "text": str(error)})
+                os._exit(1)
 
         try:
             self.pid, self._pidfd = process.fork_away(execute)
         except OSError as error:
             ours.close()
+            os.close(self._words)
             raise ForkdError(f"upgrade: {process.why_no_fork(error)}") from error
         finally:
             theirs.close()
@@ -191,7 +208,9 @@ class Upgrade:
         for message in messages:
             self._decide(message["ok"], message["text"])
         if gone:
-            self._decide(False, "the new master ended before it served; see the error log")
+            words = os.pread(self._words, _MAX_WORDS, 0).decode("utf-8", "replace").strip()
+            why = f":\n{words}" if words else "; see the error log"
+            self._decide(False, f"the new master (pid {self.pid}) ended before it served{why}")
 
     def _decide(self, ok: bool, text: str) -> None:
         if self._decided:
@@ -200,6 +219,7 @@ class Upgrade:
         self._master.loop.timers.cancel("upgrade")
         self._master.loop.unwatch(self._link.fileno())
         os.close(self._pidfd)
+        os.close(self._words)
         if self._request is not None:
             self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
         if ok:
@@ -274,20 +294,22 @@ class Succession:
             self._link.close()
 
 
-def _execute(handed: dict[str, Any], standard: Standard) -> NoReturn:
-    """In the forked process: become the new program."""
+def _execute(handed: dict[str, Any], standard: Standard, words: int) -> NoReturn:
+    """In the forked process: become the new program, whose stderr is `words` until it is forkd's (see
+    `inherited`). Raises SystemCallError."""
     fds = [fd for item in handed["listeners"] for fd in item["fds"]]
     fds += [handed["control"], handed["pidfile"], handed["link"]]
     fds += [fd for fd in (handed["admin"], handed["health"], handed["first"]) if fd is not None]
     for fd in fds:
         os.set_inheritable(fd, True)
     standard.hand_on()
+    handed["stderr"] = os.dup(2)
+    os.set_inheritable(handed["stderr"], True)
     environ = {**os.environ, _VARIABLE: json.dumps(handed)}
-    process.unblock()
     program = interpreter.command("start")
+    os.dup2(words, 2)
+    process.unblock()
     try:
         os.execve(program[0], program, environ)
-    except OSError as error:  # such as ENOENT: it was removed with the release that it was a part of
-        why = SystemCallError("execve", program[0], error)
-        Link(socket.socket(fileno=handed["link"])).send({"ok": False, "text": str(why)})
-        os._exit(1)
+    except OSError as error:
+        raise SystemCallError("execve", program[0], error) from error

@@ -15,11 +15,11 @@ import sys
 NUMBERS = {
     "x86_64": {
         "epoll_create1": 291, "eventfd2": 290, "flock": 73, "memfd_create": 319, "pipe2": 293,
-        "sched_getaffinity": 204, "socketpair": 53,
+        "prctl": 157, "sched_getaffinity": 204, "socketpair": 53,
     },
     "aarch64": {
         "epoll_create1": 20, "eventfd2": 19, "flock": 32, "memfd_create": 279, "pipe2": 59,
-        "sched_getaffinity": 123, "socketpair": 199,
+        "prctl": 167, "sched_getaffinity": 123, "socketpair": 199,
     },
 }.get(platform.machine(), {}) | {"close_range": 436, "pidfd_open": 434}  # fmt: skip
 _LOAD, _EQUAL, _DONE = 0x20, 0x15, 0x06  # BPF, of seccomp_data.nr

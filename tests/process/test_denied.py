@@ -48,6 +48,15 @@ def test_a_start_ends_and_names_the_call(
     assert not service.pidfile.exists()
 
 
+def test_a_process_that_cannot_begin_ends_the_start(service: Service) -> None:
+    """The logger, which is the first; it was forked again for ever."""
+    done = denied(service, "EPERM", "prctl", "start", *service.flags())
+    service.expected_errors = ["the service did not start", "the logger", "Traceback"]
+    assert done.returncode == 1
+    assert "prctl(PR_SET_PDEATHSIG): EPERM: Operation not permitted" in done.stdout
+    assert processes_of(service.name) == []
+
+
 def test_in_the_foreground_too(service: Service) -> None:
     done = denied(service, "EPERM", "memfd_create", "start", "-f", *service.flags())
     assert done.returncode == 1

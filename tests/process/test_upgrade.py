@@ -6,6 +6,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
+import sysconfig
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -422,3 +426,81 @@ def test_the_service_ends_with_it_while_it_finishes_its_work(service: Service) -
         first.kill()
         until(lambda: not [pid for pid in pids if alive(pid)], "the end of the service")
     service.gone()
+
+
+# ---- what cannot become a new master ------------------------------------------------------------
+
+
+def started_by_a_link(service: Service, *arguments: str) -> tuple[Path, Path]:
+    """A service whose interpreter, and the directory of its forkd, are links that a test can remove."""
+    python, lib = service.dir / "python", service.dir / "lib"
+    python.symlink_to(os.path.realpath(sys.executable))
+    lib.mkdir()
+    (lib / "forkd").symlink_to(Path(__file__).parents[2] / "forkd")
+    environ = {**service.environ, "PYTHONPATH": f"{lib}:{sysconfig.get_paths()['purelib']}"}
+    done = subprocess.run(
+        [python, *service.argv("start", *service.flags(*arguments))[1:]],
+        cwd=service.dir, env=environ, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return python, lib
+
+
+@pytest.mark.parametrize("how", ["verb", "signal"])
+@pytest.mark.parametrize("gone", ["interpreter", "forkd", "directory"])
+def test_the_reason_why_none_can_be_started_is_told(service: Service, gone: str, how: str) -> None:
+    python, lib = started_by_a_link(service)
+    service.expected_errors = ["upgrade failed", "Traceback"]
+    if gone == "interpreter":
+        python.unlink()
+        said = f"execve({python}): ENOENT: No such file or directory"
+    elif gone == "forkd":
+        (lib / "forkd").unlink()
+        said = f"{python}: No module named forkd"
+    else:
+        (lib / "forkd").unlink()
+        (lib / "forkd").mkdir()
+        (lib / "forkd" / "__init__.py").write_text("")
+        (lib / "forkd" / "__main__.py").write_text("raise ImportError('half installed')")
+        said = "ImportError: half installed"
+    if how == "verb":
+        done = service.run("upgrade")
+        assert done.returncode == 1
+        assert said in done.stderr
+    else:
+        service.signal(signal.SIGUSR2)
+    until(lambda: said in service.log(), "the reason in the log")
+    assert service.get() == "v1"
+    assert len(processes_of(service.name)) == 4  # a master, a logger, two workers
+
+
+def test_a_bundle_is_upgraded_by_itself_as_it_is_by_then(service: Service) -> None:
+    """A zipapp; what it needs besides is installed."""
+    bundle = service.dir / "service.pyz"
+
+    def make(version: str) -> None:
+        root = Path(__file__).parents[2]
+        new = bundle.with_suffix(".new")
+        with zipfile.ZipFile(new, "w") as archive:
+            for path in (root / "forkd").rglob("*.py"):
+                text = path.read_text()
+                if path.name == "__init__.py" and path.parent.name == "forkd":
+                    text = re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', text)
+                archive.writestr(str(path.relative_to(root)), text)
+            archive.writestr("__main__.py", "from forkd.cli import main\nmain()\n")
+        os.replace(new, bundle)
+
+    make("1.0")
+    environ = {k: v for k, v in service.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, bundle.name, *service.argv("start", *service.flags())[3:]]
+    done = subprocess.run(
+        command, cwd=service.dir, env=environ, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert "forkd 1.0 serves" in done.stdout
+    make("2.0")
+    service.write_app(version="v2")
+    with upgrading(service, "verb"):
+        pass
+    assert service.get() == "v2"
+    assert "forkd 2.0 serves" in service.log()
