@@ -113,6 +113,7 @@ class Master:
         # The listeners' flags are shared with the master before us, who keeps them until we serve.
         self.owns = launch.inheritance is None
         self.handed_over = False  # a new master serves on our listeners
+        self._hold_until = 0.0  # that long at most for the manager to hear of it
         heir = launch.inheritance
         self.generation = Generation.build(
             heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
@@ -308,7 +309,9 @@ class Master:
             self._exit_code = self._exit_code or 0
 
         if self.handed_over:
-            end()
+            # A manager that does not know of the new master takes our end for the service's.
+            if not self.notifier.waits or monotonic() > self._hold_until:
+                end()
         elif not self.errands.busy and self._exit_code is None:  # once, also if asked again after its end
             self.errands.run("on_exit", self.generation, end)
 
@@ -602,6 +605,7 @@ class Master:
     def hand_over(self) -> None:
         """A new master serves on our listeners: what is left is to finish the work in flight."""
         self.handed_over = True
+        self._hold_until = monotonic() + self.generation.config.graceful_timeout
         self.doorbell.give_up()
         self.dispatcher.give_up()
         self.control.hand_over()

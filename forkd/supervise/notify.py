@@ -8,6 +8,7 @@ nothing is said.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections import deque
@@ -29,9 +30,15 @@ if TYPE_CHECKING:
 _OURS = "forkd-"
 _SECOND = "#6"  # follows the name of a host at its IPv6 address
 _FIRST_FD = 3  # sd_listen_fds(3)
-#: Seconds until what the manager's queue had no room for is said again; and how much may wait for that.
+#: Seconds until what the manager's queue had no room for is said again; and how much may wait for that before
+#: what has been superseded is left out.
 _AGAIN_SECONDS = 0.1
-_MOST_UNSAID = 64
+_MANY_UNSAID = 64
+_SUPERSEDED = "RELOADING=1", "READY=1"  # all but the last two, those of the last reload
+#: Why it could not be said, for now: its queue (unix(7)), or this process or the kernel, has no room.
+_NO_ROOM = {
+    errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,19 @@ class Manager:
     watchdog: float = 0  # seconds within which to hear that all is well
 
     def send(self, text: str, fds: list[int] | None = None) -> bool:
-        """Whether that is done. False: it reads too slowly, and its queue is full for now (unix(7))."""
+        """Whether that is done. False: it reads too slowly, or something else has no room for it now."""
         if not self.path:
             return True
         # "@" stands for the NUL of an abstract address.
         target = "\0" + self.path[1:] if self.path.startswith("@") else self.path
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
                 sock.connect(target)
                 socket.send_fds(sock, [text.encode()], fds or [])
-            except BlockingIOError:
-                return False
-            except OSError:
-                pass  # it has gone, which is no reason to serve any worse
+        except OSError as error:
+            # Else it has gone, which is no reason to serve any worse.
+            return error.errno not in _NO_ROOM
         return True
 
 
@@ -117,6 +123,11 @@ class Notifier:
         """Whether somebody may hand the listeners to the next master."""
         return bool(self._manager.path)
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is to be said yet."""
+        return bool(self._unsaid)
+
     def ready(self) -> None:
         """The service answers, from the first generation or after a reload, failed or not."""
         master = self._master
@@ -142,20 +153,19 @@ class Notifier:
     def _say(self, text: str, fds: Sequence[int] = ()) -> None:
         if self._done or (not self._unsaid and self._manager.send(text, list(fds))):
             return
-        if len(self._unsaid) == _MOST_UNSAID:
-            self._forget_first()
+        if len(self._unsaid) >= _MANY_UNSAID:
+            old = [one for one in self._unsaid if one[0].startswith(_SUPERSEDED)]
+            if len(old) > 2:
+                self._unsaid.remove(old[0])
         self._unsaid.append((text, [os.dup(fd) for fd in fds]))
         self._again()
 
     def _again(self) -> None:
         while self._unsaid and self._manager.send(*self._unsaid[0]):
-            self._forget_first()
+            for fd in self._unsaid.popleft()[1]:
+                os.close(fd)
         if self._unsaid:
             self._master.loop.timers.set("notify", monotonic() + _AGAIN_SECONDS, self._again)
-
-    def _forget_first(self) -> None:
-        for fd in self._unsaid.popleft()[1]:
-            os.close(fd)
 
     def _keep_listeners(self) -> None:
         # A group of SO_REUSEPORT sockets is not kept: the store does not keep their order.

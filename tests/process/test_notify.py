@@ -142,12 +142,13 @@ def test_a_manager_that_does_not_read_holds_up_nothing(service: Service, manager
 
 
 def fill(path: Path) -> None:
-    """Until there is no room for another datagram (unix(7), net.unix.max_dgram_qlen)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        sock.connect(str(path))
-        with contextlib.suppress(BlockingIOError):
-            while True:
+    """Until there is no room for another datagram (unix(7), net.unix.max_dgram_qlen), whoever sends it: one
+    sender's own buffer may be full before."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.connect(str(path))
                 sock.send(b"X=1")
 
 
@@ -166,6 +167,21 @@ def test_what_its_queue_has_no_room_for_is_said_again_in_order(
     service.ok("upgrade")
     assert manager.hears(MAINPID=str(service.pid)) and service.pid != master
     assert list(manager.kept) and all("WATCHDOG" not in message for message in manager.listen())
+
+
+def test_an_old_master_stays_until_the_manager_knows_of_the_new_one(
+    service: Service, manager: Manager, tmp_path: Path
+) -> None:
+    service.start()
+    manager.hears(READY="1")
+    old, children = service.pid, service.worker_pids()
+    fill(tmp_path / "notify")
+    service.ok("upgrade")
+    until(lambda: not [pid for pid in children if alive(pid)], "its workers gone")
+    assert service.status()["master"]["pid"] == service.pid != old
+    assert alive(old)
+    assert manager.hears(MAINPID=str(service.pid))
+    until(lambda: not alive(old), "the old master gone")
 
 
 def beats(manager: Manager) -> int:
