@@ -58,7 +58,7 @@ class AdminServer:
     ) -> None:
         self._pages = pages
         self.name = listener.name
-        self._listener = listener
+        self.listener = listener
         self._source = source
         self._sock = listener.sockets[0]
         self._parsers: WeakKeyDictionary[Client, RequestParser] = WeakKeyDictionary()
@@ -66,8 +66,19 @@ class AdminServer:
 
     def open(self) -> None:
         """Begin to answer."""
-        self._listener.own()
+        self.listener.own()
         self._places.open()
+
+    def restore(self) -> bool:
+        """Make the socket again if its file was removed or replaced. Returns whether it was. Raises
+        BindError."""
+        if not self.listener.unlinked:
+            return False
+        old, self._sock = self._sock, sockets.listen_anew(self.listener, 0) or self._sock
+        self.listener.sockets[0] = self._sock
+        self._places.move(self._sock)
+        old.close()
+        return True
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -81,9 +92,11 @@ class AdminServer:
         source: Source,
         pages: Mapping[bytes, Page],
         permissions: Permissions,
+        file: int | None = None,
     ) -> AdminServer | None:
         """One at `address`, if there is to be one. `handed`: the descriptor of the one that an upgrade has
-        handed over. `permissions`: of the file of a unix socket. Raises BindError."""
+        handed over, and `file` the inode of its socket file. `permissions`: of the file of a unix socket.
+        Raises BindError."""
         if address is None:
             if handed is not None:
                 os.close(handed)
@@ -91,7 +104,7 @@ class AdminServer:
         if handed is None:
             listener = sockets.listen(address, BACKLOG, permissions=permissions)
         else:
-            listener = sockets.handed_over(handed, address, BACKLOG)
+            listener = sockets.handed_over(handed, address, BACKLOG, file, permissions)
         return cls(listener, loop, source, pages)
 
     def forget(self) -> None:
@@ -101,11 +114,11 @@ class AdminServer:
 
     def close(self) -> None:
         self._places.close()
-        self._listener.close()
+        self.listener.close()
 
     def hand_over(self) -> None:
         """Another master answers from now on, and a socket file is its."""
-        self._listener.unix_inode = None
+        self.listener.unix_inode = None
         self.close()
 
     def _heard(self, client: Client, data: bytes) -> None:

@@ -97,12 +97,22 @@ class Listening:
         except BindError as error:
             self._master.log.error(str(error))
 
-    def restore_control(self) -> None:
-        """Make the control socket again if its file is gone. The service does not depend on it."""
+    def restore_own(self) -> None:
+        """Make the control socket again if its file is gone, and those of the admin endpoint and the health
+        listener. The service does not depend on them."""
+        master = self._master
         try:
-            self._master.control.restore()
+            master.control.restore()
         except BindError as error:
-            self._master.log.error(str(error))
+            master.log.error(str(error))
+        for server in master.page_servers():
+            try:
+                if server.restore():
+                    master.log.warning(
+                        f"{server.name}: the socket file had been removed or replaced; listening anew"
+                    )
+            except BindError as error:
+                master.log.error(str(error))
 
     # ---- one listener ---------------------------------------------------------------------
 

@@ -173,10 +173,13 @@ class Master:
             )
         source = verbs.Admin(self)
         handed = (heir.admin, heir.health) if heir else (None, None)
+        files = heir.own_files if heir else {}
         of_file = permissions_of(config)
-        self.admin = AdminServer.at(config.admin, handed[0], self.loop, source, PAGES, of_file)
+        self.admin = AdminServer.at(
+            config.admin, handed[0], self.loop, source, PAGES, of_file, files.get("admin")
+        )
         self.health = AdminServer.at(
-            config.health, handed[1], self.loop, source, HEALTH_PAGES, of_file
+            config.health, handed[1], self.loop, source, HEALTH_PAGES, of_file, files.get("health")
         )
         if heir is None:
             self.answer_verbs()
@@ -207,9 +210,9 @@ class Master:
 
     def answer_verbs(self) -> None:
         self.control.open()
-        self.listening.restore_control()
         for server in self.page_servers():
             server.open()
+        self.listening.restore_own()
 
     def _close(self) -> None:
         for child in self.children:

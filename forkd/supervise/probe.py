@@ -97,6 +97,9 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
         return _Running(pid)
     found.held += ["the pid file", "the control socket"]
     _room(config, status, found)
+    for why in (*status.get("own_broken", {}).values(), *(x.get("broken") for x in status["listeners"])):
+        if why:
+            found.notes.append(f"the running daemon cannot be reached at {why}")
     path = started["sources"]["path"]
     if path != sources.path:
         reads = f"reads {path}" if path else "reads no configuration file"

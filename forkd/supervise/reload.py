@@ -89,7 +89,7 @@ class Reloader:
                     f"for {master.children.slots}, old and new together; try again when some have gone"
                 )
             binds = master.launch.binds_of(config)
-            master.listening.restore_control()
+            master.listening.restore_own()
             master.listening.restore(binds)
             self.incoming = Generation.build(
                 old.number + 1, config, binds, master.bells,

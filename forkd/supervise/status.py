@@ -78,6 +78,11 @@ def report(master: Master) -> dict[str, Any]:
         "logger": master.logs.report(),
         "admin": master.admin_address,
         "health": master.health.name if master.health is not None else None,
+        "own_broken": {
+            who: why
+            for who, server in (("admin", master.admin), ("health", master.health))
+            if server is not None and (why := unreachable(server.listener))
+        },
         "doorbell": master.doorbell.counters(),
         "departures": master.departures.reports(),
     }

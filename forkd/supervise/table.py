@@ -81,10 +81,13 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield from _deaths(status)
     if any(master["reloads"].values()):
         yield "reloads", _counts(master["reloads"])
-    if status["admin"]:
+    broken = status.get("own_broken", {})
+    if status["admin"] and "admin" not in broken:
         yield "metrics", page_at(status["admin"], "/metrics")
-    if status.get("health"):
+    if status.get("health") and "health" not in broken:
         yield "health", page_at(status["health"], "/readyz")
+    for who, why in broken.items():
+        yield {"admin": "metrics"}.get(who, who), f"NOT listening on {why}"
     for listener in status["listeners"]:
         if listener.get("broken"):
             yield "", f"NOT listening on {listener['broken']}"

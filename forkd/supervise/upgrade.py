@@ -83,6 +83,7 @@ class Inheritance:
     control: int
     admin: int | None
     health: int | None
+    own_files: dict[str, int]  # the inodes of the socket files of these two
     pidfile: int
     link: Link
     activated: tuple[Address, ...]
@@ -103,6 +104,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         control=found["control"],
         admin=found["admin"],
         health=found.get("health"),  # an older forkd has no such listener
+        own_files=found.get("own_files", {}),  # an older forkd does not say
         pidfile=found["pidfile"],
         link=Link(socket.socket(fileno=found["link"])),
         activated=tuple(Address(**item) for item in found["activated"]),
@@ -196,6 +198,11 @@ class Upgrade:
             "control": master.control.sock.fileno(),
             "admin": None if master.admin is None else master.admin.fileno(),
             "health": None if master.health is None else master.health.fileno(),
+            "own_files": {
+                who: server.listener.file_inode
+                for who, server in (("admin", master.admin), ("health", master.health))
+                if server is not None and server.listener.file_inode is not None
+            },
             "pidfile": master.launch.pidfile.fd,
             "link": link,
             "activated": [asdict(address) for address in master.launch.activated],

@@ -80,7 +80,7 @@ class Watchdog:
             if master.launch.pidfile.restore():
                 path = master.launch.pidfile.path
                 master.log.warning(f"pid file {path}: it had been removed or replaced; made again")
-                master.listening.restore_control()
+                master.listening.restore_own()
         except ForkdError as error:
             why = f"the pid file was removed or replaced, and cannot be made again: {error}"
             if why != self._no_pidfile:

@@ -267,9 +267,12 @@ def restored(address: Address, fd: int, backlog: int) -> Listener:
     return made
 
 
-def handed_over(fd: int, address: Address, backlog: int) -> Listener:
+def handed_over(
+    fd: int, address: Address, backlog: int, file: int | None, permissions: Permissions
+) -> Listener:
     """A listener of one of the master's own servers, from the master before. It keeps the address that it
-    has, whatever `address` is configured by now: the file of another one is not ours to remove."""
+    has, whatever `address` is configured by now: the file of another one is not ours to remove. `file`: the
+    inode of its own, if that master has said it; `permissions`: of one that is made for it anew."""
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     sock.setblocking(False)
@@ -277,8 +280,8 @@ def handed_over(fd: int, address: Address, backlog: int) -> Listener:
     name = name_of(sock)
     if address.kind == "fd":
         return Listener(address, name, backlog, [sock])  # made by somebody else, and its file
-    made = Listener(Address.parse(name), name, backlog, [sock])
-    made.file_inode = made.found_inode()
+    made = Listener(Address.parse(name), name, backlog, [sock], permissions=permissions)
+    made.file_inode = made.found_inode() if file is None else file
     return made
 
 

@@ -418,6 +418,38 @@ def test_a_control_socket_file_is_made_again(service: Service) -> None:
     until(lambda: service.live()["master"]["generation"] == 2, "reloaded")
 
 
+def test_so_are_those_of_the_admin_endpoint_and_the_health_listener(service: Service) -> None:
+    paths = {who: service.dir / f"{who}.sock" for who in ("admin", "health")}
+    flags = [word for who, path in paths.items() for word in (f"--{who}", f"unix:{path}")]
+    flags += ["-b", f"unix:{service.dir}/web.sock", "-w", "1", "--socket-mode", "600"]
+    service.start(*flags)
+
+    def answers(path: Path) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            client.sendall(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            return client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+    for verb in ("reload", "upgrade"):
+        assert all(map(answers, paths.values()))
+        paths["admin"].unlink()
+        paths["health"].unlink()
+        with socket.socket(socket.AF_UNIX) as stale:  # of somebody who has gone
+            stale.bind(str(paths["health"]))
+        checked, shown = service.ok("check", *service.flags(*flags)), service.ok("status")
+        for path in paths.values():
+            gone = f"unix:{path}: the socket file was removed or replaced; a reload makes it again"
+            assert f"note: the running daemon cannot be reached at {gone}\n" in checked
+            assert f"NOT listening on {gone}" in " ".join(shown.split())
+        service.ok(verb)
+        until(lambda: "NOT listening" not in service.ok("status"), "made again")
+        assert {path.stat().st_mode & 0o777 for path in paths.values()} == {0o600}
+    assert all(map(answers, paths.values()))
+    service.ok("stop")
+    assert not any(path.exists() for path in paths.values())
+
+
 def test_an_upgrade_makes_files_again(service: Service) -> None:
     served = Served(service, "unix")
     service.start("-b", served.bind)
