@@ -86,9 +86,13 @@ def _code() -> Iterator[str]:
 
 
 def _mapped() -> list[str]:
-    """The interpreter, its libraries and the extension modules (proc_pid_maps(5))."""
-    with open("/proc/self/maps") as file:
-        lines = [line.split(maxsplit=5) for line in file]
+    """The interpreter, its libraries and the extension modules (proc_pid_maps(5)); none where there is no
+    /proc."""
+    try:
+        with open("/proc/self/maps") as file:
+            lines = [line.split(maxsplit=5) for line in file]
+    except OSError:
+        return []
     paths = {line[5].rstrip("\n") for line in lines if len(line) == 6 and "x" in line[1]}
     return sorted(path for path in paths if path.startswith("/"))
 

@@ -128,6 +128,9 @@ class Generation:
                 f"or set worker-connections to {max(1, limit - _SPARE)} or less"
             )
 
+        if self.config.max_rss and not process.resident_bytes(os.getpid()):
+            log.warning("max-rss has no effect: /proc, which tells of memory, is not there")
+
     def unused(self) -> list[str]:
         """Options that were set and have no effect, in sentences, once a child is ready."""
         return unused(self.config, self.flavour)

@@ -137,6 +137,8 @@ def admit(path: str, permissions: Permissions, number: int | None) -> None:
         rule = (
             "; only root may give a socket file away, and others only to a group that they are in"
             if error.errno == errno.EPERM
+            else "; that needs /proc"
+            if error.errno == errno.ENOENT and not os.path.exists("/proc/self")
             else ""
         )
         name = errno.errorcode.get(error.errno or 0, "error")

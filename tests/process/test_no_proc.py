@@ -71,6 +71,26 @@ def test_without_proc_each_verb_works(service: Service, preload: str) -> None:
     service.gone()
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not executes(), reason="needs root, and users of its own")
+def test_without_proc_workers_become_another_user(service: Service) -> None:
+    service.open_up()
+    done = within(service, NO_PROC, "start", *service.flags("--user", "nobody", "--max-rss", "1G"))
+    assert done.returncode == 0, done.stderr
+    assert service.get() == "v1"
+    assert "max-rss has no effect: /proc" in service.log()
+    done = within(service, NO_PROC, "reload")
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_proc_a_unix_socket_cannot_be_given_away(service: Service) -> None:
+    path = service.dir / "web.sock"
+    done = within(service, NO_PROC, "start", *service.flags("-b", f"unix:{path}", "--socket-group", "daemon"))
+    assert done.returncode == 1
+    assert "ENOENT: No such file or directory; that needs /proc" in done.stderr
+    assert not path.exists()
+    service.expected_errors = ["the service did not start"]
+
+
 def test_without_proc_an_address_in_use_is_said_to_be(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
