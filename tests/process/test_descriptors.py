@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,18 +129,67 @@ def test_closed_at_import(service: Service, flags: list[str]) -> None:
     assert "to standard" not in (service.dir / "access.log").read_text()
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_by_whoever_starts_it(service: Service, closed: str) -> None:
-    command = service.argv("start", *service.flags("--access-log", "access.log"))
+#: Each combination of the three that may be closed, as a shell has it.
+CLOSED = [
+    " ".join(some) for count in (1, 2, 3) for some in itertools.combinations(["<&-", ">&-", "2>&-"], count)
+]
+
+
+def run_with_closed(service: Service, closed: str, command: list[str]) -> int:
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
-        cwd=service.dir, env=service.environ, timeout=30,
+        cwd=service.dir, env=service.environ, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, service.log()
+    return done.returncode
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_by_whoever_starts_it(service: Service, closed: str) -> None:
+    command = service.argv("start", *service.flags("--access-log", "access.log"))
+    assert run_with_closed(service, closed, command) == 0, service.log()
+    assert re.fullmatch(r"\d+\n", service.pidfile.read_text())
+    assert run_with_closed(service, closed, service.argv("status")) == 0
     service.ok("upgrade")
     assert service.get("/print") == "ok"
     until(lambda: "to standard" in service.log(), "what the application prints")
     assert "to standard" not in (service.dir / "access.log").read_text()
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_by_whoever_starts_it_in_the_foreground(service: Service, closed: str) -> None:
+    path = service.dir / "s"
+    service.under = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    command = service.argv("start", *service.flags("-b", f"unix:{path}", "--admin", "none"), "-f")
+    with open(service.error_log, "ab") as log:
+        service.foreground = subprocess.Popen(
+            [*service.under, *command], cwd=service.dir, env=service.environ, text=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    until(lambda: service.pidfile.exists() and service.run("status").returncode == 0, "serving")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /print HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+    assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"ok")
+    assert re.fullmatch(r"\d+\n", service.pidfile.read_text())
+    master = service.pid
+    assert [os.readlink(f"/proc/{master}/fd/0")] == [os.devnull]
+    if "2>&-" not in closed:
+        until(lambda: "to standard" in service.log(), "what the application prints")
+    service.ok("stop")
+    assert service.foreground.wait(10) == 0
+
+
+def test_files_that_python_has_not_although_they_are_open(service: Service) -> None:
+    program = "import sys; sys.stdin = sys.stdout = sys.stderr = None; from forkd import cli; cli.main()"
+    for arguments, code in ((["models"], 0), (["nonsense"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=service.dir, env=service.environ, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code
+        assert ("leader-followers" in done.stdout) == (code == 0)
+        assert ("forkd: " in done.stderr) == (code == 2)
 
 
 def test_a_worker_that_has_no_descriptor_left_leaves_the_service_to_the_others(
