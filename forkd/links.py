@@ -9,11 +9,11 @@ only where nobody else could have made it.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import stat
 
 from forkd import writers
+from forkd.originals import os
 
 _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<pid>[0-9]+)))/fd/(?P<fd>[012])")
 _NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import sys
-import time
 import traceback
 from functools import lru_cache
 from math import inf
@@ -26,6 +24,7 @@ from typing import Any
 
 from forkd import links
 from forkd.native import native as _native
+from forkd.originals import os, time
 from forkd.sink import LineSink, RequestSink, Sink
 
 _LEVELS = ("debug", "info", "warning", "error")

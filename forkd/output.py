@@ -6,10 +6,10 @@ a failure of the command's; of stderr nobody can be told, and the exit code stil
 
 from __future__ import annotations
 
-import os
 import sys
 
 from forkd.errors import ForkdError, SystemCallError
+from forkd.originals import os
 
 
 def say(text: str, done: str = "") -> None:

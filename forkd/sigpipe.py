@@ -10,10 +10,10 @@ that flag only, as io_uring does; glibc's threads for aio(7) block all signals.
 
 from __future__ import annotations
 
-import signal
-import socket
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+
+from forkd.originals import signal, socket
 
 P = ParamSpec("P")
 T = TypeVar("T")

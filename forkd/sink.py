@@ -8,15 +8,12 @@ logger does that (forkd/logger), and `RingSink` in system/log_ring.py is what a 
 
 from __future__ import annotations
 
-import os
-import select
-import socket
 import stat
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from forkd.originals import Lock, os, select, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 
 _ROOM = 1 << 18  # bytes that may wait, in each process
@@ -81,7 +78,7 @@ class Sink:
         self.unheard = False
         self._size = 0
         self._missing = 0  # lines lost since the last gap
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._write, self._piece, self._close = writer(fd)
 
     def write(self, data: bytes, at_once: bool = True) -> None:

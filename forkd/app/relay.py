@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable
 
 from forkd.address import Address
+from forkd.originals import socket
 
 
 def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:

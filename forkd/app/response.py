@@ -5,7 +5,6 @@ Decides nothing about sockets: the session yields what comes back from here.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -23,6 +22,7 @@ from forkd.http.response import (
     encode,
 )
 from forkd.http.usual import Block, Usual, UsualRequest
+from forkd.originals import time
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

@@ -28,8 +28,9 @@ that blocks, to send: `push`. None that receives: a worker never waits for what 
 from __future__ import annotations
 
 from collections.abc import Generator
-from time import monotonic
 from typing import Any, Final, Protocol
+
+from forkd.originals import monotonic
 
 #: What sessions tell their reader of the bytes per second that keep a slow peer connected.
 SLOWEST = 500

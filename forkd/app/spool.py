@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import tempfile
-import threading
 from collections.abc import Callable
 from typing import IO
+
+from forkd.originals import Lock
 
 
 class Room:
@@ -17,7 +18,7 @@ class Room:
 
     def __init__(self, size: int) -> None:
         self.size = self._free = size
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def take(self, size: int, leave: int = 0) -> bool:
         """Whether there was room, and `leave` besides; negative to give it back."""

@@ -9,10 +9,11 @@ a CR, LF or NUL on the wire.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
+
+from forkd.originals import time
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"

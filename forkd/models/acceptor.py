@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, TypeVar
 
 from forkd.models.deadlines import NEVER
@@ -22,6 +20,7 @@ from forkd.models.intake import Accepted, Intake, ListenerIntake
 from forkd.models.link import Link
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
+from forkd.originals import monotonic, os
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS

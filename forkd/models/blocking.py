@@ -9,11 +9,8 @@ of `Connection.push_out`.
 
 from __future__ import annotations
 
-import select
-import socket
 import struct
 from itertools import count
-from time import monotonic
 from typing import Any
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline
@@ -22,6 +19,7 @@ from forkd.models.keeper import LINGER_SECONDS
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import TURN
 from forkd.models.unit import Unit
+from forkd.originals import monotonic, select, socket
 
 
 class BlockingFollowers(ChildLoop):

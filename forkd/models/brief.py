@@ -7,7 +7,6 @@ nothing has come yet, which are *early*. The twin is `lead` and `serve` of the o
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from forkd.app.session import Await
@@ -22,6 +21,7 @@ from forkd.models.stake import Stake
 from forkd.models.steps import advance
 from forkd.models.unit import Unit
 from forkd.native import native
+from forkd.originals import monotonic
 from forkd.system.caution import SLOW_SECONDS
 from forkd.system.handles import NativeEpollSet
 from forkd.system.scoreboard import ACCEPTED

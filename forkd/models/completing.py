@@ -6,12 +6,12 @@ import array
 import contextlib
 import fcntl
 import os
-import socket
 import termios
 from typing import Any
 
 from forkd.models.connection import Connection
 from forkd.models.steps import Outcome
+from forkd.originals import socket
 from forkd.system.operations import Operations
 
 #: Bytes of a file, or of a stream's backlog, that are sent by one operation.

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-import select
-import socket
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from forkd.app.session import (
@@ -26,6 +23,7 @@ from forkd.app.session import (
 from forkd.models.deadlines import NEVER, NOWHERE
 from forkd.models.link import Link
 from forkd.models.taken import TakenSocket
+from forkd.originals import monotonic, select, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.sockets import data_age
 

@@ -7,9 +7,8 @@ after a while is accepted all the same, and waits for its turn here.
 
 from __future__ import annotations
 
-from time import monotonic
-
 from forkd.models.deadlines import NEVER
+from forkd.originals import monotonic
 from forkd.system.lease import Lease
 
 #: Seconds in which the doorbell has looked twice.

@@ -6,11 +6,11 @@ Nygard: bulkheads). Who finds no room queues here, and enters when another leave
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any, NamedTuple
 
 from forkd.models.connection import Connection
+from forkd.originals import Lock
 
 
 class Work(NamedTuple):
@@ -25,7 +25,7 @@ class Work(NamedTuple):
 class Entrance:
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.inside = self._long = 0
         self._queue: deque[Work] = deque()
         self._long_queue: deque[Work] = deque()

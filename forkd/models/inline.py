@@ -6,7 +6,6 @@ same for what is usual (native/dispatch.c), and calls what stands under its name
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from forkd.models.connection import CHUNK, Connection
 from forkd.models.share import SECONDS
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
+from forkd.originals import socket
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
 
 

@@ -5,12 +5,11 @@ the master accepted. The acceptor waits on either in the same way.
 from __future__ import annotations
 
 import contextlib
-import socket
-from time import monotonic_ns
 from typing import Any, Protocol
 
 from forkd.models.link import Link
 from forkd.native import native
+from forkd.originals import monotonic_ns, socket
 from forkd.system.passing import receive_socket
 from forkd.system.scoreboard import WORKER_QUEUE, Row
 from forkd.system.standard import mend
@@ -64,8 +63,8 @@ class ListenerIntake:
         self.close = sock.close
 
     def take(self) -> Accepted:
-        sock, client = self._sock.accept()
-        return sock, client, self._server
+        fd, client = self._sock._accept()  # type: ignore[attr-defined]
+        return socket.socket(*self._kind, fd), client, self._server
 
     def take_links(self, most: int) -> list[Link]:
         """Up to `most` connections, as native code serves them before anybody else knows of them

@@ -8,10 +8,7 @@ thread lays it down.
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from forkd.app.session import SLOWEST, Await
@@ -20,6 +17,7 @@ from forkd.models.deadlines import NOWHERE, Wheel
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.models.unit import Unit
+from forkd.originals import Lock, monotonic, socket
 from forkd.system.handles import READ, WRITE, HandleSet
 
 #: After the last answer, how long a client may go on sending before the connection is closed.
@@ -52,9 +50,7 @@ class Keeper:
         self._wake = wake
         self._shortage = Shortage(unit.log)
         self._idle_grace: float | None = None  # set when draining
-        self._lock = (
-            threading.Lock()
-        )  # between `lay_down` and what looks at connections that are lent
+        self._lock = Lock()  # between `lay_down` and what looks at connections that are lent
 
     def adopt(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
         """Take an accepted socket. The caller starts its session and settles it."""

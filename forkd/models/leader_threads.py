@@ -22,10 +22,9 @@ itself when it comes back, or the watcher. `_lock` is held by a watcher from the
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
-from time import monotonic, monotonic_ns
+from functools import partial
 from typing import Any, NoReturn
 
 from forkd.app.session import READY, TAKE, Await
@@ -36,6 +35,7 @@ from forkd.models.inline import InlineLoop
 from forkd.models.routes import SLOW, Routes
 from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
+from forkd.originals import Lock, ThreadLocal, get_ident, monotonic, monotonic_ns, start_thread
 from forkd.system.handles import Events
 from forkd.system.scoreboard import Lanes, Row
 
@@ -54,11 +54,11 @@ class LeaderThreads(InlineLoop):
         self._stake = stake.make(unit.config.native)
         super().__init__(unit, self._stake)
         assert unit.lanes is not None
-        self._lock = threading.Lock()
-        self._leader = threading.get_ident()
-        self._own = threading.local()  # the lane of each thread
+        self._lock = Lock()
+        self._leader = get_ident()
+        self._own = ThreadLocal()  # the lane of each thread
         self._own.row = unit.row
-        self._watching = threading.Lock()  # held by the one follower that watches
+        self._watching = Lock()  # held by the one follower that watches
         self._routes = Routes()
         self._entrance = Entrance(unit.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
@@ -68,14 +68,11 @@ class LeaderThreads(InlineLoop):
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._bell, self._collect)
         for number in range(unit.config.threads):
-            # Daemonic: one that is stuck in the application must not hold up the exit.
-            threading.Thread(
-                target=self._follow, args=(unit.lanes,), name=f"forkd-{number + 2}", daemon=True
-            ).start()
+            start_thread(partial(self._follow, unit.lanes), f"forkd-{number + 2}")
 
     def turn(self, timeout: float | None) -> None:
         """One turn as the leader, however this thread becomes it. Called by every thread."""
-        if self._leader != threading.get_ident():
+        if self._leader != get_ident():
             self._wait_for_leadership()
         if self.done:
             return
@@ -131,7 +128,7 @@ class LeaderThreads(InlineLoop):
             while not self.done:
                 found = self._stake.watch(_ALERT if self._routes.surprises else _STANDSTILL)
                 if found == stake.GIVEN:
-                    self._leader = threading.get_ident()
+                    self._leader = get_ident()
                     return
                 if found == stake.STILL and self._overtake():
                     return
@@ -141,7 +138,7 @@ class LeaderThreads(InlineLoop):
         with self._lock:
             conn = self._stake.take()
             if conn is not None:
-                self._leader = threading.get_ident()
+                self._leader = get_ident()
                 self._entrance.entered()
                 self.keeper.lend(conn)
             return conn is not None

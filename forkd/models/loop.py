@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-import socket
 from collections import deque
 from collections.abc import Callable
-from time import monotonic, monotonic_ns
 from typing import Any
 
 from forkd.models.acceptor import Acceptor
@@ -24,6 +21,7 @@ from forkd.models.intake import Accepted, ListenerIntake
 from forkd.models.keeper import Keeper
 from forkd.models.share import Share
 from forkd.models.unit import Unit
+from forkd.originals import monotonic, monotonic_ns, select, socket
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
 from forkd.system.scoreboard import EVICTED, FULL_SINCE, WORKING

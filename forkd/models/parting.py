@@ -16,10 +16,9 @@ close with unread bytes resets the connection, and may destroy the answer on its
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 from collections.abc import Callable, Iterable
 
+from forkd.originals import os, socket
 from forkd.sigpipe import NO_SIGPIPE
 from forkd.system import process
 from forkd.system.in_flight import Request

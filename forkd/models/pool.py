@@ -9,11 +9,9 @@ there is room. Nothing is dropped.
 from __future__ import annotations
 
 import os
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from functools import partial
 from typing import Any
 
 from forkd.app.session import READY, TAKE, Deadline, Log
@@ -21,6 +19,7 @@ from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, Outcome, advance
 from forkd.models.unit import Unit
+from forkd.originals import SimpleQueue, socket, start_thread
 from forkd.system.scoreboard import Row
 
 #: Tasks that may wait in the queue, for each thread.
@@ -40,10 +39,7 @@ class RequestQueue:
         self._room = threads * (1 + _DEPTH)
         self._log = log
         for number in range(threads):
-            # Daemonic: one that is stuck in the application must not hold up the exit.
-            threading.Thread(
-                target=self._run, args=(enter,), name=f"forkd-pool-{number}", daemon=True
-            ).start()
+            start_thread(partial(self._run, enter), f"forkd-pool-{number}")
 
     @property
     def full(self) -> bool:

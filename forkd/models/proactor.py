@@ -16,10 +16,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from dataclasses import replace
-from time import monotonic
 from typing import Any, Final
 
 from forkd.app.session import READY, Await
@@ -28,6 +26,7 @@ from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.unit import Unit
+from forkd.originals import monotonic, os
 from forkd.system.aio import MOST_CLIENTS, AioOperations
 from forkd.system.handles import Events
 from forkd.system.operations import Kind, Operations

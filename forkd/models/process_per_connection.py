@@ -14,12 +14,8 @@ longer than `--timeout` is ended by the worker: only its own client is affected.
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 from collections import deque
 from dataclasses import dataclass, replace
-from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
 
 from forkd.app.late import late_answer
@@ -32,6 +28,7 @@ from forkd.models.loop import ChildLoop
 from forkd.models.parting import Parting
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
+from forkd.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
 from forkd.system import process
 from forkd.system.left import left_by
 from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, scratch_row
@@ -187,6 +184,7 @@ class ProcessPerConnection(ChildLoop):
         signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM])
         process.die_with_parent(worker)
         process.unblock()
+        renew_loops()
         self._lanes.leave_pool()
         self._lanes.become(row)
         self.log.sink.forked(row.index, row.lost_error)

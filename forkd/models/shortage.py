@@ -8,9 +8,9 @@ Used by whoever accepts: the acceptor of a child, the master's dispatcher, and i
 from __future__ import annotations
 
 import errno
-from time import monotonic
 
 from forkd.app.session import Log
+from forkd.originals import monotonic
 
 #: The machine or the process has no room: for descriptors, for memory, for processes.
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}

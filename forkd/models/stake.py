@@ -8,11 +8,11 @@ for being watched.
 
 from __future__ import annotations
 
-import threading
 from typing import Protocol
 
 from forkd.models.connection import Connection
 from forkd.native import native as _native
+from forkd.originals import Empty, SimpleQueue
 
 #: What `watch` has seen.
 NOTHING, GIVEN, STILL = range(3)
@@ -56,14 +56,14 @@ class PythonStake:
         )
         self._asleep = False  # the watcher is, or is about to be
         self._given = self._ended = False
-        self._news = threading.Semaphore(0)
+        self._news: SimpleQueue[None] = SimpleQueue()
 
     def put(self, conn: Connection) -> None:
         self._entries += 1
         self._held.append(conn)
         if self._asleep:
             self._asleep = False
-            self._news.release()
+            self._news.put(None)
 
     def drop(self, conn: Connection) -> bool:
         try:
@@ -80,16 +80,16 @@ class PythonStake:
 
     def give(self) -> None:
         self._given = True
-        self._news.release()
+        self._news.put(None)
 
     def end(self) -> None:
         self._ended = True
-        self._news.release()
+        self._news.put(None)
 
     def watch(self, tick: float) -> int:
         calm, seen = 0, -1
         for _ in range(self._looks):
-            if self._given or self._ended or self._news.acquire(timeout=tick):
+            if self._given or self._ended or self._heard(tick):
                 break
             entries = self._entries
             if self._held:
@@ -112,8 +112,15 @@ class PythonStake:
         self._asleep = True
         # Looked at after that: whoever puts something in after this look sees it.
         if not (self._held or self._given or self._ended):
-            self._news.acquire()
+            self._news.get()
         self._asleep = False
+
+    def _heard(self, seconds: float) -> bool:
+        try:
+            self._news.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
 
 
 def make(native: bool) -> Stake:

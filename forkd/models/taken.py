@@ -10,11 +10,11 @@ which takes the descriptor away from this object.
 from __future__ import annotations
 
 import functools
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from forkd.app.session import Ledger
+from forkd.originals import socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 
 

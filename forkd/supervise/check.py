@@ -9,9 +9,6 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
-import os
-import select
-import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -23,6 +20,7 @@ from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
+from forkd.originals import os, select, signal
 from forkd.output import complain
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker

@@ -6,16 +6,14 @@ So the master stays free of the application's code. A hook that fails, or takes 
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError, StartError
 from forkd.log import Log
+from forkd.originals import monotonic, os, signal
 from forkd.supervise import plan, worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery

@@ -4,14 +4,9 @@ ends it last. In the master, which never touches a log file itself.
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic, monotonic_ns
 from typing import Any, NoReturn
 
 from forkd.config import Config
@@ -19,6 +14,7 @@ from forkd.log import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
 from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
+from forkd.originals import monotonic, monotonic_ns, os, select, signal, socket
 from forkd.sink import LineSink, Sink
 from forkd.system import process
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
-import socket
 from typing import NamedTuple
 
+from forkd.originals import socket
 from forkd.system.passing import receive, send
 
 _MOST = 60_000  # bytes; a longer traceback is cut, in the middle

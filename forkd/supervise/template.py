@@ -17,10 +17,7 @@ import errno
 import faulthandler
 import gc
 import json
-import os
 import random
-import signal
-import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from typing import Any, NoReturn
 from forkd.app import loader
 from forkd.errors import ForkdError
 from forkd.log import Log
+from forkd.originals import os, renew_loops, signal, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.supervise import worker
 from forkd.supervise.generation import Generation
@@ -162,6 +160,7 @@ def _fork(
         sock.close()
         os.close(stacks)
         sockets.close()
+        renew_loops()
         worker.main(_birth_of(birth, app, slot, number, fds, len(sockets)))
 
     try:

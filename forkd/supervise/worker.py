@@ -13,13 +13,10 @@ import gc
 import os
 import random
 import selectors
-import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
@@ -35,6 +32,7 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
+from forkd.originals import EpollSelector, monotonic, signal, socket
 from forkd.sigpipe import without_sigpipe
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
@@ -357,7 +355,7 @@ def _run_in_loop(model: Model) -> None:
         loop.close()
 
 
-class _ModelSelector(selectors.EpollSelector):
+class _ModelSelector(EpollSelector):
     """asyncio's own descriptors in an epoll that is nested in the model's handle set."""
 
     finished: Callable[[], None]
@@ -436,10 +434,9 @@ def settle(
 def leave(code: int) -> NoReturn:
     """Exit as the interpreter would: the application's atexit hooks run, its output is flushed."""
     import atexit
-    import threading
 
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        _join_threads()
         atexit._run_exitfuncs()
     except BaseException:
         pass  # it is leaving: nobody is there to be told
@@ -447,3 +444,16 @@ def leave(code: int) -> NoReturn:
         with contextlib.suppress(BaseException):  # what the application has put there may have no flush
             without_sigpipe(file.flush)
     os._exit(code)
+
+
+def _join_threads() -> None:
+    """Wait for the threads that the application has started, and that are not daemonic."""
+    import threading
+
+    shutdown = threading._shutdown  # type: ignore[attr-defined]
+    names = getattr(shutdown, "__globals__", {})
+    main = names.get("_main_thread")
+    # eventlet has a threading of its own, whose main thread is the one in which it was imported: where
+    # that is one of a pool's, it would be waited for, and never ends.
+    if main is None or "get_ident" not in names or main.ident == names["get_ident"]():
+        shutdown()

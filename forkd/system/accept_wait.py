@@ -11,8 +11,7 @@ Used by whoever accepts: a child, or the master where it does.
 
 from __future__ import annotations
 
-import socket
-
+from forkd.originals import socket
 from forkd.system.scoreboard import ACCEPT_QUEUE, Row
 from forkd.system.sockets import data_age
 

@@ -17,16 +17,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import os
-import signal
-import socket
 import struct
 from collections import deque
 from collections.abc import Iterator
-from time import monotonic
 from typing import Any
 
 from forkd.errors import SystemCallError
+from forkd.originals import monotonic, os, signal, socket
 from forkd.system.handles import READ, EpollSet
 from forkd.system.operations import Completed, Kind
 from forkd.system.sigio import signalfd

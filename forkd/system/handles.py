@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import select
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
-from time import sleep
 from typing import Protocol
 
 from forkd.native import native
+from forkd.originals import select, time
 from forkd.system.process import naming
 
 READ = select.EPOLLIN
@@ -41,7 +40,7 @@ def wait_for_memory(error: OSError) -> list[tuple[int, int]]:
     nothing is ready, and the next one comes a little later."""
     if error.errno not in (errno.ENOMEM, errno.EAGAIN):
         raise error
-    sleep(LOOK_SECONDS)
+    time.sleep(LOOK_SECONDS)
     return []
 
 

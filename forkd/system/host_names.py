@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import re
-import socket
 from dataclasses import replace
 
 from forkd.address import Address
 from forkd.errors import BindError
+from forkd.originals import socket
 from forkd.system import sockets
 from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener

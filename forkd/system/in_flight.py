@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import mmap
 import sys
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from forkd.native import native as _native
+from forkd.originals import Lock
 
 if TYPE_CHECKING:
     from forkd._native import Places as NativePlaces
@@ -47,7 +47,7 @@ class Request(NamedTuple):
     line: bytes
     place: int
     held: int = 0  # since when it held a thread, ns; 0: it was between two steps
-    thread: int = 0  # which one, as threading.get_ident() has it; 0: it is in another process
+    thread: int = 0  # which one, as get_ident() has it; 0: it is in another process
     untouched: bool = False  # nothing of an answer was sent
 
     @property
@@ -146,7 +146,7 @@ class Places:
         self._most = count
         self._taken = 0  # ever, at once
         self._free: list[int] = []
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def take(self) -> int:
         """One of the pool; 0 when all are taken."""

@@ -22,12 +22,12 @@ import mmap
 import os
 import struct
 import sys
-import threading
 from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.native import native as _native
+from forkd.originals import Lock
 
 if TYPE_CHECKING:
     from forkd._native import RingWriter
@@ -198,7 +198,7 @@ class RingSink:
         self.heard = self.ring.head  # what the bell has been rung for
         #: So many bytes are told of at once.
         self.many_bytes = min(_MANY_BYTES, self.ring.room // 2)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def waiting(self) -> bool:

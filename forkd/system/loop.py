@@ -6,8 +6,8 @@ None of the descriptors can be done without: where epoll has no room for one it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
+from forkd.originals import monotonic
 from forkd.system.handles import READ, PatientEpoll
 
 

@@ -8,11 +8,11 @@ operation is done, with its result. There are two, uring.py and aio.py; each bel
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Protocol
 
+from forkd.originals import socket
 from forkd.system.handles import HandleSet
 
 

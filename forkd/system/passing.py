@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import array
 import errno
-import os
-import socket
+
+from forkd.originals import os, socket
 
 #: (the master's end, the children's end)
 Queue = tuple[socket.socket, socket.socket]

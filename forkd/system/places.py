@@ -8,12 +8,11 @@ that of another: `gives_way` says whose.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from time import monotonic
 
+from forkd.originals import monotonic, socket
 from forkd.system.handles import READ, WRITE
 from forkd.system.loop import Loop
 

@@ -8,15 +8,14 @@ import errno
 import gc
 import grp
 import mmap
-import os
 import pwd
-import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
 from forkd.errors import StartError, SystemCallError
+from forkd.originals import os, signal
 from forkd.system.signal_sockets import SignalSockets
 
 _PR_SET_PDEATHSIG = 1

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import errno
 import mmap
-import threading
 from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from forkd.native import native as _native
+from forkd.originals import Lock, ThreadLocal, get_ident, monotonic_ns
 from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ _WAIT_CELLS = 1 + len(WAIT_BOUNDS) + 1
 OCCUPIED = WAITS + len(QUEUES) * _WAIT_CELLS
 #: Zeroed with the row, too, all that follow.
 HELD = OCCUPIED + 1  # the entry of the request in REQUEST (system/in_flight.py); 0: it has none
-THREAD = OCCUPIED + 2  # whose lane it is, as threading.get_ident() has it
+THREAD = OCCUPIED + 2  # whose lane it is, as get_ident() has it
 UNLISTED = OCCUPIED + 3  # in flight without an entry: begun in this lane, less those ended in it
 #: What an end that has begun is to store in the cells of the same names; see `Row.end`.
 ENDING = OCCUPIED + 4
@@ -147,7 +146,7 @@ class Row:
         """What writes requests of the calling thread to this row: native code (native/lane.c) where it was
         built and is `wanted`, else this object, which is its twin. `places`: those of the process, if it
         has several lanes."""
-        self.cells[THREAD] = threading.get_ident()
+        self.cells[THREAD] = get_ident()
         if places is None:
             places = self.entries.places(wanted and _native is not None)
         if _native is None or not wanted:
@@ -351,7 +350,7 @@ class Lanes:
         self.become(self._main)
         self._most = len(rows) - 1
         self._free = rows[:0:-1]  # the first is taken first, and one given back before a fresh one
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def bind(self) -> Row:
         """Give the calling thread a lane of its own, for its life."""
@@ -394,7 +393,7 @@ class OwnLane:
     """For each thread, the lane that it has become: the twin of native/lane.c."""
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._local = ThreadLocal()
         self._latest: Row | Lane
 
     def become(self, ledger: Row | Lane) -> None:

@@ -18,15 +18,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import os
-import select
-import signal
-import socket
 import stat
 import struct
 from math import ceil
 
 from forkd.errors import SystemCallError
+from forkd.originals import os, select, signal, socket
 from forkd.system.handles import wait_for_memory
 from forkd.system.signals import NEWS
 

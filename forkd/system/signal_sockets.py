@@ -14,10 +14,9 @@ In the master and the command, for their children; `listen` in those.
 from __future__ import annotations
 
 import fcntl
-import os
-import socket
 from collections.abc import Iterable
 
+from forkd.originals import os, socket
 from forkd.system import rights
 
 

@@ -9,13 +9,11 @@ come out in the order in which the kernel delivered the signals.
 from __future__ import annotations
 
 import fcntl
-import os
-import signal
-import socket
 from collections.abc import Sequence
 from types import FrameType
 
 from forkd.native import native
+from forkd.originals import os, signal, socket
 from forkd.system import terminal
 
 #: The real-time signal of signal-driven I/O on connections (sigio.py).

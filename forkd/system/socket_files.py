@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import errno
 import grp
-import os
 import pwd
-import socket
 import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
 from forkd.errors import BindError, StartError
+from forkd.originals import os, socket
 from forkd.system import process
 
 NO_FILE = -1  # instead of an inode's number

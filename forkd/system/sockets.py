@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +16,7 @@ from typing import Any
 
 from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
+from forkd.originals import select, socket
 from forkd.system import signals, socket_files
 from forkd.system.process import describe, parent
 from forkd.system.socket_files import NO_FILE, PUBLIC, Permissions, inode

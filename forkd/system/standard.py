@@ -8,9 +8,9 @@ it begins.
 from __future__ import annotations
 
 import fcntl
-import os
-import socket
 import sys
+
+from forkd.originals import os, socket
 
 
 def mend() -> None:

@@ -11,8 +11,9 @@ inherit that.
 from __future__ import annotations
 
 import fcntl
-import os
 import termios
+
+from forkd.originals import os
 
 _TERMINAL = "/dev/tty"  # the controlling one, whichever that is (tty(4))
 

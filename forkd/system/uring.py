@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from forkd.errors import SystemCallError
 from forkd.native import native as _native
+from forkd.originals import socket
 from forkd.system import ring as abi
 from forkd.system.handles import HANGUP, READ
 from forkd.system.operations import Completed, Kind
