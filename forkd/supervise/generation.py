@@ -107,10 +107,7 @@ class Generation:
 
     def enter(self) -> None:
         """Go to its directory, in the process that forks a child of it. Raises StartError."""
-        try:
-            os.fchdir(self.directory)
-        except OSError as error:  # EACCES: its mode was changed
-            raise StartError(str(SystemCallError("chdir", str(self.config.chdir), error))) from error
+        enter_directory(self.directory, self.config)
 
     def keep_size(self, old: Generation) -> None:
         """Have as many children as `old`, where the operator or the load have set the number."""
@@ -183,6 +180,14 @@ def open_directory(config: Config) -> int:
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise StartError(str(SystemCallError("chdir", path, error))) from error
+
+
+def enter_directory(directory: int, config: Config) -> None:
+    """Raises StartError."""
+    try:
+        os.fchdir(directory)
+    except OSError as error:  # EACCES: it may be looked up, and not entered
+        raise StartError(str(SystemCallError("chdir", str(config.chdir), error))) from error
 
 
 def permissions_of(config: Config) -> Permissions:
