@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
@@ -279,15 +279,25 @@ def take_over(heir: Inheritance) -> int:
 
 
 def _await(daemon: socket.socket) -> int:
-    """In the command: wait for the daemon's word. Returns the exit code."""
+    """In the command: wait for the daemon's last word, and until it serves or has gone. Returns the exit
+    code."""
+    answer: dict[str, Any] | None = None
     interrupted = False
     with daemon.makefile("rb") as words:
-        try:
-            answer = _last_of(words)
-        except KeyboardInterrupt:
-            interrupted = True
-            daemon.shutdown(socket.SHUT_WR)  # it hears that nobody waits, and ends
-            answer = _last_of(words)
+        while True:
+            try:
+                for line in words:
+                    word = json.loads(line)
+                    if "ok" in word:
+                        answer = word
+                    else:
+                        complain(f"forkd: {word['text']}")
+                break
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                daemon.shutdown(socket.SHUT_WR)  # it hears that nobody waits, and ends
     os.wait()  # the process that detached; the daemon itself is init's
     if answer is not None and answer["ok"]:
         say(answer["text"], done="the service runs")
@@ -298,18 +308,6 @@ def _await(daemon: socket.socket) -> int:
     text = "the daemon ended before it could say why; see the error log" if answer is None else answer["text"]
     complain(f"forkd: {text}")
     return 1
-
-
-def _last_of(words: BinaryIO) -> dict[str, Any] | None:
-    """What the daemon says in the end, once it serves or has gone; None: nothing."""
-    last = None
-    for line in words:
-        word = json.loads(line)
-        if "ok" in word:
-            last = word
-        else:
-            complain(f"forkd: {word['text']}")
-    return last
 
 
 def _detached(sources: Sources, launch: Launch) -> NoReturn:

@@ -15,6 +15,7 @@ import struct
 from time import monotonic, sleep
 
 from forkd.errors import AlreadyRunning, ForkdError, NotRunning, StartError, SystemCallError
+from forkd.system.process import may_signal
 
 #: A master that ends is in no list of processes any more before its lock is gone.
 _LETS_GO_SECONDS = 1.0
@@ -198,18 +199,9 @@ def _holds(pid: int, fd: int) -> bool | None:
 def _is_there(pid: int) -> bool:
     """Whether there is such a process in this PID namespace, whosever it is."""
     try:
-        return _may_signal(pid) or True
+        return may_signal(pid) or True
     except (ProcessLookupError, OverflowError):
         return False
-
-
-def _may_signal(pid: int) -> bool:
-    """Raises ProcessLookupError, OverflowError."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return False
-    return True
 
 
 def _listens(pid: int, control: str) -> bool | None:
@@ -221,7 +213,7 @@ def _listens(pid: int, control: str) -> bool | None:
         try:
             sock.connect(control)
         except PermissionError:
-            return True if not _may_signal(pid) else None
+            return True if not may_signal(pid) else None
         except OSError:
             return None
         peer: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -19,12 +20,15 @@ def stop_and_wait(pid: int) -> list[str]:
     """Signal the master and return when it has gone; it enforces --graceful-timeout itself. Returns a
     sentence for each of its processes that is there still, since no signal ends it."""
     try:
-        pidfd = os.pidfd_open(pid)
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-    except ProcessLookupError:
-        raise NotRunning(f"not running: pid {pid} has just gone") from None
-    except PermissionError:
-        raise ForkdError(f"pid {pid} belongs to another user") from None
+        pidfd = process.open_pidfd(pid)
+        with process.naming("pidfd_send_signal"):
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    except process.CallError as error:
+        if error.errno == errno.ESRCH:
+            raise NotRunning(f"not running: pid {pid} has just gone") from None
+        if error.errno == errno.EPERM and not process.may_signal(pid):
+            raise ForkdError(f"pid {pid} belongs to another user") from None
+        raise ForkdError(f"stop: {process.why_no_fork(error)}") from error
     theirs: dict[int, tuple[int, str]] = {}  # pid to (pidfd, title)
     while True:
         for child in set(process.children(pid)) - set(theirs):

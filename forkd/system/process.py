@@ -251,6 +251,15 @@ def send_signal(pidfd: int, number: int, sockets: SignalSockets | None = None) -
     return True
 
 
+def may_signal(pid: int) -> bool:
+    """Whether this user may. Raises ProcessLookupError when it is gone, OverflowError for what is no pid."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    return True
+
+
 def exit_reason(code: int) -> str:
     """A low-cardinality label for an exit code as `reap` returns it: "exit", "error", "SIGKILL"…"""
     if code >= 0:

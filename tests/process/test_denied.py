@@ -70,6 +70,14 @@ def test_a_check_names_the_call(service: Service, call: str) -> None:
     assert f"forkd: {call}: EPERM: Operation not permitted" in done.stdout
 
 
+def test_a_stop_names_the_call_and_stops_nothing(service: Service) -> None:
+    service.start()
+    done = denied(service, "EPERM", "pidfd_open", "stop")
+    assert done.returncode == 1
+    assert "forkd: stop: pidfd_open: EPERM: Operation not permitted" in done.stdout
+    assert service.get() == "v1"
+
+
 @pytest.mark.parametrize("call", ["sched_getaffinity", "close_range"])
 def test_some_calls_are_not_needed(service: Service, call: str) -> None:
     done = denied(service, "EPERM", call, "start", *service.flags())
