@@ -26,6 +26,8 @@ KINDS = {
     "preload": ["--preload"],
     "threads": ["--threads", "2"],
 }
+#: Its processes have the worker's ids, and the worker ends them itself.
+FORKS = {"process-per-connection": ["-m", "process-per-connection"]}
 
 
 def start(service: Service, *flags: str) -> None:
@@ -45,9 +47,9 @@ def ask(service: Service, path: str) -> socket.socket:
     return client
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS | FORKS)
 def test_a_reload_ends_who_does_not_finish(service: Service, kind: str) -> None:
-    start(service, *KINDS[kind], "--graceful-timeout", "0.5s")
+    start(service, *(KINDS | FORKS)[kind], "--graceful-timeout", "0.5s")
     old = service.worker_pids()
     with ask(service, "/c/60"):
         service.ok("reload")
@@ -81,10 +83,10 @@ def test_one_that_is_stopped_is_killed_too(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "path"), [*((kind, "/c/60") for kind in KINDS), ("native", "/sleep/60")]
+    ("kind", "path"), [*((kind, "/c/60") for kind in KINDS | FORKS), ("native", "/sleep/60")]
 )
 def test_a_master_that_is_killed_leaves_nothing(service: Service, kind: str, path: str) -> None:
-    start(service, *KINDS[kind])
+    start(service, *(KINDS | FORKS)[kind])
     pids, address = service.pids(), service.address
     with ask(service, path):
         service.signal(signal.SIGKILL)
