@@ -24,7 +24,7 @@ from forkd.originals import os, select, signal
 from forkd.output import complain
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
-from forkd.supervise.generation import enter_directory, open_directory, permissions_of
+from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import ANNOUNCE_SECONDS, LAST_WORDS, loading, not_booted
 from forkd.supervise.probe import probe
 from forkd.system import process
@@ -51,11 +51,7 @@ def check(sources: Sources, config: Config) -> str:
     name = flavour = ""
     try:
         identity = process.identity(config.user, config.group)
-        directory = open_directory(config)
-        try:
-            enter_directory(directory, config)
-        finally:
-            os.close(directory)
+        enter_directory(config)
         permissions_of(config)
         log = Log(config.log_level, config.log_format, "check")
         exposure.warn(log, sources.path, config, identity)

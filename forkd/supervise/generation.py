@@ -107,7 +107,7 @@ class Generation:
 
     def enter(self) -> None:
         """Go to its directory, in the process that forks a child of it. Raises StartError."""
-        enter_directory(self.directory, self.config)
+        _enter(self.directory, self.config)
 
     def keep_size(self, old: Generation) -> None:
         """Have as many children as `old`, where the operator or the load have set the number."""
@@ -182,8 +182,16 @@ def open_directory(config: Config) -> int:
         raise StartError(str(SystemCallError("chdir", path, error))) from error
 
 
-def enter_directory(directory: int, config: Config) -> None:
-    """Raises StartError."""
+def enter_directory(config: Config) -> None:
+    """In a command, which needs it no longer than to see whether that is possible. Raises StartError."""
+    directory = open_directory(config)
+    try:
+        _enter(directory, config)
+    finally:
+        os.close(directory)
+
+
+def _enter(directory: int, config: Config) -> None:
     try:
         os.fchdir(directory)
     except OSError as error:  # EACCES: it may be looked up, and not entered

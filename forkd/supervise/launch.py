@@ -35,7 +35,7 @@ from forkd.output import complain, say
 from forkd.sources import Sources, is_ours
 from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
-from forkd.supervise.generation import open_directory, permissions_of
+from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
 from forkd.supervise.needs import with_need
 from forkd.supervise.notify import Manager
@@ -241,7 +241,7 @@ def start(sources: Sources, config: Config) -> int:
 def require(config: Config) -> None:
     """What a start needs besides what the running daemon holds, and the application. Raises ForkdError."""
     error_log_of(config)
-    os.close(open_directory(config))
+    enter_directory(config)
     process.identity(config.user, config.group)
     permissions_of(config)
     Access.of(config)
