@@ -199,9 +199,10 @@ def _holds(pid: int, fd: int) -> bool | None:
 def _is_there(pid: int) -> bool:
     """Whether there is such a process in this PID namespace, whosever it is."""
     try:
-        return may_signal(pid) or True
+        may_signal(pid)
     except (ProcessLookupError, OverflowError):
         return False
+    return True
 
 
 def _listens(pid: int, control: str) -> bool | None:
@@ -213,7 +214,10 @@ def _listens(pid: int, control: str) -> bool | None:
         try:
             sock.connect(control)
         except PermissionError:
-            return True if not may_signal(pid) else None
+            try:
+                return None if may_signal(pid) else True
+            except ProcessLookupError:  # it has just gone
+                return False
         except OSError:
             return None
         peer: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]

@@ -353,9 +353,12 @@ def bind_error(address: Address, error: OSError) -> BindError:
     text = str(SystemCallError("bind", str(address), error))
     if error.errno == errno.EADDRINUSE:
         holders = ", ".join(describe(pid) for pid in tcp_holders(address.port)[:3])
-        text += (
-            f"; it is held by {holders}" if holders else "; by whom root can see, where /proc is (ss -ltnp)"
-        )
+        if holders:
+            text += f"; it is held by {holders}"
+        elif os.path.exists("/proc/self"):
+            text += "; by whom only root can see (ss -ltnp)"
+        else:
+            text += "; by whom cannot be seen without /proc"
     elif error.errno == errno.EACCES and address.kind != "unix":
         least = _first_unprivileged_port()
         text += (

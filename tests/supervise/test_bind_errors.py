@@ -37,3 +37,22 @@ def test_a_port_that_is_forbidden_is_not_always_a_low_one(
     denied = OSError(errno.EACCES, os.strerror(errno.EACCES))
     text = str(sockets.bind_error(Address.parse(f"127.0.0.1:{port}"), denied))
     assert said in text and not_said not in text
+
+
+def test_an_address_in_use_is_said_to_be_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a chroot the directory is not even there."""
+
+    def absent(path: str) -> list[str]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    monkeypatch.setattr(os, "listdir", absent)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    in_use = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    text = str(sockets.bind_error(Address.parse("127.0.0.1:80"), in_use))
+    assert "EADDRINUSE: Address already in use; by whom cannot be seen without /proc" in text
+
+
+def test_an_address_that_no_interface_has_names_the_option() -> None:
+    absent = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    text = str(sockets.bind_error(Address.parse("[2001:db8::7]:80"), absent))
+    assert "bind [2001:db8::7]:80?freebind=on to have it listened on now" in text
