@@ -99,7 +99,10 @@ class ChildLoop:
         acceptor.join()
         if not acceptor.deference.busy:  # else somebody else should lead: see doorbell.py
             self._cells[WORKING] = 0
-        events = self.handles.wait(self._patience(timeout))
+        try:
+            events = self.handles.wait(self._patience(timeout))
+        except Exception as error:
+            events = self._interrupted(error)
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
         self.share.begin()
@@ -122,6 +125,18 @@ class ChildLoop:
         self._again = self.unit.after_turn()
         if acceptor.full or self._cells[FULL_SINCE]:
             self._relieve()
+
+    def _interrupted(self, error: Exception) -> list[tuple[int, int]]:
+        """The wait has failed. Where that was a signal handler of the application, nothing was ready, and
+        the next turn waits again."""
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = "forkd" if frame is None else str(frame.tb_frame.f_globals.get("__name__"))
+        if where.partition(".")[0] == "forkd":
+            raise error
+        self.log.exception("a signal handler of the application has raised; the worker goes on")
+        return []
 
     def demultiplex(self, events: Events) -> None:
         """Dispatch to the handlers of connections, listeners, and what else is watched. Listeners come last:

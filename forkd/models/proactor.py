@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from forkd.app.session import READY, Await
 from forkd.models.completing import Completing
@@ -60,6 +60,9 @@ class Proactor(PooledLoop):
 
     def connection(self, *arguments: Any) -> Connection:
         return Completing(self.handles, *arguments)
+
+    def _interrupted(self, error: Exception) -> NoReturn:
+        raise error  # what its wait had found by then may be lost
 
     # ---- step 4: dispatch -----------------------------------------------------------------
 

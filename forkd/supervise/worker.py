@@ -341,7 +341,7 @@ def _run_in_loop(model: Model) -> None:
     the model waits, and serves its own connections before it returns what became ready for asyncio.
     """
     selector = _ModelSelector(model)
-    loop = asyncio.SelectorEventLoop(selector)
+    loop = _Loop(selector)
     asyncio.set_event_loop(loop)
     selector.finished = loop.stop
     try:
@@ -353,6 +353,12 @@ def _run_in_loop(model: Model) -> None:
             loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
     finally:
         loop.close()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """asyncio asks the module time for the time, which an application may have stopped."""
+
+    time = staticmethod(monotonic)
 
 
 class _ModelSelector(EpollSelector):
@@ -422,6 +428,8 @@ def settle(
         if identity[0] != os.geteuid():
             rights.empty_bounding_set()
         process.become(identity)
+        if config.user is not None:
+            os.environ.update(process.login_environ(identity[0]))
     rights.empty_inheritable_set()
     if not config.new_privileges:
         rights.allow_no_new_privileges()

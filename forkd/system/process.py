@@ -410,6 +410,16 @@ def identity(user: str | None, group: str | None) -> Identity | None:
     return uid, gid, os.getgrouplist(name, gid) if name else [gid]
 
 
+def login_environ(uid: int) -> dict[str, str]:
+    """What a login sets of a user (environ(7)), as systemd does for User=; the home of a uid without an
+    account is the root directory."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return {"HOME": "/", "USER": str(uid), "LOGNAME": str(uid)}
+    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+
+
 def is_other(who: Identity | None) -> bool:
     """Whether a process that becomes `who` has other ids than this one."""
     return who is not None and who[:2] != (os.geteuid(), os.getegid())

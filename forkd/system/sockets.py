@@ -352,9 +352,11 @@ def name_of(sock: socket.socket) -> str:
 def bind_error(address: Address, error: OSError) -> BindError:
     text = str(SystemCallError("bind", str(address), error))
     if error.errno == errno.EADDRINUSE:
-        holders = ", ".join(describe(pid) for pid in tcp_holders(address.port)[:3])
-        if holders:
-            text += f"; it is held by {holders}"
+        holders = tcp_holders(address.port)
+        if os.getpid() in holders:
+            text += "; this daemon listens at another address of that port: forkd restart can change it"
+        elif holders:
+            text += f"; it is held by {', '.join(describe(pid) for pid in holders[:3])}"
         elif os.path.exists("/proc/self"):
             text += "; by whom only root can see (ss -ltnp)"
         else:

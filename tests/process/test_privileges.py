@@ -48,6 +48,35 @@ def test_children_are_nobody_for_good(service: Service, by: str) -> None:
     assert service.get() == "v1"
 
 
+LOGIN = """
+    import os
+
+    AT_IMPORT = " ".join(os.environ.get(name, "-") for name in ("HOME", "USER", "LOGNAME"))
+
+    def app(environ, start):
+        start("200 OK", [])
+        return [AT_IMPORT.encode()]
+"""
+
+
+@root_only
+@pytest.mark.parametrize("flags", [[], ["--preload"]])
+def test_home_user_and_logname_are_those_of_the_user(service: Service, flags: list[str]) -> None:
+    service.open_up()
+    service.write_app(LOGIN)
+    service.environ |= {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
+    service.start("-w", "1", "--user", "nobody", *flags)
+    assert service.get() == f"{NOBODY.pw_dir} nobody nobody"
+
+
+@root_only
+def test_a_uid_without_an_account_has_no_home(service: Service) -> None:
+    service.open_up()
+    service.write_app(LOGIN)
+    service.start("-w", "1", "--user", "54321")
+    assert service.get() == "/ 54321 54321"
+
+
 @root_only
 def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
     service.open_up()

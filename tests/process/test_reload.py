@@ -190,6 +190,22 @@ def test_a_changed_file_adds_and_removes_binds(service: Service) -> None:
     assert shown == [f"127.0.0.1:{address[1]}", f"unix:{two}"]
 
 
+def test_another_address_of_its_own_port_is_for_a_restart(service: Service) -> None:
+    """Linux lets nobody listen at 0.0.0.0 where somebody listens at an address of that port (ip(7))."""
+    service.expected_errors = [""]
+    configure(service, "127.0.0.1:0")
+    service.start("-c", "c.toml", app=None)
+    port = service.address[1]
+    configure(service, f"0.0.0.0:{port}")
+    done = service.run("reload")
+    assert done.returncode == 1
+    assert f"bind(0.0.0.0:{port}): EADDRINUSE" in done.stderr
+    assert "; this daemon listens at another address of that port: forkd restart can" in done.stderr
+    assert service.get() == "v1"
+    service.ok("restart")
+    assert service.live()["listeners"][0]["address"] == f"0.0.0.0:{port}"
+
+
 def test_a_bind_that_cannot_be_made_changes_nothing(service: Service) -> None:
     service.expected_errors = [""]
     configure(service, "127.0.0.1:0")

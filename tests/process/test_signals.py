@@ -184,3 +184,39 @@ def test_the_death_of_the_master_ends_all_within_a_second(service: Service) -> N
     # What it left blocks nobody.
     service.start("-b", f"127.0.0.1:{address[1]}")
     assert service.get() == "v1"
+
+
+#: A signal handler that raises; /later has it called 20 ms after that.
+ALARM = """
+    import os, signal
+
+    def ring(number, frame):
+        raise TimeoutError("an alarm of the application")
+
+    signal.signal(signal.SIGALRM, ring)
+
+    def app(environ, start):
+        if environ["PATH_INFO"] == "/later":
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+        body = str(os.getpid()).encode()
+        start("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+"""
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--no-native"], ["--io", "select"], ["-m", "reactor"]], ids=" ".join
+)
+def test_a_handler_that_raises_in_an_idle_worker_costs_nobody(
+    service: Service, flags: list[str]
+) -> None:
+    service.write_app(ALARM)
+    service.expected_errors = ["a signal handler of the application has raised", "Traceback"]
+    service.start("-w", "1", *flags)
+    pid = str(service.worker_pids()[0]).encode()
+    with service.connect() as kept:
+        kept.sendall(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert kept.recv(1000).endswith(pid)
+        until(lambda: "TimeoutError: an alarm of the application" in service.log(), "the alarm")
+        kept.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert kept.recv(1000).endswith(pid)

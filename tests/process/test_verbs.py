@@ -53,6 +53,31 @@ def test_restart_keeps_what_it_was_started_with(service: Service) -> None:
     assert service.address[0] == address[0]
 
 
+COLOURED = """
+    import os
+
+    def app(environ, start):
+        start("200 OK", [])
+        return [os.environ["COLOUR"].encode()]
+"""
+
+
+def test_restart_takes_the_environment_of_its_caller_and_the_options_of_the_daemon(
+    service: Service,
+) -> None:
+    service.write_app(COLOURED)
+    service.environ |= {"COLOUR": "red", "FORKD_WORKERS": "3"}
+    service.ok("start", "app:app", "-b", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    assert service.get() == "red"
+    del service.environ["FORKD_WORKERS"]
+    service.environ["COLOUR"] = "blue"
+    service.ok("reload")
+    assert service.get() == "red"
+    service.ok("restart")
+    assert service.get() == "blue"
+    assert len(service.workers()) == 3
+
+
 def test_restart_starts_what_does_not_run(service: Service) -> None:
     service.ok("restart", *service.flags())
     assert service.get() == "v1"
