@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from forkd.app import loader
 from forkd.errors import AppError
+from forkd.forked import call
 from forkd.log import Log
 
 
@@ -98,7 +99,7 @@ class Hooks:
         hook = self._found.get(name)
         try:
             if hook is not None:
-                hook(place)
+                call(hook, place)
         except BaseException:  # sys.exit() of a hook, too, ends the hook alone
             self._log.exception(f"hook {name} failed")
             return False

@@ -15,9 +15,12 @@ import socketserver
 import sys
 import traceback
 import types
+from functools import partial
 from typing import Any
 
+from forkd import forked
 from forkd.errors import AppError
+from forkd.forked import call
 
 WELCOME = "forkd.app.welcome:app"
 #: Django's and PEP 3333's name, and Flask's.
@@ -75,7 +78,8 @@ def import_module(name: str, what: str) -> types.ModuleType:
     if sys.path[:1] != [here]:
         sys.path.insert(0, here)  # as `python -m` does: apps lie where forkd is started
     try:
-        return importlib.import_module(name)
+        module: types.ModuleType = call(importlib.import_module, name)
+        return module
     except BaseException as error:
         raise AppError(f"{what}: importing {name} failed\n{_trace()}") from error
 
@@ -91,7 +95,7 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
             factory = _evaluate(func, module, spec)
             positional, named = _arguments(args, keywords, spec)
             try:
-                return factory(*positional, **named)
+                return call(partial(factory, *positional, **named))
             except BaseException as error:  # sys.exit("no database")
                 raise AppError(f"app {spec!r}: the factory failed\n{_trace()}") from error
         case _:
@@ -123,7 +127,7 @@ def _attribute(owner: Any, name: str, spec: str) -> Any:
     found = None
     try:
         found = inspect.getattr_static(owner, name, None)
-        return getattr(owner, name)
+        return call(getattr, owner, name)  # which may be a property
     except BaseException as error:
         # Of a name that is there, such as a property, it is the application's own failure.
         if isinstance(error, AttributeError) and found is None:
@@ -142,7 +146,7 @@ def _trace() -> str:
 
 
 def _is_machinery(path: str) -> bool:
-    return path in (__file__, importlib.__file__) or path.startswith("<frozen importlib")
+    return path in (__file__, forked.__file__, importlib.__file__) or path.startswith("<frozen importlib")
 
 
 def detect(app: Any, wanted: str | None) -> str:

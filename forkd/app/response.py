@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from forkd.app.session import Host, Peer
+from forkd.app.session import ClientGone, Host, Peer
+from forkd.forked import in_fork
 from forkd.http.guard import Request
 from forkd.http.response import (
     LAST_CHUNK,
@@ -87,6 +88,8 @@ class Response:
 
     def write(self, data: bytes) -> None:
         """The write() callable: sent before it returns, as PEP 3333 wants."""
+        if in_fork:
+            raise ClientGone("the client is the worker's, not a process's that it has forked")
         if self.over:
             raise RuntimeError("write() was called after its request (PEP 3333)")
         piece = self.piece(exact(data), None)

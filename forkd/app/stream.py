@@ -28,6 +28,7 @@ from forkd.app.session import (
 )
 from forkd.app.transport import Transport
 from forkd.config import Config
+from forkd.forked import in_fork, leave
 
 #: What a conversation has for a request line in the ledger (system/in_flight.py).
 STREAM = b"stream"
@@ -75,7 +76,11 @@ class Blocking:
         ledger.pause()  # a conversation may be long: --timeout is for requests
         try:
             self._handler(sock, (peer.client, peer.client_port), server)
+            if in_fork:
+                leave()
         except BaseException as error:  # also SystemExit: the handler failed, no more
+            if in_fork:
+                leave(error)
             if not sock.caused(error):
                 self._host.log.exception(
                     f"the handler failed; its connection from {peer.client} is closed"
@@ -121,7 +126,10 @@ class Evented:
         }
 
     def session(self, peer: Peer) -> Session:
-        transport = Transport(peer, self._factory(), self._host.log, self._native)
+        protocol = self._factory()
+        if in_fork:
+            leave()
+        transport = Transport(peer, protocol, self._host.log, self._native)
         self._streams[transport] = _name(peer)
         ledger = self._host.ledger
         ticket = ledger.begin(STREAM, peer.client, peer.fd)
@@ -144,6 +152,8 @@ class Evented:
         except ClientGone as gone:
             reason = gone
         except BaseException as failure:  # also CancelledError: the protocol failed, no more
+            if in_fork:
+                leave(failure)
             if peer.ended and isinstance(failure, GeneratorExit):
                 reason = ConnectionAbortedError("the connection was closed")
                 raise

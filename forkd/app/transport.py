@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from forkd.app import flow
 from forkd.app.session import ClientGone, Log, Peer
+from forkd.forked import call, in_fork, leave
 
 _HIGH_WATER = 65536
 _PIECE = 262144  # bytes of the backlog that are offered to the socket at once
@@ -81,7 +82,7 @@ class Transport(asyncio.Transport):
         return quiet and not self._flow.owed and self._needs() == (True, False)
 
     def connected(self) -> None:
-        self._protocol.connection_made(self)
+        call(self._protocol.connection_made, self)
 
     def deliver(self, data: bytes) -> None:
         """Give the protocol what came, the end included, until it pauses or closes."""
@@ -94,6 +95,8 @@ class Transport(asyncio.Transport):
             if self._buffered:
                 assert isinstance(protocol, asyncio.BufferedProtocol)
                 buffer = memoryview(protocol.get_buffer(len(data))).cast("B")
+                if in_fork:
+                    leave()
                 count = min(len(buffer), len(data))
                 if not count:
                     raise RuntimeError("get_buffer() returned an empty buffer")
@@ -102,11 +105,13 @@ class Transport(asyncio.Transport):
             else:
                 count = len(data)
                 protocol.data_received(data)  # type: ignore[attr-defined]
+            if in_fork:
+                leave()
             data = data[count:]
         self._unread = data
         if self._at_eof and not self._eof_told and not data and self.is_reading():
             self._eof_told = True
-            if not self._protocol.eof_received():  # type: ignore[attr-defined]
+            if not call(self._protocol.eof_received):  # type: ignore[attr-defined]
                 self._closing = True
 
     def eof(self) -> None:
@@ -129,7 +134,7 @@ class Transport(asyncio.Transport):
             self._eof_sent = self._peer.shutdown()
         if self._writing_paused and len(self._backlog) <= self._low:
             self._writing_paused = False
-            self._protocol.resume_writing()
+            call(self._protocol.resume_writing)
         self.deliver(b"")
 
     def lost(self, reason: Exception | None) -> None:
@@ -142,7 +147,7 @@ class Transport(asyncio.Transport):
 
     def _tell(self, reason: Exception | None) -> None:
         try:
-            self._protocol.connection_lost(reason)
+            call(self._protocol.connection_lost, reason)
         except BaseException:  # also SystemExit: the protocol failed, no more
             self._log.exception("connection_lost failed")
 

@@ -27,6 +27,7 @@ from forkd.app.session import (
     Session,
 )
 from forkd.config import Config
+from forkd.forked import in_fork, leave
 from forkd.http.environ import Ends, Environ, environ_of, roomy_template
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refusal, Refused
@@ -219,7 +220,11 @@ class Wsgi:
         try:
             body.close()
         except BaseException as error:  # whatever a close() of the application's raises
+            if in_fork:
+                leave(error)
             self._host.log.debug(f"wsgi.input: close: {type(error).__name__}")
+        if in_fork:
+            leave()
 
     def _refuse(
         self, peer: Peer, refused: Refused, line: bytes, shown: Shown | None = None
@@ -280,6 +285,8 @@ class Wsgi:
         try:
             try:
                 result = outcome()
+                if in_fork:
+                    leave()
                 if type(result) is list and len(result) == 1 and not response.head_sent:
                     data = exact(result[0])
                     peer.line = b""  # a list has no close()
@@ -296,10 +303,19 @@ class Wsgi:
                 if response.left or response.overrun:
                     self._complain(request, response)
             finally:
+                if in_fork:
+                    leave(sys.exc_info()[1])
                 close = getattr(result, "close", None)
                 if close is not None:
                     ledger.resume(ticket)
-                    close()
+                    try:
+                        close()
+                    except BaseException as failure:
+                        if in_fork:
+                            leave(failure)
+                        raise
+                    if in_fork:
+                        leave()
         except BaseException as failure:  # also SystemExit and CancelledError: the request failed, no more
             if _left(failure, peer):
                 response.code = response.code or _CLIENT_LEFT
@@ -351,6 +367,8 @@ class Wsgi:
         ledger = self._ledger
         single = declared(result) == 1
         for block in result:
+            if in_fork:
+                leave()
             data = exact(block)
             if data:
                 out = response.piece(data, len(data) if single else None)
@@ -360,6 +378,8 @@ class Wsgi:
                     ledger.resume(response.ticket)
                 if response.complete:
                     break  # what else there is, maybe without end, has no place in the answer
+        if in_fork:
+            leave()
         last = b"" if response.head_sent else response.piece(b"", 0)
         ledger.pause()
         last += response.end()

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline
+from forkd.forked import in_fork, leave
 from forkd.models.connection import CHUNK, Connection
 from forkd.models.keeper import LINGER_SECONDS
 from forkd.models.loop import ChildLoop
@@ -41,6 +42,7 @@ class BlockingFollowers(ChildLoop):
         conn = Connection(
             sock, client, server, self.unit.interface, seconds, self.woken, self.unit.host.ledger
         )
+        self.keeper.connections[conn.fd] = conn
         self._counted(1)
         try:
             self._serve(conn)
@@ -50,7 +52,8 @@ class BlockingFollowers(ChildLoop):
             self.log.exception(f"a session failed; its connection from {conn.client} is closed")
         finally:
             conn.end(self.log)
-            sock.close()
+            del self.keeper.connections[conn.fd]
+            conn.close()
             self._counted(0)
             self.unit.after_turn()
 
@@ -100,6 +103,8 @@ class BlockingFollowers(ChildLoop):
 
     def _readable(self, fd: int, seconds: float) -> bool:
         """Wait for the client and for the master. True when the client's socket is readable."""
+        if in_fork:
+            leave()
         poller = select.poll()
         poller.register(fd, select.POLLIN)
         for interrupt in self.calls:

@@ -123,6 +123,7 @@ class BriefLoop(ChildLoop):
     def grown(self, link: Link) -> Connection:
         """Native code has begun with a connection that has to have a session."""
         conn = self.keeper.adopt(*link.origin.grown(link))
+        conn.forks = link.forks
         conn.op = advance(conn, conn.resume, None, self.log)
         return conn
 
@@ -166,6 +167,10 @@ class BriefLoop(ChildLoop):
         if self.dispatcher is not None:
             self.dispatcher.brief = None
         super().retire(idle_grace, drain_queue)
+
+    def descriptors(self) -> set[int]:
+        held = self.dispatcher.held() if self.dispatcher is not None else ()
+        return super().descriptors() | {*self._early, *held}
 
     def abandon(self) -> None:
         self._early.clear()  # that closes them

@@ -5,6 +5,7 @@ Made and owned by a driver, in a child.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable
@@ -20,10 +21,11 @@ from forkd.app.session import (
     SendFile,
     Session,
 )
+from forkd.forked import in_fork
 from forkd.models.deadlines import NEVER, NOWHERE
 from forkd.models.link import Link
 from forkd.models.taken import TakenSocket
-from forkd.originals import monotonic, select, socket
+from forkd.originals import get_ident, monotonic, select, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.sockets import data_age
 
@@ -126,8 +128,9 @@ class Connection(Link):
         self.line = b""
         self.moved = 0
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
-        self.taken = False  # the session has the socket itself
+        self.taken = 0  # the thread in which the session has the socket itself
         self.ended = False
+        self.forks = in_fork.forks
         self.op = _NOTHING_YET
         self.out: list[memoryview | FilePiece] = []
         self.deadline = NEVER
@@ -164,12 +167,16 @@ class Connection(Link):
 
     def take(self) -> TakenSocket:
         """Give the socket away to the session, blocking, until it returns."""
-        self.taken = True
+        self.taken = get_ident()
         self.sock = taken = TakenSocket(self.sock, self.ledger)
         taken.settimeout(None)
         return taken
 
     def close(self) -> None:
+        if self.forks != in_fork.forks:
+            # Who was forked meanwhile may have a copy, and keep the client waiting for the end.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
         self.sock.close()
 
     def has_input(self) -> bool:

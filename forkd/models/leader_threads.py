@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from forkd.app.session import READY, TAKE, Await
+from forkd.forked import in_fork, leave
 from forkd.models import stake
 from forkd.models.connection import Connection
 from forkd.models.entrance import Entrance, Work
@@ -116,7 +117,9 @@ class LeaderThreads(InlineLoop):
         try:
             while not self.done:
                 self.turn(None)
-        except BaseException:  # a bug in forkd: better no child than one that waits for its leader
+        except BaseException as error:  # a bug in forkd: better no child than one that waits for its leader
+            if in_fork:
+                leave(error)
             self.log.exception("the child crashed")
             os._exit(70)
 

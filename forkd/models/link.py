@@ -1,6 +1,7 @@
 """What a driver and native code share of a connection: the base of `Connection`, with a twin in C.
 
-`fd`: its descriptor. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
+`fd`: its descriptor. `forks`: what `in_fork` had counted when it
+was new. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
 and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address. `note`:
 see `session.Peer`. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native code has
 accepted, the intake.
@@ -15,10 +16,11 @@ from forkd.native import native
 
 
 class PythonLink:
-    __slots__ = ("bucket", "client", "deadline", "fd", "ledger", "moved", "note", "op", "origin")
+    __slots__ = ("bucket", "client", "deadline", "fd", "forks", "ledger", "moved", "note", "op", "origin")
 
     fd: int
     ledger: Ledger
+    forks: int
     moved: int
     deadline: float
     bucket: float

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from forkd.forked import in_fork, leave
 from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
@@ -21,7 +22,7 @@ from forkd.models.intake import Accepted, ListenerIntake
 from forkd.models.keeper import Keeper
 from forkd.models.share import Share
 from forkd.models.unit import Unit
-from forkd.originals import monotonic, monotonic_ns, select, socket
+from forkd.originals import get_ident, monotonic, monotonic_ns, select, socket
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
 from forkd.system.scoreboard import EVICTED, FULL_SINCE, WORKING
@@ -103,6 +104,8 @@ class ChildLoop:
             events = self.handles.wait(self._patience(timeout))
         except Exception as error:
             events = self._interrupted(error)
+        if in_fork:
+            leave()  # a handler of a signal has forked; all else is seen where it returns
         self._cells[WORKING] = monotonic_ns()
         keeper.now = now = monotonic()
         self.share.begin()
@@ -291,6 +294,15 @@ class ChildLoop:
     def abandon(self) -> None:
         self.keeper.abandon()
         self.done = True
+
+    # ---- in a process that the application has forked -------------------------------------
+
+    def descriptors(self) -> set[int]:
+        me = get_ident()
+        conns = self.keeper.connections
+        waiting = [sock.fileno() for sock, *_ in self._left]
+        mine = {fd for fd, conn in conns.items() if conn.taken == me}
+        return {*self.handles.descriptors(), *self.calls, *self.acceptor.intakes, *conns, *waiting} - mine
 
 
 def _readable(fd: int) -> bool:

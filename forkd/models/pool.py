@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from forkd.app.session import READY, TAKE, Deadline, Log
+from forkd.forked import in_fork, leave
 from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, Outcome, advance
@@ -68,9 +69,13 @@ class RequestQueue:
             row.occupy(conn.lent)
             try:
                 outcome = task()
-            except BaseException:  # also CancelledError and the like: the thread must live on
+            except BaseException as error:  # also CancelledError and the like: the thread must live on
+                if in_fork:
+                    leave(error)
                 self._log.exception("a pool thread failed; its connection is closed")
                 outcome = ABORTED
+            if in_fork:
+                leave()
             row.vacate()
             self._outcomes.append((conn, outcome))
             # Each one rings, after that: `outcomes` clears the bell before it counts what there is.

@@ -163,6 +163,10 @@ class Proactor(PooledLoop):
         self._arrived.clear()
         super().abandon()
 
+    def descriptors(self) -> set[int]:
+        arrived = {result for _, result in self._arrived if isinstance(result, int)}
+        return super().descriptors() | arrived
+
     # ---- what handlers start --------------------------------------------------------------
 
     def begun(self, conn: Connection, outcome: Outcome) -> None:

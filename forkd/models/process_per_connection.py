@@ -168,6 +168,9 @@ class ProcessPerConnection(ChildLoop):
             process.send_signal(servant.pidfd, signal.SIGKILL)
         super().abandon()
 
+    def descriptors(self) -> set[int]:
+        return super().descriptors() | {sock.fileno() for sock, *_ in self._held}
+
     # ---- in the forked process ------------------------------------------------------------
 
     def _become_servant(
@@ -203,6 +206,7 @@ class ProcessPerConnection(ChildLoop):
                 loop.retire(_IDLE_GRACE if signal.SIGTERM in came else 0.0, False)
 
         loop.watch(signals.fileno(), told_to_end)
+        unit.serves(loop)
         if host.draining:
             loop.retire(_IDLE_GRACE, False)
         loop.serve(sock, client, server)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
+from forkd.forked import in_fork, leave
 from forkd.models.connection import CHUNK, Connection
 from forkd.sigpipe import NO_SIGPIPE
 
@@ -105,7 +106,9 @@ def advance(
         return LINGERING if stop.value is LINGER else FINISHED
     except (OSError, Deadline):
         pass  # the client left, or took too long
-    except BaseException:  # whatever it is: the others' connections go on
+    except BaseException as error:  # whatever it is: the others' connections go on
+        if in_fork:
+            leave(error)
         log.exception(f"a session failed; its connection from {conn.client} is closed")
     conn.end(log)
     return ABORTED

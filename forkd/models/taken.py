@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.app.session import Ledger
+from forkd.forked import in_fork
 from forkd.originals import socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 
@@ -35,12 +36,13 @@ class TakenSocket(socket.socket):
         return error is self._failure
 
     def count_received(self, count: int, flags: int) -> None:
-        if not flags & socket.MSG_PEEK:
+        if not flags & socket.MSG_PEEK and not in_fork:
             self._ledger.received(count)
 
     def count_sent(self, count: int) -> None:
         self._sent += count
-        self._ledger.sent(count)
+        if not in_fork:
+            self._ledger.sent(count)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As socket.sendfile, which calls `send` where sendfile(2) cannot be used."""
@@ -50,7 +52,8 @@ class TakenSocket(socket.socket):
         except OSError as error:
             self._failure = error
             raise
-        self._ledger.sent(total - (self._sent - before))
+        if not in_fork:
+            self._ledger.sent(total - (self._sent - before))
         return total
 
 

@@ -38,6 +38,8 @@ class Unit:
     watched: dict[int, Callable[[], None]]
     #: Housekeeping, to be called at the end of every turn. Returns when it wants another, at the latest.
     after_turn: Callable[[], float]
+    #: Told the model that serves in this process now, in the model that forks others for that.
+    serves: Callable[[Model], None] = lambda model: None
 
 
 class Model(Protocol):
@@ -63,3 +65,8 @@ class Model(Protocol):
 
     def abandon(self) -> None:
         """Close everything now."""
+
+    def descriptors(self) -> set[int]:
+        """Of all that it waits on, and of its clients: what ends in a process that the application forks. But
+        for the sockets that handlers have in this thread."""
+        ...

@@ -1,7 +1,7 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
 Imported by what has a twin of it, or is one: http/usual.py, app/flow.py, models/link.py, inline.py and
-stake.py, system/handles.py, ring.py, signals.py, uring.py and scoreboard.py, log.py.
+stake.py, system/handles.py, ring.py, signals.py, uring.py and scoreboard.py, log.py, forked.py.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObjec
     }
     link->fd = fd;
     link->bare = 1;
+    link->forks = forks;
     link->epoll = -1;
     if ((fd <= 2 && lift(link, args[4])) || !(link->client = host_of(address, size, &port)) ||
         !(link->note = ends_of(args[2], args[3], link->client, text_of(port)))) {
@@ -204,7 +205,7 @@ int link_later(Dispatcher *self, Link *link, int epoll)
     return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rest, Py_NewRef(link->op));
 }
 
-int link_begin(Dispatcher *self, Link *link, int epoll)
+static int begin(Dispatcher *self, Link *link, int epoll)
 {
     ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
@@ -241,6 +242,15 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
     Py_XDECREF((PyObject *)request);
     Py_XDECREF(exchange);
     Py_DECREF(then);
+    return failed;
+}
+
+int link_begin(Dispatcher *self, Link *link, int epoll)
+{
+    Link *outer = self->begun;
+    self->begun = link;
+    int failed = begin(self, link, epoll);
+    self->begun = outer;
     return failed;
 }
 

@@ -334,7 +334,7 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     }
 }
 
-int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
+static int begin_all(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
 {
     int64_t ends = now_ns() + MOST_ACCEPT_NS;
     int late = 0;
@@ -354,6 +354,37 @@ int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *
     if (late)
         self->taken = SHARE_OVER;
     return 0;
+}
+
+int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
+{
+    PyObject *outer = self->batch;
+    self->batch = links;
+    int failed = begin_all(self, links, opening, intake, epoll);
+    self->batch = outer;
+    return failed;
+}
+
+/* Add the descriptor of a bare Link to a list. Returns 0, or -1 with an exception. */
+static int tell_descriptor(PyObject *found, const Link *link)
+{
+    PyObject *fd = link->bare ? PyLong_FromLong(link->fd) : NULL;
+    int failed = link->bare && (!fd || PyList_Append(found, fd));
+    Py_XDECREF(fd);
+    return failed ? -1 : 0;
+}
+
+/* held() -> the descriptors of bare Links that are in nobody's dictionary, since they are being begun. */
+static PyObject *dispatcher_held(Dispatcher *self, PyObject *unused)
+{
+    PyObject *found = PyList_New(0);
+    (void)unused;
+    for (Py_ssize_t i = 0; found && self->batch && i < PyList_Size(self->batch); i++)
+        if (tell_descriptor(found, (Link *)PyList_GetItem(self->batch, i)))
+            Py_CLEAR(found);
+    if (found && self->begun && tell_descriptor(found, self->begun))
+        Py_CLEAR(found);
+    return found;
 }
 
 /* begin(links, opening, intake, epoll): bare Links, which the intake has accepted, and whose sessions, if they ever
@@ -433,6 +464,7 @@ static PyMethodDef methods[] = {
     {"answer", (PyCFunction)(void (*)(void))dispatcher_answer, METH_FASTCALL, NULL},
     {"begin", (PyCFunction)(void (*)(void))dispatcher_begin, METH_FASTCALL, NULL},
     {"grow", (PyCFunction)dispatcher_grow, METH_O, NULL},
+    {"held", (PyCFunction)dispatcher_held, METH_NOARGS, NULL},
     {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
     {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

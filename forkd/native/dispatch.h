@@ -25,6 +25,8 @@ typedef struct {
     double due;      /* seconds of CLOCK_MONOTONIC: the rest of a turn is not before that, if shares are whole */
     double patience; /* seconds in the application, above which `loop.judge` is told of them */
     char wary;       /* `loop.claims` is asked before the application is called */
+    PyObject *batch; /* bare Links that are being begun, one after the other; borrowed, NULL when none are */
+    Link *begun;     /* the one that is; borrowed, as well */
     Rest rest;
     char buffer[CHUNK];
 } Dispatcher;

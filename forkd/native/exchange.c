@@ -179,6 +179,8 @@ static PyObject *call(Exchange *self, UsualRequest *request, PyObject *peer, PyO
     request->respond = Py_NewRef(self->respond);
     request->peer = Py_NewRef(peer);
     result = begin(self, request) ? NULL : PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
+    if (in_fork)
+        leave_fork();
     Py_DECREF(start_response);
     if (result) {
         answer = answer_of(self, request, result);

@@ -90,6 +90,8 @@ static int receive(Flow *self, const char *data, Py_ssize_t size)
     self->quiet = 0;
     if (bytes)
         done = PyObject_CallMethodObjArgs(protocol, n_data_received, bytes, NULL);
+    if (in_fork)
+        leave_fork();
     Py_XDECREF(bytes);
     Py_DECREF(protocol);
     Py_XDECREF(done);

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 PyTypeObject *link_type;
@@ -35,8 +36,11 @@ static int link_clear(Link *self)
 
 void link_close(Link *self)
 {
-    if (self->bare)
+    if (self->bare) {
+        if (self->forks != forks) /* who was forked meanwhile may have a copy, and keep the client waiting */
+            shutdown(self->fd, SHUT_WR);
         close(self->fd);
+    }
     self->bare = 0;
 }
 
@@ -53,6 +57,7 @@ static void link_dealloc(Link *self)
 static PyMemberDef members[] = {
     MEMBER(fd, T_INT),
     MEMBER(moved, T_PYSSIZET),
+    MEMBER(forks, T_ULONG),
     MEMBER(deadline, T_DOUBLE),
     MEMBER(bucket, T_DOUBLE),
     MEMBER(op, T_OBJECT_EX),

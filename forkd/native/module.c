@@ -5,7 +5,7 @@
  * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
  *
  * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in ring.c and stake.c and what
- * dispatch.c says; these are also the only parts that make a system call.
+ * dispatch.c and fork.c say; these are also the only parts that make a system call.
  */
 
 #include "native.h"
@@ -70,7 +70,7 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, in_flight_init, lane_init, ring_init,
+    fork_init, request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, in_flight_init, lane_init, ring_init,
     stake_init, link_init, dispatch_init, handle_init, complete_init, epoll_init, flow_init, accept_init,
 };
 

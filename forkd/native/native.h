@@ -19,6 +19,14 @@ static inline int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Whether the application has forked this process; looked at wherever its code comes back (fork.c). */
+extern int in_fork;
+/* Forks that this process was about to make so far, but for forkd's own. */
+extern unsigned long forks;
+/* End such a process: the application has raised the exception that is set, or has returned. Does not return. */
+void leave_fork(void) __attribute__((noreturn));
+int fork_init(PyObject *module);
+
 /* Kinds of characters, for `skip` (text.c). */
 enum { TOKEN = 1, PATH = 2, QUERY = 4, TEXT = 8, HOST = 16, QUIET = 32 };
 
@@ -86,6 +94,7 @@ typedef struct {
     /* Of a bare one (accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
      * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
+    unsigned long forks; /* as they were when the socket was new */
     int epoll;
     PyObject *loop, *origin;
 } Link;

@@ -54,7 +54,8 @@ PyObject *response_of(UsualRequest *self)
             PyErr_SetString(PyExc_RuntimeError, "start_response was called outside of its request");
             return NULL;
         }
-        if (Py_TYPE(self->peer) == link_type && !self->over) { /* which could not send what write() is given */
+        /* A bare link could not send what write() is given; in a process that was forked nobody can. */
+        if (Py_TYPE(self->peer) == link_type && !self->over && !in_fork) {
             PyObject *conn = link_grown((Link *)self->peer), *link = self->peer;
             if (!conn)
                 return NULL;

@@ -13,6 +13,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from forkd import forked
 from forkd.app.hooks import Hooks
 from forkd.config import Config
 from forkd.errors import AppError, CheckError, ForkdError, StartError
@@ -102,6 +103,7 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tu
             worker.settle("check", config, identity, command, listening)
             faulthandler.register(worker.STACKS, stacks, all_threads=True)
             process.unblock()
+            forked.arm(lambda: worker.end_in_fork([write], stacks))
             answer, code = _load(config), 0
         except ForkdError as error:
             answer = str(error)
@@ -109,7 +111,7 @@ def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tu
             answer = f"a bug in forkd\n{traceback.format_exc().rstrip()}"
         with os.fdopen(write, "w") as pipe:
             pipe.write(json.dumps([not code, answer]) + "\n")
-        worker.leave(code)
+        forked.finish(code)
 
     try:
         pid, pidfd = process.fork(child)

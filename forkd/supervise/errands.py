@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from forkd import forked
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError, StartError
 from forkd.log import Log
@@ -180,6 +181,7 @@ def _main(
         forget()
         worker.settle(f"hook {hook}", config, identity, master, sockets)
         process.unblock()
+        forked.arm(lambda: None)  # there is nothing of forkd's in it
         here = Place("own", os.getpid(), master, config.name, generation.number)
         code = 0 if Hooks.load(config.hooks, log).call(hook, here) else 1
     except ForkdError as error:
@@ -187,4 +189,4 @@ def _main(
     except BaseException:
         log.exception("a bug in forkd")
     log.sink.end()
-    worker.leave(code)
+    forked.finish(code)

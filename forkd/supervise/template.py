@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from forkd import forked
 from forkd.app import loader
 from forkd.errors import ForkdError
 from forkd.log import Log
@@ -36,6 +37,7 @@ from forkd.system import process
 from forkd.system.passing import receive
 from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
+from forkd.system.signals import handle
 from forkd.system.standard import mend
 
 MOST = 60_000  # bytes of a message
@@ -83,11 +85,13 @@ def _load(
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
-        signal.signal(number, lambda *_: None)
+        handle(number)
     birth.forget()
     worker.settle("template", config, birth.identity, birth.master, sockets)
     faulthandler.register(worker.STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
+    own = [x.fileno() for x in birth.generation.all_sockets()] + [sock.fileno(), *sockets.filenos()]
+    forked.arm(lambda: worker.end_in_fork(own, stacks))
     error = ""
     try:
         app = loader.load(str(config.app))
@@ -148,7 +152,8 @@ def _fork(
     go, let_go = os.pipe()
 
     def between() -> NoReturn:
-        pid = os.fork()
+        with forked.own():
+            pid = os.fork()
         if pid:
             without_sigpipe(os.write, write, b"%d" % pid)
             os._exit(0)

@@ -10,15 +10,15 @@ import contextlib
 import errno
 import faulthandler
 import gc
-import os
 import random
 import selectors
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from forkd import forked
 from forkd.app import loader, stream, welcome
 from forkd.app.hooks import Hooks, Place
 from forkd.app.session import Interface, Ledger
@@ -26,14 +26,14 @@ from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError, SystemCallError
+from forkd.forked import in_fork, leave
 from forkd.interpreter import set_requirements_aside
 from forkd.log import AccessLog, Log
 from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.originals import EpollSelector, monotonic, signal, socket
-from forkd.sigpipe import without_sigpipe
+from forkd.originals import EpollSelector, monotonic, os, signal, socket
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
     Channel,
@@ -51,7 +51,8 @@ from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
 from forkd.system.signal_sockets import SignalSockets
-from forkd.system.signals import NEWS, SignalQueue
+from forkd.system.signals import NEWS, SignalQueue, block, take_back
+from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
 
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
@@ -123,6 +124,8 @@ class Worker:
             birth.number,
         )
         self._recycle_at = _recycle_at(config)
+        self._has_channel = True
+        self._events: asyncio.SelectorEventLoop | None = None  # where the application needs one
 
     def run(self) -> int:
         """Boot, serve, and return the exit code."""
@@ -151,7 +154,7 @@ class Worker:
         self._channel.send(Ready(interface.name, fallback, flavour))
         self.ready = True
         if interface.needs_loop:
-            _run_in_loop(model)
+            self._run_in_loop(model)
         else:
             while not model.done:
                 model.turn(None)
@@ -186,11 +189,13 @@ class Worker:
         process.enlarge_signal_stack()
         process.keep_heap()
         # Before the application is loaded: programs and threads that it starts inherit the mask.
-        self._signals = SignalQueue([signal.SIGTERM, *QUIET])
+        self._signals = SignalQueue([signal.SIGTERM, *QUIET, NEWS])
+        take_back()
         process.unblock()
         if self._io() == "sigio":
-            # In every thread that the application starts, too: its default is to end the process.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
+            # In every thread that the application starts, too: there nobody would read them.
+            block({NEWS, signal.SIGIO})
+        forked.arm(self._end_in_fork)
 
     def _load(self) -> tuple[Interface, registry.Row, str]:
         """The application as an interface, the model, and the interface's flavour. Raises AppError."""
@@ -209,6 +214,18 @@ class Worker:
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
         return interface, row, flavour
+
+    def _end_in_fork(self) -> None:
+        """In a process that the application has forked."""
+        own = set(self._birth.sockets.filenos())
+        if self._has_channel:
+            own |= {held.fileno() for held in (self._channel, self._birth.queue) if held is not None}
+            own |= {sock.fileno() for sock, _ in self._birth.listeners}
+        if self._model is not None:
+            own |= self._model.descriptors()
+        if self._events is not None:
+            own |= _halt(self._events)
+        end_in_fork(own, self._birth.stacks)
 
     def _io(self) -> str:
         return registry.child_io(self._birth.config.model, self._birth.config.io)
@@ -241,6 +258,7 @@ class Worker:
                 self._signals.fileno(): self._on_signal,
             },
             after_turn=self._after_turn,
+            serves=self._serves,
         )
         try:
             return row.make(unit)
@@ -254,6 +272,11 @@ class Worker:
             raise ForkdError(f"--threads {self._birth.config.threads}: {why}") from error
 
     # ---- while it serves ------------------------------------------------------------------
+
+    def _serves(self, model: Model) -> None:
+        """In a process that the model has forked for a client, which has closed what is the worker's."""
+        self._model = model
+        self._has_channel = False
 
     def _on_message(self) -> None:
         assert self._model is not None
@@ -279,6 +302,28 @@ class Worker:
     def _on_signal(self) -> None:
         if signal.SIGTERM in self._signals.read():
             self._channel.send(Recycle("SIGTERM"))  # by hand, to this child
+
+    def _run_in_loop(self, model: Model) -> None:
+        """Run the model inside a real asyncio loop, for applications that need one.
+
+        The loop is outermost, and the model's handle set is its selector: where asyncio would wait,
+        the model waits, and serves its own connections before it returns what became ready for asyncio.
+        """
+        selector = _ModelSelector(model)
+        self._events = loop = _Loop(selector)
+        asyncio.set_event_loop(loop)
+        selector.finished = loop.stop
+        try:
+            loop.run_forever()
+            pending = asyncio.all_tasks(loop)
+            for task in pending:
+                task.cancel()
+            if pending:
+                loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        finally:
+            if in_fork:
+                leave(sys.exc_info()[1])
+            loop.close()
 
     def _retire(self, idle_grace: float, drain_queue: bool) -> None:
         if not self.draining:
@@ -334,27 +379,6 @@ def make_interface(
     return interface, "asyncio" if interface.needs_loop else "socketserver"
 
 
-def _run_in_loop(model: Model) -> None:
-    """Run the model inside a real asyncio loop, for applications that need one.
-
-    The loop is outermost, and the model's handle set is its selector: where asyncio would wait,
-    the model waits, and serves its own connections before it returns what became ready for asyncio.
-    """
-    selector = _ModelSelector(model)
-    loop = _Loop(selector)
-    asyncio.set_event_loop(loop)
-    selector.finished = loop.stop
-    try:
-        loop.run_forever()
-        pending = asyncio.all_tasks(loop)
-        for task in pending:
-            task.cancel()
-        if pending:
-            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-    finally:
-        loop.close()
-
-
 class _Loop(asyncio.SelectorEventLoop):
     """asyncio asks the module time for the time, which an application may have stopped."""
 
@@ -380,6 +404,8 @@ class _ModelSelector(EpollSelector):
         self._ready = True
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if in_fork:
+            leave()
         if self._epoll.short:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
         self._model.turn(timeout)
@@ -399,6 +425,8 @@ def main(birth: Birth) -> NoReturn:
         try:
             code = worker.run()
         finally:
+            if in_fork:
+                leave(_not_of_forkd(sys.exc_info()[1]))
             worker.exit()
     except BaseException as error:  # what escapes from here is a bug in forkd, or the app's exit
         if isinstance(error, SystemExit):
@@ -410,7 +438,39 @@ def main(birth: Birth) -> NoReturn:
             log = Log("error", birth.config.log_format, f"worker {birth.slot}")
             log.exception("the child crashed")
     finally:
-        leave(code)
+        forked.finish(code)
+
+
+def _not_of_forkd(error: BaseException | None) -> BaseException | None:
+    """In a process that the application has forked in a handler of a signal: forkd may have noticed it by
+    what could not be waited for any more."""
+    return None if isinstance(error, OSError) else error
+
+
+def end_in_fork(own: Iterable[int], stacks: int) -> None:
+    """In a process that the application has forked: its signals are those of a process that knows nothing of
+    forkd, and so are its descriptors, but for their numbers. Those stay taken, each by a descriptor that can
+    do nothing: objects that have them here may close them, and must not close others. The parent is not
+    disturbed, and its clients see the end of their connections when it ends them.
+
+    `stacks` leads to stderr: a crash of this process is no report of the parent's.
+    """
+    own = {*own, *end_signals()}
+    faulthandler.unregister(STACKS)
+    nothing = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    for fd in own:
+        if fd >= 0:
+            os.dup2(nothing, fd, inheritable=False)
+    os.close(nothing)
+    with contextlib.suppress(OSError):
+        os.dup2(2, stacks, inheritable=False)
+
+
+def _halt(loop: asyncio.SelectorEventLoop) -> set[int]:
+    """In a process that the application has forked: it leaves before whatever is next in the loop. Returns
+    the descriptors by which the parent's other threads wake it."""
+    vars(loop)["_ready"].appendleft(asyncio.Handle(leave, (), loop))
+    return {vars(loop)[name].fileno() for name in ("_ssock", "_csock") if vars(loop)[name]}
 
 
 def settle(
@@ -437,31 +497,3 @@ def settle(
     process.die_with_parent(master)  # after become(), which clears it
     sockets.listen()
     standard.print_by_lines()
-
-
-def leave(code: int) -> NoReturn:
-    """Exit as the interpreter would: the application's atexit hooks run, its output is flushed."""
-    import atexit
-
-    try:
-        _join_threads()
-        atexit._run_exitfuncs()
-    except BaseException:
-        pass  # it is leaving: nobody is there to be told
-    for file in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):  # what the application has put there may have no flush
-            without_sigpipe(file.flush)
-    os._exit(code)
-
-
-def _join_threads() -> None:
-    """Wait for the threads that the application has started, and that are not daemonic."""
-    import threading
-
-    shutdown = threading._shutdown  # type: ignore[attr-defined]
-    names = getattr(shutdown, "__globals__", {})
-    main = names.get("_main_thread")
-    # eventlet has a threading of its own, whose main thread is the one in which it was imported: where
-    # that is one of a pool's, it would be waited for, and never ends.
-    if main is None or "get_ident" not in names or main.ident == names["get_ident"]():
-        shutdown()

@@ -27,6 +27,7 @@ from forkd.originals import monotonic, os, signal, socket
 from forkd.system.handles import READ, EpollSet
 from forkd.system.operations import Completed, Kind
 from forkd.system.sigio import signalfd
+from forkd.system.signals import block
 
 #: Threads of glibc, and so operations under way at once.
 MOST_CLIENTS = 256
@@ -109,7 +110,7 @@ class AioOperations:
     concurrent = False
 
     def __init__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {_COMPLETION})
+        block({_COMPLETION})
         self._news = signalfd({_COMPLETION})
         self._libc = ctypes.CDLL(None, use_errno=True)
         # struct aioinit: threads, and requests to expect.
@@ -162,6 +163,9 @@ class AioOperations:
             self._looked = now
             self._finished += self._under_way
         return ready
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (*self._epoll.descriptors(), self._news)
 
     def close(self) -> None:
         self._epoll.close()

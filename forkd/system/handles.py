@@ -60,6 +60,10 @@ class HandleSet(Protocol):
         """Block up to `timeout` seconds (None: for ever) and return the ready (fd, mask) pairs."""
         ...
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Its own."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -77,6 +81,9 @@ class EpollSet:
         self.remove = self._epoll.unregister
         self.wait = self._epoll.poll
         self.close = self._epoll.close
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._epoll.fileno(),)
 
 
 class NativeEpollSet(EpollSet):
@@ -178,6 +185,9 @@ class PollSet:
         except OSError as error:
             return wait_for_memory(error)
 
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
     def close(self) -> None:
         pass  # it has no descriptor
 
@@ -215,6 +225,9 @@ class SelectSet:
         for fd in writable:
             masks[fd] = masks.get(fd, 0) | WRITE
         return list(masks.items())
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
 
     def close(self) -> None:
         pass

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
+from forkd import forked
 from forkd.errors import StartError, SystemCallError
 from forkd.originals import os, signal
 from forkd.system.signal_sockets import SignalSockets
@@ -84,7 +85,8 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
     try:
         spare = open_pidfd(os.getpid())  # no room for a pidfd: say so before anybody is forked
         try:
-            pid = os.fork()
+            with forked.own():
+                pid = os.fork()
         finally:
             os.close(spare)
         if pid == 0:

@@ -2,12 +2,14 @@
 
 Each connection is told to signal this process when something happens to it (F_SETOWN, O_ASYNC), by a
 real-time signal, which queues and carries the descriptor. The signals are blocked and read from a
-signalfd(2), since Python's siginfo has no si_fd. Two facts shape the rest:
+signalfd(2), since Python's siginfo has no si_fd. Three facts shape the rest:
 
 - A signal tells of a change, not of a state, so a handle that was just reported stays under
   suspicion (`_hot`) until poll(2) finds it quiet: callers need not read until EAGAIN.
 - When the queue of real-time signals is full (RLIMIT_SIGPENDING) the kernel sends a plain SIGIO
   instead: then every handle is looked at once, and nothing is lost.
+- They are let through while the application starts a program (programs.py): what comes then goes to a
+  handler, which does not know the descriptor, and every handle is looked at, too.
 
 Listeners are shared with other processes, and their owner is the master; eventfds and pipes of the
 loop cannot signal. Both are simply polled, together with the signalfd.
@@ -21,11 +23,12 @@ import fcntl
 import stat
 import struct
 from math import ceil
+from types import FrameType
 
 from forkd.errors import SystemCallError
 from forkd.originals import os, select, signal, socket
 from forkd.system.handles import wait_for_memory
-from forkd.system.signals import NEWS
+from forkd.system.signals import NEWS, block, handle, noted
 
 _INFO = struct.Struct("=I16xi104x")  # signalfd_siginfo: ssi_signo, ssi_fd
 _SIGSET_BYTES = 128
@@ -36,11 +39,18 @@ class SigioSet:
     concurrent = False
 
     def __init__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {NEWS, signal.SIGIO})
+        self._missed = False  # a signal was not blocked, and so is not read
+        for number in (NEWS, signal.SIGIO):
+            handle(number, self._miss)
+        block({NEWS, signal.SIGIO})
         self._news = signalfd({NEWS, signal.SIGIO})
         self._masks: dict[int, int] = {}
         self._plain: set[int] = {self._news}  # polled at every wait
         self._hot: set[int] = set()  # signal-driven, and perhaps ready
+
+    def _miss(self, number: int, frame: FrameType | None) -> None:
+        self._missed = True
+        noted(number, frame)  # so the wait ends
 
     def add(self, fd: int, mask: int) -> None:
         if can_signal := _can_signal(fd):
@@ -76,6 +86,9 @@ class SigioSet:
 
     def _find(self, timeout: float | None) -> list[tuple[int, int]]:
         self._hear()
+        if self._missed:
+            self._missed = False
+            self._suspect_all()
         ready = self._look(self._hot | self._plain, 0)
         if not ready and (timeout is None or timeout > 0):
             # Quiet: sleep until a signal, or until something that cannot signal.
@@ -83,6 +96,12 @@ class SigioSet:
                 self._hear()
             ready = self._look(self._hot | self._plain, 0)
         return ready
+
+    def _suspect_all(self) -> None:
+        self._hot.update(fd for fd in self._masks if fd not in self._plain)
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._news,)
 
     def close(self) -> None:
         os.close(self._news)
@@ -103,7 +122,7 @@ class SigioSet:
             return
         for number, fd in _INFO.iter_unpack(data):
             if number == signal.SIGIO:  # the queue was full: anybody may be meant
-                self._hot.update(fd for fd in self._masks if fd not in self._plain)
+                self._suspect_all()
             elif fd in self._masks:  # it may have been closed meanwhile
                 self._hot.add(fd)
 

@@ -1,23 +1,36 @@
 """Signals as events, and SIGIO as the doorbell of the listeners.
 
 A handler in Python runs between two bytecodes of the main thread, which is no place for work. So
-the handlers here do nothing at all: CPython's C-level handler writes the signal's number into a
+the handlers here do nothing as a rule: CPython's C-level handler writes the signal's number into a
 pipe (signal.set_wakeup_fd), and the master's loop reads it there like any other event. Numbers
 come out in the order in which the kernel delivered the signals.
+
+In a process that the application forks all this ends (`end_in_fork`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
+from forkd import forked
+from forkd.forked import in_fork
 from forkd.native import native
 from forkd.originals import os, signal, socket
 from forkd.system import terminal
 
 #: The real-time signal of signal-driven I/O on connections (sigio.py).
 NEWS = signal.SIGRTMIN + 4
+
+Handler = Callable[[int, FrameType | None], None]
+
+#: The handlers of forkd in this process, by signal.
+_ours: dict[int, Handler] = {}
+_pipe = (-1, -1)  # what signals are read from, and written to
 
 
 def reset() -> None:
@@ -32,11 +45,79 @@ def reset() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _noted(number: int, frame: FrameType | None) -> None:
-    """A handler that exists so that the signal is neither fatal nor ignored.
+def handle(number: int, handler: Handler | None = None) -> None:
+    """Handle the signal in this process, but not in those that the application forks. Without `handler` it
+    is neither fatal nor ignored: SIG_IGN would be inherited by programs that the application starts."""
+    _ours[number] = handler or noted
+    signal.signal(number, _ours[number])
+    forked.note_signals(handled=_ours)
 
-    SIG_IGN would be inherited through exec by programs that the application starts.
-    """
+
+def block(numbers: set[int]) -> None:
+    """Block the signals in this thread, and in those that it starts from now on; not in processes that the
+    application forks, nor in programs that it starts."""
+    from forkd.system import programs  # loads subprocess, which few children need
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    forked.note_signals(blocked=numbers)
+    programs.let_through(numbers)
+
+
+def take_back() -> None:
+    """Where an application runs: once it has no wake-up descriptor any more, as asyncio leaves it at the end
+    of a loop that had handlers, forkd's is in its place again, and so are forkd's handlers, where there is
+    none."""
+    import signal as theirs  # and not forkd's copy of it
+
+    set_wakeup_fd = theirs.set_wakeup_fd
+
+    @functools.wraps(set_wakeup_fd)
+    def call(fd: int, **options: Any) -> int:
+        end = _pipe[1]
+        if fd != -1 or end < 0:
+            return set_wakeup_fd(fd, **options)
+        other = set_wakeup_fd(end, warn_on_full_buffer=False)
+        for number, handler in _ours.items():
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, handler)
+        return -1 if other == end else other
+
+    theirs.set_wakeup_fd = call
+
+
+def end_in_fork() -> set[int]:
+    """In a process that the application has forked: each signal does what it would do there without forkd. A
+    handler of the application's stays, and so does a wake-up descriptor of its own. Returns the descriptors
+    of the pipe, which is its parent's."""
+    global _pipe
+    for number, handler in _ours.items():
+        if signal.getsignal(number) == handler:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+    ended, _pipe = _pipe, (-1, -1)
+    other = signal.set_wakeup_fd(-1)
+    if other not in (-1, ended[1]):
+        signal.set_wakeup_fd(other)
+    return {fd for fd in ended if fd >= 0}
+
+
+def noted(number: int, frame: FrameType | None) -> None:
+    """The usual handler. The number is in the pipe, as a rule; not when the application has set another
+    wake-up descriptor, or none, as asyncio does for `add_signal_handler`, and at the end of its loop."""
+    if in_fork:  # C code has forked this process, and nobody could do this then
+        end_in_fork()
+        os.kill(os.getpid(), number)
+        return
+    end = _pipe[1]
+    if end < 0:
+        return
+    other = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+    if other == end:
+        return
+    with contextlib.suppress(BlockingIOError):  # as `read` says
+        os.write(end, bytes((number,)))
+    if other >= 0:
+        signal.set_wakeup_fd(other)
 
 
 #: Those that the kernel sends, too, to a process group for its terminal, which is no order to anybody: a
@@ -51,10 +132,11 @@ class SignalQueue:
     _untold: frozenset[int] = frozenset()
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        global _pipe
+        self._read, self._write = _pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in numbers:
-            signal.signal(number, _noted)
+            handle(number)
 
     def fileno(self) -> int:
         return self._read
@@ -82,6 +164,8 @@ class SignalQueue:
 
     def close(self) -> None:
         """Also for a child: its parent's queue is not its own."""
+        global _pipe
+        _pipe = (-1, -1)
         signal.set_wakeup_fd(-1)
         os.close(self._read)
         os.close(self._write)

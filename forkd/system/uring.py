@@ -146,6 +146,9 @@ class UringOperations:
         ready, self._ready = self._ready, []
         return ready
 
+    def descriptors(self) -> tuple[int, ...]:
+        return tuple(self._ring.copies())
+
     def close(self) -> None:
         self._ring.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Service
+from .test_forks import APP as FORKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,3 +96,15 @@ def test_broken_is_said_with_the_loaders_words(without: Service) -> None:
     said = without.ok("check", *without.flags())
     assert "no native code (" in said
     assert str(os.path.basename(module)) in said
+
+
+def test_what_the_application_forks_leaves_without_native_code(without: Service) -> None:
+    without.write_app(FORKS)
+    without.expected_errors = ["^Traceback"]
+    without.start("-w", "1")
+    expected = {"exit": "3", "return": "0", "raise": "1", "write": "6", "pieces": "0", "terminate": "-15"}
+    assert {way: without.get("/" + way) for way in expected} == expected
+    with without.connect() as client:
+        client.sendall(b"GET /linger HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    os.kill(int(answer.rpartition(b"\r\n\r\n")[2]), signal.SIGTERM)
