@@ -46,10 +46,11 @@ class InlineLoop(BriefLoop):
             self._enter(conn, outcome)
         elif type(outcome) is Await and outcome.read and not outcome.write:
             conn.op = outcome
+            greeted = conn.moved  # the session may have sent something
             self._receive(conn)
             # Nothing came; what did has led to something, which may be in another thread by now.
             if (
-                not conn.moved
+                conn.moved == greeted
                 and conn.mask is None
                 and self.keeper.connections.get(conn.fd) is conn
             ):

@@ -113,3 +113,25 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert "event loop" in done.stderr or "use " in done.stderr
     assert not service.pidfile.exists()
     assert os.listdir(service.dir)
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-native",), ("--io", "sigio")])
+def test_a_protocol_that_greets_hears_a_client_that_waits_for_it(
+    service: Service, flags: tuple[str, ...]
+) -> None:
+    service.write_app("""
+        import asyncio
+
+        class Greeting(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+                transport.write(b"hello\\n")
+
+            def data_received(self, data):
+                self.transport.write(data.upper())
+    """)
+    service.start(*flags, "-w", "1", app="app:Greeting")
+    with socket.create_connection(address(service), 10) as client, client.makefile("rb") as lines:
+        assert lines.readline() == b"hello\n"
+        client.sendall(b"abc\n")
+        assert lines.readline() == b"ABC\n"
