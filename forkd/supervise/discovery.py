@@ -88,13 +88,15 @@ def find(environ: Mapping[str, str]) -> list[Found]:
 
 def _pids() -> list[int]:
     """Raises ForkdError."""
+    why = "/proc is not mounted here"
     try:
-        return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+        if found := sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+            return found
     except OSError as error:
-        raise ForkdError(
-            f"list: {SystemCallError('open', '/proc', error)}; no process can be looked at without it "
-            "(forkd status --pidfile asks one daemon)"
-        ) from error
+        why = str(SystemCallError("open", "/proc", error))
+    raise ForkdError(
+        f"list: {why}; no process can be looked at without it (forkd status --pidfile asks one daemon)"
+    )
 
 
 def _master(pid: int) -> Found | None:

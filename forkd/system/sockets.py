@@ -353,10 +353,11 @@ def bind_error(address: Address, error: OSError) -> BindError:
     text = str(SystemCallError("bind", str(address), error))
     if error.errno == errno.EADDRINUSE:
         holders = tcp_holders(address.port)
-        if os.getpid() in holders:
-            text += "; this daemon listens at another address of that port: forkd restart can change it"
+        others = [pid for pid in holders if pid != os.getpid()]
+        if others:
+            text += f"; it is held by {', '.join(describe(pid) for pid in others[:3])}"
         elif holders:
-            text += f"; it is held by {', '.join(describe(pid) for pid in holders[:3])}"
+            text += "; this daemon listens at another address of that port: forkd restart can change it"
         elif os.path.exists("/proc/self"):
             text += "; by whom only root can see (ss -ltnp)"
         else:
