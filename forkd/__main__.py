@@ -1,4 +1,4 @@
-"""`python -m forkd` is the command `forkd`."""
+"""The command `forkd`, also as `python -m forkd`."""
 
 import os
 import sys
@@ -9,7 +9,11 @@ if __name__ == "__main__" and not sys.flags.safe_path:
         if sys.path[0] == os.getcwd():
             del sys.path[0]  # the current directory, which may be the application's: see interpreter.py
 
-from forkd.cli import main
+from forkd import interpreter
+
+interpreter.look_in_pythonpath_last()
+
+from forkd.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -127,9 +127,9 @@ def finish(code: int, interrupted: bool = False) -> NoReturn:
         atexit._run_exitfuncs()
     except BaseException:
         pass  # it is leaving: nobody is there to be told
-    for file in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         with contextlib.suppress(BaseException):  # what the application has put there may have no flush
-            without_sigpipe(file.flush)
+            without_sigpipe(getattr(sys, name).flush)
     if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -22,8 +22,13 @@ import forkd
 #: What was taken out: forkd's own code goes on using it, and modules in C need not bear to be deallocated.
 _set_aside: list[ModuleType] = []
 
+_path: list[str] = []  # `sys.path` as it was given, where it is in another order meanwhile
+
 #: What was started: a script, a bundle, or with -m the module's file. The directory changes later.
 _STARTED = os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] else ""
+#: Whether that is a zip archive that Python runs (zipapp, shiv, PEX), which is on `sys.path` then: no other
+#: interpreter finds what is in it by the name of a module.
+_IN_BUNDLE = os.path.isfile(_STARTED) and _STARTED in map(os.path.abspath, sys.path)
 
 
 def leave_start_directory() -> None:
@@ -35,6 +40,17 @@ def leave_start_directory() -> None:
         del sys.path[0]
 
 
+def look_in_pythonpath_last() -> None:
+    """Until foreign code is imported: a directory of PYTHONPATH may be the application's, whose `daemon.py`
+    is not the package that forkd requires."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if sys.flags.ignore_environment or not any(named):
+        return
+    directories = {os.path.abspath(path) for path in named}
+    _path[:] = sys.path
+    sys.path.sort(key=lambda path: os.path.abspath(path) in directories)
+
+
 def command(verb: str, *arguments: str) -> list[str]:
     """A forkd in a new interpreter that imports from nowhere, and heeds no variable, that this one did
     not: `-P`, and of `-I`, `-E` and `-s` those that this one was given. Where forkd is in a bundle, from that
@@ -42,23 +58,18 @@ def command(verb: str, *arguments: str) -> list[str]:
     flags = sys.flags
     given = {"-I": flags.isolated, "-E": flags.ignore_environment, "-s": flags.no_user_site}
     kept = [flag for flag, on in given.items() if on]
-    program = [_STARTED] if _is_bundle(_STARTED) else ["-m", "forkd"]
+    program = [_STARTED] if _IN_BUNDLE else ["-m", "forkd"]
     return [sys.executable, "-P", *kept, *program, verb, *arguments]
 
 
-def _is_bundle(path: str) -> bool:
-    """Whether it is a zip archive that Python runs (zipapp, shiv, PEX): no other interpreter finds what is in
-    it by the name of a module."""
-    import zipfile
-
-    return zipfile.is_zipfile(path)
-
-
 def set_requirements_aside() -> None:
-    """Take out of `sys.modules` what forkd has imported besides itself and the standard library. In each
-    process that is to import foreign code, or was forked from one that has: then it is done already."""
+    """Take out of `sys.modules` what forkd has imported besides itself and the standard library, and have
+    `sys.path` in its order again. In each process that is to import foreign code, or was forked from one that
+    has: then it is done already."""
     if _set_aside:
         return
+    if sorted(_path) == sorted(sys.path):
+        sys.path[:] = _path
     main = sys.modules["__main__"]  # which multiprocessing gives a second name
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]

@@ -117,6 +117,15 @@ def _replacer() -> str:
     return "" if hasattr(select, "epoll") and hasattr(select, "poll") else "something"
 
 
+def threads_are() -> str:
+    """Who has made greenlets of the threads of `threading` by now; empty: nobody."""
+    for name in ("_start_joinable_thread", "_start_new_thread"):  # the first from Python 3.13 on
+        start = getattr(threading, name, None)
+        if start is not None and type(start) is not BuiltinFunctionType:
+            return _package(start)
+    return ""
+
+
 def _package(thing: object) -> str:
     return thing.__module__.partition(".")[0]
 

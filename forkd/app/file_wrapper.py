@@ -11,6 +11,8 @@ import stat
 import tempfile
 from typing import Any
 
+from forkd.app.response import exact
+
 
 class FileWrapper:
     """wsgi.file_wrapper: a real file is sent by the kernel, anything else is read in blocks."""
@@ -25,10 +27,12 @@ class FileWrapper:
         return self
 
     def __next__(self) -> bytes:
-        data: bytes = self.file.read(self.block_size)
+        data = self.file.read(self.block_size)
+        if isinstance(data, bytes):
+            data = exact(data)
         if not data:
             raise StopIteration
-        return data
+        return data  # type: ignore[no-any-return]
 
     def piece(self) -> tuple[int, int, int] | None:
         """(descriptor, offset, bytes to its end) of a regular file; None for anything else.

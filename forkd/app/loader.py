@@ -116,7 +116,10 @@ def _arguments(
                 positional.append(ast.literal_eval(arg))
         for keyword in keywords:
             value = ast.literal_eval(keyword.value)
-            named.update({keyword.arg: value} if keyword.arg is not None else value)
+            more = {keyword.arg: value} if keyword.arg is not None else dict(value)
+            if twice := named.keys() & more.keys():
+                raise AppError(f"app {spec!r}: {min(map(repr, twice))} is given twice")
+            named |= more
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise AppError(f"app {spec!r}: a factory's arguments must be literals") from None
     return positional, named

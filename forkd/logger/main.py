@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import NoReturn
 
+from forkd.errors import ForkdError
 from forkd.log import Log, Trouble
 from forkd.logger import messages
 from forkd.logger.destinations import STDERR, Destination, kind_of
@@ -80,10 +81,14 @@ def main(birth: Birth) -> NoReturn:
         logger = Logger(birth)
         logger.run()
         code = 0
-    except BaseException:
-        Log("error", birth.style, "logger").exception("the logger crashed")
-        if logger is None:  # a start waits for its files
+    except BaseException as error:
+        own, why = Log("error", birth.style, "logger"), f"logger: {error}"
+        if isinstance(error, ForkdError):
+            own.error(str(error))
+        else:
+            own.exception("the logger crashed")
             why = f"the logger crashed\n{traceback.format_exc().rstrip()}"
+        if logger is None:  # a start waits for its files
             for log in birth.destinations:
                 messages.send(birth.channel, messages.OPENED, log, why)
     finally:

@@ -39,7 +39,7 @@ from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
 from forkd.supervise.needs import with_need
 from forkd.supervise.notify import Manager
-from forkd.supervise.pidfile import Pidfile, make_directory
+from forkd.supervise.pidfile import Pidfile, make_directory, require_ours
 from forkd.supervise.upgrade import Inheritance
 from forkd.system import process, terminal
 from forkd.system.sockets import Listener
@@ -215,6 +215,8 @@ def start(sources: Sources, config: Config) -> int:
     launch.binds = launch.binds_of(config)
     launch.warnings = advice.warnings(sources, config)
     launch.error_log = error_log_of(config)
+    for path in (config.pidfile, config.control, launch.error_log or ""):
+        require_ours(os.path.dirname(path))  # before the log is opened there
     if config.foreground:
         if launch.error_log is not None:
             launch.terminal = os.dup(2)
@@ -366,6 +368,7 @@ def _serve(sources: Sources, launch: Launch) -> int:
         for name in filter(is_ours, list(os.environ)):
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()
+        process.require_signals()
         launch.pidfile = (
             Pidfile(config.pidfile, launch.inheritance.pidfile)
             if launch.inheritance is not None

@@ -24,8 +24,8 @@ def send(log: Log, to: Signalled, number: int) -> None:
     and all else goes on."""
     if not process.send_signal(to.pidfd, number, to.sockets):
         log.error(
-            f"{to}: the kernel refuses to send it {_name(number)} (kill(2), EPERM); it has another user's "
-            "ids, for which the master needs CAP_KILL"
+            f"{to}: the kernel refuses to send it {_name(number)} (pidfd_send_signal(2), EPERM): it has "
+            "another user's ids, for which the master needs CAP_KILL; or that call is denied here"
         )
 
 

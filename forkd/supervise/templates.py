@@ -92,6 +92,8 @@ class _Template:
             if type(found) is list and len(found) == 1 and type(found[0]) is int:
                 raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
         except TimeoutError:
+            for pid in process.children(self.pid):  # which may hang in a hook of the application's at forks
+                process.end_child_of(pid, self.pid)
             send(self._log, self, signal.SIGKILL)
             why = f"{self} does not answer; killed"
             raise OSError(errno.ETIMEDOUT, why) from None

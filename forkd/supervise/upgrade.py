@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 from collections.abc import MutableMapping
@@ -216,7 +217,8 @@ class Upgrade:
             self._decide(message["ok"], message["text"])
         if gone:
             words = os.pread(self._words, _MAX_WORDS, 0).decode("utf-8", "replace").strip()
-            why = f":\n{words}" if words else "; see the error log"
+            # It is init's child, so nobody here learns how it has ended.
+            why = f":\n{words}" if words else f", without a word: {shlex.join(interpreter.command('start'))}"
             self._decide(False, f"the new master (pid {self.pid}) ended before it served{why}")
 
     def _decide(self, ok: bool, text: str) -> None:

@@ -33,7 +33,7 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.originals import EpollSelector, monotonic, os, signal, socket
+from forkd.originals import EpollSelector, monotonic, os, signal, socket, threads_are
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import (
     Channel,
@@ -213,6 +213,11 @@ class Worker:
         why = registry.refusal(row, io, flavour, config.threads)
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
+        if interface.needs_loop and (patched := threads_are()):
+            self.log.warning(
+                f"{patched} has made greenlets of threads, which asyncio's executors need: getaddrinfo and "
+                "run_in_executor will not complete; leave threads as they are (patch_all(thread=False))"
+            )
         return interface, row, flavour
 
     def _end_in_fork(self) -> None:
@@ -394,7 +399,7 @@ class _ModelSelector(EpollSelector):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self._model = model
-        self._ready = False
+        self._ready = self._finished = False
         # An application has few descriptors of its own, and no way to go on without one.
         self._selector.close()
         self._selector = self._epoll = PatientEpoll()
@@ -409,7 +414,8 @@ class _ModelSelector(EpollSelector):
         if self._epoll.short:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
         self._model.turn(timeout)
-        if self._model.done:
+        if self._model.done and not self._finished:
+            self._finished = True  # once: the tasks that are cancelled then run in the loop again
             self.finished()
         if not self._ready and not self._epoll.short:
             return []

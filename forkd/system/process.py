@@ -55,6 +55,17 @@ def open_pidfd(pid: int) -> int:
         return os.pidfd_open(pid)
 
 
+def require_signals() -> None:
+    """Raises CallError where a policy denies what children are signalled by: a later start of one would not
+    tell, and none could be ended."""
+    pidfd = open_pidfd(os.getpid())
+    try:
+        with naming("pidfd_send_signal"):
+            signal.pidfd_send_signal(pidfd, 0)
+    finally:
+        os.close(pidfd)
+
+
 def make_memfd(name: str) -> int:
     """Raises CallError."""
     with naming("memfd_create"):
@@ -357,6 +368,15 @@ def children(pid: int) -> list[int]:
             return [int(child) for child in file.read().split()]
     except (OSError, ValueError):
         return []
+
+
+def end_child_of(pid: int, its_parent: int) -> None:
+    """Kill a child of another process, if it still is one."""
+    with contextlib.suppress(OSError):
+        pidfd = open_pidfd(pid)
+        if parent(pid) == its_parent:
+            send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
 
 
 def title(pid: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import sys
+from contextlib import suppress
 
 from forkd.originals import os, socket
 
@@ -46,8 +47,10 @@ def fill() -> None:
 def print_by_lines() -> None:
     """Have lines that are printed in the log as they come. What the application has put in the place of
     Python's own file, before this process was forked from its template, is left as it is."""
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None and not sys.stdout.closed:
-        sys.stdout.reconfigure(line_buffering=True)
+    out = getattr(sys, "stdout", None)  # it may have deleted, closed or detached it
+    if out is not None and out is sys.__stdout__:
+        with suppress(ValueError):
+            out.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def lift(sock: socket.socket) -> socket.socket:

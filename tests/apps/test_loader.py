@@ -105,6 +105,8 @@ def test_a_factory_gets_its_arguments(
         ("make(open('x'))", "a factory's arguments must be literals"),
         ("make(**[1])", "a factory's arguments must be literals"),
         ("make(*1)", "a factory's arguments must be literals"),
+        ("make(a=1, **{'a': 2})", "'a' is given twice"),
+        ("make(**{'a': 1}, **{'a': 2})", "'a' is given twice"),
         ("make({[]: 1})", "a factory's arguments must be literals"),
         ("make(**{1: 2})", "keywords must be strings"),
         ("forgot_to_return()", "the factory returned None, which is no application"),
@@ -161,7 +163,7 @@ def test_a_start_ends_with_the_reason(
 ) -> None:
     service.expected_errors = ["gone: boot", "app 'app:app'", "Traceback", "SystemExit"]
     service.write_app(source)
-    done = service.run("start", "-w", "1", "-b", "127.0.0.1:0", preload, "app:app")
+    done = service.run("start", "-w", "1", "-b", "127.0.0.1:0", "--admin", "none", preload, "app:app")
     assert done.returncode == 1
     assert said in done.stderr
     done = service.run("check", "-b", "127.0.0.1:0", "--admin", "none", "app:app")

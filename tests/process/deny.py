@@ -21,7 +21,7 @@ NUMBERS = {
         "epoll_create1": 20, "eventfd2": 19, "flock": 32, "memfd_create": 279, "pipe2": 59,
         "prctl": 167, "sched_getaffinity": 123, "socketpair": 199,
     },
-}.get(platform.machine(), {}) | {"close_range": 436, "pidfd_open": 434}  # fmt: skip
+}.get(platform.machine(), {}) | {"close_range": 436, "pidfd_open": 434, "pidfd_send_signal": 424}  # fmt: skip
 _LOAD, _EQUAL, _DONE = 0x20, 0x15, 0x06  # BPF, of seccomp_data.nr
 _ERRNO, _ALLOW = 0x00050000, 0x7FFF0000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2

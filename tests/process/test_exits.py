@@ -66,15 +66,20 @@ def _say(service: Service, word: bytes) -> bytes:
         return client.recv(100)
 
 
+def _find(service: Service) -> None:
+    """A stream's address is not a URL in the log."""
+    address = service.live()["listeners"][0]["address"].rpartition(":")
+    service.connect = lambda timeout=10.0: socket.create_connection(  # type: ignore[method-assign]
+        (address[0], int(address[2])), timeout
+    )
+
+
 @pytest.mark.parametrize("app", ["streams:Handler", "streams:Protocol"])
 def test_in_a_handler_it_ends_the_stream_and_the_worker_lives(service: Service, app: str) -> None:
     service.write_app(STREAMS, name="streams.py")
     service.expected_errors = ["failed; its connection", "Traceback"]
     service.start("-w", "1", "-k", "stream", app=app)
-    address = service.live()["listeners"][0]["address"].rpartition(":")
-    service.connect = lambda timeout=10.0: socket.create_connection(  # type: ignore[method-assign]
-        (address[0], int(address[2])), timeout
-    )
+    _find(service)
     before = service.worker_pids()
     assert _say(service, b"exit\n") == b""
     assert _say(service, b"hello\n") == b"ok\n"
@@ -84,3 +89,40 @@ def test_in_a_handler_it_ends_the_stream_and_the_worker_lives(service: Service, 
         assert _say(service, b"later\n") == b""
         until(lambda: service.worker_pids() not in ([], before), "another worker")
         assert _say(service, b"hello\n") == b"ok\n"
+
+
+TASKS = """
+    import asyncio
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            asyncio.ensure_future(wait())
+
+        def data_received(self, data):
+            pass
+
+    async def wait():
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(0.001)  # what ends a task may need the loop, too
+            print("put away", flush=True)
+"""
+
+
+@pytest.mark.parametrize("model", ["leader-followers", "proactor"])
+def test_tasks_that_are_left_at_the_end_are_cancelled(service: Service, model: str) -> None:
+    service.write_app(TASKS)
+    service.start("-w", "1", "-m", model, app="app:Protocol")
+    _find(service)
+    for generation in (2, 3):
+        with service.connect() as client:
+            client.sendall(b"x")
+            until(lambda: service.workers()[0]["connections"], "the client is served")
+        assert service.ok("reload") == f"generation {generation} serves\n"
+    until(lambda: service.log().count("put away") == 2, "both tasks")
+    with service.connect():
+        until(lambda: service.workers()[0]["connections"], "the client is served")
+    service.ok("stop")
+    until(lambda: service.log().count("put away") == 3, "the third")
+    assert service.log().count("gone: error") == 0

@@ -91,3 +91,23 @@ def test_a_directory_that_may_be_another_users_is_refused(
     assert list(target.iterdir()) == []
     service.expected_errors = ["did not start"]
     fallback.unlink() if kind == "link" else fallback.rmdir()
+
+
+@root_only
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_a_start_that_is_refused_writes_nothing_there(service: Service, fallback: Path, kind: str) -> None:
+    """Not the error log, either, which is there by default."""
+    other = service.dir / "other"
+    other.mkdir()
+    if kind == "link":
+        fallback.symlink_to(other)
+    else:
+        fallback.mkdir()
+        os.chown(fallback, OTHER, OTHER)
+        other = fallback
+    done = service.run("start", *service.flags("--error-log", str(fallback / "forkd.log")))
+    assert done.returncode == 1
+    assert f"forkd: {fallback} " in done.stderr
+    assert list(other.iterdir()) == []
+    if kind == "link":
+        fallback.unlink()

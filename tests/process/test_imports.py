@@ -128,3 +128,27 @@ def test_the_directory_of_the_application_comes_first(service: Service) -> None:
     """)
     service.start("-w", "1")
     assert service.get() == "its own"
+
+
+@pytest.mark.parametrize("program", ["script", "-m"])
+def test_pythonpath_may_lead_to_modules_of_these_names(service: Service, program: str) -> None:
+    for name in ("daemon", "httptools", "prometheus_client", "setproctitle"):
+        service.write_app(f"where = {name!r}", name=f"{name}.py")
+    service.write_app("""
+        import daemon, prometheus_client
+        def app(environ, start):
+            start("200 OK", [])
+            return [f"{daemon.where} {prometheus_client.where}".encode()]
+    """)
+    service.environ["PYTHONPATH"] = f".{os.pathsep}{service.environ.get('PYTHONPATH', '')}"
+    start = service.argv("start", *service.flags())
+    if program == "script":
+        start = [os.path.join(os.path.dirname(sys.executable), "forkd"), *start[3:]]
+    done = subprocess.run(
+        start, cwd=service.dir, env=service.environ, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert service.get() == "daemon prometheus_client"
+    service.ok("upgrade")
+    assert service.get() == "daemon prometheus_client"
+    assert service.admin("/metrics")[0] == 200

@@ -124,6 +124,8 @@ def test_what_cannot_be_loaded_ends_the_start(service: Service, end: str) -> Non
         "sys.stdout = io.StringIO()",
         "sys.stdout = None",
         "sys.stdout.close()",
+        "sys.stdout.detach()",
+        "del sys.stdout",
         "sys.stdout = sys.stderr = type('Lines', (), {'write': lambda self, text: len(text)})()",
     ],
 )
@@ -133,6 +135,17 @@ def test_what_the_application_has_put_in_the_place_of_stdout_is_left_alone(
     service.write_app(f"    import io, sys\n    {replaced}\n{APP}")
     service.start("--preload")
     assert service.get() == "v1"
+
+
+def test_what_hangs_at_a_fork_is_not_left_behind(service: Service) -> None:
+    """A lock in a hook of the application's, say; the start waits for five templates in a row."""
+    hang = "os.register_at_fork(after_in_child=lambda: time.sleep(99))"
+    service.write_app(f"    import os, time\n    {hang}\n{APP}")
+    service.expected_errors = ["does not answer; killed"]
+    done = service.run("start", *service.flags("--preload"), timeout=60)
+    assert done.returncode == 1
+    assert "does not answer; killed" in done.stderr
+    until(lambda: not processes_of(service.name), "nothing to be left")
 
 
 def test_a_template_that_never_can_fork_ends_the_start(service: Service) -> None:
