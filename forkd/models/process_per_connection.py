@@ -15,6 +15,7 @@ longer than `--timeout` is ended by the worker: only its own client is affected.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -37,6 +38,8 @@ from forkd.system.signals import SignalQueue
 #: Processes of one worker; more clients wait in its queue.
 MOST_PROCESSES = 256
 _IDLE_GRACE = 0.5  # seconds
+#: What a process gets to write its stacks before it is killed, seconds.
+_LAST_WORDS = 0.4
 #: To a client's process: end now, if the client is idle, so that another one finds room.
 _MAKE_ROOM = signal.SIGRTMIN + 5
 _RETRY = 0.5  # seconds until lines that the access log did not take are tried again
@@ -59,6 +62,8 @@ class ProcessPerConnection(ChildLoop):
         self._lanes = unit.lanes
         self._servants: dict[Servant, None] = {}  # the oldest first
         self._partings: dict[Servant, Parting] = {}  # of those killed for a request that took too long
+        # Before they are killed: when they were asked for their stacks, and what reads them.
+        self._accused: dict[Servant, tuple[float, Callable[[], str]]] = {}
         self._asked: Servant | None = None  # to end, so that there is room
         self._shortage = Shortage(unit.log)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
@@ -114,6 +119,7 @@ class ProcessPerConnection(ChildLoop):
         self.unwatch(servant.pidfd)
         os.close(servant.pidfd)
         self._servants.pop(servant, None)
+        self._accused.pop(servant, None)
         self._lanes.give_back(servant.row)
         self._recount()
 
@@ -146,17 +152,30 @@ class ProcessPerConnection(ChildLoop):
         super().turn(timeout)
         while self._held and self.acceptor.pause_ends == NEVER:
             self.serve(*self._held.popleft())
+        most = self.unit.config.timeout
         for servant in self._servants:
             held = servant.row.since(REQUEST, monotonic_ns())
-            if held is not None and 0 < self.unit.config.timeout < held:
-                line = servant.row.line().decode("latin-1")
-                self.log.error(
-                    f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s'
-                )
-                if servant not in self._partings:
-                    self._partings[servant] = Parting(late_answer)
-                    self._partings[servant].take(servant.pidfd, [servant.row])
-                process.send_signal(servant.pidfd, signal.SIGKILL)
+            if held is not None and 0 < most < held and servant not in self._partings:
+                self._late(servant, held)
+            elif held is None:
+                self._accused.pop(servant, None)
+
+    def _late(self, servant: Servant, held: float) -> None:
+        """A request has held it for so many seconds, too long: it writes its stacks, then it is killed."""
+        if servant not in self._accused:
+            self._accused[servant] = monotonic(), self.unit.ask_stacks(servant.pidfd)
+            return
+        since, stacks = self._accused[servant]
+        if monotonic() < since + _LAST_WORDS:
+            return
+        line = servant.row.line().decode("latin-1")
+        where = stacks() or process.state(servant.pid)
+        self.log.error(
+            f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s; it was here:\n{where}'
+        )
+        self._partings[servant] = Parting(late_answer)
+        self._partings[servant].take(servant.pidfd, [servant.row])
+        process.send_signal(servant.pidfd, signal.SIGKILL)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         super().retire(idle_grace, drain_queue)

@@ -40,6 +40,8 @@ class Unit:
     after_turn: Callable[[], float]
     #: Told the model that serves in this process now, in the model that forks others for that.
     serves: Callable[[Model], None] = lambda model: None
+    #: Asks such a process, by its pidfd, for the stacks of its threads; returns what reads them.
+    ask_stacks: Callable[[int], Callable[[], str]] = lambda pidfd: str
 
 
 class Model(Protocol):

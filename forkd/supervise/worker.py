@@ -57,6 +57,7 @@ from forkd.title import set_title
 
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
 STACKS = signal.SIGRTMIN + 3
+_MOST_STACKS = 1 << 16  # bytes
 #: What the master sends to those that run foreign code.
 SENT = (signal.SIGKILL, STACKS)
 #: What reaches a child by mistake (`pkill -HUP forkd`, Ctrl-C in a terminal) and changes nothing.
@@ -264,6 +265,7 @@ class Worker:
             },
             after_turn=self._after_turn,
             serves=self._serves,
+            ask_stacks=self._ask_stacks,
         )
         try:
             return row.make(unit)
@@ -282,6 +284,13 @@ class Worker:
         """In a process that the model has forked for a client, which has closed what is the worker's."""
         self._model = model
         self._has_channel = False
+
+    def _ask_stacks(self, pidfd: int) -> Callable[[], str]:
+        """A process that the model has forked writes where this one would."""
+        stacks = self._birth.stacks
+        at = os.lseek(stacks, 0, os.SEEK_CUR)
+        process.send_signal(pidfd, STACKS)
+        return lambda: os.pread(stacks, _MOST_STACKS, at).decode("utf-8", "replace").strip()
 
     def _on_message(self) -> None:
         assert self._model is not None

@@ -18,8 +18,11 @@ from .conftest import Service, until
 
 #: Patches when the file `how` says; /threads tells what forkd is made of.
 APP = """
-    import gc, json, os, sys, time
+    import _thread, gc, json, os, sys, time
 
+    # Threads that make a hub while another one patches import the same modules, and gevent's locks of
+    # importlib wait for each other then, whoever has started the threads.
+    PATCHING = _thread.allocate_lock()
     LIBRARY, WHEN = open("how").read().split()
 
     def patch():
@@ -51,9 +54,10 @@ APP = """
 
     def app(environ, start):
         global WHEN
-        if WHEN == "request":
-            WHEN = "done"
-            patch()
+        with PATCHING:
+            if WHEN == "request":
+                WHEN = "done"
+                patch()
         path, body = environ["PATH_INFO"], {"pid": os.getpid(), "library": LIBRARY}
         if path == "/sleep":
             time.sleep(1)

@@ -406,3 +406,17 @@ def test_the_report_names_no_thread_of_another_process(service: Service) -> None
     assert answer_of(client) == b""
     said = r'in flight: "GET /sleep/0 HTTP/1\.1" of 127\.0\.0\.1 for \d\.\d+ s, in a process of its own\n'
     until(lambda: re.search(said, service.log()), "the report")
+
+
+def test_a_process_of_a_client_is_killed_with_its_stack(service: Service) -> None:
+    service.expected_errors = ["killed: .* has held it for", "ended: SIGKILL"]
+    service.write_app(APP)
+    service.start("-w", "1", "-m", "process-per-connection", "--timeout", "1")
+    clients = [ask(service, f"/sleep/{number}") for number in range(2)]
+    for client in clients:
+        assert answer_of(client).startswith(b"HTTP/1.1 504 ")
+    for number in range(2):
+        line = rf'"GET /sleep/{number} HTTP/1\.1" has held it for \d\.\d s; it was here:\n'
+        said = rf"{line}(.*\n)*?.* in sleep_{number}\n"
+        until(lambda said=said: re.search(said, service.log()), "its stack")
+    assert len(re.findall(r"process \d+ killed: ", service.log())) == 2
