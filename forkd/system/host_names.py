@@ -93,7 +93,8 @@ def is_off(error: BindError) -> bool:
 
 
 def without(address: Address, error: BindError) -> str:
-    return f"{address} is listened on without one of its families: {error}"
+    call = str(error).partition("; ")[0]  # without the remedies, for an address that somebody has named
+    return f"{address} is listened on without one of its families: {call}"
 
 
 def _v4(name: Address, host: str) -> Address:

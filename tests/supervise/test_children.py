@@ -10,6 +10,7 @@ import pytest
 
 from forkd.supervise.children import TRANSITIONS, Child, Children, State
 from forkd.supervise.messages import Channel
+from forkd.system.signal_sockets import SignalSockets
 
 STARTING, READY, RETIRING, KILLED = State.STARTING, State.READY, State.RETIRING, State.KILLED
 
@@ -40,6 +41,7 @@ def make(slot: int = 1, number: int = 0, state: State = STARTING, generation: in
         pidfd=os.pidfd_open(os.getpid()),
         channel=theirs,
         stacks=os.memfd_create("stacks"),
+        sockets=SignalSockets({}),
         queue=None,
         forked=time.monotonic(),
         state=state,

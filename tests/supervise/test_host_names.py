@@ -43,8 +43,8 @@ def test_a_name_is_the_first_of_each_family(monkeypatch: pytest.MonkeyPatch) -> 
             for x in found
         ]  # fmt: skip
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(socket, "getnameinfo", lambda where, _: (where[0], "80"))
+    monkeypatch.setattr(host_names.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(host_names.socket, "getnameinfo", lambda where, _: (where[0], "80"))
     found = host_names.expand(Address.parse("www.example:80"))
     assert list(map(str, found)) == ["192.0.2.1:80", "[2001:db8::1]:80"]
     assert host_names.expand(Address.parse("localhost:80")) == [
