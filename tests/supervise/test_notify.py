@@ -54,7 +54,9 @@ def queue(tmp_path: Path) -> Iterator[Queue]:
 def master_with(path: Path, sockets: list[socket.socket]) -> Any:
     """As much of a master as a Notifier asks for."""
     listeners = [
-        SimpleNamespace(wanted=Address(kind="tcp", host="127.0.0.1", port=number), sockets=[sock])
+        SimpleNamespace(
+            wanted=Address(kind="tcp", host="127.0.0.1", port=number), name=f"127.0.0.1:{number}", sockets=[sock]
+        )
         for number, sock in enumerate(sockets, 1)
     ]
     return SimpleNamespace(
