@@ -55,8 +55,9 @@ def master_with(path: Path, sockets: list[socket.socket]) -> Any:
     """As much of a master as a Notifier asks for."""
     listeners = [
         SimpleNamespace(
-            wanted=Address(kind="tcp", host="127.0.0.1", port=number), name=f"127.0.0.1:{number}", sockets=[sock]
-        )
+            wanted=Address(kind="tcp", host="127.0.0.1", port=number), name=f"127.0.0.1:{number}",
+            sockets=[sock],
+        )  # fmt: skip
         for number, sock in enumerate(sockets, 1)
     ]
     return SimpleNamespace(
