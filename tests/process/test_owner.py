@@ -325,7 +325,8 @@ def owners(pid: int) -> list[tuple[str, int]]:
             file = os.readlink(f"/proc/{pid}/fd/{name}")
             fd = ctypes.CDLL(None).syscall(_PIDFD_GETFD, pidfd, int(name), 0)
             if fd >= 0:
-                found.append((file, fcntl.fcntl(fd, fcntl.F_GETOWN)))
+                if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:  # the directory, which can have none
+                    found.append((file, fcntl.fcntl(fd, fcntl.F_GETOWN)))
                 os.close(fd)
     os.close(pidfd)
     assert len(found) > 10
