@@ -22,7 +22,7 @@ def child(slot: int, state: State = READY, generation: int = 1, **fields: Any) -
     none: Any = None
     return Child(
         slot=slot, number=slot - 1, generation=generation, pid=1000 + slot, pidfd=-1,
-        channel=none, stacks=-1, queue=None, state=state, **fields,
+        channel=none, stacks=-1, sockets=none, queue=None, state=state, **fields,
     )  # fmt: skip
 
 
