@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 
 from forkd.app.session import Log
+from forkd.forked import in_fork, leave
 from forkd.originals import monotonic
 
 #: The machine or the process has no room: for descriptors, for memory, for processes.
@@ -41,6 +42,8 @@ class Shortage:
         self._say(call, error, "its connection is closed")
 
     def _say(self, call: str, error: OSError, then: str) -> None:
+        if in_fork:
+            leave()  # a handler of a signal has forked, and has come back here with nothing of forkd's
         now = monotonic()
         if now < self._silent_until:
             self._unsaid += 1
