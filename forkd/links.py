@@ -8,32 +8,58 @@ only where nobody else could have made it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import stat
 
 from forkd import writers
-from forkd.originals import os
+from forkd.originals import os, select
 
 _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<pid>[0-9]+)))/fd/(?P<fd>[012])")
 _NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _MOST = 40  # links, as in path_resolution(7)
+_PATIENCE = 1.0  # seconds, for a disk
 
 
 def stream(path: str) -> int | None:
     """Descriptor 0, 1 or 2, if the path leads to that of this process by its name, as /dev/stdout does. In
     another process, such as the logger, the same name is another file."""
-    for _ in range(_MOST):
-        if path in _NAMED:
-            return _NAMED[path]
-        found = _STREAM.fullmatch(path)
-        if found is not None and found["pid"] in (None, str(os.getpid())):
-            return int(found["fd"])
+    own = os.getpid()
+    found = _named(path, own)
+    return _ask(path, own) if found is None else found
+
+
+def _named(path: str, own: int) -> int | None:
+    if path in _NAMED:
+        return _NAMED[path]
+    found = _STREAM.fullmatch(path)
+    return int(found["fd"]) if found is not None and found["pid"] in (None, str(own)) else None
+
+
+def _ask(path: str, own: int) -> int | None:
+    """What the link leads to, looked at by a process of its own: whoever asks a disk that is dead waits for
+    good, and hears no signal. Without an answer it is no such link."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
         try:
-            path = _target(path)
-        except OSError:  # it is no link
+            for _ in range(_MOST):
+                path = _target(path)
+                found = _named(path, own)
+                if found is not None:
+                    os.write(write, b"%d" % found)
+                    break
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        if not select.select([pipe], [], [], _PATIENCE)[0]:
             return None
-    return None
+        answer = pipe.read()
+    with contextlib.suppress(ChildProcessError):  # the master has reaped it with the orphans
+        os.waitpid(pid, 0)
+    return int(answer) if answer else None
 
 
 def open_target(path: str, flags: int) -> int:
