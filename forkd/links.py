@@ -44,6 +44,8 @@ def _ask(path: str, own: int) -> int | None:
     pid = os.fork()
     if pid == 0:
         try:
+            os.closerange(0, write)  # whoever waits for their ends must not wait for the disk
+            os.closerange(write + 1, 1024)
             for _ in range(_MOST):
                 path = _target(path)
                 found = _named(path, own)
