@@ -17,12 +17,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from forkd.native import native
-from forkd.originals import ThreadLocal, os, signal
+from forkd.originals import ThreadLocal, get_ident, os, signal
 from forkd.sigpipe import without_sigpipe
 
 
@@ -43,8 +44,9 @@ class PythonForkState(list[bool]):
     def know(self, known: bool) -> None:
         """Whether the fork that this thread makes next is seen to here."""
 
-    def prepare(self, armed: bool, handled: int, blocked: int) -> None:
-        """For forks that are not seen to here: which signals forkd handles, and which it blocks, as bits."""
+    def prepare(self, armed: bool, handled: int, blocked: int, wakeup: int) -> None:
+        """For forks that are not seen to here: which signals forkd handles, and which it blocks, as bits; and
+        the descriptor that it is told of them by, or -1."""
 
 
 in_fork: Any = PythonForkState() if native is None else native.ForkState()
@@ -53,6 +55,7 @@ in_fork: Any = PythonForkState() if native is None else native.ForkState()
 _end: Callable[[], None] | None = None
 _handled: set[int] = set()  # signals
 _blocked: set[int] = set()  # signals
+_wakeup = -1  # the descriptor that signals are written to
 _thread = ThreadLocal()
 
 
@@ -71,8 +74,15 @@ def note_signals(handled: Iterable[int] = (), blocked: Iterable[int] = ()) -> No
     _tell()
 
 
+def note_wakeup(fd: int) -> None:
+    """forkd's wake-up descriptor in this process is `fd`; -1: it has none."""
+    global _wakeup
+    _wakeup = fd
+    _tell()
+
+
 def _tell() -> None:
-    in_fork.prepare(_end is not None, _bits(_handled), _bits(_blocked))
+    in_fork.prepare(_end is not None, _bits(_handled), _bits(_blocked), _wakeup)
 
 
 def _bits(numbers: set[int]) -> int:
@@ -122,11 +132,9 @@ def leave(error: BaseException | None = None) -> NoReturn:
 def finish(code: int, interrupted: bool = False) -> NoReturn:
     """Exit as the interpreter would: the application's atexit hooks run, its output is flushed.
     `interrupted`: by SIGINT, which whoever waits for this process is to see."""
-    try:
-        _join_threads()
-        atexit._run_exitfuncs()
-    except BaseException:
-        pass  # it is leaving: nobody is there to be told
+    for end in (_join_threads, atexit._run_exitfuncs):
+        with contextlib.suppress(BaseException):  # it is leaving: nobody is there to be told
+            end()
     for name in ("stdout", "stderr"):
         with contextlib.suppress(BaseException):  # what the application has put there may have no flush
             without_sigpipe(getattr(sys, name).flush)
@@ -138,8 +146,6 @@ def finish(code: int, interrupted: bool = False) -> NoReturn:
 
 def _join_threads() -> None:
     """Wait for the threads that the application has started, and that are not daemonic."""
-    import threading
-
     shutdown = threading._shutdown  # type: ignore[attr-defined]
     names = getattr(shutdown, "__globals__", {})
     main = names.get("_main_thread")
@@ -160,9 +166,18 @@ def _before() -> None:
     in_fork.know(True)
     in_fork.expect()
     _thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    # A thread that forkd has started is a "dummy" to `threading`. Up to 3.12 that cannot be a child's main
+    # thread: the end of the child would fail, as would that of multiprocessing's children. Of a thread that
+    # `threading` does not know it makes a main thread in the child.
+    known = threading._active  # type: ignore[attr-defined]
+    if type(known.get(get_ident())) is threading._DummyThread:
+        _thread.dummy = known.pop(get_ident(), None)
 
 
 def _in_parent() -> None:
+    dummy = _thread.__dict__.pop("dummy", None)
+    if dummy is not None:
+        threading._active[get_ident()] = dummy  # type: ignore[attr-defined]
     mask = _mask()
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

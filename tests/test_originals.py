@@ -25,7 +25,12 @@ BESIDE = {f"supervise/{name}.py" for name in (
     "check", "errands", "logs", "messages", "template", "worker",
 )}  # fmt: skip
 #: What is for the application itself, as it has it by then.
-MEANT = {("forked.py", "threading._shutdown"), ("system/signals.py", "signal.set_wakeup_fd")}
+MEANT = {
+    ("forked.py", "threading._active"),
+    ("forked.py", "threading._DummyThread"),
+    ("forked.py", "threading._shutdown"),
+    ("system/signals.py", "signal.set_wakeup_fd"),
+}
 
 #: Prints the names that each library replaces or deletes, by module.
 REPLACED = """

@@ -1,7 +1,9 @@
 /* Processes that the application forks (forked.py says what becomes of them; its PythonForkState is the twin), and
  * those among them that Python does not hear of, since C code has forked them. */
 
+#define _GNU_SOURCE /* dup3 */
 #include "native.h"
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@ static char armed;
 static __thread char known; /* Python sees to the fork that this thread makes */
 static __thread sigset_t mask; /* of this thread, before a fork */
 static uint64_t handled, blocked; /* by forkd; the bit of signal 1 is the lowest */
+static int wakeup = -1; /* what Python writes the number of each signal to */
 
 enum { MOST_SIGNALS = 64 };
 
@@ -46,6 +49,13 @@ static void in_child(void)
             signal(number, SIG_DFL);
         if (blocked >> (number - 1) & 1)
             sigdelset(&mask, number);
+    }
+    if (wakeup >= 0) { /* or a signal of the child's would be its parent's */
+        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        if (null < 0 || dup3(null, wakeup, O_CLOEXEC) < 0)
+            close(wakeup);
+        if (null >= 0)
+            close(null);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
 }
@@ -100,14 +110,16 @@ static PyObject *state_know(PyObject *self, PyObject *truth)
     Py_RETURN_NONE;
 }
 
-/* prepare(armed, handled, blocked): whether processes that C code forks are seen to, and the signals of forkd. */
+/* prepare(armed, handled, blocked, wakeup): whether processes that C code forks are seen to; the signals of forkd, and
+ * the descriptor that it is told of them by. */
 static PyObject *state_prepare(PyObject *self, PyObject *args)
 {
-    int wanted;
+    int wanted, end;
     unsigned long long its, others;
     (void)self;
-    if (!PyArg_ParseTuple(args, "pKK", &wanted, &its, &others))
+    if (!PyArg_ParseTuple(args, "pKKi", &wanted, &its, &others, &end))
         return NULL;
+    wakeup = end;
     armed = (char)wanted;
     handled = its;
     blocked = others;

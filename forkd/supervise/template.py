@@ -27,13 +27,14 @@ from forkd import forked
 from forkd.app import loader
 from forkd.errors import ForkdError
 from forkd.log import Log
+from forkd.models import registry
 from forkd.originals import os, renew_loops, signal, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.supervise import worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import Channel
-from forkd.system import process
+from forkd.system import process, programs
 from forkd.system.passing import receive
 from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
@@ -90,6 +91,9 @@ def _load(
     worker.settle("template", config, birth.identity, birth.master, sockets)
     faulthandler.register(worker.STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
+    io = registry.child_io(config.model, config.io)
+    if io in worker.BLOCKED:  # its children will block them, and the application keeps names that it imports
+        programs.let_through(worker.BLOCKED[io])
     own = [x.fileno() for x in birth.generation.all_sockets()] + [sock.fileno(), *sockets.filenos()]
     forked.arm(lambda: worker.end_in_fork(own, stacks))
     error = ""

@@ -51,7 +51,7 @@ from forkd.system.handles import LOOK_SECONDS, PatientEpoll
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import REQUESTS, Lanes, Row
 from forkd.system.signal_sockets import SignalSockets
-from forkd.system.signals import NEWS, SignalQueue, block, take_back
+from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back
 from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
 
@@ -65,6 +65,8 @@ QUIET = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGIO,
 ]  # fmt: skip
+#: What a child blocks before it loads the application, by its io: it reads these from a descriptor.
+BLOCKED = {"sigio": {NEWS, signal.SIGIO}, "aio": {NEWS}}
 
 _NEVER = 1 << 62  # requests
 #: Seconds until lines that a log did not take are tried again, if no request comes before.
@@ -172,7 +174,10 @@ class Worker:
 
     def _after_fork(self) -> None:
         birth = self._birth
-        for number in (signal.SIGTERM, signal.SIGCHLD, *QUIET):
+        # Those that a template has loaded the application with; elsewhere it sets them after this.
+        handled = (signal.SIGTERM, signal.SIGCHLD, *QUIET)
+        theirs = set_by_application(handled) if birth.app is not None else {}
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)
         birth.forget()
         random.seed()  # children that share a seed would draw the same session keys
@@ -191,11 +196,13 @@ class Worker:
         process.keep_heap()
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *QUIET, NEWS])
+        for handled_by_them, handler in theirs.items():
+            signal.signal(handled_by_them, handler)
         take_back()
         process.unblock()
-        if self._io() == "sigio":
+        if self._io() in BLOCKED:
             # In every thread that the application starts, too: there nobody would read them.
-            block({NEWS, signal.SIGIO})
+            block(BLOCKED[self._io()])
         forked.arm(self._end_in_fork)
 
     def _load(self) -> tuple[Interface, registry.Row, str]:

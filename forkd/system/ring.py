@@ -54,6 +54,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.argtypes = [ctypes.c_long] * 7
 _syscall.restype = ctypes.c_long
+_mmap = _libc.mmap
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_mmap.restype = ctypes.c_void_p
+_MAP_FIXED = 0x10  # mmap(2); the mmap module does not name it
 
 
 class _Params(ctypes.Structure):
@@ -103,6 +107,7 @@ class Ring:
         except OSError as error:
             os.close(self.fd)
             raise SystemCallError("mmap", "io_uring", error) from error
+        self._shared = (rings, sqes)
         words = memoryview(rings).cast("I")
         # The indirection of the submission queue is not used: entry n is always at n.
         array = sq[6] // 4
@@ -129,6 +134,17 @@ class Ring:
                     if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[io_uring]":
                         found.append(int(name))
         return found
+
+    def let_go(self) -> None:
+        """In a process that was forked from this one's: have copies of the queues in the place of the queues,
+        which would keep the ring, and with it each socket that it waits for, open for as long as it lives."""
+        for memory in self._shared:
+            data = memory[:]
+            _mmap(
+                _address_of(memory), len(memory), mmap.PROT_READ | mmap.PROT_WRITE,
+                mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, -1, 0,
+            )  # fmt: skip
+            memory[:] = data
 
     def close(self) -> None:
         os.close(self.fd)

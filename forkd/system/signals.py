@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -61,6 +61,13 @@ def block(numbers: set[int]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     forked.note_signals(blocked=numbers)
     programs.let_through(numbers)
+
+
+def set_by_application(numbers: Iterable[int]) -> dict[int, Any]:
+    """The handlers of these signals that the application has set, as it does at import."""
+    found = {number: signal.getsignal(number) for number in numbers}
+    usual = (None, signal.SIG_DFL, signal.default_int_handler)
+    return {n: how for n, how in found.items() if how not in usual and how != _ours.get(n)}
 
 
 def take_back() -> None:
@@ -135,6 +142,7 @@ class SignalQueue:
         global _pipe
         self._read, self._write = _pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        forked.note_wakeup(self._write)
         for number in numbers:
             handle(number)
 
@@ -167,6 +175,7 @@ class SignalQueue:
         global _pipe
         _pipe = (-1, -1)
         signal.set_wakeup_fd(-1)
+        forked.note_wakeup(-1)
         os.close(self._read)
         os.close(self._write)
 

@@ -147,6 +147,8 @@ class UringOperations:
         return ready
 
     def descriptors(self) -> tuple[int, ...]:
+        """In a process that the application has forked, which has the memory of the ring no more."""
+        self._ring.let_go()
         return tuple(self._ring.copies())
 
     def close(self) -> None:

@@ -15,12 +15,17 @@ from .conftest import Service, until
 #: What a request forks in is its path. The answer is what became of the child: its exit code, or minus
 #: a signal.
 APP = """
-    import ctypes, json, multiprocessing, os, queue, signal, subprocess, sys, threading, time
+    import atexit, ctypes, json, multiprocessing, os, queue, signal, subprocess, sys, tempfile
+    import threading, time
 
     libc = ctypes.PyDLL(None)  # which keeps the GIL, or the child might wait for it for ever
     fork = multiprocessing.get_context("fork")
 
     signal.signal(signal.SIGUSR2, lambda *_: os._exit(42))  # its own, and so its children's
+
+    from os import posix_spawn, system  # bound at import, before a request
+
+    threading.Thread(target=threading.Event().wait, daemon=True).start()  # that could take a signal
 
     def ended(pid):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -69,7 +74,13 @@ APP = """
                 found.append(os.readlink(f"/proc/self/fd/{fd}"))
             except FileNotFoundError:
                 pass
+        with open("/proc/self/maps") as file:  # which keep open what they map
+            found += file.read().splitlines()
         return [f for f in found if f.startswith("socket:") or "eventpoll" in f or "io_uring" in f]
+
+    def slow(done):
+        time.sleep(0.1)
+        done.append(1)
 
     CHILDREN = queue.SimpleQueue()
 
@@ -93,6 +104,11 @@ APP = """
             process.terminate()
             process.join()
             return [str(process.exitcode).encode()]
+        if way == "process":
+            process = fork.Process(target=nothing)
+            process.start()
+            process.join()
+            return [str(process.exitcode).encode()]
         if way == "pool":
             with fork.Pool(2) as pool:
                 found = pool.map(square, range(5))
@@ -105,6 +121,12 @@ APP = """
             for name, options in commands.items():
                 out = subprocess.run(["/bin/cat", "/proc/self/status"], stdout=subprocess.PIPE, **options)
                 found[name] = masks(out.stdout.decode())
+            with tempfile.TemporaryDirectory() as directory:
+                copy = f"{directory}/status"
+                system(f"cat /proc/self/status > {copy}")
+                found["system"] = masks(open(copy).read())
+                ended(posix_spawn("/bin/sh", ["sh", "-c", f"cat /proc/self/status > {copy}"], {}))
+                found["posix_spawn"] = masks(open(copy).read())
             return [json.dumps(found).encode()]
         if way == "thread":
             found = []
@@ -143,10 +165,17 @@ APP = """
                 text = pipe.read()
             ended(pid)
             return [text.encode()]
+        if way == "c-handler":
+            read, write_end = os.pipe()
         pid = libc.fork() if way.startswith("c-") else os.fork()
         if pid == 0:
             if way.endswith("exit"):
                 sys.exit(3)
+            if way == "end":  # a thread that is not daemonic is waited for, then the hooks run
+                done = []
+                atexit.register(lambda: os._exit(20 + len(done)))
+                threading.Thread(target=slow, args=(done,)).start()
+                sys.exit(0)
             if way.endswith("return"):
                 return [b"of the child"]
             if way == "raise":
@@ -164,7 +193,16 @@ APP = """
                 sys.exit(10 + ended(grandchild))
             if way == "c-state":
                 time.sleep(60)
+            if way == "c-handler":
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(55))
+                os.write(write_end, b"!")
+                time.sleep(60)
         if way == "c-state":
+            os.kill(pid, signal.SIGTERM)
+        if way == "c-handler":
+            os.close(write_end)
+            os.read(read, 1)
+            os.close(read)
             os.kill(pid, signal.SIGTERM)
         code = ended(pid)
         if not start_now:
@@ -268,6 +306,9 @@ MODES = {
 }
 
 
+PROGRAMS = ("vfork", "fork", "spawn", "system", "posix_spawn")
+
+
 def ask(service: Service, path: str) -> str:
     return service.get("/" + path)
 
@@ -301,11 +342,34 @@ def test_a_child_has_nothing_of_forkd_s(service: Service, mode: str) -> None:
         assert ask(service, f"signal-{number}") == str(-number)
     assert ask(service, f"signal-{signal.SIGUSR2:d}") == "42"
     assert ask(service, "terminate") == str(-signal.SIGTERM)
+    assert ask(service, "process") == "0"
+    assert ask(service, "end") == "21"
     assert json.loads(ask(service, "pool")) == [0, 1, 4, 9, 16]
     assert ask(service, "close") == "closing"
     if mode != "process-per-connection":  # there the child's parent has gone with its connection
         assert ask(service, "closed") == "5"
-    assert json.loads(ask(service, "program")) == {"vfork": [0, 0], "fork": [0, 0], "spawn": [0, 0]}
+    assert json.loads(ask(service, "program")) == {name: [0, 0] for name in PROGRAMS}
+    assert service.worker_pids() == [worker]
+
+
+@pytest.mark.parametrize("mode", ["native", "threads", "sigio", "aio"])
+def test_programs_of_an_application_that_a_template_has_loaded(service: Service, mode: str) -> None:
+    service.write_app(APP)
+    service.expected_errors = ["started 1 thread"]
+    service.start("-w", "1", "--preload", *MODES[mode])
+    assert json.loads(ask(service, "program")) == {name: [0, 0] for name in PROGRAMS}
+
+
+@pytest.mark.parametrize("mode", ["native", "threads", "process-per-connection"])
+def test_handlers_that_a_template_has_set_are_those_of_its_workers(
+    service: Service, mode: str
+) -> None:
+    """And of their children, as they are where each worker imports the application."""
+    service.write_app(APP)
+    service.start("-w", "1", "--preload", *MODES[mode])
+    (worker,) = service.worker_pids()
+    assert ask(service, f"signal-{signal.SIGUSR2:d}") == "42"
+    assert ask(service, f"signal-{signal.SIGUSR1:d}") == str(-signal.SIGUSR1)
     assert service.worker_pids() == [worker]
 
 
@@ -316,6 +380,17 @@ def test_a_child_that_c_code_has_forked_leaves_too(service: Service, mode: str) 
     (worker,) = service.worker_pids()
     found = {way: ask(service, way) for way in ("c-exit", "c-return", "c-state")}
     assert found == {"c-exit": "3", "c-return": "0", "c-state": "-15"}
+    assert service.worker_pids() == [worker]
+
+
+@pytest.mark.parametrize("mode", ["native", "sigio", "process-per-connection"])
+def test_a_signal_of_a_child_that_c_code_has_forked_is_its_own(service: Service, mode: str) -> None:
+    """It has a handler of its own, which Python lets only the main thread set."""
+    service.write_app(APP)
+    service.start("-w", "1", *MODES[mode])
+    (worker,) = service.worker_pids()
+    assert ask(service, "c-handler") == "55"
+    assert ask(service, "pid") == str(worker) or mode == "process-per-connection"
     assert service.worker_pids() == [worker]
 
 
