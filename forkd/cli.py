@@ -23,9 +23,9 @@ from forkd.output import complain, say
 from forkd.sources import Sources, add_flags, is_named
 from forkd.supervise import discovery, launch, table
 from forkd.supervise.control import ask
+from forkd.supervise.handover import inherited
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
-from forkd.supervise.upgrade import inherited
 from forkd.system import signals, standard
 
 #: What the verbs that talk to a running master need to know of the options.

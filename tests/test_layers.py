@@ -114,3 +114,23 @@ def test_nothing_imports_the_optional_storage() -> None:
 
 def test_the_exceptions_exist() -> None:
     assert set(EXCEPTED) <= set(FILES)
+
+
+def test_only_the_master_assigns_a_fact() -> None:
+    """Whoever takes a Service reads it: its fields are assigned in one file."""
+    service = ast.parse((PACKAGE / "supervise/service.py").read_text())
+    fields = {
+        node.target.id
+        for node in ast.walk(service)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    assert "phase" in fields
+    for file in FILES:
+        if file == "supervise/master.py":
+            continue
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                owner = ast.unparse(node.value)
+                assert not (owner.endswith("service") and node.attr in fields), (
+                    f"forkd/{file}:{node.lineno} assigns {ast.unparse(node)}"
+                )

@@ -1,4 +1,4 @@
-"""Children that have gone: the report of each that was killed or died, and crashes. In the master.
+"""Children that have gone: the report of each, and what its end means for those after it. In the master.
 
 A report is one record: in the error log, and the last few in `forkd status --json`. It holds what the
 kernel said at the end, and what the child had written to the scoreboard, which may be nonsense: it is
@@ -7,166 +7,134 @@ shown, never acted on.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-from collections import Counter, deque
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from functools import partial
 from time import monotonic, monotonic_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from forkd.log import escape
-from forkd.supervise import plan, stacks, worker
+from forkd.supervise import events, plan, stacks
 from forkd.supervise.children import Child, State
-from forkd.supervise.lateness import LAST_WORDS, not_booted
 from forkd.supervise.nursery import Departure
-from forkd.supervise.signalling import send
 from forkd.system import process
 
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
-
-_KEPT = 20
 #: Of the requests in flight that hold no thread, so many are named in a report, and `status` shows so many in
 #: all. The access log has a line for each.
-_NAMED, _SHOWN = 100, 20
+_NAMED_REQUESTS, _SHOWN_REQUESTS = 100, 20
 _WORD = (1 << 64) - 1
-_MOST = 4096  # characters of a text that `status` shows; the log has all of it
+_MAX_STATUS_TEXT_CHARS = 4096  # of a text that `status` shows; the log has all of it
 
 
-class Departures:
-    def __init__(self, master: Master) -> None:
-        self._master = master
-        self._reports: deque[dict[str, Any]] = deque(maxlen=_KEPT)
-        self.untimely: Counter[str] = Counter()  # workers killed for a fault or dead by themselves, by reason
+# ---- what the end of a child means ------------------------------------------------------------
 
-    def reports(self) -> list[dict[str, Any]]:
-        """The last reports, the newest last, cut so that they fit into an answer."""
-        return list(self._reports)
 
-    # ---- before the end -------------------------------------------------------------------
+class Nothing(NamedTuple):
+    """It is replaced at once."""
 
-    def kill(self, child: Child, why: str, fault: str) -> None:
-        """Kill a child for `fault`, a sentence, once it has had time to write its stacks."""
-        child.on("kill")
-        self.ask(child)
-        self._master.loop.timers.set(
-            f"kill {child.pid}", monotonic() + LAST_WORDS, partial(self.end, child, why, fault)
+
+class FailReload(NamedTuple):
+    """The reload under way has failed."""
+
+    error: str
+
+
+class GiveUp(NamedTuple):
+    """The start has failed."""
+
+    error: str
+
+
+class Delay(NamedTuple):
+    """The next children of the active generation come later."""
+
+    backoff: plan.Backoff
+
+
+class DelayIncoming(NamedTuple):
+    """The next children of the incoming generation come later."""
+
+    backoff: plan.Backoff
+
+
+Verdict = Nothing | FailReload | GiveUp | Delay | DelayIncoming
+
+
+class Facts(NamedTuple):
+    """What a verdict depends on, besides the child."""
+
+    active: int  # the number of the generation that serves
+    incoming: int | None  # of the one that a reload brings up
+    booting: bool  # the service has never answered
+    backoff: plan.Backoff
+    incoming_backoff: plan.Backoff
+    now: float  # CLOCK_MONOTONIC, seconds
+
+
+def error_of(departure: Departure) -> str:
+    """Why a child has crashed, in its own words if it had any."""
+    how = f"ended by {departure.reason}"
+    if departure.reason == "boot":  # says when, and not how
+        how = (
+            f"ended {process.how_ended(departure.code)} before it was ready; what it has printed is in "
+            "the error log"
         )
+    return departure.child.error or f"worker {departure.child.slot} {how}"
 
-    def ask(self, child: Child) -> None:
-        """Ask for its stacks. faulthandler writes them in the signal handler itself, in C: also when
-        the child is stuck there and holds the GIL."""
-        child.forget_stacks()
-        send(self._master.log, child, worker.STACKS)
 
-    def end_boot(self, child: Child, seconds: float) -> None:
-        """Kill a child that is not ready yet, unless it is once it has had time to write its stacks."""
-        child.deadline = float("inf")
-        self.ask(child)
-        self._master.loop.timers.set(
-            f"boot {child.pid}", monotonic() + LAST_WORDS, partial(self._end_boot, child, seconds)
-        )
+def crashed(child: Child, error: str, facts: Facts) -> Verdict:
+    """A child has ended, and was not asked to."""
+    served = 0.0 if child.ready is None else facts.now - child.ready
+    if child.generation == facts.active and served >= plan.SETTLED:
+        return Nothing()  # it was no crash at start
+    return failed(child.generation, error, facts)
 
-    def _end_boot(self, child: Child, seconds: float) -> None:
-        if child.state is State.STARTING and self._master.children.get(child.slot) is child:
-            fault = not_booted(f"worker {child.slot} (pid {child.pid})", seconds)
-            child.error = f"{fault}; it was here:\n{child.read_stacks() or process.state(child.pid)}"
-            self.end(child, plan.BOOT_TIMEOUT, fault)
-            # Now: its end may take as long as a disk that is gone.
-            self.failed(child.generation, child.error)
 
-    def end(self, child: Child, why: str, fault: str) -> None:
-        """Kill it now; noted first is what the kernel forgets with the process."""
-        if self._master.children.get(child.slot) is child:
-            child.why, child.fault = why, fault
-            child.doing = process.state(child.pid)
-            child.rss = process.resident_bytes(child.pid) or child.rss
-            self._master.unanswered.part(child)
-            self._master.kill(child, why)
+def failed(generation: int, error: str, facts: Facts) -> Verdict:
+    """A child of that generation has crashed at its start, or a template that was to fork some."""
+    if generation == facts.incoming:
+        return FailReload(error)
+    if facts.booting:
+        return GiveUp(error)
+    if generation == facts.active:
+        return Delay(facts.backoff.crashed(facts.now, error))
+    return Nothing()
 
-    # ---- at the end -----------------------------------------------------------------------
 
-    def record(self, departure: Departure) -> None:
-        child, log = departure.child, self._master.log
-        found = _report(departure)
-        title = (
-            f"worker {child.slot} (pid {child.pid}) gone: {departure.reason}, age {found['age']} s"
-        )
-        if not departure.untimely:
-            log.info(title)
-            return
-        self.untimely[departure.reason] += 1
-        self._reports.append(_shown(found))
-        told = child.generation == self._master.generation.number and self._master.served
-        # What ends the start or the reload is said there, and once.
-        details = "\n".join(_lines(found if told else {**found, "error": None}))
-        overdue = child.state is State.KILLED and child.why != "timeout"
-        log.report("warning" if overdue else "error", title, details, departure=found)
+def killed(generation: int, error: str, facts: Facts) -> Verdict:
+    """A child, or a template, was killed from outside while it booted: the application has not crashed, and
+    another is tried, later each time; without end only when the service has answered before."""
+    if generation == facts.incoming:
+        incoming = facts.incoming_backoff.killed(facts.now, error)
+        if incoming.waits >= plan.BREAKER:
+            return FailReload(f"{incoming.waits} times in a row: {error}")
+        return DelayIncoming(incoming)
+    if generation != facts.active:
+        return Nothing()
+    backoff = facts.backoff.killed(facts.now, error)
+    if facts.booting and backoff.waits >= plan.BREAKER:
+        return GiveUp(f"{backoff.waits} times in a row: {error}")
+    return Delay(backoff)
 
-    def crashed(self, departure: Departure) -> None:
-        child, master = departure.child, self._master
-        how = f"ended by {departure.reason}"
-        if departure.reason == "boot":  # says when, and not how
-            how = (
-                f"ended {process.how_ended(departure.code)} before it was ready; what it has printed is in "
-                "the error log"
-            )
-        error = child.error or f"worker {child.slot} {how}"
-        served = 0.0 if child.ready is None else monotonic() - child.ready
-        if child.generation == master.generation.number and served >= plan.SETTLED:
-            master.last_error = error  # replaced at once: it was no crash at start
-        else:
-            self.failed(child.generation, error)
 
-    def failed(self, generation: int, error: str) -> None:
-        """A child has crashed, or a template that was to fork some."""
-        master = self._master
-        master.last_error = error
-        incoming = master.reloader.incoming
-        if incoming is not None and generation == incoming.number:
-            master.reloader.fail(error)
-        elif not master.served:
-            master.give_up(error)
-        elif generation == master.generation.number:
-            was_open = master.backoff.open
-            master.backoff = master.backoff.crashed(monotonic(), error)
-            if master.backoff.open and not was_open:
-                master.log.error(
-                    f"crash loop: {master.backoff.crashes} children in a row crashed; from now on one "
-                    f"is tried at a time, with growing delays. The last error:\n{error}"
-                )
+# ---- its report ---------------------------------------------------------------------------------
 
-    def killed(self, generation: int, error: str) -> None:
-        """Somebody has killed a child, or a template, while it booted: the application has not crashed, and
-        another is tried, later each time; without end only when the service has answered before."""
-        master, now = self._master, monotonic()
-        master.last_error = error
-        incoming = master.reloader.incoming
-        if incoming is not None and generation == incoming.number:
-            backoff = master.reloader.backoff = master.reloader.backoff.killed(now, error)
-            if backoff.waits >= plan.BREAKER:
-                master.reloader.fail(f"{backoff.waits} times in a row: {error}")
-        elif generation == master.generation.number:
-            backoff = master.backoff = master.backoff.killed(now, error)
-            if not master.served and backoff.waits >= plan.BREAKER:
-                master.give_up(f"{backoff.waits} times in a row: {error}")
 
-    def reap_strangers(self) -> None:
-        """As PID 1, or as somebody's subreaper, orphans are ours to collect."""
-        master = self._master
-        ours = {child.pid for child in master.children}
-        ours.update(master.template_pids(), master.errands.pids(), [master.logs.pid])
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None or found.si_pid in ours:
-                return  # a child of ours is next: its pidfd collects it, and calls us again
-            process.reap(found.si_pid)
+def note(record: events.Events, departure: Departure, told: bool) -> None:
+    """Make the record of an end. `told`: its error has to be said here, since it ends neither the start nor
+    a reload, which say it themselves."""
+    child = departure.child
+    found = _report(departure)
+    title = (
+        f"worker {child.slot} (pid {child.pid}) gone: {departure.reason}, age {found['age']} s"
+    )
+    if not departure.untimely:
+        record.note("end", "info", title)
+        return
+    details = "\n".join(_lines(found if told else {**found, "error": None}))
+    overdue = child.state is State.KILLED and child.why != "timeout"
+    level = "warning" if overdue else "error"
+    record.note("departure", level, title, details, _shown(found), {"departure": found})
 
 
 def _report(departure: Departure) -> dict[str, Any]:
@@ -174,7 +142,7 @@ def _report(departure: Departure) -> dict[str, Any]:
     child, code = departure.child, departure.code
     seconds, line = departure.held or (None, None)
     return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": events.now(),
         "slot": child.slot,
         "pid": child.pid,
         "generation": child.generation,
@@ -211,7 +179,7 @@ def _in_flight(departure: Departure) -> list[dict[str, Any]]:
             "thread": f"0x{request.thread & _WORD:016x}" if request.thread else None,
             "stack": frames.get(request.thread & _WORD) if request.thread else None,
         }
-        for request in [*held, *others[:_NAMED]]
+        for request in [*held, *others[:_NAMED_REQUESTS]]
     ]
 
 
@@ -265,8 +233,8 @@ def _name(number: int) -> str:
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
     """The record as `status` shows it, cut so that twenty of them fit into an answer."""
     cut = {k: _cut(v) if isinstance(v, str) else v for k, v in found.items()}
-    first = found["requests_in_flight"][:_SHOWN]
-    most = _MOST // max(1, len(first))
+    first = found["requests_in_flight"][:_SHOWN_REQUESTS]
+    most = _MAX_STATUS_TEXT_CHARS // max(1, len(first))
     cut["requests_in_flight"] = [
         {k: _cut(v, most) if isinstance(v, str) else v for k, v in request.items()}
         for request in first
@@ -274,7 +242,7 @@ def _shown(found: dict[str, Any]) -> dict[str, Any]:
     return cut
 
 
-def _cut(text: str, most: int = _MOST) -> str:
+def _cut(text: str, most: int = _MAX_STATUS_TEXT_CHARS) -> str:
     """Printable ASCII, so that JSON does not make it much longer."""
     text = re.sub(r"[^\n -~]", "?", text)
     return text if len(text) <= most else f"{text[: most // 2]}\n... cut ...\n{text[-most // 2 :]}"

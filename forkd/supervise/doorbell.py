@@ -75,22 +75,20 @@ class Doorbell:
         loop: Loop,
         board: Scoreboard,
         nobody_free: Callable[[], None],
-        suspected: Callable[[], None],
         shut_down: Callable[[], None],
         queued: Callable[[], None],
     ) -> None:
-        """`nobody_free`: somebody waits and every child is busy. `suspected`: `suspects` changed;
-        leaders must not promote them. `shut_down`: somebody has shut a listener down. `queued`: somebody
-        waits, told at each look."""
+        """`nobody_free`: clients wait and every child is busy. `shut_down`: a listener was shut down.
+        `queued`: clients wait, told at each look."""
         self.rings = 0  # that found the bell armed
         self.looks = 0
         self.grants = 0
+        #: Slots that did not answer their bell: leaders must not promote them (leadership.settle).
         self.suspects: set[int] = set()
         self._loop = loop
         self._timers = loop.timers
         self._board = board
         self._nobody_free = nobody_free
-        self._suspected = suspected
         self._shut_down = shut_down
         self._queued = queued
         self._sockets: list[socket.socket] = []
@@ -179,7 +177,6 @@ class Doorbell:
             if holder != NOBODY and not self._busy(holder):
                 self.suspects.add(holder)
                 lease.ring(holder)  # once it hears this it is no suspect any more
-                self._suspected()
             lease.grant(verdict)
             self.grants += 1
             self._term = lease.term()
@@ -198,10 +195,7 @@ class Doorbell:
     def forgive(self) -> None:
         """Whoever has answered its bell since is no suspect any more."""
         if self.suspects and self._lease is not None:
-            still = {slot for slot in self.suspects if not self._lease.heard(slot)}
-            if still != self.suspects:
-                self.suspects = still
-                self._suspected()
+            self.suspects = {slot for slot in self.suspects if not self._lease.heard(slot)}
 
     def _candidates(self, lease: Lease) -> list[Candidate]:
         return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from forkd import forked
 from forkd.app.hooks import Hooks, Place
@@ -20,10 +20,8 @@ from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery
 from forkd.supervise.signalling import send
 from forkd.system import process
+from forkd.system.loop import Loop
 from forkd.system.signal_sockets import SignalSockets
-
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
 
 
 class Errand(NamedTuple):
@@ -50,8 +48,9 @@ class Errand(NamedTuple):
 class Errands:
     """In the master."""
 
-    def __init__(self, master: Master, nursery: Nursery) -> None:
-        self._master = master
+    def __init__(self, loop: Loop, log: Log, nursery: Nursery) -> None:
+        self._loop = loop
+        self._log = log
         self._nursery = nursery
         self._running: dict[int, Errand] = {}  # by pid
 
@@ -73,22 +72,21 @@ class Errands:
         if config.hooks is None:
             then()
             return
-        master = self._master
         try:
             generation.enter()
             errand = self._fork(hook, generation, then)
         except (OSError, StartError) as error:
             why = process.why_no_fork(error) if isinstance(error, OSError) else error
-            master.log.error(f"hook {hook} is left out: {why}")
+            self._log.error(f"hook {hook} is left out: {why}")
             then()
             return
         self._running[errand.pid] = errand
-        master.loop.watch(errand.pidfd, partial(self._ended, errand))
+        self._loop.watch(errand.pidfd, partial(self._ended, errand))
         limits = ("--timeout", config.timeout), ("--boot-timeout", config.boot_timeout)
         for option, seconds in limits:
             if seconds:
                 late = partial(self._late, errand, f"{seconds:g} s ({option})")
-                master.loop.timers.set(errand.timer, monotonic() + seconds, late)
+                self._loop.timers.set(errand.timer, monotonic() + seconds, late)
                 break
 
     def _fork(self, hook: str, generation: Generation, then: Callable[[], None]) -> Errand:
@@ -112,14 +110,14 @@ class Errands:
             theirs.close()
         return Errand(hook, *forked, ours, then)
 
-    def give_up_boot(self) -> None:
-        """What is about to boot is not wanted any more: nor is its hook, which gets time to end in order."""
-        seconds = self._master.generation.config.graceful_timeout
+    def give_up_boot(self, seconds: float) -> None:
+        """What is about to boot is not wanted any more: nor is its hook, which gets `seconds` to end in
+        order."""
         for errand in self._running.values():
             if errand.hook != "on_exit":  # no child waits for that one
-                send(self._master.log, errand, signal.SIGTERM)
+                send(self._log, errand, signal.SIGTERM)
                 kill = partial(self._kill, errand)
-                self._master.loop.timers.set(errand.timer, monotonic() + seconds, kill)
+                self._loop.timers.set(errand.timer, monotonic() + seconds, kill)
 
     def kill(self) -> None:
         for errand in self._running.values():
@@ -131,17 +129,17 @@ class Errands:
             errand.close()
 
     def _late(self, errand: Errand, limit: str) -> None:
-        self._master.log.error(f"{errand}: not done in {limit}; killed")
+        self._log.error(f"{errand}: not done in {limit}; killed")
         self._kill(errand)
 
     def _kill(self, errand: Errand) -> None:
-        send(self._master.log, errand, signal.SIGKILL)
+        send(self._log, errand, signal.SIGKILL)
         late = partial(self._leave, errand)
-        self._master.loop.timers.set(errand.timer, monotonic() + plan.DEATH, late)
+        self._loop.timers.set(errand.timer, monotonic() + plan.DEATH, late)
 
     def _leave(self, errand: Errand) -> None:
         """SIGKILL does not end it: it waits in the kernel, for a disk perhaps, and nobody waits for it."""
-        self._master.log.error(f"{errand} {process.unkillable(errand.pid)}")
+        self._log.error(f"{errand} {process.unkillable(errand.pid)}")
         self._done(errand)
 
     def _ended(self, errand: Errand) -> None:
@@ -150,14 +148,14 @@ class Errands:
             return
         if code:
             how = f"exit code {code}" if code > 0 else process.exit_reason(code)
-            self._master.log.error(f"{errand} failed: {how}")
+            self._log.error(f"{errand} failed: {how}")
         self._done(errand)
 
     def _done(self, errand: Errand) -> None:
         del self._running[errand.pid]
-        self._master.loop.unwatch(errand.pidfd)
+        self._loop.unwatch(errand.pidfd)
         errand.close()
-        self._master.loop.timers.cancel(errand.timer)
+        self._loop.timers.cancel(errand.timer)
         errand.then()
 
 

@@ -15,16 +15,14 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
-from forkd import __version__
-from forkd.address import Address, page_at
+from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
 from forkd.log import Log
@@ -36,17 +34,13 @@ from forkd.sources import Sources, is_ours
 from forkd.supervise import advice, notify
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.generation import enter_directory, permissions_of
-from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
+from forkd.supervise.handover import Inheritance
 from forkd.supervise.needs import with_need
 from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile, make_directory, require_ours
-from forkd.supervise.upgrade import Inheritance
 from forkd.system import process, terminal
 from forkd.system.sockets import Listener
 from forkd.title import set_title
-
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
 
 
 @dataclass
@@ -66,6 +60,8 @@ class Launch:
     warnings: list[str] = field(default_factory=list)  # for the log, when there is one
     _pidfd: int | None = None  # of this process; see `first`
     terminal: int | None = None  # the stderr of a start in the foreground, if `error_log` has taken its place
+    _told: bool = False  # whoever waits knows how the start has ended
+    _no_pidfile: str = ""  # why there is none, as it was said
 
     def binds_of(self, config: Config) -> tuple[Address, ...]:
         """The addresses of `config`; sockets from a service manager replace the default."""
@@ -89,63 +85,17 @@ class Launch:
             self._pidfd = os.pidfd_open(os.getpid())
         return self._pidfd
 
-    def ready(self, master: Master) -> None:
-        """The service answers."""
-        config = master.generation.config
-        where = ", ".join(
-            _url(listener.name, master.generation.interface)
-            for listener in master.generation.listeners
-        )
-        io = registry.io_of(config.model, config.io)
-        lines = [
-            f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
-            f"model {config.model}, io {io}, workers {config.workers}, master pid {master.pid}, "
-            f"{registry.native_or_not(registry.without_native(config))}",
-        ]
-        if master.sources.path is not None:
-            lines.append(f"configuration: {master.sources.path}")
-        if master.admin_address:
-            lines.append(f"metrics on {page_at(master.admin_address, '/metrics')}")
-        if master.health is not None:
-            lines.append(f"health on {page_at(master.health.name, '/readyz')}")
-        if self.error_log:
-            lines.append(f"error log: {self.error_log}")
-        for line in lines:
-            master.log.info(line)
-        for line in master.generation.unused():
-            master.log.warning(line)
-            lines.append(f"warning: {line}")
+    def ready(self, lines: list[str], sync: Callable[[Callable[[], None]], None]) -> None:
+        """The service answers, which `lines` tell; `sync` calls when they are in the log, where whoever waits
+        may look at once."""
+        self._told = True
         self.leave_terminal()
-        if self.waiter is not None:
-            master.loop.unwatch(self.waiter)
-        # Whoever waits may look there at once.
-        master.logs.sync(lambda: self._tell({"ok": True, "text": "\n".join(lines)}))
+        sync(lambda: self._tell({"ok": True, "text": "\n".join(lines)}))
 
-    def begin(self, master: Master) -> None:
-        """From now on the master's loop runs: say what takes long, and end when nobody waits any more."""
-        late = partial(self._say_what_takes_long, master)
-        master.loop.timers.set("start", monotonic() + ANNOUNCE_SECONDS, late)
-        if self.waiter is not None:
-            master.loop.watch(self.waiter, partial(self._abandoned, master))
-
-    def _say_what_takes_long(self, master: Master) -> None:
-        if master.served or master.ending.begun:
-            return
-        if master.logs.opening:
-            text = "the files of the logs are not open yet"
-        else:
-            pids = [child.pid for child in master.children] + master.template_pids()
-            text = master.errands.describe() or loading(master.generation.config, pids)
-        master.log.info(text)
+    def takes_long(self, text: str) -> None:
+        """Tell whoever waits what for."""
         if self.waiter is not None:
             self._send({"text": f"{text}; Ctrl-C ends this start"})
-
-    def _abandoned(self, master: Master) -> None:
-        assert self.waiter is not None
-        master.loop.unwatch(self.waiter)
-        if not master.served:
-            master.log.info("the command that started this service does not wait for it any more")
-            master.ending.stop()
 
     def name_us(self) -> None:
         """In the pid file, which may name the master before. Raises SystemCallError."""
@@ -155,6 +105,7 @@ class Launch:
     def failed(self, error: str, into_log: bool = True) -> None:
         """It will not: the reason goes to whoever waits, and into the log where operators look for it. Not
         that of a new master, for the one before it tells, nor into the log of a daemon that runs."""
+        self._told = True
         error = with_need(error, self.config)
         logs_to_file = self.error_log is not None and self.standard is not None
         if logs_to_file and self.inheritance is None and into_log:
@@ -169,8 +120,27 @@ class Launch:
         self._tell({"ok": False, "text": error})
 
     def stopped(self) -> None:
-        """Somebody has stopped it before it answered: a command that waits should know why it ends."""
-        self._tell({"ok": False, "text": "stopped before the service answered"})
+        """It has ended: if before it answered, a command that waits should know why."""
+        if not self._told:
+            self._tell({"ok": False, "text": "stopped before the service answered"})
+
+    def keep_pidfile(self, log: Log) -> bool:
+        """Make the pid file again if it was removed or replaced. Without it no verb finds the daemon, and
+        another one of its name starts. Returns whether it was made again."""
+        if self.pidfile is None:
+            return False
+        try:
+            restored = self.pidfile.restore()
+        except ForkdError as error:
+            why = f"the pid file was removed or replaced, and cannot be made again: {error}"
+            if why != self._no_pidfile:
+                log.error(why)
+            self._no_pidfile = why
+            return False
+        if restored:
+            log.warning(f"pid file {self.pidfile.path}: it had been removed or replaced; made again")
+        self._no_pidfile = ""
+        return restored
 
     def _tell(self, answer: dict[str, Any]) -> None:
         if self.waiter is not None:
@@ -380,8 +350,8 @@ def _serve(sources: Sources, launch: Launch) -> int:
             code = master.run()
         finally:
             launch.pidfile.remove()
-        if master.handed_over and launch.stays:
-            return stand_in(config.name, config.pidfile, config.control, master.signals)
+        if master.service.handed_over and launch.stays:
+            return stand_in(config.name, config.pidfile, config.control, master.parts.signals)
         return code
     except ForkdError as error:
         launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))
@@ -415,7 +385,3 @@ def _make_directories(launch: Launch) -> None:
     """The default directory of the pid file and the control socket."""
     for path in (launch.config.pidfile, launch.config.control):
         make_directory(os.path.dirname(path))
-
-
-def _url(name: str, interface: str) -> str:
-    return name if name.startswith("unix:") or interface == "stream" else f"http://{name}/"

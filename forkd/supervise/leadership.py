@@ -1,131 +1,98 @@
-"""Who accepts, as the master decides it: the members of the lease, its holder, and the bell of
-the listeners.
+"""Who accepts: the members of the lease and its holder, and who is told when clients wait. In the master.
 
-The children pass the lease on among themselves (system/lease.py). The master has the last word when
-one of them has come, gone, or does not answer, and when somebody waits and nobody is free.
+The children pass the lease on among themselves (system/lease.py). The master has the last word when a child
+has come, has gone, or does not answer, and when clients wait and no child is free.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
 from forkd.models import registry
-from forkd.supervise import scaling
-from forkd.supervise.children import Child, State
+from forkd.supervise.children import Child
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.generation import Generation
-from forkd.system.lease import NOBODY, Lease
+from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.sockets import Listener
 
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
+
+def settle(lease: Lease, serving: Collection[Child], suspects: Collection[int]) -> None:
+    """Say which children of a generation may lead; where the holder may not (any more), grant the lease anew.
+
+    Derived from what is, before each round of the plan and before each fork, which takes milliseconds.
+    """
+    slots = [child.slot for child in serving]
+    members = [slot for slot in slots if slot not in suspects] or slots
+    if lease.members() != members:
+        lease.set_members(members)
+    holder = lease.holder()
+    if holder in members:
+        return
+    lightest = min(members, key=lambda slot: (lease.load[slot], slot), default=NOBODY)
+    if holder != NOBODY or (lightest != NOBODY and lease.load[lightest] < FULL):
+        lease.grant(lightest)
+
+
+def ring_again(lease: Lease) -> None:
+    """A child has gone: it may have died between naming a leader and ringing the leader's bell."""
+    holder = lease.holder()
+    if holder != NOBODY:
+        lease.ring(holder)
 
 
 class Leadership:
-    def __init__(self, master: Master) -> None:
+    """Has the master told of clients that wait, where it has something to do about it: it accepts, it finds a
+    leader, or it adds children."""
+
+    def __init__(self, doorbell: Doorbell, dispatcher: Dispatcher) -> None:
+        self._doorbell = doorbell
+        self._dispatcher = dispatcher
         self.other_ids = False  # the children have other ids than the master
-        self._master = master
-        soon = master.listening.look_soon
-        self.doorbell = Doorbell(
-            master.loop, master.board, self._nobody_free, self.settle, soon, self.measure
-        )
-        self.dispatcher = Dispatcher(
-            master.loop, master.log, master.board, master.children, self._nobody_free, soon, self.measure
-        )
 
-    def measure(self) -> None:
-        """See how many wait in the accept queues."""
-        self._master.high_water.look(self._master.generation.listeners)
-
-    def serving(self, generation: Generation) -> list[Child]:
-        """The children of a generation that may lead."""
-        return [
-            child
-            for child in self._master.children
-            if child.state is State.READY and child.generation == generation.number
-        ]
-
-    def settle(self) -> None:
-        """Say who may lead, in each generation; where the leader may not (any more), grant the lease
-        anew. The last generation first, so that somebody always leads."""
-        for generation in self._master.generations_that_serve():
-            if generation.lease is not None:
-                self._settle(generation, generation.lease)
-
-    def _settle(self, generation: Generation, lease: Lease) -> None:
-        serving = [child.slot for child in self.serving(generation)]
-        members = [slot for slot in serving if slot not in self.doorbell.suspects] or serving
-        lease.set_members(members)
-        if lease.holder() not in members:
-            lease.grant(min(members, key=lambda s: (lease.load[s], s)) if members else NOBODY)
-
-    def gone(self) -> None:
-        """A child is gone: it may have died between naming a leader and ringing its bell."""
-        self.settle()
-        for generation in self._master.generations_that_serve():
-            lease = generation.lease
-            if lease is not None and lease.holder() != NOBODY:
-                lease.ring(lease.holder())
-
-    def expose(self, generation: Generation) -> None:
-        """Before the first child of a generation is forked: where it has other ids, what it shares with the
-        master has no owner from now on."""
-        if self.other_ids and not generation.master_accepts and not generation.exposed:
-            generation.exposed = True
-            self._expose(generation.listeners)
-
-    def lend(self) -> None:
-        """Before another master is executed: its children may have other ids than ours."""
-        self._expose(self._master.generation.listeners)
-
-    def _expose(self, listeners: list[Listener]) -> None:
-        owned = any(listener.private for listener in listeners)
-        for listener in listeners:
-            listener.expose()
-        if owned and self._master.owns:
-            self.listen()  # anew, by epoll
-
-    def listen(self) -> None:
-        """Be told of who waits where the master has something to do about it: it accepts, or it finds a
-        leader, or it adds children."""
-        generation = self._master.generation
-        self.doorbell.mute()
+    def listen(self, generation: Generation) -> None:
+        """Watch the listeners of `generation`, and no others."""
+        self._doorbell.mute()
         for listener in generation.listeners:
             if not listener.private:
                 listener.expose()  # whoever had it before may have set an owner
         if generation.master_accepts:
             config = generation.config
             io = registry.io_of(config.model, config.io)
-            self.dispatcher.watch(generation, by_signal=io == "sigio")
+            self._dispatcher.watch(generation, by_signal=io == "sigio")
             return
-        self.dispatcher.finish(keep=generation.listeners)
+        self._dispatcher.finish(keep=generation.listeners)
         if generation.lease is not None or generation.least < generation.most:
-            self.doorbell.watch(generation.listeners, generation.lease)
+            self._doorbell.watch(generation.listeners, generation.lease)
 
     def rest(self) -> None:
         """Look away from the listeners, until `listen`."""
-        self.doorbell.mute()
-        self.dispatcher.rest()
+        self._doorbell.mute()
+        self._dispatcher.rest()
 
     def ring(self) -> None:
         """SIGIO."""
-        self.doorbell.ring()
-        self.dispatcher.accept()
+        self._doorbell.ring()
+        self._dispatcher.accept()
 
-    def _nobody_free(self) -> None:
-        """Somebody waits, and every child is busy."""
-        master, generation = self._master, self._master.generation
-        if (
-            master.paused
-            or master.ending.stopping
-            or master.reloader.incoming
-            or generation.want >= generation.most
-        ):
-            return
-        starting = sum(1 for c in master.children if c.state is State.STARTING)
-        want = scaling.grow(generation.want, generation.most, starting)
-        if want != generation.want:
-            master.log.info(f"scaling up to {want}: connections wait and nobody is free")
-            generation.want = want
-            master.watchdog.restless()
+    def give_up(self) -> None:
+        """Another master is told from now on."""
+        self._doorbell.give_up()
+        self._dispatcher.give_up()
+
+    def expose(self, generation: Generation) -> bool:
+        """Before the first child of a generation is forked: where it has other ids, what it shares with the
+        master has no owner from now on. Returns whether `listen` has to be called again."""
+        if not self.other_ids or generation.master_accepts or generation.exposed:
+            return False
+        generation.exposed = True
+        return expose(generation.listeners)
+
+
+def expose(listeners: Collection[Listener]) -> bool:
+    """Take the owner (F_SETOWN) from sockets that processes of other ids are to have. Returns whether one had
+    an owner, so that the bell has to be set anew."""
+    owned = any(listener.private for listener in listeners)
+    for listener in listeners:
+        listener.expose()
+    return owned

@@ -2,630 +2,584 @@
 
 It never runs application code, never parses a client's bytes and never blocks. Its loop waits for
 signals, the exit (pidfd) and the messages of each child, the control socket, the admin listener and
-timers. After each turn it asks `plan` what to do next, and does it.
+timers. After each turn it derives who may lead, asks `plan` what to do next, and does it. What it knows is
+in `Service`, of which only this file assigns a field; its life is the table in `phase`.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import signal
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
 from forkd.config import Config
-from forkd.errors import ForkdError, StartError
+from forkd.errors import BindError, ConfigError, ForkdError, StartError
 from forkd.log import Log
-from forkd.metrics.admin import HEALTH_PAGES, PAGES, AdminServer
 from forkd.models import registry
-from forkd.models.shortage import Shortage
 from forkd.sources import Sources
-from forkd.supervise import discovery, exposure, foreground, plan, verbs
-from forkd.supervise.children import Child, State
-from forkd.supervise.control import ControlServer, Request
-from forkd.supervise.departures import Departures
-from forkd.supervise.ending import Ending
-from forkd.supervise.errands import Errands
-from forkd.supervise.generation import Generation, permissions_of
-from forkd.supervise.high_water import HighWater
+from forkd.supervise import departures, exposure, foreground, plan, scaling, verbs, watchdog
+from forkd.supervise.actions import Actions
+from forkd.supervise.children import Child
+from forkd.supervise.control import Request
+from forkd.supervise.events import Events
+from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
-from forkd.supervise.leadership import Leadership
-from forkd.supervise.listening import Listening
-from forkd.supervise.logs import Logs
-from forkd.supervise.messages import Deaf, Failed, Message, Ready, Recycle, Retire
-from forkd.supervise.needs import slots_for
-from forkd.supervise.notify import Notifier
-from forkd.supervise.nursery import Nursery, mark_gone
-from forkd.supervise.reload import Reloader
-from forkd.supervise.signalling import send
+from forkd.supervise.messages import Deaf, Failed, Ready, Recycle
+from forkd.supervise.nursery import mark_gone
+from forkd.supervise.parts import Parts
+from forkd.supervise.phase import Action, Event, Phase, after
+from forkd.supervise.reload import SUPERSEDED, SlotsTaken
+from forkd.supervise.service import Service
 from forkd.supervise.signals import SIGNALS
-from forkd.supervise.upgrade import Succession, Upgrade
-from forkd.supervise.watchdog import Watchdog, expiry
+from forkd.supervise.upgrade import Succession
 from forkd.system import process
 from forkd.system.loop import Loop
-from forkd.system.scoreboard import Scoreboard
-from forkd.system.signals import SignalQueue
 from forkd.system.sockets import Listener
-
-#: How long connections between requests are kept for a request that is on its way, seconds.
-_IDLE_GRACE = 2.0
-_STOP_GRACE = 0.05
 
 
 class Master:
     def __init__(self, sources: Sources, config: Config, launch: Launch) -> None:
-        self.pid = os.getpid()
-        self.loop = Loop()
-        self.log = Log(config.log_level, config.log_format, "master")
-        self.loop.failed = lambda: self.log.exception("a bug in forkd; the master goes on")
-        self.loop.pause = partial(Shortage(self.log).pause, "admin or control socket: accept")
-        self.last_error = ""
-        self.sources = sources
-        self.launch = launch
-        self.most_workers = config.most_workers  # for which there is room, whatever a reload brings
-        self.departures = Departures(self)
-        self._nursery = Nursery(
-            slots_for(config),
-            registry.lanes(config),
-            self.loop,
-            self.log,
-            generations=self._generations,
-            on_message=self._on_message,
-            on_exit=self._on_exit,
-            on_failure=self.departures.failed,
-            on_killed=self.departures.killed,
-            sinks=lambda generation: self.logs.sinks(generation.number, generation.config),
-        )
-        self.errands = Errands(self, self._nursery)
-        self.children = self._nursery.children
-        self.bells = self._nursery.bells
-        self.templates = self._nursery.templates
-        self.board: Scoreboard = self._nursery.board
-        self.exits = self._nursery.exits
-        self.unanswered = self._nursery.unanswered
-        self.listening = Listening(self)
-        assert launch.standard is not None
-        self.logs = Logs(
-            self.loop, self.log, self._nursery.rings, self.board.lanes[0][0],  # no child has slot 0
-            launch.standard, config, failed=self._log_failed,
-            forgetting=lambda: self._nursery.forgetting(set()),
-        )  # fmt: skip
-        self.high_water = HighWater()
-        self.leadership = Leadership(self)
-        self.doorbell = self.leadership.doorbell
-        self.dispatcher = self.leadership.dispatcher
-        self.ending = Ending(self)
-        self.backoff = plan.Backoff()
-        self.admin: AdminServer | None = None
-        self.health: AdminServer | None = None
-        self.fallback = ""  # why they do not use the configured --io
-        self.started = monotonic()
-        self.served = False  # whether the service ever answered
-        self._exit_code: int | None = None
-        self._leaving: list[Generation] = []  # retired generations with children left
-        self.reloader = Reloader(self)
-        self.watchdog = Watchdog(self)
-        self.paused = ""  # by what there are to be no children until somebody asks for them; "": there are
-        self._upgrade: Upgrade | None = None
-        self.notifier = Notifier(self)
-        # The listeners' flags are shared with the master before us, who keeps them until we serve.
-        self.owns = launch.inheritance is None
-        self.handed_over = False  # a new master serves on our listeners
-        self._hold_until = 0.0  # that long at most for the manager to hear of it
+        loop, log = Loop(), Log(config.log_level, config.log_format, "master")
+        self.parts = parts = Parts(loop, log, config, launch, self, lambda: self.actions)
+        self._hear_until = 0.0  # that long at most for the manager to hear of a new master
         heir = launch.inheritance
-        self.generation = Generation.build(
-            heir.generation + 1 if heir else 1, config, launch.binds, self.bells,
+        generation = Generation.build(
+            heir.generation + 1 if heir else 1, config, launch.binds, parts.nursery.bells,
             known=heir.listeners if heir else launch.stored,
         )  # fmt: skip
-        self.generation.enter()
-        self.logs.open(self.generation.number, config)
-        self.generation.warn(self.log)
+        self.service = Service(
+            sources=sources, launch=launch, loop=loop, log=log, events=Events(log),
+            board=parts.board, children=parts.children, generation=generation,
+            phase=Phase.STARTING if heir is None else Phase.INHERITING, owns=heir is None,
+            max_workers=config.most_workers,
+        )  # fmt: skip
+        self.actions = Actions(self.service, parts)
+        generation.enter()
+        parts.logs.open(generation.number, config)
+        generation.warn(log)
         for listener in launch.stored:
-            if listener not in self.generation.listeners:
+            if listener not in generation.listeners:
                 listener.close()
 
     # ---- life -----------------------------------------------------------------------------
 
     def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
-        config = self.generation.config
+        service, parts, actions = self.service, self.parts, self.actions
+        config, launch = service.generation.config, service.launch
         try:
-            identity = self._nursery.identity = process.identity(config.user, config.group)
-            self.leadership.other_ids = process.is_other(identity)
-            for text in self.launch.warnings:
-                self.log.warning(text)
-            exposure.warn(self.log, self.sources.path, config, identity)
-            self.logs.become(identity)
-            self._open(config)
-            self.leadership.expose(self.generation)
-            if self.owns:
-                self.leadership.listen()
-            self.watchdog.tick()
-            process.share_heap()
-            self.logs.start()
-            first = "on_starting" if self.launch.inheritance is None else "on_reload"
-            if self._exit_code is None:  # there is a logger, where one is needed
-                self.errands.run(first, self.generation, lambda: None)
-                self.launch.begin(self)
-            self._pursue()
-            while self._exit_code is None:
-                self.loop.turn()
+            identity = parts.nursery.identity = process.identity(config.user, config.group)
+            parts.leadership.other_ids = process.is_other(identity)
+            for text in launch.warnings:
+                service.log.warning(text)
+            exposure.warn(service.log, service.sources.path, config, identity)
+            parts.logs.become(identity)
+            parts.open(service, self)
+            try:
+                self._connect()
+                actions.expose(service.generation)
+                if service.owns:
+                    actions.listen()
+                self._tick()
+                process.share_heap()
+                parts.logs.start()
+                if service.phase is not Phase.ENDED:  # there is a logger, where one is needed
+                    first = "on_starting" if launch.inheritance is None else "on_reload"
+                    parts.hooks.run(first, service.generation, lambda: None)
+                    actions.await_start(self._on_abandoned)
                 self._pursue()
-            if not self.served:
-                self.launch.stopped()
+                while service.phase is not Phase.ENDED:
+                    service.loop.turn()
+                    self._pursue()
+                launch.stopped()
+            finally:
+                parts.endpoints.close()
         finally:
-            self._close()
-        return self._exit_code
+            parts.close(service.owns, actions.lent(), service.generations())
+            parts.logs.end(service.generation.config.graceful_timeout)
+            if service.handed_over:
+                actions.send_counters()
+        return service.exit_code
 
-    def _open(self, config: Config) -> None:
-        self.signals = SignalQueue([row.number for row in SIGNALS])
-        self.signals.only_from_processes(config.native)
-        self.loop.watch(self.signals.fileno(), self._on_signals)
-        heir = self.launch.inheritance
-        self.notice = discovery.Notice(config.control, config.name)
+    def _connect(self) -> None:
+        """Answer the operator, or first take over from the master before this one."""
+        heir, parts = self.service.launch.inheritance, self.parts
         if heir is None:
-            self.control = ControlServer.listen(config.control, self.loop, self._on_request)
-        else:
-            self.control = ControlServer.adopt(
-                heir.control, config.control, self.loop, self._on_request
-            )
-        source = verbs.Admin(self)
-        handed = (heir.admin, heir.health) if heir else (None, None)
-        files = heir.own_files if heir else {}
-        of_file = permissions_of(config)
-        self.admin = AdminServer.at(
-            config.admin, handed[0], self.loop, source, PAGES, of_file, files.get("admin")
-        )
-        self.health = AdminServer.at(
-            config.health, handed[1], self.loop, source, HEALTH_PAGES, of_file, files.get("health")
-        )
-        if heir is None:
-            self.answer_verbs()
-        else:
-            Succession(self, heir.link)
-            if heir.first is not None:
-                self.loop.watch(heir.first, partial(self._foreground_gone, heir.first))
-        self._nursery.forget += [
-            self.loop.close,
-            self.signals.close,
-            self.control.forget,
-            self.launch.forget,
-            self.dispatcher.forget,
-            self.log.sink.close,
-            self.logs.forget,
-            self.errands.forget,
-            self.notice.close,
-            *[server.forget for server in self.page_servers()],
-        ]
+            parts.endpoints.open()
+            return
+        Succession(
+            parts.loop, heir.link, parts.counters,
+            heard=self._on_succession, dead=parts.endpoints.open,
+        )  # fmt: skip
+        if heir.first is not None:
+            parts.loop.watch(heir.first, partial(self._on_foreground_gone, heir.first))
 
-    def page_servers(self) -> list[AdminServer]:
-        """The admin endpoint and the health listener, as far as there are any."""
-        return [server for server in (self.admin, self.health) if server is not None]
-
-    @property
-    def admin_address(self) -> str | None:
-        return self.admin.name if self.admin is not None else None
-
-    def answer_verbs(self) -> None:
-        self.control.open()
-        for server in self.page_servers():
-            server.open()
-        self.listening.restore_own()
-
-    def _close(self) -> None:
-        for child in self.children:
-            send(self.log, child, signal.SIGKILL)
-            if child.killed is not None and child.killed + plan.DEATH <= monotonic():
-                self.log.error(
-                    f"worker {child.slot} (pid {child.pid}) {process.unkillable(child.pid)}"
+    def _live(self, event: Event, error: str = "", request: Request | None = None) -> None:
+        """Go on in the table of `phase`. Raises ForkdError where that refuses, or an upgrade cannot start."""
+        service, actions, before = self.service, self.actions, self.service.phase
+        service.phase, action = after(before, event)
+        if service.phase.ending and not before.ending and action is not Action.GIVE_UP:
+            self._begin_nothing()
+        match action:
+            case Action.ANNOUNCE:
+                service.owns = True
+                actions.announce()
+            case Action.GIVE_UP:
+                self._give_up(error)
+            case Action.HOLD_OUT:
+                actions.hold_out(partial(self._live, Event.TIME_OVER))
+            case Action.WIND_UP:
+                actions.wind_up()
+            case Action.WIND_UP_AND_QUIT:
+                actions.wind_up()
+                actions.quit()
+            case Action.QUIT:
+                actions.quit()
+            case Action.RELOAD:
+                self._reload(request)
+            case Action.UPGRADE:
+                service.upgrade = actions.execute(
+                    request, self._on_heir_serves, self._on_heir_failed
                 )
-        self.errands.kill()
-        if self.owns and not self.handed_over:
-            self.doorbell.mute()
-        self._nursery.templates.end()
-        self.dispatcher.forget()
-        for listener in self.dispatcher.ending:
-            listener.close()
-        ours = self.owns and not self.handed_over
-        for generation in self._generations():
-            if ours and not self._lent() and generation.master_accepts:
-                for listener in generation.listeners:
-                    listener.end()
-            generation.close(keep=[])
-        if hasattr(self, "control"):
-            self.control.close()
-        for server in self.page_servers():
-            server.close()
-        self.logs.end(self.generation.config.graceful_timeout)
-        if self.handed_over:
-            assert self._upgrade is not None
-            self._upgrade.send_counters()
+            case Action.HAND_OVER:
+                service.owns = False
+                self._hear_until = monotonic() + service.generation.config.graceful_timeout
+                actions.hand_over()
+            case Action.GO_ON:
+                actions.listen()  # the new master may have owned the doorbell for a while
+            case Action.RUN_ON_EXIT:
+                done = partial(self._live, Event.HOOK_DONE)
+                self.parts.hooks.run("on_exit", service.generation, done)
+
+    # ---- what is next ---------------------------------------------------------------------
 
     def _pursue(self) -> None:
         """Do what the plan says until it says nothing more."""
+        service = self.service
         for _ in range(100):
-            self.loop.timers.cancel("plan")
+            self.actions.settle()
+            service.loop.timers.cancel("plan")
             changed = False
             # Once it ends, nobody is forked: the plan does not know that the start was given up.
-            if self._exit_code is None:
+            if service.phase is not Phase.ENDED:
                 for action in plan.plan(self._scene()):
                     changed = self._perform(action) or changed
             if not changed:
                 break
-        self.keep_templates()
-
-    def keep_templates(self) -> None:
-        """End those that fork no children any more."""
-        incoming = self.reloader.incoming
-        mine = {self.generation.number, *([incoming.number] if incoming else [])}
-        self._nursery.templates.keep(set() if self.ending.stopping else mine)
+        self.actions.keep_templates()
 
     def _scene(self) -> plan.Scene:
+        service, generation = self.service, self.service.generation
         # New children wait for a hook that runs before them, and for the files of their logs.
-        hold = self.errands.busy or self.logs.opening
-        incoming = None if hold else self.reloader.incoming
-        first = 0 if hold else self.generation.proof
+        hold = self.parts.hooks.busy or self.parts.logs.opening
+        incoming = None if hold else service.incoming
+        first = 0 if hold else generation.proof
         return plan.Scene(
             now=monotonic(),
-            want=self.generation.want if self.served else first,
-            active=self.generation.number,
+            want=first if service.phase.booting else generation.want,
+            active=generation.number,
             incoming=incoming.number if incoming else None,
             incoming_want=incoming.proof if incoming else 0,
-            incoming_not_before=self.reloader.backoff.not_before,
-            surge=(incoming or self.generation).config.max_surge,
-            stopping=self.ending.stopping,
-            stopping_soon=self.ending.soon,
-            backoff=self.backoff,
-            children=tuple(self.children),
+            incoming_not_before=service.incoming_backoff.not_before,
+            surge=(incoming or generation).config.max_surge,
+            stopping=service.phase.stopping,
+            stopping_soon=service.phase is Phase.LAST_CALL,
+            backoff=service.backoff,
+            children=tuple(service.children),
         )
 
     def _perform(self, action: plan.Action) -> bool:
         """Returns whether anything changed."""
+        service, termination = self.service, self.parts.termination
         match action:
             case plan.Spawn(number, count):
                 return self._spawn(number, count)
             case plan.Retire(child, why):
-                return self._retire(child, why)
+                return self.actions.retire(child, why)
             case plan.Kill(child, plan.BOOT_TIMEOUT):
-                generation = self.generation_of(child)
+                generation = service.generation_of(child)
                 assert generation is not None
-                self.departures.end_boot(child, generation.config.boot_timeout)
+                termination.end_boot(child, generation.config.boot_timeout)
                 return True
             case plan.Kill(child, why):
-                limit = f"--graceful-timeout {self.generation.config.graceful_timeout:g}"
-                self.departures.kill(child, why, f"{why}: not done in time ({limit})")
+                limit = f"--graceful-timeout {service.generation.config.graceful_timeout:g}"
+                termination.end_late(child, why, f"{why}: not done in time ({limit})")
                 return True
             case plan.Activate():
                 self._activate()
                 return True
             case plan.Exit():
-                self._exit()
+                # A manager that does not know of the new master takes our end for the service's.
+                heard = not self.parts.notifier.waits or monotonic() > self._hear_until
+                if heard if service.handed_over else not self.parts.hooks.busy:
+                    self._live(Event.CHILDLESS)
                 return False
             case plan.WakeAt(when):
-                self.loop.timers.set("plan", when, lambda: None)
+                service.loop.timers.set("plan", when, lambda: None)
                 return False
-
-    def _exit(self) -> None:
-        def end() -> None:
-            self._exit_code = self._exit_code or 0
-
-        if self.handed_over:
-            # A manager that does not know of the new master takes our end for the service's.
-            if not self.notifier.waits or monotonic() > self._hold_until:
-                end()
-        elif not self.errands.busy and self._exit_code is None:  # once, also if asked again after its end
-            self.errands.run("on_exit", self.generation, end)
-
-    # ---- children -------------------------------------------------------------------------
 
     def _spawn(self, number: int, count: int) -> bool:
-        generation = self.generation if number == self.generation.number else self.reloader.incoming
+        service, nursery = self.service, self.parts.nursery
+        generation = service.generation if number == service.generation.number else service.incoming
         assert generation is not None
-        self.leadership.expose(generation)
+        self.actions.expose(generation)
         for _ in range(count):
             try:
-                if self._nursery.fork(generation, self.admin_address) is None:
+                if nursery.fork(generation, self.parts.endpoints.admin_address) is None:
                     return False
             except StartError as error:
-                if generation is not self.generation:
-                    self.reloader.fail(str(error))
+                if generation is not service.generation:
+                    self._fail_reload(str(error))
                     return True
-                self.backoff = self.backoff.short(monotonic(), str(error))
-                if not self.served and _lasting(error):
-                    self.give_up(str(error))
+                backoff = service.backoff = service.backoff.short(monotonic(), str(error))
+                if service.phase.booting and _lasting(error):
+                    self._live(Event.BOOT_FAILED, str(error))
                     return True
-                if not self.served and self.backoff.waits >= plan.BREAKER:
-                    self.give_up(f"{self.backoff.waits} times in a row: {error}")
+                if service.phase.booting and backoff.waits >= plan.BREAKER:
+                    self._live(Event.BOOT_FAILED, f"{backoff.waits} times in a row: {error}")
                     return True
-                self.log.error(f"{error}; trying again")
+                service.log.error(f"{error}; trying again")
                 return False
         return True
 
-    def _retire(self, child: Child, why: str) -> bool:
-        if not child.on("retire"):
-            return False
-        child.why = why
-        self.leadership.settle()
-        config = self.generation.config
-        child.deadline = monotonic() + config.graceful_timeout
-        ending = self.ending.stopping and not self.handed_over
-        grace = _STOP_GRACE if ending else min(_IDLE_GRACE, config.graceful_timeout / 2)
-        self.dispatcher.retire(child)
-        last = any(g.last for g in self._generations() if g.number == child.generation)
-        if child.state is State.KILLED or not child.channel.send(
-            Retire(grace, last, ending and not self._lent())
-        ):
-            send(self.log, child, signal.SIGKILL)
-        return True
+    # ---- what children say, and their ends --------------------------------------------------
 
-    def kill(self, child: Child, why: str) -> None:
-        child.on("kill")
-        child.why = child.why or why
-        send(self.log, child, signal.SIGKILL)
-        self.leadership.settle()
-
-    def _on_message(self, child: Child) -> None:
-        messages: list[Message] | None = child.channel.receive()
+    def on_message(self, child: Child) -> None:
+        messages = child.channel.receive()
         if messages is None:
-            self.loop.unwatch(child.channel.fileno())  # its pidfd will tell the rest
+            self.service.loop.unwatch(child.channel.fileno())  # its pidfd will tell the rest
             return
         for message in messages:
             if isinstance(message, Ready):
-                for generation in self._generations():
-                    if generation.number == child.generation:
-                        generation.interface, generation.flavour = message.interface, message.flavour
-                        child.expires = expiry(generation.config, monotonic())
-                if message.fallback and message.fallback != self.fallback:
-                    self.log.warning(message.fallback)
-                self.fallback = message.fallback
-                self._on_ready(child)
+                self._on_ready(child, message)
             elif isinstance(message, Failed):
                 child.error = message.error
             elif isinstance(message, Recycle):
                 child.replace = message.why
             elif isinstance(message, Deaf):
-                self.listening.hear(child, message.number)
+                self.parts.listening.hear(child, message.number, self.service.listeners())
 
-    def _on_ready(self, child: Child) -> None:
-        if not child.on("ready"):
+    def _on_ready(self, child: Child, message: Ready) -> None:
+        service = self.service
+        generation = service.generation_of(child)
+        if generation is not None:
+            generation.interface, generation.flavour = message.interface, message.flavour
+            child.expires = watchdog.expiry(generation.config, monotonic())
+        if message.fallback and message.fallback != service.fallback:
+            service.log.warning(message.fallback)
+        service.fallback = message.fallback
+        if child.on("ready"):
+            child.ready, child.deadline = monotonic(), float("inf")
+            service.log.debug(f"{child} ready")
+            self._prove()
+
+    def _prove(self) -> None:
+        """The service answers once the first generation is proven."""
+        service = self.service
+        if not service.phase.booting or service.ready_count() < service.generation.proof:
             return
-        child.ready, child.deadline = monotonic(), float("inf")
-        self.log.debug(f"worker {child.slot} (pid {child.pid}) ready")
-        self.leadership.settle()
-        self._announce()
+        try:
+            service.launch.name_us()
+        except ForkdError as error:
+            self._live(Event.BOOT_FAILED, str(error))
+        else:
+            self._live(Event.PROVEN)
 
-    def _announce(self) -> None:
-        """Tell who started us, once, that the service answers."""
-        if not self.served and self.ready_count() >= self.generation.proof:
-            try:
-                self.launch.name_us()
-            except ForkdError as error:
-                self.give_up(str(error))
-                return
-            self.served = True
-            if self.launch.inheritance is not None:
-                for listener in self.generation.listeners:
-                    listener.own()
-                self.owns = True
-                self.leadership.listen()
-            if self.launch.inheritance is not None or self.launch.stored:
-                self.generation.admit(self.log)
-                self.listening.restore_what_can_be(self.launch.binds)
-            self.generation.defer()
-            self.launch.ready(self)
-            self.notifier.ready()
-
-    def _on_exit(self, child: Child) -> None:
-        self._on_message(child)  # its last words may be in the channel still
-        departure = self._nursery.collect(child)
+    def on_exit(self, child: Child) -> None:
+        self.on_message(child)  # its last words may be in the channel still
+        departure = self.parts.nursery.collect(child)
         if departure is None:
             return
-        self.departures.record(departure)
-        self.dispatcher.gone(child)
+        service = self.service
+        # What ends the start or the reload is said there, and once.
+        told = child.generation == service.generation.number and not service.phase.booting
+        departures.note(service.events, departure, told)
+        self.parts.dispatcher.gone(child)
         child.close()
-        for generation in (self.generation, self.reloader.incoming):
+        for generation in (service.generation, service.incoming):
             if generation is not None and generation.number == child.generation:
                 mark_gone(generation, child.slot)
-        self.leadership.gone()
+        self.actions.ring_again()
         if departure.crashed:
-            self.departures.crashed(departure)
+            error = departures.error_of(departure)
+            self._conclude(departures.crashed(child, error, self.actions.facts()), error)
         elif departure.killed:
-            who = f"worker {child.slot} (pid {child.pid})"
-            self.departures.killed(child.generation, killed_at_boot(who, -departure.code))
-        self.reloader.proceed()
-        for generation in [g for g in self._leaving if not self._has_children(g)]:
-            self._leaving.remove(generation)
-            self._close_generation(generation)
-        self.departures.reap_strangers()
+            self.on_killed(child.generation, killed_at_boot(str(child), -departure.code))
+        waiters = self.parts.reloads.take_queued()
+        if waiters is not None:
+            self._bring_up(waiters)
+        gone = [g for g in service.leaving if not service.children_of(g)]
+        service.leaving = tuple(g for g in service.leaving if g not in gone)
+        for generation in gone:
+            self.actions.close(generation)
+        self.actions.reap()
 
-    def _close_generation(self, generation: Generation) -> None:
-        generation.close(self._kept())
-        self.logs.close(generation.number)
+    def on_failure(self, generation: int, error: str) -> None:
+        """A child of it, or a template, has failed at its start."""
+        self._conclude(departures.failed(generation, error, self.actions.facts()), error)
 
-    def _log_failed(self, generation: int, why: str) -> None:
-        """A log file that is needed cannot be opened, or the logger cannot be forked."""
-        self.departures.failed(generation or self.generation.number, why)
+    def on_killed(self, generation: int, error: str) -> None:
+        """One was killed from outside while it booted."""
+        self._conclude(departures.killed(generation, error, self.actions.facts()), error)
 
-    def _lent(self) -> bool:
-        """Whether the listeners may live on with somebody else when this service has ended."""
-        passed = any(x.wanted.kind == "fd" for x in self.generation.listeners)
-        return passed or self.notifier.keeps_listeners
+    def on_log_failed(self, generation: int, why: str) -> None:
+        """A log file that is needed cannot be opened (0: the error log), or the logger cannot be forked."""
+        self.on_failure(generation or self.service.generation.number, why)
 
-    def template_pids(self) -> list[int]:
-        return self._nursery.templates.pids()
+    def _conclude(self, verdict: departures.Verdict, error: str) -> None:
+        service = self.service
+        service.last_error = error
+        match verdict:
+            case departures.FailReload(why):
+                self._fail_reload(why)
+            case departures.GiveUp(why):
+                self._live(Event.BOOT_FAILED, why)
+            case departures.Delay(backoff):
+                if backoff.open and not service.backoff.open:
+                    service.events.note(
+                        "crash-loop", "error",
+                        f"crash loop: {backoff.crashes} children in a row crashed; from now on one "
+                        f"is tried at a time, with growing delays. The last error:\n{error}",
+                    )  # fmt: skip
+                service.backoff = backoff
+            case departures.DelayIncoming(backoff):
+                service.incoming_backoff = backoff
 
-    def ready_count(self) -> int:
-        """Children that serve, those that a reload has not replaced yet included."""
-        return sum(len(self.leadership.serving(g)) for g in self.generations_that_serve())
+    # ---- the end --------------------------------------------------------------------------
 
-    def generations_that_serve(self) -> list[Generation]:
-        """The newest first."""
-        return [self.generation, *reversed(self._leaving)]
+    def stop(self) -> None:
+        """Stop in order. Accept for a while before that, as a lame duck if so configured, or for connections
+        that the kernel holds back."""
+        service = self.service
+        held_back = not service.phase.ending and self.actions.defer_no_more()
+        lame = service.generation.config.lame_duck
+        self._live(Event.LAME if lame else Event.LAST_CALL if held_back else Event.TERM)
 
-    def generation_of(self, child: Child) -> Generation | None:
-        """None when that was withdrawn, and the child killed with it."""
-        return next((g for g in self._generations() if g.number == child.generation), None)
+    def _begin_nothing(self) -> None:
+        service, parts, why = self.service, self.parts, "the master is stopping"
+        parts.notifier.stopping()
+        parts.reloads.join_queued()
+        self._withdraw(why, "reload-failed")
+        if service.upgrade is not None:
+            service.upgrade.cancel(why)
+        parts.hooks.give_up_boot(service.generation.config.graceful_timeout)
 
-    def _generations(self) -> list[Generation]:
-        """All that have listeners or a lease open."""
-        incoming = self.reloader.incoming
-        return [self.generation, *([incoming] if incoming else []), *self._leaving]
+    def _give_up(self, error: str) -> None:
+        """The first boot failed: end, with the error."""
+        self.service.launch.failed(error)
+        self.service.exit_code = 1
+        for child in self.service.children:
+            self.parts.termination.kill(child, "stop")
 
-    def _kept(self) -> list[Listener]:
-        """Listeners that a generation leaves open when it ends."""
-        return self.generation.listeners + self.reloader.listeners() + self.dispatcher.ending
+    def _on_abandoned(self) -> None:
+        if self.service.phase.booting:
+            text = "the command that started this service does not wait for it any more"
+            self.service.log.info(text)
+            self.stop()
 
-    def _has_children(self, generation: Generation) -> bool:
-        return any(c.generation == generation.number for c in self.children)
+    def _on_foreground_gone(self, pidfd: int) -> None:
+        """The process that stood in for this one was killed. Its parent takes the service for ended, and will
+        start it anew."""
+        self.service.loop.unwatch(pidfd)
+        text = "the process in the foreground has been killed; the service ends with it"
+        self.service.log.error(text)
+        self.quit()
+
+    def generations(self) -> list[Generation]:
+        return self.service.generations()
+
+    # ---- listeners, and time ----------------------------------------------------------------
+
+    def on_making(self, listener: Listener) -> None:
+        if listener.wanted.kind == "unix" and self.service.upgrade is not None:
+            # A new master that is about to take over has the old socket, or one without a file.
+            self.service.upgrade.cancel("a listener was made anew meanwhile; try again")
+
+    def on_broken(self, why: str) -> None:
+        self.service.last_error = why
+
+    def _tick(self) -> None:
+        """What no event announces: once a second, or oftener for a short --timeout."""
+        service, now = self.service, monotonic()
+        self.actions.look_after(now)
+        ready, want = len(service.serving(service.generation)), service.generation.want
+        if watchdog.settled(service.backoff, ready, want, service.children, now):
+            service.events.note("crash-loop", "info", "children are stable again")
+            service.backoff = service.backoff.settled()
+        period = watchdog.period(service.generation.config.timeout)
+        service.loop.timers.set("tick", now + period, self._tick)
 
     # ---- signals and verbs ----------------------------------------------------------------
 
-    def _on_signals(self) -> None:
+    def on_signals(self) -> None:
+        service = self.service
         does = {row.number: row.does for row in SIGNALS}
-        calls: dict[str, Callable[[], object]] = {
-            "stop": self.ending.stop,
-            "quit": self.ending.quit,
-            "reload": self.reload,
-            "reopen": self.reopen,
-            "upgrade": self.upgrade,
-            "pause": self.pause,
-            "more": lambda: self.scale(self.generation.want + 1),
-            "fewer": lambda: self.scale(max(0, self.generation.want - 1)),
-            "ring": self.leadership.ring,
-            "reap": self.departures.reap_strangers,
-        }
-        for number in self.signals.read():
-            act = does[signal.Signals(number)]
-            if self.handed_over and self.launch.stays:
-                config = self.generation.config
+        for number in self.parts.signals.read():
+            name = does[signal.Signals(number)]
+            if service.handed_over and service.launch.stays:
+                config = service.generation.config
                 foreground.forward(number, config.pidfile, config.control)
-                if act not in ("quit", "reopen", "reap"):  # what our own last children need
+                if name not in ("quit", "reopen", "reap"):  # what our own last children need
                     continue
             try:
-                calls[act]()
+                getattr(self, name)()
             except ForkdError as error:
-                self.log.error(f"{signal.Signals(number).name}: {error}")
+                service.log.error(f"{signal.Signals(number).name}: {error}")
 
-    def _on_request(self, request: Request) -> None:
-        try:
-            verbs.handle(self, request)
-        except (ForkdError, ValueError, TypeError) as error:
-            request.refuse(str(error))
+    def quit(self) -> None:
+        """Stop at once."""
+        self._live(Event.INT)
 
     def reopen(self) -> None:
-        """Logs were rotated: open them anew."""
-        self.logs.reopen()
-
-    def scale(self, want: int, pause: bool = False) -> int:
-        """Change the number of children. Returns the number. Raises ForkdError.
-
-        None, where no connection brings one back, is a pause, as SIGWINCH has it, whoever asked for it."""
-        generation = self.generation
-        most = self.most_workers
-        if generation.config.accept == "reuseport" and not pause:
-            raise ForkdError("with --accept reuseport the number of workers is fixed")
-        if not pause and generation.least < generation.most:
-            if not generation.least <= want <= generation.most:
-                raise ForkdError(
-                    f"workers = {generation.config.workers}: {want} is outside that range"
-                )
-        elif not 0 <= want <= most:
-            raise ForkdError(
-                f"{want} workers: the number goes from 0 to {most} (--max-workers); a restart with a higher "
-                "limit has room for more"
-            )
-        elif not pause:
-            generation.least = generation.most = want
-        generation.want = want
-        self.paused = "SIGWINCH" if pause else "" if generation.most else "a scale to 0"
-        self.log.info(f"scaling to {want}")
-        return want
+        """Log files were rotated: open them anew."""
+        self.parts.logs.reopen()
 
     def pause(self) -> None:
         """No children until they are asked for again; the master stays."""
         self.scale(0, pause=True)
 
-    # ---- a new generation, a new master ------------------------------------------------------
+    def more(self) -> None:
+        self.scale(self.service.generation.want + 1)
+
+    def fewer(self) -> None:
+        self.scale(max(0, self.service.generation.want - 1))
+
+    def ring(self) -> None:
+        """SIGIO: a client waits."""
+        self.parts.leadership.ring()
+
+    def reap(self) -> None:
+        """SIGCHLD."""
+        self.actions.reap()
+
+    def on_request(self, request: Request) -> None:
+        parts = self.parts
+        try:
+            verbs.handle(verbs.Asked(self.service, parts.status, parts.logs, self, request))
+        except (ForkdError, ValueError, TypeError) as error:
+            request.refuse(str(error))
+
+    def scale(self, want: int, pause: bool = False) -> int:
+        """Change the number of children. Returns the number. Raises ForkdError.
+
+        None, where no connection brings one back, is a pause, as SIGWINCH has it, whoever asked for it."""
+        service, generation = self.service, self.service.generation
+        least, most = generation.least, generation.most
+        scaling.require(want, generation.config, least, most, service.max_workers, pause)
+        if not pause and least == most:
+            generation.least = generation.most = want
+        generation.want = want
+        service.paused = "SIGWINCH" if pause else "" if generation.most else "a scale to 0"
+        service.events.note("scale", "info", f"scaling to {want}")
+        return want
+
+    # ---- a new generation -----------------------------------------------------------------
 
     def reload(self, request: Request | None = None) -> None:
         """Replace the children by new ones, with new code and configuration."""
-        if self.ending.begun:
+        try:
+            self._live(Event.RELOAD, request=request)
+        except ForkdError as error:
             if request is not None:
-                request.refuse("the master is stopping")
-            return
-        self.reloader.begin(request)
+                request.refuse(str(error))
+
+    def _reload(self, request: Request | None) -> None:
+        """A generation that is not ready yet is given up for it: its code may be what was mended."""
+        service, reloads = self.service, self.parts.reloads
+        if service.incoming is not None or reloads.queued is not None:
+            service.log.warning(f"reload {SUPERSEDED}")
+            reloads.results["superseded"] += 1
+            reloads.join_queued()
+            self._withdraw(SUPERSEDED, "superseded")
+            service.generation.defer()
+            self.parts.hooks.give_up_boot(service.generation.config.graceful_timeout)
+        self._bring_up([request] if request else [])
+
+    def _bring_up(self, waiters: list[Request]) -> None:
+        service, reloads = self.service, self.parts.reloads
+        reloads.waiters = waiters
+        try:
+            new, wanted = self.actions.build(service.sources.load(registry.RULES))
+        except SlotsTaken:
+            reloads.queued, reloads.waiters = waiters, []
+        except (ConfigError, BindError, StartError) as error:
+            self._fail_reload(str(error))
+        else:
+            service.incoming, service.incoming_backoff = new, plan.Backoff()
+            self.actions.begin(new, wanted)
 
     def _activate(self) -> None:
         """The incoming generation leads from now on, and the old one retires."""
-        old, new = self.generation, self.reloader.complete()
-        self.generation = new
-        self.paused = "" if new.most else "a scale to 0"
-        self.backoff = plan.Backoff()
-        self.log.configure(new.config.log_level, new.config.log_format)
-        new.defer()
-        new.admit(self.log)
-        self.leadership.settle()
-        self.leadership.listen()
-        dropped = [x for x in old.listeners if x not in self._kept()]
-        for listener in dropped:
-            listener.shut()
-            listener.close()
-        old.last = old.last or bool(dropped)
-        if self._has_children(old):
-            self._leaving.append(old)
+        service, old, new = self.service, self.service.generation, self.service.incoming
+        assert new is not None
+        service.generation, service.incoming = new, None
+        service.paused = "" if new.most else "a scale to 0"
+        service.backoff = plan.Backoff()
+        self.actions.lead(new)
+        self.actions.drop(old)
+        if service.children_of(old):
+            service.leaving = (*service.leaving, old)
         else:
-            self._close_generation(old)
-        self.watchdog.tick()
-        self.high_water.keep(new.listeners)
-        self._announce()
-        self.log.info(f"generation {new.number} serves")
-        self.reloader.succeeded()
+            self.actions.close(old)
+        self._tick()
+        self.parts.high_water.keep(new.listeners)
+        self._prove()
+        service.events.note("reload", "info", f"generation {new.number} serves")
+        unused = new.unused()
+        for line in unused:
+            service.log.warning(f"reload: {line}")
+        self.actions.notify_ready()
+        self.parts.reloads.answer(new.number, unused)
+
+    def _fail_reload(self, error: str) -> None:
+        """The old generation goes on."""
+        service, generation = self.service, self.service.generation
+        service.last_error = error
+        text = f"reload failed; generation {generation.number} goes on:\n{error}"
+        service.events.note("reload", "error", text)
+        self.parts.reloads.results["failure"] += 1
+        self._withdraw(error, "reload-failed")
+        generation.defer()
+        self.actions.notify_ready()
+
+    def _withdraw(self, error: str, reason: str) -> None:
+        """Give up the incoming generation, if there is one."""
+        new, self.service.incoming = self.service.incoming, None
+        if new is not None:
+            self.actions.withdraw(new, reason)
+        self.parts.reloads.refuse(error)
+
+    # ---- a new master ---------------------------------------------------------------------
 
     def upgrade(self, request: Request | None = None) -> None:
         """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
-        if self.ending.begun or self.reloader.incoming is not None or self._upgrade is not None:
-            raise ForkdError("not now: a stop, a reload or an upgrade is under way")
-        self._upgrade = Upgrade(self, request)
+        self._live(Event.UPGRADE, request=request)
 
-    def cancel_upgrade(self, why: str) -> None:
-        if self._upgrade is not None:
-            self._upgrade.cancel(why)
+    def _on_heir_failed(self, error: str) -> None:
+        """This master goes on."""
+        service = self.service
+        if service.phase.ending:
+            service.events.note("upgrade", "info", f"upgrade given up: {error}")
+        else:
+            text = f"upgrade failed; this master goes on:\n{error}"
+            service.events.note("upgrade", "error", text)
+        service.upgrade = None
+        self._live(Event.HEIR_FAILED)
 
-    def upgrade_failed(self) -> None:
-        """This master goes on; the new one may have owned the doorbell for a while."""
-        self._upgrade = None
-        self.leadership.listen()
+    def _on_heir_serves(self) -> None:
+        upgrade = self.service.upgrade
+        assert upgrade is not None
+        self.service.events.note("upgrade", "info", f"upgrade: pid {upgrade.pid} serves; retiring")
+        self.parts.notifier.main(upgrade.pid)
+        self.actions.send_counters()
+        self._live(Event.HEIR_SERVES)
 
-    def _foreground_gone(self, pidfd: int) -> None:
-        """Somebody has killed the process that stood in for us: whoever started that takes the service for
-        ended, and will start it anew."""
-        self.loop.unwatch(pidfd)
-        self.log.error("the process in the foreground has been killed; the service ends with it")
-        self.ending.quit()
-
-    def hand_over(self) -> None:
-        """A new master serves on our listeners: what is left is to finish the work in flight."""
-        self.handed_over = True
-        self._hold_until = monotonic() + self.generation.config.graceful_timeout
-        self.doorbell.give_up()
-        self.dispatcher.give_up()
-        self.control.hand_over()
-        self.notice.close()
-        for server in self.page_servers():
-            server.hand_over()
-        for listener in self.generation.listeners:
-            listener.unix_inode = None  # the socket file is the new master's
-        self.ending.wind_up()
-
-    def give_up(self, error: str) -> None:
-        """The first boot failed: end, with the error."""
-        self.launch.failed(error)
-        self.served = True  # said once
-        self._exit_code = 1
-        for child in self.children:
-            self.kill(child, "stop")
+    def _on_succession(self) -> None:
+        """The counters of the master before are here; it has retired."""
+        self.parts.endpoints.open()
+        self.actions.notify_ready()  # as the main process now
 
 
 def _lasting(error: StartError) -> bool:

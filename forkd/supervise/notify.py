@@ -12,19 +12,17 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from forkd.address import Address
-from forkd.supervise.children import Child, State
+from forkd.supervise.children import Child, Children, State
 from forkd.system import process, sockets
+from forkd.system.loop import Loop
+from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
-
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
 
 #: Descriptors that come back from the store are told from those of socket units by their names.
 _OURS = "forkd-"
@@ -111,12 +109,22 @@ class Notifier:
     """The master's words to its manager. Those that its queue has no room for are said again, in order; what
     says only that all is well is not."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
-        self._manager = master.launch.manager
+    def __init__(
+        self,
+        loop: Loop,
+        board: Scoreboard,
+        children: Children,
+        manager: Manager,
+        stored: Iterable[Listener],
+    ) -> None:
+        """`stored`: listeners that the manager has kept."""
+        self._loop = loop
+        self._board = board
+        self._children = children
+        self._manager = manager
         self._unsaid: deque[tuple[str, list[int]]] = deque()  # with copies of the descriptors
         self._done = False
-        self._stored: set[str] = {_name(x) for x in master.launch.stored}
+        self._stored: set[str] = {_name(listener) for listener in stored}
 
     @property
     def keeps_listeners(self) -> bool:
@@ -128,15 +136,14 @@ class Notifier:
         """Whether something is to be said yet."""
         return bool(self._unsaid)
 
-    def ready(self) -> None:
-        """The service answers, from the first generation or after a reload, failed or not."""
-        master = self._master
-        self._keep_listeners()
-        ready = len(master.leadership.serving(master.generation))
-        self._say(
-            f"READY=1\nSTATUS=generation {master.generation.number}, {ready} workers "
-            f"ready{', last error: ' + _first_line(master.last_error) if master.last_error else ''}"
-        )
+    def ready(
+        self, generation: int, workers: int, last_error: str, listeners: Iterable[Listener]
+    ) -> None:
+        """The service answers, from the first generation or after a reload, failed or not. `workers`: that
+        are ready."""
+        self._keep(listeners)
+        error = f", last error: {_first_line(last_error)}" if last_error else ""
+        self._say(f"READY=1\nSTATUS=generation {generation}, {workers} workers ready{error}")
         self._beat()
 
     def reloading(self) -> None:
@@ -165,28 +172,29 @@ class Notifier:
             for fd in self._unsaid.popleft()[1]:
                 os.close(fd)
         if self._unsaid:
-            self._master.loop.timers.set("notify", monotonic() + _AGAIN_SECONDS, self._again)
+            self._loop.timers.set("notify", monotonic() + _AGAIN_SECONDS, self._again)
 
-    def _keep_listeners(self) -> None:
+    def _keep(self, listeners: Iterable[Listener]) -> None:
         # A group of SO_REUSEPORT sockets is not kept: the store does not keep their order.
-        listeners = {
+        found = {
             _name(x): x.sockets[0].fileno()
-            for x in self._master.generation.listeners
+            for x in listeners
             if x.wanted.kind != "fd" and len(x.sockets) == 1
         }
-        for name in self._stored - set(listeners):
+        for name in self._stored - set(found):
             self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
-        for name in set(listeners) - self._stored:
-            self._say(f"FDSTORE=1\nFDNAME={name}", [listeners[name]])
-        self._stored = set(listeners)
+        for name in set(found) - self._stored:
+            self._say(f"FDSTORE=1\nFDNAME={name}", [found[name]])
+        self._stored = set(found)
 
-    def renewed(self, listener: Listener) -> None:
-        """Another socket has taken the place of this listener's: the old one is not to come back."""
+    def renewed(self, listener: Listener, listeners: Iterable[Listener]) -> None:
+        """Another socket has taken the place of this listener's, one of `listeners`: the old one is not to
+        come back."""
         name = _name(listener)
         if name in self._stored:
             self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
             self._stored.remove(name)
-            self._keep_listeners()
+            self._keep(listeners)
 
     # ---- the watchdog ---------------------------------------------------------------------
 
@@ -195,8 +203,8 @@ class Notifier:
         period = self._manager.watchdog / 2
         if not period or self._done:
             return
-        self._master.loop.timers.set("watchdog", monotonic() + period, self._beat)
-        serving = [child for child in self._master.children if child.state is State.READY]
+        self._loop.timers.set("watchdog", monotonic() + period, self._beat)
+        serving = [child for child in self._children if child.state is State.READY]
         if not serving or not all(self._wedged(child, period) for child in serving):
             self._manager.send("WATCHDOG=1")
 
@@ -204,7 +212,7 @@ class Notifier:
         """Whether the child is stopped, or its main thread is inside one request for that long."""
         if process.is_stopped(child.pid):
             return True
-        board, now = self._master.board, monotonic_ns()
+        board, now = self._board, monotonic_ns()
         working, longest = board.working(child.slot, now), board.longest(child.slot, now)
         return bool(working and longest and min(working, longest[0]) > seconds)
 

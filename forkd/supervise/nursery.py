@@ -67,13 +67,16 @@ class Nursery:
         on_failure: Callable[[int, str], None],
         on_killed: Callable[[int, str], None],
         sinks: Callable[[Generation], Sinks],
+        about_to_fork: Callable[[], None],
     ) -> None:
+        """`about_to_fork` is called before each fork."""
         self.board = Scoreboard(slots, threads)
         self.rings = Rings(slots + 1, threads + 1)
         self.children = Children(slots)
         self.bells = make_bells(slots)
         # From the start, so that the first increase of each can be seen.
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
+        self.untimely: Counter[str] = Counter()  # of these: for a fault, or by themselves
         self.templates = templates.Templates(loop, log, on_failure, on_killed)
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = [self.templates.forget]
@@ -84,6 +87,7 @@ class Nursery:
         self._on_message = on_message
         self._on_exit = on_exit
         self._sinks = sinks
+        self._about_to_fork = about_to_fork
         self.unanswered = Unanswered(
             self.board, self.rings, log, generations=generations, sinks=sinks
         )
@@ -92,6 +96,7 @@ class Nursery:
     def fork(self, generation: Generation, admin: str | None) -> Child | None:
         """Fork one child of `generation`; None when its template has not loaded the application yet.
         Raises StartError when the machine has no room or no slot is free, leaving nothing behind."""
+        self._about_to_fork()
         generation.enter()
         make: templates.Fork | None = None
         if generation.config.preload and generation.config.app is not None:
@@ -129,8 +134,9 @@ class Nursery:
         )
 
     def forgetting(self, keep: set[socket.socket | int]) -> Callable[[], None]:
-        """What a forked process does with the master's descriptors: it closes all but `keep`. A
+        """What a process that is forked next does with the master's descriptors: it closes all but `keep`. A
         listener that it does not serve, for one, would stay open as long as it lives."""
+        self._about_to_fork()
         others = list(self.children)
         ends = [end for known in self._generations() for end in known.queue or ()]
         listening = [sock for known in self._generations() for sock in known.all_sockets()]
@@ -258,6 +264,8 @@ class Nursery:
         left = self.unanswered.settle(child, reason)
         requests = self.board.counter(child.slot, REQUESTS) - len(left.requests) - left.more
         self.exits[reason] += 1
+        if untimely:
+            self.untimely[reason] += 1
         self._loop.unwatch(child.pidfd)
         self._loop.unwatch(child.channel.fileno())
         self.board.fold(child.slot)
@@ -267,6 +275,19 @@ class Nursery:
         return Departure(
             child, code, reason, crashed, killed, untimely, stacks, peak, held, left, requests
         )
+
+    def reap_strangers(self, ours: set[int]) -> None:
+        """As PID 1, or as a subreaper, the master is the parent of orphans. `ours`: processes besides the
+        children and the templates that are collected elsewhere."""
+        ours = {*ours, *(child.pid for child in self.children), *self.templates.pids()}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in ours:
+                return  # a child of ours is next: its pidfd collects it, and this is called again
+            process.reap(found.si_pid)
 
 
 def mark_gone(generation: Generation, slot: int) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forkd.config import Config
+from forkd.errors import ForkdError
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -32,3 +35,20 @@ def shrink(
     if now - demand.calm_since < patience:
         return want, demand
     return want - 1, Demand(now)
+
+
+def require(
+    want: int, config: Config, least: int, most: int, max_workers: int, pause: bool
+) -> None:
+    """Judge the number that an operator wants, for a service that may have `least` to `most` children, and
+    room for `max_workers`. Raises ForkdError."""
+    if config.accept == "reuseport" and not pause:
+        raise ForkdError("with --accept reuseport the number of workers is fixed")
+    if not pause and least < most:
+        if not least <= want <= most:
+            raise ForkdError(f"workers = {config.workers}: {want} is outside that range")
+    elif not 0 <= want <= max_workers:
+        raise ForkdError(
+            f"{want} workers: the number goes from 0 to {max_workers} (--max-workers); a restart with a "
+            "higher limit has room for more"
+        )

@@ -1,6 +1,6 @@
 """The signals of the contract, as a table: what each does to the master.
 
-The master's handlers and docs/reference/signals.md are made from it. `does` names a method.
+The master's handlers and docs/reference/signals.md are made from it. `does` names a method of the master's.
 """
 
 from __future__ import annotations

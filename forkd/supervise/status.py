@@ -1,216 +1,284 @@
-"""What `forkd status --json` and `/status.json` say. In the master."""
+"""What `forkd status --json` and `/status.json` say, and whether the service is ready. In the master."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic, monotonic_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from forkd import __version__
 from forkd.models import registry
+from forkd.supervise import plan
 from forkd.supervise.children import Child, State
-from forkd.supervise.listening import unreachable
+from forkd.supervise.doorbell import Doorbell
+from forkd.supervise.endpoints import Endpoints
+from forkd.supervise.generation import Generation
+from forkd.supervise.high_water import HighWater
+from forkd.supervise.listening import unreachable, why_not
+from forkd.supervise.logs import Logs
 from forkd.supervise.occupancy import occupancy
+from forkd.supervise.phase import Phase
+from forkd.supervise.reload import Reloads
+from forkd.supervise.service import Service
+from forkd.supervise.templates import Templates
 from forkd.system import process
 from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
 from forkd.system.sockets import Listener
 
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
-
-
 #: For so long all workers have to be full until the service is not ready for that.
 _FULL_SECONDS = 1.0
 
+# ---- the word, and why the service is not ready ----------------------------------------------
 
-def report(master: Master) -> dict[str, Any]:
-    """The shape is part of the contract (DESIGN, section 5); keys may be added, not removed."""
-    generation, config = master.generation, master.generation.config
-    return {
-        "master": {
-            "pid": master.pid,
+
+class Facts(NamedTuple):
+    """What the state of the service is told from."""
+
+    phase: Phase
+    backoff: plan.Backoff
+    reloading: bool
+    paused: str  # by what; "": not
+    fixed: bool  # --accept reuseport: the number of workers is
+    want: int  # workers
+    ready: int  # workers, of all generations that serve
+    new: int  # of these, of the newest generation
+    full: list[float | None]  # of each of those: seconds for which it has had all its connections
+    unreachable: str  # why clients cannot reach a listener; "": they can
+    now: float  # CLOCK_MONOTONIC, seconds
+
+
+class Row(NamedTuple):
+    """`word` and `why` are those of the first row that has one and whose test holds."""
+
+    test: Callable[[Facts], bool]
+    word: str = ""
+    why: Callable[[Facts], str] | None = None
+
+
+def _paused(facts: Facts) -> str:
+    ways = ["SIGHUP"] if facts.paused == "SIGWINCH" else []
+    if not facts.fixed:
+        ways.append("SIGTTIN or `forkd scale N`")
+    return f"no workers since {facts.paused}: clients wait; {', '.join(ways)} brings workers back"
+
+
+def _crash_loop(facts: Facts) -> str:
+    wait = max(0.0, facts.backoff.not_before - facts.now)
+    return f"{facts.backoff.crashes} children in a row crashed, next try in {wait:.0f} s"
+
+
+def _all_full(facts: Facts) -> bool:
+    full = facts.full
+    return bool(full) and all(since is not None and since > _FULL_SECONDS for since in full)
+
+
+#: Anybody may ask for the sentences: there is nothing of the application's in them.
+ROWS = (
+    Row(lambda f: f.phase.ending, "stopping", lambda f: "draining: the master is stopping"),
+    Row(lambda f: f.backoff.open and f.ready < f.want, "", _crash_loop),
+    Row(lambda f: f.backoff.open and f.new < f.want, "crash-loop"),
+    Row(lambda f: f.reloading, "reloading"),
+    Row(lambda f: bool(f.paused), "paused", _paused),
+    Row(lambda f: f.ready < f.want, "", lambda f: f"{f.ready} of {f.want} workers are ready"),
+    Row(
+        _all_full, "",
+        lambda f: f"all {len(f.full)} workers have --worker-connections connections, and none is idle: "
+        "clients wait in the accept queue",
+    ),
+    Row(lambda f: bool(f.unreachable), "", lambda f: f.unreachable),
+    Row(lambda f: f.phase.booting, "starting"),
+    Row(lambda f: True, "running"),
+)  # fmt: skip
+
+
+def state(facts: Facts) -> str:
+    """One word."""
+    return next(row.word for row in ROWS if row.word and row.test(facts))
+
+
+def why_not_ready(facts: Facts) -> str:
+    """Empty when the service is ready; otherwise the sentence for `/readyz` and status."""
+    return next((row.why(facts) for row in ROWS if row.why is not None and row.test(facts)), "")
+
+
+# ---- the report ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Status:
+    """Reads the service and the parts that know the rest."""
+
+    service: Service
+    endpoints: Endpoints
+    templates: Templates
+    doorbell: Doorbell
+    high_water: HighWater
+    logs: Logs
+    reloads: Reloads
+    exits: Counter[str]  # children that have ended, by reason
+    untimely: Counter[str]  # of these, those that were killed for a fault or have died by themselves
+
+    def facts(self) -> Facts:
+        service, generation = self.service, self.service.generation
+        now = monotonic_ns()
+        new = service.serving(generation)
+        return Facts(
+            phase=service.phase,
+            backoff=service.backoff,
+            reloading=service.incoming is not None,
+            paused=service.paused,
+            fixed=generation.config.accept == "reuseport",
+            want=generation.want,
+            ready=service.ready_count(),
+            new=len(new),
+            full=[service.board.full(child.slot, now) for child in new],
+            unreachable=why_not(generation.listeners),
+            now=monotonic(),
+        )
+
+    def why_not_ready(self) -> str:
+        return why_not_ready(self.facts())
+
+    def report(self) -> dict[str, Any]:
+        """The shape is part of the contract; keys may be added, not removed."""
+        service = self.service
+        return {
+            "master": self._master(),
+            "workers": [self._worker(child) for child in sorted(service.children, key=_slot)],
+            "listeners": [self._listener(listener) for listener in service.generation.listeners],
+            "logger": self.logs.report(),
+            "admin": self.endpoints.admin_address,
+            "health": self.endpoints.health.name if self.endpoints.health is not None else None,
+            "own_broken": {
+                who: why
+                for who, server in (
+                    ("admin", self.endpoints.admin),
+                    ("health", self.endpoints.health),
+                )
+                if server is not None and (why := unreachable(server.listener))
+            },
+            "doorbell": self.doorbell.counters(),
+            "departures": [record.fields for record in service.events.last("departure")],
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """`report`, with what only a reader asks for: a scrape has it from elsewhere."""
+        board = self.service.board
+        return self.report() | {
+            "totals": {
+                "requests": board.total(REQUESTS),
+                "codes": {str(code): number for code, number in sorted(board.codes().items())},
+                "accepted": board.total(ACCEPTED),
+                "exits": {reason: number for reason, number in sorted(self.exits.items()) if number},
+                "untimely": dict(sorted(self.untimely.items())),
+            },
+        }
+
+    def _master(self) -> dict[str, Any]:
+        service, facts = self.service, self.facts()
+        generation, config = service.generation, service.generation.config
+        return {
+            "pid": os.getpid(),
             "name": config.name,
             "version": __version__,
             "generation": generation.number,
-            "state": state(master),
-            "why": why_not_ready(master) + _last_error(master),
+            "state": state(facts),
+            "why": why_not_ready(facts) + _last_error(facts),
             "model": config.model,
             "io": registry.io_of(config.model, config.io),
-            "io_fallback": master.fallback,
+            "io_fallback": service.fallback,
             "accept": config.accept,
             "native": not registry.without_native(config),
             "native_why": registry.without_native(config),
             "app": config.app,
-            "interface": master.generation.interface,
-            "uptime": round(monotonic() - master.started, 3),
-            "templates": master.template_pids(),
+            "interface": generation.interface,
+            "uptime": round(monotonic() - service.started, 3),
+            "templates": self.templates.pids(),
             "workers_wanted": generation.want,
-            "max_workers": master.most_workers,
-            "lanes": master.board.threads,
-            "workers_limit": most_wanted(master),
-            "reloads": dict(master.reloader.results),
-            "last_error": master.last_error,
+            "max_workers": service.max_workers,
+            "lanes": service.board.threads,
+            "workers_limit": _workers_limit(generation, service.max_workers),
+            "reloads": dict(self.reloads.results),
+            "last_error": service.last_error,
             "uid": os.geteuid(),
-            "config": master.sources.path,
+            "config": service.sources.path,
             "pidfile": config.pidfile,
             "control": config.control,
-            "error_log": master.launch.error_log,
+            "error_log": service.launch.error_log,
             "access_log": config.access_log,
-        },
-        "workers": [_worker(master, child) for child in sorted(master.children, key=_slot)],
-        "listeners": [
-            {
-                "address": listener.name,
-                "bind": str(listener.wanted),
-                "sockets": len(listener.sockets),
-                "accept_queue": depth,
-                "backlog": limit,
-                "high_water": {
-                    "recent": master.high_water.recent(listener.name, monotonic()),
-                    "since_start": master.high_water.ever(listener.name),
-                },
-                "deferring": listener.deferring,
-                "broken": unreachable(listener),
-            }
-            for listener in generation.listeners
-            for depth, limit in [_look(master, listener)]
-        ],
-        "logger": master.logs.report(),
-        "admin": master.admin_address,
-        "health": master.health.name if master.health is not None else None,
-        "own_broken": {
-            who: why
-            for who, server in (("admin", master.admin), ("health", master.health))
-            if server is not None and (why := unreachable(server.listener))
-        },
-        "doorbell": master.doorbell.counters(),
-        "departures": master.departures.reports(),
-    }
+        }
+
+    def _listener(self, listener: Listener) -> dict[str, Any]:
+        now = monotonic()
+        depth, limit = listener.waiting()
+        self.high_water.saw(listener.name, depth, now)  # who asks is one more who has looked
+        return {
+            "address": listener.name,
+            "bind": str(listener.wanted),
+            "sockets": len(listener.sockets),
+            "accept_queue": depth,
+            "backlog": limit,
+            "high_water": {
+                "recent": self.high_water.recent(listener.name, now),
+                "since_start": self.high_water.ever(listener.name),
+            },
+            "deferring": listener.deferring,
+            "broken": unreachable(listener),
+        }
+
+    def _worker(self, child: Child) -> dict[str, Any]:
+        service, board, slot, now = self.service, self.service.board, child.slot, monotonic_ns()
+        busy, serving = board.working(slot, now), board.longest(slot, now)
+        generation = service.generation_of(child)
+        config = None if generation is None else generation.config
+        serves = generation in service.generations_that_serve()
+        threads = occupancy(config, child.state, serves, board.used(slot))
+        return {
+            "slot": child.slot,
+            "number": child.worker_number,
+            "pid": child.pid,
+            "generation": child.generation,
+            "state": child.state.value,
+            "role": role(service.generation, child),
+            "requests": board.counter(slot, REQUESTS),
+            "connections": board.gauge(slot, CONNECTIONS),
+            "in_flight": board.gauge(slot, IN_FLIGHT),
+            "rss_bytes": process.resident_bytes(child.pid),
+            "cpu_seconds": round(child.look_at_cpu() / 1e9, 3),
+            "threads": threads._asdict(),
+            "busy_for": round(max(busy or 0.0, serving[0] if serving else 0.0), 6),
+            "full_for": round(full, 3) if (full := board.full(slot, now)) is not None else None,
+            "request": serving[1].decode("latin-1") if serving else None,
+            "age": round(monotonic() - child.forked, 3),
+        }
 
 
-def _look(master: Master, listener: Listener) -> tuple[int, int]:
-    """(connections in the accept queue, its limit); who asks is one more who has looked."""
-    depth, limit = listener.waiting()
-    master.high_water.saw(listener.name, depth, monotonic())
-    return depth, limit
-
-
-def most_wanted(master: Master) -> int:
+def _workers_limit(generation: Generation, max_workers: int) -> int:
     """As many workers as the load or `forkd scale` can have."""
-    generation = master.generation
     fixed = generation.config.accept == "reuseport" or generation.least < generation.most
-    return generation.most if fixed else master.most_workers
+    return generation.most if fixed else max_workers
 
 
-def whole(master: Master) -> dict[str, Any]:
-    """`report`, with what only a reader asks for: a scrape has it from elsewhere."""
-    board = master.board
-    return report(master) | {
-        "totals": {
-            "requests": board.total(REQUESTS),
-            "codes": {str(code): number for code, number in sorted(board.codes().items())},
-            "accepted": board.total(ACCEPTED),
-            "exits": {reason: number for reason, number in sorted(master.exits.items()) if number},
-            "untimely": dict(sorted(master.departures.untimely.items())),
-        },
-    }
-
-
-def state(master: Master) -> str:
-    """One word."""
-    if master.ending.begun:
-        return "stopping"
-    new = master.leadership.serving(master.generation)
-    if master.backoff.open and len(new) < master.generation.want:
-        return "crash-loop"
-    if master.reloader.incoming is not None:
-        return "reloading"
-    if master.paused:
-        return "paused"
-    return "running" if master.served else "starting"
-
-
-def why_not_ready(master: Master) -> str:
-    """Empty when the service is ready; otherwise the sentence for `/readyz` and status. Anybody may ask for
-    it: there is nothing of the application's in it."""
-    if master.ending.begun:
-        return "draining: the master is stopping"
-    ready, want = master.ready_count(), master.generation.want
-    if _crash_loop(master):
-        wait = max(0.0, master.backoff.not_before - monotonic())
-        return f"{master.backoff.crashes} children in a row crashed, next try in {wait:.0f} s"
-    if master.paused:
-        ways = ["SIGHUP"] if master.paused == "SIGWINCH" else []
-        if master.generation.config.accept != "reuseport":
-            ways.append("SIGTTIN or `forkd scale N`")
-        return f"no workers since {master.paused}: clients wait; {', '.join(ways)} brings workers back"
-    if ready < want:
-        return f"{ready} of {want} workers are ready"
-    full = [master.board.full(child.slot, monotonic_ns()) for child in _serving(master)]
-    if full and all(since is not None and since > _FULL_SECONDS for since in full):
-        return (
-            f"all {len(full)} workers have --worker-connections connections, and none is idle: "
-            "clients wait in the accept queue"
-        )
-    return master.listening.why_not()
-
-
-def _crash_loop(master: Master) -> bool:
-    if master.ending.begun or not master.backoff.open:
-        return False
-    return master.ready_count() < master.generation.want
-
-
-def _last_error(master: Master) -> str:
+def _last_error(facts: Facts) -> str:
     """For status: why a crash loop crashes. An exception may quote a password."""
-    if not _crash_loop(master):
+    if facts.phase.ending or not facts.backoff.open or facts.ready >= facts.want:
         return ""
-    return f"; the last error: {''.join(master.backoff.error.strip().splitlines()[-1:])}"
-
-
-def _serving(master: Master) -> list[Child]:
-    number = master.generation.number
-    return [c for c in master.children if c.generation == number and c.state is State.READY]
+    return f"; the last error: {''.join(facts.backoff.error.strip().splitlines()[-1:])}"
 
 
 def _slot(child: Child) -> int:
     return child.slot
 
 
-def _worker(master: Master, child: Child) -> dict[str, Any]:
-    board, slot, now = master.board, child.slot, monotonic_ns()
-    busy, serving = board.working(slot, now), board.longest(slot, now)
-    generation = master.generation_of(child)
-    config = None if generation is None else generation.config
-    serves = generation in master.generations_that_serve()
-    threads = occupancy(config, child.state, serves, board.used(slot))
-    return {
-        "slot": child.slot,
-        "number": child.worker_number,
-        "pid": child.pid,
-        "generation": child.generation,
-        "state": child.state.value,
-        "role": role(master, child),
-        "requests": board.counter(slot, REQUESTS),
-        "connections": board.gauge(slot, CONNECTIONS),
-        "in_flight": board.gauge(slot, IN_FLIGHT),
-        "rss_bytes": process.resident_bytes(child.pid),
-        "cpu_seconds": round(child.look_at_cpu() / 1e9, 3),
-        "threads": threads._asdict(),
-        "busy_for": round(max(busy or 0.0, serving[0] if serving else 0.0), 6),
-        "full_for": round(full, 3) if (full := board.full(slot, now)) is not None else None,
-        "request": serving[1].decode("latin-1") if serving else None,
-        "age": round(monotonic() - child.forked, 3),
-    }
-
-
-def role(master: Master, child: Child) -> str:
-    """leader, follower, or what it does in a model without leadership."""
+def role(generation: Generation, child: Child) -> str:
+    """leader, follower, or what it does in a model without leadership. `generation`: the newest."""
     if child.state is not State.READY:
         return str(child.state.value)
-    lease = master.generation.lease
-    if child.generation != master.generation.number:
+    if child.generation != generation.number:
         return "standby"
-    if lease is None:
-        return "half-sync" if master.generation.master_accepts else "acceptor"
-    return "leader" if lease.leads(child.slot) else "follower"
+    if generation.lease is None:
+        return "half-sync" if generation.master_accepts else "acceptor"
+    return "leader" if generation.lease.leads(child.slot) else "follower"

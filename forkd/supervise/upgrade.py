@@ -17,137 +17,61 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import MutableMapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from forkd import interpreter
-from forkd.address import Address
+from forkd.config import Config
 from forkd.errors import ForkdError, SystemCallError
+from forkd.log import Log
 from forkd.logger.destinations import Standard
 from forkd.sources import Sources
+from forkd.supervise.children import Child
 from forkd.supervise.control import Request
-from forkd.supervise.notify import Manager
+from forkd.supervise.doorbell import Doorbell
+from forkd.supervise.endpoints import Endpoints
+from forkd.supervise.generation import Generation
+from forkd.supervise.handover import VARIABLE, HandoverChannel
+from forkd.supervise.high_water import HighWater
+from forkd.supervise.launch import Launch
 from forkd.system import process
-from forkd.system.socket_files import PUBLIC, Permissions
-from forkd.system.sockets import Listener
+from forkd.system.loop import Loop
+from forkd.system.scoreboard import Scoreboard
 
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
-
-_VARIABLE = "FORKD_INTERNAL_UPGRADE"
-_MAX_WORDS = 1 << 16  # bytes
+_MAX_WORDS_BYTES = 1 << 16
 #: For a new master to start, besides what it waits for.
 _SPARE_SECONDS = 10.0
-
-
-class Link:
-    """One end of the socketpair between the two masters: lines of JSON."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._partial = b""
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def send(self, message: dict[str, Any]) -> None:
-        try:
-            self._sock.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass  # the other master is gone; its pidfd or EOF says so
-
-    def receive(self) -> tuple[list[dict[str, Any]], bool]:
-        """(messages, whether the other side is gone)."""
-        try:
-            data = self._sock.recv(1 << 20, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return [], False
-        except OSError:
-            data = b""
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        return [json.loads(line) for line in lines], not data
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-@dataclass(frozen=True)
-class Inheritance:
-    """What a new master was handed by the old one."""
-
-    sources: Sources
-    generation: int
-    listeners: list[Listener]
-    control: int
-    admin: int | None
-    health: int | None
-    own_files: dict[str, int]  # the inodes of the socket files of these two
-    pidfile: int
-    link: Link
-    activated: tuple[Address, ...]
-    manager: Manager
-    first: int | None = None  # pidfd of the process that stays in the foreground, with which the service ends
-
-
-def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
-    """Take the variable out of `environ`, so that no application sees it, and read it."""
-    text = environ.pop(_VARIABLE, None)
-    if text is None:
-        return None
-    found = json.loads(text)
-    made = Inheritance(
-        sources=Sources(**found["sources"]),
-        generation=found["generation"],
-        listeners=[_listener(item) for item in found["listeners"]],
-        control=found["control"],
-        admin=found["admin"],
-        health=found.get("health"),  # an older forkd has no such listener
-        own_files=found.get("own_files", {}),  # an older forkd does not say
-        pidfile=found["pidfile"],
-        link=Link(socket.socket(fileno=found["link"])),
-        activated=tuple(Address(**item) for item in found["activated"]),
-        manager=Manager(**found["manager"]),
-        first=_own(found.get("first")),  # an older forkd has none
-    )
-    if "stderr" in found:  # an older forkd has left that as it is
-        os.dup2(found["stderr"], 2)
-        os.close(found["stderr"])
-    return made
-
-
-def _own(fd: int | None) -> int | None:
-    if fd is not None:
-        os.set_inheritable(fd, False)
-    return fd
-
-
-def _listener(item: dict[str, Any]) -> Listener:
-    sockets = [socket.socket(fileno=fd) for fd in item["fds"]]
-    for sock in sockets:
-        sock.set_inheritable(False)
-        sock.setblocking(False)
-    made = Listener(
-        Address(**item["wanted"]), item["name"], item["backlog"], sockets,
-        private=item.get("private", False),  # an older forkd does not say whose workers have it
-        permissions=Permissions(**item["permissions"]) if "permissions" in item else PUBLIC,
-    )  # fmt: skip
-    made.file_inode = item["file"] if "file" in item else made.found_inode()
-    return made
 
 
 class Upgrade:
     """The old master's side of one upgrade."""
 
-    def __init__(self, master: Master, request: Request | None) -> None:
-        """Start the new program. Raises ForkdError when it cannot be forked."""
-        self._master = master
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        standard: Standard,
+        describe: Callable[[int], dict[str, Any]],
+        request: Request | None,
+        seconds: float,
+        *,
+        serves: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """Start the new program. `describe` says what it is handed, given the descriptor of its end of the
+        link. It has `seconds` to serve; 0: as long as it takes. Raises ForkdError when that fails."""
+        self.succeeded = False
+        self._loop = loop
         self._request = request
         self._decided = False
+        self._serves = serves
+        self._failed = failed
         ours, theirs = socket.socketpair()
-        self._link = Link(ours)
+        self._link = HandoverChannel(ours)
         # What the new program says before it is a master: that there is no forkd any more, for one.
         try:
             self._words = process.make_memfd("forkd-upgrade")
@@ -155,15 +79,13 @@ class Upgrade:
             for end in (ours, theirs):
                 end.close()
             raise ForkdError(f"upgrade: {process.why_no_fork(error)}") from error
-        handed = self._describe(theirs.fileno())
-        master.leadership.lend()
+        handed = describe(theirs.fileno())
 
         def execute() -> NoReturn:
-            assert master.launch.standard is not None
             try:
-                _execute(handed, master.launch.standard, self._words)
+                _execute(handed, standard, self._words)
             except ForkdError as error:
-                Link(theirs).send({"ok": False, "text": str(error)})
+                HandoverChannel(theirs).send({"ok": False, "text": str(error)})
                 os._exit(1)
 
         try:
@@ -174,49 +96,21 @@ class Upgrade:
             raise ForkdError(f"upgrade: {process.why_no_fork(error)}") from error
         finally:
             theirs.close()
-        master.log.info(f"upgrade: pid {self.pid} is starting")
-        master.loop.watch(ours.fileno(), self._hear)
-        config = master.generation.config
-        if config.boot_timeout:
-            # It keeps that time itself, after a hook, unless it hangs before it can.
-            seconds = config.boot_timeout + (config.timeout or config.boot_timeout) + _SPARE_SECONDS
-            master.loop.timers.set("upgrade", monotonic() + seconds, partial(self._late, seconds))
+        log.info(f"upgrade: pid {self.pid} is starting")
+        loop.watch(ours.fileno(), self._hear)
+        if seconds:
+            loop.timers.set("upgrade", monotonic() + seconds, partial(self._late, seconds))
 
-    def _describe(self, link: int) -> dict[str, Any]:
-        master = self._master
-        assert master.launch.pidfile is not None
-        return {
-            "sources": asdict(master.sources),
-            "generation": master.generation.number,
-            "listeners": [
-                {
-                    "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
-                    "private": x.private, "file": x.file_inode, "permissions": asdict(x.permissions),
-                    "fds": [sock.fileno() for sock in x.sockets],
-                }
-                for x in master.generation.listeners
-            ],
-            "control": master.control.sock.fileno(),
-            "admin": None if master.admin is None else master.admin.fileno(),
-            "health": None if master.health is None else master.health.fileno(),
-            "own_files": {
-                who: server.listener.file_inode
-                for who, server in (("admin", master.admin), ("health", master.health))
-                if server is not None and server.listener.file_inode is not None
-            },
-            "pidfile": master.launch.pidfile.fd,
-            "link": link,
-            "activated": [asdict(address) for address in master.launch.activated],
-            "manager": asdict(master.launch.manager),
-            "first": master.launch.first,
-        }  # fmt: skip
+    @property
+    def under_way(self) -> bool:
+        return not self._decided
 
     def _hear(self) -> None:
         messages, gone = self._link.receive()
         for message in messages:
             self._decide(message["ok"], message["text"])
         if gone:
-            words = os.pread(self._words, _MAX_WORDS, 0).decode("utf-8", "replace").strip()
+            words = os.pread(self._words, _MAX_WORDS_BYTES, 0).decode("utf-8", "replace").strip()
             # It is init's child, so nobody here learns how it has ended.
             why = f":\n{words}" if words else f", without a word: {shlex.join(interpreter.command('start'))}"
             self._decide(False, f"the new master (pid {self.pid}) ended before it served{why}")
@@ -225,24 +119,18 @@ class Upgrade:
         if self._decided:
             return
         self._decided = True
-        self._master.loop.timers.cancel("upgrade")
-        self._master.loop.unwatch(self._link.fileno())
+        self._loop.timers.cancel("upgrade")
+        self._loop.unwatch(self._link.fileno())
         os.close(self._pidfd)
         os.close(self._words)
         if self._request is not None:
             self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
         if ok:
-            self._master.log.info(f"upgrade: pid {self.pid} serves; retiring")
-            self._master.notifier.main(self.pid)
-            self.send_counters()
-            self._master.hand_over()
+            self.succeeded = True
+            self._serves()
             return
-        if self._master.ending.begun:
-            self._master.log.info(f"upgrade given up: {text}")
-        else:
-            self._master.log.error(f"upgrade failed; this master goes on:\n{text}")
         self._link.close()
-        self._master.upgrade_failed()
+        self._failed(text)
 
     def _late(self, seconds: float) -> None:
         process.send_signal(self._pidfd, signal.SIGKILL)
@@ -254,20 +142,86 @@ class Upgrade:
             process.send_signal(self._pidfd, signal.SIGKILL)
             self._decide(False, why)
 
-    def send_counters(self) -> None:
+    def send(self, counters: dict[str, Any]) -> None:
         """At the handover, and once more when the last of our children is gone."""
-        master = self._master
-        master.logs.count()
-        self._link.send(
+        self._link.send(counters)
+
+
+def seconds_for(config: Config) -> float:
+    """Within which a new master has to serve. It keeps that time itself, after a hook, unless it hangs before
+    it can. 0: as long as it takes."""
+    if not config.boot_timeout:
+        return 0.0
+    return config.boot_timeout + (config.timeout or config.boot_timeout) + _SPARE_SECONDS
+
+
+def describe(
+    link: int,
+    *,
+    sources: Sources,
+    generation: Generation,
+    launch: Launch,
+    endpoints: Endpoints,
+) -> dict[str, Any]:
+    """What a new master is handed; `link` is a descriptor."""
+    assert launch.pidfile is not None
+    return {
+        "sources": asdict(sources),
+        "generation": generation.number,
+        "listeners": [
             {
-                "counters": master.board.export({c.slot: c.look_at_cpu() for c in master.children}),
-                "high_water": master.high_water.export(),
-                "exits": master.exits,
-                "untimely": master.departures.untimely,
-                "reloads": master.reloader.results,
-                "doorbell": master.doorbell.counters(),
+                "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
+                "private": x.private, "file": x.file_inode, "permissions": asdict(x.permissions),
+                "fds": [sock.fileno() for sock in x.sockets],
             }
-        )
+            for x in generation.listeners
+        ],
+        "control": endpoints.control.sock.fileno(),
+        "admin": None if endpoints.admin is None else endpoints.admin.fileno(),
+        "health": None if endpoints.health is None else endpoints.health.fileno(),
+        "own_files": {
+            who: server.listener.file_inode
+            for who, server in (("admin", endpoints.admin), ("health", endpoints.health))
+            if server is not None and server.listener.file_inode is not None
+        },
+        "pidfile": launch.pidfile.fd,
+        "link": link,
+        "activated": [asdict(address) for address in launch.activated],
+        "manager": asdict(launch.manager),
+        "first": launch.first,
+    }  # fmt: skip
+
+
+class Counters(NamedTuple):
+    """What a master has counted, where it counts it; `export` is what the next one goes on from."""
+
+    board: Scoreboard
+    high_water: HighWater
+    exits: Counter[str]
+    untimely: Counter[str]
+    reloads: Counter[str]
+    doorbell: Doorbell
+
+    def export(self, children: Iterable[Child]) -> dict[str, Any]:
+        return {
+            "counters": self.board.export({c.slot: c.look_at_cpu() for c in children}),
+            "high_water": self.high_water.export(),
+            "exits": self.exits,
+            "untimely": self.untimely,
+            "reloads": self.reloads,
+            "doorbell": self.doorbell.counters(),
+        }
+
+    def absorb(self, found: dict[str, Any], absorbed: list[list[int]] | None) -> None:
+        """Go on from another master's. `absorbed`: cells of the scoreboard that it has sent before; then
+        nothing else has changed."""
+        self.board.absorb(found["counters"], absorbed)
+        if absorbed is None:
+            self.exits.update(found["exits"])
+            self.untimely.update(found.get("untimely", {}))  # not of versions before
+            self.reloads.update(found["reloads"])
+            self.doorbell.absorb(found["doorbell"])
+            self.high_water.absorb(found.get("high_water", {}))  # an older forkd has none
 
 
 class Succession:
@@ -276,30 +230,36 @@ class Succession:
     Verbs and scrapes are answered from the first message on, so that no counter is seen to go back.
     """
 
-    def __init__(self, master: Master, link: Link) -> None:
-        self._master = master
+    def __init__(
+        self,
+        loop: Loop,
+        link: HandoverChannel,
+        counters: Counters,
+        *,
+        heard: Callable[[], None],
+        dead: Callable[[], None],
+    ) -> None:
+        """`heard` is called when the counters are there; `dead` when the old master has ended without."""
+        self._loop = loop
         self._link = link
+        self._counters = counters
+        self._heard = heard
+        self._dead = dead
         self._absorbed: list[list[int]] | None = None
-        master.loop.watch(link.fileno(), self._hear)
+        loop.watch(link.fileno(), self._hear)
 
     def _hear(self) -> None:
-        master = self._master
         messages, gone = self._link.receive()
         for message in messages:
-            master.board.absorb(message["counters"], self._absorbed)
-            if self._absorbed is None:
-                master.exits.update(message["exits"])
-                master.departures.untimely.update(message.get("untimely", {}))  # not of versions before
-                master.reloader.results.update(message["reloads"])
-                master.doorbell.absorb(message["doorbell"])
-                master.high_water.absorb(message.get("high_water", {}))  # an older forkd has none
-                master.answer_verbs()
-                master.notifier.ready()  # as the main process now
+            first = self._absorbed is None
+            self._counters.absorb(message, self._absorbed)
             self._absorbed = message["counters"]
+            if first:
+                self._heard()
         if gone:
             if self._absorbed is None:
-                master.answer_verbs()  # it died before it could hand over
-            master.loop.unwatch(self._link.fileno())
+                self._dead()
+            self._loop.unwatch(self._link.fileno())
             self._link.close()
 
 
@@ -314,7 +274,7 @@ def _execute(handed: dict[str, Any], standard: Standard, words: int) -> NoReturn
     standard.hand_on()
     handed["stderr"] = os.dup(2)
     os.set_inheritable(handed["stderr"], True)
-    environ = {**os.environ, _VARIABLE: json.dumps(handed)}
+    environ = {**os.environ, VARIABLE: json.dumps(handed)}
     program = interpreter.command("start")
     os.dup2(words, 2)
     process.unblock()

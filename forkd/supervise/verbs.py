@@ -5,52 +5,71 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from forkd.errors import ForkdError
 from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, gather, process_collector
-from forkd.supervise import status
 from forkd.supervise.control import Request
-
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
-
-
-def _status(master: Master, request: Request) -> None:
-    request.answer(status=status.whole(master))
+from forkd.supervise.logs import Logs
+from forkd.supervise.service import Service
+from forkd.supervise.status import Status
 
 
-def _reload(master: Master, request: Request) -> None:
+class Orders(Protocol):
+    """What the master does when it is told to. Each may raise ForkdError."""
+
+    def reload(self, request: Request) -> None: ...
+    def upgrade(self, request: Request) -> None: ...
+    def scale(self, want: int) -> int: ...
+
+
+class Asked(NamedTuple):
+    """What a verb works with."""
+
+    service: Service
+    status: Status
+    logs: Logs
+    orders: Orders
+    request: Request
+
+
+def _status(asked: Asked) -> None:
+    asked.request.answer(status=asked.status.whole())
+
+
+def _reload(asked: Asked) -> None:
     # Who is told that it is done finds it in the error log.
-    master.reload(request.wait_for(master.logs.sync))
+    asked.orders.reload(asked.request.wait_for(asked.logs.sync))
 
 
-def _upgrade(master: Master, request: Request) -> None:
-    master.upgrade(request)
+def _upgrade(asked: Asked) -> None:
+    asked.orders.upgrade(asked.request)
 
 
-def _scale(master: Master, request: Request) -> None:
-    match request.arguments:
+def _scale(asked: Asked) -> None:
+    match asked.request.arguments:
         case {"by": by, **others} if not others:
-            want = master.generation.want + by
+            want = asked.service.generation.want + by
         case {"to": to, **others} if not others:
             want = to
         case _:
             raise ForkdError('scale takes either "by" or "to"')
-    workers = master.scale(want)
-    request.wait_for(master.logs.sync).answer(
-        workers=workers, why=status.why_not_ready(master) if master.paused else ""
+    workers = asked.orders.scale(want)
+    why = asked.status.why_not_ready() if asked.service.paused else ""
+    asked.request.wait_for(asked.logs.sync).answer(workers=workers, why=why)
+
+
+def _sources(asked: Asked) -> None:
+    """For `forkd restart`: what this master was started with."""
+    service = asked.service
+    asked.request.answer(
+        sources=asdict(service.sources), activated=bool(service.launch.activated)
     )
 
 
-def _sources(master: Master, request: Request) -> None:
-    """For `forkd restart`: what this master was started with."""
-    request.answer(sources=asdict(master.sources), activated=bool(master.launch.activated))
-
-
 class Verb(NamedTuple):
-    handle: Callable[[Master, Request], None]
+    handle: Callable[[Asked], None]
     arguments: dict[str, type]  # that it may have, and of which type each is: exactly, as True is no number
 
 
@@ -63,8 +82,9 @@ VERBS: dict[str, Verb] = {
 }
 
 
-def handle(master: Master, request: Request) -> None:
+def handle(asked: Asked) -> None:
     """Raises ForkdError for a verb or an argument that there is not, or that is of another type."""
+    request = asked.request
     verb = VERBS.get(request.verb)
     if verb is None:
         raise ForkdError(f"unknown verb {request.verb!r}: one of {', '.join(VERBS)}")
@@ -76,26 +96,26 @@ def handle(master: Master, request: Request) -> None:
             raise ForkdError(
                 f"{request.verb}: {name} = {json.dumps(value)[:80]}: it has to be an {kind.__name__}"
             )
-    verb.handle(master, request)
+    verb.handle(asked)
 
 
 class Admin:
     """What the admin endpoint shows. Implements `metrics.admin.Source`."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
         self._process = process_collector()
 
     def access(self) -> Access:
-        return self._master.generation.access
+        return self._status().service.generation.access
 
     def status(self) -> dict[str, Any]:
-        return self.access().shown(status.whole(self._master))
+        return self.access().shown(self._status().whole())
 
     def not_ready(self) -> str:
-        return self.access().shown_text(status.why_not_ready(self._master))
+        return self.access().shown_text(self._status().why_not_ready())
 
     def samples(self) -> Sample:
-        self._master.logs.count()
-        report = status.report(self._master)
-        return gather(self._master.board, report, self._master.exits, self._process)
+        status = self._status()
+        status.logs.count()
+        return gather(status.service.board, status.report(), status.exits, self._process)

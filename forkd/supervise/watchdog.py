@@ -7,28 +7,30 @@ a series of crashes that is over, a service that has more children than it needs
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from functools import partial
 from time import monotonic, monotonic_ns
-from typing import TYPE_CHECKING
 
 from forkd.config import Config
-from forkd.errors import ForkdError
-from forkd.log import escape
-from forkd.models import registry
+from forkd.log import Log, escape
 from forkd.supervise import plan, scaling
-from forkd.supervise.children import Child, State
+from forkd.supervise.children import Child, Children, State
 from forkd.supervise.lateness import LAST_WORDS
 from forkd.supervise.messages import Trim
+from forkd.supervise.termination import Termination
 from forkd.system import process
-from forkd.system.scoreboard import CONNECTIONS
+from forkd.system.loop import Loop
+from forkd.system.scoreboard import CONNECTIONS, Scoreboard
 
-if TYPE_CHECKING:
-    from forkd.supervise.master import Master
-
-_TICK = 1.0
-_RSS_TICK = 5.0
+_TICK_SECONDS = 1.0
+_RSS_SECONDS = 5.0
 #: Connections at once that need memory worth giving back.
-_CROWD = 250
+_CROWD_CONNECTIONS = 250
+
+
+def period(timeout: float) -> float:
+    """Seconds between two ticks, where --timeout is that."""
+    return min(_TICK_SECONDS, max(0.1, timeout / 4)) if timeout else _TICK_SECONDS
 
 
 def expiry(config: Config, now: float) -> float:
@@ -38,82 +40,67 @@ def expiry(config: Config, now: float) -> float:
     return now + config.max_age + random.SystemRandom().uniform(0, config.max_age_jitter)
 
 
+def settled(
+    backoff: plan.Backoff, ready: int, want: int, children: Iterable[Child], now: float
+) -> bool:
+    """Whether children that have served for a while end a series of crashes. `ready`: so many serve."""
+    if not (backoff.crashes or backoff.waits) or ready < want:
+        return False
+    youngest = max((child.ready or now for child in children), default=now)
+    return now - youngest >= plan.SETTLED
+
+
 class Watchdog:
-    def __init__(self, master: Master) -> None:
-        self._master = master
+    """Looks after the children. What it finds it marks in their records, for the plan, or it ends them."""
+
+    def __init__(
+        self, loop: Loop, log: Log, board: Scoreboard, children: Children, termination: Termination
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._board = board
+        self._children = children
+        self._termination = termination
         self._demand = scaling.Demand()
         self._rss_due = 0.0
-        self._no_pidfile = ""  # why there is none, as it was said
 
-    def tick(self) -> None:
-        config = self._master.generation.config
-        now = monotonic()
-        if config.timeout and not registry.get(config.model).forks:
-            self._find_stuck(config.timeout)
+    def look(self, now: float, timeout: float, max_rss: int) -> None:
+        """`timeout`: seconds that a request may hold a child, or 0. `max_rss`: bytes of memory, or 0."""
+        if timeout:
+            self._find_stuck(timeout)
         self._age(now)
         if now >= self._rss_due:
-            self._rss_due = now + _RSS_TICK
-            self._weigh(config.max_rss)
-        self._master.doorbell.forgive()
-        self._master.listening.look()
-        self._keep_pidfile()
-        self._master.leadership.measure()
+            self._rss_due = now + _RSS_SECONDS
+            self._weigh(max_rss)
         self._thin_out()
-        self._master.log.sink.retry()
-        self._settle(now)
-        self._calm_down(now)
-        period = min(_TICK, max(0.1, config.timeout / 4)) if config.timeout else _TICK
-        self._master.loop.timers.set("tick", now + period, self.tick)
-
-    def restless(self) -> None:
-        """The service was just too small: count its calm anew."""
-        self._demand = scaling.Demand()
-
-    def _keep_pidfile(self) -> None:
-        """Without it no verb finds the daemon, and another one of its name starts. Whoever has removed it has
-        hardly left the control socket."""
-        master = self._master
-        if master.launch.pidfile is None or not master.owns or master.handed_over:
-            return
-        why = ""
-        try:
-            if master.launch.pidfile.restore():
-                path = master.launch.pidfile.path
-                master.log.warning(f"pid file {path}: it had been removed or replaced; made again")
-                master.listening.restore_own()
-        except ForkdError as error:
-            why = f"the pid file was removed or replaced, and cannot be made again: {error}"
-            if why != self._no_pidfile:
-                master.log.error(why)
-        self._no_pidfile = why
 
     # ---- stuck ----------------------------------------------------------------------------
 
     def _find_stuck(self, timeout: float) -> None:
-        for child in self._master.children:
+        for child in self._children:
             if self._held(child, timeout) and not child.accused and child.state is not State.KILLED:
                 child.accused = True
-                self._master.departures.ask(child)
+                self._termination.ask_stacks(child)
                 judge = partial(self._judge, child, timeout)
-                self._master.loop.timers.set(f"judge {child.pid}", monotonic() + LAST_WORDS, judge)
+                self._loop.timers.set(f"judge {child.pid}", monotonic() + LAST_WORDS, judge)
 
     def _held(self, child: Child, timeout: float) -> tuple[float, str] | None:
         """The request that holds the child for longer than `timeout`: (seconds, its line)."""
-        longest = self._master.board.longest(child.slot, monotonic_ns())
+        longest = self._board.longest(child.slot, monotonic_ns())
         if longest is None or longest[0] <= timeout:
             return None
         return longest[0], longest[1].decode("latin-1")
 
     def _judge(self, child: Child, timeout: float) -> None:
         """The accused had its last words; unless it came back meanwhile, it is killed."""
-        if self._master.children.get(child.slot) is not child:
+        if self._children.get(child.slot) is not child:
             return
         held = self._held(child, timeout)
         if held is None:
             child.accused = False
             return
         seconds, line = held
-        self._master.departures.end(
+        self._termination.end(
             child,
             "timeout",
             f'"{escape(line)}" has held it for {seconds:.1f} s (--timeout {timeout:g})',
@@ -123,17 +110,17 @@ class Watchdog:
 
     def _age(self, now: float) -> None:
         """The plan replaces one at a time, however many are due."""
-        for child in self._master.children:
+        for child in self._children:
             if child.expires <= now and child.state is State.READY and not child.replace:
                 child.replace = "max-age"
 
     # ---- fat ------------------------------------------------------------------------------
 
     def _weigh(self, limit: int) -> None:
-        for child in self._master.children:
+        for child in self._children:
             size = child.rss = process.resident_bytes(child.pid)
             if limit and size > limit and child.state is State.READY and not child.replace:
-                self._master.log.warning(
+                self._log.warning(
                     f"worker {child.slot} (pid {child.pid}) has {size >> 20} MiB (--max-rss "
                     f"{limit >> 20} MiB); it is replaced"
                 )
@@ -141,39 +128,31 @@ class Watchdog:
 
     def _thin_out(self) -> None:
         """Children that a crowd has left give back what it needed: an allocator keeps it by itself."""
-        for child in self._master.children:
-            connections = self._master.board.gauge(child.slot, CONNECTIONS)
+        for child in self._children:
+            connections = self._board.gauge(child.slot, CONNECTIONS)
             child.crowd = max(child.crowd, connections)
-            if child.crowd >= _CROWD and connections <= child.crowd // 4:
+            if child.crowd >= _CROWD_CONNECTIONS and connections <= child.crowd // 4:
                 child.crowd = connections
                 child.channel.send(Trim())
 
-    # ---- stable, and idle -----------------------------------------------------------------
+    # ---- idle -----------------------------------------------------------------------------
 
-    def _settle(self, now: float) -> None:
-        """Children that have served for a while end a series of crashes."""
-        master = self._master
-        ready = len(master.leadership.serving(master.generation))
-        if (master.backoff.crashes or master.backoff.waits) and ready >= master.generation.want:
-            youngest = max((c.ready or now for c in master.children), default=now)
-            if now - youngest >= plan.SETTLED:
-                master.log.info("children are stable again")
-                master.backoff = master.backoff.settled()
+    def restless(self) -> None:
+        """The service was just too small: count its calm anew."""
+        self._demand = scaling.Demand()
 
-    def _calm_down(self, now: float) -> None:
-        master, generation = self._master, self._master.generation
-        if master.paused or master.reloader.incoming or generation.least == generation.most:
-            return
-        board, now_ns = master.board, monotonic_ns()
-        busy = sum(
-            1
-            for c in master.children
-            if board.gauge(c.slot, CONNECTIONS) or board.working(c.slot, now_ns) is not None
-        )
+    def calm_down(self, want: int, least: int, patience: float, now: float) -> int:
+        """How many children are enough, of `want`, after `patience` seconds with one too many."""
         want, self._demand = scaling.shrink(
-            generation.want, generation.least, busy, self._demand, now,
-            generation.config.scale_down_after,
-        )  # fmt: skip
-        if want != generation.want:
-            master.log.info(f"scaling down to {want}: idle")
-            generation.want = want
+            want, least, self._busy(self._children), self._demand, now, patience
+        )
+        return want
+
+    def _busy(self, children: Iterable[Child]) -> int:
+        now = monotonic_ns()
+        return sum(
+            1
+            for child in children
+            if self._board.gauge(child.slot, CONNECTIONS)
+            or self._board.working(child.slot, now) is not None
+        )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +29,11 @@ def ids(request: pytest.FixtureRequest, service: Service) -> list[str]:
     if request.param:
         service.open_up()
     return list(request.param)
+
+
+#: As strace shows them.
+FORK = re.compile(r"(clone|clone3|fork|vfork)\(")
+GRANT = re.compile(r'write\(\d+, "\\1\\0\\0\\0\\0\\0\\0\\0", 8\)')  # to the eventfd of a bell
 
 pytestmark = pytest.mark.alone  # what it looks at are latencies
 
@@ -183,3 +192,50 @@ def test_a_former_leader_that_comes_back_does_not_take_the_lead_from_the_next(
             second.setblocking(True)
             for client in (first, second):
                 assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def reloaded(service: Service, number: int) -> bool:
+    """Whether generation `number` has gone, and three workers of the next serve."""
+    live = service.live()
+    states = [(w["generation"] > number, w["state"]) for w in live["workers"]]
+    return live["master"]["generation"] > number and states == [(True, "ready")] * 3
+
+
+def traceable() -> bool:
+    return shutil.which("strace") is not None and (
+        subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not traceable(), reason="strace may not trace here")
+def test_no_fork_lies_between_a_leaders_end_and_the_next_grant(
+    service: Service, tmp_path: Path
+) -> None:
+    """A fork takes milliseconds, in which no client would be accepted: the grant, which rings the bell of the
+    next leader, an eventfd, comes before it; also where the hook of a reload is forked in the same turn."""
+    (service.dir / "hooks.py").write_text("def on_reload(place): pass\n")
+    service.expected_errors = [r"gone: SIGKILL"]
+    service.start("-w", "3", "--hooks", "hooks")
+    trace = tmp_path / "trace"
+    calls = "trace=wait4,waitid,clone,clone3,fork,vfork,write"
+    tracer = subprocess.Popen(
+        ["strace", "-qq", "-e", calls, "-o", str(trace), "-p", str(service.pid)]
+    )
+    leaders = []
+    try:
+        for number in range(1, 6):
+            leader = next(w for w in service.workers() if w["role"] == "leader")
+            leaders.append(leader["pid"])
+            os.kill(service.pid, signal.SIGSTOP)  # it sees both in one turn
+            os.kill(leader["pid"], signal.SIGKILL)
+            os.kill(service.pid, signal.SIGHUP)
+            os.kill(service.pid, signal.SIGCONT)
+            until(lambda number=number: reloaded(service, number), "the reload", 20)
+    finally:
+        os.kill(tracer.pid, signal.SIGTERM)
+        tracer.wait(10)
+    lines = trace.read_text().splitlines()
+    for pid in leaders:
+        end = next(i for i, line in enumerate(lines) if line.startswith(f"wait4({pid},"))
+        found = next(line for line in lines[end:] if FORK.match(line) or GRANT.match(line))
+        assert GRANT.match(found), lines[end : end + 20]

@@ -13,7 +13,7 @@ import pytest
 
 from forkd.address import Address
 from forkd.supervise.arrivals import Arrivals, ByEpoll, BySignal, arrivals
-from forkd.supervise.upgrade import _listener
+from forkd.supervise.handover import _listener
 from forkd.system.loop import Loop
 from forkd.system.sockets import Listener, listen
 

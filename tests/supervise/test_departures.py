@@ -8,24 +8,50 @@ from typing import Any
 
 import pytest
 
-from forkd.supervise import plan
-from forkd.supervise.departures import Departures
+from forkd.supervise import departures, plan
+from forkd.supervise.departures import Delay, DelayIncoming, Facts, FailReload, GiveUp, Nothing
+
+NOW = 100.0
+
+
+def facts(**fields: Any) -> Facts:
+    """Generation 1 serves."""
+    usual = Facts(1, None, False, plan.Backoff(), plan.Backoff(), NOW)
+    return usual._replace(**fields)
 
 
 @pytest.mark.parametrize(("served", "crashes"), [(None, 1), (1.0, 1), (plan.SETTLED + 1, 0)])
 def test_only_a_crash_soon_after_its_start_delays_the_next_child(
     served: float | None, crashes: int
 ) -> None:
-    master: Any = SimpleNamespace(
-        generation=SimpleNamespace(number=1),
-        reloader=SimpleNamespace(incoming=None),
-        served=True,
-        backoff=plan.Backoff(),
-        last_error="",
+    now = monotonic()
+    ready = None if served is None else now - served
+    child: Any = SimpleNamespace(generation=1, slot=3, error=None, ready=ready)
+    error = departures.error_of(SimpleNamespace(child=child, reason="SIGSEGV"))  # type: ignore[arg-type]
+    assert error == "worker 3 ended by SIGSEGV"
+    verdict = departures.crashed(child, error, facts(now=now))
+    backoff = verdict.backoff if isinstance(verdict, Delay) else plan.Backoff()
+    assert backoff.crashes == crashes
+
+
+def test_what_fails_is_the_reload_the_start_or_only_the_next_child() -> None:
+    assert departures.failed(2, "no", facts(incoming=2)) == FailReload("no")
+    assert departures.failed(2, "no", facts(incoming=2, booting=True)) == FailReload("no")
+    assert departures.failed(1, "no", facts(booting=True)) == GiveUp("no")
+    assert departures.failed(1, "no", facts()) == Delay(plan.Backoff(1, NOW, "no"))
+    assert departures.failed(7, "no", facts()) == Nothing()
+
+
+def test_who_is_killed_while_it_boots_is_tried_again_and_not_for_ever_at_a_start() -> None:
+    tried = plan.Backoff(waits=plan.BREAKER - 1)
+    assert departures.killed(1, "no", facts()) == Delay(plan.Backoff(0, NOW, "no", 1))
+    found = departures.killed(1, "no", facts(backoff=tried))
+    assert isinstance(found, Delay) and found.backoff.waits == plan.BREAKER
+    assert departures.killed(1, "no", facts(backoff=tried, booting=True)) == GiveUp(
+        "5 times in a row: no"
     )
-    ready = None if served is None else monotonic() - served
-    child = SimpleNamespace(generation=1, slot=3, error=None, ready=ready)
-    departure: Any = SimpleNamespace(child=child, reason="SIGSEGV")
-    Departures(master).crashed(departure)
-    assert master.backoff.crashes == crashes
-    assert master.last_error == "worker 3 ended by SIGSEGV"
+    first = departures.killed(2, "no", facts(incoming=2))
+    assert first == DelayIncoming(plan.Backoff(0, NOW, "no", 1))
+    last = departures.killed(2, "no", facts(incoming=2, incoming_backoff=tried))
+    assert last == FailReload("5 times in a row: no")
+    assert departures.killed(7, "no", facts(incoming=2)) == Nothing()

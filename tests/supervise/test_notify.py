@@ -51,38 +51,32 @@ def queue(tmp_path: Path) -> Iterator[Queue]:
     made.sock.close()
 
 
-def master_with(path: Path, sockets: list[socket.socket]) -> Any:
-    """As much of a master as a Notifier asks for."""
-    listeners = [
+def listeners_of(sockets: list[socket.socket]) -> Any:
+    return [
         SimpleNamespace(
             wanted=Address(kind="tcp", host="127.0.0.1", port=number), name=f"127.0.0.1:{number}",
             sockets=[sock],
         )  # fmt: skip
         for number, sock in enumerate(sockets, 1)
     ]
-    return SimpleNamespace(
-        launch=SimpleNamespace(manager=Manager(str(path)), stored=[]),
-        generation=SimpleNamespace(number=1, listeners=listeners),
-        leadership=SimpleNamespace(serving=lambda generation: [1, 2]),
-        last_error="", children=[], loop=Loop(),
-    )  # fmt: skip
 
 
 def test_however_much_waits_nothing_is_lost_that_stands(queue: Queue, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        master = master_with(tmp_path / "notify", [ours] * 100)
-        notifier = Notifier(cast(Any, master))
+        loop, listeners = Loop(), listeners_of([ours] * 100)
+        manager = Manager(str(tmp_path / "notify"))
+        notifier = Notifier(loop, cast(Any, None), cast(Any, []), manager, [])
         before = len(os.listdir("/proc/self/fd"))
-        notifier.ready()
+        notifier.ready(1, 2, "", listeners)
         for _ in range(100):
             notifier.reloading()
-            notifier.ready()
+            notifier.ready(1, 2, "", listeners)
         notifier.main(7)
         assert notifier.waits
         found = queue.read()
         while notifier.waits:
-            master.loop.turn()
+            loop.turn()
             found += queue.read()
         assert len(os.listdir("/proc/self/fd")) == before
         assert sum("FDSTORE=1" in text for text in found) == 100
@@ -90,7 +84,7 @@ def test_however_much_waits_nothing_is_lost_that_stands(queue: Queue, tmp_path: 
         assert [text.partition("=")[0] for text in found[-3:]] == ["RELOADING", "READY", "MAINPID"]
         assert found[-2:] == [ready, "MAINPID=7"]
         assert len(found) < 300
-        master.loop.close()
+        loop.close()
 
 
 @pytest.mark.parametrize("error", ["EMFILE", "ENOBUFS", "ETOOMANYREFS"])

@@ -1,0 +1,36 @@
+"""What is said when the service answers, to the log and to whoever has started it. In the master."""
+
+from __future__ import annotations
+
+import os
+
+from forkd import __version__
+from forkd.address import page_at
+from forkd.models import registry
+from forkd.supervise.endpoints import Endpoints
+from forkd.supervise.service import Service
+
+
+def lines(service: Service, endpoints: Endpoints) -> list[str]:
+    """What serves, where, and where to look."""
+    generation, config = service.generation, service.generation.config
+    where = ", ".join(_url(listener.name, generation.interface) for listener in generation.listeners)
+    io = registry.io_of(config.model, config.io)
+    found = [
+        f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
+        f"model {config.model}, io {io}, workers {config.workers}, master pid {os.getpid()}, "
+        f"{registry.native_or_not(registry.without_native(config))}",
+    ]
+    if service.sources.path is not None:
+        found.append(f"configuration: {service.sources.path}")
+    if endpoints.admin is not None:
+        found.append(f"metrics on {page_at(endpoints.admin.name, '/metrics')}")
+    if endpoints.health is not None:
+        found.append(f"health on {page_at(endpoints.health.name, '/readyz')}")
+    if service.launch.error_log:
+        found.append(f"error log: {service.launch.error_log}")
+    return found
+
+
+def _url(name: str, interface: str) -> str:
+    return name if name.startswith("unix:") or interface == "stream" else f"http://{name}/"

@@ -1,0 +1,171 @@
+"""What the master is made of: the parts that act by themselves, each with what it acts on. In the master."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from forkd.config import Config
+from forkd.log import Log
+from forkd.models import registry
+from forkd.models.shortage import Shortage
+from forkd.supervise import discovery, verbs
+from forkd.supervise.children import Child
+from forkd.supervise.control import Request
+from forkd.supervise.dispatcher import Dispatcher
+from forkd.supervise.doorbell import Doorbell
+from forkd.supervise.endpoints import Endpoints
+from forkd.supervise.errands import Errands
+from forkd.supervise.generation import Generation
+from forkd.supervise.high_water import HighWater
+from forkd.supervise.launch import Launch
+from forkd.supervise.leadership import Leadership
+from forkd.supervise.listening import Listening
+from forkd.supervise.logs import Logs, Sinks
+from forkd.supervise.needs import slots_for
+from forkd.supervise.notify import Notifier
+from forkd.supervise.nursery import Nursery
+from forkd.supervise.reload import Reloads
+from forkd.supervise.service import Service
+from forkd.supervise.signals import SIGNALS
+from forkd.supervise.status import Status
+from forkd.supervise.termination import Termination
+from forkd.supervise.upgrade import Counters
+from forkd.supervise.watchdog import Watchdog
+from forkd.system.loop import Loop
+from forkd.system.signals import SignalQueue
+from forkd.system.sockets import Listener
+
+
+class Listens(Protocol):
+    """Whom the parts tell: the master, who decides."""
+
+    def generations(self) -> list[Generation]: ...
+    def on_message(self, child: Child) -> None: ...
+    def on_exit(self, child: Child) -> None: ...
+    def on_failure(self, generation: int, error: str) -> None: ...
+    def on_killed(self, generation: int, error: str) -> None: ...
+    def on_log_failed(self, generation: int, why: str) -> None: ...
+    def on_making(self, listener: Listener) -> None: ...
+    def on_broken(self, why: str) -> None: ...
+    def on_request(self, request: Request) -> None: ...
+    def on_signals(self) -> None: ...
+
+
+class Acts(Protocol):
+    """What follows at once."""
+
+    def settle(self) -> None: ...
+    def listen(self) -> None: ...
+    def measure(self) -> None: ...
+    def look_at_listeners(self) -> None: ...
+    def grow(self) -> None: ...
+    def take_from_old(self, listener: Listener, old: socket.socket) -> None: ...
+    def renewed(self, listener: Listener) -> None: ...
+
+
+class Parts:
+    """`open` makes those that need a `Service`, and what others can connect to."""
+
+    signals: SignalQueue
+    notice: discovery.Notice
+    endpoints: Endpoints
+    status: Status
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        config: Config,
+        launch: Launch,
+        master: Listens,
+        actions: Callable[[], Acts],
+    ) -> None:
+        """`actions` are there when the master is."""
+        assert launch.standard is not None
+        self.loop, self.log = loop, log
+        loop.failed = lambda: log.exception("a bug in forkd; the master goes on")
+        loop.pause = partial(Shortage(log).pause, "admin or control socket: accept")
+        self.nursery = Nursery(
+            slots_for(config), registry.lanes(config), loop, log,
+            generations=master.generations, on_message=master.on_message, on_exit=master.on_exit,
+            on_failure=master.on_failure, on_killed=master.on_killed, sinks=self._sinks,
+            about_to_fork=lambda: actions().settle(),
+        )  # fmt: skip
+        self.board, self.children = self.nursery.board, self.nursery.children
+        self.templates = self.nursery.templates
+        self.hooks = Errands(loop, log, self.nursery)
+        self.logs = Logs(
+            loop, log, self.nursery.rings, self.board.lanes[0][0],  # no child has slot 0
+            launch.standard, config, failed=master.on_log_failed,
+            forgetting=lambda: self.nursery.forgetting(set()),
+        )  # fmt: skip
+        self.high_water = HighWater()
+        self.listening = Listening(
+            loop, log, self.children, self.templates,
+            look=lambda: actions().look_at_listeners(),
+            rest=lambda: self.leadership.rest(),
+            listen=lambda: actions().listen(),
+            making=master.on_making,
+            replacing=lambda listener, old: actions().take_from_old(listener, old),
+            renewed=lambda listener: actions().renewed(listener),
+            failed=master.on_broken,
+        )  # fmt: skip
+        told = (
+            lambda: actions().grow(), self.listening.look_soon, lambda: actions().measure(),
+        )  # fmt: skip
+        self.doorbell = Doorbell(loop, self.board, *told)
+        self.dispatcher = Dispatcher(loop, log, self.board, self.children, *told)
+        self.leadership = Leadership(self.doorbell, self.dispatcher)
+        self.termination = Termination(
+            loop, log, self.children, self.nursery.unanswered, self.dispatcher, master.on_failure
+        )
+        self.watchdog = Watchdog(loop, log, self.board, self.children, self.termination)
+        self.reloads = Reloads()
+        self.notifier = Notifier(loop, self.board, self.children, launch.manager, launch.stored)
+        self.counters = Counters(
+            self.board, self.high_water, self.nursery.exits, self.nursery.untimely,
+            self.reloads.results, self.doorbell,
+        )  # fmt: skip
+
+    def open(self, service: Service, master: Listens) -> None:
+        """Raises ForkdError."""
+        config, heir = service.generation.config, service.launch.inheritance
+        self.signals = SignalQueue([row.number for row in SIGNALS])
+        self.signals.only_from_processes(config.native)
+        self.loop.watch(self.signals.fileno(), master.on_signals)
+        self.notice = discovery.Notice(config.control, config.name)
+        source = verbs.Admin(lambda: self.status)
+        self.endpoints = Endpoints(config, heir, self.loop, self.log, source, master.on_request)
+        self.status = Status(
+            service, self.endpoints, self.templates, self.doorbell, self.high_water, self.logs,
+            self.reloads, self.nursery.exits, self.nursery.untimely,
+        )  # fmt: skip
+        self.nursery.forget += [
+            self.loop.close, self.signals.close, self.endpoints.forget, service.launch.forget,
+            self.dispatcher.forget, self.log.sink.close, self.logs.forget, self.hooks.forget,
+            self.notice.close,
+        ]  # fmt: skip
+
+    def close(self, owns: bool, lent: bool, generations: list[Generation]) -> None:
+        """End what is left, but for the endpoints and the logger. `owns`: the listeners are this master's;
+        `lent`: they live on in another process."""
+        self.termination.kill_all()
+        self.termination.report_unkillable()
+        self.hooks.kill()
+        if owns:
+            self.doorbell.mute()
+        self.templates.end()
+        self.dispatcher.forget()
+        for listener in self.dispatcher.ending:
+            listener.close()
+        for generation in generations:
+            if owns and not lent and generation.master_accepts:
+                for listener in generation.listeners:
+                    listener.end()
+            generation.close(keep=[])
+
+    def _sinks(self, generation: Generation) -> Sinks:
+        return self.logs.sinks(generation.number, generation.config)
