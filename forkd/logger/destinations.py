@@ -15,7 +15,7 @@ from forkd.system.log_ring import ACCESS, ERROR
 
 _PIPE_BYTES = 65536  # pipe(7)
 STDERR, STDOUT = 0, 1
-#: Less this, a generation's number is that of its access log.
+#: The access log of generation N is log N + FIRST_ACCESS.
 FIRST_ACCESS = 1
 
 

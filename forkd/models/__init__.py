@@ -1,1 +1,1 @@
-"""Concurrency models: one file each, over the drivers in drive.py and the registry in registry.py."""
+"""Concurrency models: a file for each, the parts they are made of, and registry.py, the table of them."""

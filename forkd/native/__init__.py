@@ -1,7 +1,9 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
-Imported by what has a twin of it, or is one: http/usual.py, app/flow.py, models/link.py, inline.py and
-stake.py, system/handles.py, ring.py, signals.py, uring.py and scoreboard.py, log.py, forked.py.
+Imported by the files that have a twin of it, or call it: app/flow.py, forked.py, http/usual.py, log.py,
+models/brief.py, models/inline.py, models/intake.py, models/link.py, models/stake.py, system/handles.py,
+system/in_flight.py, system/log_ring.py, system/ring.py, system/scoreboard.py, system/signals.py and
+system/uring.py; and by models/registry.py, which says whether it is there.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
  * accepts: what is not plainly usual comes back as None, and the twin looks at it. So it has no error of
  * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
  *
- * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in ring.c and stake.c and what
- * dispatch.c and fork.c say; these are also the only parts that make a system call.
+ * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in epoll.c, ring.c and stake.c,
+ * large sends in dispatch.c and flow.c, and the handlers of a fork in fork.c. These parts make system calls, and so do
+ * accept.c, link.c and signals.c; the others make none.
  */
 
 #include "native.h"
@@ -37,7 +38,7 @@ PyObject *taken_exception(void)
     return value;
 }
 
-/* blank(size) -> bytes of no particular content, to be written through a buffer before anybody reads them. */
+/* blank(size) -> bytes of no particular content, to be written through a buffer before they are read. */
 static PyObject *blank(PyObject *self, PyObject *size)
 {
     (void)self;
@@ -70,8 +71,9 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    fork_init, request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, in_flight_init, lane_init, ring_init,
-    stake_init, link_init, dispatch_init, handle_init, complete_init, epoll_init, flow_init, accept_init,
+    fork_init, request_init, head_init, answer_init, exchange_init, log_ring_init, line_init, in_flight_init,
+    lane_init, ring_init, stake_init, link_init, dispatch_init, handle_init, complete_init, epoll_init, flow_init,
+    accept_init,
 };
 
 PyMODINIT_FUNC PyInit__native(void)
