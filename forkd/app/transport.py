@@ -38,9 +38,8 @@ class Transport(asyncio.Transport):
         self._peer = peer
         self._flow = flow.make(peer, self.write, native)
         if not isinstance(self._flow, flow.Flow):
-            vars(self)["write"] = (
-                self._flow.write
-            )  # in front of the method, which goes on from there
+            # In front of the method `write`, which goes on from there.
+            vars(self)["write"] = self._flow.write
         self.set_protocol(protocol)
         self._log = log
         self._unread = b""  # received, and the protocol has paused reading

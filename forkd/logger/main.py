@@ -263,9 +263,8 @@ class Logger:
         for file in list(self._files.values()):
             if not file.idle:
                 continue
-            if (
-                file.reopening
-            ):  # one that comes from now on needs another open(2): it is of a later rotation
+            # A request that comes from now on needs another open(2): it is of a later rotation.
+            if file.reopening:
                 file.answering, file.reopening = file.reopening, []
                 file.open()
             elif not file.is_open:

@@ -64,10 +64,9 @@ class BlockingFollowers(ChildLoop):
                 if type(op) is Await:
                     op = self._await(conn, op)
                 else:
+                    # A client that never lets the child wait must not keep the master's messages from it.
                     if number % TURN == 0:
-                        self._readable(
-                            conn.fd, 0
-                        )  # a client that never lets us wait: hear the master
+                        self._readable(conn.fd, 0)
                     op = conn.resume(self._perform(conn, op))
         except StopIteration as stop:
             if not conn.taken and (stop.value is LINGER or conn.has_input()):

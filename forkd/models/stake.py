@@ -51,9 +51,8 @@ class PythonStake:
         self._calm = calm
         self._looks = looks
         self._held: list[Connection] = []
-        self._entries = (
-            0  # how often it was put in: by it the watcher sees whether the leader stands still
-        )
+        #: How often it was put in: by that the watcher sees whether the leader stands still.
+        self._entries = 0
         self._asleep = False  # the watcher is, or is about to be
         self._given = self._ended = False
         self._news: SimpleQueue[None] = SimpleQueue()

@@ -27,13 +27,16 @@ class _Outcome:
         return self._name
 
 
-#: What `advance` returns, besides an Await and READY.
-WRITING: Final = _Outcome(
-    "WRITING"
-)  # something is queued in `out`; resume with None when it is sent
-FINISHED: Final = _Outcome("FINISHED")  # the session returned
-LINGERING: Final = _Outcome("LINGERING")  # it returned, and the client may still be sending
-ABORTED: Final = _Outcome("ABORTED")  # the client left, or the session failed
+# ---- what `advance` returns, besides an Await and READY -----------------------------------
+
+#: Output is queued in `conn.out`: resume with None once it is sent.
+WRITING: Final = _Outcome("WRITING")
+#: The session returned.
+FINISHED: Final = _Outcome("FINISHED")
+#: It returned, and the client may still be sending.
+LINGERING: Final = _Outcome("LINGERING")
+#: The client left, or the session failed.
+ABORTED: Final = _Outcome("ABORTED")
 
 Outcome = Any  # Await | READY | TAKE | one of the above
 

@@ -303,9 +303,8 @@ class Reader:
     def __init__(self, rings: Rings, *, native: bool = True) -> None:
         self._rings = rings
         self._records = records if _native is None or not native else _native.records
-        self._tails = array(
-            "Q", rings.tails.tobytes()
-        )  # ours: a writer could change those that it sees
+        # A copy: a writer could change those that it sees.
+        self._tails = array("Q", rings.tails.tobytes())
 
     def filled(self) -> list[int]:
         """The rings that have something."""
@@ -355,9 +354,8 @@ class Reader:
                 tail += _HEADER.size + header[0]
         rings = self._rings
         if tail:
-            rings.done[index] = (
-                0  # before the tail: killed here, we write twice rather than nothing
-            )
+            # Before the tail: a logger that is killed here writes lines twice rather than not at all.
+            rings.done[index] = 0
             self._move(index, self._tails[index] + tail)
         rings.done[index] = left
         return written

@@ -23,9 +23,8 @@ def mend() -> None:
         if number and _is_open(other):
             os.dup2(other, number)
             continue
-        null = os.open(
-            os.devnull, os.O_RDWR
-        )  # the lowest free number: this, or a thread was faster
+        # This takes the lowest free number, which is `number`, unless a thread was faster.
+        null = os.open(os.devnull, os.O_RDWR)
         if null == number:
             os.set_inheritable(number, True)
         else:

@@ -83,9 +83,8 @@ def _forkd() -> Peer:
         print(f"installing forkd into {VENV.name}", file=sys.stderr)
         command_output("scripts/apt", *_HEADERS)
         _pip(str(ROOT))  # brings the dependencies
-        _pip(
-            "--force-reinstall", "--no-deps", str(ROOT)
-        )  # the version is the same, the code is not
+        # The version is the same, the code is not.
+        _pip("--force-reinstall", "--no-deps", str(ROOT))
         stamp.touch()
     commit = command_output("git", "describe", "--always", "--dirty").strip()
     try:

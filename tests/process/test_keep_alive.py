@@ -160,9 +160,8 @@ def test_a_request_that_came_while_the_worker_was_busy_beats_the_deadline(servic
         first.sendall(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
         held("first")
         second.sendall(b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(
-            1
-        )  # the deadline of `kept` passes, and the quarter of a second after which it counts
+        # The deadline of `kept` passes, and the quarter of a second after which it counts.
+        time.sleep(1)
         (service.dir / "first-let-go").touch()
         held("second")
         kept.sendall(REQUEST)

@@ -150,9 +150,8 @@ def test_nothing_of_the_application_is_imported_with_the_masters_rights(
     importing = "template" if flags else "worker"
     found = {verb: {(n.role, n.module) for n in notes} for verb, notes in planted.verbs.items()}
     for verb in ("start", "reload", "upgrade", "restart"):
-        assert {(importing, "colorsys"), ("hook", "fileinput"), ("worker", "fileinput")} <= found[
-            verb
-        ], verb
+        expected = {(importing, "colorsys"), ("hook", "fileinput"), ("worker", "fileinput")}
+        assert expected <= found[verb], verb
     assert {("check", "colorsys"), ("check", "sched")} <= found["check"]
     assert ("hook", "fileinput") in found["stop"]
 

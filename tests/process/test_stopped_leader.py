@@ -69,9 +69,8 @@ def test_whom_it_has_named_is_woken(service: Service, flags: list[str]) -> None:
     [named] = set(service.worker_pids()) - {leader}
     (service.dir / "trap").touch()
     with service.connect(timeout=30) as client:
-        client.sendall(
-            GET % (b"/", b"close")
-        )  # it has a connection then, and the other one has none
+        # It has a connection then, and the other one has none.
+        client.sendall(GET % (b"/", b"close"))
         pid = until(lambda: stopped(service), "the leader stopped")
         try:
             assert pid == leader
