@@ -18,8 +18,8 @@ from forkd.originals import os, select
 
 _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<pid>[0-9]+)))/fd/(?P<fd>[012])")
 _NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
-_MOST = 40  # links, as in path_resolution(7)
-_PATIENCE = 1.0  # seconds, for a disk
+_MAX_LINKS = 40  # as in path_resolution(7)
+_LOOK_SECONDS = 1.0  # that a disk may take
 
 
 def stream(path: str) -> int | None:
@@ -46,7 +46,7 @@ def _ask(path: str, own: int) -> int | None:
         try:
             os.closerange(0, write)  # whoever waits for their ends must not wait for the disk
             os.closerange(write + 1, 1024)
-            for _ in range(_MOST):
+            for _ in range(_MAX_LINKS):
                 path = _target(path)
                 found = _named(path, own)
                 if found is not None:
@@ -56,7 +56,7 @@ def _ask(path: str, own: int) -> int | None:
             os._exit(0)
     os.close(write)
     with open(read, "rb") as pipe:
-        if not select.select([pipe], [], [], _PATIENCE)[0]:
+        if not select.select([pipe], [], [], _LOOK_SECONDS)[0]:
             return None
         answer = pipe.read()
     with contextlib.suppress(ChildProcessError):  # the master has reaped it with the orphans
@@ -67,7 +67,7 @@ def _ask(path: str, own: int) -> int | None:
 def open_target(path: str, flags: int) -> int:
     """Open what the link leads to. Raises OSError, with ELOOP and the reason if it is not followed."""
     step = path
-    for _ in range(_MOST):
+    for _ in range(_MAX_LINKS):
         try:
             target = _target(step)
         except OSError:

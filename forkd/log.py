@@ -29,28 +29,28 @@ from forkd.sink import LineSink, RequestSink, Sink
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: O_NONBLOCK: to open a FIFO that nobody reads is an error (ENXIO), and not a reason to wait.
-_FLAGS = (
+_OPEN_FLAGS = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 )  # fmt: skip
 #: Control bytes, DEL, the quote and the backslash, which could forge or tear a line; and what is not ASCII:
 #: a client may send any bytes, and a log with such ones is no text to its readers.
 _UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\xff]')
 #: Seconds between two lines about the same trouble.
-_SILENCE = 10.0
+_SILENCE_SECONDS = 10.0
 _UNSAFE_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def open_log(path: str) -> int:
     """Open a log file for appending; it is created 0640 and never a symbolic link's target, which may be a
     device, though. Raises OSError."""
-    fd = _open(path, _FLAGS)
+    fd = _open(path, _OPEN_FLAGS)
     os.set_blocking(fd, True)  # as the application expects of its stdout and stderr
     return fd
 
 
 def try_log(path: str) -> None:
     """Raises OSError where `open_log` would for a file that is there, and FileNotFoundError for none."""
-    os.close(_open(path, _FLAGS & ~os.O_CREAT))
+    os.close(_open(path, _OPEN_FLAGS & ~os.O_CREAT))
 
 
 def _open(path: str, flags: int) -> int:
@@ -165,7 +165,7 @@ class Lines:
 
 
 #: Seconds that the logger is not told of lines that are few.
-_PATIENCE = 0.01
+_WAKE_SECONDS = 0.01
 
 
 class AccessLog:
@@ -278,7 +278,7 @@ class AccessLog:
             self._deadline = 0.0
             return inf
         if not self._deadline:
-            self._deadline = now + _PATIENCE
+            self._deadline = now + _WAKE_SECONDS
         return now if unheard >= sink.many_bytes else self._deadline
 
     def flush(self) -> bool:
@@ -303,7 +303,7 @@ class Trouble:
     def failed(self, error: OSError) -> None:
         now = time.monotonic()
         if now >= self._silent_until:
-            self._silent_until = now + _SILENCE
+            self._silent_until = now + _SILENCE_SECONDS
             name = errno.errorcode.get(error.errno or 0, "?")
             self._log.error(
                 f"access log: write: {name}: {error.strerror}; its lines wait, or are lost"

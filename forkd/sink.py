@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from forkd.originals import Lock, os, select, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 
-_ROOM = 1 << 18  # bytes that may wait, in each process
+_MAX_WAITING_BYTES = 1 << 18  # in each process
 
 
 def _ignore(*_: Any) -> bytes:
@@ -86,7 +86,7 @@ class Sink:
             if self._drain():
                 self._append(data)
                 self._drain()
-            elif self._size + len(data) <= _ROOM:
+            elif self._size + len(data) <= _MAX_WAITING_BYTES:
                 self._append(data)
             else:
                 self._lose(data.count(b"\n"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from typing import IO, Any
 
 from forkd.app.session import (
-    SLOWEST,
+    SLOWEST_BYTES_PER_SECOND,
     Await,
     ClientGone,
     Deadline,
@@ -25,7 +25,7 @@ from forkd.http.limits import Refusal, Refused
 from forkd.http.usual import UsualRequest
 
 #: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
-_ROOM = 64 << 20
+_MAX_MEMORY_BYTES = 64 << 20
 
 
 class Collector:
@@ -35,8 +35,8 @@ class Collector:
         """`blank` makes bytes that will be written before anybody reads them."""
         self._most = config.limit_request_body
         self._buffer = config.body_buffer
-        self._room = Room(max(_ROOM, config.body_buffer))
-        self._wait = Await("request body", config.body_timeout, rate=SLOWEST)
+        self._room = Room(max(_MAX_MEMORY_BYTES, config.body_buffer))
+        self._wait = Await("request body", config.body_timeout, rate=SLOWEST_BYTES_PER_SECOND)
         self._log = log
         self._blank = blank
 

@@ -33,9 +33,9 @@ from typing import Any, Final, Protocol
 from forkd.originals import monotonic
 
 #: What sessions tell their reader of the bytes per second that keep a slow peer connected.
-SLOWEST = 500
+SLOWEST_BYTES_PER_SECOND = 500
 #: A rate so low that any byte renews the deadline.
-ANY_BYTE = 1e-9
+ANY_BYTES_PER_SECOND = 1e-9
 
 
 class Await:
@@ -79,8 +79,8 @@ class Await:
 
 
 class Patience:
-    """The deadline of an `Await` for code that blocks: `seconds` in all, and 1/`SLOWEST` more for
-    each byte, to at most `seconds` from then. Only time spent waiting counts."""
+    """The deadline of an `Await` for code that blocks: `seconds` in all, and more for each byte, at the rate
+    SLOWEST_BYTES_PER_SECOND, to at most `seconds` from then. Only time spent waiting counts."""
 
     __slots__ = ("_most", "left")
 
@@ -89,7 +89,8 @@ class Patience:
 
     def waited(self, since: float, moved: int) -> None:
         """The peer was waited for since then (CLOCK_MONOTONIC), and so many bytes have moved."""
-        self.left = max(0.0, min(self.left - (monotonic() - since) + moved / SLOWEST, self._most))
+        left = self.left - (monotonic() - since) + moved / SLOWEST_BYTES_PER_SECOND
+        self.left = max(0.0, min(left, self._most))
 
 
 class SendFile:

@@ -30,7 +30,7 @@ class Room:
 
 
 #: What a piece costs besides its bytes: a client may send them one by one.
-_PIECE = 64
+_PIECE_OVERHEAD_BYTES = 64
 
 
 class _Held(io.BytesIO):
@@ -89,7 +89,7 @@ class Spool:
             return
         assert type(data) is bytes
         if self._file is None:
-            cost = len(data) + _PIECE
+            cost = len(data) + _PIECE_OVERHEAD_BYTES
             if self.size <= self._limit and self._room.take(cost):
                 self._pieces.append(data)
                 self._held += cost

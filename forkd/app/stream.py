@@ -15,8 +15,8 @@ from typing import Any
 
 from forkd.app import flow
 from forkd.app.session import (
-    ANY_BYTE,
-    SLOWEST,
+    ANY_BYTES_PER_SECOND,
+    SLOWEST_BYTES_PER_SECOND,
     TAKE,
     Await,
     ClientGone,
@@ -33,9 +33,9 @@ from forkd.forked import in_fork, leave
 #: What a conversation has for a request line in the ledger (system/in_flight.py).
 STREAM = b"stream"
 #: While the process retires: how often it looks for streams that are at rest, seconds.
-_REST = 1.0
+_REST_LOOK_SECONDS = 1.0
 #: Of --graceful-timeout, after which streams are cut: what is left is for `connection_lost`.
-_CUT = 0.9
+_CUT_SHARE = 0.9
 
 
 def make(app: Any, config: Config, host: Host) -> Interface:
@@ -111,16 +111,16 @@ class Evented:
         self._native = config.native
         self._streams: dict[Transport, str] = {}
         # Idle is a stream on which no byte moves, whatever it waits for; one that has something to
-        # send must move SLOWEST bytes a second.
+        # send must move SLOWEST_BYTES_PER_SECOND.
         idle = config.idle_timeout
         stuck = config.write_timeout or idle
-        rate = SLOWEST if config.write_timeout else ANY_BYTE
+        rate = SLOWEST_BYTES_PER_SECOND if config.write_timeout else ANY_BYTES_PER_SECOND
         #: By what is needed, input and room for output.
         self._awaits = {
             (True, False): Await(
-                "stream", idle, rate=ANY_BYTE, shortcut=flow.SHORTCUT if config.native else None
+                "stream", idle, rate=ANY_BYTES_PER_SECOND, shortcut=flow.SHORTCUT if config.native else None
             ),
-            (False, False): Await("stream", idle, rate=ANY_BYTE, read=False),
+            (False, False): Await("stream", idle, rate=ANY_BYTES_PER_SECOND, read=False),
             (True, True): Await("stream", stuck, rate=rate, write=True),
             (False, True): Await("stream", stuck, rate=rate, read=False, write=True),
         }
@@ -171,13 +171,13 @@ class Evented:
     def retire(self) -> None:
         """Close the streams as they come to rest, and cut the others before the process is killed."""
         self._close_rested()
-        asyncio.get_running_loop().call_later(self._graceful * _CUT, self._cut)
+        asyncio.get_running_loop().call_later(self._graceful * _CUT_SHARE, self._cut)
 
     def _close_rested(self) -> None:
         for transport in list(self._streams):
             if transport.rests():
                 transport.close()
-        asyncio.get_running_loop().call_later(_REST, self._close_rested)
+        asyncio.get_running_loop().call_later(_REST_LOOK_SECONDS, self._close_rested)
 
     def _cut(self) -> None:
         if self._streams:

@@ -15,8 +15,8 @@ from forkd.app import flow
 from forkd.app.session import ClientGone, Log, Peer
 from forkd.forked import call, in_fork, leave
 
-_HIGH_WATER = 65536
-_PIECE = 262144  # bytes of the backlog that are offered to the socket at once
+_HIGH_WATER_BYTES = 65536
+_PIECE_BYTES = 262144  # bytes of the backlog that are offered to the socket at once
 
 
 class Transport(asyncio.Transport):
@@ -53,7 +53,7 @@ class Transport(asyncio.Transport):
         self._closed = False
         self._waking = False
         self._writing_paused = False
-        self._low, self._high = _HIGH_WATER // 4, _HIGH_WATER
+        self._low, self._high = _HIGH_WATER_BYTES // 4, _HIGH_WATER_BYTES
 
     # ---- called by the session ------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Transport(asyncio.Transport):
         """The socket is writable, or the protocol has changed its mind. Raises ClientGone."""
         while self._backlog:
             # The view must be gone before the bytearray may shrink.
-            with memoryview(self._backlog) as view, view[:_PIECE] as piece:
+            with memoryview(self._backlog) as view, view[:_PIECE_BYTES] as piece:
                 sent = self._peer.send(piece)
             if not sent:
                 break
@@ -224,7 +224,7 @@ class Transport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         if high is None:
-            high = 4 * low if low is not None else _HIGH_WATER
+            high = 4 * low if low is not None else _HIGH_WATER_BYTES
         if low is None:
             low = high // 4
         if not high >= low >= 0:

@@ -15,7 +15,7 @@ from forkd.app.body import Collector
 from forkd.app.file_wrapper import FileWrapper
 from forkd.app.response import Response, declared, exact
 from forkd.app.session import (
-    ANY_BYTE,
+    ANY_BYTES_PER_SECOND,
     LINGER,
     READY,
     Await,
@@ -40,12 +40,12 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 Shown = tuple[str | None, str | None]
 
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
-_CLIENT_LEFT = 499
+_CLIENT_LEFT_STATUS = 499
 #: Bytes that the access log shows of the request line of a head that was refused, or did not come whole: it
 #: may be anything, and each byte of it takes up to four there.
 _SHOWN_LINE_BYTES = 1024
 #: Above this a head and its body are sent as two buffers rather than copied into one.
-_COPY_LIMIT = 16384
+_MAX_COPY_BYTES = 16384
 
 
 class Wsgi:
@@ -87,10 +87,10 @@ class Wsgi:
         })  # fmt: skip
         self._exchange = self._make_exchange()
         self._idle = Await(
-            "keep-alive", config.keep_alive, rate=ANY_BYTE, idle=True, shortcut=self._exchange
+            "keep-alive", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=self._exchange
         )
         self._first = Await(
-            "first request", config.header_timeout, rate=ANY_BYTE, idle=True,
+            "first request", config.header_timeout, rate=ANY_BYTES_PER_SECOND, idle=True,
             shortcut=self._exchange, then=self._idle,
         )  # fmt: skip
         self.opening = self._first if self._exchange is not None else None
@@ -105,7 +105,7 @@ class Wsgi:
         limits = self._limits
         return make(
             self._app, self._response, host.ledger, host.access, lines, date,
-            self._keep_alive, _COPY_LIMIT,
+            self._keep_alive, _MAX_COPY_BYTES,
             (limits.shortest, limits.fields, limits.body, self._template),
         )  # fmt: skip
 
@@ -290,7 +290,7 @@ class Wsgi:
                 if type(result) is list and len(result) == 1 and not response.head_sent:
                     data = exact(result[0])
                     peer.line = b""  # a list has no close()
-                    if len(data) <= _COPY_LIMIT:
+                    if len(data) <= _MAX_COPY_BYTES:
                         answer = response.whole(data)
                         ledger.pause()
                         yield answer
@@ -318,7 +318,7 @@ class Wsgi:
                         leave()
         except BaseException as failure:  # also SystemExit and CancelledError: the request failed, no more
             if _left(failure, peer):
-                response.code = response.code or _CLIENT_LEFT
+                response.code = response.code or _CLIENT_LEFT_STATUS
                 raise
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True

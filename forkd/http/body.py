@@ -11,10 +11,10 @@ from .grammar import CHUNK, CHUNK_SO_FAR, FIELD, TRAILER_SO_FAR
 from .limits import Refused
 
 # Bounds for what is read and thrown away.
-_CHUNK_LINE = 1024  # bytes of size and extensions
-_EXTENSIONS = 16384  # bytes of extensions that a body may have beyond the bytes of its payload
-_TRAILER = 4096  # bytes of the trailer section
-_TRAILER_FIELDS = 32
+_MAX_CHUNK_LINE_BYTES = 1024  # of size and extensions
+_MAX_EXTENSION_BYTES = 16384  # of extensions that a body may have beyond the bytes of its payload
+_MAX_TRAILER_BYTES = 4096
+_MAX_TRAILER_FIELDS = 32
 
 # Fields that decide framing, routing or the connection are worthless in a trailer and a danger
 # with anybody who merges it into the head (RFC 9110 6.5.1): refused rather than dropped.
@@ -107,19 +107,19 @@ class ChunkedBody:
     def _size(self, data: bytes, at: int) -> int:
         match = CHUNK.match(data, at)
         if match is None:
-            if len(data) - at <= _CHUNK_LINE + 1 and CHUNK_SO_FAR.fullmatch(data, at):
+            if len(data) - at <= _MAX_CHUNK_LINE_BYTES + 1 and CHUNK_SO_FAR.fullmatch(data, at):
                 return -1
             raise Refused(400, "malformed chunk size")
-        if match.end() - at > _CHUNK_LINE + 2:
+        if match.end() - at > _MAX_CHUNK_LINE_BYTES + 2:
             raise Refused(400, "malformed chunk size")
         size = int(match[1], 16)
         if not size:
             self._state = _TRAILERS
-            self._left = _TRAILER
+            self._left = _MAX_TRAILER_BYTES
             return match.end()
         # One-byte chunks with long extensions make much work of little payload (CVE-2023-39326).
         self._spent += len(match[2])
-        if self._spent > _EXTENSIONS + self._taken:
+        if self._spent > _MAX_EXTENSION_BYTES + self._taken:
             raise Refused(400, "too many chunk extensions")
         self._taken += size
         if self._taken > self._limit:
@@ -152,7 +152,7 @@ class ChunkedBody:
         if match is None or match[1].lower() in _NOT_IN_TRAILER:
             raise Refused(400, "malformed trailer")
         self._fields += 1
-        if self._fields > _TRAILER_FIELDS:
+        if self._fields > _MAX_TRAILER_FIELDS:
             raise Refused(400, "trailers too large")
         self._left -= end - at
         return end

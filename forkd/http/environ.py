@@ -17,7 +17,7 @@ Environ = dict[str, Any]
 class _Keys(dict[bytes, str | None]):
     """Header name -> its key: a memo, bounded since clients make up names."""
 
-    MOST = 1024
+    MAX_NAMES = 1024
 
     def __missing__(self, name: bytes) -> str | None:
         key: str | None = None
@@ -30,7 +30,7 @@ class _Keys(dict[bytes, str | None]):
                 key = None
         # With an underscore it would collide with the same name written with a hyphen, and so
         # forge it.
-        if len(self) < self.MOST:
+        if len(self) < self.MAX_NAMES:
             self[name] = key
         return key
 

@@ -20,8 +20,8 @@ from .limits import Limits, Refused
 
 __all__ = ["Limits", "Refused", "Request", "RequestParser"]
 
-_CR = 13
-_BLANK_LINES = 8  # empty lines taken before a request line; RFC 9112 2.2 asks for one
+_CR_BYTE = 13
+_MAX_BLANK_LINES = 8  # empty lines taken before a request line; RFC 9112 2.2 asks for one
 _ASKED = object()  # on the slow way llhttp only says whether the head is sound
 _DEFAULT = Limits()
 
@@ -167,13 +167,13 @@ class RequestParser:
             start = self._start
             newline = head.find(b"\n", max(start, self._fed))
             stop = newline + 1 or len(head)
-            blank = newline == start + 1 and head[start] == _CR
+            blank = newline == start + 1 and head[start] == _CR_BYTE
             if self._line is None:
                 # Also where the head as a whole may have less: its fields are not what is too long.
                 bound, status, reason = min(limits.line, limits.head), 414, "request line too long"
             else:
                 bound, status, reason = start + limits.field, 431, "header line too long"
-                if self._count >= limits.fields and stop > start and head[start] != _CR:
+                if self._count >= limits.fields and stop > start and head[start] != _CR_BYTE:
                     raise Refused(431, "too many headers")
                 if limits.head < bound:
                     bound, status, reason = limits.head, 431, "head too large"
@@ -189,7 +189,7 @@ class RequestParser:
                 if self._line is not None:
                     return self._complete(head, self._line, stop)
                 self._blanks += 1
-                if self._blanks > _BLANK_LINES:
+                if self._blanks > _MAX_BLANK_LINES:
                     raise Refused(400, "empty lines instead of a request")
                 del head[:2]
                 self._fed = 0

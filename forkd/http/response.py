@@ -75,7 +75,7 @@ _KINDS = {"date": _DATE, "server": _SERVER, "content-length": _LENGTH, "connecti
 class _Names(dict[str, tuple[str, int]]):
     """Header name -> ("Name: ", kind): a memo of the check, bounded since apps make up names."""
 
-    MOST = 512
+    MAX_NAMES = 512
 
     def __missing__(self, name: str) -> tuple[str, int]:
         if _TOKEN.fullmatch(name) is None:
@@ -84,7 +84,7 @@ class _Names(dict[str, tuple[str, int]]):
         if lower in _HOP_BY_HOP:
             raise BadResponse(f"hop-by-hop header {name!r} is not the app's to set (PEP 3333)")
         entry = name + ": ", _KINDS.get(lower, _PLAIN)
-        if len(self) < self.MOST:
+        if len(self) < self.MAX_NAMES:
             self[name] = entry
         return entry
 

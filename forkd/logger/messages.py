@@ -9,7 +9,7 @@ import json
 import socket
 from typing import Any
 
-_MOST_BYTES = 1 << 16
+_MAX_MESSAGE_BYTES = 1 << 16
 
 #: From the master: verb, a log or the number of the question, and what the verb needs.
 OPEN, CLOSE, REOPEN, SYNC, END = "open", "close", "reopen", "sync", "end"
@@ -29,7 +29,7 @@ def send(sock: socket.socket, *message: Any) -> bool:
 def receive(sock: socket.socket) -> list[Any] | None:
     """One message; [] when there is none; None when the other side is gone."""
     try:
-        data = sock.recv(_MOST_BYTES, socket.MSG_DONTWAIT)
+        data = sock.recv(_MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return []
     except OSError:

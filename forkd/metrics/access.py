@@ -20,13 +20,13 @@ from forkd.errors import StartError, SystemCallError
 from forkd.http.guard import Request
 from forkd.http.response import error
 
-_MOST_TOKEN_BYTES = 4096  # it has to fit into one header line
+_MAX_TOKEN_BYTES = 4096  # it has to fit into one header line
 #: Any character of a field value but white space; RFC 6750 2.1 has fewer.
 _TOKEN = re.compile(rb"[\x21-\x7e]+")
 #: "Bearer" is a scheme's name, whose case does not matter (RFC 9110 11.1).
 _BEARER = re.compile(rb"(?i:bearer) +([\x21-\x7e]+) *")
 #: Permissions that make the token no secret: to read it for all, to replace it for anybody but the owner.
-_TOO_OPEN = 0o027
+_TOO_OPEN_MODE = 0o027
 #: A request line, whole or cut: as a value by itself, or within a text, where it is in double quotes as a
 #: rule, and has none itself (log.escape). A target has no space.
 _QUERY = re.compile(
@@ -130,14 +130,14 @@ def _read_token(path: str) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             why = _wrong_file(os.fstat(fd))
-            token = b"" if why else os.read(fd, _MOST_TOKEN_BYTES + 1).strip()
+            token = b"" if why else os.read(fd, _MAX_TOKEN_BYTES + 1).strip()
         finally:
             os.close(fd)
     except OSError as error:
         raise StartError(f"admin-token-file: {SystemCallError('read', path, error)}") from error
-    if not why and (len(token) > _MOST_TOKEN_BYTES or not _TOKEN.fullmatch(token)):
+    if not why and (len(token) > _MAX_TOKEN_BYTES or not _TOKEN.fullmatch(token)):
         why = (
-            f"must hold the token and nothing else: 1 to {_MOST_TOKEN_BYTES} printable ASCII characters "
+            f"must hold the token and nothing else: 1 to {_MAX_TOKEN_BYTES} printable ASCII characters "
             "without a space"
         )
     if why:
@@ -151,7 +151,7 @@ def _wrong_file(found: os.stat_result) -> str:
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode):
         return "is not a regular file"
-    if mode & _TOO_OPEN:
+    if mode & _TOO_OPEN_MODE:
         return (
             f"has mode {mode:04o}: nobody but the owner may write it, and nobody but the owner and the group "
             "may read it (chmod 600, or 640)"

@@ -29,7 +29,7 @@ from forkd.system.places import BACKLOG, Client, Places
 from forkd.system.socket_files import Permissions
 
 _LIMITS = Limits(line=1024, fields=50, head=8192, body=0)
-_CLIENTS = 64
+_MAX_CLIENTS = 64
 
 
 class Source(Protocol):
@@ -62,7 +62,7 @@ class AdminServer:
         self._source = source
         self._sock = listener.sockets[0]
         self._parsers: WeakKeyDictionary[Client, RequestParser] = WeakKeyDictionary()
-        self._places = Places(self._sock, loop, _CLIENTS, self._heard, lingers=True)
+        self._places = Places(self._sock, loop, _MAX_CLIENTS, self._heard, lingers=True)
 
     def open(self) -> None:
         """Begin to answer."""

@@ -30,10 +30,10 @@ from forkd.system.standard import lift
 T = TypeVar("T")
 
 #: Connections that a child takes at a time from what is left at the end.
-_SHARE = 4
+_DRAIN_CONNECTIONS = 4
 #: After so many accepts that found nobody, look whether anybody can come. Who has lost a race to another
 #: process has found nobody, too, so that each time would be too often.
-_LOOK_EVERY = 64
+_LOOK_EVERY_ACCEPTS = 64
 
 
 class Acceptor:
@@ -250,7 +250,7 @@ class Acceptor:
     def _found_nobody(self, intake: Intake) -> None:
         """It was ready, and nobody was there. A unix socket that was shut down is so for ever."""
         self._in_vain += 1
-        if self._in_vain % _LOOK_EVERY == 0 and not intake.ends and is_shut_down(intake.fileno()):
+        if self._in_vain % _LOOK_EVERY_ACCEPTS == 0 and not intake.ends and is_shut_down(intake.fileno()):
             self._deafen(intake)
 
     def _deafen(self, intake: Intake) -> None:
@@ -318,7 +318,7 @@ class Acceptor:
             if not lost or monotonic() > self._patience_ends:
                 self._close(intake)
                 continue
-            for _ in range(_SHARE):
+            for _ in range(_DRAIN_CONNECTIONS):
                 if self.no_room() or (found := self._take(intake)) is None:
                     break
                 taken.append(found)

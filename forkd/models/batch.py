@@ -13,17 +13,17 @@ from forkd.models.share import MOST_ACCEPTS
 
 #: Connections taken at a time, at most. A child that has more of them open should not get several of those
 #: that stay.
-_MOST = MOST_ACCEPTS
-#: As many that were brief, one after the other, for one more of them at a time: where one in a hundred
-#: takes long, the others hardly ever wait for it.
-_RUN = 64
-_FULL = (_MOST - 1) * _RUN
-#: So many that were brief outweigh a batch with more connections open than that, or one that took a while, as
-#: one does also when the processor was needed elsewhere.
-_MANY, _WHILE = 32, 64
-#: Seconds: in less, nothing has taken a while; what takes more than the second is slow.
-_BRIEF = 0.001
-_SLOW = 0.005
+MAX_CONNECTIONS = MOST_ACCEPTS
+#: Brief connections in a row after which one more is taken at a time: where one in a hundred takes long, the
+#: others hardly ever wait for it.
+RUN_CONNECTIONS = 64
+_FULL_CONNECTIONS = (MAX_CONNECTIONS - 1) * RUN_CONNECTIONS
+#: Connections taken off the run: for a batch with more than MAX_CONNECTIONS open, and for one that took a
+#: while, which may also mean that the processor was needed elsewhere.
+_MANY_OPEN_COST, _WHILE_COST = 32, 64
+#: A batch has taken a while above the first, and is slow above the second.
+BRIEF_SECONDS = 0.001
+SLOW_SECONDS = 0.005
 
 
 class Batch:
@@ -33,7 +33,7 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        return self.size == _MOST
+        return self.size == MAX_CONNECTIONS
 
     def begin_anew(self) -> None:
         """Some child has slow requests: one at a time, and a run that has to be made again."""
@@ -42,13 +42,13 @@ class Batch:
 
     def served(self, count: int, seconds: float, held: int) -> None:
         """So many were taken at a time, and served within `seconds`; `held` connections are open now."""
-        if seconds > _SLOW:
+        if seconds > SLOW_SECONDS:
             self._run = 0
         else:
             run = self._run + count
-            if held > _MOST:
-                run -= _MANY
-            if seconds > _BRIEF:
-                run -= _WHILE
-            self._run = 0 if run < 0 else run if run < _FULL else _FULL
-        self.size = 1 + self._run // _RUN
+            if held > MAX_CONNECTIONS:
+                run -= _MANY_OPEN_COST
+            if seconds > BRIEF_SECONDS:
+                run -= _WHILE_COST
+            self._run = 0 if run < 0 else run if run < _FULL_CONNECTIONS else _FULL_CONNECTIONS
+        self.size = 1 + self._run // RUN_CONNECTIONS

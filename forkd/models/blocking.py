@@ -15,10 +15,10 @@ from typing import Any
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline
 from forkd.forked import in_fork, leave
-from forkd.models.connection import CHUNK, Connection
+from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.models.keeper import LINGER_SECONDS
 from forkd.models.loop import ChildLoop
-from forkd.models.steps import TURN
+from forkd.models.steps import TURN_SENDS
 from forkd.models.unit import Unit
 from forkd.originals import monotonic, select, socket
 
@@ -65,7 +65,7 @@ class BlockingFollowers(ChildLoop):
                     op = self._await(conn, op)
                 else:
                     # A client that never lets the child wait must not keep the master's messages from it.
-                    if number % TURN == 0:
+                    if number % TURN_SENDS == 0:
                         self._readable(conn.fd, 0)
                     op = conn.resume(self._perform(conn, op))
         except StopIteration as stop:
@@ -78,7 +78,7 @@ class BlockingFollowers(ChildLoop):
         ends = monotonic() + LINGER_SECONDS
         while (left := ends - monotonic()) > 0:
             if self._readable(conn.fd, left):
-                data = conn.recv(CHUNK)
+                data = conn.recv(CHUNK_BYTES)
                 conn.ledger.received(len(data))
                 if not data:
                     break
@@ -94,7 +94,7 @@ class BlockingFollowers(ChildLoop):
                 self._idle_grace = 0.0  # the grace is given once
             if conn.deadline <= monotonic():
                 return conn.session.throw(Deadline(op.name))
-        data = conn.recv(CHUNK)
+        data = conn.recv(CHUNK_BYTES)
         conn.ledger.received(len(data))
         if op.rate:
             conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from forkd._native import Dispatcher
 
 #: Seconds after which an early connection is looked at; one that still is the next time is brief no more.
-_EARLY = 0.05
-_MOST_EARLY = 256
+_EARLY_SECONDS = 0.05
+_MAX_EARLY_LINKS = 256
 
 
 class BriefLoop(ChildLoop):
@@ -99,7 +99,7 @@ class BriefLoop(ChildLoop):
     @property
     def _room(self) -> int:
         """For early connections, which nobody counts until they are more."""
-        return min(_MOST_EARLY, self.acceptor.room)
+        return min(_MAX_EARLY_LINKS, self.acceptor.room)
 
     # ---- what native code calls for them --------------------------------------------------
 
@@ -145,11 +145,11 @@ class BriefLoop(ChildLoop):
             self._cells[ACCEPTED] += dispatcher.accepted
             dispatcher.accepted = 0
         if self._early and self._look_at == NEVER:
-            self._look_at = self.keeper.now + _EARLY
+            self._look_at = self.keeper.now + _EARLY_SECONDS
         if self._look_at <= self.keeper.now:
             self._grow(self._silent)
             self._silent = self._early.copy()
-            self._look_at = self.keeper.now + _EARLY if self._silent else NEVER
+            self._look_at = self.keeper.now + _EARLY_SECONDS if self._silent else NEVER
         if self._look_at < self._again:
             self._again = self._look_at
 

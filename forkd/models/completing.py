@@ -15,7 +15,7 @@ from forkd.originals import socket
 from forkd.system.operations import Operations
 
 #: Bytes of a file, or of a stream's backlog, that are sent by one operation.
-_PIECE = 262144
+_PIECE_BYTES = 262144
 
 
 class Completing(Connection):
@@ -42,11 +42,11 @@ class Completing(Connection):
                     whole = item.obj
                     if type(whole) is bytes and len(whole) == item.nbytes:
                         return whole
-                    if item.nbytes > _PIECE:
-                        self.out.insert(0, item[_PIECE:])
-                    return bytes(item[:_PIECE])
+                    if item.nbytes > _PIECE_BYTES:
+                        self.out.insert(0, item[_PIECE_BYTES:])
+                    return bytes(item[:_PIECE_BYTES])
             elif item.count:
-                data = os.pread(item.fd, min(item.count, _PIECE), item.offset)
+                data = os.pread(item.fd, min(item.count, _PIECE_BYTES), item.offset)
                 if not data:
                     raise ConnectionAbortedError("the file became shorter while it was sent")
                 item.offset += len(data)
@@ -76,7 +76,7 @@ class Completing(Connection):
         """Taken when no other send is under way; the session hears of its completion."""
         if self.operations.sending(self.fd):
             return 0
-        piece = bytes(data[:_PIECE])
+        piece = bytes(data[:_PIECE_BYTES])
         self.operations.send(self.fd, piece)
         return len(piece)
 

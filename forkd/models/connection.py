@@ -30,17 +30,17 @@ from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.sockets import data_age
 
 #: Bytes that are received by one call.
-CHUNK = 65536
-#: Of them, as many as the other connections wait for while one client sends faster than we receive.
-_TURN = 16
+CHUNK_BYTES = 65536
+#: Chunks that the other connections wait for at most while one client sends faster than it is received from.
+_TURN_CHUNKS = 16
 
 _NOTHING_YET = Await("start", 0, read=False)
 
 #: As a plain number: the flags of the socket module are made anew for each `|`.
-_NOW = int(socket.MSG_DONTWAIT)
-_LOOK = int(socket.MSG_PEEK) | _NOW
+_NOW_FLAGS = int(socket.MSG_DONTWAIT)
+_LOOK_FLAGS = int(socket.MSG_PEEK) | _NOW_FLAGS
 #: A head goes in one packet with what follows it.
-_MORE = int(socket.MSG_MORE) | NO_SIGPIPE
+_MORE_FLAGS = int(socket.MSG_MORE) | NO_SIGPIPE
 
 
 class FilePiece:
@@ -62,11 +62,11 @@ class _Filling:
         self._buffer = buffer
 
     def recv(self, size: int, flags: int = 0) -> memoryview:
-        """Up to `_TURN` times `size` bytes while there are more of them: the client's window opens with
-        each call, so that it goes on sending meanwhile; and what is received together stays in the
+        """Up to `_TURN_CHUNKS` times `size` bytes while there are more of them: the client's window opens
+        with each call, so that it goes on sending meanwhile; and what is received together stays in the
         processor's caches until it is read."""
         buffer, count = self._buffer, 0
-        most = min(len(buffer), size * _TURN)
+        most = min(len(buffer), size * _TURN_CHUNKS)
         while count < most:
             try:
                 got = self._recv_into(buffer[count:], min(size, most - count), flags)
@@ -77,7 +77,7 @@ class _Filling:
             count += got
             if got < size:
                 break
-            flags = _NOW
+            flags = _NOW_FLAGS
         self._buffer = buffer[count:]
         return buffer[:count]
 
@@ -182,7 +182,7 @@ class Connection(Link):
     def has_input(self) -> bool:
         """Whether the client has sent something that was not read."""
         try:
-            return bool(self.sock.recv(1, _LOOK))
+            return bool(self.sock.recv(1, _LOOK_FLAGS))
         except BlockingIOError:
             return False
 
@@ -205,7 +205,7 @@ class Connection(Link):
             item = out[0]
             try:
                 if type(item) is memoryview:
-                    sent = self.sock.send(item, _MORE if len(out) > 1 else NO_SIGPIPE)
+                    sent = self.sock.send(item, _MORE_FLAGS if len(out) > 1 else NO_SIGPIPE)
                     left = len(item) - sent
                     if left:
                         out[0] = item[sent:]
@@ -270,7 +270,7 @@ class Connection(Link):
             return 0
         self.recv = _Filling(self.sock, buffer).recv
         try:
-            count = len(self.recv(CHUNK, _NOW))
+            count = len(self.recv(CHUNK_BYTES, _NOW_FLAGS))
         except OSError:  # whoever receives next will see it, or the end
             return 0
         self.moved += count

@@ -11,10 +11,10 @@ from forkd.models.deadlines import NEVER
 from forkd.originals import monotonic
 from forkd.system.lease import Lease
 
-#: Seconds in which the doorbell has looked twice.
-_LENGTH = 0.006
-#: And in which it is accepted afterwards, if it still waits.
-_WILLING = 0.001
+#: Time for which a connection is left to others: the doorbell has looked twice by then.
+_DECLINE_SECONDS = 0.006
+#: Time in which it is accepted afterwards, if it still waits.
+_WILLING_SECONDS = 0.001
 
 
 class Deference:
@@ -44,13 +44,13 @@ class Deference:
         if self.ends <= now:
             self.ends = NEVER
             if self._term() == self._began:
-                self._willing_until = monotonic() + _WILLING
+                self._willing_until = monotonic() + _WILLING_SECONDS
 
     def _begin(self) -> bool:
         now = monotonic()
         if now < self._willing_until:
             return False
-        self.ends = now + _LENGTH
+        self.ends = now + _DECLINE_SECONDS
         self._began = self._term()
         return True
 

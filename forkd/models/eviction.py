@@ -14,7 +14,7 @@ from forkd.models.deadlines import NEVER
 from forkd.models.keeper import Keeper
 
 #: Connections that are looked out at a time: all of a child's are looked at for that.
-_MOST_FOUND = 32
+_MAX_FOUND_CONNECTIONS = 32
 #: Seconds until they are looked at again after none of them was idle.
 _PAUSE_SECONDS = 0.1
 
@@ -35,7 +35,7 @@ class Eviction:
         if self.owed:
             return None
         idle = [(_since(conn), conn) for conn in self._all() if self._idle(conn)]
-        self._found = nsmallest(_MOST_FOUND, idle, key=lambda pair: pair[0])[::-1]
+        self._found = nsmallest(_MAX_FOUND_CONNECTIONS, idle, key=lambda pair: pair[0])[::-1]
         found = self._next()
         if found is None:
             self.look_at = now + _PAUSE_SECONDS

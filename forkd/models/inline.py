@@ -11,7 +11,7 @@ from typing import Any
 
 from forkd.app.session import TAKE, Await, Deadline
 from forkd.models.brief import BriefLoop
-from forkd.models.connection import CHUNK, Connection
+from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.models.share import SECONDS
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
@@ -108,7 +108,7 @@ class InlineLoop(BriefLoop):
         if self.dispatcher is not None and self.dispatcher.receive(conn, self.keeper.now):
             return
         try:
-            data = conn.recv(CHUNK)
+            data = conn.recv(CHUNK_BYTES)
         except BlockingIOError:
             return
         except OSError:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from forkd.app.session import SLOWEST, Await
+from forkd.app.session import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NOWHERE, Wheel
 from forkd.models.shortage import WAITING_CALL, Shortage
@@ -40,7 +40,7 @@ class Keeper:
         self.now = monotonic()  # the model stores the time here after each wait
         self.log = unit.log
         self.writing = Await(
-            "write", unit.config.write_timeout, rate=SLOWEST, read=False, write=True
+            "write", unit.config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True
         )
         self.lingering = Await("linger", LINGER_SECONDS)
         self._unit = unit

@@ -33,17 +33,17 @@ from forkd.models import stake
 from forkd.models.connection import Connection
 from forkd.models.entrance import Entrance, Work
 from forkd.models.inline import InlineLoop
-from forkd.models.routes import SLOW, Routes
+from forkd.models.routes import SLOW_SECONDS, Routes
 from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
 from forkd.originals import Lock, ThreadLocal, get_ident, monotonic, monotonic_ns, start_thread
 from forkd.system.handles import Events
 from forkd.system.scoreboard import Lanes, Row
 
-_STANDSTILL = 0.001  # seconds a leader may stand still before it is overtaken
-_ALERT = 0.00025  # the same, while some requests do so: then it is worth looking more often
-_MOST_PASSED_OVER = 16  # turns
-_NOBODY = 0  # no thread has this identifier
+_STANDSTILL_SECONDS = 0.001  # that a leader may stand still before it is overtaken
+_ALERT_SECONDS = 0.00025  # the same, while some requests do so: then it is worth looking more often
+_MAX_PASSED_OVER_TURNS = 16
+_NO_THREAD_ID = 0  # no thread has this identifier
 
 
 class _Deposed(Exception):
@@ -92,7 +92,7 @@ class LeaderThreads(InlineLoop):
         """As ever; but a turn ends with the first request that blocks, and then the listeners, which come
         last, have to wait for the next one: not for ever."""
         self._passed_over += 1
-        if self._passed_over > _MOST_PASSED_OVER:
+        if self._passed_over > _MAX_PASSED_OVER_TURNS:
             self._passed_over = 0
             for fd, _ in events:
                 self.other(fd)
@@ -110,7 +110,7 @@ class LeaderThreads(InlineLoop):
         deference.occupied(full)
         if self.dispatcher is not None:
             self.dispatcher.wary = full or routes.wary
-            self.dispatcher.patience = 0.0 if routes.alert else SLOW
+            self.dispatcher.patience = 0.0 if routes.alert else SLOW_SECONDS
 
     def _follow(self, lanes: Lanes) -> None:
         self._own.row = lanes.bind()
@@ -129,7 +129,7 @@ class LeaderThreads(InlineLoop):
         """Watch, when it is this thread's turn to watch; return as the leader, or when done."""
         with self._watching:
             while not self.done:
-                found = self._stake.watch(_ALERT if self._routes.surprises else _STANDSTILL)
+                found = self._stake.watch(_ALERT_SECONDS if self._routes.surprises else _STANDSTILL_SECONDS)
                 if found == stake.GIVEN:
                     self._leader = get_ident()
                     return
@@ -184,7 +184,7 @@ class LeaderThreads(InlineLoop):
         began = monotonic()
         outcome = self._advance(conn, reached)
         took = monotonic() - began
-        if took > SLOW or routes.alert:
+        if took > SLOW_SECONDS or routes.alert:
             routes.judge(line, took)
         if not self._stake.drop(conn):
             self._deposed(conn, outcome)
@@ -195,7 +195,7 @@ class LeaderThreads(InlineLoop):
         self.keeper.lend(work.conn)
         work.conn.lent = self.keeper.now
         if self._entrance.enter(work):
-            self._leader = _NOBODY
+            self._leader = _NO_THREAD_ID
             self._stake.give()
             self._work(work, queued=True)
 

@@ -25,8 +25,8 @@ from forkd.system.in_flight import Request
 from forkd.system.scoreboard import Row
 
 _DRAIN_BYTES = 1 << 16
-_DRAINS = 16  # at most
-_NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_MAX_DRAIN_RECEIVES = 16
+_NOW_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class Parting:
@@ -60,7 +60,7 @@ class Parting:
             if sock is not None and request.untouched:
                 data = self._answer(request.line)
                 with contextlib.suppress(OSError):  # it has left, or never reads
-                    if sock.send(data, _NOW | NO_SIGPIPE) == len(data):
+                    if sock.send(data, _NOW_FLAGS | NO_SIGPIPE) == len(data):
                         told[request.place] = len(data.partition(b"\r\n\r\n")[2])
                 _drain(sock)
         self.close()
@@ -94,6 +94,6 @@ def _drain(sock: socket.socket) -> None:
     """No more follows; read what has come."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
-        for _ in range(_DRAINS):
-            if not sock.recv(_DRAIN_BYTES, _NOW):
+        for _ in range(_MAX_DRAIN_RECEIVES):
+            if not sock.recv(_DRAIN_BYTES, _NOW_FLAGS):
                 break

@@ -24,7 +24,7 @@ from forkd.originals import SimpleQueue, socket, start_thread
 from forkd.system.scoreboard import Row
 
 #: Tasks that may wait in the queue, for each thread.
-_DEPTH = 4
+_QUEUE_TASKS = 4
 
 Task = Callable[[], Outcome]
 
@@ -37,7 +37,7 @@ class RequestQueue:
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._tasks: SimpleQueue[tuple[Connection, Task] | None] = SimpleQueue()
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
-        self._room = threads * (1 + _DEPTH)
+        self._room = threads * (1 + _QUEUE_TASKS)
         self._log = log
         for number in range(threads):
             start_thread(partial(self._run, enter), f"forkd-pool-{number}")

@@ -27,7 +27,7 @@ from forkd.models.pool import PooledLoop
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.unit import Unit
 from forkd.originals import monotonic, os
-from forkd.system.aio import MOST_CLIENTS, AioOperations
+from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.handles import Events
 from forkd.system.operations import Kind, Operations
 from forkd.system.uring import UringOperations
@@ -43,7 +43,7 @@ class Proactor(PooledLoop):
     def __init__(self, unit: Unit) -> None:
         self.pooled = unit.config.threads > 1
         if unit.io == "aio":
-            limit = min(unit.config.worker_connections, MOST_CLIENTS)
+            limit = min(unit.config.worker_connections, MAX_CLIENTS)
             unit = replace(unit, config=replace(unit.config, worker_connections=limit))
         super().__init__(unit)
         self._arrived: deque[tuple[int, Any]] = deque()  # accepted by the kernel, and not served yet

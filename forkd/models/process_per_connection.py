@@ -36,13 +36,13 @@ from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, scratch_ro
 from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
-MOST_PROCESSES = 256
-_IDLE_GRACE = 0.5  # seconds
-#: What a process gets to write its stacks before it is killed, seconds.
-_LAST_WORDS = 0.4
+MAX_PROCESSES = 256
+_IDLE_GRACE_SECONDS = 0.5
+#: Time that a process gets to write its stacks before it is killed.
+_LAST_WORDS_SECONDS = 0.4
 #: To a client's process: end now, if the client is idle, so that another one finds room.
-_MAKE_ROOM = signal.SIGRTMIN + 5
-_RETRY = 0.5  # seconds until lines that the access log did not take are tried again
+_MAKE_ROOM_SIGNAL = signal.SIGRTMIN + 5
+_RETRY_SECONDS = 0.5  # until lines that the access log did not take are tried again
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Servant:
 
 class ProcessPerConnection(ChildLoop):
     def __init__(self, unit: Unit) -> None:
-        limit = min(unit.config.worker_connections, MOST_PROCESSES)
+        limit = min(unit.config.worker_connections, MAX_PROCESSES)
         super().__init__(replace(unit, config=replace(unit.config, worker_connections=limit)))
         assert unit.lanes is not None
         self._lanes = unit.lanes
@@ -143,7 +143,7 @@ class ProcessPerConnection(ChildLoop):
             self._asked = next(idle, None)
             if self._asked is not None:
                 self._cells[EVICTED] += 1
-                process.send_signal(self._asked.pidfd, _MAKE_ROOM)
+                process.send_signal(self._asked.pidfd, _MAKE_ROOM_SIGNAL)
         return False
 
     def turn(self, timeout: float | None) -> None:
@@ -166,7 +166,7 @@ class ProcessPerConnection(ChildLoop):
             self._accused[servant] = monotonic(), self.unit.ask_stacks(servant.pidfd)
             return
         since, stacks = self._accused[servant]
-        if monotonic() < since + _LAST_WORDS:
+        if monotonic() < since + _LAST_WORDS_SECONDS:
             return
         line = servant.row.line().decode("latin-1")
         where = stacks() or process.state(servant.pid)
@@ -203,7 +203,7 @@ class ProcessPerConnection(ChildLoop):
             other.close()
         for parting in self._partings.values():
             parting.close()
-        signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM])
+        signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM_SIGNAL])
         process.die_with_parent(worker)
         process.unblock()
         renew_loops()
@@ -220,14 +220,14 @@ class ProcessPerConnection(ChildLoop):
 
         def told_to_end() -> None:
             came = signals.read()  # the others change nothing, as in any child
-            if signal.SIGTERM in came or _MAKE_ROOM in came:
+            if signal.SIGTERM in came or _MAKE_ROOM_SIGNAL in came:
                 host.draining = True
-                loop.retire(_IDLE_GRACE if signal.SIGTERM in came else 0.0, False)
+                loop.retire(_IDLE_GRACE_SECONDS if signal.SIGTERM in came else 0.0, False)
 
         loop.watch(signals.fileno(), told_to_end)
         unit.serves(loop)
         if host.draining:
-            loop.retire(_IDLE_GRACE, False)
+            loop.retire(_IDLE_GRACE_SECONDS, False)
         loop.serve(sock, client, server)
         while loop.keeper.connections and not loop.done:
             loop.turn(None)
@@ -237,4 +237,4 @@ class ProcessPerConnection(ChildLoop):
 
     def _flush(self) -> float:
         waits = self.unit.access is not None and self.unit.access.flush()
-        return monotonic() + _RETRY if waits else NEVER
+        return monotonic() + _RETRY_SECONDS if waits else NEVER

@@ -15,7 +15,7 @@ from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
 from forkd.models.leader_threads import LeaderThreads
 from forkd.models.proactor import Proactor
-from forkd.models.process_per_connection import MOST_PROCESSES, ProcessPerConnection
+from forkd.models.process_per_connection import MAX_PROCESSES, ProcessPerConnection
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
 from forkd.models.unit import Model, Unit
@@ -280,7 +280,7 @@ def lanes(config: Config) -> int:
     pool, or per process that it forks."""
     row = get(config.model)
     if row.forks:
-        return min(config.worker_connections, MOST_PROCESSES)
+        return min(config.worker_connections, MAX_PROCESSES)
     may_be_pooled = row.pooled or io_of(config.model, config.io) == "io_uring"  # see `usable`
     return config.threads if may_be_pooled or config.threads > 1 else 0
 

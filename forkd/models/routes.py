@@ -12,39 +12,39 @@ import re
 from functools import lru_cache
 from math import log2
 
-#: Seconds in the application that count as blocking.
-SLOW = 0.0005
-_LOG_SLOW = log2(SLOW)
-_UNKNOWN = log2(SLOW / 8)  # what is taken for granted of a route, before it has blocked
-_WEIGHT = 0.3  # of one request in what its route takes
-_LONG = 3.0  # a route is long that takes so many times twice what is typical
-_STEP = 0.1  # by which what is typical moves with each request
-_MOST = 1024  # routes
-_LENGTH = 128  # of one, bytes
-_USUAL = 256  # bytes of a request line: longer ones are not worth their place in memory
-_SHARE = 0.1  # of one request in the share of surprises
-_NEGLIGIBLE = 1e-6  # a share that is none: about a hundred requests after the last that blocked
+#: Time in the application that counts as blocking.
+SLOW_SECONDS = 0.0005
+_SLOW_LOG2 = log2(SLOW_SECONDS)
+_UNKNOWN_LOG2 = log2(SLOW_SECONDS / 8)  # the time assumed of a route before it has blocked
+_REQUEST_WEIGHT = 0.3  # of one request in the mean of its route
+_LONG_LOG2 = 3.0  # log2: a route is long above 8 times the typical time
+_STEP_LOG2 = 0.1  # by which the typical time moves with each request
+MAX_ROUTES = 1024
+_MAX_ROUTE_BYTES = 128
+_USUAL_LINE_BYTES = 256  # routes of longer request lines are not cached
+_SURPRISE_WEIGHT = 0.1  # of one request in the share of surprises
+_NEGLIGIBLE_SHARE = 1e-6  # counts as none: about a hundred requests after the last that blocked
 #: Above this share of surprises, and until it falls below half of it, any request may block.
-_EAGER = 0.3
+_EAGER_SHARE = 0.3
 
 _VARIABLE = re.compile(rb"(?<=/)[^/]*\d[^/]*")
 
 
 def route_of(line: bytes) -> bytes:
     """Of the request with this line; at most 128 bytes of it."""
-    return _route_of(line) if len(line) <= _USUAL else _route_of.__wrapped__(line)
+    return _route_of(line) if len(line) <= _USUAL_LINE_BYTES else _route_of.__wrapped__(line)
 
 
 @lru_cache(1024)
 def _route_of(line: bytes) -> bytes:
-    return _VARIABLE.sub(b"*", line[: line.rfind(b" ")].partition(b"?")[0])[:_LENGTH]
+    return _VARIABLE.sub(b"*", line[: line.rfind(b" ")].partition(b"?")[0])[:_MAX_ROUTE_BYTES]
 
 
 class Routes:
     def __init__(self) -> None:
         self.surprises = 0.0  # of recent requests that were not known to block, the share that did
         self._eager = False
-        self._typical = _UNKNOWN  # a running median of what requests take
+        self._typical = _UNKNOWN_LOG2  # a running median of what requests take
         # Binary logarithms of seconds, of which the mean is taken: then one request that was held up for
         # once, by whatever it was, makes no slow route.
         self._takes: dict[bytes, float] = {}
@@ -62,31 +62,31 @@ class Routes:
     def blocks(self, line: bytes) -> bool:
         """Whether the request with this line is likely to block."""
         takes = self._takes.get(route_of(line))
-        return self._eager if takes is None else takes > _LOG_SLOW
+        return self._eager if takes is None else takes > _SLOW_LOG2
 
     def long(self, line: bytes) -> bool:
         """Whether it is likely to take many times what is typical, so that the others should not wait for
         it. Where most requests take long, none does."""
-        takes = self._takes.get(route_of(line), _UNKNOWN)
-        return takes > _LOG_SLOW and takes > self._typical + _LONG
+        takes = self._takes.get(route_of(line), _UNKNOWN_LOG2)
+        return takes > _SLOW_LOG2 and takes > self._typical + _LONG_LOG2
 
     def judge(self, line: bytes, seconds: float) -> None:
         """It has taken so many seconds. Need not be told of what did not block, unless `alert`."""
-        blocked, took = seconds > SLOW, log2(max(seconds, 1e-9))
-        self._typical += _STEP if took > self._typical else -_STEP
+        blocked, took = seconds > SLOW_SECONDS, log2(max(seconds, 1e-9))
+        self._typical += _STEP_LOG2 if took > self._typical else -_STEP_LOG2
         route = route_of(line)
         takes = self._takes.get(route)
         if takes is None:
-            share = self.surprises + _SHARE * (blocked - self.surprises)
-            self.surprises = share if share > _NEGLIGIBLE else 0.0
-            self._eager = share > (_EAGER / 2 if self._eager else _EAGER)
+            share = self.surprises + _SURPRISE_WEIGHT * (blocked - self.surprises)
+            self.surprises = share if share > _NEGLIGIBLE_SHARE else 0.0
+            self._eager = share > (_EAGER_SHARE / 2 if self._eager else _EAGER_SHARE)
             if not blocked or not line:
                 return
-            if len(self._takes) >= _MOST:
+            if len(self._takes) >= MAX_ROUTES:
                 self._takes.clear()  # what comes again is soon known again
-            takes = _UNKNOWN
-        takes += _WEIGHT * (took - takes)
-        if blocked or takes > _LOG_SLOW - 2:
+            takes = _UNKNOWN_LOG2
+        takes += _REQUEST_WEIGHT * (took - takes)
+        if blocked or takes > _SLOW_LOG2 - 2:
             self._takes[route] = takes
         else:
             self._takes.pop(route, None)

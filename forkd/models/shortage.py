@@ -14,14 +14,14 @@ from forkd.forked import in_fork, leave
 from forkd.originals import monotonic
 
 #: The machine or the process has no room: for descriptors, for memory, for processes.
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
-_NO_ROOM_PAUSE = 0.25  # seconds
+_NO_ROOM_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}
+_NO_ROOM_SECONDS = 0.25
 #: Other errors of accept(2) are those of one connection, and the next may be well.
-_PAUSE = 0.01
+_PAUSE_SECONDS = 0.01
 #: How the log calls what failed, with the limit that ENOSPC is about (epoll_ctl(2)).
 WAITING_CALL = "epoll_ctl (fs.epoll.max_user_watches)"
-#: One line in so many seconds.
-_SILENCE = 10.0
+#: Between two lines in the log.
+_SILENCE_SECONDS = 10.0
 
 
 class Shortage:
@@ -32,7 +32,7 @@ class Shortage:
 
     def pause(self, call: str, error: OSError) -> float:
         """`call` has failed. Returns the seconds to wait before the next try."""
-        seconds = _NO_ROOM_PAUSE if error.errno in _NO_ROOM else _PAUSE
+        seconds = _NO_ROOM_SECONDS if error.errno in _NO_ROOM_ERRNOS else _PAUSE_SECONDS
         if error.errno != errno.ECONNABORTED:  # a client that has left is no error of ours
             self._say(call, error, f"again in {seconds} s")
         return seconds
@@ -51,5 +51,5 @@ class Shortage:
         more = f" ({self._unsaid} times more since this was last said)" if self._unsaid else ""
         name = errno.errorcode.get(error.errno or 0, str(error.errno))
         self._log.error(f"{call}: {name}: {error.strerror}; {then}{more}")
-        self._silent_until = now + _SILENCE
+        self._silent_until = now + _SILENCE_SECONDS
         self._unsaid = 0

@@ -17,8 +17,8 @@ from forkd.originals import Empty, SimpleQueue
 #: What `watch` has seen.
 NOTHING, GIVEN, STILL = range(3)
 
-_CALM = 50  # looks at an empty stake after which the watcher sleeps until there is something in it
-_LOOKS = 200  # after which `watch` returns in any case
+_CALM_LOOKS = 50  # looks at an empty stake after which the watcher sleeps until there is something in it
+_MAX_LOOKS = 200  # after which `watch` returns in any case
 
 
 class Stake(Protocol):
@@ -125,5 +125,5 @@ class PythonStake:
 def make(native: bool) -> Stake:
     """`native`: by native code, where it was built."""
     kind = _native.Stake if native and _native is not None else PythonStake
-    stake: Stake = kind(_CALM, _LOOKS)
+    stake: Stake = kind(_CALM_LOOKS, _MAX_LOOKS)
     return stake

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
 from forkd.forked import in_fork, leave
-from forkd.models.connection import CHUNK, Connection
+from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.sigpipe import NO_SIGPIPE
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
 #: a client that pipelines thousands of requests, an answer without end to a fast reader.
-TURN = 16
+TURN_SENDS = 16
 
 
 class _Outcome:
@@ -44,7 +44,7 @@ Outcome = Any  # Await | READY | TAKE | one of the above
 def receive(conn: Connection) -> bytes | memoryview | None:
     """What the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
     try:
-        data = conn.recv(CHUNK)
+        data = conn.recv(CHUNK_BYTES)
     except BlockingIOError:
         return None
     conn.moved += len(data)
@@ -67,7 +67,7 @@ def advance(
     `to_ready` True returns READY or TAKE where the application would run: logic goes on elsewhere.
     """
     resume = conn.resume
-    turn = TURN
+    turn = TURN_SENDS
     try:
         op = step(value)
         while True:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from forkd.config import OPTIONS, Config
 from forkd.errors import show
 from forkd.models import registry
-from forkd.models.process_per_connection import MOST_PROCESSES
+from forkd.models.process_per_connection import MAX_PROCESSES
 from forkd.models.registry import Row
-from forkd.system.aio import MOST_CLIENTS
+from forkd.system.aio import MAX_CLIENTS
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def _worker_connections(service: _Service) -> str:
     wanted, io = service.config.worker_connections, service.io
     if io == "blocking" and not service.row.forks:
         return "with blocking io a child has one connection at a time"
-    if service.row.forks and wanted > MOST_PROCESSES:
-        return f"{service.row.name} has {MOST_PROCESSES} for each worker at most"
-    capped = io == "aio" and wanted > MOST_CLIENTS
-    return f"aio has {MOST_CLIENTS} for each worker at most" if capped else ""
+    if service.row.forks and wanted > MAX_PROCESSES:
+        return f"{service.row.name} has {MAX_PROCESSES} for each worker at most"
+    capped = io == "aio" and wanted > MAX_CLIENTS
+    return f"aio has {MAX_CLIENTS} for each worker at most" if capped else ""
 
 
 def _scale_down_after(service: _Service) -> str:

@@ -30,13 +30,13 @@ from forkd.system.sigio import signalfd
 from forkd.system.signals import block
 
 #: Threads of glibc, and so operations under way at once.
-MOST_CLIENTS = 256
+MAX_CLIENTS = 256
 
-_COMPLETION = signal.SIGRTMIN + 4
-_PIECE = 16384  # bytes of a receive
+_COMPLETION_SIGNAL = signal.SIGRTMIN + 4
+_RECEIVE_BYTES = 16384
 _INFO = struct.Struct("=I44xQ72x")  # signalfd_siginfo: ssi_signo, ssi_ptr
 _SIGEV_SIGNAL = 0
-_LOOK_AGAIN = 1.0  # seconds
+_LOOK_SECONDS = 1.0
 
 
 class _Sigevent(ctypes.Structure):
@@ -70,12 +70,12 @@ class _Operation:
     def __init__(self, handle: _Handle, kind: Kind, number: int, data: bytes) -> None:
         self.handle = handle
         self.kind = kind
-        self.buffer = ctypes.create_string_buffer(data, max(len(data), _PIECE))
+        self.buffer = ctypes.create_string_buffer(data, max(len(data), _RECEIVE_BYTES))
         self.control = _Control(
             fildes=handle.fd,
             buf=ctypes.addressof(self.buffer),
-            nbytes=len(data) or _PIECE,
-            sigevent=_Sigevent(number, int(_COMPLETION), _SIGEV_SIGNAL),
+            nbytes=len(data) or _RECEIVE_BYTES,
+            sigevent=_Sigevent(number, int(_COMPLETION_SIGNAL), _SIGEV_SIGNAL),
         )
 
     def ended(self, libc: ctypes.CDLL) -> bool:
@@ -110,11 +110,11 @@ class AioOperations:
     concurrent = False
 
     def __init__(self) -> None:
-        block({_COMPLETION})
-        self._news = signalfd({_COMPLETION})
+        block({_COMPLETION_SIGNAL})
+        self._news = signalfd({_COMPLETION_SIGNAL})
         self._libc = ctypes.CDLL(None, use_errno=True)
         # struct aioinit: threads, and requests to expect.
-        self._libc.aio_init((ctypes.c_int * 8)(MOST_CLIENTS, MOST_CLIENTS, 0, 0, 0, 0, 1, 0))
+        self._libc.aio_init((ctypes.c_int * 8)(MAX_CLIENTS, MAX_CLIENTS, 0, 0, 0, 0, 1, 0))
         self._libc.aio_return.restype = ctypes.c_ssize_t
         self._epoll = EpollSet()  # listeners, and the plain handles
         self._epoll.add(self._news, READ)
@@ -151,7 +151,7 @@ class AioOperations:
         if self._due:
             timeout = 0.0
         elif self._under_way:
-            timeout = _LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN)
+            timeout = _LOOK_SECONDS if timeout is None else min(timeout, _LOOK_SECONDS)
         ready = self._epoll.wait(timeout)
         now = monotonic()
         if (self._news, READ) in ready:
@@ -159,7 +159,7 @@ class AioOperations:
             with contextlib.suppress(BlockingIOError):
                 news = os.read(self._news, _INFO.size * 256)
                 self._finished += [number for _, number in _INFO.iter_unpack(news)]
-        if now - self._looked >= _LOOK_AGAIN:  # however many signals came: one may not have
+        if now - self._looked >= _LOOK_SECONDS:  # however many signals came: one may not have
             self._looked = now
             self._finished += self._under_way
         return ready

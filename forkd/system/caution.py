@@ -22,8 +22,8 @@ _CERTAIN_SECONDS = 0.2
 _PAIR_SECONDS = 1.0
 #: Seconds of caution, and more of them for each second that the request took, to at most so many.
 _CAUTION_SECONDS = 1.0
-_TIMES = 10
-_MOST_SECONDS = 60.0
+_CAUTION_FACTOR = 10
+_MAX_CAUTION_SECONDS = 60.0
 
 
 class Caution:
@@ -36,8 +36,8 @@ class Caution:
     def slow(self, now: float, took: float) -> None:
         """A request of the calling worker has just taken so long: SLOW_SECONDS or more."""
         if took >= _CERTAIN_SECONDS or 0 <= now - self._last[0] < _PAIR_SECONDS:
-            self._ends[0] = now + min(_CAUTION_SECONDS + _TIMES * took, _MOST_SECONDS)
+            self._ends[0] = now + min(_CAUTION_SECONDS + _CAUTION_FACTOR * took, _MAX_CAUTION_SECONDS)
         self._last[0] = now
 
     def advised(self, now: float) -> bool:
-        return 0 < self._ends[0] - now <= _MOST_SECONDS
+        return 0 < self._ends[0] - now <= _MAX_CAUTION_SECONDS

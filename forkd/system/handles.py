@@ -30,7 +30,7 @@ ONESHOT = select.EPOLLONESHOT
 _CTL_ADD, _CTL_DEL, _CTL_MOD = 1, 2, 3  # of epoll_ctl(2), which Python does not name
 
 
-_NO_ROOM = (errno.ENOSPC, errno.ENOMEM)
+_NO_ROOM_ERRNOS = (errno.ENOSPC, errno.ENOMEM)
 #: How often what cannot be watched is looked at.
 LOOK_SECONDS = 0.05
 
@@ -126,7 +126,7 @@ class PatientEpoll:
         try:
             self._epoll.register(fd, mask)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _NO_ROOM_ERRNOS:
                 raise
             self._polled[fd] = mask
 
@@ -137,7 +137,7 @@ class PatientEpoll:
         try:
             self._epoll.modify(fd, mask)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _NO_ROOM_ERRNOS:
                 raise
             self._epoll.unregister(fd)
             self._polled[fd] = mask

@@ -19,9 +19,9 @@ from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener
 
 #: What bind(2) and socket(2) say where a family is off, or the address of a name is another machine's.
-_OFF = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+_OFF_ERRNOS = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 #: Times that another port is asked for which is free in both families.
-_TRIES = 20
+_MAX_PORT_TRIES = 20
 
 
 def expand(address: Address) -> list[Address]:
@@ -50,7 +50,7 @@ def listen(
         raise sockets.bind_error(address, error) from error
     if addresses == [address]:
         return [sockets.listen(address, backlog, copies, permissions)], []
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(_MAX_PORT_TRIES)):
         try:
             return _listen(address, addresses, backlog, copies)
         except BindError as error:
@@ -89,7 +89,7 @@ def _listen(
 
 def is_off(error: BindError) -> bool:
     """Whether there is no such family here."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OFF
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OFF_ERRNOS
 
 
 def without(address: Address, error: BindError) -> str:

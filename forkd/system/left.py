@@ -8,7 +8,7 @@ from forkd.system.in_flight import Request
 from forkd.system.scoreboard import HELD, REQUEST, THREAD, UNLISTED, Row
 
 #: No child has as many requests in flight that have no entry.
-_MOST_UNLISTED = 1 << 20
+_MAX_UNLISTED_REQUESTS = 1 << 20
 
 
 class Left(NamedTuple):
@@ -31,4 +31,4 @@ def left_by(rows: list[Row], heads: list[int], pool: bool, now: int) -> Left:
         if (request := found.get(row.cells[HELD])) and request.began <= since <= now:
             found[request.place] = request._replace(held=since, thread=row.cells[THREAD])
     more = sum(row.cells[UNLISTED] for row in rows)
-    return Left(sorted(found.values()), more if 0 < more < _MOST_UNLISTED else 0)
+    return Left(sorted(found.values()), more if 0 < more < _MAX_UNLISTED_REQUESTS else 0)

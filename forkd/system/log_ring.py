@@ -43,7 +43,7 @@ _MANY_BYTES = 1 << 17
 #: Text of one record, unless a line is longer.
 _RECORD_BYTES = 1 << 15
 _MASK = (1 << 64) - 1
-_SCAN = 64  # heads compared at once
+_SCAN_HEADS = 64  # heads compared at once
 #: Cells of the logger's, by kind: lines that it lost; since when a write has not returned (ns, or 0).
 _LOST, _SINCE = 0, 2
 _CELLS = 4
@@ -312,12 +312,12 @@ class Reader:
         mine, heads = tails.tobytes(), rings.heads.tobytes()
         if mine == heads:
             return []
-        step = 8 * _SCAN
+        step = 8 * _SCAN_HEADS
         found = []
         for at in range(0, len(heads), step):
             if heads[at : at + step] != mine[at : at + step]:
                 first = at // 8
-                last = min(first + _SCAN, rings.count)
+                last = min(first + _SCAN_HEADS, rings.count)
                 found += [i for i in range(first, last) if rings.heads[i] != tails[i]]
         return found
 

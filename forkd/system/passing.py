@@ -17,7 +17,7 @@ Queue = tuple[socket.socket, socket.socket]
 #: A connection, the server's name and port, and when it was accepted (ns of CLOCK_MONOTONIC).
 Passed = tuple[socket.socket, tuple[str, int], int]
 
-_LONGEST = 320  # bytes of a server's name and port, and of a time
+_MAX_MESSAGE_BYTES = 320  # a server's name and port, and a time
 
 
 def make_queue() -> Queue:
@@ -47,7 +47,7 @@ def receive_socket(queue: socket.socket) -> Passed:
     nothing more can come, OSError (EMFILE) when this process has no room: then it stays there."""
     # The kernel discards a descriptor for which there is no room (MSG_CTRUNC), so look before.
     os.close(os.dup(queue.fileno()))
-    data, fds = receive(queue, _LONGEST, 1)
+    data, fds = receive(queue, _MAX_MESSAGE_BYTES, 1)
     if not data:
         raise EOFError
     if not fds:  # another thread has opened the last one meanwhile

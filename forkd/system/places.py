@@ -25,7 +25,7 @@ KEPT_PLACES = 4
 _CERTAIN_SECONDS = 0.02
 #: Connections that wait in the kernel meanwhile (listen(2); net.core.somaxconn may allow fewer).
 BACKLOG = 1024
-_MOST_ACCEPTS_PER_TURN = 16
+_MAX_ACCEPTS_PER_TURN = 16
 _RECEIVE_BYTES = 8192
 
 
@@ -139,7 +139,7 @@ class Places:
     # ---- events -------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        for _ in range(_MOST_ACCEPTS_PER_TURN):
+        for _ in range(_MAX_ACCEPTS_PER_TURN):
             leaving = gives_way(self.clients.values(), self._most)
             now = monotonic()
             if leaving is not None and leaving.since + _CERTAIN_SECONDS > now:

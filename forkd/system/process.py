@@ -204,9 +204,9 @@ def enlarge_signal_stack() -> None:
     """
     global _signal_stack
     libc = ctypes.CDLL(None, use_errno=True)
-    memory = mmap.mmap(-1, _SIGNAL_STACK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    _signal_stack = (ctypes.c_char * _SIGNAL_STACK).from_buffer(memory)  # which lives as long
-    described = _StackT(ctypes.addressof(_signal_stack), 0, _SIGNAL_STACK)
+    memory = mmap.mmap(-1, _SIGNAL_STACK_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _signal_stack = (ctypes.c_char * _SIGNAL_STACK_BYTES).from_buffer(memory)  # which lives as long
+    described = _StackT(ctypes.addressof(_signal_stack), 0, _SIGNAL_STACK_BYTES)
     if libc.sigaltstack(ctypes.byref(described), None) != 0:
         code = ctypes.get_errno()
         raise SystemCallError("sigaltstack", "", OSError(code, os.strerror(code)))
@@ -222,7 +222,7 @@ class _StackT(ctypes.Structure):
     )
 
 
-_SIGNAL_STACK = 1 << 20  # bytes; pages that are not used cost nothing
+_SIGNAL_STACK_BYTES = 1 << 20  # pages that are not used cost nothing
 _signal_stack: ctypes.Array[ctypes.c_char] | None = None  # must live as long as the process
 
 
@@ -514,14 +514,14 @@ def close_all_but(keep: Collection[int]) -> None:
     try:
         found: Iterable[int] = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
-        found = range(_MOST_TRIED)
+        found = range(_MAX_TRIED_DESCRIPTORS)
     for fd in found:
         if fd not in keep:
             with contextlib.suppress(OSError):  # it is not open
                 os.close(fd)
 
 
-_MOST_TRIED = 1 << 16
+_MAX_TRIED_DESCRIPTORS = 1 << 16
 
 
 def descriptor_limit() -> int:

@@ -23,7 +23,7 @@ from forkd.system.socket_files import NO_FILE, PUBLIC, Permissions, inode
 
 #: Seconds for which the kernel holds a connection back until its client has said something. It counts in
 #: retransmissions of its SYN-ACK: this is the first.
-_DEFERRAL = 1
+_DEFER_SECONDS = 1
 #: What poll(2) says of a listening socket that was shut down: a TCP socket is in the state CLOSE then, and a
 #: unix socket can be shut down in part. No other listening socket has these flags.
 SHUT_DOWN = select.POLLHUP | select.POLLRDHUP
@@ -62,7 +62,7 @@ class Listener:
         if self.wanted.kind in ("tcp", "tcp6"):
             self.deferring = wanted
             for sock in self.sockets:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, wanted * _DEFERRAL)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, wanted * _DEFER_SECONDS)
 
     def expose(self) -> None:
         """Processes of other ids may have it from now on: nobody is its owner."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from forkd._native import Completions
 
 #: Pieces of input that are held for a connection before its receive is cancelled.
-_MOST_HELD = 16
+_MAX_HELD_PIECES = 16
 
 _POLL, _ACCEPT, _RECV, _SEND, _OTHER = range(5)
 _KIND_BITS = 3
@@ -317,7 +317,7 @@ class UringOperations:
         handle.held.append(_error(result) if result < 0 else data)
         if handle.mask & READ:
             self._due.append(handle)
-        elif handle.armed and len(handle.held) == _MOST_HELD:
+        elif handle.armed and len(handle.held) == _MAX_HELD_PIECES:
             self._put_cancel(handle)
 
     def _put_cancel(self, handle: _Handle) -> None:

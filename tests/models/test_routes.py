@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forkd.models.entrance import Entrance, Work
-from forkd.models.routes import _MOST, SLOW, Routes, route_of
+from forkd.models.routes import MAX_ROUTES, SLOW_SECONDS, Routes, route_of
 
 HELLO = b"GET / HTTP/1.1"
 REPORT = b"GET /reports HTTP/1.1"
@@ -53,7 +53,7 @@ def test_a_route_that_blocks_is_known_after_two_requests() -> None:
 
 
 def test_one_that_was_held_up_for_once_makes_no_slow_route() -> None:
-    routes = taught((HELLO, 1e-5, 100), (HELLO, 2 * SLOW, 1))
+    routes = taught((HELLO, 1e-5, 100), (HELLO, 2 * SLOW_SECONDS, 1))
     assert not routes.blocks(HELLO)
     routes.judge(HELLO, 1e-5)
     assert not routes.wary
@@ -94,7 +94,7 @@ def test_routes_are_bounded() -> None:
     names = [a + b + c + d for a in letters for b in letters for c in letters for d in letters]
     for name in names:
         routes.judge(f"GET /{name} HTTP/1.1".encode(), 0.01)
-    assert len(routes._takes) <= _MOST
+    assert len(routes._takes) <= MAX_ROUTES
     taught_again = f"GET /{names[0]} HTTP/1.1".encode()
     for _ in range(3):
         routes.judge(taught_again, 0.01)
