@@ -1,7 +1,7 @@
-"""Where a listener is: the text an operator writes, as a value, and back.
+"""The address of a listener: the text an operator writes, as a value, and back.
 
 Pure: nothing is resolved or opened here. Called by `options` when the configuration is read, and
-by whoever prints an address; `system` turns the value into a socket.
+wherever an address is printed; `system` turns the value into a socket.
 """
 
 from __future__ import annotations

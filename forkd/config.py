@@ -505,7 +505,7 @@ class Config:
         help="format of both logs",
     )
 
-    #: Who has set what, by attribute; what nobody has set has its default.
+    #: Where each attribute was set. One that was set nowhere has its default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property

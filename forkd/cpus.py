@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: what `workers = auto` means. Asked when the configuration is read.
+"""The number of CPUs that this process may use (`workers = auto`). Asked when the configuration is read.
 
 Two things take CPUs away. The affinity mask (sched_setaffinity(2), taskset, a cpuset) says which of them
 there are. The quota of a control group says for how much of each period all its processes together may run:
@@ -18,7 +18,8 @@ _UNIFIED = ""  # in its place, for version 2: one hierarchy for all controllers
 
 
 def usable() -> int:
-    """At least 1. A part of a CPU counts as one: with fewer workers nobody would use it."""
+    """The number of CPUs that forkd may use, at least 1. A part of a CPU counts as one, so that it is
+    used."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except OSError:  # a policy denies it
@@ -37,7 +38,7 @@ def quota(root: str = "") -> float | None:
     for controller, top, mount in _mounts(_read(f"{root}/proc/self/mountinfo")):
         group = mine.get(controller)
         if group is None or not _is_below(group, top):
-            continue  # the mount shows other groups, which say nothing of this process
+            continue  # the mount shows other groups than this process's
         below = group.removeprefix(top.rstrip("/")).strip("/")
         names = below.split("/") if below else []
         for depth in range(len(names) + 1):

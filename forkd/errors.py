@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the configuration: what was set, what may be set, who set it."""
+    """One thing wrong with the configuration: what was set, what may be set, and where it was set."""
 
     key: str
     value: str

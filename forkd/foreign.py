@@ -219,7 +219,7 @@ FOREIGN: tuple[Foreign, ...] = (
             "the application sets headers, Server and Date among them, or the front does"),
     Foreign("--http-* --fastrouter* --rawrouter* --sslrouter* --subscri*", (UWSGI,), "",
             "there is no router process: --bind HOST:PORT is the workers' own"),
-    # what is no server's business here
+    # what another program does here
     Foreign("--static-* --check-static --offload*", (GRANIAN, UWSGI), "", _NO_STATIC),
     Foreign("--route* --vhost*", (UWSGI,), "", "routing is the front's, or the application's"),
     Foreign("--emperor* --vassal* --zerg* --legion*", (UWSGI,), "",

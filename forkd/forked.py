@@ -1,10 +1,10 @@
-"""Processes that the application forks: what is forkd's ends there, and none comes back into its code.
+"""Processes that the application forks: forkd's part ends there, and none returns into forkd's code.
 
-`os.fork()` in a request, a handler, a hook or an import makes a copy of a process of forkd's, which has its
-connections, its listeners and its signals, and none of its duties. Where the application's code returns to
-forkd in such a copy, by `return` or by an exception, the copy leaves as the interpreter would at the end of
-a script (`leave`). What it does until then is the application's business, for which it has what it would
-have without forkd: `arm` says what ends for that at the fork.
+`os.fork()` in a request, a handler, a hook or an import makes a copy of a process of forkd's, with its
+connections, listeners and signals, and without its duties. Where the application's code returns to forkd
+in such a copy, by `return` or by an exception, the copy leaves as the interpreter would at the end of a
+script (`leave`). Until then the application may do what it could do without forkd: `arm` says what ends for
+that at the fork.
 
 `if in_fork: leave()` stands behind each call of application code. It costs the look at a number, or at the
 length of a list. Forks that forkd makes itself are exempt (`own`).
@@ -131,9 +131,9 @@ def leave(error: BaseException | None = None) -> NoReturn:
 
 def finish(code: int, interrupted: bool = False) -> NoReturn:
     """Exit as the interpreter would: the application's atexit hooks run, its output is flushed.
-    `interrupted`: by SIGINT, which whoever waits for this process is to see."""
+    `interrupted`: end by SIGINT, so that the parent sees it in the status."""
     for end in (_join_threads, atexit._run_exitfuncs):
-        with contextlib.suppress(BaseException):  # it is leaving: nobody is there to be told
+        with contextlib.suppress(BaseException):  # the process is ending, and has no place to report this
             end()
     for name in ("stdout", "stderr"):
         with contextlib.suppress(BaseException):  # what the application has put there may have no flush
@@ -189,7 +189,7 @@ def _in_child() -> None:
     if mask is None:
         return
     in_fork.mark()
-    end, _end = _end, None  # once: what it forks in turn has nothing of forkd's any more
+    end, _end = _end, None  # once: what it forks in turn holds nothing of forkd's
     _tell()
     try:
         if end is not None:

@@ -1,4 +1,4 @@
-"""Where this interpreter imports from, and how forkd executes another one that trusts no more.
+"""The import path of this interpreter, and of another one that forkd executes, which trusts no more.
 
 Python puts a directory in front of `sys.path` by itself: the current one with `-m` and `-c`, the
 script's otherwise (python(1), -P). The application's user may often write there, and forkd's own process

@@ -1,9 +1,9 @@
-"""Symbolic links in the place of a log file: which lead to a stream that forkd was started with, and which
+"""Symbolic links in the place of a log file: those to a stream that forkd was started with, and those that
 are followed.
 
-Images of containers have them (access.log -> /dev/stdout), and so have operators. But who can make one where
+Container images and operators make them (access.log -> /dev/stdout). But a user who can make a link where
 root writes has root write to any file. So a link is followed to a device, a pipe or a terminal alone, and
-only where nobody else could have made it.
+only where no other user could have made it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ def _named(path: str, own: int) -> int | None:
 
 
 def _ask(path: str, own: int) -> int | None:
-    """What the link leads to, looked at by a process of its own: whoever asks a disk that is dead waits for
-    good, and hears no signal. Without an answer it is no such link."""
+    """What the link leads to, found by a process of its own: a look at a dead disk never returns, and no
+    signal ends it. Without an answer the link counts as one that is not followed."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.closerange(0, write)  # whoever waits for their ends must not wait for the disk
+            # A reader of an inherited pipe must not wait for the disk to see the pipe's end.
+            os.closerange(0, write)
             os.closerange(write + 1, 1024)
             for _ in range(_MAX_LINKS):
                 path = _target(path)
@@ -86,5 +87,5 @@ def open_target(path: str, flags: int) -> int:
 
 
 def _target(path: str) -> str:
-    """Raises OSError where that is no link."""
+    """The path that a link leads to. Raises OSError for anything else."""
     return os.path.join(os.path.dirname(path), os.readlink(path))

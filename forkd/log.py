@@ -1,12 +1,12 @@
 """The error log and the access log.
 
-Each goes to a ring, from where the logger writes it to its file (forkd/logger); or, where it is no file,
+Each goes to a ring, from where the logger writes it to its file (forkd/logger); or, where it is not a file,
 to descriptor 2 or 1 itself. One line is one record, or one write(2), so lines of several processes do not
 mix. The standard library's logging is left to the application; its locks would have to be carried across
 forks.
 
-A line of the access log is in its ring when its request ends; the logger is told at the end of a turn of the
-child's loop, of several at a time.
+A line of the access log is in its ring when its request ends; the logger is woken at the end of a turn of the
+child's loop, for several lines at a time.
 
 Neither is ever waited for: see sink.py and system/log_ring.py.
 """
@@ -28,12 +28,12 @@ from forkd.originals import os, time
 from forkd.sink import LineSink, RequestSink, Sink
 
 _LEVELS = ("debug", "info", "warning", "error")
-#: O_NONBLOCK: to open a FIFO that nobody reads is an error (ENXIO), and not a reason to wait.
+#: O_NONBLOCK: to open a FIFO without a reader is an error (ENXIO), and not a reason to wait.
 _OPEN_FLAGS = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
 )  # fmt: skip
 #: Control bytes, DEL, the quote and the backslash, which could forge or tear a line; and what is not ASCII:
-#: a client may send any bytes, and a log with such ones is no text to its readers.
+#: a client may send any bytes, and readers of a log with such ones do not take it for text.
 _UNSAFE = re.compile(r'[\x00-\x1f"\\\x7f-\xff]')
 #: Seconds between two lines about the same trouble.
 _SILENCE_SECONDS = 10.0
@@ -63,7 +63,7 @@ def _open(path: str, flags: int) -> int:
 
 
 class Log:
-    """The error log of one process. `who` names the process in each line."""
+    """The error log of one process, which `who` names in each line."""
 
     def __init__(self, level: str, style: str, who: str, sink: LineSink | None = None) -> None:
         """`sink`: where it goes, if that is not descriptor 2."""
@@ -123,7 +123,7 @@ class Log:
 
 def _traceback() -> str:
     """Of the exception being handled. It may be an application's, whose attributes may be anything: a
-    SyntaxError whose text is no str cannot be formatted."""
+    SyntaxError whose text is not a str cannot be formatted."""
     kind = sys.exc_info()[0]
     assert kind is not None
     try:
@@ -164,7 +164,7 @@ class Lines:
         return None
 
 
-#: Seconds that the logger is not told of lines that are few.
+#: Seconds for which a few lines wait before the logger is woken for them.
 _WAKE_SECONDS = 0.01
 
 
@@ -178,7 +178,7 @@ class AccessLog:
     def __init__(
         self, sink: RequestSink, style: str, log: Log | None = None, native: bool = True
     ) -> None:
-        """`log`: where to tell of trouble with this one."""
+        """`log`: the log that trouble with this one is reported to."""
         self._json = style == "json"
         usual = _native if not self._json and native else None
         self.lines = Lines() if usual is None else usual.Lines(stamp, sink.ring, sink.log)
@@ -282,7 +282,8 @@ class AccessLog:
         return now if unheard >= sink.many_bytes else self._deadline
 
     def flush(self) -> bool:
-        """Tell the logger of what there is. Returns whether lines were lost, and that has to be told yet."""
+        """Wake the logger for what there is. Returns whether lines were lost, and the loss is to be logged
+        yet."""
         self._deadline = 0.0
         self.sink.retry()
         return bool(self.sink.waiting)

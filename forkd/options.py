@@ -240,8 +240,8 @@ class Octal(Kind[int]):
 
 @dataclass(frozen=True)
 class SocketMode(Octal):
-    """The mode of a unix socket's file. Whether anybody has a file that is there forkd finds out by
-    connecting, which takes the right to write: so its owner must have that."""
+    """The mode of a unix socket's file. forkd finds out by connecting whether a file that is there is in use.
+    That takes the right to write, so the owner must have it."""
 
     metavar = "MODE"
     allowed = 'octal with the right of the owner to write: "660", "0o660" or, in the file, 0o660'

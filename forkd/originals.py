@@ -1,4 +1,4 @@
-"""What forkd asks of the system, as it was before any application.
+"""The functions and modules of the system that forkd calls, as they were before any application.
 
 An application may replace functions of the standard library in place: gevent.monkey and
 eventlet.monkey_patch take threads, locks, queues, fork, select, sockets and signals, and delete
@@ -92,9 +92,8 @@ def start_thread(run: Callable[[], object], name: str) -> None:
 
 
 def renew_loops() -> None:
-    """In a process that was forked from one with an application: the event loops of gevent and eventlet
-    that it has inherited use their parent's epoll, until they are told. os.fork as gevent has it would
-    do that."""
+    """In a process that was forked from one with an application: the event loops of gevent and eventlet that
+    it has inherited use their parent's epoll, until they are told to begin anew, as gevent's os.fork does."""
     gevent = sys.modules.get("gevent")
     if gevent is not None:
         gevent.reinit()
@@ -104,7 +103,7 @@ def renew_loops() -> None:
 
 
 def _replacer() -> str:
-    """Who has replaced any of these before this module was imported; empty: nobody."""
+    """The package that replaced any of these before this module was imported; "" for none."""
     for function in (
         Lock, get_ident, _start_new_thread, os.fork, os.close, os.read, os.write, os.waitpid, select.select,
         time.sleep,
@@ -118,7 +117,7 @@ def _replacer() -> str:
 
 
 def threads_are() -> str:
-    """Who has made greenlets of the threads of `threading` by now; empty: nobody."""
+    """The package that has made greenlets of the threads of `threading` by now; "" for none."""
     for name in ("_start_joinable_thread", "_start_new_thread"):  # the first from Python 3.13 on
         start = getattr(threading, name, None)
         if start is not None and type(start) is not BuiltinFunctionType:

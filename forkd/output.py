@@ -1,7 +1,7 @@
-"""What a command says, on stdout and stderr. Called by the verbs.
+"""The output of a command, on stdout and stderr. Called by the verbs.
 
-Either may be a full disk or a terminal that is gone. What is asked for on stdout cannot be had then, which is
-a failure of the command's; of stderr nobody can be told, and the exit code still says what it has to.
+Either may be a full disk or a terminal that is gone. When stdout fails, the command has failed; when stderr
+fails, that cannot be reported, and the exit code still says how the command ended.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from forkd.originals import os
 
 
 def say(text: str, done: str = "") -> None:
-    """A line, or several, on stdout, at once. `done`: what has happened all the same if nobody can read it.
+    """Print a line, or several, on stdout, at once. `done`: what has happened all the same if it cannot be
+    printed.
 
-    Raises ForkdError (ENOSPC, EIO), and BrokenPipeError, for whoever reads a part only has read enough.
+    Raises ForkdError (ENOSPC, EIO), and BrokenPipeError, where the reader has closed the pipe.
     """
     try:
         print(text, flush=True)

@@ -71,7 +71,7 @@ def _bind_twice(config: Config) -> str:
 
 
 def _own_listener(attr: str, others: tuple[str, ...]) -> Rule:
-    """The master's own servers share their listeners with nobody."""
+    """The listeners of the master's own servers are not shared."""
 
     def check(config: Config) -> str:
         mine: Address | None = getattr(config, attr)

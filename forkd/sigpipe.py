@@ -1,7 +1,7 @@
-"""A reader that has left is an error of the write, EPIPE, and never a signal.
+"""Writes to a reader that has left, as the error EPIPE and never as a signal.
 
 Python ignores SIGPIPE, and an application may set it to its default, as several libraries do: then a
-write to whoever has left ends the process (pipe(7), send(2)), with all its clients. The disposition, and
+write to a peer that has left ends the process (pipe(7), send(2)), with all its clients. The disposition, and
 the mask of the threads, belong to the application, for they are passed on to programs that it starts. So
 each send has MSG_NOSIGNAL; and where there is no such flag (write(2), sendfile(2)) the signal is blocked
 meanwhile, if it is at its default. In any process that has loaded an application. Native code sends with

@@ -1,4 +1,4 @@
-"""Where the lines of a log go: a descriptor that nobody ever waits for.
+"""Sinks for the lines of a log: a descriptor that is written to without waiting.
 
 The reader of a pipe may have stopped. What cannot be written waits in memory and goes out first when it
 can; what there is no room for is lost, and counted. Used by log.py, in the master and in its children, by
@@ -34,11 +34,11 @@ class LineSink(Protocol):
 
     @property
     def unheard(self) -> object:
-        """Whether somebody has to be told, by `retry`, of what was written."""
+        """Whether the reader is to be woken, by `retry`, for what was written."""
 
     def write(self, data: bytes, at_once: bool = True) -> None:
-        """Whole lines. Not `at_once`: whoever puts them into the file need not be told before there are
-        many, or `retry` is called."""
+        """Write whole lines. Not `at_once`: the reader need not be woken before there are many, or `retry` is
+        called."""
 
     def retry(self) -> None: ...
 
@@ -54,8 +54,8 @@ class RequestSink(LineSink, Protocol):
 
     ring: Any  # where native code puts lines itself
     log: int
-    heard: int  # of the ring's head: somebody was told of all before
-    many_bytes: int  # of which somebody is to be told at once
+    heard: int  # of the ring's head: the reader was woken for all before
+    many_bytes: int  # for which the reader is woken at once
 
     def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes, /) -> None:
         """A request ends that has this line: it is counted in the ledger, and there is its line."""
@@ -68,9 +68,9 @@ class Sink:
     """All lines that are given to it, whole and in order, with gaps where some were lost."""
 
     def __init__(self, fd: int) -> None:
-        #: Told of a write that failed, unless it was for a reader that does not read.
+        #: Called with the error of a write, except where the reader does not read.
         self.failed: Callable[[OSError], object] = _ignore
-        #: Told how many lines have just been lost.
+        #: Called with the number of lines that have just been lost.
         self.lost: Callable[[int], object] = _ignore
         #: Asked, when all is well again, for what to write in the place of so many lines.
         self.gap: Callable[[int], bytes] = _ignore
@@ -153,7 +153,7 @@ class Sink:
 def writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
     """How to write to `fd` without waiting, how much at once, and how to end that.
 
-    O_NONBLOCK on `fd` itself would be set for all who share it: the application, the shell. To open
+    O_NONBLOCK on `fd` itself would be set for all that share it: the application, the shell. To open
     it anew gives an open file of our own (proc(5), /proc/pid/fd), but not for sockets; send(2) has a
     flag instead. A file on a disk is written to as it is (only the logger does): O_NONBLOCK means nothing
     there, and a second open file would not share the position of one without O_APPEND.
@@ -172,7 +172,7 @@ def writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
     # A pipe takes up to PIPE_BUF bytes whole or not at all (pipe(7)).
     try:
         own = os.open(f"/proc/self/fd/{fd}", how)
-    except OSError:  # somebody else's pipe
+    except OSError:  # another user's pipe
         return lambda data: _polled(fd, data), select.PIPE_BUF, _ignore
     return lambda data: without_sigpipe(os.write, own, data), select.PIPE_BUF, lambda: os.close(own)
 

@@ -1,4 +1,4 @@
-"""Where the configuration comes from: flags, environment, file, in this order of precedence. Where none of
+"""The sources of the configuration: flags, environment, file, in this order of precedence. Where none of
 them says how many workers there are, WEB_CONCURRENCY does, which platforms set.
 
 The command gathers the `Sources`; the command, and the master at start and on every SIGHUP, call
@@ -91,7 +91,7 @@ class Sources:
     ) -> Sources:
         """The sources of a command line parsed by a parser that `add_flags` was applied to. Raises
         ConfigError for a file that was found and is not to be read. `locating`: for `locate` alone, which
-        can do without such a file where somebody has named the pid file."""
+        can do without such a file where the pid file was named."""
         told = locating and ("pidfile" in args or bool(environ.get("FORKD_PIDFILE")))
         cwd = _current_directory(environ)
         path = args.config or environ.get("FORKD_CONFIG") or _discover(cwd, needed=not told)
@@ -110,22 +110,22 @@ class Sources:
     def load(self, rules: Iterable[Rule] = ()) -> Config:
         """The configuration as it is now. Raises ConfigError with every problem there is.
 
-        `rules`: further combinations to check, of whoever knows more than the table of options.
+        `rules`: combinations to check besides those that the table of options knows.
         """
         return self._load(set(_BY_ATTR), rules)
 
     def locate(self) -> Config:
         """Where the daemon is to be found; what is wrong elsewhere does not matter for that. Raises
         ConfigError for a file that cannot be read, and may have named another pid file than the default
-        one: a verb would go to a daemon that nobody has meant."""
+        one: a verb would go to another daemon than was meant."""
         wanted = {"name", "pidfile", "control"}
         if "pidfile" not in self.flags and not self.environ.get("FORKD_PIDFILE"):
             wanted.add("config")  # what a problem of the file as a whole is called
         return self._load(wanted, ())
 
     def unknown_variables(self) -> list[str]:
-        """What to say of variables that look like options and are none. They are no error: whoever has set
-        them may never have heard of forkd. Their values may be secrets, and are not said."""
+        """Warnings about variables that look like options and are none. They are not errors: they may have
+        been set for another program. Their values may be secrets, and are not shown."""
         names, of = ["FORKD_CONFIG", *_VARIABLES], spelling.of_variable
         return [
             f"environment {name}: {_unknown(of(name), name, names, 'FORKD_')}; it is ignored"
@@ -177,7 +177,7 @@ DISCOVERED = "forkd.toml"
 
 
 def is_named(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
-    """Whether somebody has said which file to read, rather than have it found."""
+    """Whether the file to read was named, rather than found."""
     return bool(args.config or environ.get("FORKD_CONFIG"))
 
 
@@ -204,7 +204,8 @@ def _absolute(path: str, cwd: str) -> str:
 
 
 def _discover(cwd: str, needed: bool) -> str | None:
-    """Nobody has vouched for it by naming it, so that nobody else than root and this user may write it."""
+    """The file in the directory of the command. It was not named, so only root and this user may have the
+    right to write it."""
     path = os.path.join(cwd, DISCOVERED)
     if not cwd or not os.path.lexists(path):
         return None
@@ -255,8 +256,8 @@ def _from_platform(environ: Mapping[str, str], cwd: str) -> Iterable[_Given]:
 
 
 def _bounded(values: Mapping[str, Any], given: Iterable[_Given]) -> Workers:
-    """How many workers there are: of those that nobody has counted out for this service, not more than it may
-    have."""
+    """The number of workers. One that was not chosen for this service (auto, WEB_CONCURRENCY) is limited to
+    what max-workers allows."""
     workers: Workers = values.get("workers", Config().workers)
     said = [item for item in given if item.row.attr == "workers"]
     counted = bool(said) and said[-1].raw != "auto" and not said[-1].where.endswith(_OF_PLATFORM)
@@ -264,10 +265,11 @@ def _bounded(values: Mapping[str, Any], given: Iterable[_Given]) -> Workers:
     return Workers(min(workers.min, most), min(workers.max, most))
 
 
-#: What Kubernetes tells a pod of each Service in its namespace, and Docker of each link: for a Service called
-#: forkd-web, FORKD_WEB_SERVICE_HOST, FORKD_WEB_SERVICE_PORT_HTTP, FORKD_WEB_PORT_80_TCP_ADDR and so on.
+#: Variables that Kubernetes sets for each Service of a pod's namespace, and Docker for each link: for a
+#: Service called forkd-web, FORKD_WEB_SERVICE_HOST, FORKD_WEB_SERVICE_PORT_HTTP, FORKD_WEB_PORT_80_TCP_ADDR
+#: and so on.
 _LINK = re.compile(r"FORKD(_.*)?(_SERVICE_HOST|_SERVICE_PORT.*|_PORT_.*_(TCP|UDP|SCTP).*)")
-#: FORKD_WEB_PORT is "tcp://10.0.0.1:80". Without the "://" it is what somebody takes for an option.
+#: FORKD_WEB_PORT is "tcp://10.0.0.1:80". Without the "://" it was meant as an option.
 _LINK_PORT = re.compile(r"FORKD(_.*)?_PORT")
 
 

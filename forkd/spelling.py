@@ -1,4 +1,4 @@
-"""What to say of an option that does not exist: what another server's is here, or the nearest that there is.
+"""Hints for options that do not exist: what another server's option is here, or the nearest name that exists.
 
 Called by the command for flags and verbs, and by `sources` for the file and the environment, once something
 is unknown. The table is foreign.py.
@@ -82,7 +82,7 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
 
 
 def of_verb(words: list[str], verbs: Iterable[str]) -> str:
-    """What to say of a command line whose first word is no verb."""
+    """The error for a command line whose first word is not a verb."""
     word, started = words[0], f"forkd start {shlex.join(words)}"
     if word.startswith("-"):
         return f"a verb comes first: {started}"

@@ -1,8 +1,8 @@
-"""Who may write a file, as its mode bits and those of the directories above it say.
+"""The users that may write a file, by its mode bits and those of the directories above it.
 
-Who owns a file may change its mode, and who may write its directory may put another file in its place, except
-in a directory with the sticky bit (inode(7)). With an access control list the group's bits are the most that
-any entry of it grants (acl(5)), which errs on the side of caution.
+The owner of a file may change its mode, and a user that may write its directory may put another file in its
+place, except in a directory with the sticky bit (inode(7)). With an access control list the group's bits are
+the most that any entry of it grants (acl(5)), which errs on the side of caution.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import os
 import stat
 from collections.abc import Callable
 
-#: Whether somebody may write `found`; `below` is what would be replaced in it, if it is a directory.
+#: Whether a user may write `found`; `below` is what would be replaced in it, if it is a directory.
 MayWrite = Callable[[os.stat_result, "os.stat_result | None"], bool]
 
 
 def writable(path: str, may_write: MayWrite) -> str | None:
-    """`path`, or the directory above it, that somebody may write to; None when there is none.
+    """`path`, or the directory above it, that such a user may write to; None when there is none.
 
     Both ways there are asked: the name as it is written, and where its links lead to.
     """
@@ -30,7 +30,7 @@ def _on_the_way(step: str, may_write: MayWrite) -> str | None:
         try:
             found = os.lstat(step)
         except OSError:
-            found = None  # not there yet: who may write the directory above can make it
+            found = None  # not there yet: a user that may write the directory above can make it
         if found is not None and may_write(found, below):
             return step
         if step == "/":
@@ -40,7 +40,7 @@ def _on_the_way(step: str, may_write: MayWrite) -> str | None:
 
 def by_others(path: str) -> str | None:
     """`path`, or the directory above it, that others than root and this user may write to. None also for
-    what is no file and no link to one: /dev/null says nothing."""
+    what is neither a file nor a link to one, as /dev/null."""
     return writable(path, _others()) if os.path.isfile(path) else None
 
 

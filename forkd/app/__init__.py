@@ -1,1 +1,1 @@
-"""Interfaces: what a connection says, as sessions that know no socket."""
+"""Interfaces (WSGI, asyncio, socketserver): sessions, which know protocol and application, and no socket."""

@@ -32,7 +32,7 @@ class Collector:
     """Receives whole bodies. One per child."""
 
     def __init__(self, config: Config, log: Log, blank: Callable[[int], bytes]) -> None:
-        """`blank` makes bytes that will be written before anybody reads them."""
+        """`blank` makes bytes that will be written before they are read."""
         self._most = config.limit_request_body
         self._buffer = config.body_buffer
         self._room = Room(max(_MAX_MEMORY_BYTES, config.body_buffer))

@@ -1,8 +1,8 @@
-"""How the bytes of one asyncio stream flow: a transport and native code share it (native/flow.c, its twin).
+"""The state of one asyncio stream's flow, which a transport and native code share (native/flow.c, its twin).
 
 `plain`: the stream is open both ways, and nothing waits: then native code may give what it receives to
 `protocol`, and send what is written, without a call of the session or of the transport. `owed`: the client
-had the last word. `quiet`: nothing has moved since somebody last asked.
+had the last word. `quiet`: nothing has moved since this was last looked at.
 """
 
 from __future__ import annotations

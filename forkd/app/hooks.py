@@ -56,7 +56,7 @@ _PREFIXES = ("on_", "post_", "pre_", "worker_")
 
 @dataclass(frozen=True)
 class Place:
-    """What a hook is told: the process that it runs in, and for whom."""
+    """The argument of a hook: the process that it runs in, and the daemon or worker that it is for."""
 
     process: str  # "worker" or "own"
     pid: int
@@ -95,7 +95,8 @@ class Hooks:
         return cls({name: getattr(made, name) for name in _NAMES if hasattr(made, name)}, log)
 
     def call(self, name: str, place: Place) -> bool:
-        """Call the hook, if there is one. What it raises is logged, and harms nobody; False then."""
+        """Call the hook, if there is one. Returns False where it raised, which is logged and has no other
+        effect."""
         hook = self._found.get(name)
         try:
             if hook is not None:

@@ -1,5 +1,7 @@
-"""The answer to a request whose process forkd has killed for being late. By the master, or by the worker that
-had forked the process: whoever holds the client's connection by then.
+"""The answer to a request whose process forkd has killed for being late.
+
+Sent by the process that holds the client's connection by then: the master, or the worker that forked the
+process which was killed.
 """
 
 from __future__ import annotations

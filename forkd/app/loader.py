@@ -139,7 +139,7 @@ def _attribute(owner: Any, name: str, spec: str) -> Any:
 
 
 def _trace() -> str:
-    """The present exception without forkd's own frames, which would not help anybody."""
+    """The present exception without forkd's own frames, which explain nothing."""
     error = sys.exc_info()[1]
     assert error is not None
     frame = error.__traceback__

@@ -17,7 +17,7 @@ of them
 ==================  ==============================================  ============================
 
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
-that leaves is no error: the generator is closed, and its `finally` clauses run. When a session
+that leaves is not an error: the generator is closed, and its `finally` clauses run. When a session
 returns, the connection is closed; `return LINGER` says that the client may still be sending, so
 that the close must not destroy the answer on its way (RFC 9112, 9.6).
 
@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol
 
 from forkd.originals import monotonic
 
-#: What sessions tell their reader of the bytes per second that keep a slow peer connected.
+#: The lowest average rate, in bytes per second, at which a slow peer is kept.
 SLOWEST_BYTES_PER_SECOND = 500
 #: A rate so low that any byte renews the deadline.
 ANY_BYTES_PER_SECOND = 1e-9
@@ -155,7 +155,7 @@ class Peer(Protocol):
     def fill(self, buffer: memoryview | None) -> int:
         """Receive into `buffer`: what is here now, which is counted, and from then on what comes; the
         session is resumed with it, as slices of `buffer`. A driver whose bytes are received elsewhere
-        resumes with bytes, as ever; so does each one after `fill(None)`."""
+        resumes with bytes as usual; so does each one after `fill(None)`."""
         ...
 
     def shutdown(self) -> bool:

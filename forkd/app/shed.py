@@ -1,8 +1,8 @@
 """Shedding load: WSGI sessions that answer 503 to a request that has waited too long (`--shed-after`).
 
-An overloaded service that answers everybody late is used by nobody: clients time out, and ask again,
-while it works on answers that nobody waits for. A quick 503 with Retry-After keeps it at work for
-those who still wait. In a child; sessions of a service without a limit never come here.
+An overloaded service that answers every request late is of no use: clients time out and ask again, while it
+works on answers that no client waits for any more. A quick 503 with Retry-After leaves its time to the
+clients that still wait. In a child; sessions of a service without a limit never come here.
 """
 
 from __future__ import annotations

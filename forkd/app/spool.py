@@ -34,10 +34,10 @@ _PIECE_OVERHEAD_BYTES = 64
 
 
 class _Held(io.BytesIO):
-    """A body in memory. Its room is free again when nobody has it any more."""
+    """A body in memory. Its room is free again when the last reference to it is gone."""
 
     def __init__(self, data: bytes, room: Room, taken: int) -> None:
-        super().__init__(data)  # no copy, and none for who reads it whole
+        super().__init__(data)  # no copy, and none when it is read whole
         self._room = room
         self._size = taken
 

@@ -61,7 +61,7 @@ class Blocking:
         self._clients: set[str] = set()
 
     def retire(self) -> None:
-        """A handler hears nothing of it; so say who is waited for."""
+        """Handlers are not told of it, so the log says which clients are waited for."""
         if self._clients:
             self._host.log.info(f"waits for the handlers of {', '.join(sorted(self._clients))}")
 

@@ -1,4 +1,4 @@
-"""What an asyncio protocol writes to: an asyncio.Transport whose bytes go through the model.
+"""The transport of an asyncio protocol: an asyncio.Transport whose bytes go through the model.
 
 Made by the session of each asyncio stream (stream.py). Lives on the loop's thread, in a child. As in
 asyncio, what a protocol asks for takes effect after it has returned: the session is woken, and
@@ -75,8 +75,8 @@ class Transport(asyncio.Transport):
         return self._reading, bool(self._backlog)
 
     def rests(self) -> bool:
-        """Whether nothing has moved since the last call, and nothing is under way: the last word
-        was ours, or nobody has said anything."""
+        """Whether nothing has moved since the last call, and nothing is under way: the last bytes were
+        the server's, or there were none."""
         quiet, self._flow.quiet = self._flow.quiet, True
         return quiet and not self._flow.owed and self._needs() == (True, False)
 

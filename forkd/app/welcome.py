@@ -29,7 +29,7 @@ i/o <code>{io}</code>.</li>
 
 
 def make(model: str, io: str, admin: str | None) -> Callable[..., Iterable[bytes]]:
-    """The welcome application, told what serves it. A WSGI callable."""
+    """The welcome application, a WSGI callable that shows the model and the io it is served by."""
     if admin:
         where = escape(page_at(admin, "/metrics"))
         link = f'<a href="{where}">{where}</a>' if where.startswith("http:") else f"<code>{where}</code>"

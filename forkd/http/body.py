@@ -16,8 +16,8 @@ _MAX_EXTENSION_BYTES = 16384  # of extensions that a body may have beyond the by
 _MAX_TRAILER_BYTES = 4096
 _MAX_TRAILER_FIELDS = 32
 
-# Fields that decide framing, routing or the connection are worthless in a trailer and a danger
-# with anybody who merges it into the head (RFC 9110 6.5.1): refused rather than dropped.
+# Fields that decide framing, routing or the connection are worthless in a trailer, and dangerous
+# where a recipient merges it into the head (RFC 9110 6.5.1): refused rather than dropped.
 _NOT_IN_TRAILER = frozenset(
     b"content-length transfer-encoding host connection te trailer upgrade expect".split()
 )
@@ -102,7 +102,7 @@ class ChunkedBody:
 
     # Each step reads one element of the grammar at data[at:] and gives the position after it, or
     # -1 when it is not all here. What is here of it must be sound so far: a client that sends
-    # nonsense is told so now and not when its deadline passes.
+    # nonsense is refused now and not when its deadline passes.
 
     def _size(self, data: bytes, at: int) -> int:
         match = CHUNK.match(data, at)

@@ -1,7 +1,7 @@
 """What llhttp lets through and forkd does not: pure checks of a request line and its fields.
 
 Called by `request.RequestParser` once a request line, and once a head, is complete. Each check
-raises `Refused`; what comes back is unambiguous about who is asked and where the message ends.
+raises `Refused`; a head that passes is unambiguous about its target and about where the message ends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Fields = list[tuple[bytes, bytes]]
 class Request:
     """One request head. `headers` are as received, in order, values without outer whitespace.
 
-    `target` is raw; `path` and `query` are its parts, still percent-encoded, without a fragment
-    (`path` is empty for CONNECT and for `*`). `authority` is whom the client asked, from an absolute-form
-    target if there is one, else from Host; empty if an HTTP/1.0 client did not say. The body:
-    `chunked`, or `length` bytes, or none (`length` None). `line` is the request line for logs.
+    `target` is raw; `path` and `query` are its parts, still percent-encoded, without a fragment (`path` is
+    empty for CONNECT and for `*`). `authority` is the host that the client asked, from an absolute-form
+    target if there is one, else from Host; empty if an HTTP/1.0 client did not say. The body: `chunked`, or
+    `length` bytes, or none (`length` None). `line` is the request line for logs.
     """
 
     __slots__ = (
@@ -172,7 +172,7 @@ def read_head(
     elif HOST.fullmatch(host) is None:
         raise Refused(400, "malformed Host")
     if authority is not None:
-        # RFC 9112 3.2.2: the target's authority wins, and nobody downstream shall see the other.
+        # RFC 9112 3.2.2: the target's authority wins, and the application must not see the other.
         fields = [field for field in fields if field[0].lower() != b"host"]
         fields.insert(0, (b"Host", authority))
         host = authority
@@ -223,7 +223,7 @@ def read_head(
         length,
         coding is not None,
         keep,
-        # RFC 9110 10.1.1: an HTTP/1.0 client cannot wait for 100, and no body is no reason to.
+        # RFC 9110 10.1.1: an HTTP/1.0 client cannot wait for 100, nor can one that sends no body.
         expect is not None and body and version == "1.1",
         line,
     )

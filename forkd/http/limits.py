@@ -1,4 +1,4 @@
-"""How large a request may be, the one exception that refuses it, and the reasons that are counted.
+"""The limits of a request, the one exception that refuses it, and the reasons that are counted.
 
 Every layer of `forkd.http` that reads from a client raises `Refused`; the session turns it into
 an answer with `Connection: close`. Used in children (WSGI) and in the master (admin endpoint).

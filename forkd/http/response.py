@@ -50,7 +50,7 @@ class Head:
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 _VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
-_STATUS = re.compile("[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")  # 1xx is no answer (RFC 9110 15.2)
+_STATUS = re.compile("[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")  # 1xx is not an answer (RFC 9110 15.2)
 _DIGITS = re.compile("[0-9]{1,19}")
 _OWS = " \t"  # around a value it means nothing (RFC 9110 5.5); Django's cookies have it
 

@@ -85,7 +85,7 @@ class Usual:
         self.read_head: ReadHead | None = found.read_head if found else None
         self.block: MakeBlock = found.block if found else _never
         self.answer: MakeAnswer = found.answer if found else _never
-        #: Bytes that will be written, through a buffer, before anybody reads them.
+        #: Bytes that will be written, through a buffer, before they are read.
         self.blank: Callable[[int], bytes] = found.blank if found else bytes
         self.exchange: MakeExchange | None = found.Exchange if found else None
         #: The type of what `read_head` returns.
@@ -97,7 +97,7 @@ def _never(*_: Any) -> None:
 
 
 class _Never(UsualRequest):
-    """There are none."""
+    """The type of native requests where there are none: it has no instances."""
 
 
 class UsualParser:

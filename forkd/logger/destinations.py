@@ -1,4 +1,4 @@
-"""Which logs there are, and where each goes. Made by the master, read by the logger it forks.
+"""The table of logs, with the destination of each. Made by the master, read by the logger it forks.
 
 A log has a number: 0 is the error log, or stderr; 1 is stdout; the access log of a generation has a
 number of its own from 2 on, since a reload may change its path while the children before it still write.
@@ -59,7 +59,7 @@ class Standard:
             try:
                 os.fchown(read, uid, gid)
             except PermissionError:  # root without CAP_CHOWN
-                os.fchmod(read, 0o622)  # for whoever has the descriptor: /proc/pid/fd is nobody else's
+                os.fchmod(read, 0o622)  # only processes that hold the descriptor reach it, by /proc/pid/fd
 
     def forget(self) -> None:
         """In a process that is not the logger."""
@@ -82,7 +82,7 @@ class Standard:
                     destination.fd if destination.path is None else open_log(destination.path), text
                 )
             except OSError:
-                pass  # nothing is in it; or the file cannot be written, which nobody can be told
+                pass  # nothing is in it; or the file cannot be written, and there is no place to report that
 
     def hand_on(self) -> None:
         """In a process that becomes another program of forkd: give it what this one was started with."""

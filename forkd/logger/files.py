@@ -2,7 +2,7 @@
 
 open(2), write(2) and close(2) of a file can hang in the kernel for as long as a disk or a server does not
 answer. Each log has a thread for them, so that one that hangs holds up no other; and the logger's main
-thread, which gives out the work and hears of the results, never touches a file.
+thread, which gives out the work and collects the results, never touches a file.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class File:
         #: Written by the main thread only.
         self.is_open = False
         self.job: list[Taken] = []  # what is being written
-        self.given_up: list[Taken] = []  # the same, if nobody waits for it any more
+        self.given_up: list[Taken] = []  # the same, once it is not waited for any more
         self.busy_since = 0  # ns of CLOCK_MONOTONIC; 0: the thread waits for work
         self.not_before = 0.0  # monotonic seconds; before that another try would be in vain
-        self.closing_since = 0.0  # monotonic seconds: nobody writes to it any more; 0: somebody may
+        self.closing_since = 0.0  # monotonic seconds since which it has no writers; 0: it may have some
         self.reopening: list[int] = []  # requests to open it anew, once it is idle
         self.answering: list[int] = []  # those that the present open(2) is for
         self._finished = finished
@@ -130,4 +130,4 @@ class File:
             try:
                 os.close(self._fd)
             except OSError:
-                pass  # what could not be written was said to be written: nobody can do more
+                pass  # the kernel had accepted these bytes: they are lost, and cannot be written again

@@ -1,8 +1,8 @@
 """The logger: a process that the master forks, which alone writes files.
 
-It holds no listener, no lock and no client, so that nobody needs it to end. It takes lines from the rings
+It holds no listener, no lock and no client, so nothing else waits for its end. It takes lines from the rings
 (system/log_ring.py) and from the pipes that descriptors 1 and 2 of forkd's processes are, and gives them to
-the threads of its files (files.py). Its main thread touches no file: it always hears the master, and always
+the threads of its files (files.py). Its main thread touches no file: it always answers the master, and always
 empties the pipes, since an application must not wait to print. It wakes for what others give it, and for a
 file that did not take what it was to, and for nothing else.
 
@@ -41,7 +41,7 @@ _RING_BYTES = 1 << 20  # of one ring in one job
 _TOGETHER_MS = 20
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
-#: Seconds for which a write may hang before lines of a log that nobody uses any more are given up.
+#: Seconds for which a write may hang before the lines of a log that has no writers any more are given up.
 _GIVE_UP_SECONDS = 5.0
 #: Seconds for what is left when the master is gone.
 _ORPHAN_SECONDS = 1.0
@@ -309,12 +309,14 @@ class Logger:
         return found
 
     def _is_given_up(self, file: File, now: float) -> bool:
-        """Nobody needs it any more, and it takes nothing: who writes other logs must not wait for it."""
+        """Whether the file has no writers any more and takes nothing: the other files must not wait for
+        it."""
         overdue = 0 < file.closing_since < now - _GIVE_UP_SECONDS
         return overdue and (not file.idle or not file.is_open or file.not_before > 0)
 
     def _is_late(self) -> bool:
-        """Whether the time is over; what then does not answer is told, and the error log gets a moment."""
+        """Whether the time is over. Files that do not answer by then are logged, and the error log gets a
+        moment more."""
         assert self._ends_at is not None
         if monotonic() <= self._ends_at:
             return False

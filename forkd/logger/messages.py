@@ -1,4 +1,4 @@
-"""What the master and the logger say to each other: a socketpair, one datagram of JSON per message.
+"""Messages between the master and the logger: a socketpair, one datagram of JSON per message.
 
 The master says `[verb, number, argument]`, the logger answers with the verb's past tense.
 """

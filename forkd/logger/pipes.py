@@ -1,7 +1,7 @@
-"""A pipe that descriptor 1 or 2 of forkd's processes is, at the logger's end.
+"""The logger's end of a pipe that is descriptor 1 or 2 of forkd's processes.
 
 What an application prints, and what an interpreter says that crashes, comes this way. It is read at once,
-and waits in a ring of the logger's for the file: whoever prints waits for no disk. What the ring has no
+and waits in a ring of the logger's for the file, so that no print waits for a disk. What the ring has no
 room for is lost, and counted as lines of the error log.
 """
 

@@ -1,1 +1,1 @@
-"""What the daemon tells about itself: the scoreboard as metrics, over the admin endpoint."""
+"""The daemon's metrics, made from the scoreboard and served by the admin endpoint."""

@@ -1,4 +1,4 @@
-"""Who may see the pages of the admin endpoint, and what of them: by Host, by token, without query strings.
+"""Access to the pages of the admin endpoint: by Host, by token, and without query strings.
 
 A value for a generation: made when the configuration is read, so that a reload reads the token file anew.
 docs/decisions/0039-admin-access.md has the reasons. In the master.
@@ -25,7 +25,8 @@ _MAX_TOKEN_BYTES = 4096  # it has to fit into one header line
 _TOKEN = re.compile(rb"[\x21-\x7e]+")
 #: "Bearer" is a scheme's name, whose case does not matter (RFC 9110 11.1).
 _BEARER = re.compile(rb"(?i:bearer) +([\x21-\x7e]+) *")
-#: Permissions that make the token no secret: to read it for all, to replace it for anybody but the owner.
+#: Permissions under which the token is no secret: others than the group may read it, or others than the owner
+#: write it.
 _TOO_OPEN_MODE = 0o027
 #: A request line, whole or cut: as a value by itself, or within a text, where it is in double quotes as a
 #: rule, and has none itself (log.escape). A target has no space.
@@ -69,7 +70,7 @@ class Access:
         match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if match is None:
             return _unauthorized(request, "", "this page needs Authorization: Bearer and the token")
-        # Equally long whatever was sent, and compared in a time that does not tell where they differ.
+        # Equally long whatever was sent, and compared in a time that does not depend on where they differ.
         if not hmac.compare_digest(hashlib.sha256(match[1]).digest(), self.token):
             return _unauthorized(request, ', error="invalid_token"', "the token is wrong")
         return None
@@ -82,8 +83,9 @@ class Access:
         return text if self.queries else without_queries(text)
 
     def _knows(self, authority: str) -> bool:
-        """DNS rebinding has a page of a stranger ask us under the stranger's own name, by a browser, which
-        names that in Host. No address is such a name; and who sends no Host (HTTP/1.0) is no browser."""
+        """Whether the Host may be answered. With DNS rebinding a stranger's page has the browser send a
+        request here whose Host is the stranger's name. An address is not such a name, and a client that sends
+        no Host (HTTP/1.0) is not a browser."""
         host = re.sub(r":[0-9]*\Z", "", authority)
         if not host or _is_address(host):
             return True

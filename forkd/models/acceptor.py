@@ -1,4 +1,4 @@
-"""Who accepts: the listeners of one child, and its part in the leadership of all.
+"""The acceptor: the listeners of one child, and its part in the leadership of all.
 
 Under `--accept lock` the child has the listeners in its handle set while the lease names it. Under
 `exclusive` and `reuseport` it always has them, and the kernel chooses. A child that is full, or that
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 #: Connections that a child takes at a time from what is left at the end.
 _DRAIN_CONNECTIONS = 4
-#: After so many accepts that found nobody, look whether anybody can come. Who has lost a race to another
-#: process has found nobody, too, so that each time would be too often.
+#: After so many accepts that found no connection, look whether the listener was shut down. A lost race with
+#: another process finds none, too, so that to look each time would be too often.
 _LOOK_EVERY_ACCEPTS = 64
 
 
@@ -57,8 +57,8 @@ class Acceptor:
         self.full = False
         self._connections = 0
         self._last = -1  # the listener that was accepted from last
-        self._deaf: set[int] = set()  # listeners that somebody has shut down
-        self._in_vain = 0  # accepts that found nobody
+        self._deaf: set[int] = set()  # listeners that were shut down (shutdown(2))
+        self._in_vain = 0  # accepts that found no connection
 
     # ---- leadership -----------------------------------------------------------------------
 
@@ -102,8 +102,9 @@ class Acceptor:
         self._lease.hear(self._slot)
 
     def turns(self, fd: int) -> deque[int]:
-        """In which order to accept now that `fd` is ready: the others may be, too, and whoever had the last
-        turn is last. Leadership changes hands, so a child cannot know whom the others have left out."""
+        """In which order to accept now that `fd` is ready: the others may be, too, and the one that had the
+        last turn is last. Leadership changes hands, so a child cannot know which listeners the others left
+        out."""
         intakes = self.intakes
         if len(intakes) == 1:
             return deque((fd,))
@@ -138,7 +139,7 @@ class Acceptor:
 
     def _came(self) -> None:
         """Count what was just taken: first as a connection that is here, then as one that has come, so that
-        the master, who reads them the other way round, never misses one (dispatcher.py)."""
+        the master, which reads them the other way round, never misses one (supervise/dispatcher.py)."""
         self.announce(self._connections + 1)
         self._cells[ACCEPTED] += 1
 
@@ -148,7 +149,8 @@ class Acceptor:
             self._cells[PROMOTIONS] += 1
 
     def announce(self, connections: int) -> None:
-        """The number of this child's connections changed: tell the others, and the scoreboard."""
+        """The number of this child's connections changed: store it for the other children and the
+        scoreboard."""
         self._connections = connections
         self._cells[CONNECTIONS] = connections
         self.full = connections >= self._most
@@ -158,7 +160,7 @@ class Acceptor:
     # ---- no room --------------------------------------------------------------------------
 
     def no_room(self) -> bool:
-        """Whether this child waits for no connection, whoever leads."""
+        """Whether this child waits for no connection, even if it leads."""
         return self.full or self.pause_ends != NEVER or self.deference.ends != NEVER
 
     @property
@@ -168,7 +170,7 @@ class Acceptor:
 
     def accept_links(self, fd: int, most: int) -> list[Link]:
         """As `accept`, on a listener, for native code. More than one are to be over at once: then leadership
-        is passed on before only if somebody else may be waiting, and they count when they were `served`."""
+        is passed on before only if more clients may be waiting, and they count when they were `served`."""
         intake = self.intakes.get(fd)
         if self._retired or intake is None or not self.leads():
             return []
@@ -193,8 +195,8 @@ class Acceptor:
         self._promote()
 
     def served(self, count: int, connections: int) -> None:
-        """So many were that nobody has counted yet, and so many are left of those and all others: choose the
-        next leader, if that was not done."""
+        """`count` connections were served that are not counted yet, and `connections` are open now: choose
+        the next leader, if that was not done."""
         self._cells[ACCEPTED] += count
         if connections != self._connections:
             self.announce(connections)
@@ -248,13 +250,13 @@ class Acceptor:
     # ---- a listener that was shut down ----------------------------------------------------
 
     def _found_nobody(self, intake: Intake) -> None:
-        """It was ready, and nobody was there. A unix socket that was shut down is so for ever."""
+        """It was ready, and had no connection. A unix socket that was shut down is so for ever."""
         self._in_vain += 1
         if self._in_vain % _LOOK_EVERY_ACCEPTS == 0 and not intake.ends and is_shut_down(intake.fileno()):
             self._deafen(intake)
 
     def _deafen(self, intake: Intake) -> None:
-        """Wait for it no more, and tell the master."""
+        """Stop waiting for it, and report it to the master."""
         fd = intake.fileno()
         if fd not in self._deaf:
             if self._listening:
@@ -263,7 +265,7 @@ class Acceptor:
             self._unit.deaf(fd)
 
     def leftover(self, fd: int) -> Accepted | None:
-        """One who still waits in a socket that another is to take the place of."""
+        """A connection that still waits in a socket which another is to replace."""
         intake = self.intakes.get(fd)
         if intake is None or intake.ends:
             return None
@@ -306,12 +308,12 @@ class Acceptor:
 
     def drain(self) -> list[Accepted]:
         """Once retired: a few connections from each intake, so that all children share what is left, and
-        nobody takes more than it can hold. An intake that has nothing left is closed.
+        none takes more than it can hold. An intake that has nothing left is closed.
 
-        More than one, and before any of them is served: the kernel lets nobody new in but when nobody waits
-        (Listener.shut). Who has just been answered, and comes again, may do so while the next request is in
-        the application; it is found here together with the emptiness behind it, where a child that takes one
-        at a time finds somebody each time, and never ends."""
+        More than one, and before any of them is served: with a backlog of 0 the kernel lets a new client in
+        only when none waits (Listener.shut). A client that was just answered may connect again while the next
+        request is in the application. It is found here together with the end of the queue behind it; a child
+        that takes one at a time would find a connection each time, and never end."""
         taken: list[Accepted] = []
         for intake in list(self.intakes.values()):
             lost = self._nobody_after or intake.own  # if this child does not take it
@@ -331,7 +333,7 @@ class Acceptor:
 
     @property
     def finished(self) -> bool:
-        """Whether nobody is served, and nobody will be."""
+        """Whether no connection is served, and none will be."""
         return self._retired and not self.intakes and not self._connections
 
     def _close(self, intake: Intake, for_all: bool = False) -> None:

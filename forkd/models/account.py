@@ -1,4 +1,5 @@
-"""What a dead process has left unanswered becomes a count and a line of the access log for each request.
+"""The account of a dead process: a count and a line of the access log for each request that it left
+unanswered.
 
 In the master for its children, and in a worker for the processes that it has forked for clients.
 """
@@ -22,10 +23,10 @@ def account_for(
     now: int,
     told: dict[int, int],
 ) -> None:
-    """Count it in `row`, which nobody else writes, and log it. `late`: the process was killed for being late;
-    else it has crashed, or somebody has killed it. A conversation of a TCP protocol has no status, and no
-    line. `now`: ns of CLOCK_MONOTONIC. `told`: bytes of body that clients were sent, by the place of the
-    request."""
+    """Count what is left in `row`, which has no other writer, and log it. `late`: forkd killed the process
+    for being late; otherwise it crashed, or was killed from outside. A conversation of a TCP protocol has no
+    status, and no line. `now`: ns of CLOCK_MONOTONIC. `told`: bytes of body that clients were sent, by the
+    place of the request."""
     status = GATEWAY_TIMEOUT if late else BAD_GATEWAY
     lines = 0
     for request in left.requests:

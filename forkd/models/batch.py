@@ -1,10 +1,10 @@
-"""How many connections a leader takes before it passes leadership on and works.
+"""The number of connections that a leader takes before it passes leadership on and works.
 
-One, as a rule: what waits in the accept queue can be taken by any child, and what a busy child holds by
-no other. But where each connection brings one request that is answered in no time, and ends with it, to
-pass leadership on costs more than to serve it: a bell, a wake-up, a switch of processes. Then it is
-worth it for several at a time, unless there are slow ones among them: then those that were taken with one
-would wait for it, while other children are idle. Belongs to the loop of a child.
+One, as a rule: any child can take what waits in the accept queue, and no other child can take what a busy one
+holds. But where each connection brings one request that is answered at once, and ends with it, passing
+leadership on costs more than serving it: a bell, a wake-up, a switch of processes. Then several are taken at
+a time, unless slow requests are among them: connections that were taken together with a slow one would wait
+for it while other children are idle. Belongs to the loop of a child.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Batch:
         return self.size == MAX_CONNECTIONS
 
     def begin_anew(self) -> None:
-        """Some child has slow requests: one at a time, and a run that has to be made again."""
+        """Some child has slow requests: take one at a time, and begin a new run."""
         self._run = 0
         self.size = 1
 

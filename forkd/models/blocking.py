@@ -2,7 +2,7 @@
 
 Blocking I/O as in a classic prefork server: the child sleeps in send(2) for its one client, and a
 silent client holds its child until a deadline. Before each recv(2) it sleeps in poll(2), which ends
-at the deadline and also hears the master: recv(2) could not be told that the child is to retire.
+at the deadline and when the master says that the child is to retire; recv(2) would go on waiting.
 SO_SNDTIMEO ends a send(2) in which nothing moves; a client that reads slowly spends the patience
 of `Connection.push_out`.
 """

@@ -1,8 +1,8 @@
-"""Connections that are over with their first request never become connections of ours, where native code
-can serve that: it has them as bare links (native/accept.c), which become connections when they are more.
+"""The fast path for one-request connections: native code accepts and answers them as bare Links.
 
-Where all of them are so, it accepts them as well, several at a time (batch.py), and waits for those of which
-nothing has come yet, which are *early*. The twin is `lead` and `serve` of the other loops.
+A Connection is made only for a client that does more (native/accept.c). Where all connections are so brief,
+native code accepts several at a time (batch.py), and waits for those that have sent nothing yet, which are
+*early*. Without native code `lead` and `serve` of the other loops do the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from forkd.system.standard import mend
 if TYPE_CHECKING:
     from forkd._native import Dispatcher
 
-#: Seconds after which an early connection is looked at; one that still is the next time is brief no more.
+#: Seconds between two looks at early connections. One that is early at both gets a Connection.
 _EARLY_SECONDS = 0.05
 _MAX_EARLY_LINKS = 256
 
@@ -98,20 +98,20 @@ class BriefLoop(ChildLoop):
 
     @property
     def _room(self) -> int:
-        """For early connections, which nobody counts until they are more."""
+        """For early connections, which are not counted until they have a Connection."""
         return min(_MAX_EARLY_LINKS, self.acceptor.room)
 
-    # ---- what native code calls for them --------------------------------------------------
+    # ---- what native code calls -----------------------------------------------------------
 
     def crowded(self, intake: ListenerIntake, links: list[Link]) -> None:
-        """It has taken these, and more may be waiting."""
+        """Native code has accepted these, and more may be waiting."""
         assert self.dispatcher is not None
         assert self.unit.interface.opening is not None
         self.acceptor.crowded(len(links))
         self._begin(self.dispatcher, intake, self.unit.interface.opening, links)
 
     def served(self, count: int, seconds: float) -> None:
-        """It has served so many in that time, if they were not early."""
+        """So many connections that were not early have been served within `seconds`."""
         several = self._batch.size > 1
         if seconds >= SLOW_SECONDS and self._caution is not None:
             self._caution.slow(monotonic(), seconds)
@@ -121,15 +121,15 @@ class BriefLoop(ChildLoop):
             self.dispatcher.brief = None
 
     def grown(self, link: Link) -> Connection:
-        """Native code has begun with a connection that has to have a session."""
+        """The Connection of a link that native code has begun with, and that needs a session."""
         conn = self.keeper.adopt(*link.origin.grown(link))
         conn.forks = link.forks
         conn.op = advance(conn, conn.resume, None, self.log)
         return conn
 
     def heed(self, now: float) -> None:
-        """Before a turn with a batch: take no more than one at a time where another child has just met what
-        is slow. When it is due to look how long they have waited, `take` gets the next ones."""
+        """Before a turn with a batch: take no more than one at a time where another child has just met slow
+        requests. When a measure of the accept queue is due, `take` gets the next connections."""
         if now >= self.accept_wait.due:
             assert self.dispatcher is not None
             self.dispatcher.brief = None
@@ -154,7 +154,7 @@ class BriefLoop(ChildLoop):
             self._again = self._look_at
 
     def _grow(self, links: dict[int, Link]) -> None:
-        """Those of them that are still early are connections as any other from now on."""
+        """Make a Connection of each of these links that is still early."""
         for fd, link in list(links.items()):
             if self._early.get(fd) is link:
                 assert self.dispatcher is not None

@@ -64,8 +64,8 @@ class Completing(Connection):
         return self.has_input() or self.operations.has_come(self.fd)
 
     def close(self) -> None:
-        # The descriptor is closed in the next turn; the client shall know now, lest it send a request
-        # meanwhile that nobody would answer.
+        # The descriptor is closed in the next turn. The client is to see the end now, so that it sends no
+        # request meanwhile, which would not be answered.
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
         self.operations.release(self.sock)
@@ -73,7 +73,7 @@ class Completing(Connection):
     # ---- session.Peer ---------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview) -> int:
-        """Taken when no other send is under way; the session hears of its completion."""
+        """Taken when no other send is under way; the session is resumed at its completion."""
         if self.operations.sending(self.fd):
             return 0
         piece = bytes(data[:_PIECE_BYTES])

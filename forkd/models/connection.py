@@ -174,7 +174,7 @@ class Connection(Link):
 
     def close(self) -> None:
         if self.forks != in_fork.forks:
-            # Who was forked meanwhile may have a copy, and keep the client waiting for the end.
+            # A process that was forked meanwhile may hold a copy, and the client would wait for the end.
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
         self.sock.close()
@@ -271,7 +271,7 @@ class Connection(Link):
         self.recv = _Filling(self.sock, buffer).recv
         try:
             count = len(self.recv(CHUNK_BYTES, _NOW_FLAGS))
-        except OSError:  # whoever receives next will see it, or the end
+        except OSError:  # the next receive will see it, or the end
             return 0
         self.moved += count
         self.ledger.received(count)
@@ -286,7 +286,7 @@ class Connection(Link):
 
     def waited(self) -> float:
         age = data_age(self.sock)
-        if age is None:  # what a unix socket has waited before we looked, nobody knows
+        if age is None:  # a unix socket does not say how long it has waited until now
             age = monotonic() - self.lent if self.lent else 0.0
         return age
 

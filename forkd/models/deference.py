@@ -1,8 +1,9 @@
-"""A busy child, which has nobody for what a connection brings, leaves what comes to one that is not.
+"""Backpressure between children: a busy one leaves new connections to one with a free thread.
 
-It cannot know whether there is one: under the lease the doorbell does (supervise/doorbell.py), and grants
-it leadership; under EPOLLEXCLUSIVE the kernel wakes whoever waits for the listener. What nobody has taken
-after a while is accepted all the same, and waits for its turn here.
+Busy: it has no thread for what a connection brings. It cannot know whether another has: under the lease the
+doorbell does (supervise/doorbell.py), and grants that child leadership; under EPOLLEXCLUSIVE the kernel wakes
+a child that waits for the listener. A connection that no child has taken after a while is accepted all the
+same, and waits for its turn here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _WILLING_SECONDS = 0.001
 
 class Deference:
     def __init__(self, lease: Lease | None, shared: bool) -> None:
-        """`shared`: others wait for the same listeners."""
+        """`shared`: other children wait for the same listeners."""
         self.busy = False
         self.ends = NEVER
         self._lease = lease
@@ -40,7 +41,7 @@ class Deference:
         return self.busy and self._lease is not None and self._begin()
 
     def over(self, now: float) -> None:
-        """It may be, at the end of a turn."""
+        """End it at the end of a turn, if its time has passed."""
         if self.ends <= now:
             self.ends = NEVER
             if self._term() == self._began:

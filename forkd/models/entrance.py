@@ -1,7 +1,7 @@
-"""Who enters the application, in a child with threads: so many at a time, and of the long ones one fewer.
+"""A bulkhead for a child's threads: at most N requests in the application, and N − 1 of long routes.
 
-So there is always a thread for what is answered at once, however many wait for what takes long (Release It!,
-Nygard: bulkheads). Who finds no room queues here, and enters when another leaves.
+So one thread is always left for requests that are answered at once, however many wait for long ones (Nygard,
+Release It!: bulkheads). A request that finds no room is queued here, and enters when another leaves.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Entrance:
             return False
 
     def entered(self) -> None:
-        """Somebody is inside who went in as the leader, when it was not full, and leads no longer."""
+        """Count a thread that entered as the leader, when there was room, and leads no longer."""
         with self._lock:
             self.inside += 1
 

@@ -1,4 +1,4 @@
-"""Which connection makes room when a child has no place left: the one that has been idle for the longest.
+"""Eviction: a child without a free place closes the connection that has been idle for the longest.
 
 Idle is one of which nothing has come of the next request, be it the first, as nginx has it (its "reusable"
 connections). One that has sent a byte of a request, that is being answered, or whose session is a stream, is
@@ -58,7 +58,7 @@ class Eviction:
 
 
 def _since(conn: Connection) -> float:
-    """When it became idle; without a limit of --keep-alive nobody knows, and the oldest comes first."""
+    """When it became idle. That is not known without a --keep-alive limit, where the oldest comes first."""
     return 0.0 if conn.deadline == NEVER else conn.deadline - conn.op.seconds
 
 

@@ -38,8 +38,8 @@ class InlineLoop(BriefLoop):
             self.dispatcher.run(events, self.keeper.now)
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
-        """Start the session, and serve at once what has already arrived, as a rule, before the handle set
-        is told: it may be all that the connection is for."""
+        """Start the session, and serve at once what has usually arrived already, before the connection is put
+        into the handle set: it may be all that the client sends."""
         conn = self.keeper.adopt(sock, client, server)
         outcome = advance(conn, conn.resume, None, self.log, to_ready=True)
         if outcome is TAKE:

@@ -1,5 +1,5 @@
-"""Where a child's connections come from: a listener that it accepts on, or a queue of sockets that
-the master accepted. The acceptor waits on either in the same way.
+"""An intake: a source of connections for a child, which is a listener that it accepts on or a queue of
+sockets that the master accepted. The acceptor waits on either in the same way.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Intake(Protocol):
     own: bool
     #: The service ends, and what this is taken from with it.
     final: bool
-    #: It says when nothing more will come. Of a listener that nobody else serves any more, the same
-    #: is said by its being empty.
+    #: It says when nothing more will come. A listener that no other process serves any more says so by
+    #: being empty.
     ends: bool
 
     def fileno(self) -> int: ...
@@ -42,7 +42,7 @@ class Intake(Protocol):
     def close(self) -> None: ...
 
     def end(self) -> None:
-        """It is empty, and nobody will take anything from it any more."""
+        """It is empty, and nothing will be taken from it any more."""
 
 
 class ListenerIntake:
@@ -67,8 +67,8 @@ class ListenerIntake:
         return socket.socket(*self._kind, fd), client, self._server
 
     def take_links(self, most: int) -> list[Link]:
-        """Up to `most` connections, as native code serves them before anybody else knows of them
-        (native/accept.c); fewer: nobody else waits. Raises as `take`, but for that."""
+        """Up to `most` connections, as the bare Links that native code serves (native/accept.c); fewer: no
+        more wait. Raises as `take`, but for that."""
         assert native is not None
         links: list[Link] = native.accept(self.fileno(), most, *self.names, mend)
         return links
@@ -86,7 +86,7 @@ class ListenerIntake:
         """Close it for all that have copies: a process that the application has left behind would
         hold the port."""
         if self.final:
-            with contextlib.suppress(OSError):  # ENOTCONN: somebody else has done it
+            with contextlib.suppress(OSError):  # ENOTCONN: another process has done it
                 self._sock.shutdown(socket.SHUT_RDWR)
         self.close()
 

@@ -33,7 +33,7 @@ class Keeper:
         make: Callable[..., Connection],
         wake: Callable[[Connection], None],
     ) -> None:
-        """`counted` is told the number of connections whenever it changes; `make` is their class;
+        """`counted` is called with the number of connections whenever it changes; `make` is their class;
         `wake` is `Peer.wake`."""
         self.connections: dict[int, Connection] = {}
         self.wheel: Wheel[Connection] = Wheel()
@@ -159,7 +159,7 @@ class Keeper:
                 return False
         except OSError:
             return False
-        conn.deadline = self.now + 1.0  # the next wait tells of the request
+        conn.deadline = self.now + 1.0  # the next wait reports the request
         self.wheel.put(conn)
         return True
 

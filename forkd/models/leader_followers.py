@@ -11,8 +11,8 @@ The set of children shares the listeners, and takes turns at waiting for them.
    its clients and can be promoted at once.
 
 The lease and its bells are in system/lease.py, a child's part in them in acceptor.py; the work of
-step 4 is in inline.py: who learned of an event handles it, with no hand-off.
-When the leader is still inside application code while somebody waits, SIGIO tells the master, which
+step 4 is in inline.py: the child that learned of an event handles it, with no hand-off.
+When the leader is still inside application code while a client waits, SIGIO wakes the master, which
 grants the lease to an idle follower (supervise/doorbell.py).
 
 `--accept exclusive` and `reuseport` leave step 3 to the kernel: every child waits on the listeners
@@ -25,4 +25,4 @@ from forkd.models.inline import InlineLoop
 
 
 class LeaderFollowers(InlineLoop):
-    """All of it is inherited: the leadership is every model's, whose children accept."""
+    """Inherits everything: leadership belongs to all models whose children accept."""

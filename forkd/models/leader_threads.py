@@ -6,17 +6,17 @@
    application pays little for threads.
 3. When the leader stays inside the application, the watcher takes its leadership: it lends the
    leader's connection to the leader, and leads itself. The next follower watches.
-4. The former leader finishes its connection, hands the outcome to whoever leads, and goes on with
+4. The former leader finishes its connection, hands the outcome to the leader, and goes on with
    what waits at the entrance, or joins the followers.
 5. Before a request that is likely to block (routes.py), the leader promotes a follower, rather than
    be overtaken a millisecond later.
 
 With `--threads N` up to N requests are in the application (entrance.py). There is one thread more, so
-that somebody leads even then: who reads, writes, and keeps deadlines, but accepts nobody.
+that one leads even then: it reads, writes, and keeps deadlines, but accepts nothing.
 
 The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
-application its leadership is at stake (stake.py): who takes the connection out leads on, the leader
-itself when it comes back, or the watcher. `_lock` is held by a watcher from there until it leads.
+application its leadership is at stake (stake.py): the thread that takes the connection out leads on, which is
+the leader itself when it comes back, or the watcher. A watcher holds `_lock` from there until it leads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NO_THREAD_ID = 0  # no thread has this identifier
 
 
 class _Deposed(Exception):
-    """This thread no longer leads; somebody else goes on with the turn."""
+    """This thread no longer leads; another goes on with the turn."""
 
 
 class LeaderThreads(InlineLoop):
@@ -65,7 +65,7 @@ class LeaderThreads(InlineLoop):
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
-        self._rung = False  # the bell: somebody has rung it, or is about to
+        self._rung = False  # a thread has rung the bell, or is about to
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._bell, self._collect)
         for number in range(unit.config.threads):
@@ -89,8 +89,8 @@ class LeaderThreads(InlineLoop):
             self._stake.end()  # let the followers see it
 
     def demultiplex(self, events: Events) -> None:
-        """As ever; but a turn ends with the first request that blocks, and then the listeners, which come
-        last, have to wait for the next one: not for ever."""
+        """As in the base class; but a turn ends with the first request that blocks, and then the listeners,
+        which come last, wait for the next turn. After so many of those they come first."""
         self._passed_over += 1
         if self._passed_over > _MAX_PASSED_OVER_TURNS:
             self._passed_over = 0
@@ -105,7 +105,7 @@ class LeaderThreads(InlineLoop):
     def _look_around(self) -> None:
         """Before a turn, if requests block, or have until now."""
         deference, routes = self.acceptor.deference, self._routes
-        deference.busy = True  # whoever leaves from here on rings the bell
+        deference.busy = True  # a thread that leaves from here on rings the bell
         full = self._entrance.full
         deference.occupied(full)
         if self.dispatcher is not None:
@@ -249,17 +249,19 @@ class LeaderThreads(InlineLoop):
             self._outcomes.append((conn, outcome))
             self._ring()
         elif (work is None and self.acceptor.deference.busy) or self.unit.access is not None:
-            # There is room again: `_look_around` sets `busy` before it asks whether there is, so that who
-            # leaves finds it set, or was seen to have left. Or a line of the access log is to be written.
+            # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
+            # thread that leaves finds it set, or was seen to have left. Or a line of the access log is to be
+            # written.
             self._ring()
         return work
 
     def _ring(self) -> None:
-        """Have the leader, who may wait, take a turn, for something that was done before this call."""
-        # Who finds it set leaves the ringing to whoever has set it: `_collect`, which clears it before it
-        # looks for anything, is yet to come. Two who find it clear both ring, which does no harm. To ask
-        # whether an outcome is the only one would not do: when two append before either asks, neither finds
-        # one, and nobody rings.
+        """Have the leader, which may be waiting, take a turn, for something that was done before this
+        call."""
+        # A thread that finds it set leaves the ringing to the one that set it: `_collect`, which clears it
+        # before it looks for anything, is yet to come. Two that find it clear both ring, which does no harm.
+        # To ask whether an outcome is the only one would not do: when two append before either asks, neither
+        # finds one, and neither rings.
         if not self._rung:
             self._rung = True
             os.eventfd_write(self._bell, 1)

@@ -1,4 +1,4 @@
-"""What a driver and native code share of a connection: the base of `Connection`, with a twin in C.
+"""The part of a connection that a driver and native code share: the base of `Connection`, with a twin in C.
 
 `fd`: its descriptor. `forks`: what `in_fork` had counted when it
 was new. `moved`: bytes received or sent since the deadline was last looked at. `deadline`

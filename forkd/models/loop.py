@@ -1,7 +1,7 @@
-"""The waiting thread of a child: what all models have in common.
+"""The loop of a child's waiting thread, which all models have in common.
 
 It joins the leadership, waits on the handle set, and dispatches: a listener to `lead`, a connection
-to `ready`, anything else to whoever watches it; then deadlines, and the end. A model says what its
+to `ready`, anything else to its callback; then deadlines, and the end. A model says what its
 connections go through, in three hooks: `serve`, `ready` and `late`.
 """
 
@@ -49,14 +49,14 @@ class ChildLoop:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self.share = Share()
         self._eviction = Eviction(self.keeper)
-        #: So many connections leave one place: the next one makes room before it takes that, so that nobody
-        #: ever finds all children full while one is idle.
+        #: With so many connections one place is left: the next one makes room before it takes that, so that
+        #: no client ever finds all children full while one of their connections is idle.
         self._crowd = max(1, unit.config.worker_connections - 1)
         self._silent_until = 0.0
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
         self._left: deque[Accepted] = deque()  # taken since then, and not served yet
-        #: Intakes that the kernel fills, and nobody else.
+        #: Intakes that the kernel fills: the listeners.
         self._kernels = {i.fileno() for i in unit.intakes if isinstance(i, ListenerIntake)}
         self._renewed: deque[tuple[int, int]] = deque()  # listeners, and what takes their place
         self._aside = False  # there is something to do at the end of each turn
@@ -98,7 +98,7 @@ class ChildLoop:
     def turn(self, timeout: float | None) -> None:
         keeper, acceptor = self.keeper, self.acceptor
         acceptor.join()
-        if not acceptor.deference.busy:  # else somebody else should lead: see doorbell.py
+        if not acceptor.deference.busy:  # else another child should lead: see supervise/doorbell.py
             self._cells[WORKING] = 0
         try:
             events = self.handles.wait(self._patience(timeout))
@@ -170,8 +170,8 @@ class ChildLoop:
         return True
 
     def lead(self, fd: int) -> None:
-        """A listener is ready: accept, promote, work; until nobody waits, another leads, or the share of
-        this turn is over. Listeners take turns."""
+        """A listener is ready: accept, promote, work; until no client waits, another child leads, or the
+        share of this turn is over. Listeners take turns."""
         share = self.share
         share.lead(monotonic())
         turns = self.acceptor.turns(fd)
@@ -183,7 +183,7 @@ class ChildLoop:
                 turns.append(fd)
 
     def take(self, fd: int) -> bool:
-        """Accept there, and work. Returns whether somebody else may be waiting there."""
+        """Accept there, and work. Returns whether more clients may be waiting there."""
         self.before(fd)
         accepted = self.acceptor.accept(fd)
         if accepted is None:
@@ -261,7 +261,7 @@ class ChildLoop:
             self._aside = True
 
     def _renew(self) -> None:
-        """At the end of a turn, as `_leave`: whoever waits in the old socket is served first."""
+        """At the end of a turn, as `_leave`: clients that wait in the old socket are served first."""
         acceptor = self.acceptor
         while self._renewed and not acceptor.no_room():
             number, fd = self._renewed[0]
@@ -306,7 +306,7 @@ class ChildLoop:
 
 
 def _readable(fd: int) -> bool:
-    """Whether somebody waits there by now."""
+    """Whether a connection waits there by now."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))

@@ -1,7 +1,7 @@
-"""Clients whose process is about to be killed for being late: they are told, once it is dead.
+"""A 504 for the clients of a process that is killed for being late.
 
 Before the kill, the connections of requests of which nothing was answered yet are taken out of the process
-by pidfd_getfd(2). When it is dead, and nobody else can send there any more, those that are still in that
+by pidfd_getfd(2). When it is dead, and no other process can send there any more, those that are still in that
 state get a 504 and a close. Used by the master for its children, and by a worker for the processes that it
 has forked for clients.
 
@@ -9,7 +9,7 @@ Where the kernel refuses that (a process that runs as another user, and no CAP_S
 5.6; a seccomp filter), clients see a connection that is closed, as after a crash.
 
 What is taken is what the process said was its client's socket: it is used only if it is a connected stream
-socket, and nothing here waits for it. What the client has sent and nobody has read is read first, since a
+socket, and nothing here waits for it. What the client has sent and was not read is read first, since a
 close with unread bytes resets the connection, and may destroy the answer on its way (RFC 9112, 9.6).
 """
 

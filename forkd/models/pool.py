@@ -1,7 +1,7 @@
 """A pool of threads behind a bounded request queue, and the loop of the models that have one.
 
 The waiting thread lends a connection to the pool as a task; a pool thread runs it, and hands its
-outcome back, which the waiting thread hears by an eventfd in its handle set. When the queue is full
+outcome back, by an eventfd in the waiting thread's handle set. When the queue is full
 the waiting thread stops reading: what becomes ready waits outside the handle set, unread, until
 there is room. Nothing is dropped.
 """

@@ -67,7 +67,7 @@ class Proactor(PooledLoop):
     # ---- step 4: dispatch -----------------------------------------------------------------
 
     def demultiplex(self, events: Events) -> None:
-        super().demultiplex(events)  # aio has no accept: its listeners are told to be ready
+        super().demultiplex(events)  # aio has no accept: its listeners are reported as ready
         connections = self.keeper.connections
         for kind, fd, result in self.handles.completed():
             if kind is _ACCEPTED:
@@ -88,8 +88,8 @@ class Proactor(PooledLoop):
     # ---- completion handlers --------------------------------------------------------------
 
     def _welcome(self) -> None:
-        """Serve those who have arrived, as far as the share of this turn goes. A multishot accept takes all
-        that wait, and tells of all of them before it tells of any request that comes next."""
+        """Serve the connections that have arrived, as far as the share of this turn goes. A multishot accept
+        takes all that wait, and reports all of them before any request that comes next."""
         share = self.share
         share.lead(monotonic())
         while self._arrived and not share.over(monotonic()):

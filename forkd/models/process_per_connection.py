@@ -88,7 +88,7 @@ class ProcessPerConnection(ChildLoop):
             servant = Servant(pid, pidfd, row)
             try:
                 self.watch(pidfd, lambda: self._exited(servant))
-            except OSError as error:  # nobody would hear of its end: refuse its client
+            except OSError as error:  # its end would not be noticed: refuse its client
                 self._end_unwatched(servant, error)
             else:
                 self._servants[servant] = None
@@ -136,8 +136,8 @@ class ProcessPerConnection(ChildLoop):
         self._partings.pop(servant, Parting(late_answer)).close()
 
     def make_room(self) -> bool:
-        """The oldest process that has no request in hand is asked to end: it answers what has come, and its
-        exit makes room. Which of them has been idle for longest, nobody knows."""
+        """Ask the oldest process without a request in hand to end: it answers what has come, and its exit
+        makes room. How long each has been idle is not known."""
         if self._asked not in self._servants:
             idle = (s for s in self._servants if s.row.cells[IN_FLIGHT] <= 0)
             self._asked = next(idle, None)

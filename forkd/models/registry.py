@@ -244,7 +244,7 @@ def _threads(config: Config) -> str:
 
 
 def _native(config: Config) -> str:
-    """The default is native code where there is some. Who asks for it does not want to be without."""
+    """Native code is the default where there is some; a configuration that asks for it fails without."""
     if not config.native or native is not None or "native" not in config.origins:
         return ""
     return (

@@ -1,9 +1,9 @@
-"""What the requests of a route take: so that a thread is not lost to one that is known to block, nor all
-of them to those that take long.
+"""The time that requests of a route take, learned so that routes that block can be told from the others.
 
-A route is a method and a path, in which segments that hold a digit, and so may name one thing of many,
-are all the same. Only routes that have blocked lately are remembered; an application that never blocks
-costs nothing here. In a child with threads, by all of them: an update that is lost to a race is no harm.
+With it the leader gives leadership away before a request that is likely to block, and one thread is kept from
+long routes. A route is a method and a path, in which segments that hold a digit, and so may name one thing of
+many, are all the same. Only routes that have blocked lately are remembered; an application that never blocks
+costs nothing here. Used by all threads of a child: an update that is lost to a race does no harm.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Routes:
         return takes > _SLOW_LOG2 and takes > self._typical + _LONG_LOG2
 
     def judge(self, line: bytes, seconds: float) -> None:
-        """It has taken so many seconds. Need not be told of what did not block, unless `alert`."""
+        """Learn that a request took so many seconds. One that did not block may be left out, unless
+        `alert`."""
         blocked, took = seconds > SLOW_SECONDS, log2(max(seconds, 1e-9))
         self._typical += _STEP_LOG2 if took > self._typical else -_STEP_LOG2
         route = route_of(line)

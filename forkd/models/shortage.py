@@ -1,8 +1,8 @@
-"""When a system call fails for want of something: say so now and then, and wait before the next try, or
-refuse whom it was made for.
+"""Back-off for exhausted resources (EMFILE, ENOMEM): one log line in 10 s, and a pause before each retry.
 
-Trying again at once would spin: what could not be accepted stays in the queue, which stays readable.
-Used by whoever accepts: the acceptor of a child, the master's dispatcher, and its own sockets.
+To try again at once would spin: what could not be accepted stays in the queue, which stays readable. A
+connection that a call failed for is refused, where that is all there is to do. Used by the acceptor of a
+child, by the master's dispatcher, and for the master's own sockets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Shortage:
     def pause(self, call: str, error: OSError) -> float:
         """`call` has failed. Returns the seconds to wait before the next try."""
         seconds = _NO_ROOM_SECONDS if error.errno in _NO_ROOM_ERRNOS else _PAUSE_SECONDS
-        if error.errno != errno.ECONNABORTED:  # a client that has left is no error of ours
+        if error.errno != errno.ECONNABORTED:  # a client that has left is not an error
             self._say(call, error, f"again in {seconds} s")
         return seconds
 
@@ -43,7 +43,7 @@ class Shortage:
 
     def _say(self, call: str, error: OSError, then: str) -> None:
         if in_fork:
-            leave()  # a handler of a signal has forked, and has come back here with nothing of forkd's
+            leave()  # a signal handler has forked, and its child has come back here
         now = monotonic()
         if now < self._silent_until:
             self._unsaid += 1

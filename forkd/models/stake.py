@@ -1,7 +1,7 @@
-"""What the leader of a child's threads has at stake: the connection it is inside the application for.
+"""The stake of the leader of a child's threads: the connection it is inside the application for.
 
-The leader puts it in and drops it again; one follower watches meanwhile, and may take it, and so the
-leadership, when the leader stands still. `put`, `drop` and `take` are atomic. The native twin
+The leader puts the connection in and drops it again; one follower watches meanwhile, and may take it, and so
+the leadership, when the leader stands still. `put`, `drop` and `take` are atomic. The native twin
 (native/stake.c) watches without the interpreter's lock: then a fast application pays next to nothing
 for being watched.
 """
@@ -26,8 +26,8 @@ class Stake(Protocol):
         """The leader enters the application."""
 
     def drop(self, conn: Connection) -> bool:
-        """It has come back. Whether it still leads: nobody took that connection, by its identity, for
-        by then the stake may be that of another leader."""
+        """The leader has come back. Returns whether it still leads: no watcher took that very connection (by
+        then the stake may hold that of another leader)."""
         ...
 
     def take(self) -> Connection | None:
@@ -109,7 +109,7 @@ class PythonStake:
 
     def _sleep(self) -> None:
         self._asleep = True
-        # Looked at after that: whoever puts something in after this look sees it.
+        # Looked at after that: a thread that puts something in after this look sees it.
         if not (self._held or self._given or self._ended):
             self._news.get()
         self._asleep = False

@@ -1,7 +1,7 @@
-"""The client's socket in the hands of a blocking handler: it remembers how it failed, and counts its bytes.
+"""The client's socket as a blocking handler gets it: it keeps its first error, and counts its bytes.
 
 A handler may use sockets of its own, and fail as they do: `ConnectionError` and `TimeoutError` alone
-do not say who has left. Made by `Connection.take`.
+do not say which peer has left. Made by `Connection.take`.
 
 What a handler moves past these methods is not counted: by os.read(2) of the descriptor, or by TLS of its own,
 which takes the descriptor away from this object.

@@ -1,4 +1,4 @@
-"""What a child is given to work with, and what its model must offer in return.
+"""The context of a child, which its model works with, and the protocol that a model implements.
 
 Made by supervise/worker.py after the fork; used by every model.
 """
@@ -26,19 +26,19 @@ class Unit:
     slot: int
     row: Row  # the main thread's lane of the scoreboard
     lanes: Lanes | None  # of the scoreboard, where the model has a pool
-    lease: Lease | None  # None when the kernel chooses who accepts (exclusive, reuseport)
+    lease: Lease | None  # None when the kernel chooses which child accepts (exclusive, reuseport)
     intakes: list[Intake]  # where connections come from
     interface: Interface
     host: Host
     log: Log
     access: AccessLog | None
-    #: Told which listener somebody has shut down, so that it can be listened on anew.
+    #: Called with a listener that was shut down (shutdown(2)), so that it can be listened on anew.
     deaf: Callable[[int], None]
     #: Further descriptors to wait on, with what to call when they are readable.
     watched: dict[int, Callable[[], None]]
     #: Housekeeping, to be called at the end of every turn. Returns when it wants another, at the latest.
     after_turn: Callable[[], float]
-    #: Told the model that serves in this process now, in the model that forks others for that.
+    #: Called, by a model that forks, with the model that serves in the forked process.
     serves: Callable[[Model], None] = lambda model: None
     #: Asks such a process, by its pidfd, for the stacks of its threads; returns what reads them.
     ask_stacks: Callable[[int], Callable[[], str]] = lambda pidfd: str
@@ -62,8 +62,8 @@ class Model(Protocol):
         """A listener lets clients in again: the same socket, or another one, `fd`."""
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
-        """Stop accepting and end when the work in flight is done. `drain_queue`: nobody accepts
-        after us, so first take what already waits in the accept queue."""
+        """Stop accepting and end when the work in flight is done. `drain_queue`: no process accepts
+        after this one, so first take what already waits in the accept queue."""
 
     def abandon(self) -> None:
         """Close everything now."""

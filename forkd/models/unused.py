@@ -1,6 +1,6 @@
-"""Options that somebody has set and that the model, the interface or another option leaves without effect.
+"""Options that were set and that the model, the interface or another option leaves without effect.
 
-A start, a reload and `forkd check` name them. They are no errors: one file may serve several daemons, and
+A start, a reload and `forkd check` name them as warnings: one file may serve several daemons, and
 the interface is only known when the application is there. What cannot be served at all is refused
 (`registry.RULES`, rules.py).
 """

@@ -1,6 +1,6 @@
-/* Connections that are over as soon as they are served, without an object of Python for each: they are accepted, and
- * served once, as bare Links (models/inline.py, whose `serve` is the twin). What is more than that becomes a Connection
- * with a session, from where it stands. */
+/* Accepting connections, and serving their first request, as bare Links: without an object of Python for each
+ * (models/brief.py; the twin is `serve` in models/inline.py). A connection that goes on after that gets a Connection
+ * and a session, which continue from there. */
 
 #define _GNU_SOURCE
 #include "dispatch.h"
@@ -108,7 +108,7 @@ static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObjec
 }
 
 /* accept(listener, most, name, port, mend) -> up to `most` Links, whose `note` is what Ends are (http/environ.py);
- * fewer: nobody else waits. `name` and `port` are the server's, as strings, and `mend` is what is called when a
+ * fewer: no more wait. `name` and `port` are the server's, as strings, and `mend` is what is called when a
  * standard descriptor was missing. Raises OSError, unless there are some. */
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -130,7 +130,7 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
             break; /* the next call will say why */
         PyObject *link = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : link_of(fd, &address, size, args);
         if (!link && i) {
-            PyErr_Clear(); /* one is lost, for want of memory; not the others */
+            PyErr_Clear(); /* out of memory: one is lost, not the others */
             break;
         }
         if (!link || PyList_Append(links, link))
@@ -142,8 +142,8 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
 
 /* ---- served once ---------------------------------------------------------------------------- */
 
-/* The Connection of a bare Link. Returns 0 when it could be made, and was told so with the value; or -1 with an
- * exception. Takes the reference to the value, which is NULL only with an exception. */
+/* Make the Connection of a bare Link, and call the loop's method `name` with it and the value. Returns 0, or -1 with
+ * an exception. Takes the reference to the value, which is NULL only with an exception. */
 static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
 {
     PyObject *conn = value ? link_grown(link) : NULL;
@@ -268,7 +268,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     int ours = PyObject_RichCompareBool(fd, given[FD], Py_EQ);
     if (ours <= 0 || PyDict_Size(self->early) >= PyLong_AsLong(given[ROOM]))
         return ours < 0 ? -1 : 0;
-    /* What is left of this turn's share. Only a whole batch tells that more may be waiting: a part of one ends the turn. */
+    /* What is left of this turn's share. Only after a whole batch may more be waiting: a part of one ends the turn. */
     long whole = PyLong_AsLong(given[MOST]), most = MOST_ACCEPTS - self->taken;
     PyObject *limit = most <= 0 ? NULL : most < whole ? PyLong_FromLong(most) : Py_NewRef(given[MOST]);
     if (!limit)
@@ -283,7 +283,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
         PyErr_Clear(); /* the loop will see it, too */
         ours = 0;
     } else if (links && !PyList_Size(links)) {
-        ours = 0; /* nobody was there: the loop counts how often */
+        ours = 0; /* no connection was there: the loop counts how often */
     } else if (links && PyList_Size(links) >= whole) {
         done = PyObject_CallMethodObjArgs(self->loop, n_crowded, given[INTAKE], links, NULL);
     } else if (links && !links_begin(self, links, given[OPENING], given[INTAKE], (int)PyLong_AsLong(given[EPOLL]))) {

@@ -73,7 +73,7 @@ static int not_usual(const char *name, Py_ssize_t size)
     return 0;
 }
 
-/* A Content-Length, or -1 when it is no usual one. */
+/* A Content-Length, or -1 when it is not a usual one. */
 static Py_ssize_t length_of(PyObject *text)
 {
     Py_ssize_t size, length = 0;

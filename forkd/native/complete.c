@@ -1,7 +1,7 @@
 /* The completions of a ring, for connections that are at rest (system/uring.py, whose Python is the twin): what was
  * received is served, and its answer's send begun, without a call of Python; and so are the ends of such sends.
  *
- * All other completions are told, in their order. */
+ * All other completions are returned to Python, in their order. */
 
 #include "ring.h"
 #include <sys/socket.h>
@@ -18,9 +18,9 @@ typedef struct {
     Queues *queues;
     Buffers *buffers;
     PyObject *operations, *handles, *disarmed;
-    PyObject *loop, *connections; /* NULL until it is told of them */
+    PyObject *loop, *connections; /* NULL until they are passed to `serve` */
     Rest rest;
-    unsigned looked; /* up to there, plain handles have been told */
+    unsigned looked; /* up to there, plain handles have been returned */
     unsigned more;   /* completions of this turn that have come since */
 } Completions;
 
@@ -138,7 +138,7 @@ static int begin_send(Completions *self, Handle *handle, const Link *conn, Usual
     return 0;
 }
 
-/* Something was received. Returns 1 when it is served, 0 when it is to be told, or -1 with an exception. */
+/* Something was received. Returns 1 when it is served, 0 when it is for Python, or -1 with an exception. */
 static int received(Completions *self, Handle *handle, const struct io_uring_cqe *cqe)
 {
     const char *data = ring_received(self->buffers, cqe);
@@ -251,7 +251,7 @@ static PyObject *completions_sent(Completions *self, PyObject *args)
     return served < 0 ? NULL : PyBool_FromLong(served);
 }
 
-/* plain() -> the completions of plain handles that have come since the last call; they are not told again. */
+/* plain() -> the completions of plain handles that have come since the last call; they are not returned again. */
 static PyObject *completions_plain(Completions *self, PyObject *unused)
 {
     (void)unused;
@@ -302,7 +302,7 @@ static PyObject *completions_next(Completions *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* rest() -> all completions that were not told yet. */
+/* rest() -> all completions that were not returned yet. */
 static PyObject *completions_rest(Completions *self, PyObject *unused)
 {
     const struct io_uring_cqe *cqe;

@@ -1,9 +1,9 @@
 /* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (models/inline.py, the
  * twin).
  *
- * A connection rests while its session waits in an Await that has a `shortcut`. What arrives there and is usual never
- * gets to the session, which goes on resting. All else does: bytes, as ever, or a request that was begun here, from
- * where it stands. */
+ * A connection rests while its session waits in an Await that has a `shortcut`. A usual request is answered without
+ * the session, which goes on waiting. Anything else is passed to it: as bytes, or as a request that was begun here
+ * and that the session continues. */
 
 #define _GNU_SOURCE
 #include "dispatch.h"
@@ -98,7 +98,7 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
         Py_END_ALLOW_THREADS
     }
     if (sent < 0)
-        sent = 0; /* whoever sends the rest will see why */
+        sent = 0; /* the send of the rest will fail in the same way, and is looked at */
     conn->moved += sent;
     count_sent(conn->ledger, sent);
     size_t all = pieces[0].iov_len + pieces[1].iov_len;
@@ -208,7 +208,7 @@ static int accept_at(Dispatcher *self, PyObject *fd)
     return done ? 0 : -1;
 }
 
-/* One handle that is ready. Returns 0; 1, when it is no connection; or -1 with an exception. */
+/* One handle that is ready. Returns 0; 1, when it is not a connection; or -1 with an exception. */
 static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
 {
     PyObject *number;
@@ -374,7 +374,7 @@ static int tell_descriptor(PyObject *found, const Link *link)
     return failed ? -1 : 0;
 }
 
-/* held() -> the descriptors of bare Links that are in nobody's dictionary, since they are being begun. */
+/* held() -> the descriptors of bare Links that are in no dictionary, since they are being begun. */
 static PyObject *dispatcher_held(Dispatcher *self, PyObject *unused)
 {
     PyObject *found = PyList_New(0);

@@ -23,7 +23,7 @@ typedef struct {
     long accepted;   /* of those, since this was set to 0 */
     long taken;      /* of those, in this share: see models/share.py */
     double due;      /* seconds of CLOCK_MONOTONIC: the rest of a turn is not before that, if shares are whole */
-    double patience; /* seconds in the application, above which `loop.judge` is told of them */
+    double patience; /* seconds in the application, above which `loop.judge` is called */
     char wary;       /* `loop.claims` is asked before the application is called */
     PyObject *batch; /* bare Links that are being begun, one after the other; borrowed, NULL when none are */
     Link *begun;     /* the one that is; borrowed, as well */

@@ -1,5 +1,5 @@
-/* epoll_wait(2), and what it returns as it is: a list of tuples would be made only to be taken apart again
- * (system/handles.py, where its twin is). */
+/* epoll_wait(2), with its events as the kernel writes them: a list of tuples would be made only to be taken apart
+ * again (system/handles.py, where its twin is). */
 
 #include "native.h"
 #include <errno.h>

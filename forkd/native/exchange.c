@@ -56,7 +56,7 @@ static void exchange_dealloc(Exchange *self)
 }
 
 /* Exchange(app, respond, ledger, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
- * makes a Response, `keep_alive` False ends the connection, `ledger` and `access` (or None) are told of each request,
+ * makes a Response, `keep_alive` False ends the connection, `ledger` and `access` (or None) record each request,
  * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, and a body of more
  * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -98,7 +98,7 @@ static PyObject *client_of(const UsualRequest *request, int *fd)
     return PyObject_GetAttr(peer, n_client);
 }
 
-/* The ledger is told that the request begins. Returns 0, or -1 with an exception. */
+/* Record in the ledger that the request begins. Returns 0, or -1 with an exception. */
 static int begin(Exchange *self, UsualRequest *request)
 {
     int fd;

@@ -1,5 +1,5 @@
-/* Processes that the application forks (forked.py says what becomes of them; its PythonForkState is the twin), and
- * those among them that Python does not hear of, since C code has forked them. */
+/* Processes that the application forks (forked.py says what becomes of them; its PythonForkState is the twin), also
+ * where C code forks them, without Python's hooks. */
 
 #define _GNU_SOURCE /* dup3 */
 #include "native.h"

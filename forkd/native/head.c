@@ -95,7 +95,7 @@ static int usual_host(const char *at, const char *end)
 /* What the fields say of the message. */
 typedef struct {
     int hosts, keep;
-    long long length; /* of the body; negative: not told */
+    long long length; /* of the body; negative: not given */
 } Framing;
 
 /* The values that the access log shows, as they were received: strong references, NULL where there is no such
@@ -104,7 +104,7 @@ typedef struct {
     PyObject *referer, *agent;
 } Shown;
 
-/* The number in [at, end) if it is one that everybody reads alike; else -1. */
+/* The number in [at, end) if all recipients read it alike; else -1. */
 static long long number(const char *at, const char *end)
 {
     long long value = 0;

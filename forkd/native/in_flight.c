@@ -17,7 +17,7 @@ int64_t place_take(Places *places)
     if (places->high >= places->count)
         return 0;
     int64_t place = places->first + places->high++;
-    entry_cells(places, 0)[0] = places->high; /* so far those who look have to look */
+    entry_cells(places, 0)[0] = places->high; /* readers look at so many entries */
     IN_ORDER();
     return place;
 }

@@ -37,7 +37,7 @@ static int link_clear(Link *self)
 void link_close(Link *self)
 {
     if (self->bare) {
-        if (self->forks != forks) /* who was forked meanwhile may have a copy, and keep the client waiting */
+        if (self->forks != forks) /* a process that was forked meanwhile may hold a copy: the client would wait */
             shutdown(self->fd, SHUT_WR);
         close(self->fd);
     }

@@ -54,7 +54,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *block;
     long code;
-    Py_ssize_t length; /* negative: none was told */
+    Py_ssize_t length; /* negative: none was given */
     char dated, named;
 } Block;
 
@@ -63,7 +63,7 @@ typedef struct {
     PyObject_HEAD
     Py_ssize_t end; /* bytes of the head */
     PyObject *method, *line, *environ;
-    PyObject *length; /* of the body; NULL when none was told */
+    PyObject *length; /* of the body; NULL when none was given */
     PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
     char keep_alive, is_head;
     /* Its exchange, since that has begun. */
@@ -187,7 +187,7 @@ typedef struct {
     uint64_t *head, *tail;
     char *text;
     size_t room; /* a power of two */
-    char shut;   /* lines were lost, and before others follow that has to be told */
+    char shut;   /* lines were lost, and the loss is to be logged before others follow */
 } RingWriter;
 
 extern PyTypeObject *ring_writer_type;

@@ -1,7 +1,7 @@
 /* A usual request, from its head (head.c) to what its application answers: the object behind start_response.
  *
  * The usual application calls start_response once, with usual headers and without exc_info, and never write().
- * As soon as it does anything else, a Response (app/response.py, the twin) has the word. */
+ * As soon as it does anything else, a Response (app/response.py, the twin) takes over. */
 
 #include "native.h"
 #include <stddef.h>
@@ -54,7 +54,7 @@ PyObject *response_of(UsualRequest *self)
             PyErr_SetString(PyExc_RuntimeError, "start_response was called outside of its request");
             return NULL;
         }
-        /* A bare link could not send what write() is given; in a process that was forked nobody can. */
+        /* A bare link could not send what write() is given, and a process that the application forked must not. */
         if (Py_TYPE(self->peer) == link_type && !self->over && !in_fork) {
             PyObject *conn = link_grown((Link *)self->peer), *link = self->peer;
             if (!conn)

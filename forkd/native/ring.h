@@ -34,14 +34,14 @@ typedef struct {
     PyObject *held, *data;
     PyObject *conn; /* once it was looked up; None when it was released */
     Py_ssize_t offset;
-    /* While an answer is sent that nobody in Python knows of. */
+    /* While an answer is sent without Python. */
     UsualRequest *request;
     PyObject *exchange, *op, *then;
     double seconds;
 } Handle;
 
 extern PyTypeObject *handle_type;
-/* Its answer is sent, or is somebody else's. */
+/* Forget its answer, which is sent, or which Python goes on with. */
 void handle_forget(Handle *handle);
 
 extern PyTypeObject *queues_type, *buffers_type;

@@ -1,7 +1,8 @@
-/* Signals that a process has sent, told from those of the kernel for a terminal (system/signals.py, SignalQueue).
+/* The distinction between signals that a process has sent and those of the kernel for a terminal
+ * (system/signals.py, SignalQueue).
  *
- * Its twin cannot tell them: Python's handlers are not given a siginfo_t. There whoever has a terminal takes no
- * such signal for an order. */
+ * Its twin cannot make it: Python's handlers are not given a siginfo_t. A master that has a terminal takes no such
+ * signal for an order there. */
 
 #include "native.h"
 #include <signal.h>

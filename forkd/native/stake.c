@@ -1,5 +1,5 @@
-/* What the leader of a child's threads has at stake, and the wait of the follower that watches it
- * (models/stake.py, the twin).
+/* The stake of the leader of a child's threads, and the wait of the follower that watches it (models/stake.py, the
+ * twin).
  *
  * The watcher looks a thousand times a second. Here it does so without the GIL, which otherwise each look
  * would take from the leader and give back. */
@@ -70,7 +70,7 @@ static void stake_dealloc(Stake *self)
     release((PyObject *)self);
 }
 
-/* Whether `flag` has been set, and the watcher told, which only holds the mutex to look at it. */
+/* Set `flag`, unless it is NULL, and wake the watcher, which holds the mutex only to look at it. */
 static void tell(Stake *self, char *flag)
 {
     pthread_mutex_lock(&self->mutex);
@@ -170,7 +170,7 @@ static int look(Stake *self, int64_t tick)
                 return STILL;
         } else if (++calm > self->calm) {
             STORE(self->asleep, 1);
-            /* Looked at after that: whoever puts something in after this look sees it. */
+            /* Looked at after that: a thread that puts something in after this look sees it. */
             while (LOAD(self->asleep) && !LOAD(self->occupied) && !self->given && !self->ended)
                 pthread_cond_wait(&self->news, &self->mutex);
             STORE(self->asleep, 0);

@@ -1,4 +1,4 @@
-"""How long connections wait in the kernel's accept queue: a look at one of them now and then.
+"""Samples of the time that connections wait in the kernel's accept queue.
 
 The queue itself keeps no times. What the kernel knows of a TCP connection is when its last byte arrived,
 or, before there was one, when it was established (tcpi_last_data_recv, tcp(7)); in the moment of its
@@ -6,7 +6,7 @@ accept that is how long it has waited, or less, if it has sent the rest of its b
 system call, so one connection is asked in each LOOK_SECONDS of a process that accepts: the first after
 they are over, which is the one at the head of the queue. A unix socket has no such clock.
 
-Used by whoever accepts: a child, or the master where it does.
+Used by the process that accepts: a child, or the master.
 """
 
 from __future__ import annotations

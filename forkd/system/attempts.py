@@ -1,5 +1,5 @@
-"""Whether an address could be listened on and a file be made, found out without a change. Called by
-`forkd check`; system/sockets.py does it."""
+"""Tries, without a change, whether an address can be listened on and a file be made, for `forkd check`. The
+calls themselves are in system/sockets.py."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Whether some worker's requests have been slow lately: known to all workers of a generation.
+"""A mark in shared memory that some worker of a generation has had slow requests lately, for all its workers.
 
 Two cells of shared memory, which every worker may write. A worker that is about to take several connections
 at a time looks whether it should (models/batch.py): a slow request holds those that were taken with it, and
 the worker that meets the next one need not be the one that has met the last.
 
-One request that took a while is no sign: the processor may have been needed elsewhere. Two of them shortly
-one after the other are, and so is one that took longer than that explains. The longer they take, the longer
-it is until the next one shows, and the longer workers are cautious. Times are seconds of CLOCK_MONOTONIC, the
-same clock in all processes. What a worker wrote is data: a time that cannot be is taken for none.
+One request that took a while does not count: the processor may have been needed elsewhere. Two of them
+shortly one after the other count, and so does one that took longer than that explains. The longer they take,
+the longer it is until the next one shows, and the longer workers are cautious. Times are seconds of
+CLOCK_MONOTONIC, the same clock in all processes. What a worker wrote is data: an impossible time counts as
+none.
 """
 
 from __future__ import annotations

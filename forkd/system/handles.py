@@ -1,4 +1,4 @@
-"""Handle sets: what a process waits on, and how it learns that one of them is ready.
+"""Handle sets: the descriptors that a process waits on, by epoll(7), poll(2) or select(2).
 
 The synchronous event demultiplexer of the Reactor pattern (POSA2). A model owns one handle set per
 waiting thread; the master owns one too. Each is made after the fork that starts its process: an
@@ -119,7 +119,8 @@ class PatientEpoll:
 
     @property
     def short(self) -> bool:
-        """Some are polled: whoever waits for this epoll itself has to look at times."""
+        """Whether some descriptors are polled, so that a wait for this epoll itself has to end now and
+        then."""
         return bool(self._polled)
 
     def register(self, fd: int, mask: int) -> None:
@@ -168,7 +169,7 @@ class PatientEpoll:
 
 
 class PollSet:
-    """poll(2): the kernel is told every handle at every wait."""
+    """poll(2), to which every handle is passed at every wait."""
 
     concurrent = False
 

@@ -1,5 +1,5 @@
-"""Listening on what a host name stands for: an IPv4 and an IPv6 address, at the same port. Called by the
-master; `forkd check` asks only what that is.
+"""Listeners for a host name: one at its IPv4 address and one at its IPv6 address, with the same port. Called
+by the master; `forkd check` asks only for the addresses.
 
 A family that this machine does not have, or has turned off, is left out with a line, as long as the other is
 there. `localhost` is both loopback addresses, whatever /etc/hosts says (RFC 6761, 6.3).
@@ -26,7 +26,7 @@ _MAX_PORT_TRIES = 20
 
 def expand(address: Address) -> list[Address]:
     """The addresses that it stands for, the first of each family, IPv4 before IPv6. Raises OSError
-    (gaierror) for a name that is not known, UnicodeError for what is no name."""
+    (gaierror) for a name that is not known, UnicodeError for what is not a name."""
     if address.kind != "tcp" or re.fullmatch(r"[0-9.]+", address.host):
         return [address]
     if address.host == "localhost":
@@ -93,7 +93,7 @@ def is_off(error: BindError) -> bool:
 
 
 def without(address: Address, error: BindError) -> str:
-    call = str(error).partition("; ")[0]  # without the remedies, for an address that somebody has named
+    call = str(error).partition("; ")[0]  # without the remedies, for an address that was configured
     return f"{address} is listened on without one of its families: {call}"
 
 

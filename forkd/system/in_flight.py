@@ -5,7 +5,7 @@ requests whose answer waits for a slow client, generators between two pieces, st
 flight from the store of its time, the first cell of its entry, until that is 0 again. Requests that find
 the pool taken have no entry; their lane counts them.
 
-Used by system/scoreboard.py: written by the child, and read by whoever collects it when it is dead.
+Used by system/scoreboard.py: written by the child, and read by its parent when it is dead.
 What a child wrote is data, never trusted as an index, a size or a time.
 """
 
@@ -32,7 +32,7 @@ _CLIENT, _CLIENT_BYTES = 16, 48
 _LINE, _LINE_BYTES = 64, 160
 ENTRY_BYTES = 256
 _CELLS = ENTRY_BYTES // 8
-#: Not in Python's mmap before 3.13. Entries that nobody writes to cost no memory, and reserve none.
+#: Not in Python's mmap before 3.13. Entries that are never written to cost no memory, and reserve none.
 _MAP_NORESERVE = 0x4000
 
 #: What a conversation of a TCP protocol has for a request line.
@@ -165,7 +165,7 @@ class Places:
 
 
 def make_entries(slots: int, lanes: int) -> list[Entries]:
-    """Those of each slot, whose child has so many lanes."""
+    """The entries of each slot, whose child has so many lanes."""
     size = (1 + lanes + POOL_ENTRIES) * ENTRY_BYTES
     flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
     if sys.platform == "linux":
@@ -175,5 +175,5 @@ def make_entries(slots: int, lanes: int) -> list[Entries]:
 
 
 def scratch_entries() -> Entries:
-    """For one lane; nobody else reads them."""
+    """Entries for one lane, in private memory."""
     return Entries(memoryview(bytearray((2 + POOL_ENTRIES) * ENTRY_BYTES)), 1)

@@ -2,17 +2,17 @@
 
 Leader/Followers (POSA2) across processes. One 64-bit cell of shared memory holds
 ``term << 16 | slot``: the child in that slot leads, which means that it, and only it, has the
-listeners in its handle set. Slot 0 means nobody. The cell is written by the leader, when it
+listeners in its handle set. Slot 0 means that no child leads. The cell is written by the leader, when it
 promotes a follower, or by the master, when the leader is busy, stopped or dead. Each child has a
-*bell*, an eventfd in its own handle set; whoever writes the cell rings the bell of the child that
+*bell*, an eventfd in its own handle set; the process that writes the cell rings the bell of the child that
 it names.
 
-Why nothing here can be left locked by a SIGKILL: there is nothing to unlock. The cell always names
-somebody; the master learns of a death from the pidfd and grants anew. A writer that dies between
-the write and the bell is covered too: on any death the master rings the holder once more; and so it does
-when somebody waits and nothing moves, for a writer may also be stopped there. Two
-writers at once are harmless: the last write wins and its writer rings after writing, and two
-leaders for an instant only mean that one of them gets EAGAIN from accept(2).
+Why nothing here can be left locked by a SIGKILL: there is nothing to unlock. When the child that the cell
+names dies, the master learns of it from the pidfd, and grants anew. A writer that dies between the write and
+the bell is covered too: on any death the master rings the holder once more. It also does so when a client
+waits and nothing moves, since a writer may be stopped there. Two writers at once are harmless: the last write
+wins and its writer rings after writing, and two leaders for an instant only mean that one of them gets EAGAIN
+from accept(2).
 
 A promotion is decided by load (open connections), which spreads long-lived connections evenly:
 see `promote`. Members are listed by the master alone, so that no child promotes one that retires.
@@ -38,7 +38,7 @@ _CELL_MASK = (1 << 64) - 1
 
 def make_bells(slots: int) -> list[int]:
     """By slot, from 1 to `slots`: one for each child that the master may have at a time, whatever
-    its generation. Whoever leads must be able to ring the bells of children younger than itself."""
+    its generation. A leader must be able to ring the bells of children younger than itself."""
     return [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(slots + 1)]
 
 
@@ -58,7 +58,7 @@ class Lease:
         self.caution = Caution()
 
     def holder(self) -> int:
-        """The slot that leads, or NOBODY; also when a child wrote a slot that there is not."""
+        """The slot that leads. NOBODY where none does, or where a child wrote a slot that does not exist."""
         slot = self._holder[0] & _SLOT_MASK
         return slot if slot <= self.slots else NOBODY
 
@@ -97,8 +97,8 @@ class Lease:
         return False
 
     def set_members(self, slots: list[int]) -> None:
-        """The master says who may lead. A child that reads while this writes sees a member twice
-        or not at all, never a stranger: both are put right by the next accept."""
+        """Set the children that may lead; by the master. A child that reads while this writes sees a member
+        twice or not at all, and never another slot: the next accept puts both right."""
         for index, slot in enumerate(slots, start=1):
             self._members[index] = slot
         self._members[0] = len(slots)
@@ -124,6 +124,6 @@ class Lease:
         if lightest == leader:
             if least < FULL:
                 return False
-            lightest = NOBODY  # everybody is full: connections wait in the backlog
+            lightest = NOBODY  # all are full: connections wait in the backlog
         self.grant(lightest)
         return True

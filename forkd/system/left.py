@@ -1,4 +1,5 @@
-"""What a dead process has left in flight, for who collects it: the master, or the worker that forked it."""
+"""The requests that a dead process has left in flight, for its parent: the master, or a worker that forked
+it."""
 
 from __future__ import annotations
 

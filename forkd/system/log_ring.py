@@ -1,4 +1,4 @@
-"""Rings of log lines in shared memory: one writer each, one reader for all, and nobody waits.
+"""Rings of log lines in shared memory: one writer each, one reader for all, and neither waits.
 
 One anonymous shared mmap, made by the master before the first fork. Each lane of the scoreboard has two
 rings, one for each log, so that an access log whose disk hangs hides no error; the master's are those of
@@ -38,7 +38,7 @@ _HEADER = struct.Struct("=II")  # bytes of text, number of the log
 #: Bytes of a ring: the master's and the logger's, a worker's (which at 150,000 long lines a second is full in
 #: 35 ms), and a process's that a worker forks.
 _MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 20, 1 << 16
-#: So much, or half of a ring, is told at once.
+#: For so much, or half of a ring, the reader is woken at once.
 _MANY_BYTES = 1 << 17
 #: Text of one record, unless a line is longer.
 _RECORD_BYTES = 1 << 15
@@ -47,7 +47,7 @@ _SCAN_HEADS = 64  # heads compared at once
 #: Cells of the logger's, by kind: lines that it lost; since when a write has not returned (ns, or 0).
 _LOST, _SINCE = 0, 2
 _CELLS = 4
-#: Not in Python's mmap before 3.13. Rings that nobody writes to cost no memory, and reserve none.
+#: Not in Python's mmap before 3.13. Rings that are never written to cost no memory, and reserve none.
 _MAP_NORESERVE = 0x4000
 
 
@@ -129,7 +129,7 @@ class Writer:
     """One ring, in the process that writes it. Not for two threads at once. The twin of native/log_ring.c's
     RingWriter."""
 
-    shut = False  # lines were lost, and before others follow that has to be told
+    shut = False  # lines were lost, and the loss is to be logged before others follow
 
     def __init__(self, rings: Rings, index: int) -> None:
         self._rings = rings
@@ -148,12 +148,13 @@ class Writer:
 
     @property
     def free(self) -> int:
-        """Bytes for headers and text. None, where somebody wrote nonsense that the reader has to forget."""
+        """Bytes for headers and text; 0 where the indices are nonsense, until the reader has put that
+        right."""
         used = (self.head - self._rings.tails[self._index]) & _MASK
         return max(0, self.room - used)
 
     def takes(self, text: bytes) -> bool:
-        """Whether there is room for such a record, and nothing has to be told before it."""
+        """Whether there is room for such a record, and no loss is to be logged before it."""
         return not self.shut and _HEADER.size + len(text) <= self.free
 
     def after(self, text: bytes) -> int:
@@ -183,7 +184,7 @@ class RingSink:
     ) -> None:
         """`lane`: which of the scoreboard's, counted over all slots. `log`: its number. `native`: native
         code may write to the ring, too."""
-        #: Told how many lines have just been lost.
+        #: Called with the number of lines that have just been lost.
         self.lost: Callable[[int], object] = lambda lines: None
         #: Asked, when there is room again, for what to write in the place of so many lines.
         self.gap: Callable[[int], bytes] = lambda lines: b""
@@ -196,7 +197,7 @@ class RingSink:
         )
         self._missing = 0  # lines lost since the last gap
         self.heard = self.ring.head  # what the bell has been rung for
-        #: So many bytes are told of at once.
+        #: For so many bytes the reader is woken at once.
         self.many_bytes = min(_MANY_BYTES, self.ring.room // 2)
         self._lock = Lock()
 
@@ -223,7 +224,7 @@ class RingSink:
             self._ring_bell()
 
     def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes) -> None:
-        """A request ends that has this line; see scoreboard.py's `Row.end`. Somebody rings the bell later."""
+        """End a request that has this line; see scoreboard.py's `Row.end`. The bell is rung later."""
         with self._lock:
             if self._missing:
                 self._resume()
@@ -232,7 +233,7 @@ class RingSink:
                 self._lose(line)
 
     def retry(self) -> None:
-        """Tell of what was lost, if there is room again, and of what was written."""
+        """Log what was lost, if there is room again, and wake the reader for what was written."""
         with self._lock:
             told = bool(self._missing and self._resume())
         if told or self.unheard:
@@ -256,14 +257,14 @@ class RingSink:
         self.retry()
 
     def close(self) -> None:
-        """In a child, of the master's: nothing of it is the child's."""
+        """Do nothing: in a child, the master's ring is not the child's to close."""
 
     def _ring_bell(self) -> None:
-        self.heard = self.ring.head  # before: what comes meanwhile is told of once more
+        self.heard = self.ring.head  # before: for what comes meanwhile the bell is rung once more
         self._rings.ring_bell()
 
     def _resume(self) -> bool:
-        # Half of it must be free: one gap is told then, and not one for each line that finds a place.
+        # Half of it must be free: then one gap is logged, and not one for each line that finds a place.
         if self.ring.free < self.ring.room // 2:
             return False
         missing, self._missing = self._missing, 0

@@ -39,7 +39,7 @@ class Timers:
 
 
 class Loop:
-    """Who waits on what. Single-threaded; callbacks must not block."""
+    """Callbacks of descriptors and timers. Single-threaded; callbacks must not block."""
 
     def __init__(self) -> None:
         self.timers = Timers()
@@ -47,7 +47,7 @@ class Loop:
         self._calls: dict[int, Callable[[], None]] = {}
         #: Called inside the `except` of a callback that raised; the owner logs it.
         self.failed: Callable[[], None] = lambda: None
-        #: Told why accept(2) failed; returns the seconds until the next try. The owner logs it.
+        #: Called with the error of an accept(2); returns the seconds until the next try. The owner logs it.
         self.pause: Callable[[OSError], float] = lambda error: 0.25
 
     def watch(self, fd: int, call: Callable[[], None], mask: int = READ) -> None:
@@ -65,8 +65,8 @@ class Loop:
             self._handles.remove(fd)
 
     def rest(self, fd: int, error: OSError) -> None:
-        """Look away from `fd` for a moment: a listener, when accept(2) fails for want of descriptors
-        or memory. Who waits there keeps it readable, and the loop would spin."""
+        """Look away from `fd` for a moment: a listener, when accept(2) fails because descriptors or memory
+        are exhausted. Clients that wait there keep it readable, and the loop would spin."""
         self.look_away(fd, self.pause(error))
 
     def look_away(self, fd: int, seconds: float) -> None:

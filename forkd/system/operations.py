@@ -1,7 +1,7 @@
-"""Asynchronous operations: what a proactor starts, and what it hears when they are complete.
+"""Asynchronous operations: the protocol by which a proactor starts them and gets their completions.
 
 The Asynchronous Operation Processor of the Proactor pattern (POSA2). It looks like a handle set, so
-that whoever waits need not know: to add a connection for READ is to start a receive, to add a listener
+that its caller need not know: to add a connection for READ is to start a receive, to add a listener
 is to start an accept. The difference is what comes back: not that a handle is ready, but that an
 operation is done, with its result. There are two, uring.py and aio.py; each belongs to one thread.
 """
@@ -27,15 +27,15 @@ Completed = tuple[Kind, int, int | bytes | OSError]
 
 
 class Operations(HandleSet, Protocol):
-    """`wait` returns plain handles that are ready, as any handle set does; then `completed` tells of
-    operations. A connection's bytes are told only while it is in the set for READ; what arrives at
+    """`wait` returns plain handles that are ready, as any handle set does; then `completed` returns
+    operations. A connection's bytes are returned only while it is in the set for READ; what arrives at
     other times is held until then."""
 
     def adopt(self, fd: int) -> None:
         """`fd` is a connection from now on: READ in its mask means to receive."""
 
     def send(self, fd: int, data: bytes) -> None:
-        """Start to send all of `data`; one at a time. Each SENT tells of a part of it."""
+        """Start to send all of `data`; one at a time. Each SENT reports a part of it."""
 
     def sending(self, fd: int) -> bool:
         """Whether a send is under way."""
@@ -46,17 +46,18 @@ class Operations(HandleSet, Protocol):
         ...
 
     def holds(self, fd: int) -> bool:
-        """Whether something was received and not told yet."""
+        """Whether something was received that `completed` has not returned yet."""
         ...
 
     def has_come(self, fd: int) -> bool:
-        """As `holds`, and with what has completed by now, which is told next time. Not within `completed`."""
+        """As `holds`, and with what has completed by now, which is returned next time. Not within
+        `completed`."""
         ...
 
     def sends_itself(self, fd: int) -> None:
         """The caller sends on the socket of a connection, without blocking, until it is added again, or
         the next send is started. Called while something received is being handled, when no send is under way.
-        What is received meanwhile is held, and told later."""
+        What is received meanwhile is held, and returned later."""
 
     def release(self, sock: socket.socket) -> None:
         """Cancel what is under way on a connection, then close it."""

@@ -2,7 +2,7 @@
 
 A queue is a socketpair. One datagram per connection: its descriptor, the name and port of the server
 that it was accepted for, and when that was. The master puts them in; a child, or whichever of several
-is idle, takes them out. Once nobody can put anything into it, and it is empty, it says so by EOF.
+is idle, takes them out. Once all writers have closed it, and it is empty, a read returns EOF.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def make_queue() -> Queue:
 
 
 def send_socket(queue: socket.socket, passed: Passed) -> bool:
-    """Put a connection into the queue; False when that is full. Raises OSError when nobody has the
+    """Put a connection into the queue; False when that is full. Raises OSError when no process has the
     other end. The caller still has its own copy to close."""
     sock, (host, port), accepted_ns = passed
     try:

@@ -1,9 +1,9 @@
 """The clients of a small server inside the master's loop: each has a place, for seconds, and one request.
 
-Whoever may connect must not keep others out by being slow (docs/decisions/0025-places.md). A client's
+A slow client must not keep others out (docs/decisions/0025-places.md). A client's
 request is incomplete at first; when it is complete, its answer may be due at once or later; then the
 client reads it. Each has five seconds for its part of that. When the places are taken, a newcomer gets
-that of another: `gives_way` says whose.
+that of another: `gives_way` says which.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Client:
     since: float  # in its phase; READING: since it last read something
     deadline: float
     phase: Phase = Phase.ASKING
-    data: bytes = b""  # received, for whoever collects a request here
+    data: bytes = b""  # received so far of a request that its owner collects here
     out: memoryview = field(default_factory=lambda: memoryview(b""))  # to be sent
     seconds_left: float = 0.0  # WAITING: of its own time, which stands still
 
 
 def gives_way(clients: Iterable[Client], most: int) -> Client | None:
-    """Whose place a newcomer gets: of the client whose request is incomplete for the longest, then of the
-    one that has not read its answer for the longest. None: there is a free place."""
+    """The client that makes room for a newcomer: the one whose request is incomplete for the longest, then
+    the one that has not read its answer for the longest. None: there is a free place."""
     present = list(clients)
     asking = [client for client in present if client.phase is Phase.ASKING]
     if len(present) < most and len(asking) < most - KEPT_PLACES:
@@ -106,8 +106,8 @@ class Places:
     # ---- what the server decides ------------------------------------------------------------
 
     def wait(self, client: Client) -> bool:
-        """Its request is complete, its answer will come later: no time passes for it, and nobody gets its
-        place. False: too many wait already, and newcomers would find no place."""
+        """Its request is complete, its answer will come later: its time stands still, and it keeps its place.
+        False: too many wait already, and newcomers would find no place."""
         waiting = sum(other.phase is Phase.WAITING for other in self.clients.values())
         if waiting >= self._most - KEPT_PLACES:
             return False

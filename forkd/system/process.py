@@ -56,8 +56,8 @@ def open_pidfd(pid: int) -> int:
 
 
 def require_signals() -> None:
-    """Raises CallError where a policy denies what children are signalled by: a later start of one would not
-    tell, and none could be ended."""
+    """Raises CallError where a policy denies the call that children are signalled by. They could be started
+    all the same, and none could be ended."""
     pidfd = open_pidfd(os.getpid())
     try:
         with naming("pidfd_send_signal"):
@@ -94,7 +94,7 @@ def fork(child: Callable[[], NoReturn]) -> tuple[int, int]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        spare = open_pidfd(os.getpid())  # no room for a pidfd: say so before anybody is forked
+        spare = open_pidfd(os.getpid())  # fails before the fork where there is no room for a pidfd
         try:
             with forked.own():
                 pid = os.fork()
@@ -245,7 +245,7 @@ def collect(pid: int) -> Collected | None:
     try:
         found, status, usage = os.wait4(pid, os.WNOHANG)
     except ChildProcessError:
-        return Collected(0, 0, 0)  # somebody else reaped it: all we know is that it is gone
+        return Collected(0, 0, 0)  # reaped elsewhere: all that is known is that it is gone
     if not found:
         return None
     cpu_ns = int((usage.ru_utime + usage.ru_stime) * 1e9)
@@ -265,7 +265,8 @@ def send_signal(pidfd: int, number: int, sockets: SignalSockets | None = None) -
 
 
 def may_signal(pid: int) -> bool:
-    """Whether this user may. Raises ProcessLookupError when it is gone, OverflowError for what is no pid."""
+    """Whether this user may signal it. Raises ProcessLookupError when it is gone, OverflowError for what
+    cannot be a pid."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -342,7 +343,7 @@ def state(pid: int) -> str:
 
 
 def unkillable(pid: int) -> str:
-    """What to say of a process that has not ended, though it was killed: a thread of it waits in the kernel,
+    """A sentence about a process that has not ended though it was killed: a thread of it waits in the kernel,
     perhaps for a disk or a server that does not answer."""
     try:
         doing = {state(int(task)) for task in os.listdir(f"/proc/{pid}/task")}
@@ -354,7 +355,7 @@ def unkillable(pid: int) -> str:
 
 
 def threads() -> int:
-    """How many this process has, those of C code included where /proc is there to tell."""
+    """The number of threads of this process, those of C code included where there is a /proc."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:

@@ -1,8 +1,9 @@
-"""Programs that the application starts, in a process where forkd blocks signals: they have the mask that they
-would have without forkd (execve(2) leaves it as it is, and so does vfork(2), of which no hook hears).
+"""The signal mask of programs that the application starts, in a process where forkd blocks signals.
 
-Around the calls that start them, these signals are let through, in the thread that calls. One that comes
-meanwhile goes to its handler, which has to find out what it was for. Called by system/signals.py.
+They have the mask that they would have without forkd: execve(2) leaves it as it is, and so does vfork(2), for
+which there is no hook. Around the calls that start programs, these signals are let through in the calling
+thread. One that comes meanwhile goes to its handler, which has to find out what it was for. Called by
+system/signals.py.
 """
 
 from __future__ import annotations

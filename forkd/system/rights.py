@@ -1,4 +1,5 @@
-"""What a process that runs foreign code can never get: capabilities, and the rights of setuid programs.
+"""The rights that a process gives up for good before it runs foreign code: capabilities, and those of setuid
+programs.
 
 Called in each process that the master forks for the application or a hook, beside the change of its ids,
 and while it has one thread: all of this belongs to a thread, and is inherited by what it starts and by

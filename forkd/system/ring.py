@@ -126,7 +126,7 @@ class Ring:
         self.completions = queues.completions
 
     def copies(self) -> list[int]:
-        """Of its descriptor: mmap.mmap has one each, which it does not tell."""
+        """The copies of its descriptor: each mmap.mmap holds one, and does not say which."""
         found = []
         with contextlib.suppress(OSError):
             for name in os.listdir("/proc/self/fd"):

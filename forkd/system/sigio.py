@@ -4,7 +4,7 @@ Each connection is told to signal this process when something happens to it (F_S
 real-time signal, which queues and carries the descriptor. The signals are blocked and read from a
 signalfd(2), since Python's siginfo has no si_fd. Three facts shape the rest:
 
-- A signal tells of a change, not of a state, so a handle that was just reported stays under
+- A signal reports a change, not a state, so a handle that was just reported stays under
   suspicion (`_hot`) until poll(2) finds it quiet: callers need not read until EAGAIN.
 - When the queue of real-time signals is full (RLIMIT_SIGPENDING) the kernel sends a plain SIGIO
   instead: then every handle is looked at once, and nothing is lost.
@@ -80,7 +80,7 @@ class SigioSet:
         try:
             ready = self._find(timeout)
         except OSError as error:
-            return wait_for_memory(error)  # who is hot stays so
+            return wait_for_memory(error)  # handles that are hot stay so
         self._hot = {fd for fd, _ in ready if fd not in self._plain}
         return ready
 
@@ -115,21 +115,22 @@ class SigioSet:
         return found if timeout != 0 else [(fd, mask) for fd, mask in found if fd != self._news]
 
     def _hear(self) -> None:
-        """Take the queued signals; whom they name is hot."""
+        """Take the queued signals; the handles that they name are hot."""
         try:
             data = os.read(self._news, _INFO.size * 256)
         except BlockingIOError:
             return
         for number, fd in _INFO.iter_unpack(data):
-            if number == signal.SIGIO:  # the queue was full: anybody may be meant
+            if number == signal.SIGIO:  # the queue was full: it may be about any handle
                 self._suspect_all()
             elif fd in self._masks:  # it may have been closed meanwhile
                 self._hot.add(fd)
 
 
 def _can_signal(fd: int) -> bool:
-    """A connected stream socket: ours alone, unlike a listener. SO_ACCEPTCONN would not tell: a TCP listener
-    that somebody has shut down does not listen, and is the master's to own all the same."""
+    """Whether it is a connected stream socket, which this process may own, unlike a listener. SO_ACCEPTCONN
+    does not say that: a TCP listener that was shut down does not listen, and the master owns it all the
+    same."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
     sock = socket.socket(fileno=fd)

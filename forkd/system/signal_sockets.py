@@ -1,9 +1,9 @@
 """Signals to a process that this one has no right to signal (kill(2), EPERM).
 
-That is where root has no CAP_KILL, as in a container that was given few capabilities, and the process has
+That is so where root lacks CAP_KILL, as in a container that was given few capabilities, and the process has
 become another user. PR_SET_PDEATHSIG asks for the same right when its parent dies. But a process may have the
 kernel signal itself whenever something comes on a socket, by any signal, SIGKILL too (F_SETOWN, F_SETSIG,
-fcntl(2)); the kernel asks for the rights of whoever has set that, which is the process itself. So it has a
+fcntl(2)); the kernel checks the rights of the process that has set that, which is itself. So it has a
 socket for each signal that its parent may want to send: a byte there is the signal, and so is the end of the
 parent, upon which the kernel closes the other end. No code of the process has a part in it: one that is stuck
 or stopped gets it, too.

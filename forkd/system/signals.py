@@ -1,6 +1,6 @@
 """Signals as events, and SIGIO as the doorbell of the listeners.
 
-A handler in Python runs between two bytecodes of the main thread, which is no place for work. So
+A handler in Python runs between any two bytecodes of the main thread, where it must not do any work. So
 the handlers here do nothing as a rule: CPython's C-level handler writes the signal's number into a
 pipe (signal.set_wakeup_fd), and the master's loop reads it there like any other event. Numbers
 come out in the order in which the kernel delivered the signals.
@@ -34,10 +34,10 @@ _pipe = (-1, -1)  # what signals are read from, and written to
 
 
 def reset() -> None:
-    """When a program of forkd begins: what whoever started it had blocked or ignored is inherited by
-    execve(2), and would make a service that no TERM ends, or that hears of no child.
+    """Reset signals when a program of forkd begins: what its parent had blocked or ignored is inherited by
+    execve(2), and would make a service that no TERM ends, or that does not notice the end of a child.
 
-    HUP stays ignored where nohup(1) has done that, until the master hears it; so does what Python ignores.
+    HUP stays ignored where nohup(1) has done that, until the master handles it; so does what Python ignores.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ}:
@@ -111,7 +111,7 @@ def end_in_fork() -> set[int]:
 def noted(number: int, frame: FrameType | None) -> None:
     """The usual handler. The number is in the pipe, as a rule; not when the application has set another
     wake-up descriptor, or none, as asyncio does for `add_signal_handler`, and at the end of its loop."""
-    if in_fork:  # C code has forked this process, and nobody could do this then
+    if in_fork:  # C code has forked this process, without Python's hooks that would have done this
         end_in_fork()
         os.kill(os.getpid(), number)
         return
@@ -127,8 +127,8 @@ def noted(number: int, frame: FrameType | None) -> None:
         signal.set_wakeup_fd(other)
 
 
-#: Those that the kernel sends, too, to a process group for its terminal, which is no order to anybody: a
-#: new size of its window, job control, the end of the line. (What is typed, INT and QUIT, is one.)
+#: Signals that the kernel also sends to a process group for its terminal, where they are not orders: a new
+#: size of its window, job control, the end of the line. (What is typed, INT and QUIT, is an order.)
 _OF_A_TERMINAL = (signal.SIGHUP, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU)
 
 
@@ -184,16 +184,16 @@ def own(listener: socket.socket) -> None:
     """Have SIGIO for `listener` sent to this process (F_SETOWN, fcntl(2)).
 
     The owner belongs to the open file description, which all children share: they need do nothing,
-    and a connection rings for the master whoever accepts it.
+    and a connection rings for the master whichever child accepts it.
     """
     fcntl.fcntl(listener, fcntl.F_SETOWN, os.getpid())
 
 
 def disown(listener: socket.socket) -> None:
-    """Have no signal sent to anybody for `listener`, whatever a process that shares it has set.
+    """Have no signal sent for `listener`, whatever a process that shares it has set.
 
-    What such a process sets from now on counts with its own rights: the kernel keeps the ids of whoever
-    called F_SETOWN, and asks whether they may signal the owner.
+    What such a process sets from now on counts with its own rights: the kernel keeps the ids of the process
+    that called F_SETOWN, and checks whether they may signal the owner.
     """
     fcntl.fcntl(listener, fcntl.F_SETOWN, 0)
     fcntl.fcntl(listener, fcntl.F_SETSIG, 0)

@@ -1,4 +1,4 @@
-"""The files of unix sockets: whose one is that is in the way, and who may connect to one that is made.
+"""The files of unix sockets: which process holds one that is in the way, and which users may connect.
 
 connect(2) asks for the right to write to the file (unix(7)). Called by the master.
 """
@@ -23,7 +23,7 @@ _LEAVE = -1  # an owner or a group that stays as it is (chown(2))
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Who may connect."""
+    """The mode and the owners of a socket file: the users that may connect."""
 
     mode: int
     uid: int = _LEAVE
@@ -48,7 +48,7 @@ class Permissions:
 
 #: For the owner alone.
 PRIVATE = Permissions(0o600)
-#: For whoever may enter the directory, as with nginx: a front runs as another user.
+#: For all users that may enter the directory, as with nginx: a front runs as another user.
 PUBLIC = Permissions(0o666)
 
 
@@ -62,17 +62,17 @@ def inode(path: str) -> int:
 
 
 def make_way(path: str, what: str, remedy: str) -> None:
-    """Remove a socket file that nobody has any more. Raises as `require_free`."""
+    """Remove a socket file that no process has any more. Raises as `require_free`."""
     if require_free(path, what, remedy):
         with suppress(FileNotFoundError):
             os.unlink(path)
 
 
 def require_free(path: str, what: str, remedy: str) -> bool:
-    """Whether a socket file is there that nobody has any more. Raises BindError for anything else, for one
-    that answers is somebody's and is never stolen, and OSError.
+    """Whether a socket file is there that no process has any more. Raises BindError for anything else, since
+    a socket that answers is in use and is never stolen, and OSError.
 
-    `what` is to be bound; `remedy`: what to do if somebody has it, besides the removal of the file.
+    `what` is to be bound; `remedy`: what to do if it is in use, besides the removal of the file.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -89,10 +89,10 @@ def require_free(path: str, what: str, remedy: str) -> bool:
 
 
 def bind(sock: socket.socket, path: str, permissions: Permissions) -> None:
-    """Bind it, with a file that lets in whom `permissions` names and nobody else. Raises BindError, OSError.
+    """Bind it, with a file that lets in the users of `permissions` only. Raises BindError, OSError.
 
     Its mode is right from the first instant, by the umask, which bind(2) takes from 0777. Where it is to be
-    given away, nobody may connect until it has been.
+    given away, no user but root may connect until it has been.
     """
     given = (permissions.uid, permissions.gid) != (_LEAVE, _LEAVE)
     before = os.umask(0o777 if given else 0o777 & ~permissions.mode)
@@ -110,12 +110,12 @@ def bind(sock: socket.socket, path: str, permissions: Permissions) -> None:
 
 
 def admit(path: str, permissions: Permissions, number: int | None) -> None:
-    """Change who may connect to the file with that inode; None: to the one that this process has just made,
-    which nobody may. Raises BindError.
+    """Change which users may connect to the file with that inode; None: to the one that this process has just
+    made, to which no user may connect yet. Raises BindError.
 
-    At no time is it open to more than before or afterwards. Whoever may write to the directory may put
-    another file there meanwhile: so it is opened first, then looked at, and then changed by its descriptor
-    (O_PATH has no other way than /proc for that).
+    At no time is it open to more users than before or afterwards. A user that may write to the directory may
+    put another file there meanwhile: so it is opened first, then looked at, and then changed by its
+    descriptor (O_PATH has no other way than /proc for that).
     """
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -152,7 +152,7 @@ def _shown(number: int) -> str:
 
 
 def _holder(path: str) -> str | None:
-    """Who has the socket file, in words, or None when it may be unlinked, for nobody has.
+    """The holder of the socket file, in words; None when there is none, and it may be unlinked.
 
     Only ECONNREFUSED says so: no socket is bound to the file, or none that listens. A live one may well
     refuse the probe otherwise: it is no stream socket (EPROTOTYPE), its file may not be written to

@@ -32,7 +32,7 @@ _FREEBIND = {
     socket.AF_INET: (socket.IPPROTO_IP, 15),
     socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
 }
-#: What to do about a path that somebody has.
+#: What to do about a path that is in use.
 ANOTHER_PATH = "stop that, or bind another path"
 
 
@@ -45,43 +45,43 @@ class Listener:
     backlog: int
     sockets: list[socket.socket]
     unix_inode: int | None = field(default=None)  # identity of the socket file that is ours to remove
-    file_inode: int | None = None  # of the one that it is bound to, whosever it is
-    permissions: Permissions = PUBLIC  # who may connect to a socket file that is made for it
+    file_inode: int | None = None  # of the one that it is bound to, whether made here or not
+    permissions: Permissions = PUBLIC  # of a socket file that is made for it
     deferring: bool = False  # connections without a byte are held back
     #: No process of other ids than the master's has it, or has had it, so that the master may be its owner:
-    #: see supervise/arrivals.py. False where somebody passed it to us, for who else has it is not known.
+    #: see supervise/arrivals.py. False for an inherited socket: which other processes have it is not known.
     private: bool = True
-    broken: str = ""  # why nobody is let in; see supervise/listening.py
+    broken: str = ""  # why no client is let in; see supervise/listening.py
 
     def defer(self, wanted: bool) -> None:
         """Whether the kernel is to hold connections back until their first bytes are there (tcp(7),
-        TCP_DEFER_ACCEPT): who takes them has something to do then. What it holds back is lost when the
-        socket is closed, and is not in the queue that `waiting` measures.
+        TCP_DEFER_ACCEPT): a child that takes one has something to do then. What it holds back is lost when
+        the socket is closed, and is not in the queue that `waiting` measures.
 
-        Not where somebody passed the socket to us: it is his."""
+        Inherited sockets are left alone: their options belong to their creator."""
         if self.wanted.kind in ("tcp", "tcp6"):
             self.deferring = wanted
             for sock in self.sockets:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, wanted * _DEFER_SECONDS)
 
     def expose(self) -> None:
-        """Processes of other ids may have it from now on: nobody is its owner."""
+        """Processes of other ids may have it from now on: no process is its owner (F_SETOWN)."""
         self.private = False
         for sock in self.sockets:
             signals.disown(sock)
 
     def shut(self) -> None:
-        """Let nobody new in; who waits is still served. With a backlog of 0 the kernel drops a SYN
-        while anybody waits: newcomers are refused in the end, rather than accepted and reset.
+        """Let no new clients in; those that wait are still served. With a backlog of 0 the kernel drops a SYN
+        while any client waits: newcomers are refused in the end, rather than accepted and reset.
 
-        Not where somebody passed the socket to us: it may live on with him."""
+        Inherited sockets are left alone: their creator may go on with them."""
         if self.wanted.kind != "fd":
             for sock in self.sockets:
                 sock.listen(0)
 
     def hang_up(self) -> None:
         """Close our copies; children that have theirs still empty the queue. The socket file stays
-        until `close`, so that nobody else takes it meanwhile."""
+        until `close`, so that no other process takes it meanwhile."""
         for sock in self.sockets:
             sock.close()
 
@@ -114,7 +114,7 @@ class Listener:
             socket_files.admit(self.wanted.path, permissions, self.file_inode)
 
     def shut_down(self) -> list[int]:
-        """The indices of its sockets that somebody has shut down."""
+        """The indices of its sockets that were shut down (shutdown(2))."""
         return [i for i, sock in enumerate(self.sockets) if is_shut_down(sock)]
 
     def found_inode(self) -> int | None:
@@ -123,8 +123,8 @@ class Listener:
 
     @property
     def unlinked(self) -> bool:
-        """Whether its socket file was removed, or another one is in its place: who connects there does not
-        come here."""
+        """Whether its socket file was removed, or another one is in its place: clients that connect there do
+        not come here."""
         return self.file_inode is not None and (
             self.file_inode == NO_FILE or inode(self.wanted.path) != self.file_inode
         )
@@ -139,7 +139,7 @@ def listen(address: Address, backlog: int, copies: int = 0, permissions: Permiss
     """Bind and listen. `copies` > 0 makes that many SO_REUSEPORT sockets on one address; `permissions` is for
     the file of a unix socket.
 
-    Raises BindError, which says who holds the address where that can be known.
+    Raises BindError, which names the holder of the address where that can be known.
     """
     if address.kind == "fd":
         return _adopt(address, address.fd, backlog)
@@ -255,7 +255,7 @@ def no_socket(address: Address, error: OSError) -> BindError:
 
 
 def restored(address: Address, fd: int, backlog: int) -> Listener:
-    """A listener that an earlier master made for `address`, kept meanwhile by somebody else.
+    """A listener that an earlier master made for `address`, kept meanwhile by the service manager.
     Raises OSError."""
     os.set_inheritable(fd, False)
     sock = socket.socket(fileno=fd)
@@ -278,21 +278,21 @@ def handed_over(
     sock.listen(backlog)
     name = name_of(sock)
     if address.kind == "fd":
-        return Listener(address, name, backlog, [sock])  # made by somebody else, and its file
+        return Listener(address, name, backlog, [sock])  # its creator made the file, too
     made = Listener(Address.parse(name), name, backlog, [sock], permissions=permissions)
     made.file_inode = made.found_inode() if file is None else file
     return made
 
 
 def _passed(listener: Listener) -> Listener:
-    """Whoever has passed it may have set an owner, and have given it to others."""
+    """Its creator may have set an owner (F_SETOWN), and have given it to other processes."""
     listener.expose()
     return listener
 
 
 def is_shut_down(sock: socket.socket | int) -> bool:
-    """Whether somebody has called shutdown(2) on this listening socket, or on a copy of it. Not so one that
-    we have closed."""
+    """Whether shutdown(2) was called on this listening socket, or on a copy of it. False for one that this
+    process has closed."""
     fd = sock if isinstance(sock, int) else sock.fileno()
     if fd < 0:
         return False
@@ -311,8 +311,8 @@ def listen_anew(listener: Listener, index: int) -> socket.socket | None:
     if sock.family != socket.AF_UNIX:
         try:
             _listen_again(sock, listener)
-            # Whoever shut it down once more, when it did not listen, has left a mark on it, with which each
-            # connection would begin: it could neither be read nor written. The end of listening removes that.
+            # A second shutdown(2), when it did not listen, has left a mark on it, with which each connection
+            # would begin: it could neither be read nor written. The end of listening removes that.
             sock.shutdown(socket.SHUT_RDWR)
             _listen_again(sock, listener)
         except OSError as error:
@@ -346,7 +346,7 @@ def name_of(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
 
 
-# ---- who holds an address -----------------------------------------------------------------
+# ---- the holder of an address -------------------------------------------------------------
 
 
 def bind_error(address: Address, error: OSError) -> BindError:

@@ -33,8 +33,8 @@ def mend() -> None:
 
 
 def fill() -> None:
-    """When a program of forkd begins: whoever started it may have closed some of them (`>&-`), and Python has
-    None for those files, which no code expects."""
+    """Open those that are closed when a program of forkd begins: its parent may have closed some (`>&-`), and
+    Python has None for those files, which no code expects."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if not _is_open(number):
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this

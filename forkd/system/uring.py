@@ -97,8 +97,8 @@ class UringOperations:
         self._serial = 0
         self._disarmed: list[_Handle] = []  # to be armed before the next wait, if wanted
         self._due: deque[_Handle] = deque()  # wanted, and something is held for them
-        self._found: deque[abi.Completion] = deque()  # of operations, not told yet
-        self._ready: list[tuple[int, int]] = []  # plain handles, not told yet
+        self._found: deque[abi.Completion] = deque()  # of operations, not returned yet
+        self._ready: list[tuple[int, int]] = []  # plain handles, not returned yet
         # Native code reads the completions itself: see native/complete.c.
         self._native: Completions | None = None
         if native and _native is not None:
@@ -181,7 +181,7 @@ class UringOperations:
         return self.holds(fd) or any(c[0] == name and c[1] >= 0 for c in self._found)
 
     def sends_itself(self, fd: int) -> None:
-        pass  # a receive that is under way is no hindrance
+        pass  # a receive may stay under way
 
     def release(self, sock: socket.socket) -> None:
         fd = sock.detach()
@@ -244,7 +244,7 @@ class UringOperations:
             self._native.serve(loop, connections)
 
     def _next(self) -> abi.Completion | None:
-        """The next completion that is to be told."""
+        """The next completion that is to be returned."""
         while self._found:
             completion = self._found.popleft()
             if (
@@ -256,11 +256,11 @@ class UringOperations:
         return self._native.next() if self._native is not None else None
 
     def _rest(self) -> list[abi.Completion]:
-        """What has completed, and nobody has looked at."""
+        """Completions that were not looked at yet."""
         return self._ring.completions() if self._native is None else self._native.rest()
 
     def _sort(self, completions: list[abi.Completion]) -> None:
-        """Plain handles are ready; the rest is told later."""
+        """Sort out plain handles, which are ready; the rest is returned later."""
         for completion in completions:
             name, result, _ = completion
             if name & 7 != _POLL:
@@ -299,7 +299,7 @@ class UringOperations:
         )  # fmt: skip
 
     def _sent(self, handle: _Handle, result: int) -> int | OSError | None:
-        """A part was sent; None when nobody wants to know any more."""
+        """A part was sent. Returns what is to be reported; None when the connection was released."""
         handle.offset += max(result, 0)
         if handle.fd < 0:  # released meanwhile
             del self._handles[handle.serial]
@@ -327,7 +327,7 @@ class UringOperations:
 
     def _cancel(self, handle: _Handle) -> None:
         """Cancel the standing operation, and wait for its last completion. What it has completed
-        before is told as ever."""
+        before is returned as usual."""
         name = handle.name(handle.kind)
         self._put_cancel(handle)
         self._sort(self._rest())

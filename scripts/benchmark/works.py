@@ -35,7 +35,7 @@ RATES = ("per_cpu", "per_second", "p50", "p99")
 @dataclass(frozen=True)
 class Goal:
     """The work's first figure, of `of`: as a multiple of that of each of `against` (of the best
-    alone: `best`), or by itself where there is nobody to compare with. At least the bound where
+    alone: `best`), or by itself where there is none to compare with. At least the bound where
     more is better, else at most."""
 
     bound: float
