@@ -42,6 +42,12 @@ BARE: dict[str, list[Path]] = defaultdict(list)
 for path in (*SOURCES, *(ROOT / "tests").rglob("*.py")):
     BARE[path.name].append(path)
 
+TESTS = {
+    name
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)
+}
+
 
 def quoted(text: str) -> Iterator[str]:
     """What stands in backquotes, outside of blocks of code."""
@@ -88,6 +94,12 @@ def test_a_page_names_source_files_that_exist(page: Path) -> None:
 def test_comments_name_source_files_that_exist(source: Path) -> None:
     names = {name for text in prose(source) for name in NAME.findall(text)}
     assert not {name: why for name in names if (why := wrong(name, source.parent))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_names_tests_that_exist(page: Path) -> None:
+    named = {match[1] for text in quoted(page.read_text()) if (match := re.fullmatch(r"(test_\w+)", text))}
+    assert not named - TESTS
 
 
 def test_the_readme_has_the_measured_ratios() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from forkd import writers
 
-ME, MINE, OTHER = 54321, 54322, 54999  # a user, its group, and somebody else
+ME, MINE, OTHER = 54321, 54322, 54999  # a user, its group, and another user
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 

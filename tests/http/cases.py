@@ -57,7 +57,7 @@ ACCEPTED: list[tuple[str, bytes, int, bytes]] = [
     ("chunked/trailer", CHUNKED + b"5\r\nhello\r\n0\r\nX: y\r\n\r\n", 1, b"hello"),
     ("chunked/trailer-and-next", CHUNKED + b"5\r\nhello\r\n0\r\nX: y\r\n\r\n" + NEXT, 2, b""),
     ("chunked/case", POST + b"Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n" + NEXT, 2, b""),
-    # 9.3: a connection goes on unless somebody says close.
+    # 9.3: a connection goes on unless one side says close.
     ("connection/pipelined", NEXT * 3, 3, b""),
     ("connection/close", GET + b"Connection: close\r\n\r\n", 1, b""),
     # RFC 9110 10.1.1: a client may send its body at once all the same.

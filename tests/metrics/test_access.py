@@ -45,7 +45,7 @@ def test_which_hosts_are_known(host: str, code: int) -> None:
     access = Access(hosts=frozenset(["metrics.example", "second.example"]))
     try:
         found = status(access.refusal(request(f"Host: {host}")))
-    except Refused as refused:  # by the parser of requests, before anybody asks for a page
+    except Refused as refused:  # by the parser of requests, before a page is asked for
         found = refused.status
     assert found == code
 
@@ -125,7 +125,7 @@ def test_the_mode_is_that_of_the_file_behind_a_link(tmp_path: Path) -> None:
 def test_a_missing_file_and_one_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"admin-token-file: read\(.*token\): ENOENT"):
         Access.of(Config(admin_token_file=str(tmp_path / "token")))
-    os.mkfifo(tmp_path / "token", 0o600)  # nobody waits for its writer
+    os.mkfifo(tmp_path / "token", 0o600)  # which is not waited for
     with pytest.raises(StartError, match="is not a regular file"):
         Access.of(Config(admin_token_file=str(tmp_path / "token")))
     with pytest.raises(StartError, match=r"admin-token-file"):

@@ -31,7 +31,7 @@ from tests.native.test_exchange import Access, Host, Log
 KEPT = 3  # connections
 FRESH = 20  # at each listener
 #: New connections after which no more are opened, once the deadline has been kept; and in any case: a loop
-#: that hears nobody else must come to an end, too.
+#: that serves no other client must come to an end, too.
 ENOUGH, MOST = 500, 8000
 HEADER_SECONDS = 0.05
 _LATE_SECONDS = 0.5  # at most: two buckets of the wheel of deadlines

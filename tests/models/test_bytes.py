@@ -2,7 +2,7 @@
 
 Requests are pipelined and cut at random places, to applications that call write(), yield, read late, do not
 read, and raise. Each answer says which request it is for, and what its application has read; bodies are
-made of requests, which nobody may answer. All under every model and io, with native code and without.
+made of requests, which must not be answered. All under every model and io, with native code and without.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ WAYS = [
 
 
 def ask(address: tuple[str, int], raw: bytes) -> bytes:
-    """All that is answered. Nothing follows, so that whoever waits for more of a request need not."""
+    """All that is answered. The client sends nothing more, and ends its side."""
     with socket.create_connection(address, 20) as client:
         try:
             client.sendall(raw)

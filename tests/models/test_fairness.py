@@ -1,7 +1,7 @@
-"""Everybody's turn comes, however many connect: model x accept x native or not x threads.
+"""Every client gets its turn, however many connect: model x accept x native or not x threads.
 
 What is asserted is the order of events (fairness.py), never a duration: at most 16 connections are accepted
-between two turns, and in each turn everybody who was ready is served, before the new ones.
+between two turns, and in each turn every connection that was ready is served, before the new ones.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def between(events: list[Event], kind: str, what: str = "new") -> int:
 
 
 def waited(events: list[Event], since: str, until: str) -> int:
-    """The most new connections that were served while somebody was ready and waited."""
+    """The most new connections that were served while an older one was ready and waited."""
     most, count = 0, 0
     began: dict[int, int] = {}
     for kind, number in events:

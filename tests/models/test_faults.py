@@ -1,4 +1,4 @@
-"""System calls that fail under every model: nothing spins, nobody is lost, and service recovers.
+"""System calls that fail under every model: nothing spins, no client is lost, and service recovers.
 
 strace makes the calls of running processes fail (`-e inject`). What the kernel does by itself for
 `proactor` is no call of ours: there the limit on descriptors is lowered instead.
@@ -96,7 +96,7 @@ def failures(out: Path) -> int:
 
 
 def quiet(out: Path) -> None:
-    """Wait until nobody has made a call for a while."""
+    """Wait until no process has made a call for a while."""
     until(lambda: time.time() - out.stat().st_mtime > 0.3, "rest")
 
 
@@ -194,7 +194,7 @@ def test_writes_are_short(service: Service, model: str) -> None:
         reader.connect(service.address)
         reader.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         readers.append(reader)
-    answered(ask(service))  # and they hold up nobody
+    answered(ask(service))  # and they hold up no other client
     got = [bytearray() for _ in readers]
     open_ones = dict(zip(readers, got, strict=True))
     while open_ones:

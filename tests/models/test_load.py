@@ -1,4 +1,4 @@
-"""Load under every model: 64 busy clients without an error, and slow ones that hold up nobody.
+"""Load under every model: 64 busy clients without an error, and slow ones that hold up no others.
 
 The short form runs with all tests; `pytest -m soak` measures for 10 s a model, and prints.
 """

@@ -286,7 +286,7 @@ def test_many_connections_at_once(operations: Operations) -> None:
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one shot", "multishot"])
 def test_accepting_stops_without_losing_anybody(shared: bool) -> None:
-    """Each connection is told, or waits in the accept queue for somebody else."""
+    """Each connection is returned, or waits in the accept queue for another process."""
     operations = UringOperations({LISTENER.fileno()}, shared=shared, pooled=False)
     heard = Heard(operations)
     clients = []

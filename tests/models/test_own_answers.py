@@ -134,7 +134,7 @@ def size_of(answer: bytes) -> int:
 
 
 def check(daemon: Service) -> None:
-    """Each case once, on a daemon that has served nobody yet."""
+    """Each case once, on a daemon that has served no client yet."""
     found = answers(daemon, [request for request, *_ in CASES])
     (broken,) = answers(daemon, [b"GET /breaks HTTP/1.0\r\n\r\n"])
     wanted = []

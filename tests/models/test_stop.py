@@ -1,4 +1,4 @@
-"""A stop while clients come all the time: whoever was here is answered, and nobody holds the stop up.
+"""A stop while clients come all the time: those that were here are answered, and none holds the stop up.
 
 Each client that has sent its request to a connection that was there before the stop is answered, from the
 accept queue too; who comes later is answered, or sent away at once. The listener does not stay open for them:

@@ -123,7 +123,7 @@ def test_a_connection_more_than_can_be_watched_is_refused(
 
 @pytest.mark.parametrize("kind", ["native", "python"])
 def test_so_is_one_that_cannot_be_written_to(service: Service, kind: str) -> None:
-    """Its watch cannot be changed: what it asked for is not sent, and nobody else suffers."""
+    """Its watch cannot be changed: what it asked for is not sent, and no other client suffers."""
     start(service, kind, MODIFY, "ENOMEM")
     (worker,) = service.worker_pids()
     clients = [service.connect(20) for _ in range(FIRST + 10)]

@@ -22,7 +22,7 @@ from typing import Any, Self
 #: (host, port), or the path of a unix socket.
 Address = tuple[str, int] | str
 
-#: What becomes of a request. `sent`: all of it was handed to the kernel. `refused`: nobody took the
+#: What becomes of a request. `sent`: all of it was handed to the kernel. `refused`: no process took the
 #: connection. `reset`: the connection ended before the answer did. `lost`: no answer in time.
 #: `wrong`: not a 200, not what was expected, or another request's.
 FATES = ("sent", "answered", "refused", "reset", "lost", "wrong")
@@ -219,7 +219,7 @@ class Crowd:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # One may have gone: whoever breaks the tests off may tell it, too.
+        # One may have gone: what breaks the tests off may signal it, too.
         for pipe in self._pipes:
             with contextlib.suppress(ConnectionError):
                 pipe.send(None)

@@ -79,7 +79,7 @@ def all_killed(trial: Trial) -> None:
             for pid in victims:
                 kill(pid)
             until(lambda victims=victims: not any(map(alive, victims)), "all dead")
-            service.get(timeout=20)  # over a new connection: nobody dead has answered it
+            service.get(timeout=20)  # over a new connection, which no dead worker has answered
             pauses.append(time.monotonic() - began)
     trial.sound(WORKERS)
     trial.note("rounds", rounds)
@@ -134,7 +134,7 @@ def master_stopped(trial: Trial) -> None:
             os.kill(service.pid, signal.SIGCONT)
         crowd.more(100)
     trial.none_failed(crowd)
-    # Deaths that nobody was told of meanwhile.
+    # Deaths that the master could not notice meanwhile.
     os.kill(service.pid, signal.SIGSTOP)
     victims = children_of(service.pid)[: WORKERS // 2]
     for pid in victims:

@@ -260,7 +260,7 @@ def test_what_takes_long_is_said_and_ctrl_c_ends_what_a_start_began(service: Ser
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_start_that_nobody_waits_for_any_more_ends(service: Service, number: int) -> None:
-    """Of the command; nobody would learn whether the service has come up."""
+    """The command is killed: it could not report any more whether the service has come up."""
     service.write_app(HOOKS, name="hooks.py")
     hang(service)
     service.expected_errors = ["hook on_starting .* failed: SIGTERM"]

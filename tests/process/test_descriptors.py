@@ -83,7 +83,7 @@ def test_a_program_that_the_application_starts_has_none_of_ours(
 ) -> None:
     unix = [] if "reuseport" in flags else ["-b", f"unix:{service.dir}/s.sock"]
     service.start(*flags, "--access-log", "access.log", "-b", "127.0.0.1:0", *unix)
-    with Load(service.address, keep=1):  # somebody else's connection is open, too
+    with Load(service.address, keep=1):  # another client's connection is open, too
         pid = int(service.get("/spawn"))
         try:
             program = Path(f"/proc/{pid}")

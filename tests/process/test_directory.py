@@ -83,7 +83,7 @@ def test_so_do_an_upgrade_and_a_restart(service: Service, releases: Releases, ve
 
 
 def test_a_worker_of_an_old_generation_has_its_code(service: Service, releases: Releases) -> None:
-    """The link leads elsewhere, and nobody has asked for a reload yet."""
+    """The link leads elsewhere, and there was no reload yet."""
     service.expected_errors = ["SIGKILL"]
     releases.start("-w", "1")
     releases.deploy("v2")

@@ -1,4 +1,4 @@
-"""A disk that hangs under the logs: nobody waits for it but the logger.
+"""A disk that hangs under the logs: no process waits for it but the logger.
 
 No test waits for a process to be in state D, and the file system's server is killed from outside, so that
 nothing stays stuck (fuse.py)."""

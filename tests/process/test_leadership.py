@@ -124,7 +124,7 @@ def test_rings_are_bounded_under_load(service: Service, ids: list[str]) -> None:
 
 
 def test_the_master_grants_when_the_leader_is_busy(service: Service, ids: list[str]) -> None:
-    """With as many connections everywhere nobody is promoted: only the doorbell can move the lease."""
+    """With as many connections everywhere no child is promoted: only the doorbell can move the lease."""
     service.start(*ids, "-w", "2")
     passes_a_busy_leader_by(service)
     service.ok("reload")

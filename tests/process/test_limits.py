@@ -125,7 +125,7 @@ def test_a_crash_loop_is_explained_and_ends_when_the_app_is_mended(service: Serv
     status, why = service.admin("/readyz")
     assert status == 503
     assert "children in a row crashed" in why
-    assert "broken on purpose" not in why  # anybody may ask, and an exception may quote a password
+    assert "broken on purpose" not in why  # any client may ask, and an exception may quote a password
     assert "the last error: LookupError: broken on purpose" in service.live()["master"]["why"]
     until(lambda: "crash loop" in service.log(), "the line in the log")
     assert "crash-loop" in service.ok("status")

@@ -1,4 +1,4 @@
-"""A listening socket that somebody shuts down, and a socket file that somebody removes: both are noticed,
+"""A listening socket that is shut down, and a socket file that is removed: both are noticed,
 said, and listened on anew, with the workers that there are.
 """
 
@@ -123,7 +123,7 @@ def ticks(pid: int) -> int:
 
 
 def idle(service: Service) -> None:
-    """Nothing spins, and nobody is granted the lease: in half a second, half of that for other things."""
+    """Nothing spins, and no child is granted the lease: in half a second, half of that for other things."""
     pids = [service.pid, *children_of(service.pid)]
     before, grants = {pid: ticks(pid) for pid in pids}, service.live()["doorbell"]["grants"]
     time.sleep(0.5)  # what is asserted is how little happens in it
@@ -362,7 +362,7 @@ def test_a_socket_file_is_made_again_at_a_reload(
     service.start(*flags, "-b", served.bind)
     assert ready(service) == 200
     served.path.unlink()
-    if how == "replaced":  # by a socket of somebody who has gone
+    if how == "replaced":  # by a socket of a process that has gone
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(served.path))
     status, why = service.admin("/readyz")
@@ -435,7 +435,7 @@ def test_so_are_those_of_the_admin_endpoint_and_the_health_listener(service: Ser
         assert all(map(answers, paths.values()))
         paths["admin"].unlink()
         paths["health"].unlink()
-        with socket.socket(socket.AF_UNIX) as stale:  # of somebody who has gone
+        with socket.socket(socket.AF_UNIX) as stale:  # of a process that has gone
             stale.bind(str(paths["health"]))
         checked, shown = service.ok("check", *service.flags(*flags)), service.ok("status")
         for path in paths.values():

@@ -1,4 +1,4 @@
-"""Logs: rotation under load, and a standard error that nobody reads. A full disk is row 9 of the matrix
+"""Logs: rotation under load, and a standard error that is not read. A full disk is row 9 of the matrix
 (faults_logs.py)."""
 
 from __future__ import annotations

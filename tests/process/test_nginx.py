@@ -1,4 +1,4 @@
-"""The sample of an nginx in front: what the application learns of the client, and who waits for whom."""
+"""The sample of an nginx in front: what the application learns of the client, and which requests wait."""
 
 from __future__ import annotations
 

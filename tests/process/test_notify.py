@@ -270,7 +270,7 @@ def test_a_killed_master_gets_its_listeners_back(
         socket.socket(socket.AF_INET if where == "tcp" else socket.AF_UNIX)
     ) as client:
         client.settimeout(20)
-        client.connect(address)  # nobody serves, and nobody is refused
+        client.connect(address)  # no worker serves, and no client is refused
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         restart_with(service, manager, "-b", bind)
         assert client.recv(1000).startswith(b"HTTP/1.1 200")

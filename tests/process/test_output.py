@@ -1,4 +1,4 @@
-"""What a command does when nobody can read what it says: one line, if that is possible, and an exit code."""
+"""A command whose output cannot be read: one line, if that is possible, and an exit code."""
 
 from __future__ import annotations
 

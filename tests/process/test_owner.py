@@ -1,6 +1,6 @@
-"""With --user, no worker and nobody whom it gives its sockets to can have the kernel signal the master.
+"""With --user, no worker and no process that it gives its sockets to can have the kernel signal the master.
 
-The open file description of a listener is shared. Whoever has it may choose the signal that its owner gets
+The open file description of a listener is shared. A process that has it may choose the signal its owner gets
 (F_SETSIG), so that a master that owned it could be killed by its workers' user.
 """
 
@@ -161,7 +161,7 @@ def unharmed(service: Service, outside: Outside, least: int) -> int:
     assert service.log().count("upgrade: pid") == upgrades
     assert count >= least
     if given:
-        assert rest == "HTTP/1.1 200 OK"  # nobody was the owner, and all clients were answered
+        assert rest == "HTTP/1.1 200 OK"  # no process was the owner, and all clients were answered
     return count
 
 
@@ -209,7 +209,7 @@ def test_the_master_hears_nothing(service: Service, outside: Outside, flags: lis
 def test_when_a_reload_gives_workers_what_the_master_had_alone(
     service: Service, outside: Outside
 ) -> None:
-    """And back again: somebody has kept the listener."""
+    """And back again: a process has kept the listener."""
     config = service.dir / "forkd.toml"
     lines = 'app = "app:app"\nbind = ["127.0.0.1:0"]\nadmin = "127.0.0.1:0"\nuser = "nobody"\n'
     alone, shared = 'model = "half-sync-half-async"\nio = "sigio"\n', ""
@@ -274,7 +274,7 @@ if os.getuid():
 def test_an_inherited_socket_has_no_owner(
     service: Service, outside: Outside, flags: list[str]
 ) -> None:
-    """Whoever passed it may have set one, and `--io sigio` means epoll then."""
+    """Its creator may have set one, and `--io sigio` means epoll then."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

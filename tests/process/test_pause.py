@@ -1,4 +1,4 @@
-"""No workers at all, and nobody who would bring one back: paused, whoever has asked for it."""
+"""No workers at all, and nothing that would bring one back: paused, by whichever way."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_reload_works_in_there(contained: Service) -> None:
 
 
 def test_a_command_from_outside_signals_no_stranger(contained: Service) -> None:
-    """In the pid file there is a 1, which is somebody else here."""
+    """In the pid file there is a 1, which is another process here."""
     contained.start_in_foreground()
     assert contained.pid == 1
     done = contained.run("stop")

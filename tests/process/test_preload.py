@@ -16,7 +16,7 @@ from forkd.models import registry
 from .clients import Load
 from .conftest import APP, Service, alive, command_line, processes_of, until
 
-#: Notes each import, and by whom.
+#: Notes each import, and the process.
 COUNTED = (
     """
     import os, pathlib

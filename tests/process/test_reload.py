@@ -1,4 +1,4 @@
-"""Reload: a new generation beside the old; nobody loses a request, and a broken one changes nothing."""
+"""Reload: a new generation beside the old; no request is lost, and a broken one changes nothing."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_changed_file_adds_and_removes_binds(service: Service) -> None:
 
 
 def test_another_address_of_its_own_port_is_for_a_restart(service: Service) -> None:
-    """Linux lets nobody listen at 0.0.0.0 where somebody listens at an address of that port (ip(7))."""
+    """Linux allows no listener at 0.0.0.0 where there is one at an address of that port (ip(7))."""
     service.expected_errors = [""]
     configure(service, "127.0.0.1:0")
     service.start("-c", "c.toml", app=None)

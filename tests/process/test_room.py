@@ -30,7 +30,7 @@ def limited(processes: int, uid: int = 0) -> list[str]:
 
 
 def executes() -> bool:
-    """Whether that user may execute this interpreter: it may be in somebody's home."""
+    """Whether that user may execute this interpreter: it may be in another user's home."""
     try:
         command = [*limited(50, next(UIDS)), sys.executable, "-c", "import forkd, daemon"]
         return subprocess.run(command, capture_output=True, cwd="/").returncode == 0
@@ -140,7 +140,7 @@ def test_a_start_without_processes_fails_and_says_why(service: Service, preload:
 def test_nor_without_those_of_the_workers_user(
     service: Service, most: int, flags: list[str]
 ) -> None:
-    """The master is root, whom no limit stops; it is the other user's template and threads that it stops."""
+    """The master is root, which has no limit; the other user's template and threads have one."""
     service.open_up()
     uid = next(UIDS)
     service.expected_errors = ["gone: boot", "the service did not start: "]

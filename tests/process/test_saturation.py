@@ -116,7 +116,7 @@ def test_status_is_told_while_the_workers_of_a_failed_reload_are_killed(service:
 
 @pytest.mark.parametrize("flags", [[], ["--accept", "exclusive"]], ids=["lock", "exclusive"])
 def test_a_queue_that_has_been_long_is_told_to_everybody(service: Service, flags: list[str]) -> None:
-    """Nobody asks while it is long: the master looks by itself, once a second at least."""
+    """No scrape comes while it is long: the master looks by itself, once a second at least."""
     service.start(*flags)
 
     def burst() -> float:

@@ -1,4 +1,4 @@
-"""MIN:MAX workers: more when somebody waits and nobody is free, fewer when idle, the first on demand. How
+"""MIN:MAX workers: more when clients wait and no worker is free, fewer when idle, the first on demand. How
 many there may be, and where that is said."""
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def test_the_death_of_the_master_ends_all_within_a_second(service: Service) -> N
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(address)
-    # What it left blocks nobody.
+    # What it left blocks no start.
     service.start("-b", f"127.0.0.1:{address[1]}")
     assert service.get() == "v1"
 

@@ -22,7 +22,7 @@ from .test_sockets import ask_unix
 
 NOBODY = pwd.getpwnam("nobody")
 GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
-OTHER = 54321  # an id that nobody has
+OTHER = 54321  # an id that no user has
 
 
 def access(path: Path) -> tuple[int, int, int]:

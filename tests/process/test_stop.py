@@ -45,7 +45,7 @@ def ask(service: Service, count: int) -> list[socket.socket]:
 
 
 def stop_while_they_wait(service: Service, count: int) -> None:
-    """TERM while nobody accepts; then all are answered."""
+    """TERM while no worker accepts; then all are answered."""
     pids = service.worker_pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

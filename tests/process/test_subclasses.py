@@ -1,4 +1,4 @@
-"""Subclasses of str and bytes that an application answers with are their content, whoever came before."""
+"""Subclasses of str and bytes that an application answers with are their content, in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads of leader-followers: how many are in the application, and who waits for whom."""
+"""Threads of leader-followers: how many are in the application, and which requests wait for others."""
 
 from __future__ import annotations
 

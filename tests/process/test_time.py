@@ -117,7 +117,7 @@ def test_nobody_is_late_because_of_a_jump(
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_who_is_late_is_late_in_spite_of_a_jump(service: Service, clock: Clock, hours: int) -> None:
-    """A head that does not end, a connection that nobody uses, an application that hangs."""
+    """A head that does not end, a connection that is not used, an application that hangs."""
     service.expected_errors = ["--timeout", "gone: timeout"]
     service.start("-w", "1", "--timeout", "2", "--header-timeout", "2", "--keep-alive", "2")
     clients: list[socket.socket] = []

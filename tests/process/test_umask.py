@@ -1,4 +1,4 @@
-"""The umask of whoever starts forkd is that of the application, unless another one is asked for."""
+"""The umask that forkd is started with is that of the application, unless another one is asked for."""
 
 from __future__ import annotations
 

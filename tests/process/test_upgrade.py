@@ -1,4 +1,4 @@
-"""Upgrade: a new master on the same sockets; nobody loses a request, and a broken one changes nothing."""
+"""Upgrade: a new master on the same sockets; no request is lost, and a broken one changes nothing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_the_application_is_told_at_import_and_in_the_environ(
     service: Service, flags: list[str]
 ) -> None:
     service.write_app(APP)
-    # Who accepts competes, so that each worker gets a request at last, whoever is nearest to it.
+    # With a queue of its own each worker gets a request at last, also where another is always faster.
     accept = [] if {"-m", "--io"} & set(flags) else ["--accept", "reuseport"]
     service.start("-w", "1", *flags, *accept)
     _, at_import, in_environment, in_environ = json.loads(service.get())

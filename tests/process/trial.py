@@ -48,7 +48,7 @@ class Trial:
 
     @property
     def dispatched(self) -> bool:
-        """The master accepts, and hands each connection to a worker's queue: nobody leads."""
+        """The master accepts, and hands each connection to a worker's queue: no child leads."""
         return self.model in ("process-per-connection", "half-sync-half-async")
 
     # ---- the daemon -----------------------------------------------------------------------
