@@ -95,7 +95,7 @@ class Address:
 
 
 def page_at(name: str, path: str) -> str:
-    """Where a page of an HTTP server is, for an operator: `name` is the text of its address. No URL can
+    """The place of a page of an HTTP server, for an operator: `name` is the text of its address. No URL can
     name a unix socket, so there it is the socket and the path (`curl --unix-socket`)."""
     return f"{name} (GET {path})" if name.startswith("unix:") else f"http://{name}{path}"
 

@@ -67,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def _print_message(self, message: str, file: object = None) -> None:
-        """What --help and --version print."""
+        """Print the text of --help and --version."""
         say(message.rstrip("\n"))
 
 
@@ -145,7 +145,7 @@ def _found_file(args: argparse.Namespace) -> str | None:
 
 
 def _locate(args: argparse.Namespace) -> Config:
-    """Where the running daemon is to be found."""
+    """The configuration that locates the running daemon."""
     return Sources.gather(args, os.environ, locating=True).locate()
 
 

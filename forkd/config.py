@@ -510,12 +510,12 @@ class Config:
 
     @property
     def most_workers(self) -> int:
-        """How many children may ever be wanted: `max_workers`, or its default."""
+        """The most children that may ever be wanted: `max_workers`, or its default."""
         return max(16, 2 * self.workers.max) if self.max_workers is None else self.max_workers
 
     @property
     def default_error_log(self) -> str:
-        """Where a detached daemon logs when `error_log` is not given."""
+        """The path at which a detached daemon logs when `error_log` is not given."""
         return _stem(self.pidfile) + ".log"
 
 

@@ -236,7 +236,7 @@ FOREIGN: tuple[Foreign, ...] = (
 
 
 class Value(NamedTuple):
-    """What is written in other servers as the value of an option that forkd has, too."""
+    """A value that other servers take for an option that forkd has, too."""
 
     option: str
     pattern: str

@@ -34,19 +34,19 @@ class PythonForkState(list[bool]):
     forks = 0
 
     def mark(self) -> None:
-        """This is such a process."""
+        """Note that this is such a process."""
         self.append(True)
 
     def expect(self) -> None:
-        """This process is about to fork."""
+        """Note that this process is about to fork."""
         self.forks += 1
 
     def know(self, known: bool) -> None:
         """Whether the fork that this thread makes next is seen to here."""
 
     def prepare(self, armed: bool, handled: int, blocked: int, wakeup: int) -> None:
-        """For forks that are not seen to here: which signals forkd handles, and which it blocks, as bits; and
-        the descriptor that it is told of them by, or -1."""
+        """Set the signals that forkd handles, and those that it blocks, as bits, and the descriptor that it is
+        told of them by, or -1; for forks by C code."""
 
 
 in_fork: Any = PythonForkState() if native is None else native.ForkState()

@@ -41,8 +41,8 @@ def leave_start_directory() -> None:
 
 
 def look_in_pythonpath_last() -> None:
-    """Until foreign code is imported: a directory of PYTHONPATH may be the application's, whose `daemon.py`
-    is not the package that forkd requires."""
+    """Put PYTHONPATH last until foreign code is imported: a directory there may be the application's, whose
+    `daemon.py` is not the package that forkd requires."""
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if sys.flags.ignore_environment or not any(named):
         return

@@ -38,8 +38,8 @@ def _named(path: str, own: int) -> int | None:
 
 
 def _ask(path: str, own: int) -> int | None:
-    """What the link leads to, found by a process of its own: a look at a dead disk never returns, and no
-    signal ends it. Without an answer the link counts as one that is not followed."""
+    """The descriptor that the links lead to, found by a process of its own: a look at a dead disk never
+    returns, and no signal ends it. None where they lead elsewhere, or where there is no answer in time."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

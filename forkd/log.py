@@ -122,8 +122,8 @@ class Log:
 
 
 def _traceback() -> str:
-    """Of the exception being handled. It may be an application's, whose attributes may be anything: a
-    SyntaxError whose text is not a str cannot be formatted."""
+    """The traceback of the exception being handled. It may be an application's, whose attributes may be
+    anything: a SyntaxError whose text is not a str cannot be formatted."""
     kind = sys.exc_info()[0]
     assert kind is not None
     try:
@@ -190,7 +190,7 @@ class AccessLog:
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None:
-        """Of a request that did not reach the application."""
+        """Add the line of a request that did not reach the application."""
         self.sink.write(self._make(host, line, status, size, referer, agent, took_ns), False)
 
     def end(
@@ -205,14 +205,15 @@ class AccessLog:
         agent: str,
         took_ns: int,
     ) -> None:
-        """Of a request that ends with it in that ledger, which knows it by its ticket."""
+        """Add the line of a request, and end the request in that ledger, which knows it by its ticket."""
         text = self._make(host, line, status, size, referer, agent, took_ns)
         self.sink.end_request(ledger, ticket, status, took_ns, text)
 
     def broken(
         self, host: str, line: bytes, status: int, size: int, took_ns: int, reason: str
     ) -> None:
-        """Of a request, or several, whose process has ended; the reason is the last in the line."""
+        """Add the line of a request, or of several, whose process has ended; the reason is last in the
+        line."""
         if self._json:
             made = self._object(host, line.decode("latin-1"), status, size, "-", "-", took_ns, reason)
         else:
@@ -295,7 +296,7 @@ class AccessLog:
 
 
 class Trouble:
-    """What the error log says of an access log that cannot be written."""
+    """The lines of the error log about an access log that cannot be written."""
 
     def __init__(self, log: Log) -> None:
         self._log = log

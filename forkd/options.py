@@ -67,13 +67,13 @@ class Kind(ABC, Generic[T]):
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in --help."""
+        """The word for the value in --help."""
         return "VALUE"
 
     @property
     @abstractmethod
     def allowed(self) -> str:
-        """What may be written, as it follows "must be"."""
+        """The values that are allowed, in words that follow "must be"."""
 
     @abstractmethod
     def read(self, raw: object, base: str) -> T:
@@ -360,7 +360,7 @@ class Names(Kind[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many children there are: never fewer than `min`, never more than `max`."""
+    """A range for the number of children: never fewer than `min`, never more than `max`."""
 
     min: int
     max: int
@@ -418,7 +418,7 @@ class Option:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What is typed on the command line; empty for the positional argument."""
+        """The flags on the command line; empty for the positional argument."""
         if self.positional:
             return ()
         return (self.short, f"--{self.name}") if self.short else (f"--{self.name}",)

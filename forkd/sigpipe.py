@@ -23,7 +23,7 @@ NO_SIGPIPE = int(socket.MSG_NOSIGNAL)
 
 
 def without_sigpipe(call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """What the call returns, which writes to a pipe or a socket without that flag. No system call more, as
+    """The result of the call, which writes to a pipe or a socket without that flag. No system call more, as
     long as SIGPIPE is not at its default."""
     if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
         return call(*arguments, **options)

@@ -24,7 +24,7 @@ def _ignore(*_: Any) -> bytes:
 
 
 class LineSink(Protocol):
-    """What a log writes to: this module's `Sink`, or system/log_ring.py's `RingSink`."""
+    """The sink of a log: this module's `Sink`, or system/log_ring.py's `RingSink`."""
 
     lost: Callable[[int], object]
     gap: Callable[[int], bytes]
@@ -50,7 +50,7 @@ class LineSink(Protocol):
 
 
 class RequestSink(LineSink, Protocol):
-    """What an access log writes to: system/log_ring.py's `RingSink`."""
+    """The sink of an access log: system/log_ring.py's `RingSink`."""
 
     ring: Any  # where native code puts lines itself
     log: int
@@ -61,7 +61,7 @@ class RequestSink(LineSink, Protocol):
         """A request ends that has this line: it is counted in the ledger, and there is its line."""
 
     def head_of(self, lane: int) -> int:
-        """For `Row.complete`, the position that a lane's lines have reached."""
+        """The position that a lane's lines have reached, for `Row.complete`."""
 
 
 class Sink:
@@ -151,7 +151,7 @@ class Sink:
 
 
 def writer(fd: int) -> tuple[Callable[[bytes], int], int, Callable[[], object]]:
-    """How to write to `fd` without waiting, how much at once, and how to end that.
+    """A function that writes to `fd` without waiting, how much it may be given at once, and what ends it.
 
     O_NONBLOCK on `fd` itself would be set for all that share it: the application, the shell. To open
     it anew gives an open file of our own (proc(5), /proc/pid/fd), but not for sockets; send(2) has a

@@ -71,7 +71,7 @@ def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = No
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the configuration comes from, as of the start: enough to read it again on SIGHUP.
+    """The sources of the configuration, as of the start: enough to read it again on SIGHUP.
 
     `flags` maps the attributes of the options given as flags to their text. `cwd` and
     `runtime_dir` are remembered because the master changes directory and may change user. `cwd` is a name,
@@ -115,7 +115,7 @@ class Sources:
         return self._load(set(_BY_ATTR), rules)
 
     def locate(self) -> Config:
-        """Where the daemon is to be found; what is wrong elsewhere does not matter for that. Raises
+        """The paths that locate the daemon; what is wrong elsewhere does not matter for that. Raises
         ConfigError for a file that cannot be read, and may have named another pid file than the default
         one: a verb would go to another daemon than was meant."""
         wanted = {"name", "pidfile", "control"}

@@ -43,7 +43,7 @@ def of_variable(variable: str) -> str:
 
 
 def of_value(option: str, value: object) -> str:
-    """What is to be said of a value that the option does not take; or ""."""
+    """A hint about a value that the option does not take; or ""."""
     for row in VALUES:
         if row.option == option and isinstance(value, str) and re.fullmatch(row.pattern, value.strip()):
             return row.words

@@ -105,7 +105,7 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
 def _arguments(
     args: list[ast.expr], keywords: list[ast.keyword], spec: str
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Of a factory's call. `*` and `**` take literals, too."""
+    """The arguments of a factory's call. `*` and `**` take literals, too."""
     positional: list[Any] = []
     named: dict[str, Any] = {}
     try:

@@ -179,7 +179,7 @@ class Response:
         return count
 
     def end(self) -> bytes:
-        """What ends the body. A body that fell short of its Content-Length cannot be ended: the
+        """The bytes that end the body. A body that fell short of its Content-Length cannot be ended: the
         connection must close, so that the client sees that something is missing."""
         if self._chunked and not self._bodiless:
             return LAST_CHUNK

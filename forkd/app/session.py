@@ -172,8 +172,8 @@ class Peer(Protocol):
 
 
 class Ledger(Protocol):
-    """Where a session reports requests, and a driver the bytes of connections: the scoreboard. A request that
-    has begun has a ticket, never 0."""
+    """The scoreboard, to which a session reports requests, and a driver the bytes of connections. A request
+    that has begun has a ticket, never 0."""
 
     def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int: ...
     def pause(self) -> None: ...

@@ -14,7 +14,7 @@ from forkd.originals import Lock
 
 
 class Room:
-    """What the bodies of one child may hold in memory, all together."""
+    """The memory that all bodies of one child may take together."""
 
     def __init__(self, size: int) -> None:
         self.size = self._free = size

@@ -58,7 +58,7 @@ class Transport(asyncio.Transport):
     # ---- called by the session ------------------------------------------------------------
 
     def needs(self) -> tuple[bool, bool] | None:
-        """What the session is to wait for, input and room for output; None when all is said, by one
+        """The needs of the session, which are input and room for output; None when all is said, by one
         side or by both."""
         found = self._needs()
         self._flow.plain = found == (True, False) and not (

@@ -97,7 +97,7 @@ class Wsgi:
         self._head = Await("request head", config.header_timeout)
 
     def _make_exchange(self) -> Exchange | None:
-        """What calls the application for usual requests, where that is native."""
+        """The native part that calls the application for usual requests, where there is one."""
         make, host = self._usual.exchange, self._host
         if make is None:
             return None

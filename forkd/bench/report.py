@@ -36,7 +36,7 @@ def rows(results: list[Result]) -> list[tuple[str, ...]]:
 
 
 def table(results: list[Result]) -> str:
-    """For the terminal."""
+    """The figures as a table for the terminal."""
     padded = [row + ("",) * (len(_HEADER) - len(row)) for row in rows(results)]
     return "\n".join(grid(_HEADER, padded))
 

@@ -36,7 +36,7 @@ class Combination:
 
 @dataclass
 class Result:
-    """Of one combination; a value per round."""
+    """The figures of one combination, with a value per round."""
 
     combination: Combination
     per_second: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk does."""
+    """The load that wrk makes."""
 
     connections: int
     seconds: float

@@ -78,8 +78,8 @@ class RequestParser:
 
     @property
     def line(self) -> bytes:
-        """What is here of the request line of a head that is not complete, or was refused; for logs, since
-        it may hold any bytes but LF."""
+        """The part that is here of the request line, when the head is not complete or was refused. Only for
+        logs, since it may hold any bytes but LF."""
         return _first_line(self._head or b"")
 
     @property

@@ -45,7 +45,7 @@ class UsualRequest(Protocol):
     close: bool  # the connection ends after the answer
 
     def outcome(self) -> Any:
-        """What the application returned, when that was not usual. Raises what it raised."""
+        """The result of the application, when that was not usual. Raises what it raised."""
 
 
 class Exchange(Protocol):
@@ -128,7 +128,7 @@ class UsualParser:
         return self._general.line if self._general is not None else b""
 
     def feed(self, data: bytes | UsualRequest) -> Request | UsualRequest | None:
-        """As RequestParser's; a request that was read elsewhere passes through."""
+        """As RequestParser's; passes through a request that was read elsewhere."""
         if not isinstance(data, (bytes, memoryview)):
             self.rest = b""
             return data

@@ -21,13 +21,13 @@ FIRST_ACCESS = 1
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a log goes: a file that the logger opens, or one that forkd was started with."""
+    """The destination of a log: a file that the logger opens, or one that forkd was started with."""
 
     path: str | None
     fd: int = -1  # where there is no path
 
     def describe(self, log: int) -> str:
-        """For messages."""
+        """The name of the log and its path, for messages."""
         name = "error log" if kind_of(log) == ERROR else "access log"
         return f"{name} {self.path}" if self.path is not None else name
 
@@ -39,7 +39,7 @@ def kind_of(log: int) -> int:
 
 @dataclass
 class Standard:
-    """What descriptors 1 and 2 of all of forkd's processes lead to.
+    """The files that descriptors 1 and 2 of all of forkd's processes lead to.
 
     Where that is a file, they are pipes that the logger reads: an application that prints must not wait
     for a disk. Where it is a pipe, a socket or a terminal, they are what forkd was started with; the logger
@@ -62,7 +62,7 @@ class Standard:
                 os.fchmod(read, 0o622)  # only processes that hold the descriptor reach it, by /proc/pid/fd
 
     def forget(self) -> None:
-        """In a process that is not the logger."""
+        """Close the logger's ends, in a process that is not the logger."""
         for fd in [
             *self.pipes.values(),
             *(destination.fd for destination in self.destinations.values()),

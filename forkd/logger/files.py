@@ -27,14 +27,14 @@ class Opened(NamedTuple):
 
 
 class Written(NamedTuple):
-    """So many bytes are in the file; and why not more."""
+    """The result of a write: so many bytes are in the file, and why not more."""
 
     done: int
     error: OSError | None
 
 
 class Closed(NamedTuple):
-    """What there was is closed; the thread ends."""
+    """The result of a close: the file is closed, and its thread ends."""
 
 
 Result = Opened | Written | Closed

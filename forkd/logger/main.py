@@ -51,7 +51,7 @@ _LAST_WORDS_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Birth:
-    """What the master gives a logger on its way."""
+    """The things that the master passes to a logger at its fork."""
 
     rings: Rings
     destinations: dict[int, Destination]
@@ -122,7 +122,7 @@ class Logger:
             self._open(log, destination)
 
     def run(self) -> None:
-        """Until the master says so, or is gone, and nothing is left that can be written."""
+        """Serve until the master says so, or is gone, and nothing is left that can be written."""
         poll, only_master = select.poll(), select.poll()
         only_master.register(self._birth.channel, select.POLLIN)
         pipes = [pipe.fileno() for pipe in self._pipes]
@@ -201,7 +201,7 @@ class Logger:
     # ---- the files ------------------------------------------------------------------------
 
     def _finished(self, file: File, result: Result) -> None:
-        """In a file's thread."""
+        """Note a result; called in a file's thread."""
         self._results.append((file, result))
         os.eventfd_write(self._wake, 1)
 
@@ -279,7 +279,7 @@ class Logger:
             self._rings.note_write(kind, min(filter(None, began), default=0))
 
     def _sort(self, now: float) -> dict[int, list[Taken]]:
-        """By log: the next lines for its file, if that can take some now. The rest of a line that is in
+        """The next lines for each file, by log, if the file can take some now. The rest of a line that is in
         the file in part comes first."""
         reader, rings = self._reader, self._rings
         found: dict[int, list[Taken]] = {}

@@ -76,7 +76,7 @@ class Access:
         return None
 
     def shown(self, report: dict[str, Any]) -> dict[str, Any]:
-        """What of a status report is shown at the admin endpoint."""
+        """The part of a status report that the admin endpoint shows."""
         return report if self.queries else {name: _without(value) for name, value in report.items()}
 
     def shown_text(self, text: str) -> str:

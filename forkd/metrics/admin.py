@@ -33,7 +33,7 @@ _MAX_CLIENTS = 64
 
 
 class Source(Protocol):
-    """Where the answers come from: the master."""
+    """The source of the answers: the master."""
 
     def status(self) -> dict[str, Any]: ...
     def not_ready(self) -> str: ...
@@ -231,7 +231,7 @@ def _page(source: Source, accept: str) -> Answer:
 
 
 def _facts(status: dict[str, Any]) -> Iterator[str]:
-    """What `forkd status` says above its table. /status.json has all of it."""
+    """The facts that `forkd status` shows above its table. /status.json has all of them."""
     master, totals = status["master"], status["totals"]
     interface = f" ({master['interface']})" if master["interface"] else ""
     yield f"app: {master['app'] or 'the built-in one'}{interface}"

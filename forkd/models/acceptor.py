@@ -63,7 +63,7 @@ class Acceptor:
     # ---- leadership -----------------------------------------------------------------------
 
     def join(self) -> None:
-        """Before each wait: be what the lease says, leader or follower."""
+        """Become what the lease says, leader or follower; called before each wait."""
         lead = self.leads()
         if lead is not self._listening:
             self._listening = lead
@@ -102,9 +102,9 @@ class Acceptor:
         self._lease.hear(self._slot)
 
     def turns(self, fd: int) -> deque[int]:
-        """In which order to accept now that `fd` is ready: the others may be, too, and the one that had the
-        last turn is last. Leadership changes hands, so a child cannot know which listeners the others left
-        out."""
+        """The order in which to accept now that `fd` is ready: the others may be, too, and the one that had
+        the last turn is last. Leadership changes hands, so a child cannot know which listeners the others
+        left out."""
         intakes = self.intakes
         if len(intakes) == 1:
             return deque((fd,))
@@ -212,7 +212,7 @@ class Acceptor:
         return None
 
     def _try(self, intake: Intake, take: Callable[..., T], *arguments: int) -> T | None:
-        """What `take` takes from the intake; None when that cannot be had."""
+        """The result of `take`; None when there is nothing to be taken."""
         try:
             return take(*arguments)
         except BlockingIOError:

@@ -44,7 +44,7 @@ _MORE_FLAGS = int(socket.MSG_MORE) | NO_SIGPIPE
 
 
 class FilePiece:
-    """What is left to send of a file."""
+    """The part of a file that is left to send."""
 
     __slots__ = ("count", "fd", "offset")
 

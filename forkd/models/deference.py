@@ -29,7 +29,7 @@ class Deference:
         self._willing_until = 0.0
 
     def occupied(self, busy: bool) -> None:
-        """Before each wait, in models that may be busy."""
+        """Set whether the child is busy; called before each wait, in models that may be."""
         self.busy = busy
         if not busy:
             self.ends = NEVER

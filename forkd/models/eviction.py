@@ -58,7 +58,8 @@ class Eviction:
 
 
 def _since(conn: Connection) -> float:
-    """When it became idle. That is not known without a --keep-alive limit, where the oldest comes first."""
+    """The time when it became idle. That is not known without a --keep-alive limit, where the oldest comes
+    first."""
     return 0.0 if conn.deadline == NEVER else conn.deadline - conn.op.seconds
 
 

@@ -74,7 +74,7 @@ class InlineLoop(BriefLoop):
     # ---- what native code calls -----------------------------------------------------------
 
     def feed(self, conn: Connection, value: Any) -> None:
-        """This has arrived for the session: bytes, or a request that was begun."""
+        """Resume the session with what has arrived: bytes, or a request that was begun."""
         self._go(conn, conn.resume, value)
 
     def lost(self, conn: Connection) -> None:

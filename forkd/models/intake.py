@@ -42,7 +42,7 @@ class Intake(Protocol):
     def close(self) -> None: ...
 
     def end(self) -> None:
-        """It is empty, and nothing will be taken from it any more."""
+        """End it: it is empty, and nothing will be taken from it any more."""
 
 
 class ListenerIntake:

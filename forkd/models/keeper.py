@@ -89,9 +89,9 @@ class Keeper:
             conn.mask = None
 
     def lay_down(self, conn: Connection, op: Await) -> bool:
-        """By the thread that it was lent to: keep the connection for input, as `settle`, but without its
-        owner's help. Not where that has to set a deadline first, or does not see what is added to its
-        handle set while it waits there: then False."""
+        """Keep the connection for input, as `settle`, by the thread that it was lent to and without its
+        owner's help. Not where that has to set a deadline first, or does not see what is added to its handle
+        set while it waits there: then False."""
         deadline = monotonic() + op.seconds
         with self._lock:
             if (
@@ -213,7 +213,8 @@ class Keeper:
             conn.mask = mask
 
     def _refuse(self, conn: Connection, error: OSError) -> None:
-        """There is no room to wait for it (epoll_ctl(2): ENOSPC, ENOMEM; FD_SETSIZE): the others go on."""
+        """Close it: there is no room to wait for it (epoll_ctl(2): ENOSPC, ENOMEM; FD_SETSIZE). The others go
+        on."""
         self._unit.row.failed(error.errno or 0)
         self._shortage.refuse(WAITING_CALL, error)
         conn.end(self.log)

@@ -103,7 +103,7 @@ class LeaderThreads(InlineLoop):
         super().lead(fd)
 
     def _look_around(self) -> None:
-        """Before a turn, if requests block, or have until now."""
+        """Set how careful the next turn has to be, if requests block, or have until now."""
         deference, routes = self.acceptor.deference, self._routes
         deference.busy = True  # a thread that leaves from here on rings the bell
         full = self._entrance.full
@@ -243,7 +243,8 @@ class LeaderThreads(InlineLoop):
         return advance(conn, conn.resume, value, self.log)
 
     def _hand_back(self, conn: Connection, outcome: Outcome, long: bool) -> Work | None:
-        """To the handle set, or to the leader. Returns what is to be done next."""
+        """Hand the connection back to the handle set, or to the leader. Returns the next work, if there is
+        any."""
         work = self._entrance.leave(long)
         if type(outcome) is not Await or not self.keeper.lay_down(conn, outcome):
             self._outcomes.append((conn, outcome))

@@ -197,7 +197,7 @@ class ChildLoop:
     # ---- no room --------------------------------------------------------------------------
 
     def before(self, fd: int) -> None:
-        """Before an accept: it may be the last place that is about to be taken."""
+        """Make room before an accept, which may be about to take the last place."""
         if len(self.keeper.connections) >= self._crowd and _readable(fd):
             self.make_room()
 

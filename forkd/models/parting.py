@@ -38,7 +38,7 @@ class Parting:
         self._taken: dict[tuple[int, int], socket.socket] = {}  # by place and time of the request
 
     def take(self, pidfd: int, rows: Iterable[Row]) -> None:
-        """Of the process that writes these lanes, and is killed next."""
+        """Take the connections of the process that writes these lanes, and is killed next."""
         for row in rows:
             request = row.held()
             fd = row.entries.socket(request.place) if request is not None else -1

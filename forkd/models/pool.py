@@ -52,7 +52,7 @@ class RequestQueue:
         self._tasks.put((conn, task))
 
     def outcomes(self) -> list[tuple[Connection, Outcome]]:
-        """What was finished since the last call. Called by the waiting thread only."""
+        """The tasks that were finished since the last call. Called by the waiting thread only."""
         try:
             os.eventfd_read(self.bell)
         except BlockingIOError:
@@ -145,7 +145,7 @@ class PooledLoop(ChildLoop):
             self.keeper.settle(conn, outcome)
 
     def logic(self, conn: Connection, reached: Outcome) -> Outcome:
-        """In a pool thread: go on from READY or TAKE."""
+        """Go on from READY or TAKE; called in a pool thread."""
         value = conn.take() if reached is TAKE else None
         return advance(conn, conn.resume, value, self.log, send=self.sends)
 

@@ -124,7 +124,7 @@ class ProcessPerConnection(ChildLoop):
         self._recount()
 
     def _account_for(self, servant: Servant, code: int) -> None:
-        """What it had in flight is counted and logged here, as the master does for a worker."""
+        """Count and log what it had in flight, as the master does for a worker."""
         now, row, access = monotonic_ns(), servant.row, self.unit.access
         head = access.sink.head_of(row.index) if access is not None else 0
         left = left_by([row], [head], False, now)

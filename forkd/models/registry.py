@@ -202,7 +202,7 @@ def io_of(name: str, io: str | None) -> str:
 
 
 def child_io(name: str, io: str | None) -> str:
-    """How a child waits. Where the master accepts, it is the master that SIGIO wakes."""
+    """The `io` of a child's wait. Where the master accepts, SIGIO wakes the master."""
     found = io_of(name, io)
     return "epoll" if found == "sigio" and get(name).master_accepts else found
 
@@ -271,7 +271,7 @@ def without_native(config: Config) -> str:
 
 
 def native_or_not(why: str) -> str:
-    """What `without_native` says, for people."""
+    """The result of `without_native` as words."""
     return f"no native code ({why})" if why else "native code"
 
 

@@ -31,7 +31,7 @@ _VARIABLE = re.compile(rb"(?<=/)[^/]*\d[^/]*")
 
 
 def route_of(line: bytes) -> bytes:
-    """Of the request with this line; at most 128 bytes of it."""
+    """The route of the request with this line; at most 128 bytes of it."""
     return _route_of(line) if len(line) <= _USUAL_LINE_BYTES else _route_of.__wrapped__(line)
 
 

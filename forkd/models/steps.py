@@ -42,7 +42,7 @@ Outcome = Any  # Await | READY | TAKE | one of the above
 
 
 def receive(conn: Connection) -> bytes | memoryview | None:
-    """What the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
+    """The bytes that the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
     try:
         data = conn.recv(CHUNK_BYTES)
     except BlockingIOError:

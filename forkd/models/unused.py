@@ -160,7 +160,7 @@ _BY_ATTR = {row.attr: row for row in OPTIONS}
 
 
 def _written(value: object) -> str:
-    """As an operator would write it."""
+    """The value as an operator would write it."""
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else show(value)

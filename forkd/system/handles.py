@@ -61,7 +61,7 @@ class HandleSet(Protocol):
         ...
 
     def descriptors(self) -> tuple[int, ...]:
-        """Its own."""
+        """The descriptors that the set itself holds."""
         ...
 
     def close(self) -> None: ...
@@ -87,8 +87,8 @@ class EpollSet:
 
 
 class NativeEpollSet(EpollSet):
-    """Its `wait` returns the events as the kernel has written them, for a Dispatcher (native/epoll.c). To
-    Python they are a sequence of pairs."""
+    """An epoll set whose `wait` returns the events as the kernel has written them, for a Dispatcher
+    (native/epoll.c). To Python they are a sequence of pairs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class Request(NamedTuple):
 
 
 class Entries:
-    """Those of one slot. The first is none: its first cell says how much of the pool was ever taken."""
+    """The entries of one slot. The first is none: its first cell says how much of the pool was ever taken."""
 
     def __init__(self, memory: memoryview, lanes: int) -> None:
         self.memory = memory
@@ -92,7 +92,7 @@ class Entries:
         return self._get(place * ENTRY_BYTES + _LINE, _LINE_BYTES) if self.is_place(place) else b""
 
     def request(self, place: int, now: int) -> Request | None:
-        """What is in flight there, unless it is nonsense."""
+        """The request in flight there, unless it is nonsense."""
         began = self.began(place)
         if not 0 < began <= now:
             return None
@@ -114,7 +114,7 @@ class Entries:
         self.cells[BEGAN] = 0
 
     def places(self, native: bool, pool: bool = True) -> Places | NativePlaces:
-        """What knows in a child which entries are free. `pool`: it may use that; no other process does."""
+        """The table of free entries, for a child. `pool`: it may use that; no other process does."""
         count = self.count - self.first if pool else 0
         if not native or _native is None:
             return Places(self, count)
@@ -138,7 +138,7 @@ class Entries:
 
 
 class Places:
-    """Which entries of the pool are free: private to a process, shared by its threads. The twin of
+    """The free entries of the pool: private to a process, shared by its threads. The twin of
     native/in_flight.c's."""
 
     def __init__(self, entries: Entries, count: int) -> None:

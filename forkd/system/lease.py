@@ -37,7 +37,7 @@ _CELL_MASK = (1 << 64) - 1
 
 
 def make_bells(slots: int) -> list[int]:
-    """By slot, from 1 to `slots`: one for each child that the master may have at a time, whatever
+    """The bells, by slot from 1 to `slots`: one for each child that the master may have at a time, whatever
     its generation. A leader must be able to ring the bells of children younger than itself."""
     return [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(slots + 1)]
 

@@ -13,15 +13,15 @@ _MAX_UNLISTED_REQUESTS = 1 << 20
 
 
 class Left(NamedTuple):
-    """What a dead process had in flight."""
+    """The requests that a dead process had in flight."""
 
     requests: list[Request]  # the first to begin comes first
     more: int  # others, of which no more is known
 
 
 def left_by(rows: list[Row], heads: list[int], pool: bool, now: int) -> Left:
-    """What a dead process had in flight, of which these are the lanes, and those the heads of the rings
-    that each lane's lines went to. `pool`: that of the slot was its own."""
+    """The requests that a dead process had in flight, of which these are the lanes, and those the heads of
+    the rings that each lane's lines went to. `pool`: that of the slot was its own."""
     entries = rows[0].entries
     for row, head in zip(rows, heads, strict=True):
         row.complete(head)

@@ -75,7 +75,7 @@ class Rings:
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def place(self, index: int) -> tuple[int, int]:
-        """Where the ring's text begins, and its size."""
+        """The start of the ring's text, and its size."""
         lane, kind = divmod(index, _KINDS)
         slot, number = divmod(lane, self._lanes)
         lanes = _KINDS * (self._lanes - 1) * _LANE_BYTES
@@ -95,7 +95,7 @@ class Rings:
         return _KINDS * lane + kind
 
     def kind(self, index: int) -> int:
-        """Of which log the lines are that are lost there."""
+        """The kind of log whose lines are lost there."""
         return ERROR if index >= _KINDS * self.own else index % _KINDS
 
     def text(self, index: int) -> memoryview:
@@ -121,7 +121,7 @@ class Rings:
         self._cells[_SINCE + kind] = began
 
     def writing_since(self, kind: int) -> int:
-        """When the write(2) or open(2) began that has not returned: ns of CLOCK_MONOTONIC, or 0."""
+        """The time when a write(2) or open(2) began that has not returned: ns of CLOCK_MONOTONIC, or 0."""
         return int(self._cells[_SINCE + kind])
 
 
@@ -177,7 +177,7 @@ class Writer:
 
 
 class RingSink:
-    """What a log writes to, as `Sink`, where the logger writes the file. By any thread."""
+    """The sink of a log, as `Sink`, where the logger writes the file. Used by any thread."""
 
     def __init__(
         self, rings: Rings, lane: int, kind: int, log: int, *, native: bool = False
@@ -240,7 +240,7 @@ class RingSink:
             self._ring_bell()
 
     def head_of(self, lane: int) -> int:
-        """That of a lane's ring for the same kind of log: bytes that were ever written there."""
+        """The head of a lane's ring for the same kind of log: bytes that were ever written there."""
         return self._rings.heads[self._rings.index(lane, self._kind)]
 
     def forked(self, lane: int, lost: Callable[[int], object]) -> None:
@@ -327,7 +327,7 @@ class Reader:
         return (self._tails[index] - head) & _MASK < 1 << 63
 
     def log_of(self, index: int) -> int | None:
-        """For which log the first record is; None when there is none that makes sense."""
+        """The log that the first record is for; None when there is none that makes sense."""
         header = self._header(index, self._tails[index], self._pending(index))
         return None if header is None else header[1]
 
@@ -341,7 +341,7 @@ class Reader:
         return Taken(index, used, skip, text[skip:])
 
     def advance(self, taken: Taken, written: int) -> int:
-        """So many bytes of `taken.text` are in the file. Returns how many of the text were."""
+        """Note that so many bytes of `taken.text` are in the file. Returns how many of the text were."""
         written, index, tail = min(written, len(taken.text)), taken.ring, 0
         left = 0
         if written == len(taken.text):

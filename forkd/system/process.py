@@ -40,7 +40,7 @@ class CallError(OSError):
 
 @contextlib.contextmanager
 def naming(call: str) -> Iterator[None]:
-    """What fails in it is a CallError of that system call."""
+    """Turn an OSError in it into a CallError of that system call."""
     try:
         yield
     except CallError:
@@ -115,7 +115,7 @@ NO_PROCESSES = "may have no more processes and threads"
 
 
 def why_no_fork(error: OSError, call: str = "fork(2)") -> str:
-    """What to say of a fork and what belongs to it, or of a thread's start, that failed; of EAGAIN, which
+    """A message about a fork and what belongs to it, or about a thread's start, that failed; of EAGAIN, which
     says least, with the remedy (fork(2))."""
     if isinstance(error, CallError):
         name = errno.errorcode.get(error.errno or 0, f"errno {error.errno}")
@@ -333,7 +333,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def state(pid: int) -> str:
-    """What `pid` is doing (proc(5), stat), in words; empty when it has gone."""
+    """The state of `pid` (proc(5), stat), in words; empty when it has gone."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             letter = file.read().rpartition(")")[2].split()[0]
@@ -390,7 +390,7 @@ def title(pid: int) -> str:
 
 
 def describe(pid: int) -> str:
-    """It, and what it is, for a message."""
+    """The process by pid and title, for a message."""
     command = title(pid)[:200]
     return f"pid {pid} ({command})" if command else f"pid {pid}"
 
@@ -434,8 +434,8 @@ def identity(user: str | None, group: str | None) -> Identity | None:
 
 
 def login_environ(uid: int) -> dict[str, str]:
-    """What a login sets of a user (environ(7)), as systemd does for User=; the home of a uid without an
-    account is the root directory."""
+    """The variables that a login sets for a user (environ(7)), as systemd does for User=; the home of a uid
+    without an account is the root directory."""
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
@@ -489,7 +489,7 @@ def share_heap() -> None:
 
 
 def give_memory_back() -> None:
-    """What was freed, to the kernel. A full collection empties Python's free lists, which pin its
+    """Give what was freed back to the kernel. A full collection empties Python's free lists, which pin its
     arenas; glibc returns what is free below the top of its heap only when it is told to."""
     if gc.isenabled():  # an application that has turned it off does not want its pauses
         gc.collect()

@@ -217,7 +217,7 @@ class Queues:
             raise SystemCallError("io_uring_enter", "", OSError(number, os.strerror(number)))
 
     def completions(self) -> list[Completion]:
-        """What has completed since the last call, in order."""
+        """The completions since the last call, in order."""
         head, tail = self._head, self._cq_tail[0]
         if head == tail:
             return []
@@ -286,7 +286,7 @@ class Buffers:
 
 
 def address_of(data: bytes) -> int:
-    """Where the contents of a bytes object are. It must be kept alive while the kernel reads it.
+    """The address of a bytes object's contents. The object must be kept alive while the kernel reads it.
 
     CPython lays them out behind the object's header; ctypes would take ten times as long to say so.
     """

@@ -44,7 +44,7 @@ class SignalSockets:
 
     @classmethod
     def of(cls, numbers: Iterable[int], fds: Iterable[int]) -> SignalSockets:
-        """Those that `filenos` has named, in another process; none for none."""
+        """The sockets that `filenos` has named, in another process; none for none."""
         return cls({n: socket.socket(fileno=fd) for n, fd in zip(numbers, fds, strict=False)})
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class SignalSockets:
         return [end.fileno() for end in self._ends.values()]
 
     def send(self, number: int) -> bool:
-        """In the parent. Whether there is a way for that signal."""
+        """Send that signal; called in the parent. Returns whether there is a socket for it."""
         end = self._ends.get(number)
         if end is None:
             return False
@@ -67,7 +67,7 @@ class SignalSockets:
         return True
 
     def listen(self) -> None:
-        """In the child, once it has the ids that it keeps."""
+        """Arm the sockets, in the child, once it has the ids that it keeps."""
         for number, end in self._ends.items():
             fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(end, fcntl.F_SETSIG, int(number))

@@ -270,7 +270,7 @@ class UringOperations:
                 self._ready.append((handle.fd, result if result > 0 else HANGUP))
 
     def _disarm(self, handle: _Handle) -> None:
-        """Its standing operation has ended: start it anew before the next wait, if it is wanted."""
+        """Note that its standing operation has ended: start it anew before the next wait, if it is wanted."""
         handle.armed = False
         self._disarmed.append(handle)
 
