@@ -96,6 +96,10 @@ class Master:
                 launch.stopped()
             finally:
                 parts.endpoints.close()
+        except Exception:
+            if not service.phase.booting:  # else whoever waits for the start is told
+                service.log.exception("the master crashed; this is a bug in forkd")
+            raise
         finally:
             parts.close(service.owns, actions.lent(), service.generations())
             parts.logs.end(service.generation.config.graceful_timeout)

@@ -77,7 +77,8 @@ class Listener:
         Inherited sockets are left alone: their creator may go on with them."""
         if self.wanted.kind != "fd":
             for sock in self.sockets:
-                sock.listen(0)
+                if sock.fileno() >= 0:  # else the dispatcher has emptied and closed it
+                    sock.listen(0)
 
     def hang_up(self) -> None:
         """Close our copies; children that have theirs still empty the queue. The socket file stays

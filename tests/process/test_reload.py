@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -188,6 +190,51 @@ def test_a_changed_file_adds_and_removes_binds(service: Service) -> None:
     assert len(service.workers()) == 3
     shown = [x["address"] for x in service.live()["listeners"]]
     assert shown == [f"127.0.0.1:{address[1]}", f"unix:{two}"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-m", "half-sync-half-async"],
+        ["-m", "half-sync-half-async", "--io", "sigio"],
+        ["-m", "half-sync-half-async", "--dispatch", "competition"],
+        ["-m", "process-per-connection"],
+        ["-m", "proactor"],
+    ],
+    ids=" ".join,
+)
+def test_an_address_is_dropped_where_the_master_accepts(service: Service, flags: list[str]) -> None:
+    """The dispatcher has emptied its queue, and closed it, when the reload is done with it."""
+    path = service.dir / "one.sock"
+    configure(service, "127.0.0.1:0", f"unix:{path}")
+    service.start("-c", "c.toml", *flags, app=None)
+    address = service.address
+    with Load(address, keep=2, fresh=1) as load:
+        load.more(10)
+        configure(service, "127.0.0.1:0")
+        service.ok("reload")
+        load.more(20)
+    assert load.failures == []
+    assert service.live()["master"]["generation"] == 2
+    assert not answers(path)
+
+
+def test_a_master_that_crashes_says_why(service: Service) -> None:
+    """In the error log, whose logger is still there."""
+    crash = service.dir / "crash"
+    program = (
+        "import os, sys; import forkd.supervise.plan as plan; usual = plan.plan;"
+        f"crash = lambda scene: 1 / 0 if os.path.exists({str(crash)!r}) else usual(scene);"
+        "plan.plan = crash; from forkd.__main__ import main; sys.argv = sys.argv[1:]; main()"
+    )
+    service.expected_errors = ["the master crashed", "Traceback"]
+    started = [sys.executable, "-c", program, *service.argv("start", *service.flags())[2:]]
+    subprocess.run(started, cwd=service.dir, env=service.environ, check=True, timeout=30)
+    crash.touch()
+    service.signal(signal.SIGHUP)
+    service.gone()
+    assert "the master crashed; this is a bug in forkd" in service.log()
+    assert "ZeroDivisionError: division by zero" in service.log()
 
 
 def test_another_address_of_its_own_port_is_for_a_restart(service: Service) -> None:
