@@ -45,8 +45,8 @@ class PythonForkState(list[bool]):
         """Whether the fork that this thread makes next is seen to here."""
 
     def prepare(self, armed: bool, handled: int, blocked: int, wakeup: int) -> None:
-        """Set the signals that forkd handles, and those that it blocks, as bits, and the descriptor that Python
-        writes them to, or -1; for forks by C code."""
+        """Set the signals that forkd handles, and those that it blocks, as bits, and the descriptor that
+        Python writes them to, or -1; for forks by C code."""
 
 
 in_fork: Any = PythonForkState() if native is None else native.ForkState()

@@ -19,6 +19,10 @@ from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import error
 from forkd.http.usual import Exchange, UsualRequest
+from forkd.system.cells import CODES, REFUSED, REQUESTS, SHED
+
+#: What a request that is shed adds to.
+_COUNTED = (REQUESTS, CODES + 503, REFUSED + Refusal.OVERLOAD, SHED)
 
 
 class SheddingWsgi(Wsgi):
@@ -47,8 +51,8 @@ class SheddingWsgi(Wsgi):
         if waited <= self._most:
             return (yield from super()._respond(request, shown, outcome, response, peer))
         response.close = True
-        self._ledger.shed()
-        self._ledger.refuse(Refusal.OVERLOAD)
+        for cell in _COUNTED:
+            self._ledger.add(cell)
         reason = f"overloaded: the request has waited for {waited:.1f} s"
         answer = error(503, reason, method=request.method, fields=self._retry)
         self._log_own(peer, request.line, 503, answer, shown, int(waited * 1e9))

@@ -34,6 +34,7 @@ from forkd.http.limits import Limits, Refusal, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, body_size, date, error
 from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
+from forkd.system.cells import CODES, REFUSED, REQUESTS
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 #: Referer and User-Agent as received, for the access log; None where there is no such field.
@@ -232,8 +233,8 @@ class Wsgi:
         """Answer what must not reach the application, and close. Returns LINGER. `line`: the request line, as
         far as it is here; without `shown` its head is not complete, or is not one."""
         status, reason = refused.status, refused.reason
-        self._ledger.refuse(refused.kind)
-        self._ledger.count(status)
+        for cell in (REQUESTS, CODES + status, REFUSED + refused.kind):
+            self._ledger.add(cell)
         answer = error(status, reason, method="HEAD" if line.startswith(b"HEAD ") else "GET")
         if shown is None and len(line) > _SHOWN_LINE_BYTES:
             line = line[:_SHOWN_LINE_BYTES] + b"..."
@@ -324,14 +325,14 @@ class Wsgi:
             response.close = True
             if not response.head_sent:
                 ledger.pause()  # another thread may go on, and this one would seem to be held for good
-                ledger.refuse(Refusal.APPLICATION_FAILED)
+                ledger.add(REFUSED + Refusal.APPLICATION_FAILED)
                 reason = "the application failed; see the error log"
                 answer = error(500, reason, method=request.method)
                 response.code, response.sent = 500, body_size(answer)
                 response.head_sent = True
                 yield answer
             else:
-                ledger.refuse(Refusal.BROKEN_OFF)
+                ledger.add(REFUSED + Refusal.BROKEN_OFF)
                 response.code = response.code or 500
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
@@ -402,7 +403,7 @@ class Wsgi:
     def _complain(self, request: Request | UsualRequest, response: Response) -> None:
         line = request.line.decode("latin-1")
         if response.left:
-            self._ledger.refuse(Refusal.BROKEN_OFF)
+            self._ledger.add(REFUSED + Refusal.BROKEN_OFF)
             self._host.log.error(
                 f"{line}: {response.left} bytes short of its Content-Length; closed"
             )

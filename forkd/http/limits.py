@@ -30,8 +30,8 @@ class Limits:
 @unique
 class Refusal(IntEnum):
     """Why forkd answered in place of the application: the label of forkd_requests_refused_total, and the
-    place of its count in the scoreboard. A new one goes to the end, for an upgrade hands the counts on by
-    their places."""
+    place of its count in REFUSED (system/cells.py). A new one goes to the end, for an upgrade hands the
+    counts on by their places."""
 
     # Refused: the application was not called.
     MALFORMED = 0

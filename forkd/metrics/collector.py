@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from forkd import __version__
 from forkd.http.limits import Refusal
 from forkd.metrics.names import METRICS
-from forkd.system import scoreboard
+from forkd.system.cells import REFUSED, TABLE
 from forkd.system.scoreboard import Scoreboard
 
 #: Cumulative counts by upper bound, and a sum in seconds.
@@ -58,12 +58,9 @@ def gather(
     one = _alone
     values: dict[str, list[tuple[list[str], float]]] = {
         "forkd_requests_total": [([str(code)], n) for code, n in sorted(board.codes().items())],
-        "forkd_requests_shed_total": one(board.total(scoreboard.SHED)),
         "forkd_requests_refused_total": [
-            ([kind.label], board.total(scoreboard.REFUSED + kind)) for kind in Refusal
+            ([kind.label], board.total(REFUSED + kind)) for kind in Refusal
         ],
-        "forkd_received_bytes_total": one(board.total(scoreboard.RECEIVED)),
-        "forkd_sent_bytes_total": one(board.total(scoreboard.SENT)),
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),
         "forkd_connections_accepted_total": [
@@ -71,7 +68,6 @@ def gather(
             for slot in range(1, board.slots + 1)
             if board.accepted(slot) or any(w["slot"] == slot for w in workers)
         ],
-        "forkd_connections_evicted_total": one(board.total(scoreboard.EVICTED)),
         "forkd_workers_full": one(sum(w["full_for"] is not None for w in workers)),
         "forkd_workers": [([state], n) for state, n in states.items()],
         "forkd_workers_wanted": one(master["workers_wanted"]),
@@ -96,13 +92,8 @@ def gather(
             ([x["address"]], x["high_water"]["since_start"]) for x in status["listeners"]
         ],
         "forkd_accept_errors_total": [([reason], n) for reason, n in board.failures().items()],
-        "forkd_leader_promotions_total": one(board.total(scoreboard.PROMOTIONS)),
         "forkd_lease_grants_total": one(doorbell["grants"]),
         "forkd_sigio_rings_total": one(doorbell["rings"]),
-        "forkd_log_lines_lost_total": [
-            (["access"], board.total(scoreboard.LOST_ACCESS)),
-            (["error"], board.total(scoreboard.LOST_ERROR)),
-        ],
         "forkd_log_write_seconds": [
             ([log], seconds) for log, seconds in status["logger"]["waits"].items()
         ],
@@ -125,6 +116,10 @@ def gather(
             )
         ],
     }
+    for cell in TABLE:
+        if cell.metric:
+            sample = list(cell.label[1:]), board.total(cell.number)
+            values.setdefault(cell.metric, []).append(sample)
     histograms = {
         "forkd_request_duration_seconds": board.durations(),
         "forkd_queue_wait_seconds": board.waits(),

@@ -1,12 +1,14 @@
 """Every metric, declared once: the collector and docs/reference/metrics.md are made from it.
 
-Names are the contract's. Counters end in _total here and in the text format. PROCESS is what
-prometheus-client tells of the master itself.
+Names are the contract's. Counters end in _total here and in the text format. Plain counters of workers are
+declared by their rows in system/cells.py. PROCESS is what prometheus-client tells of the master itself.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from forkd.system.cells import TABLE
 
 
 class Metric(NamedTuple):
@@ -16,7 +18,16 @@ class Metric(NamedTuple):
     help: str
 
 
-METRICS: tuple[Metric, ...] = (
+#: Of plain counters, by name.
+COUNTERS: dict[str, Metric] = {
+    cell.metric: Metric(cell.metric, "counter", cell.label[:1], cell.help)
+    for cell in TABLE
+    if cell.metric
+}
+
+#: In the order of the page; what stands here by its name alone is one of COUNTERS, and those that do not
+#: stand here follow.
+_ORDER: tuple[Metric | str, ...] = (
     Metric("forkd_requests_total", "counter", ("code",), "Requests answered, by status code."),
     Metric(
         "forkd_request_duration_seconds", "histogram", ("class",),
@@ -29,12 +40,9 @@ METRICS: tuple[Metric, ...] = (
         "accepts); worker, of connections between the master's accept and their worker; thread, of what "
         "waits for a thread.",
     ),
-    Metric("forkd_received_bytes_total", "counter", (), "Bytes received from clients, as they came."),
-    Metric("forkd_sent_bytes_total", "counter", (), "Bytes sent to clients, heads and framing included."),
-    Metric(
-        "forkd_requests_shed_total", "counter", (),
-        "Requests answered 503 because they had waited for longer than --shed-after.",
-    ),
+    "forkd_received_bytes_total",
+    "forkd_sent_bytes_total",
+    "forkd_requests_shed_total",
     Metric(
         "forkd_requests_refused_total", "counter", ("reason",),
         "Answers of forkd's own, by reason. Refused before the application was called: malformed, "
@@ -48,10 +56,7 @@ METRICS: tuple[Metric, ...] = (
         "forkd_connections_accepted_total", "counter", ("worker",),
         "Connections accepted, by worker slot.",
     ),
-    Metric(
-        "forkd_connections_evicted_total", "counter", (),
-        "Idle connections that were closed to make room, for want of --worker-connections.",
-    ),
+    "forkd_connections_evicted_total",
     Metric(
         "forkd_workers_full", "gauge", (),
         "Workers that have no place left for a connection, and nobody idle who could make room.",
@@ -83,16 +88,13 @@ METRICS: tuple[Metric, ...] = (
         "forkd_accept_errors_total", "counter", ("reason",),
         "Failures of accept(2), and connections closed as nothing could wait for them, by errno.",
     ),
-    Metric("forkd_leader_promotions_total", "counter", (), "Times a leader promoted a follower."),
+    "forkd_leader_promotions_total",
     Metric(
         "forkd_lease_grants_total", "counter", (),
         "Times the master gave leadership to an idle worker because the leader was busy or stopped.",
     ),
     Metric("forkd_sigio_rings_total", "counter", (), "Times that the doorbell rang, by SIGIO or by epoll."),
-    Metric(
-        "forkd_log_lines_lost_total", "counter", ("log",),
-        "Lines that a log did not take, for want of room on the disk or of a reader.",
-    ),
+    "forkd_log_lines_lost_total",
     Metric(
         "forkd_log_write_seconds", "gauge", ("log",),
         "For how long the logger's present write to a log's file has not returned; 0 when there is none.",
@@ -110,6 +112,11 @@ METRICS: tuple[Metric, ...] = (
         "Always 1; native is true or false.",
     ),
 )  # fmt: skip
+
+METRICS: tuple[Metric, ...] = (
+    *(COUNTERS[row] if isinstance(row, str) else row for row in _ORDER),
+    *(metric for name, metric in COUNTERS.items() if name not in _ORDER),
+)
 
 PROCESS: tuple[Metric, ...] = (
     Metric("process_cpu_seconds_total", "counter", (), "Processor time of the master."),

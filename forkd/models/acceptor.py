@@ -21,9 +21,9 @@ from forkd.models.link import Link
 from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.originals import monotonic, os
+from forkd.system.cells import ACCEPTED, CONNECTIONS, PROMOTIONS
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
-from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, PROMOTIONS
 from forkd.system.sockets import is_shut_down
 from forkd.system.standard import lift
 

@@ -21,6 +21,7 @@ from forkd.models.loop import ChildLoop
 from forkd.models.steps import TURN_SENDS
 from forkd.models.unit import Unit
 from forkd.originals import monotonic, select, socket
+from forkd.system.cells import RECEIVED
 
 
 class BlockingFollowers(ChildLoop):
@@ -79,7 +80,7 @@ class BlockingFollowers(ChildLoop):
         while (left := ends - monotonic()) > 0:
             if self._readable(conn.fd, left):
                 data = conn.recv(CHUNK_BYTES)
-                conn.ledger.received(len(data))
+                conn.ledger.add(RECEIVED, len(data))
                 if not data:
                     break
 
@@ -95,7 +96,7 @@ class BlockingFollowers(ChildLoop):
             if conn.deadline <= monotonic():
                 return conn.session.throw(Deadline(op.name))
         data = conn.recv(CHUNK_BYTES)
-        conn.ledger.received(len(data))
+        conn.ledger.add(RECEIVED, len(data))
         if op.rate:
             conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)
         return conn.resume(data)

@@ -23,8 +23,8 @@ from forkd.models.unit import Unit
 from forkd.native import native
 from forkd.originals import monotonic
 from forkd.system.caution import SLOW_SECONDS
+from forkd.system.cells import ACCEPTED
 from forkd.system.handles import NativeEpollSet
-from forkd.system.scoreboard import ACCEPTED
 from forkd.system.standard import mend
 
 if TYPE_CHECKING:

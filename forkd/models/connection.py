@@ -27,6 +27,7 @@ from forkd.models.link import Link
 from forkd.models.taken import TakenSocket
 from forkd.originals import get_ident, monotonic, select, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
+from forkd.system.cells import RECEIVED, SENT
 from forkd.system.sockets import data_age
 
 #: Bytes that are received by one call.
@@ -158,7 +159,7 @@ class Connection(Link):
         except BlockingIOError:
             sent = 0
         self.moved += sent
-        self.ledger.sent(sent)
+        self.ledger.add(SENT, sent)
         for buffer in op:
             if sent < len(buffer):
                 self.out.append(memoryview(buffer)[sent:])
@@ -222,7 +223,7 @@ class Connection(Link):
             except BlockingIOError:
                 return False
             self.moved += sent
-            self.ledger.sent(sent)
+            self.ledger.add(SENT, sent)
             if not left:
                 del out[0]
         return True
@@ -261,7 +262,7 @@ class Connection(Link):
         except OSError as error:
             raise ClientGone("the client has left") from error
         self.moved += sent
-        self.ledger.sent(sent)
+        self.ledger.add(SENT, sent)
         return sent
 
     def fill(self, buffer: memoryview | None) -> int:
@@ -274,7 +275,7 @@ class Connection(Link):
         except OSError:  # the next receive will see it, or the end
             return 0
         self.moved += count
-        self.ledger.received(count)
+        self.ledger.add(RECEIVED, count)
         return count
 
     def shutdown(self) -> bool:

@@ -16,6 +16,7 @@ from forkd.models.share import SECONDS
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
 from forkd.originals import socket
+from forkd.system.cells import RECEIVED
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
 
 
@@ -115,7 +116,7 @@ class InlineLoop(BriefLoop):
             self.lost(conn)
             return
         conn.moved += len(data)
-        conn.ledger.received(len(data))
+        conn.ledger.add(RECEIVED, len(data))
         self.feed(conn, data)
 
     def _flush(self, conn: Connection) -> None:

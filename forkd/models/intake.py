@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from forkd.models.link import Link
 from forkd.native import native
 from forkd.originals import monotonic_ns, socket
+from forkd.system.cells import WORKER_QUEUE
 from forkd.system.passing import receive_socket
-from forkd.system.scoreboard import WORKER_QUEUE, Row
+from forkd.system.scoreboard import Row
 from forkd.system.standard import mend
 
 #: The socket, the client's address, and the server's name and port.

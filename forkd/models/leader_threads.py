@@ -38,7 +38,8 @@ from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
 from forkd.originals import Lock, ThreadLocal, get_ident, monotonic, monotonic_ns, start_thread
 from forkd.system.handles import Events
-from forkd.system.scoreboard import Lanes, Row
+from forkd.system.lanes import Lanes
+from forkd.system.scoreboard import Row
 
 _STANDSTILL_SECONDS = 0.001  # that a leader may stand still before it is overtaken
 _ALERT_SECONDS = 0.00025  # the same, while some requests do so: then it is worth looking more often

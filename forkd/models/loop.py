@@ -24,8 +24,8 @@ from forkd.models.share import Share
 from forkd.models.unit import Unit
 from forkd.originals import get_ident, monotonic, monotonic_ns, select, socket
 from forkd.system.accept_wait import AcceptWait
+from forkd.system.cells import EVICTED, FULL_SINCE, WORKING
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
-from forkd.system.scoreboard import EVICTED, FULL_SINCE, WORKING
 
 #: Seconds between two lines that say that there is no room.
 _SILENCE_SECONDS = 10.0

@@ -28,6 +28,7 @@ from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.unit import Unit
 from forkd.originals import monotonic, os
 from forkd.system.aio import MAX_CLIENTS, AioOperations
+from forkd.system.cells import RECEIVED, SENT
 from forkd.system.handles import Events
 from forkd.system.operations import Kind, Operations
 from forkd.system.uring import UringOperations
@@ -111,7 +112,7 @@ class Proactor(PooledLoop):
     def _received(self, conn: Completing, data: Any) -> None:
         """Step 5."""
         conn.moved += len(data)
-        conn.ledger.received(len(data))
+        conn.ledger.add(RECEIVED, len(data))
         if conn.op is not self.keeper.lingering:
             self.go(conn, conn.resume, data)
         elif not data:
@@ -120,7 +121,7 @@ class Proactor(PooledLoop):
     def _sent(self, conn: Completing, count: Any) -> None:
         """Step 6, when all is sent."""
         conn.moved += count
-        conn.ledger.sent(count)
+        conn.ledger.add(SENT, count)
         if self.handles.sending(conn.fd):
             if conn.op is self.keeper.writing:
                 self.keeper.settle(conn, WRITING)  # a part: the client is alive

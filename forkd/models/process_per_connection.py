@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 from forkd.app.late import late_answer
@@ -31,8 +32,9 @@ from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
 from forkd.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
 from forkd.system import process
+from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
 from forkd.system.left import left_by
-from forkd.system.scoreboard import EVICTED, IN_FLIGHT, REQUEST, Row, scratch_row
+from forkd.system.scoreboard import Row, scratch_row
 from forkd.system.signals import SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
@@ -209,9 +211,9 @@ class ProcessPerConnection(ChildLoop):
         renew_loops()
         self._lanes.leave_pool()
         self._lanes.become(row)
-        self.log.sink.forked(row.index, row.lost_error)
+        self.log.sink.forked(row.index, partial(row.add, LOST_ERROR))
         if self.unit.access is not None:
-            self.unit.access.sink.forked(row.index, row.lost_access)
+            self.unit.access.sink.forked(row.index, partial(row.add, LOST_ACCESS))
         host, unit = self.unit.host, self.unit
         unit = replace(
             unit, row=scratch_row(), lease=None, intakes=[], watched={}, after_turn=self._flush

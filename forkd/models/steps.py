@@ -13,6 +13,7 @@ from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
 from forkd.forked import in_fork, leave
 from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.sigpipe import NO_SIGPIPE
+from forkd.system.cells import RECEIVED, SENT
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
 #: a client that pipelines thousands of requests, an answer without end to a fast reader.
@@ -48,7 +49,7 @@ def receive(conn: Connection) -> bytes | memoryview | None:
     except BlockingIOError:
         return None
     conn.moved += len(data)
-    conn.ledger.received(len(data))
+    conn.ledger.add(RECEIVED, len(data))
     return data
 
 
@@ -79,7 +80,7 @@ def advance(
                     except BlockingIOError:
                         pass
                 conn.moved += sent
-                conn.ledger.sent(sent)
+                conn.ledger.add(SENT, sent)
                 turn -= 1
                 if sent < len(op):
                     conn.out.append(memoryview(op)[sent:])

@@ -17,6 +17,7 @@ from forkd.app.session import Ledger
 from forkd.forked import in_fork
 from forkd.originals import socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
+from forkd.system.cells import RECEIVED, SENT
 
 
 class TakenSocket(socket.socket):
@@ -37,12 +38,12 @@ class TakenSocket(socket.socket):
 
     def count_received(self, count: int, flags: int) -> None:
         if not flags & socket.MSG_PEEK and not in_fork:
-            self._ledger.received(count)
+            self._ledger.add(RECEIVED, count)
 
     def count_sent(self, count: int) -> None:
         self._sent += count
         if not in_fork:
-            self._ledger.sent(count)
+            self._ledger.add(SENT, count)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As socket.sendfile, which calls `send` where sendfile(2) cannot be used."""
@@ -53,7 +54,7 @@ class TakenSocket(socket.socket):
             self._failure = error
             raise
         if not in_fork:
-            self._ledger.sent(total - (self._sent - before))
+            self._ledger.add(SENT, total - (self._sent - before))
         return total
 
 

@@ -13,8 +13,9 @@ from forkd.app.session import Host, Interface
 from forkd.config import Config
 from forkd.log import AccessLog, Log
 from forkd.models.intake import Intake
+from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease
-from forkd.system.scoreboard import Lanes, Row
+from forkd.system.scoreboard import Row
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ static int begin(Dispatcher *self, Link *link, int epoll)
         return -1;
     if (rests && !link->ledger)
         link->ledger = Py_NewRef(exchange_ledger(self->rest.exchange));
-    count_received(link->ledger, size);
+    ledger_add(link->ledger, CELL_RECEIVED, size);
     PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
     UsualRequest *request = NULL;
     int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;

@@ -100,7 +100,7 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
     if (sent < 0)
         sent = 0; /* the send of the rest will fail in the same way, and is looked at */
     conn->moved += sent;
-    count_sent(conn->ledger, sent);
+    ledger_add(conn->ledger, CELL_SENT, sent);
     size_t all = pieces[0].iov_len + pieces[1].iov_len;
     if ((size_t)sent == all)
         return Py_NewRef(Py_None);
@@ -141,7 +141,7 @@ static int serve(Dispatcher *self, Link *conn, double now)
     ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
     if (size < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
-    count_received(conn->ledger, size);
+    ledger_add(conn->ledger, CELL_RECEIVED, size);
     /* The application may come back here: another Await may be known by then. */
     PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *value;
     double until = now + self->rest.seconds;

@@ -1,4 +1,5 @@
-/* One lane of the scoreboard, as its child writes it (system/scoreboard.py, whose Row is its twin). */
+/* One lane of the scoreboard, as its child writes it: the twin of system/scoreboard.py's Row, and of OwnLane in
+ * system/lanes.py. */
 
 #include "native.h"
 
@@ -6,16 +7,6 @@ enum {
     MOST_BOUNDS = 32,
     STATUSES = 600,
     STATUS_CLASSES = 5, /* 1xx to 5xx */
-    REFUSED_CELLS = 16  /* as scoreboard.py has it */
-};
-
-/* Indexes of cells; as the parts of NATIVE_CELLS (system/scoreboard.py) follow each other. */
-enum {
-    REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CLASSES, RECEIVED, SENT, HELD, UNLISTED,
-    /* What an end that has begun is to store. */
-    ENDING, END_HEAD, END_STATUS, END_TICKET, END_CODE, END_REQUESTS, END_DURATION, END_BUCKET, END_BUCKET_COUNT,
-    END_IN_FLIGHT, END_UNLISTED,
-    CELLS
 };
 enum { NOT_ENDING, ENDING_WITHOUT_LINE, ENDING_WITH_LINE }; /* ENDING */
 
@@ -23,7 +14,8 @@ typedef struct {
     PyObject_HEAD
     Py_buffer memory;
     int64_t *cells;
-    int at[CELLS];
+    int64_t room;       /* number of cells */
+    int at[CELL_COUNT]; /* where each of NATIVE_CELLS is among them */
     Places *places;
     int64_t own; /* its entry */
     int bound_count;
@@ -32,7 +24,11 @@ typedef struct {
 
 static PyTypeObject *lane_type;
 
-#define CELL(name) self->cells[self->at[name]]
+#define CELL(name) self->cells[self->at[CELL_##name]]
+
+/* Their names, interned. */
+#define AS_NAME(name) #name,
+static PyObject *cell_names[CELL_COUNT];
 
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began)
 {
@@ -132,13 +128,6 @@ static PyObject *lane_took(Lane *self, PyObject *number)
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(request_took((PyObject *)self, ticket));
 }
 
-static void tally(Lane *self, long status)
-{
-    CELL(REQUESTS)++;
-    if (status > 0 && status < STATUSES)
-        self->cells[self->at[CODES] + status]++;
-}
-
 /* An end is noted first, then its line is in the ring, and what the note says is stored last: whoever finds the note of
  * a dead process knows by the head of the ring whether the end was reached, and stores the same again. */
 void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, const Line *line)
@@ -214,63 +203,48 @@ static PyObject *lane_end(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_TRUE;
 }
 
-static PyObject *lane_count(Lane *lane, PyObject *status)
+/* add(cell), or add(cell, n): that counter grows by `n`, or by one. */
+static PyObject *lane_add(Lane *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    long number = PyLong_AsLong(status);
-    if (PyErr_Occurred())
-        return NULL;
-    tally(lane, number);
-    Py_RETURN_NONE;
-}
-
-static PyObject *lane_shed(Lane *self, PyObject *unused)
-{
-    (void)unused;
-    CELL(SHED)++;
-    tally(self, 503);
-    Py_RETURN_NONE;
-}
-
-static PyObject *lane_refuse(Lane *self, PyObject *kind)
-{
-    long number = PyLong_AsLong(kind);
-    if (PyErr_Occurred())
-        return NULL;
-    if (number < 0 || number >= REFUSED_CELLS) {
-        PyErr_SetString(PyExc_IndexError, "that is no reason");
+    if (nargs != 1 && nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "add takes a cell, and maybe a number");
         return NULL;
     }
-    (&CELL(REFUSED))[number]++;
-    Py_RETURN_NONE;
-}
-
-static PyObject *add_to(int64_t *cell, PyObject *count)
-{
-    long long bytes = PyLong_AsLongLong(count);
+    long cell = PyLong_AsLong(args[0]);
+    long long n = nargs == 2 && !PyErr_Occurred() ? PyLong_AsLongLong(args[1]) : 1;
     if (PyErr_Occurred())
         return NULL;
-    *cell += bytes;
+    if (cell < 0 || cell >= self->room) {
+        PyErr_SetString(PyExc_IndexError, "that is no cell");
+        return NULL;
+    }
+    self->cells[cell] += n;
     Py_RETURN_NONE;
 }
 
-static PyObject *lane_received(Lane *self, PyObject *count)
+/* Where each of NATIVE_CELLS is, by `numbers`, and whether all that native code writes is within the lane. */
+static int cells_known(Lane *self, PyObject *numbers)
 {
-    return add_to(&CELL(RECEIVED), count);
+    for (int i = 0; i < CELL_COUNT; i++) {
+        PyObject *number = PyDict_GetItemWithError(numbers, cell_names[i]);
+        long at = number ? PyLong_AsLong(number) : -1;
+        if (at < 0 || at >= self->room)
+            return 0;
+        self->at[i] = (int)at;
+    }
+    int64_t durations = self->bound_count + 2;
+    return self->at[CELL_CODES] + STATUSES <= self->room && self->at[CELL_DURATION] + durations <= self->room &&
+           self->at[CELL_CLASSES] + STATUS_CLASSES * durations <= self->room;
 }
 
-static PyObject *lane_sent(Lane *self, PyObject *count)
-{
-    return add_to(&CELL(SENT), count);
-}
-
-/* Lane(memory, cells, bounds, places, own): `cells` are the indexes of cells of 8 bytes, in the order of the enum above;
- * `own` is the entry of `places` that is this lane's. */
+/* Lane(memory, numbers, bounds, places, own): `numbers` are those of the cells by their names, of 8 bytes each; `own` is
+ * the entry of `places` that is this lane's. */
 static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *memory, *cells, *bounds, *places;
+    PyObject *memory, *numbers, *bounds, *places;
     long long own;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "OO!O!O!L", &memory, &PyTuple_Type, &cells, &PyTuple_Type, &bounds, places_type, &places,
+    if (!PyArg_ParseTuple(args, "OO!O!O!L", &memory, &PyDict_Type, &numbers, &PyTuple_Type, &bounds, places_type, &places,
                           &own))
         return NULL;
     Lane *self = (Lane *)allocate(type);
@@ -280,21 +254,15 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->own = own;
     if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
         goto fail;
-    Py_ssize_t room = self->memory.len / 8, count = PyTuple_Size(bounds);
-    int fits = PyTuple_Size(cells) == CELLS && count <= MOST_BOUNDS && own > 0 && own < self->places->first;
-    for (Py_ssize_t i = 0; i < CELLS && fits; i++) {
-        self->at[i] = (int)PyLong_AsLong(PyTuple_GetItem(cells, i));
-        fits = self->at[i] >= 0 && self->at[i] < room;
-    }
-    if (!fits || self->at[CODES] + STATUSES > room || self->at[BUCKETS] + count >= self->at[CODES] ||
-        self->at[BUCKETS] != self->at[DURATION] + 1 || self->at[REFUSED] + REFUSED_CELLS > room ||
-        self->at[CLASSES] + STATUS_CLASSES * (count + 2) > room) {
+    Py_ssize_t count = PyTuple_Size(bounds);
+    self->cells = self->memory.buf;
+    self->room = self->memory.len / 8;
+    self->bound_count = (int)count;
+    if (count > MOST_BOUNDS || own <= 0 || own >= self->places->first || !cells_known(self, numbers)) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
-    self->cells = self->memory.buf;
-    self->bound_count = (int)count;
     for (Py_ssize_t i = 0; i < count; i++)
         self->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
     if (PyErr_Occurred())
@@ -319,11 +287,7 @@ static PyMethodDef methods[] = {
     {"resume", (PyCFunction)lane_resume, METH_O, NULL},
     {"took", (PyCFunction)lane_took, METH_O, NULL},
     {"end", (PyCFunction)(void (*)(void))lane_end, METH_FASTCALL, NULL},
-    {"count", (PyCFunction)lane_count, METH_O, NULL},
-    {"shed", (PyCFunction)lane_shed, METH_NOARGS, NULL},
-    {"refuse", (PyCFunction)lane_refuse, METH_O, NULL},
-    {"received", (PyCFunction)lane_received, METH_O, NULL},
-    {"sent", (PyCFunction)lane_sent, METH_O, NULL},
+    {"add", (PyCFunction)(void (*)(void))lane_add, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -404,34 +368,10 @@ static PyObject *lanes_end(PyObject *self, PyObject *const *args, Py_ssize_t nar
     return bound() ? lane_end(own, args, nargs) : NULL;
 }
 
-static PyObject *lanes_count(PyObject *self, PyObject *status)
+static PyObject *lanes_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)self;
-    return bound() ? lane_count(own, status) : NULL;
-}
-
-static PyObject *lanes_shed(PyObject *self, PyObject *unused)
-{
-    (void)self;
-    return bound() ? lane_shed(own, unused) : NULL;
-}
-
-static PyObject *lanes_refuse(PyObject *self, PyObject *kind)
-{
-    (void)self;
-    return bound() ? lane_refuse(own, kind) : NULL;
-}
-
-static PyObject *lanes_received(PyObject *self, PyObject *count)
-{
-    (void)self;
-    return own_or_latest() ? lane_received(own_or_latest(), count) : (PyObject *)bound();
-}
-
-static PyObject *lanes_sent(PyObject *self, PyObject *count)
-{
-    (void)self;
-    return own_or_latest() ? lane_sent(own_or_latest(), count) : (PyObject *)bound();
+    return own_or_latest() ? lane_add(own_or_latest(), args, nargs) : (PyObject *)bound();
 }
 
 static PyMethodDef lanes_methods[] = {
@@ -441,11 +381,7 @@ static PyMethodDef lanes_methods[] = {
     {"resume", lanes_resume, METH_O, NULL},
     {"took", lanes_took, METH_O, NULL},
     {"end", (PyCFunction)(void (*)(void))lanes_end, METH_FASTCALL, NULL},
-    {"count", lanes_count, METH_O, NULL},
-    {"shed", lanes_shed, METH_NOARGS, NULL},
-    {"refuse", lanes_refuse, METH_O, NULL},
-    {"received", lanes_received, METH_O, NULL},
-    {"sent", lanes_sent, METH_O, NULL},
+    {"add", (PyCFunction)(void (*)(void))lanes_add, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -473,22 +409,19 @@ static Lane *mover_of(PyObject *ledger)
     return Py_TYPE(ledger) == lanes_type ? own_or_latest() : NULL;
 }
 
-void count_received(PyObject *ledger, Py_ssize_t bytes)
+void ledger_add(PyObject *ledger, int cell, int64_t n)
 {
     Lane *self = mover_of(ledger);
     if (self)
-        CELL(RECEIVED) += bytes;
-}
-
-void count_sent(PyObject *ledger, Py_ssize_t bytes)
-{
-    Lane *self = mover_of(ledger);
-    if (self)
-        CELL(SENT) += bytes;
+        self->cells[self->at[cell]] += n;
 }
 
 int lane_init(PyObject *module)
 {
+    static const char *const names[] = {NATIVE_CELLS(AS_NAME)};
+    for (int i = 0; i < CELL_COUNT; i++)
+        if (!(cell_names[i] = PyUnicode_InternFromString(names[i])))
+            return -1;
     lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
     lanes_type = (PyTypeObject *)PyType_FromSpec(&lanes_spec);
     return !lane_type || !lanes_type || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||

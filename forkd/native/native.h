@@ -238,12 +238,19 @@ typedef struct {
     size_t size;
 } Line;
 
+/* The cells that native code writes, by their names in system/cells.py. */
+#define NATIVE_CELLS(_)                                                                                                 \
+    _(REQUEST) _(IN_FLIGHT) _(REQUESTS) _(DURATION) _(CODES) _(CLASSES) _(RECEIVED) _(SENT) _(HELD) _(UNLISTED)         \
+    _(ENDING) _(END_HEAD) _(END_STATUS) _(END_TICKET) _(END_CODE) _(END_REQUESTS) _(END_DURATION) _(END_BUCKET)         \
+    _(END_BUCKET_COUNT) _(END_IN_FLIGHT) _(END_UNLISTED)
+#define AS_CELL(name) CELL_##name,
+enum { NATIVE_CELLS(AS_CELL) CELL_COUNT };
+
 extern PyTypeObject *lines_type;
 /* The lane that a ledger writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
 PyObject *lane_of(PyObject *ledger);
-/* So many bytes have come from a client, or gone to one; nothing for a ledger that is not native, or NULL. */
-void count_received(PyObject *ledger, Py_ssize_t bytes);
-void count_sent(PyObject *ledger, Py_ssize_t bytes);
+/* A counter grows by `n`: CELL_ and a name of NATIVE_CELLS. Nothing for a ledger that is not native, or NULL. */
+void ledger_add(PyObject *ledger, int cell, int64_t n);
 /* Its ticket, or 0 with an exception. `client`: a str; anything else is as an empty one. `fd`: of its socket. */
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began);
 /* The application has given control back. */

@@ -31,9 +31,10 @@ from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation, server_of
 from forkd.system import signals
 from forkd.system.accept_wait import AcceptWait
+from forkd.system.cells import ACCEPTED, CONNECTIONS
 from forkd.system.loop import Loop
 from forkd.system.passing import Passed, Queue, receive_socket, send_socket
-from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, Scoreboard
+from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
 
 #: When to look again after no child had room, seconds.

@@ -17,9 +17,10 @@ from enum import Enum
 from time import monotonic, monotonic_ns
 
 from forkd.supervise.arrivals import Arrivals, arrivals
+from forkd.system.cells import ACCEPTED
 from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.loop import Loop
-from forkd.system.scoreboard import ACCEPTED, Scoreboard
+from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import SHUT_DOWN, Listener
 
 WINDOW = 0.002  # seconds

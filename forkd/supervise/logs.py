@@ -17,9 +17,10 @@ from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination,
 from forkd.originals import monotonic, monotonic_ns, os, select, signal, socket
 from forkd.sink import LineSink, Sink
 from forkd.system import process
+from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
 from forkd.system.loop import Loop
-from forkd.system.scoreboard import LOST_ACCESS, LOST_ERROR, Row
+from forkd.system.scoreboard import Row
 
 #: Seconds that a start or a reload waits for a log file to be opened; then it goes on without.
 _OPEN_SECONDS = 2.0
@@ -49,12 +50,12 @@ class Sinks:
     def error(self, row: Row) -> LineSink:
         """For the process that writes that row of the scoreboard."""
         sink = Sink(2) if self._err is None else RingSink(self._rings, row.index, ERROR, self._err)
-        sink.lost = row.lost_error
+        sink.lost = partial(row.add, LOST_ERROR)
         return sink
 
     def access(self, row: Row) -> RingSink:
         sink = RingSink(self._rings, row.index, ACCESS, self._access, native=self._native)
-        sink.lost = row.lost_access
+        sink.lost = partial(row.add, LOST_ACCESS)
         return sink
 
 
@@ -91,7 +92,7 @@ class Logs:
         self._is_logger = False  # this process, which has been forked to be it
         if standard.err is not None:
             log.use(RingSink(rings, row.index, ERROR, STDERR))
-        log.sink.lost = row.lost_error
+        log.sink.lost = partial(row.add, LOST_ERROR)
 
     def become(self, identity: process.Identity | None) -> None:
         """The children will be that user. Raises OSError."""

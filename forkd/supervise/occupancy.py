@@ -13,7 +13,8 @@ from typing import NamedTuple
 from forkd.config import Config
 from forkd.models import registry
 from forkd.supervise.children import State
-from forkd.system.scoreboard import IN_FLIGHT, OCCUPIED, REQUEST, WORKING, Row
+from forkd.system.cells import IN_FLIGHT, OCCUPIED, REQUEST, WORKING
+from forkd.system.scoreboard import Row
 
 
 class Occupancy(NamedTuple):

@@ -25,7 +25,7 @@ from forkd.supervise.reload import Reloads
 from forkd.supervise.service import Service
 from forkd.supervise.templates import Templates
 from forkd.system import process
-from forkd.system.scoreboard import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
+from forkd.system.cells import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
 from forkd.system.sockets import Listener
 
 #: For so long all workers have to be full until the service is not ready for that.

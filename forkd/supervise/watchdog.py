@@ -19,8 +19,9 @@ from forkd.supervise.lateness import LAST_WORDS
 from forkd.supervise.messages import Trim
 from forkd.supervise.termination import Termination
 from forkd.system import process
+from forkd.system.cells import CONNECTIONS
 from forkd.system.loop import Loop
-from forkd.system.scoreboard import CONNECTIONS, Scoreboard
+from forkd.system.scoreboard import Scoreboard
 
 _TICK_SECONDS = 1.0
 _RSS_SECONDS = 5.0

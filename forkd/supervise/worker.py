@@ -47,9 +47,11 @@ from forkd.supervise.messages import (
     Trim,
 )
 from forkd.system import process, rights, standard, terminal
+from forkd.system.cells import REQUESTS
 from forkd.system.handles import LOOK_SECONDS, PatientEpoll
+from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease
-from forkd.system.scoreboard import REQUESTS, Lanes, Row
+from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back
 from forkd.system.signals import end_in_fork as end_signals

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from forkd.system.cells import HELD, REQUEST, THREAD, UNLISTED
 from forkd.system.in_flight import Request
-from forkd.system.scoreboard import HELD, REQUEST, THREAD, UNLISTED, Row
+from forkd.system.scoreboard import Row
 
 #: No child has as many requests in flight that have no entry.
 _MAX_UNLISTED_REQUESTS = 1 << 20

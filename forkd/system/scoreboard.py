@@ -18,10 +18,51 @@ import mmap
 from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forkd.native import native as _native
-from forkd.originals import Lock, ThreadLocal, get_ident, monotonic_ns
+from forkd.originals import get_ident, monotonic_ns
+from forkd.system.cells import (
+    ACCEPTED,
+    BOUNDS,
+    CELLS,
+    CODES,
+    COUNTERS,
+    DURATION_BLOCKS,
+    DURATION_CELLS,
+    END_BUCKET,
+    END_BUCKET_COUNT,
+    END_CODE,
+    END_DURATION,
+    END_HEAD,
+    END_IN_FLIGHT,
+    END_REQUESTS,
+    END_STATUS,
+    END_TICKET,
+    END_UNLISTED,
+    ENDING,
+    FAILURES,
+    FULL_SINCE,
+    HELD,
+    IN_FLIGHT,
+    LANES,
+    MAIN,
+    NUMBERS,
+    OCCUPIED,
+    QUEUES,
+    REASONS,
+    REQUEST,
+    REQUESTS,
+    STATUS_CLASSES,
+    STATUSES,
+    THREAD,
+    THREAD_QUEUE,
+    UNLISTED,
+    WAIT_BOUNDS,
+    WAIT_CELLS,
+    WAITS,
+    WORKING,
+)
 from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
 
 if TYPE_CHECKING:
@@ -29,99 +70,8 @@ if TYPE_CHECKING:
     from forkd._native import Places as NativePlaces
     from forkd.system.log_ring import Writer
 
-# Gauges: zeroed with the row.
-WORKING = 0  # when the child woke to work; 0 while it waits
-REQUEST = 1  # when the application was entered for the present request; 0 outside it
-CONNECTIONS = 2
-IN_FLIGHT = 3
-LANES = 4  # in lane 0: how many further lanes the child has used so far
-GAUGES = 5
-# Counters: folded into the base when the child dies.
-ACCEPTED = 5
-PROMOTIONS = 6
-REQUESTS = 7
-DURATION = 8  # sum, ns
-BUCKETS = 9
-#: Upper bounds of the duration histogram, seconds.
-BOUNDS = (
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-)
-CODES = BUCKETS + len(BOUNDS) + 1  # one cell per status code, up to 599
-#: Why accept(2) failed; one cell each.
-REASONS = ("ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "other")
-FAILURES = CODES + 600
-SHED = FAILURES + len(REASONS)  # answered 503 for having waited too long
-LOST_ACCESS = SHED + 1  # lines that a log did not take
-LOST_ERROR = SHED + 2
-EVICTED = SHED + 3  # idle connections that were closed to make room
-REFUSED = SHED + 4  # answers of forkd's own by their reason (http.limits.Refusal), one cell each
-REFUSED_CELLS = 16  # room for so many reasons
-#: A time, zeroed with the row as gauges are: since when all places are taken and nobody is idle; or 0.
-FULL_SINCE = REFUSED + REFUSED_CELLS
-
-# What follows stands behind what was there before it, since a master tells the next one its totals by their
-# indexes, and that may be another version.
-
-#: Durations by class of status, 1xx to 5xx: a sum and buckets for each, as DURATION and BUCKETS are, which
-#: are those of what has no status (a stream session).
-CLASSES = FULL_SINCE + 1
-_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
-DURATION_CELLS = 1 + len(BOUNDS) + 1
-#: Where they are, by class.
-DURATION_BLOCKS = (
-    DURATION,
-    *(CLASSES + number * DURATION_CELLS for number in range(len(_CLASSES) - 1)),
-)
-RECEIVED = CLASSES + (len(_CLASSES) - 1) * DURATION_CELLS  # bytes from clients
-SENT = RECEIVED + 1  # bytes to them
-#: Waits in the queues, by queue: a sum (ns) and buckets for each.
-WAITS = SENT + 1
-#: The kernel's, of connections (sampled); the master's, of connections that it accepts for its workers; and
-#: a worker's, of what waits for a thread.
-QUEUES = ("accept", "worker", "thread")
-ACCEPT_QUEUE, WORKER_QUEUE, THREAD_QUEUE = range(len(QUEUES))
-#: Upper bounds of their histograms, seconds. The kernel's clock of a connection has a tick of up to 10 ms.
-WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_WAIT_CELLS = 1 + len(WAIT_BOUNDS) + 1
-#: A time, zeroed with the row: since when this thread of a pool has its present task; or 0.
-OCCUPIED = WAITS + len(QUEUES) * _WAIT_CELLS
-#: Zeroed with the row, too, all that follow.
-HELD = OCCUPIED + 1  # the entry of the request in REQUEST (system/in_flight.py); 0: it has none
-THREAD = OCCUPIED + 2  # whose lane it is, as get_ident() has it
-UNLISTED = OCCUPIED + 3  # in flight without an entry: begun in this lane, less those ended in it
-#: What an end that has begun is to store in the cells of the same names; see `Row.end`.
-ENDING = OCCUPIED + 4
-END_HEAD = ENDING + 1  # of the ring of its access log, once the line is there
-END_STATUS, END_TICKET, END_CODE, END_REQUESTS, END_DURATION = range(ENDING + 2, ENDING + 7)
-END_BUCKET, END_BUCKET_COUNT, END_IN_FLIGHT, END_UNLISTED = range(ENDING + 7, ENDING + 11)
-CELLS = ENDING + 11
 #: ENDING.
 _NOT, _WITHOUT_LINE, _WITH_LINE = range(3)
-_STATUSES = 600
-
-#: What is folded into the base when a child dies; all other cells are zeroed.
-_COUNTERS = (*range(GAUGES, FULL_SINCE), *range(CLASSES, OCCUPIED))
-
-#: As native/lane.c has them, in its order.
-_NATIVE_CELLS = (
-    REQUEST, IN_FLIGHT, REQUESTS, DURATION, BUCKETS, CODES, SHED, REFUSED, CLASSES, RECEIVED, SENT,
-    HELD, UNLISTED, ENDING, END_HEAD, END_STATUS, END_TICKET, END_CODE, END_REQUESTS, END_DURATION,
-    END_BUCKET, END_BUCKET_COUNT, END_IN_FLIGHT, END_UNLISTED,
-)  # fmt: skip
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
 _ROW = (CELLS * 8 + 63) // 64 * 64  # whole cache lines: neighbours do not share one
@@ -153,7 +103,7 @@ class Row:
             self._places = places
             return self
         cells = self._memory[: CELLS * 8]
-        lane: Lane = _native.Lane(cells, _NATIVE_CELLS, _BOUNDS_NS, places, self.place)
+        lane: Lane = _native.Lane(cells, NUMBERS, _BOUNDS_NS, places, self.place)
         return lane
 
     def begin(self, line: bytes, client: str = "", fd: int = -1) -> int:
@@ -208,7 +158,7 @@ class Row:
         cells = self.cells
         if ring is not None and not ring.takes(line):
             return False
-        if not 0 <= status < _STATUSES:
+        if not 0 <= status < STATUSES:
             status = 0
         bucket, total = bisect_left(_BOUNDS_NS, took), _durations_of(status)
         cells[REQUEST] = 0
@@ -243,33 +193,13 @@ class Row:
         if self.entries.is_place(ticket):
             self.entries.clear(ticket)
 
-    def count(self, status: int) -> None:
-        """A request was answered, or refused before it reached the application. A stream session
-        has no status: 0."""
-        self.cells[REQUESTS] += 1
-        if 0 < status < 600:
-            self.cells[CODES + status] += 1
-
-    def shed(self) -> None:
-        """A request was answered 503, for it had waited too long."""
-        self.cells[SHED] += 1
-        self.count(503)
-
-    def refuse(self, kind: int) -> None:
-        """Forkd answered a request itself, for that reason."""
-        self.cells[REFUSED + kind] += 1
-
-    def received(self, count: int) -> None:
-        """So many bytes have come from a client."""
-        self.cells[RECEIVED] += count
-
-    def sent(self, count: int) -> None:
-        """So many bytes have gone to a client."""
-        self.cells[SENT] += count
+    def add(self, cell: int, n: int = 1, /) -> None:
+        """A counter grows by `n`. It is a row of system/cells.py, or one of the cells of a row."""
+        self.cells[cell] += n
 
     def waited(self, queue: int, ns: int) -> None:
         """Somebody has left that one of QUEUES, and was in it for so long."""
-        total = WAITS + queue * _WAIT_CELLS
+        total = WAITS + queue * WAIT_CELLS
         self.cells[total] += max(0, ns)
         self.cells[total + 1 + bisect_left(_WAIT_BOUNDS_NS, ns)] += 1
 
@@ -289,13 +219,6 @@ class Row:
         name = errno.errorcode.get(number, "other")
         self.cells[FAILURES + REASONS.index(name if name in REASONS else "other")] += 1
 
-    def lost_access(self, lines: int) -> None:
-        """The access log did not take so many lines."""
-        self.cells[LOST_ACCESS] += lines
-
-    def lost_error(self, lines: int) -> None:
-        self.cells[LOST_ERROR] += lines
-
     # ---- once its process is dead ---------------------------------------------------------
 
     def complete(self, head: int) -> None:
@@ -303,17 +226,18 @@ class Row:
         cells = self.cells
         ending, status, bucket = cells[ENDING], cells[END_STATUS], cells[END_BUCKET]
         in_ring = ending == _WITH_LINE and (head - cells[END_HEAD]) & _MASK < 1 << 63
-        sane = 0 <= status < _STATUSES and 0 <= bucket <= len(BOUNDS)
+        sane = 0 <= status < STATUSES and 0 <= bucket <= len(BOUNDS)
         if (in_ring or ending == _WITHOUT_LINE) and sane:
             self._store_end(status, bucket, cells[END_TICKET])
         cells[ENDING] = _NOT
 
     def finish(self, status: int, took: int) -> None:
-        """A request that it had in flight is over, with `status`."""
-        self.count(status)
-        total = _durations_of(status)
-        self.cells[total] += took
-        self.cells[total + 1 + bisect_left(_BOUNDS_NS, took)] += 1
+        """A request that it had in flight is over, with `status`; 0: it has none."""
+        cells, total = self.cells, _durations_of(status)
+        cells[REQUESTS] += 1
+        cells[CODES + status] += status > 0
+        cells[total] += took
+        cells[total + 1 + bisect_left(_BOUNDS_NS, took)] += 1
 
     # ---- read by the master ---------------------------------------------------------------
 
@@ -334,110 +258,9 @@ class Row:
         return (now_ns - value) / 1e9 if 0 < value <= now_ns else None
 
 
-class Lanes:
-    """The lanes of a child with several threads, which each write their own through `ledger`.
-
-    A request may begin in one thread and end in another, so a gauge of one lane may be negative;
-    the sum over the lanes is right.
-    """
-
-    def __init__(self, rows: list[Row], native: bool) -> None:
-        self._native = native
-        self._places = rows[0].entries.places(native and _native is not None)
-        self.ledger: OwnLane = _native.OwnLane() if native and _native is not None else OwnLane()
-        self._ledgers: list[Row | Lane] = []  # kept alive for it
-        self._main = rows[0]
-        self.become(self._main)
-        self._most = len(rows) - 1
-        self._free = rows[:0:-1]  # the first is taken first, and one given back before a fresh one
-        self._lock = Lock()
-
-    def bind(self) -> Row:
-        """Give the calling thread a lane of its own, for its life."""
-        row = self.take()
-        assert row is not None  # as many as threads
-        self.become(row)
-        return row
-
-    def take(self) -> Row | None:
-        """A free lane, for a process that the caller forks; None when all are taken."""
-        with self._lock:
-            if not self._free:
-                return None
-            row = self._free.pop()
-            cells, used = self._main.cells, self._most - len(self._free)
-            cells[LANES] = max(cells[LANES], used)
-            return row
-
-    def give_back(self, row: Row) -> None:
-        """Its process is gone: counters stay, gauges end."""
-        for cell in (*range(GAUGES), FULL_SINCE, *range(OCCUPIED, CELLS)):
-            row.cells[cell] = 0
-        row.entries.clear(row.place)
-        self._free.append(row)
-
-    def leave_pool(self) -> None:
-        """In a process that was forked: the pool is that of the others."""
-        self._places = self._main.entries.places(
-            self._native and _native is not None, pool=False
-        )
-
-    def become(self, row: Row) -> None:
-        """The calling thread writes to `row` from now on."""
-        ledger = row.ledger(self._native, self._places)
-        self._ledgers.append(ledger)
-        self.ledger.become(ledger)
-
-
-class OwnLane:
-    """For each thread, the lane that it has become: the twin of native/lane.c."""
-
-    def __init__(self) -> None:
-        self._local = ThreadLocal()
-        self._latest: Row | Lane
-
-    def become(self, ledger: Row | Lane) -> None:
-        self._local.ledger = self._latest = ledger
-
-    def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int:
-        ticket: int = self._local.ledger.begin(line, client, fd)
-        return ticket
-
-    def pause(self) -> None:
-        self._local.ledger.pause()
-
-    def resume(self, ticket: int) -> None:
-        self._local.ledger.resume(ticket)
-
-    def took(self, ticket: int) -> int:
-        took: int = self._local.ledger.took(ticket)
-        return took
-
-    def end(self, *end: Any) -> bool:
-        ended: bool = self._local.ledger.end(*end)
-        return ended
-
-    def count(self, status: int) -> None:
-        self._local.ledger.count(status)
-
-    def shed(self) -> None:
-        self._local.ledger.shed()
-
-    def refuse(self, kind: int) -> None:
-        self._local.ledger.refuse(kind)
-
-    def received(self, count: int) -> None:
-        """Also in a thread that the application has started, and that has no lane: a handler may give its
-        socket to one."""
-        getattr(self._local, "ledger", self._latest).received(count)
-
-    def sent(self, count: int) -> None:
-        getattr(self._local, "ledger", self._latest).sent(count)
-
-
 def _durations_of(status: int) -> int:
     """Where the sum of the durations of that status is; its buckets follow."""
-    return DURATION_BLOCKS[status // 100 if 0 < status < _STATUSES else 0]
+    return DURATION_BLOCKS[status // 100 if 0 < status < STATUSES else 0]
 
 
 def scratch_row() -> Row:
@@ -477,7 +300,7 @@ class Scoreboard:
         used[0].entries.reset(len(used))
         for row in used:
             cells = row.cells
-            for index in _COUNTERS:
+            for index in COUNTERS:
                 self._base[index] += cells[index] & _SANE
             self._accepted[slot] += cells[ACCEPTED] & _SANE
             for index in range(CELLS):
@@ -485,12 +308,16 @@ class Scoreboard:
 
     def gauge(self, slot: int, cell: int) -> int:
         """A gauge of the child in `slot`, or 0 when a child wrote nonsense there."""
-        value = sum(row.cells[cell] for row in self.used(slot))
+        value = sum(row.cells[cell] for row in self._writers(slot, cell))
         return value if 0 <= value < 1 << 32 else 0
 
     def counter(self, slot: int, cell: int) -> int:
         """A counter of the living child in `slot`."""
-        return sum(row.cells[cell] & _SANE for row in self.used(slot))
+        return sum(row.cells[cell] & _SANE for row in self._writers(slot, cell))
+
+    def _writers(self, slot: int, cell: int) -> list[Row]:
+        """The lanes of `slot` that may have something in that cell."""
+        return self.lanes[slot][:1] if cell in MAIN else self.used(slot)
 
     def working(self, slot: int, now_ns: int) -> float | None:
         """Seconds since the main thread of `slot` woke to work; None while it waits."""
@@ -513,7 +340,7 @@ class Scoreboard:
         master. `cpu_ns`: of the living, by slot."""
         living = cpu_ns or {}
         totals = [0] * CELLS
-        for index in _COUNTERS:
+        for index in COUNTERS:
             totals[index] = self.total(index)
         slots = range(self.slots + 1)
         return [
@@ -563,13 +390,13 @@ class Scoreboard:
         count) and the sum in seconds."""
         return {
             name: _histogram(self._totals(first, DURATION_CELLS), BOUNDS)
-            for name, first in zip(_CLASSES, DURATION_BLOCKS, strict=True)
+            for name, first in zip(("none", *STATUS_CLASSES), DURATION_BLOCKS, strict=True)
         }
 
     def waits(self) -> dict[str, tuple[list[tuple[str, float]], float]]:
         """The same of the waits in each of QUEUES."""
         return {
-            name: _histogram(self._totals(WAITS + queue * _WAIT_CELLS, _WAIT_CELLS), WAIT_BOUNDS)
+            name: _histogram(self._totals(WAITS + queue * WAIT_CELLS, WAIT_CELLS), WAIT_BOUNDS)
             for queue, name in enumerate(QUEUES)
         }
 

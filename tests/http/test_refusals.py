@@ -9,7 +9,7 @@ import pytest
 from forkd.http.limits import Refusal
 from forkd.http.request import Refused, RequestParser
 from forkd.metrics.names import METRICS
-from forkd.system.scoreboard import REFUSED_CELLS
+from forkd.system.cells import REFUSED_CELLS
 
 H = b"Host: a\r\n"
 

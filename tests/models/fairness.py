@@ -24,8 +24,9 @@ from forkd.models.deadlines import NEVER
 from forkd.models.intake import ListenerIntake
 from forkd.models.share import Share
 from forkd.models.unit import Unit
+from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease, make_bells
-from forkd.system.scoreboard import Lanes, Scoreboard
+from forkd.system.scoreboard import Scoreboard
 from tests.native.test_exchange import Access, Host, Log
 
 KEPT = 3  # connections

@@ -28,9 +28,7 @@ from forkd.models.intake import ListenerIntake
 from forkd.models.proactor import Proactor
 from forkd.models.unit import Unit
 from forkd.native import native
-from forkd.system import scoreboard
-from forkd.system.lease import Lease, make_bells
-from forkd.system.scoreboard import (
+from forkd.system.cells import (
     ACCEPTED,
     CODES,
     CONNECTIONS,
@@ -38,13 +36,16 @@ from forkd.system.scoreboard import (
     DURATION_CELLS,
     FAILURES,
     IN_FLIGHT,
+    OCCUPIED,
     REASONS,
     RECEIVED,
     REQUEST,
     REQUESTS,
     SENT,
-    scratch_row,
+    WAITS,
 )
+from forkd.system.lease import Lease, make_bells
+from forkd.system.scoreboard import scratch_row
 from forkd.system.uring import usable
 from tests.http.test_corpus import CASES
 from tests.native.test_exchange import HEADS, ROUNDS, SEED, Access, Host, Log, behaviour, retiring
@@ -367,7 +368,7 @@ def test_that_native_code_accepts_does_not_keep_the_loop_from_asking_how_long_th
     service.send(2, LAST)
     assert len(asked) == 1
     look_at(service.clients[2].fileno(), 5.0)  # a unix socket: it has no clock
-    assert sum(service.row.cells[scoreboard.WAITS : scoreboard.OCCUPIED]) == 0
+    assert sum(service.row.cells[WAITS:OCCUPIED]) == 0
     service.loop.accept_wait.due = NEVER
     service.send(3, LAST)
     assert len(asked) == 1

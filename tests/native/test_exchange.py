@@ -22,15 +22,8 @@ from forkd.app.session import Await, ClientGone, SendFile
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.native import native
-from forkd.system.scoreboard import (
-    CODES,
-    DURATION_BLOCKS,
-    DURATION_CELLS,
-    IN_FLIGHT,
-    REQUEST,
-    REQUESTS,
-    scratch_row,
-)
+from forkd.system.cells import CODES, DURATION_BLOCKS, DURATION_CELLS, IN_FLIGHT, REQUEST, REQUESTS
+from forkd.system.scoreboard import scratch_row
 from tests.access import MemoryAccess
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")

@@ -23,7 +23,8 @@ from forkd.models import stake
 from forkd.models.link import Link
 from forkd.models.proactor import Proactor
 from forkd.native import native
-from forkd.system.scoreboard import IN_FLIGHT, REQUESTS, scratch_row
+from forkd.system.cells import IN_FLIGHT, REQUESTS
+from forkd.system.scoreboard import scratch_row
 from forkd.system.uring import usable
 from tests.native.test_dispatch import Service
 

@@ -7,7 +7,8 @@ import pytest
 from forkd.config import Config
 from forkd.supervise.children import State
 from forkd.supervise.occupancy import occupancy
-from forkd.system.scoreboard import IN_FLIGHT, OCCUPIED, REQUEST, WORKING, Scoreboard
+from forkd.system.cells import IN_FLIGHT, OCCUPIED, REQUEST, WORKING
+from forkd.system.scoreboard import Scoreboard
 
 SINGLE = Config()
 THREADS = Config(threads=3)

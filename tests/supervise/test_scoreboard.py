@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from forkd.system import scoreboard
-from forkd.system.left import left_by
-from forkd.system.log_ring import ACCESS, Reader, Rings, Writer
-from forkd.system.scoreboard import (
+from forkd.system import cells, lanes, scoreboard
+from forkd.system.cells import (
     ACCEPTED,
     CELLS,
+    CODES,
     CONNECTIONS,
     GAUGES,
     IN_FLIGHT,
@@ -29,10 +28,11 @@ from forkd.system.scoreboard import (
     REQUESTS,
     SENT,
     WORKING,
-    Lanes,
-    Row,
-    Scoreboard,
 )
+from forkd.system.lanes import Lanes
+from forkd.system.left import left_by
+from forkd.system.log_ring import ACCESS, Reader, Rings, Writer
+from forkd.system.scoreboard import Row, Scoreboard
 
 
 @pytest.fixture(params=["native", "python"], autouse=True)
@@ -40,6 +40,7 @@ def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Every test with each of the twins as the writer of rows."""
     if request.param == "python":
         monkeypatch.setattr(scoreboard, "_native", None)
+        monkeypatch.setattr(lanes, "_native", None)
     elif scoreboard._native is None:
         pytest.skip("forkd was installed without a compiler")
 
@@ -102,9 +103,9 @@ def test_folding_keeps_totals_and_clears_the_row() -> None:
 def test_a_refusal_outlives_its_child_and_its_master() -> None:
     board = Scoreboard(2)
     for kind in (0, 3, 3, REFUSED_CELLS - 1):
-        board.lanes[1][0].ledger(True).refuse(kind)
+        board.lanes[1][0].ledger(True).add(REFUSED + kind)
     board.fold(1)
-    board.lanes[2][0].ledger(True).refuse(3)
+    board.lanes[2][0].ledger(True).add(REFUSED + 3)
     later = Scoreboard(1)
     later.absorb(board.export())
     for seen in (board, later):
@@ -130,10 +131,10 @@ def test_totals_never_decrease() -> None:
 
 def test_gauges_are_not_folded() -> None:
     board = Scoreboard(1)
-    for cell in range(GAUGES):
+    for cell in GAUGES:
         board.lanes[1][0].cells[cell] = 7
     board.fold(1)
-    assert [board.total(cell) for cell in range(GAUGES)] == [0] * GAUGES
+    assert [board.total(cell) for cell in GAUGES] == [0] * len(GAUGES)
 
 
 @pytest.mark.parametrize("nonsense", [-1, -(1 << 63), 1 << 52])
@@ -206,10 +207,10 @@ def test_time_in_the_application_is_told_and_paused() -> None:
 def test_a_duration_on_a_bound_is_in_its_bucket() -> None:
     board = Scoreboard(1)
     row = board.lanes[1][0]
-    for bound in scoreboard.BOUNDS:
+    for bound in cells.BOUNDS:
         row.end(row.begin(b""), 200, int(bound * 1e9))
     counts, _ = durations(board)
-    assert counts[-1][1] == len(scoreboard.BOUNDS)
+    assert counts[-1][1] == len(cells.BOUNDS)
 
 
 def test_a_successor_goes_on_from_what_was_exported() -> None:
@@ -249,7 +250,8 @@ def test_threads_bind_at_once_and_all_are_counted() -> None:
 
     def run() -> None:
         lanes.bind()
-        lanes.ledger.count(200)
+        lanes.ledger.add(REQUESTS)
+        lanes.ledger.add(CODES + 200)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -287,9 +289,9 @@ def test_durations_are_apart_by_class_of_status() -> None:
 def test_waits_are_told_by_queue() -> None:
     board = Scoreboard(2)
     for ns in (-5, 0, 1_000_000, 1_000_001, 20_000_000, 11_000_000_000):
-        board.lanes[1][0].waited(scoreboard.THREAD_QUEUE, ns)
+        board.lanes[1][0].waited(cells.THREAD_QUEUE, ns)
     board.fold(1)
-    board.lanes[2][0].waited(scoreboard.WORKER_QUEUE, 20_000_000)
+    board.lanes[2][0].waited(cells.WORKER_QUEUE, 20_000_000)
     found = board.waits()
     assert found["accept"] == ([(name, 0.0) for name, _ in found["accept"][0]], 0.0)
     counts = dict(found["thread"][0])
@@ -305,13 +307,13 @@ def test_bytes_that_a_thread_of_the_application_moves_are_counted_too() -> None:
     lanes.bind()
 
     def run() -> None:
-        lanes.ledger.received(5)
-        lanes.ledger.sent(7)
+        lanes.ledger.add(RECEIVED, 5)
+        lanes.ledger.add(SENT, 7)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    lanes.ledger.received(100)
+    lanes.ledger.add(RECEIVED, 100)
     assert (board.total(RECEIVED), board.total(SENT)) == (105, 7)
 
 
@@ -348,7 +350,7 @@ def test_totals_of_a_version_that_knew_fewer_counters_are_taken_as_they_are() ->
     row = old.lanes[1][0]
     row.cells[ACCEPTED] = 3
     totals, accepted, _ = old.export()
-    new.absorb([totals[: scoreboard.FULL_SINCE + 1], accepted])
+    new.absorb([totals[: cells.FULL_SINCE + 1], accepted])
     assert (new.total(REQUESTS), new.codes(), new.accepted(1)) == (1, {404: 1}, 3)
     assert durations(new)[0][-1] == ("+Inf", 0.0)
 
