@@ -421,6 +421,20 @@ def test_memory_that_is_too_small_for_entries_or_lines_is_an_error() -> None:
             ledger.end(ticket, 200, 1)
 
 
+def test_cells_that_are_not_known_or_not_in_the_lane_are_an_error() -> None:
+    assert native is not None
+    row = scratch_row()
+    memory, places = memoryview(bytearray(CELLS * 8)), row.entries.places(True)
+    native.Lane(memory, cells.NUMBERS, (1, 2), places, 1)
+    few = {name: number for name, number in cells.NUMBERS.items() if name != "SENT"}
+    for numbers in (few, *({**few, "SENT": number} for number in (-1, CELLS, "7", 1 << 80))):
+        with pytest.raises((ValueError, TypeError, OverflowError)):
+            native.Lane(memory, numbers, (1, 2), places, 1)
+    for name in ("CODES", "CLASSES", "DURATION"):  # they have several cells
+        with pytest.raises(ValueError, match="no lane"):
+            native.Lane(memory, {**cells.NUMBERS, name: CELLS - 1}, (1, 2), places, 1)
+
+
 def test_memory_that_is_too_small_for_a_ring_is_an_error() -> None:
     assert native is not None
     memory = mmap.mmap(-1, 4096)
