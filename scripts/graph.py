@@ -49,7 +49,6 @@ ALLOWED_UPWARDS: set[tuple[str, str]] = {
     ("master/launch.py", "command/advice.py"),
     ("master/launch.py", "command/output.py"),
     ("session/body.py", "app/wsgi/shortcut.py"),
-    ("system/retry.py", "session/seam.py"),
     ("worker/main.py", "master/logs.py"),
     ("worker/template.py", "master/generation.py"),
     ("worker/template.py", "master/logs.py"),

@@ -48,7 +48,7 @@ class Acceptor:
         self._slot = unit.slot
         self._cells = unit.row.cells
         self._most = unit.config.worker_connections
-        self._shortage = Shortage(unit.log)
+        self._shortage = Shortage(unit.log.error)
         self._listening = False
         self._ends = any(intake.ends for intake in unit.intakes)
         self._retired = False

@@ -48,7 +48,7 @@ class Keeper:
         self._counted = counted
         self._make = make
         self._wake = wake
-        self._shortage = Shortage(unit.log)
+        self._shortage = Shortage(unit.log.error)
         self._idle_grace: float | None = None  # set when draining
         self._lock = Lock()  # between `lay_down` and what looks at connections that are lent
 

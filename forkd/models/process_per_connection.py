@@ -67,7 +67,7 @@ class ProcessPerConnection(ChildLoop):
         # Before they are killed: when they were asked for their stacks, and what reads them.
         self._accused: dict[Servant, tuple[float, Callable[[], str]]] = {}
         self._asked: Servant | None = None  # to end, so that there is room
-        self._shortage = Shortage(unit.log)
+        self._shortage = Shortage(unit.log.error)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:

@@ -8,8 +8,8 @@ child, by the master's dispatcher, and for the master's own sockets.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
-from forkd.app.session import Log
 from forkd.forked import in_fork, leave
 from forkd.originals import monotonic
 
@@ -25,8 +25,9 @@ _SILENCE_SECONDS = 10.0
 
 
 class Shortage:
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` gets a line for the log."""
+        self._say = say
         self._silent_until = 0.0
         self._unsaid = 0
 
@@ -34,14 +35,14 @@ class Shortage:
         """`call` has failed. Returns the seconds to wait before the next try."""
         seconds = _NO_ROOM_SECONDS if error.errno in _NO_ROOM_ERRNOS else _PAUSE_SECONDS
         if error.errno != errno.ECONNABORTED:  # a client that has left is not an error
-            self._say(call, error, f"again in {seconds} s")
+            self._tell(call, error, f"again in {seconds} s")
         return seconds
 
     def refuse(self, call: str, error: OSError) -> None:
         """`call` has failed for one connection, which is closed."""
-        self._say(call, error, "its connection is closed")
+        self._tell(call, error, "its connection is closed")
 
-    def _say(self, call: str, error: OSError, then: str) -> None:
+    def _tell(self, call: str, error: OSError, then: str) -> None:
         if in_fork:
             leave()  # a signal handler has forked, and its child has come back here
         now = monotonic()
@@ -50,6 +51,6 @@ class Shortage:
             return
         more = f" ({self._unsaid} times more since this was last said)" if self._unsaid else ""
         name = errno.errorcode.get(error.errno or 0, str(error.errno))
-        self._log.error(f"{call}: {name}: {error.strerror}; {then}{more}")
+        self._say(f"{call}: {name}: {error.strerror}; {then}{more}")
         self._silent_until = now + _SILENCE_SECONDS
         self._unsaid = 0

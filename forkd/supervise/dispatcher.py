@@ -65,7 +65,7 @@ class Dispatcher:
         self._shut_down = shut_down
         self._queued = queued
         self._in_vain = 0  # looks at listeners that found nobody
-        self._shortage = Shortage(log)
+        self._shortage = Shortage(log.error)
         self._generation: Generation | None = None  # whose children get connections
         self._by_signal = False
         self._listeners: list[Listener] = []  # to accept from, for as long as there is a generation

@@ -87,7 +87,7 @@ class Parts:
         assert launch.standard is not None
         self.loop, self.log = loop, log
         loop.failed = lambda: log.exception("a bug in forkd; the master goes on")
-        loop.pause = partial(Shortage(log).pause, "admin or control socket: accept")
+        loop.pause = partial(Shortage(log.error).pause, "admin or control socket: accept")
         self.nursery = Nursery(
             slots_for(config), registry.lanes(config), loop, log,
             generations=master.generations, on_message=master.on_message, on_exit=master.on_exit,
