@@ -48,7 +48,6 @@ ALLOWED_UPWARDS: set[tuple[str, str]] = {
     ("ipc/control.py", "master/lateness.py"),
     ("master/launch.py", "command/advice.py"),
     ("master/launch.py", "command/output.py"),
-    ("session/body.py", "app/wsgi/shortcut.py"),
     ("worker/main.py", "master/logs.py"),
     ("worker/template.py", "master/generation.py"),
     ("worker/template.py", "master/logs.py"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from forkd.app.session import (
     SLOWEST_BYTES_PER_SECOND,
@@ -22,10 +22,18 @@ from forkd.config import Config
 from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
-from forkd.http.usual import UsualRequest
 
 #: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
 _MAX_MEMORY_BYTES = 64 << 20
+
+
+class Framed(Protocol):
+    """What a request says of its body."""
+
+    @property
+    def length(self) -> int | None: ...
+    @property
+    def chunked(self) -> bool: ...
 
 
 class Collector:
@@ -41,7 +49,7 @@ class Collector:
         self._blank = blank
 
     def collect(
-        self, request: Request | UsualRequest, peer: Peer, data: bytes
+        self, request: Framed, peer: Peer, data: bytes
     ) -> Generator[Any, Any, tuple[IO[bytes], bytes]]:
         """The body of a request that has one, and what came behind it; `data` came behind the head.
         A chunked request has its `length` then. Raises Refused, ClientGone."""
