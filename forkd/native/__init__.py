@@ -9,6 +9,7 @@ system/signals.py and system/uring.py; and by models/registry.py, which says whe
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any, Protocol
 
 #: Why there is none; "" where there is.
 missing: str
@@ -23,3 +24,16 @@ except ImportError as error:
 else:
     native = _native
     missing = ""
+
+
+class Resumes(Protocol):
+    """A loop, as native code calls it for what it cannot do by itself of a connection that rests."""
+
+    def feed(self, conn: Any, value: Any) -> None:
+        """This has arrived for the session: bytes, or a request that was begun."""
+
+    def rest(self, conn: Any, op: Any) -> None:
+        """A request is answered, and the connection waits for the next one."""
+
+    def ended(self, conn: Any) -> None:
+        """A request is answered, and it was the last one."""

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from forkd.errors import SystemCallError
+from forkd.native import Resumes
 from forkd.originals import monotonic, os, signal, socket
 from forkd.system.handles import READ, EpollSet
 from forkd.system.operations import Completed, Kind
@@ -213,7 +214,7 @@ class AioOperations:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 
-    def serve(self, loop: Any, connections: dict[int, Any]) -> None:
+    def serve(self, loop: Resumes, connections: dict[int, Any]) -> None:
         pass  # it cannot
 
     def completed(self) -> Iterator[Completed]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Protocol
 
+from forkd.native import Resumes
 from forkd.originals import socket
 from forkd.system.handles import HandleSet
 
@@ -63,6 +64,6 @@ class Operations(HandleSet, Protocol):
         """Cancel what is under way on a connection, then close it."""
 
     def completed(self) -> Iterator[Completed]: ...
-    def serve(self, loop: Any, connections: dict[int, Any]) -> None:
+    def serve(self, loop: Resumes, connections: dict[int, Any]) -> None:
         """Serve those of `connections` that rest without telling of it, where that can be done, and call
         `loop` for the rest of it."""

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from forkd.errors import SystemCallError
+from forkd.native import Resumes
 from forkd.native import native as _native
 from forkd.originals import socket
 from forkd.system import ring as abi
@@ -237,9 +238,8 @@ class UringOperations:
         self._serial += 1
         self._by_fd[fd] = self._handles[self._serial] = _Handle(fd, self._serial, kind)
 
-    def serve(self, loop: Any, connections: dict[int, Any]) -> None:
-        """Let native code serve those of `connections` that rest, and call `loop` for what it cannot do (the
-        names are those of models/inline.py)."""
+    def serve(self, loop: Resumes, connections: dict[int, Any]) -> None:
+        """Let native code serve those of `connections` that rest, and call `loop` for what it cannot do."""
         if self._native is not None:
             self._native.serve(loop, connections)
 
