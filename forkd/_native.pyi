@@ -2,15 +2,19 @@ from collections.abc import Callable, Sequence
 from mmap import mmap
 from typing import Any
 
-from forkd.forked import PythonForkState
-from forkd.http.environ import Ends, Environ
-from forkd.http.usual import Block, UsualRequest
-from forkd.models.link import PythonLink
-from forkd.system.log_ring import Writer
-from forkd.system.uring import _PythonHandle
+# Where a class has a twin in Python, that says what its members are. This file imports none of them: it is below all.
+
+class UsualRequest: ...  # as UsualRequest in http/usual.py
+class Block: ...  # as Block there
 
 def read_head(
-    data: bytes, most: int, fields: int, longest: int, template: Environ, ends: Ends, /
+    data: bytes,
+    most: int,
+    fields: int,
+    longest: int,
+    template: dict[str, Any],
+    ends: tuple[str, str, str, str],
+    /,
 ) -> UsualRequest | None: ...
 def blank(size: int, /) -> bytes: ...
 def block(status: str, headers: list[tuple[str, str]], /) -> Block | None: ...
@@ -31,7 +35,7 @@ class RingWriter:
 
 class Lines:
     def __init__(
-        self, stamp_of: Callable[[float], str], ring: Writer | RingWriter, log: int, /
+        self, stamp_of: Callable[[float], str], ring: object, log: int, /
     ) -> None: ...
     def make(
         self,
@@ -55,7 +59,7 @@ class _Ledger:
         ticket: int,
         status: int,
         took: int,
-        ring: Writer | RingWriter = ...,
+        ring: object = ...,
         log: int = ...,
         line: bytes = ...,
         /,
@@ -88,12 +92,29 @@ class Lane(_Ledger):
 class OwnLane(_Ledger):
     def become(self, lane: Lane, /) -> None: ...
 
-class Link(PythonLink): ...
-class ForkState(PythonForkState): ...
+class Link:  # PythonLink in models/link.py
+    fd: int
+    ledger: Any
+    forks: int
+    moved: int
+    deadline: float
+    bucket: float
+    op: Any
+    client: str
+    note: Any
+    origin: Any
+
+class ForkState:  # PythonForkState in forked.py
+    forks: int
+    def __bool__(self) -> bool: ...
+    def mark(self) -> None: ...
+    def expect(self) -> None: ...
+    def know(self, known: bool, /) -> None: ...
+    def prepare(self, armed: bool, handled: int, blocked: int, /) -> None: ...
 
 def accept(
     listener: int, most: int, name: str, port: str, mend: Callable[[], None], /
-) -> list[PythonLink]: ...
+) -> list[Link]: ...
 def epoll_control(epoll: int, operation: int, fd: int, mask: int = 0, /) -> None: ...
 def epoll_wait(epoll: int, seconds: float | None = None, /) -> Sequence[tuple[int, int]]: ...
 
@@ -105,7 +126,18 @@ class Flow:
     def __init__(self, peer: object, general: Callable[[Any], None], /) -> None: ...
     def write(self, data: bytes, /) -> None: ...
 
-class Handle(_PythonHandle): ...
+class Handle:  # _PythonHandle in system/uring.py
+    fd: int
+    serial: int
+    kind: int
+    mask: int
+    armed: bool
+    held: Any
+    data: bytes
+    conn: Any
+    request: Any
+    offset: int
+    def __init__(self, fd: int, serial: int, kind: int, /) -> None: ...
 
 class Completions:
     def __init__(
@@ -135,15 +167,15 @@ class Dispatcher:
         loop: object,
         calls: dict[int, Callable[[], None]],
         connections: dict[int, Any],
-        early: dict[int, PythonLink],
+        early: dict[int, Any],
         stake: object | None,
         /,
     ) -> None: ...
     def answer(self, conn: object, request: object, /) -> Any: ...
     def begin(
-        self, links: list[PythonLink], opening: object, intake: object, epoll: int, /
+        self, links: list[Any], opening: object, intake: object, epoll: int, /
     ) -> None: ...
-    def grow(self, link: PythonLink, /) -> Any: ...
+    def grow(self, link: Any, /) -> Any: ...
     def held(self) -> list[int]: ...
     def receive(self, conn: object, now: float, /) -> bool: ...
     def run(self, events: Sequence[tuple[int, int]], now: float, /) -> None: ...

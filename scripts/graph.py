@@ -39,12 +39,6 @@ LAYERS = (
 
 #: Edges upwards that are still there: (file, what it imports). Names are those of the new tree.
 ALLOWED_UPWARDS: set[tuple[str, str]] = {
-    ("_native.pyi", "app/wsgi/environ.py"),
-    ("_native.pyi", "app/wsgi/shortcut.py"),
-    ("_native.pyi", "engine/link.py"),
-    ("_native.pyi", "system/forked.py"),
-    ("_native.pyi", "system/log_ring.py"),
-    ("_native.pyi", "system/uring.py"),
     ("ipc/control.py", "master/lateness.py"),
     ("master/launch.py", "command/advice.py"),
     ("master/launch.py", "command/output.py"),
@@ -56,19 +50,10 @@ ALLOWED_UPWARDS: set[tuple[str, str]] = {
 #: Circles that are still there, each with all its files.
 ALLOWED_CIRCLES: set[frozenset[str]] = {
     frozenset({
-        "_native.pyi", "app/wsgi/shortcut.py", "engine/link.py", "native/__init__.py",
-        "system/forked.py", "system/handles.py", "system/log_ring.py", "system/operations.py",
-        "system/process.py", "system/ring.py", "system/sigio.py", "system/signals.py",
-        "system/uring.py",
-    }),
-    frozenset({
         "master/deaths.py", "master/ending.py", "master/hook_runner.py", "master/launch.py",
         "master/leadership.py", "master/listening.py", "master/main.py", "master/reload.py",
         "master/status.py", "master/systemd.py", "master/tick.py", "master/upgrade.py",
         "master/verbs.py",
-    }),
-    frozenset({
-        "_native", "app/wsgi", "config", "engine", "http", "log", "native", "session", "system",
     }),
     frozenset({
         "command", "command/bench", "ipc", "master", "worker",

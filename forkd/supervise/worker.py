@@ -48,9 +48,10 @@ from forkd.supervise.messages import (
 )
 from forkd.system import process, rights, standard, terminal
 from forkd.system.cells import REQUESTS
-from forkd.system.handles import LOOK_SECONDS, PatientEpoll
+from forkd.system.handles import PatientEpoll
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease
+from forkd.system.no_memory import LOOK_SECONDS
 from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back

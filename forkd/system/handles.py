@@ -17,7 +17,8 @@ from math import ceil
 from typing import Protocol
 
 from forkd.native import native
-from forkd.originals import select, time
+from forkd.originals import select
+from forkd.system.no_memory import LOOK_SECONDS, wait_for_memory
 from forkd.system.process import naming
 
 READ = select.EPOLLIN
@@ -31,18 +32,6 @@ _CTL_ADD, _CTL_DEL, _CTL_MOD = 1, 2, 3  # of epoll_ctl(2), which Python does not
 
 
 _NO_ROOM_ERRNOS = (errno.ENOSPC, errno.ENOMEM)
-#: How often what cannot be watched is looked at.
-LOOK_SECONDS = 0.05
-
-
-def wait_for_memory(error: OSError) -> list[tuple[int, int]]:
-    """A wait has failed. Where the kernel has no memory for it (poll(2), select(2): ENOMEM, and EAGAIN),
-    nothing is ready, and the next one comes a little later."""
-    if error.errno not in (errno.ENOMEM, errno.EAGAIN):
-        raise error
-    time.sleep(LOOK_SECONDS)
-    return []
-
 
 #: Ready (fd, mask) pairs.
 Events = Sequence[tuple[int, int]]
