@@ -17,9 +17,9 @@ from forkd.models import registry
 from forkd.supervise import announcement, departures, leadership, scaling
 from forkd.supervise import reload as reloading
 from forkd.supervise.children import Child, State
-from forkd.supervise.control import Request
+from forkd.supervise.control import ANNOUNCE_SECONDS, Request
 from forkd.supervise.generation import Generation
-from forkd.supervise.lateness import ANNOUNCE_SECONDS, loading
+from forkd.supervise.lateness import loading
 from forkd.supervise.messages import Retire
 from forkd.supervise.parts import Parts
 from forkd.supervise.service import Service

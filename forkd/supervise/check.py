@@ -25,8 +25,9 @@ from forkd.originals import os, select, signal
 from forkd.output import complain
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
+from forkd.supervise.control import ANNOUNCE_SECONDS
 from forkd.supervise.generation import enter_directory, permissions_of
-from forkd.supervise.lateness import ANNOUNCE_SECONDS, LAST_WORDS, loading, not_booted
+from forkd.supervise.lateness import LAST_WORDS, loading, not_booted
 from forkd.supervise.probe import probe
 from forkd.system import process
 from forkd.system.scoreboard import Scoreboard

@@ -18,11 +18,12 @@ from functools import partial
 from typing import Any
 
 from forkd.errors import BindError, ForkdError, NotRunning, SystemCallError
-from forkd.supervise.lateness import ANNOUNCE_SECONDS
 from forkd.system.loop import Loop
 from forkd.system.places import BACKLOG, Client, Places
 from forkd.system.socket_files import NO_FILE, PRIVATE, bind, inode, make_way
 
+#: After which whoever waits is told what for, seconds.
+ANNOUNCE_SECONDS = 5.0
 _MOST_REQUEST_BYTES = 65536
 _CLIENTS = 16
 #: What to do about a control socket that somebody else has.

@@ -7,9 +7,7 @@ import signal
 from collections.abc import Sequence
 
 from forkd.config import Config
-
-#: After which whoever waits is told what for, seconds.
-ANNOUNCE_SECONDS = 5.0
+from forkd.supervise.control import ANNOUNCE_SECONDS
 
 #: What a process gets to write its stacks before it is killed, seconds.
 LAST_WORDS = 0.4
