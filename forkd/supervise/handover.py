@@ -16,7 +16,7 @@ from typing import Any
 
 from forkd.address import Address
 from forkd.sources import Sources
-from forkd.supervise.notify import Manager
+from forkd.supervise.manager import Manager
 from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener
 

@@ -31,12 +31,12 @@ from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.output import complain, say
 from forkd.sources import Sources, is_ours
-from forkd.supervise import advice, notify
+from forkd.supervise import advice
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.handover import Inheritance
+from forkd.supervise.manager import Manager, manager_of, passed
 from forkd.supervise.needs import with_need
-from forkd.supervise.notify import Manager
 from forkd.supervise.pidfile import Pidfile, make_directory, require_ours
 from forkd.system import process, terminal
 from forkd.system.sockets import Listener
@@ -179,9 +179,9 @@ class Launch:
 
 def start(sources: Sources, config: Config) -> int:
     """`forkd start`: run the master, or have one run. Returns the exit code of the command."""
-    units, stored = notify.passed(os.environ, config.backlog)
+    units, stored = passed(os.environ, config.backlog)
     activated = tuple(units)
-    launch = Launch(config, (), activated, manager=notify.manager(os.environ), stored=stored)
+    launch = Launch(config, (), activated, manager=manager_of(os.environ), stored=stored)
     launch.binds = launch.binds_of(config)
     launch.warnings = advice.warnings(sources, config)
     launch.error_log = error_log_of(config)

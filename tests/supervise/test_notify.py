@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from forkd.address import Address
-from forkd.supervise.notify import Manager, Notifier
+from forkd.supervise.manager import Manager
+from forkd.supervise.notify import Notifier
 from forkd.system.loop import Loop
 
 
