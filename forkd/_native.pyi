@@ -2,7 +2,8 @@ from collections.abc import Callable, Sequence
 from mmap import mmap
 from typing import Any
 
-# Where a class has a twin in Python, that says what its members are. This file imports none of them: it is below all.
+# Where a class has a twin in Python, that says what its members are. This file imports none of them: it is
+# below all.
 
 class UsualRequest: ...  # as UsualRequest in http/usual.py
 class Block: ...  # as Block there

@@ -21,8 +21,9 @@ from forkd.errors import ForkdError, NotRunning, UsageError
 from forkd.models import registry
 from forkd.output import complain, say
 from forkd.sources import Sources, add_flags, is_named
-from forkd.supervise import discovery, launch, table
+from forkd.supervise import discovery, start, table
 from forkd.supervise.control import ask
+from forkd.supervise.entry import take_over
 from forkd.supervise.handover import inherited
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
@@ -154,7 +155,7 @@ def _locate(args: argparse.Namespace) -> Config:
 
 def _start(args: argparse.Namespace) -> int:
     heir = inherited(os.environ)
-    return launch.take_over(heir) if heir is not None else launch.start(*_load(args))
+    return take_over(heir) if heir is not None else start.start(*_load(args))
 
 
 def _stop(args: argparse.Namespace) -> int:
@@ -185,11 +186,11 @@ def _restart(args: argparse.Namespace) -> int:
             sources = Sources(**running_with["sources"])
             config = sources.load(registry.RULES)
         # Before anything is stopped: a broken file, or a directory that is gone, ends no running service.
-        launch.require(config)
+        start.require(config)
         _stop_and_wait(pid)
     except NotRunning:
         pass
-    return launch.start(sources, config)
+    return start.start(sources, config)
 
 
 def _reload(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ fails, that cannot be reported, and the exit code still says how the command end
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Iterable, Sequence
 
 from forkd.errors import ForkdError, SystemCallError
 from forkd.originals import os
@@ -43,3 +44,32 @@ def close(number: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, number)
     os.close(null)
+
+
+def grid(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Collection[str] = (),
+    columns: int = 1 << 30,
+) -> list[str]:
+    """A table; `right`: the columns of numbers. The last column is cut where the line ends."""
+    cells = [list(header), *([clean(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    room = max(columns - sum(widths[:-1]) - 2 * len(widths[:-1]), len(header[-1]))
+    lines = []
+    for row in cells:
+        row[-1] = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
+        places = [
+            value.rjust(w) if name in right else value.ljust(w)
+            for name, value, w in zip(header, row, widths, strict=True)
+        ]
+        lines.append("  ".join(places).rstrip())
+    return lines
+
+
+def clean(value: object) -> str:
+    """Printable: an escape sequence in a request line must not move the reader's cursor."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,46 +1,27 @@
-"""Starting: in the foreground, or detached with the result reported to the command that asked.
-
-`forkd start` detaches and returns only once the service answers or has failed. The command forks;
-the new process detaches (python-daemon's part) and becomes the master. Over a socketpair it says, in
-lines of JSON, what takes long, and in the last one that it serves, or the error; its end without such a
-line means that the master died. Before that, the end of the command's side means that nobody waits any
-more (Ctrl-C): the master ends.
+"""How a master was started, whom it tells of that, and its main function. In the master; begun by the command
+(start.py), or by the master before it, in an upgrade.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import socket
-import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
-
-from daemon.daemon import DaemonProcessDetachError, detach_process_context
+from typing import Any
 
 from forkd.address import Address
 from forkd.config import Config
-from forkd.errors import AlreadyRunning, ForkdError, StartError, SystemCallError
+from forkd.errors import ForkdError
 from forkd.log import Log
-from forkd.logger.destinations import Standard, capture
-from forkd.metrics.access import Access
-from forkd.models import registry
-from forkd.output import complain, say
-from forkd.sources import Sources, is_ours
-from forkd.supervise import advice
-from forkd.supervise.foreground import stand_in
-from forkd.supervise.generation import enter_directory, permissions_of
+from forkd.logger.destinations import Standard
+from forkd.output import complain
 from forkd.supervise.handover import Inheritance
-from forkd.supervise.manager import Manager, manager_of, passed
+from forkd.supervise.manager import Manager
 from forkd.supervise.needs import with_need
-from forkd.supervise.pidfile import Pidfile, make_directory, require_ours
-from forkd.system import process, terminal
+from forkd.supervise.pidfile import Pidfile, make_directory
 from forkd.system.sockets import Listener
-from forkd.title import set_title
 
 
 @dataclass
@@ -96,6 +77,11 @@ class Launch:
         """Tell whoever waits what for."""
         if self.waiter is not None:
             self._send({"text": f"{text}; Ctrl-C ends this start"})
+
+    def make_directories(self) -> None:
+        """The default directory of the pid file and the control socket."""
+        for path in (self.config.pidfile, self.config.control):
+            make_directory(os.path.dirname(path))
 
     def name_us(self) -> None:
         """In the pid file, which may name the master before. Raises SystemCallError."""
@@ -175,213 +161,3 @@ class Launch:
             self.inheritance.link.close()
             if self.inheritance.first is not None:
                 os.close(self.inheritance.first)
-
-
-def start(sources: Sources, config: Config) -> int:
-    """`forkd start`: run the master, or have one run. Returns the exit code of the command."""
-    units, stored = passed(os.environ, config.backlog)
-    activated = tuple(units)
-    launch = Launch(config, (), activated, manager=manager_of(os.environ), stored=stored)
-    launch.binds = launch.binds_of(config)
-    launch.warnings = advice.warnings(sources, config)
-    launch.error_log = error_log_of(config)
-    for path in (config.pidfile, config.control, launch.error_log or ""):
-        require_ours(os.path.dirname(path))  # before the log is opened there
-    if config.foreground:
-        if launch.error_log is not None:
-            launch.terminal = os.dup(2)
-        return _serve(sources, launch)
-    for text in launch.warnings:
-        complain(f"forkd: warning: {text}")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    try:
-        with process.naming("socketpair"):
-            ours, theirs = socket.socketpair()
-        pid = os.fork()
-    except OSError as error:
-        raise StartError(with_need(process.why_no_fork(error), config)) from error
-    if pid == 0:
-        ours.close()
-        launch.waiter = theirs.detach()
-        _detached(sources, launch)
-    theirs.close()
-    with ours:
-        return _await(ours)
-
-
-def require(config: Config) -> None:
-    """What a start needs besides what the running daemon holds, and the application. Raises ForkdError."""
-    error_log_of(config)
-    enter_directory(config)
-    process.identity(config.user, config.group)
-    permissions_of(config)
-    Access.of(config)
-
-
-def error_log_of(config: Config) -> str | None:
-    """The file that descriptors 1 and 2 lead to; None: as they are. Raises StartError."""
-    if config.foreground:
-        return None if config.error_log == "-" else config.error_log
-    if config.error_log == "-":
-        raise StartError(
-            "error-log: a detached daemon has no stderr; name a file, or use --foreground"
-        )
-    return config.default_error_log if config.error_log is None else config.error_log
-
-
-def take_over(heir: Inheritance) -> int:
-    """In the program that an upgrade executed: already detached, if the old one was."""
-    launch: Launch | None = None
-    try:
-        config = heir.sources.load(registry.RULES)
-        launch = Launch(config, (), heir.activated, inheritance=heir, manager=heir.manager)
-        launch.binds = launch.binds_of(config)
-        default = None if config.foreground else config.default_error_log
-        path = config.error_log or default
-        launch.error_log = None if path == "-" else path
-        return _serve(heir.sources, launch)
-    except ForkdError as error:
-        heir.link.send({"ok": False, "text": str(error)})
-        return error.exit_code
-    except BaseException:
-        crash = f"the new master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
-        heir.link.send({"ok": False, "text": crash})
-        raise
-
-
-def _await(daemon: socket.socket) -> int:
-    """In the command: wait for the daemon's last word, and until it serves or has gone. Returns the exit
-    code."""
-    answer: dict[str, Any] | None = None
-    interrupted = False
-    with daemon.makefile("rb") as words:
-        while True:
-            try:
-                for line in words:
-                    word = json.loads(line)
-                    if "ok" in word:
-                        answer = word
-                    else:
-                        complain(f"forkd: {word['text']}")
-                break
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                daemon.shutdown(socket.SHUT_WR)  # it hears that nobody waits, and ends
-    os.wait()  # the process that detached; the daemon itself is init's
-    if answer is not None and answer["ok"]:
-        say(answer["text"], done="the service runs")
-        return 0
-    if interrupted:
-        complain("forkd: interrupted; what this start had begun has ended")
-        return 130
-    text = "the daemon ended before it could say why; see the error log" if answer is None else answer["text"]
-    complain(f"forkd: {text}")
-    return 1
-
-
-def _detached(sources: Sources, launch: Launch) -> NoReturn:
-    """In the forked process: detach, serve, exit. Never returns to the command's code."""
-    code = 1
-    try:
-        assert launch.waiter is not None
-        mine = (*launch.binds, launch.config.admin, launch.config.health)
-        keep = [launch.waiter, *(x.fd for x in mine if x is not None and x.kind == "fd")]
-        launch.standard = standard = capture(launch.error_log)
-        _make_directories(launch)
-        # Only detaching is python-daemon's part: descriptors, signals, privileges, the pid file are forkd's.
-        # Its DaemonContext closes each number up to the limit of open files, which may be 2 ** 30.
-        detach_process_context()
-        process.close_all_but({0, 1, 2, *keep, *standard.pipes.values(), *_descriptors(launch.stored)})
-        _read_nothing()
-        code = _serve(sources, launch)
-    except ForkdError as error:
-        launch.failed(str(error))
-    except DaemonProcessDetachError as error:
-        cause = error.__cause__
-        launch.failed(process.why_no_fork(cause) if isinstance(cause, OSError) else str(error))
-    except SystemExit as leaving:
-        # The intermediate processes of detaching end here too, by os._exit inside python-daemon.
-        code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException as error:
-        denied = isinstance(error, OSError) and process.is_denied(error)
-        crash = f"the master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
-        launch.failed(_denied(error) if denied else crash)
-    os._exit(code)
-
-
-def _read_nothing() -> None:
-    """Have no standard input: it is the command's. Raises SystemCallError."""
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-    except OSError as error:
-        raise SystemCallError("open", os.devnull, error) from error
-    os.dup2(null, 0)
-    os.close(null)
-
-
-def _serve(sources: Sources, launch: Launch) -> int:
-    """In the process that is to be the master."""
-    from forkd.supervise.master import Master
-
-    config = launch.config
-    terminal.leave()
-    try:
-        if launch.standard is None:
-            launch.standard = capture(launch.error_log)
-        _make_directories(launch)
-        set_title("master", config.name)
-        if config.umask is not None:
-            os.umask(config.umask)
-        for name in filter(is_ours, list(os.environ)):
-            del os.environ[name]  # they are in `sources`; the application has no use for them
-        process.raise_descriptor_limit()
-        process.require_signals()
-        launch.pidfile = (
-            Pidfile(config.pidfile, launch.inheritance.pidfile)
-            if launch.inheritance is not None
-            else Pidfile.acquire(config.pidfile)
-        )
-        os.set_inheritable(launch.pidfile.fd, False)
-        try:
-            master = Master(sources, config, launch)
-            code = master.run()
-        finally:
-            launch.pidfile.remove()
-        if master.service.handed_over and launch.stays:
-            return stand_in(config.name, config.pidfile, config.control, master.parts.signals)
-        return code
-    except ForkdError as error:
-        launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))
-        return error.exit_code
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            launch.failed(str(error.strerror))
-        elif process.is_denied(error):
-            launch.failed(_denied(error))
-        else:
-            raise
-        return 1
-
-
-def _denied(error: BaseException) -> str:
-    """What to say of a system call that this process may not make at all."""
-    assert isinstance(error, OSError)
-    if isinstance(error, process.CallError):
-        return process.why_no_fork(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    name = errno.errorcode[error.errno or 0]
-    where = f"{frame.filename}:{frame.lineno}"
-    return f"{frame.line} ({where}): {name}: {error.strerror}{process.ALLOW_IT}"
-
-
-def _descriptors(listeners: list[Listener]) -> list[int]:
-    return [sock.fileno() for listener in listeners for sock in listener.sockets]
-
-
-def _make_directories(launch: Launch) -> None:
-    """The default directory of the pid file and the control socket."""
-    for path in (launch.config.pidfile, launch.config.control):
-        make_directory(os.path.dirname(path))

@@ -20,9 +20,9 @@ from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCa
 from forkd.log import try_log
 from forkd.models import registry
 from forkd.sources import Sources
-from forkd.supervise import launch
 from forkd.supervise.control import ANOTHER_CONTROL, ask
 from forkd.supervise.pidfile import require_file, require_ours, running
+from forkd.supervise.start import error_log_of
 from forkd.system.attempts import clash, try_directory, try_listen, try_name
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import tcp_holders
@@ -233,7 +233,7 @@ def _made_in(path: str) -> str:
 def _logs(config: Config, found: Findings) -> Iterator[tuple[str, str]]:
     """(what it is, path) of each log that is a file."""
     try:
-        error_log = launch.error_log_of(config)
+        error_log = error_log_of(config)
     except StartError as error:
         found.problems.append(str(error))
     else:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from forkd.address import page_at
 from forkd.models.registry import Row, native_or_not
+from forkd.output import clean, grid
 
 _COLUMNS = 79
 
@@ -240,35 +241,6 @@ def _field(label: str, text: str, columns: int) -> list[str]:
     if len(found) <= room or max(map(len, found.split())) > room:  # a path that fits nowhere
         return [f"{first}{found}".rstrip()]
     return textwrap.wrap(found, columns, initial_indent=first, subsequent_indent=rest, **_WHOLE_WORDS)
-
-
-def grid(
-    header: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    right: Collection[str] = (),
-    columns: int = 1 << 30,
-) -> list[str]:
-    """A table; `right`: the columns of numbers. The last column is cut where the line ends."""
-    cells = [list(header), *([clean(value) for value in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    room = max(columns - sum(widths[:-1]) - 2 * len(widths[:-1]), len(header[-1]))
-    lines = []
-    for row in cells:
-        row[-1] = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
-        places = [
-            value.rjust(w) if name in right else value.ljust(w)
-            for name, value, w in zip(header, row, widths, strict=True)
-        ]
-        lines.append("  ".join(places).rstrip())
-    return lines
-
-
-def clean(value: object) -> str:
-    """Printable: an escape sequence in a request line must not move the reader's cursor."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

@@ -1,5 +1,5 @@
-"""Waiting where the kernel has no memory to wait with, or to watch a descriptor: by looking again and again. For
-the handle sets.
+"""Waiting where the kernel has no memory to wait with, or to watch a descriptor: by looking again and again.
+For the handle sets.
 """
 
 from __future__ import annotations

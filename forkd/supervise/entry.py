@@ -1,0 +1,94 @@
+"""The process that is to be the master: what is done before there is one, and when it has ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+
+from forkd.errors import AlreadyRunning, ForkdError
+from forkd.logger.destinations import capture
+from forkd.models import registry
+from forkd.sources import Sources, is_ours
+from forkd.supervise.foreground import stand_in
+from forkd.supervise.handover import Inheritance
+from forkd.supervise.launch import Launch
+from forkd.supervise.master import Master
+from forkd.supervise.pidfile import Pidfile
+from forkd.system import process, terminal
+from forkd.title import set_title
+
+
+def take_over(heir: Inheritance) -> int:
+    """In the program that an upgrade executed: already detached, if the old one was."""
+    launch: Launch | None = None
+    try:
+        config = heir.sources.load(registry.RULES)
+        launch = Launch(config, (), heir.activated, inheritance=heir, manager=heir.manager)
+        launch.binds = launch.binds_of(config)
+        default = None if config.foreground else config.default_error_log
+        path = config.error_log or default
+        launch.error_log = None if path == "-" else path
+        return serve(heir.sources, launch)
+    except ForkdError as error:
+        heir.link.send({"ok": False, "text": str(error)})
+        return error.exit_code
+    except BaseException:
+        crash = f"the new master crashed; this is a bug in forkd\n{traceback.format_exc().rstrip()}"
+        heir.link.send({"ok": False, "text": crash})
+        raise
+
+
+def serve(sources: Sources, launch: Launch) -> int:
+    """In the process that is to be the master. Returns its exit code."""
+    config = launch.config
+    terminal.leave()
+    try:
+        if launch.standard is None:
+            launch.standard = capture(launch.error_log)
+        launch.make_directories()
+        set_title("master", config.name)
+        if config.umask is not None:
+            os.umask(config.umask)
+        for name in filter(is_ours, list(os.environ)):
+            del os.environ[name]  # they are in `sources`; the application has no use for them
+        process.raise_descriptor_limit()
+        process.require_signals()
+        launch.pidfile = (
+            Pidfile(config.pidfile, launch.inheritance.pidfile)
+            if launch.inheritance is not None
+            else Pidfile.acquire(config.pidfile)
+        )
+        os.set_inheritable(launch.pidfile.fd, False)
+        try:
+            master = Master(sources, config, launch)
+            code = master.run()
+        finally:
+            launch.pidfile.remove()
+        if master.service.handed_over and launch.stays:
+            return stand_in(config.name, config.pidfile, config.control, master.parts.signals)
+        return code
+    except ForkdError as error:
+        launch.failed(str(error), into_log=not isinstance(error, AlreadyRunning))
+        return error.exit_code
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            launch.failed(str(error.strerror))
+        elif process.is_denied(error):
+            launch.failed(why_denied(error))
+        else:
+            raise
+        return 1
+
+
+def why_denied(error: BaseException) -> str:
+    """What to say of a system call that this process may not make at all."""
+    assert isinstance(error, OSError)
+    if isinstance(error, process.CallError):
+        return process.why_no_fork(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    name = errno.errorcode[error.errno or 0]
+    where = f"{frame.filename}:{frame.lineno}"
+    return f"{frame.line} ({where}): {name}: {error.strerror}{process.ALLOW_IT}"
+
+
