@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 from forkd import originals
+from scripts import graph
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "forkd"
 
 #: Files whose code runs only where there is no application: the master, the logger, the command.
-APART = ("bench/", "logger/", "metrics/", "supervise/", "cli.py", "originals.py")
+APART = ("command/", "ipc/", "logger/", "master/", "metrics/", "system/originals.py")
 #: But for these of them, which run in children.
-BESIDE = {f"supervise/{name}.py" for name in (
-    "check", "errands", "logs", "messages", "template", "worker",
-)}  # fmt: skip
+BESIDE = {
+    "command/check.py", "ipc/heritage.py", "ipc/messages.py", "master/hook_runner.py", "master/logs.py",
+}  # fmt: skip
 #: What is for the application itself, as it has it by then.
 MEANT = {
-    ("forked.py", "threading._active"),
-    ("forked.py", "threading._DummyThread"),
-    ("forked.py", "threading._shutdown"),
+    ("system/forked.py", "threading._active"),
+    ("system/forked.py", "threading._DummyThread"),
+    ("system/forked.py", "threading._shutdown"),
     ("system/signals.py", "signal.set_wakeup_fd"),
 }
 
@@ -60,9 +60,9 @@ def replaced_by(library: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def used(file: str) -> set[str]:
+def used(file: Path) -> set[str]:
     """The names that a file has from the standard library, as "module.name"; annotations are no use."""
-    tree = ast.parse((PACKAGE / file).read_text())
+    tree = ast.parse(file.read_text())
     modules: dict[str, str] = {}
     found: set[str] = set()
     annotations: set[ast.AST] = set()
@@ -85,10 +85,10 @@ def used(file: str) -> set[str]:
 def test_nothing_is_called_that_may_be_replaced() -> None:
     replaced = replaced_by("gevent") | replaced_by("eventlet") | replaced_by("freezegun")
     assert {"os.close", "os.read", "select.epoll", "threading.Lock", "time.monotonic"} <= replaced
-    files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
-    for file in files:
+    assert set(graph.files()) >= BESIDE
+    for file, path in graph.files().items():
         if file in BESIDE or not file.startswith(APART):
-            bad = {name for name in used(file) & replaced if (file, name) not in MEANT}
+            bad = {name for name in used(path) & replaced if (file, name) not in MEANT}
             assert not bad, f"forkd/{file} has {sorted(bad)}: forkd.originals has them, too"
 
 

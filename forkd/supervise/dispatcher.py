@@ -28,7 +28,8 @@ from forkd.log import Log
 from forkd.models.share import MOST_ACCEPTS, SECONDS
 from forkd.models.shortage import Shortage
 from forkd.supervise.children import Child, Children, State
-from forkd.supervise.generation import Generation, server_of
+from forkd.supervise.generation import Generation
+from forkd.supervise.heritage import server_of
 from forkd.system import signals
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import ACCEPTED, CONNECTIONS

@@ -17,6 +17,7 @@ from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
+from forkd.supervise.heritage import Listening, sockets_of
 from forkd.system import host_names, process
 from forkd.system.lease import Lease
 from forkd.system.passing import Queue, make_queue
@@ -132,13 +133,9 @@ class Generation:
         """Options that were set and have no effect, in sentences, once a child is ready."""
         return unused(self.config, self.flavour)
 
-    def sockets_of(self, number: int) -> list[tuple[socket.socket, tuple[str, int]]]:
+    def sockets_of(self, number: int) -> list[Listening]:
         """The listening sockets of the child with that number, with the server's name and port."""
-        found = []
-        for listener in self.listeners:
-            several = len(listener.sockets) > 1
-            found.append((listener.sockets[number if several else 0], server_of(listener)))
-        return found
+        return sockets_of(self.listeners, number)
 
     def defer(self) -> None:
         """Have the kernel hold connections back until their first bytes are there, if so configured, and
@@ -230,12 +227,3 @@ def _require_fit(listener: Listener, copies: int) -> None:
             f"bind {listener.wanted}: --accept reuseport has a socket for each worker, so a change to "
             "it, from it, or of the number of workers under it needs a restart"
         )
-
-
-def server_of(listener: Listener) -> tuple[str, int]:
-    """SERVER_NAME and SERVER_PORT (PEP 3333 wants both, also for a unix socket)."""
-    sock = listener.sockets[0]
-    if sock.family == socket.AF_UNIX:
-        return "localhost", 80
-    host, port = sock.getsockname()[:2]
-    return str(host), int(port)

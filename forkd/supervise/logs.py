@@ -5,7 +5,6 @@ ends it last. In the master, which never touches a log file itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -15,7 +14,7 @@ from forkd.logger import main as logger
 from forkd.logger import messages
 from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
 from forkd.originals import monotonic, monotonic_ns, os, select, signal, socket
-from forkd.sink import LineSink, Sink
+from forkd.supervise.heritage import Sinks
 from forkd.system import process
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
@@ -36,27 +35,6 @@ _END_SECONDS, _KILL_SECONDS = 5.0, 0.5
 _HANGS_SECONDS = 1.0
 #: The answer for who waits for a logger that is no more.
 _GONE = "the logger has ended"
-
-
-@dataclass(frozen=True)
-class Sinks:
-    """Where a child writes its logs."""
-
-    _rings: Rings
-    _err: int | None  # the number of the error log; None: descriptor 2 itself
-    _access: int  # of the access log
-    _native: bool
-
-    def error(self, row: Row) -> LineSink:
-        """For the process that writes that row of the scoreboard."""
-        sink = Sink(2) if self._err is None else RingSink(self._rings, row.index, ERROR, self._err)
-        sink.lost = partial(row.add, LOST_ERROR)
-        return sink
-
-    def access(self, row: Row) -> RingSink:
-        sink = RingSink(self._rings, row.index, ACCESS, self._access, native=self._native)
-        sink.lost = partial(row.add, LOST_ACCESS)
-        return sink
 
 
 class Logs:

@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from forkd.errors import StartError
 from forkd.log import Log
-from forkd.supervise import template, templates, worker
+from forkd.supervise import templates, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
+from forkd.supervise.heritage import Heritage, Sinks, TemplateHeritage
 from forkd.supervise.lateness import FROM_OUTSIDE
-from forkd.supervise.logs import Sinks
 from forkd.supervise.messages import Channel
 from forkd.supervise.unanswered import Unanswered
 from forkd.system import process
@@ -101,7 +101,7 @@ class Nursery:
         generation.enter()
         make: templates.Fork | None = None
         if generation.config.preload and generation.config.app is not None:
-            make = self.templates.get(self._template_birth(generation, admin))
+            make = self.templates.get(self._template_heritage(generation, admin))
             if make is None:
                 return None
         slot = self.children.free_slot()
@@ -120,13 +120,18 @@ class Nursery:
         self._loop.watch(child.channel.fileno(), lambda: self._on_message(child))
         return child
 
-    def _template_birth(self, generation: Generation, admin: str | None) -> template.Birth:
+    def _template_heritage(self, generation: Generation, admin: str | None) -> TemplateHeritage:
         keep: set[socket.socket | int] = {*(generation.queue or ())[1:]}
         if not generation.master_accepts:
             keep |= set(generation.all_sockets())
-        return template.Birth(
-            generation=generation,
+        return TemplateHeritage(
+            config=generation.config,
+            generation=generation.number,
             lanes=self.board.lanes,
+            lease=generation.lease,
+            listeners=list(generation.listeners),
+            master_accepts=generation.master_accepts,
+            queue=generation.queue[1] if generation.queue else None,
             logs=self._sinks(generation),
             identity=self.identity,
             admin=admin,
@@ -202,14 +207,14 @@ class Nursery:
             masters = self.forgetting(keep)
             ends = [ours, *(own_queue or ())[:1], sockets]
 
-            # It must not know `birth`, which has it: in a cycle they would keep this generation's
+            # It must not know `heritage`, which has it: in a cycle they would keep this generation's
             # shared memory until the next garbage collection.
             def forget() -> None:
                 for end in ends:
                     end.close()
                 masters()
 
-            birth = worker.Birth(
+            heritage = Heritage(
                 config=generation.config,
                 slot=slot,
                 number=number + 1,
@@ -229,7 +234,7 @@ class Nursery:
             )
 
             def child_main() -> NoReturn:
-                worker.main(birth)
+                worker.main(heritage)
 
             pid, pidfd = process.fork(child_main)
         theirs.close()

@@ -19,11 +19,12 @@ from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.endpoints import Endpoints
 from forkd.supervise.errands import Errands
 from forkd.supervise.generation import Generation
+from forkd.supervise.heritage import Sinks
 from forkd.supervise.high_water import HighWater
 from forkd.supervise.launch import Launch
 from forkd.supervise.leadership import Leadership
 from forkd.supervise.listening import Listening
-from forkd.supervise.logs import Logs, Sinks
+from forkd.supervise.logs import Logs
 from forkd.supervise.needs import slots_for
 from forkd.supervise.notify import Notifier
 from forkd.supervise.nursery import Nursery

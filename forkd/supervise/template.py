@@ -19,8 +19,6 @@ import gc
 import json
 import random
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from forkd import forked
@@ -31,12 +29,10 @@ from forkd.models import registry
 from forkd.originals import os, renew_loops, signal, socket
 from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.supervise import worker
-from forkd.supervise.generation import Generation
-from forkd.supervise.logs import Sinks
+from forkd.supervise.heritage import Heritage, TemplateHeritage
 from forkd.supervise.messages import Channel
 from forkd.system import process, programs
 from forkd.system.passing import receive
-from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import handle
 from forkd.system.standard import mend
@@ -44,57 +40,42 @@ from forkd.system.standard import mend
 MOST = 60_000  # bytes of a message
 
 
-@dataclass(frozen=True)
-class Birth:
-    """What the master gives a template on its way."""
-
-    generation: Generation
-    lanes: list[list[Row]]  # of the scoreboard, by slot
-    logs: Sinks  # for its children
-    identity: process.Identity | None
-    admin: str | None
-    master: int  # its pid
-    forget: Callable[[], None]
-
-
 def main(
-    birth: Birth, sock: socket.socket, stacks: int, sockets: SignalSockets
+    heritage: TemplateHeritage, sock: socket.socket, stacks: int, sockets: SignalSockets
 ) -> NoReturn:
     """The template's main; never returns to the master's code. `stacks`: memfd for faulthandler;
     `sockets`: by which it is signalled, as its children then are."""
     code = 70
     try:
-        app = _load(birth, sock, stacks, sockets)
+        app = _load(heritage, sock, stacks, sockets)
         if app is not None:
-            _serve(birth, sock, app, stacks, sockets)
+            _serve(heritage, sock, app, stacks, sockets)
         code = 0
     except BaseException:
-        Log("error", birth.generation.config.log_format, "template").exception(
-            "the template crashed"
-        )
+        Log("error", heritage.config.log_format, "template").exception("the template crashed")
         _tell(sock, f"the template crashed\n{traceback.format_exc().rstrip()}")
     finally:
         os._exit(code)
 
 
 def _load(
-    birth: Birth, sock: socket.socket, stacks: int, sockets: SignalSockets
+    heritage: TemplateHeritage, sock: socket.socket, stacks: int, sockets: SignalSockets
 ) -> Any:
     """The application, in its one copy; None when it cannot be loaded, which the master was told."""
-    config = birth.generation.config
+    config = heritage.config
     log = Log(config.log_level, config.log_format, "template")
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
         handle(number)
-    birth.forget()
-    worker.settle("template", config, birth.identity, birth.master, sockets)
+    heritage.forget()
+    worker.settle("template", config, heritage.identity, heritage.master, sockets)
     faulthandler.register(worker.STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
     io = registry.child_io(config.model, config.io)
     if io in worker.BLOCKED:  # its children will block them, and the application keeps names that it imports
         programs.let_through(worker.BLOCKED[io])
-    own = [x.fileno() for x in birth.generation.all_sockets()] + [sock.fileno(), *sockets.filenos()]
+    own = [x.fileno() for x in heritage.all_sockets()] + [sock.fileno(), *sockets.filenos()]
     forked.arm(lambda: worker.end_in_fork(own, stacks))
     error = ""
     try:
@@ -122,7 +103,7 @@ def _tell(sock: socket.socket, error: str) -> None:
 
 
 def _serve(
-    birth: Birth, sock: socket.socket, app: Any, stacks: int, sockets: SignalSockets
+    heritage: TemplateHeritage, sock: socket.socket, app: Any, stacks: int, sockets: SignalSockets
 ) -> None:
     """Fork children until the master has gone."""
     while True:
@@ -132,13 +113,13 @@ def _serve(
         asked = json.loads(data)
         answer: int | list[int | None] | None = None
         if isinstance(asked, int):  # see `_Template.relisten`
-            if asked in {listener.fileno() for listener in birth.generation.all_sockets()}:
+            if asked in {listener.fileno() for listener in heritage.all_sockets()}:
                 for fd in fds:
                     os.dup2(fd, asked, inheritable=False)
         else:
             slot, number = asked
             try:
-                answer = _fork(birth, sock, app, slot, number, fds, stacks, sockets)
+                answer = _fork(heritage, sock, app, slot, number, fds, stacks, sockets)
             except OSError as error:
                 answer = [error.errno]
         for fd in fds:
@@ -148,8 +129,8 @@ def _serve(
 
 
 def _fork(
-    birth: Birth, sock: socket.socket, app: Any, slot: int, number: int, fds: list[int], stacks: int,
-    sockets: SignalSockets,
+    heritage: TemplateHeritage, sock: socket.socket, app: Any, slot: int, number: int,
+    fds: list[int], stacks: int, sockets: SignalSockets,
 ) -> int:  # fmt: skip
     """Returns the pid of the new child, which is the master's by then."""
     read, write = os.pipe()
@@ -170,7 +151,7 @@ def _fork(
         os.close(stacks)
         sockets.close()
         renew_loops()
-        worker.main(_birth_of(birth, app, slot, number, fds, len(sockets)))
+        worker.main(_heritage_of(heritage, app, slot, number, fds, len(sockets)))
 
     try:
         middle, pidfd = process.fork(between)
@@ -190,46 +171,42 @@ def _fork(
                 os.close(fd)
 
 
-def _birth_of(
-    birth: Birth, app: Any, slot: int, number: int, fds: list[int], signals: int
-) -> worker.Birth:
+def _heritage_of(
+    heritage: TemplateHeritage, app: Any, slot: int, number: int, fds: list[int], signals: int
+) -> Heritage:
     """In the child: what it would have from the master. `fds`: its channel, its memfd for stacks, the
     master's stdout and stderr, which the application may have closed here, what it is signalled by, and its
     queue, if it has one."""
-    generation = birth.generation
     channel, stacks, out, err, *others = fds
     sockets, queue = SignalSockets.of(worker.SENT, others[:signals]), others[signals:]
     for fd, standard in ((out, 1), (err, 2)):
         os.dup2(fd, standard)
         os.close(fd)
     random.seed()
-    mine = [] if generation.master_accepts else generation.sockets_of(number)
+    mine = [] if heritage.master_accepts else heritage.sockets_of(number)
     taken = {sock for sock, _ in mine}
 
     def forget() -> None:
-        for sock in generation.all_sockets():
+        for sock in heritage.all_sockets():
             if sock not in taken:
                 sock.close()
 
-    receiving = (
-        socket.socket(fileno=queue[0]) if queue else generation.queue and generation.queue[1]
-    )
-    return worker.Birth(
-        config=generation.config,
+    return Heritage(
+        config=heritage.config,
         slot=slot,
         number=number + 1,
-        generation=generation.number,
+        generation=heritage.generation,
         channel=Channel(socket.socket(fileno=channel)),
-        lanes=birth.lanes[slot],
-        lease=generation.lease,
+        lanes=heritage.lanes[slot],
+        lease=heritage.lease,
         listeners=mine,
-        queue=receiving or None,
+        queue=socket.socket(fileno=queue[0]) if queue else heritage.queue,
         stacks=stacks,
         sockets=sockets,
-        logs=birth.logs,
+        logs=heritage.logs,
         identity=None,  # the template has become it
-        admin=birth.admin,
-        master=birth.master,
+        admin=heritage.admin,
+        master=heritage.master,
         forget=forget,
         app=app,
     )

@@ -17,9 +17,10 @@ from typing import NoReturn
 
 from forkd.errors import StartError
 from forkd.log import Log
+from forkd.supervise.heritage import TemplateHeritage
 from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
 from forkd.supervise.signalling import send
-from forkd.supervise.template import MOST, Birth, main
+from forkd.supervise.template import MOST, main
 from forkd.supervise.worker import SENT, STACKS
 from forkd.system import passing, process
 from forkd.system.loop import Loop
@@ -38,7 +39,7 @@ Fork = Callable[[int, int, list[int]], tuple[int, int]]
 
 
 class _Template:
-    def __init__(self, birth: Birth, log: Log) -> None:
+    def __init__(self, heritage: TemplateHeritage, log: Log) -> None:
         """Raises OSError."""
         self._log = log
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -50,7 +51,7 @@ class _Template:
         def template_main() -> NoReturn:
             self._sock.close()
             self.sockets.close()
-            main(birth, theirs, self.stacks, listening)
+            main(heritage, theirs, self.stacks, listening)
 
         try:
             self.stacks = process.make_memfd("forkd-stacks-template")
@@ -141,19 +142,19 @@ class Templates:
         #: Not gone yet: one may wait for a disk, which no signal ends.
         self._killed_by_us: list[_Template] = []
 
-    def get(self, birth: Birth) -> Fork | None:
+    def get(self, heritage: TemplateHeritage) -> Fork | None:
         """How to fork a child of that generation; None while its template loads the application.
         Raises StartError."""
-        number = birth.generation.number
+        number = heritage.generation
         template = self._by_number.get(number)
         if template is None:
             try:
                 process.become_subreaper()
-                template = self._by_number[number] = _Template(birth, self._log)
+                template = self._by_number[number] = _Template(heritage, self._log)
             except OSError as error:
                 raise StartError(process.why_no_fork(error)) from error
             made = template
-            seconds = birth.generation.config.boot_timeout
+            seconds = heritage.config.boot_timeout
             if seconds:
                 late = partial(self._late, number, made, seconds)
                 self._loop.timers.set(f"boot {made.pid}", monotonic() + seconds, late)

@@ -18,7 +18,7 @@ from forkd.models.account import account_for
 from forkd.models.parting import Parting
 from forkd.supervise.children import Child
 from forkd.supervise.generation import Generation
-from forkd.supervise.logs import Sinks
+from forkd.supervise.heritage import Sinks
 from forkd.system.left import Left, left_by
 from forkd.system.log_ring import ACCESS, Rings
 from forkd.system.scoreboard import Scoreboard

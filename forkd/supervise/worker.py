@@ -15,7 +15,7 @@ import selectors
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from forkd import forked
@@ -33,10 +33,9 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.originals import EpollSelector, monotonic, os, signal, socket, threads_are
-from forkd.supervise.logs import Sinks
+from forkd.originals import EpollSelector, monotonic, os, signal, threads_are
+from forkd.supervise.heritage import Heritage
 from forkd.supervise.messages import (
-    Channel,
     Deaf,
     Failed,
     Quit,
@@ -50,9 +49,7 @@ from forkd.system import process, rights, standard, terminal
 from forkd.system.cells import REQUESTS
 from forkd.system.handles import PatientEpoll
 from forkd.system.lanes import Lanes
-from forkd.system.lease import Lease
 from forkd.system.no_memory import LOOK_SECONDS
-from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back
 from forkd.system.signals import end_in_fork as end_signals
@@ -76,58 +73,34 @@ _NEVER = 1 << 62  # requests
 _RETRY = 0.5
 
 
-@dataclass(frozen=True)
-class Birth:
-    """What the master gives a child on its way."""
-
-    config: Config
-    slot: int
-    number: int  # its place, from 1, which its successor takes over: FORKD_WORKER
-    generation: int
-    channel: Channel
-    lanes: list[Row]  # its rows of the scoreboard, one per thread
-    lease: Lease | None
-    listeners: list[tuple[socket.socket, tuple[str, int]]]
-    queue: socket.socket | None  # of sockets that the master accepts, in models where it does
-    stacks: int  # memfd for faulthandler
-    sockets: SignalSockets  # by which it is signalled, where it has to be that way
-    logs: Sinks  # where it writes them
-    identity: process.Identity | None
-    admin: str | None  # address of the metrics, for the welcome app
-    master: int  # its pid
-    #: Closes, in the child, what belongs to the master only.
-    forget: Callable[[], None]
-    app: Any = None  # as the template has loaded it, with `preload`
-
-
 class Worker:
     """Implements `session.Host`."""
 
-    def __init__(self, birth: Birth) -> None:
-        config, self._denied = registry.usable(birth.config)
-        if config is not birth.config:
-            birth = replace(birth, config=config)
+    def __init__(self, heritage: Heritage) -> None:
+        config, self._denied = registry.usable(heritage.config)
+        if config is not heritage.config:
+            heritage = replace(heritage, config=config)
         self.draining = False
         self.ready = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)
-        self._rows = birth.lanes[: 1 + lanes]
+        self._rows = heritage.lanes[: 1 + lanes]
         self._lanes = Lanes(self._rows, config.native) if lanes else None
         self.ledger: Ledger = (
             self._lanes.ledger if self._lanes is not None else self._rows[0].ledger(config.native)
         )
         self.log = Log(
-            config.log_level, config.log_format, f"worker {birth.slot}",
-            birth.logs.error(birth.lanes[0]),
+            config.log_level, config.log_format, f"worker {heritage.slot}",
+            heritage.logs.error(heritage.lanes[0]),
         )  # fmt: skip
         self.access: AccessLog | None = None
-        self._birth = birth
-        self._channel = birth.channel
+        self._heritage = heritage
+        self._channel = heritage.channel
         self._model: Model | None = None
         self._hooks = Hooks({}, self.log)
         self._place = Place(
-            "worker", os.getpid(), birth.master, config.name, birth.generation, birth.slot,
-            birth.number,
+            "worker", os.getpid(), heritage.master, config.name, heritage.generation, heritage.slot,
+            heritage.number,
         )
         self._recycle_at = _recycle_at(config)
         self._has_channel = True
@@ -137,7 +110,7 @@ class Worker:
         """Boot, serve, and return the exit code."""
         try:
             self._after_fork()
-            self._hooks = Hooks.load(self._birth.config.hooks, self.log)
+            self._hooks = Hooks.load(self._heritage.config.hooks, self.log)
             self._hooks.call("post_fork", self._place)
             interface, model_row, flavour = self._load()
             standard.mend()  # an application that daemonises at import has closed them
@@ -155,7 +128,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         fallback = (
-            f"{self._denied}: {self._birth.config.model} serves instead" if self._denied else ""
+            f"{self._denied}: {self._heritage.config.model} serves instead" if self._denied else ""
         )
         self._channel.send(Ready(interface.name, fallback, flavour))
         self.ready = True
@@ -176,25 +149,25 @@ class Worker:
     # ---- boot -----------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        birth = self._birth
+        heritage = self._heritage
         # Those that a template has loaded the application with; elsewhere it sets them after this.
         handled = (signal.SIGTERM, signal.SIGCHLD, *QUIET)
-        theirs = set_by_application(handled) if birth.app is not None else {}
+        theirs = set_by_application(handled) if heritage.app is not None else {}
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
-        birth.forget()
+        heritage.forget()
         random.seed()  # children that share a seed would draw the same session keys
-        if birth.config.access_log is not None:
+        if heritage.config.access_log is not None:
             self.access = AccessLog(
-                birth.logs.access(birth.lanes[0]), birth.config.log_format, self.log,
-                birth.config.native,
+                heritage.logs.access(heritage.lanes[0]), heritage.config.log_format, self.log,
+                heritage.config.native,
             )  # fmt: skip
         settle(
-            f"worker {birth.slot}", birth.config, birth.identity, birth.master, birth.sockets
+            f"worker {heritage.slot}", heritage.config, heritage.identity, heritage.master, heritage.sockets
         )  # fmt: skip
-        os.environ["FORKD_WORKER"] = str(birth.number)  # for the application, before it is imported
-        faulthandler.enable(birth.stacks, all_threads=True)
-        faulthandler.register(STACKS, birth.stacks, all_threads=True)
+        os.environ["FORKD_WORKER"] = str(heritage.number)  # for the application, before it is imported
+        faulthandler.enable(heritage.stacks, all_threads=True)
+        faulthandler.register(STACKS, heritage.stacks, all_threads=True)
         process.enlarge_signal_stack()
         process.keep_heap()
         # Before the application is loaded: programs and threads that it starts inherit the mask.
@@ -210,16 +183,16 @@ class Worker:
 
     def _load(self) -> tuple[Interface, registry.Row, str]:
         """The application as an interface, the model, and the interface's flavour. Raises AppError."""
-        config = self._birth.config
+        config = self._heritage.config
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         interface, flavour = make_interface(
-            config, self, io, self._birth.admin, self._birth.app, self._birth.number
+            config, self, io, self._heritage.admin, self._heritage.app, self._heritage.number
         )
         if self._denied and registry.refusal(row, io, flavour, config.threads):
             config = replace(config, model="leader-followers")
-            self._birth = replace(self._birth, config=config)
+            self._heritage = replace(self._heritage, config=config)
             row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         why = registry.refusal(row, io, flavour, config.threads)
         if why is not None:
@@ -233,36 +206,36 @@ class Worker:
 
     def _end_in_fork(self) -> None:
         """In a process that the application has forked."""
-        own = set(self._birth.sockets.filenos())
+        own = set(self._heritage.sockets.filenos())
         if self._has_channel:
-            own |= {held.fileno() for held in (self._channel, self._birth.queue) if held is not None}
-            own |= {sock.fileno() for sock, _ in self._birth.listeners}
+            own |= {held.fileno() for held in (self._channel, self._heritage.queue) if held is not None}
+            own |= {sock.fileno() for sock, _ in self._heritage.listeners}
         if self._model is not None:
             own |= self._model.descriptors()
         if self._events is not None:
             own |= _halt(self._events)
-        end_in_fork(own, self._birth.stacks)
+        end_in_fork(own, self._heritage.stacks)
 
     def _io(self) -> str:
-        return registry.child_io(self._birth.config.model, self._birth.config.io)
+        return registry.child_io(self._heritage.config.model, self._heritage.config.io)
 
     def _make_intakes(self) -> list[Intake]:
-        birth = self._birth
-        if birth.queue is not None:
-            shared = birth.config.dispatch == "competition"
-            return [QueueIntake(birth.queue, birth.lanes[0], shared=shared)]
-        shared = birth.config.accept == "exclusive"
-        return [ListenerIntake(sock, server, shared=shared) for sock, server in birth.listeners]
+        heritage = self._heritage
+        if heritage.queue is not None:
+            shared = heritage.config.dispatch == "competition"
+            return [QueueIntake(heritage.queue, heritage.lanes[0], shared=shared)]
+        shared = heritage.config.accept == "exclusive"
+        return [ListenerIntake(sock, server, shared=shared) for sock, server in heritage.listeners]
 
     def _make_model(self, interface: Interface, row: registry.Row) -> Model:
         """Raises ForkdError when the system has no room for what it waits on, or for its threads."""
         unit = Unit(
-            config=self._birth.config,
+            config=self._heritage.config,
             io=self._io(),
-            slot=self._birth.slot,
-            row=self._birth.lanes[0],
+            slot=self._heritage.slot,
+            row=self._heritage.lanes[0],
             lanes=self._lanes,
-            lease=self._birth.lease,
+            lease=self._heritage.lease,
             intakes=self._intakes,
             interface=interface,
             host=self,
@@ -281,12 +254,12 @@ class Worker:
             return row.make(unit)
         except OSError as error:
             what = SystemCallError("wait", "its descriptors", error)  # epoll_ctl(2) and the like
-            raise ForkdError(f"model {self._birth.config.model} could not begin: {what}") from error
+            raise ForkdError(f"model {self._heritage.config.model} could not begin: {what}") from error
         except RuntimeError as error:
             if "start new thread" not in str(error):
                 raise
             why = process.why_no_fork(OSError(errno.EAGAIN, ""))  # all that pthread_create(3) says
-            raise ForkdError(f"--threads {self._birth.config.threads}: {why}") from error
+            raise ForkdError(f"--threads {self._heritage.config.threads}: {why}") from error
 
     # ---- while it serves ------------------------------------------------------------------
 
@@ -297,7 +270,7 @@ class Worker:
 
     def _ask_stacks(self, pidfd: int) -> Callable[[], str]:
         """A process that the model has forked writes where this one would."""
-        stacks = self._birth.stacks
+        stacks = self._heritage.stacks
         at = os.lseek(stacks, 0, os.SEEK_CUR)
         process.send_signal(pidfd, STACKS)
         return lambda: os.pread(stacks, _MOST_STACKS, at).decode("utf-8", "replace").strip()
@@ -353,7 +326,7 @@ class Worker:
         if not self.draining:
             assert self._model is not None
             self.draining = True
-            set_title(f"worker {self._birth.slot} (retiring)", self._birth.config.name)
+            set_title(f"worker {self._heritage.slot} (retiring)", self._heritage.config.name)
             self._hooks.call("worker_retiring", self._place)
             self._model.retire(idle_grace, drain_queue)
 
@@ -442,11 +415,11 @@ class _ModelSelector(EpollSelector):
         return super().select(0)
 
 
-def main(birth: Birth) -> NoReturn:
+def main(heritage: Heritage) -> NoReturn:
     """The child's main; never returns to the master's code."""
     code, worker = 70, None
     try:
-        worker = Worker(birth)
+        worker = Worker(heritage)
         try:
             code = worker.run()
         finally:
@@ -458,9 +431,9 @@ def main(birth: Birth) -> NoReturn:
             code = error.code if isinstance(error.code, int) else 1
         if worker is None or not worker.ready:  # the master tells whoever waits for that, and the log
             trace = traceback.format_exc().rstrip()
-            birth.channel.send(Failed(f"worker {birth.slot} crashed while it booted\n{trace}"))
+            heritage.channel.send(Failed(f"worker {heritage.slot} crashed while it booted\n{trace}"))
         elif not isinstance(error, SystemExit):
-            log = Log("error", birth.config.log_format, f"worker {birth.slot}")
+            log = Log("error", heritage.config.log_format, f"worker {heritage.slot}")
             log.exception("the child crashed")
     finally:
         forked.finish(code)
