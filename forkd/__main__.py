@@ -7,7 +7,8 @@ from contextlib import suppress
 if __name__ == "__main__" and not sys.flags.safe_path:
     with suppress(FileNotFoundError):  # where it has been removed, it is not there
         if sys.path[0] == os.getcwd():
-            del sys.path[0]  # the current directory, which may be the application's: see interpreter.py
+            # The current directory, which may be the application's: see interpreter.py.
+            del sys.path[0]
 
 from forkd import interpreter
 

@@ -9,7 +9,8 @@ that at the fork.
 `if in_fork: leave()` stands behind each call of application code. It costs the look at a number, or at the
 length of a list. Forks that forkd makes itself are exempt (`own`).
 
-Forks that C code makes are noticed by pthread_atfork(3), where native code was built (native/fork.c).
+Forks that C code makes are noticed by pthread_atfork(3), where native code was built
+(native/fork.c).
 """
 
 from __future__ import annotations

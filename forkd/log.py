@@ -157,7 +157,8 @@ def stamp(now: float) -> str:
 
 
 class Lines:
-    """Makes lines. The twin of native/line.c, which makes usual ones itself, and puts them into the ring."""
+    """Makes lines. The twin of native/line.c, which makes usual ones itself, and puts them into the
+    ring."""
 
     def make(self, *_: Any) -> bytes | None:
         """The line of these values; None when that is not done here."""

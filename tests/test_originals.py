@@ -89,7 +89,7 @@ def test_nothing_is_called_that_may_be_replaced() -> None:
     for file, path in graph.files().items():
         if file in BESIDE or not file.startswith(APART):
             bad = {name for name in used(path) & replaced if (file, name) not in MEANT}
-            assert not bad, f"forkd/{file} has {sorted(bad)}: forkd.originals has them, too"
+            assert not bad, f"forkd/{file} has {sorted(bad)}: the originals have them, too"
 
 
 def test_the_originals_are_in_c() -> None:

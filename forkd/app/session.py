@@ -13,7 +13,7 @@ of them
 `SendFile`          send a head, then a piece of a file             None, once all are accepted
 `READY`             a whole request is here; logic may run          None, where logic runs
                     elsewhere
-`TAKE`              logic wants the socket itself, blocking         a `models.taken` socket
+`TAKE`              logic wants the socket itself, blocking         a `TakenSocket`
 ==================  ==============================================  ============================
 
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
@@ -47,8 +47,8 @@ class Await:
     may be closed without loss when the process drains.
 
     `shortcut` is what native code may do with what arrives here, if that is usual, without resuming the
-    session (native/dispatch.c); then the connection waits in `then`, or goes on waiting here. What it has
-    begun, and cannot end by itself, it resumes the session with, in place of bytes.
+    session (native/dispatch.c); then the connection waits in `then`, or goes on waiting here. What it
+    has begun, and cannot end by itself, it resumes the session with, in place of bytes.
     """
 
     __slots__ = ("idle", "name", "rate", "read", "seconds", "shortcut", "then", "write")

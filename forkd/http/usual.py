@@ -1,6 +1,6 @@
 """Usual requests and answers in one pass, by native code (forkd/native) where it was built.
 
-The general ways in Python (request.py with environ.py, and response.py) know every rule and every
+The general ways in Python (http/request.py with environ.py, and http/response.py) know every rule and every
 error. Native code knows the usual case alone: it accepts, or leaves the bytes to them. So they are
 its twins, it can only ever make an answer sooner, and never another one; tests/native holds it to
 that.

@@ -84,7 +84,7 @@ class _Filling:
 
 
 class Connection(Link):
-    """Implements `session.Peer`. `waker` is called with the connection when `wake` is."""
+    """Implements `Peer` of app/session.py. `waker` is called with the connection when `wake` is."""
 
     direct = True
 

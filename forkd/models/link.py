@@ -3,8 +3,8 @@
 `fd`: its descriptor. `forks`: what `in_fork` had counted when it
 was new. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
 and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address. `note`:
-see `session.Peer`. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native code has
-accepted, the intake.
+see `Peer` in app/session.py. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native
+code has accepted, the intake.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ _RETRY = 0.5
 
 
 class Worker:
-    """Implements `session.Host`."""
+    """Implements `Host` of app/session.py."""
 
     def __init__(self, heritage: Heritage) -> None:
         config, self._denied = registry.usable(heritage.config)

@@ -126,8 +126,8 @@ class Rings:
 
 
 class Writer:
-    """One ring, in the process that writes it. Not for two threads at once. The twin of native/log_ring.c's
-    RingWriter."""
+    """One ring, in the process that writes it. Not for two threads at once. The twin of RingWriter in
+    native/log_ring.c."""
 
     shut = False  # lines were lost, and the loss is to be logged before others follow
 

@@ -93,9 +93,10 @@ class Row:
     # ---- written by the child -------------------------------------------------------------
 
     def ledger(self, wanted: bool, places: Places | NativePlaces | None = None) -> Row | Lane:
-        """What writes requests of the calling thread to this row: native code (native/lane.c) where it was
-        built and is `wanted`, else this object, which is its twin. `places`: those of the process, if it
-        has several lanes."""
+        """What writes requests of the calling thread to this row: native code where it was built and is
+        `wanted`, else this object, its twin (native/lane.c).
+
+        `places`: those of the process, if it has several lanes."""
         self.cells[THREAD] = get_ident()
         if places is None:
             places = self.entries.places(wanted and _native is not None)
