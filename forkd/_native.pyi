@@ -138,7 +138,6 @@ class Handle:  # _PythonHandle in system/uring.py
     conn: Any
     request: Any
     offset: int
-    def __init__(self, fd: int, serial: int, kind: int, /) -> None: ...
 
 class Completions:
     def __init__(

@@ -41,14 +41,7 @@ LAYERS = (
 ALLOWED_UPWARDS: set[tuple[str, str]] = set()
 
 #: Circles that are still there, each with all its files.
-ALLOWED_CIRCLES: set[frozenset[str]] = {
-    frozenset({
-        "master/deaths.py", "master/ending.py", "master/hook_runner.py", "master/launch.py",
-        "master/leadership.py", "master/listening.py", "master/main.py", "master/reload.py",
-        "master/status.py", "master/systemd.py", "master/tick.py", "master/upgrade.py",
-        "master/verbs.py",
-    }),
-}  # fmt: skip
+ALLOWED_CIRCLES: set[frozenset[str]] = set()
 
 Graph = Mapping[str, set[str]]
 

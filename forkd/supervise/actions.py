@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from time import monotonic
 
@@ -190,20 +190,24 @@ class Actions:
             service.events.note("stop", "info", text)
         service.loop.timers.set("lame-duck", monotonic() + max(seconds, _DEFERRED_SECONDS), over)
 
-    def wind_up(self) -> None:
-        """Finish what is under way, then end."""
+    def wind_up(self, dropped: Collection[str] = ()) -> None:
+        """Finish what is under way, then end. `dropped`: names of listeners that end with it; the others are
+        another master's."""
         service, generation, parts = self._service, self._service.generation, self._parts
         service.events.note("stop", "info", "stopping")
         # A master that serves no more, or not yet, shares the listeners with one that does.
-        generation.last = service.owns
-        if generation.last:
+        listeners, owns = generation.listeners, service.owns
+        kept = [] if owns else [each for each in listeners if each.name not in dropped]
+        ending = [each for each in listeners if each not in kept]
+        generation.last = owns or bool(ending)
+        if owns:
             parts.doorbell.mute()
-            for listener in generation.listeners:
-                listener.shut()
-        parts.dispatcher.finish(keep=[] if generation.last else generation.listeners)
-        if not (generation.last and generation.master_accepts):
-            for listener in generation.listeners:
-                listener.hang_up()
+        for listener in ending:
+            listener.shut()
+        parts.dispatcher.finish(keep=kept)
+        # Those that the master accepts on end when they are empty.
+        for listener in kept if generation.master_accepts else listeners:
+            listener.hang_up()
 
     def quit(self) -> None:
         """End now: what is under way is lost."""
@@ -337,7 +341,10 @@ class Actions:
     # ---- a new master ---------------------------------------------------------------------
 
     def execute(
-        self, request: Request | None, serves: Callable[[], None], failed: Callable[[str], None]
+        self,
+        request: Request | None,
+        serves: Callable[[list[str]], None],
+        failed: Callable[[str], None],
     ) -> Upgrade:
         """Start the new program, and call `serves` or `failed`. Raises ForkdError."""
         service = self._service
@@ -356,15 +363,17 @@ class Actions:
             seconds_for(service.generation.config), serves=serves, failed=failed,
         )  # fmt: skip
 
-    def hand_over(self) -> None:
-        """A new master serves on our listeners: what is left is to finish the work in flight."""
+    def hand_over(self, dropped: list[str]) -> None:
+        """A new master serves on our listeners, but for `dropped`. What is left is to finish the work in
+        flight, and to serve the clients that wait in these."""
         parts = self._parts
         parts.leadership.give_up()
         parts.endpoints.hand_over()
         parts.notice.close()
         for listener in self._service.generation.listeners:
-            listener.unix_inode = None  # the socket file is the new master's
-        self.wind_up()
+            if listener.name not in dropped:
+                listener.unix_inode = None  # the socket file is the new master's
+        self.wind_up(dropped)
 
     def send_counters(self) -> None:
         assert self._service.upgrade is not None

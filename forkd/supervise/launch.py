@@ -41,6 +41,8 @@ class Launch:
     warnings: list[str] = field(default_factory=list)  # for the log, when there is one
     _pidfd: int | None = None  # of this process; see `first`
     terminal: int | None = None  # the stderr of a start in the foreground, if `error_log` has taken its place
+    #: Names of inherited listeners that this service has no more.
+    dropped: list[str] = field(default_factory=list)
     _told: bool = False  # whoever waits knows how the start has ended
     _no_pidfile: str = ""  # why there is none, as it was said
 
@@ -136,7 +138,7 @@ class Launch:
                 os.close(self.waiter)
                 self.waiter = None
         if self.inheritance is not None:
-            self.inheritance.link.send(answer)
+            self.inheritance.link.send({**answer, "dropped": self.dropped})
 
     def _send(self, word: dict[str, Any]) -> None:
         assert self.waiter is not None

@@ -44,6 +44,7 @@ class Master:
         loop, log = Loop(), Log(config.log_level, config.log_format, "master")
         self.parts = parts = Parts(loop, log, config, launch, self, lambda: self.actions)
         self._hear_until = 0.0  # that long at most for the manager to hear of a new master
+        self._dropped: list[str] = []  # names of listeners that a new master has no more
         heir = launch.inheritance
         generation = Generation.build(
             heir.generation + 1 if heir else 1, config, launch.binds, parts.nursery.bells,
@@ -59,8 +60,9 @@ class Master:
         generation.enter()
         parts.logs.open(generation.number, config)
         generation.warn(log)
-        for listener in launch.stored:
+        for listener in (heir.listeners if heir else launch.stored):
             if listener not in generation.listeners:
+                launch.dropped.append(listener.name)  # the master before serves who waits there
                 listener.close()
 
     # ---- life -----------------------------------------------------------------------------
@@ -150,7 +152,7 @@ class Master:
             case Action.HAND_OVER:
                 service.owns = False
                 self._hear_until = monotonic() + service.generation.config.graceful_timeout
-                actions.hand_over()
+                actions.hand_over(self._dropped)
             case Action.GO_ON:
                 actions.listen()  # the new master may have owned the doorbell for a while
             case Action.RUN_ON_EXIT:
@@ -572,7 +574,9 @@ class Master:
         service.upgrade = None
         self._live(Event.HEIR_FAILED)
 
-    def _on_heir_serves(self) -> None:
+    def _on_heir_serves(self, dropped: list[str]) -> None:
+        """`dropped`: names of listeners that the new service has no more."""
+        self._dropped = dropped
         upgrade = self.service.upgrade
         assert upgrade is not None
         self.service.events.note("upgrade", "info", f"upgrade: pid {upgrade.pid} serves; retiring")

@@ -59,11 +59,12 @@ class Upgrade:
         request: Request | None,
         seconds: float,
         *,
-        serves: Callable[[], None],
+        serves: Callable[[list[str]], None],
         failed: Callable[[str], None],
     ) -> None:
         """Start the new program. `describe` says what it is handed, given the descriptor of its end of the
-        link. It has `seconds` to serve; 0: as long as it takes. Raises ForkdError when that fails."""
+        link. It has `seconds` to serve; 0: as long as it takes. `serves` is told the names of the listeners
+        that it does not keep. Raises ForkdError when the program cannot be started."""
         self.succeeded = False
         self._loop = loop
         self._request = request
@@ -108,14 +109,15 @@ class Upgrade:
     def _hear(self) -> None:
         messages, gone = self._link.receive()
         for message in messages:
-            self._decide(message["ok"], message["text"])
+            # An older forkd keeps all listeners that it is handed.
+            self._decide(message["ok"], message["text"], message.get("dropped", []))
         if gone:
             words = os.pread(self._words, _MAX_WORDS_BYTES, 0).decode("utf-8", "replace").strip()
             # It is init's child, so nobody here learns how it has ended.
             why = f":\n{words}" if words else f", without a word: {shlex.join(interpreter.command('start'))}"
             self._decide(False, f"the new master (pid {self.pid}) ended before it served{why}")
 
-    def _decide(self, ok: bool, text: str) -> None:
+    def _decide(self, ok: bool, text: str, dropped: list[str] | None = None) -> None:
         if self._decided:
             return
         self._decided = True
@@ -127,7 +129,7 @@ class Upgrade:
             self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
         if ok:
             self.succeeded = True
-            self._serves()
+            self._serves(dropped or [])
             return
         self._link.close()
         self._failed(text)

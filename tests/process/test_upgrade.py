@@ -504,3 +504,32 @@ def test_a_bundle_is_upgraded_by_itself_as_it_is_by_then(service: Service) -> No
         pass
     assert service.get() == "v2"
     assert "forkd 2.0 serves" in service.log()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["-m", "half-sync-half-async"], ["-m", "process-per-connection", "--io", "sigio"]],
+    ids=" ".join,
+)
+def test_addresses_that_the_new_master_has_no_more_are_let_go(
+    service: Service, flags: list[str]
+) -> None:
+    """And who waits there is answered before, by the old one."""
+    path = service.dir / "one.sock"
+    toml = 'app = "app:app"\nadmin = "127.0.0.1:0"\nworkers = 2\nbind = '
+    (service.dir / "c.toml").write_text(f'{toml}["127.0.0.1:0", "unix:{path}", "127.0.0.2:0"]\n')
+    service.start("-c", "c.toml", *flags, app=None)
+    names = [listener["address"] for listener in service.live()["listeners"]]
+    address = ("127.0.0.1", int(names[0].rpartition(":")[2]))
+    dropped = ("127.0.0.2", int(names[2].rpartition(":")[2]))
+    (service.dir / "c.toml").write_text(f'{toml}["127.0.0.1:0"]\n')
+    with Load(address, keep=2) as load:
+        load.more(10)
+        with upgrading(service, "verb"):
+            pass
+        load.more(10)
+    assert load.failures == []
+    assert [listener["address"] for listener in service.live()["listeners"]] == names[:1]
+    assert not path.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(dropped, 5)
