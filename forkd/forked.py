@@ -10,7 +10,7 @@ that at the fork.
 length of a list. Forks that forkd makes itself are exempt (`own`).
 
 Forks that C code makes are noticed by pthread_atfork(3), where native code was built
-(native/fork.c).
+(native/system_forked.c).
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def stamp(now: float) -> str:
 
 
 class Lines:
-    """Makes lines. The twin of native/line.c, which makes usual ones itself, and puts them into the
+    """Makes lines. The twin of native/log_lines.c, which makes usual ones itself, and puts them into the
     ring."""
 
     def make(self, *_: Any) -> bytes | None:
@@ -262,7 +262,7 @@ class AccessLog:
     def _combined(
         self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> bytes:
-        """The twin of native/line.c."""
+        """The twin of native/log_lines.c."""
         text = f'{line}" {status} {size} "{referer}" "{agent}'
         if _UNSAFE.search(line) or _UNSAFE.search(referer) or _UNSAFE.search(agent):
             text = f'{escape(line)}" {status} {size} "{escape(referer)}" "{escape(agent)}'

@@ -47,7 +47,7 @@ class Await:
     may be closed without loss when the process drains.
 
     `shortcut` is what native code may do with what arrives here, if that is usual, without resuming the
-    session (native/dispatch.c); then the connection waits in `then`, or goes on waiting here. What it
+    session (native/engine_inline.c); then the connection waits in `then`, or goes on waiting here. What it
     has begun, and cannot end by itself, it resumes the session with, in place of bytes.
     """
 

@@ -72,7 +72,7 @@ Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
 #: (block, date, body, close) -> the answer, if that body is all of it.
 MakeAnswer = Callable[[Block, bytes, bytes, bool], bytes | None]
-#: See native/exchange.c.
+#: See native/wsgi_exchange.c.
 MakeExchange = Callable[..., Exchange]
 
 

@@ -1,7 +1,7 @@
 """The synchronous steps, all in the thread that waits: receive, resume the session, send.
 
 For the models in which the process that has a connection does everything for it. Native code does the
-same for what is usual (native/dispatch.c), and calls what stands under its name below for the rest.
+same for what is usual (native/engine_inline.c), and calls what stands under its name below for the rest.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What a connection brings is served as it is accepted, and that belongs to the share. Between two shares is
 the rest of a turn: every connection that was ready, every deadline that has passed, the bell, the master's
 channel and the log. Without a bound a worker would serve nothing else while clients wait in the accept queue.
-Belongs to the loop of a child; native code keeps to the same numbers (native/accept.c).
+Belongs to the loop of a child; native code keeps to the same numbers (native/engine_accept.c).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The leader puts the connection in and drops it again; one follower watches meanwhile, and may take it, and so
 the leadership, when the leader stands still. `put`, `drop` and `take` are atomic. The native twin
-(native/stake.c) watches without the interpreter's lock: then a fast application pays next to nothing
+(native/engine_baton.c) watches without the interpreter's lock: then a fast application pays next to nothing
 for being watched.
 """
 

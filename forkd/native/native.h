@@ -19,7 +19,7 @@ static inline int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Whether the application has forked this process; looked at wherever its code comes back (fork.c). */
+/* Whether the application has forked this process; looked at wherever its code comes back (system_forked.c). */
 extern int in_fork;
 /* Forks that this process was about to make so far, but for forkd's own. */
 extern unsigned long forks;
@@ -27,7 +27,7 @@ extern unsigned long forks;
 void leave_fork(void) __attribute__((noreturn));
 int fork_init(PyObject *module);
 
-/* Kinds of characters, for `skip` (text.c). */
+/* Kinds of characters, for `skip` (http_grammar.c). */
 enum { TOKEN = 1, PATH = 2, QUERY = 4, TEXT = 8, HOST = 16, QUIET = 32 };
 
 extern unsigned char kinds[256];
@@ -49,7 +49,7 @@ char *decimal(char *at, uint64_t number);
 PyObject *allocate(PyTypeObject *type);
 void release(PyObject *object);
 
-/* Status and headers of an answer, for the wire; otherwise as http.response.Head (answer.c). */
+/* Status and headers of an answer, for the wire; otherwise as http.response.Head (http_response.c). */
 typedef struct {
     PyObject_HEAD
     PyObject *block;
@@ -58,7 +58,7 @@ typedef struct {
     char dated, named;
 } Block;
 
-/* A request that is usual in all; its body, if any, has a length. Otherwise as http.guard.Request (request.c). */
+/* A request that is usual in all; its body, if any, has a length. Otherwise as http.guard.Request (wsgi_start_response.c). */
 typedef struct {
     PyObject_HEAD
     Py_ssize_t end; /* bytes of the head */
@@ -91,7 +91,7 @@ typedef struct {
     double deadline, bucket;
     PyObject *op, *client, *note;
     PyObject *ledger; /* where its bytes are counted */
-    /* Of a bare one (accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
+    /* Of a bare one (engine_accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
      * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
     unsigned long forks; /* as they were when the socket was new */
@@ -113,7 +113,7 @@ typedef struct {
     double seconds; /* of `then` */
 } Rest;
 
-/* An asyncio stream (flow.c). */
+/* An asyncio stream (stream_flow.c). */
 typedef struct {
     PyObject_HEAD
     PyObject *peer, *protocol, *general;
@@ -152,7 +152,7 @@ PyObject *start_response_of(UsualRequest *request);
 /* The Response, which goes on from here. Borrowed. */
 PyObject *response_of(UsualRequest *request);
 
-/* head.c, answer.c, line.c, exchange.c: see there. */
+/* wsgi_environ.c, http_response.c, log_lines.c, wsgi_exchange.c: see there. */
 int head_init(PyObject *module);
 int answer_init(PyObject *module);
 int exchange_init(PyObject *module);
@@ -178,7 +178,7 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request);
 extern PyTypeObject *exchange_type;
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-/* A ring of log lines, at its writer's end (log_ring.c). */
+/* A ring of log lines, at its writer's end (system_log_ring.c). */
 enum { RING_HEADER = 8 }; /* bytes of a record before its text */
 typedef struct {
     PyObject_HEAD
@@ -264,12 +264,12 @@ void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, cons
 int make_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
               PyObject *agent, uint64_t ns, Line *line);
 
-/* stake.c: see there; what can be done without a call from Python. */
+/* engine_baton.c: see there; what can be done without a call from Python. */
 extern PyTypeObject *stake_type;
 int stake_hold(PyObject *stake, PyObject *conn); /* put; -1 with an exception */
 int stake_let_go(PyObject *stake, PyObject *conn); /* drop; whether it still leads */
 
-/* What epoll_wait returned (epoll.c). */
+/* What epoll_wait returned (system_handles.c). */
 enum { MOST_EVENTS = 256 };
 typedef struct {
     PyObject_HEAD
@@ -286,7 +286,7 @@ PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t 
 PyObject *native_epoll_control(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_only_from_processes(PyObject *module, PyObject *number);
 
-/* link.c, dispatch.c, lane.c, ring.c, handle.c, complete.c, stake.c, epoll.c */
+/* engine_link.c, engine_inline.c, system_scoreboard.c, system_ring.c, system_uring_handle.c, system_uring.c, engine_baton.c, system_handles.c */
 int epoll_init(PyObject *module);
 int link_init(PyObject *module);
 int dispatch_init(PyObject *module);

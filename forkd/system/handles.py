@@ -77,7 +77,7 @@ class EpollSet:
 
 class NativeEpollSet(EpollSet):
     """An epoll set whose `wait` returns the events as the kernel has written them, for a Dispatcher
-    (native/epoll.c). To Python they are a sequence of pairs."""
+    (native/system_handles.c). To Python they are a sequence of pairs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -139,7 +139,7 @@ class Entries:
 
 class Places:
     """The free entries of the pool: private to a process, shared by its threads. The twin of
-    native/in_flight.c's."""
+    native/system_in_flight.c's."""
 
     def __init__(self, entries: Entries, count: int) -> None:
         self._entries = entries

@@ -127,7 +127,7 @@ class Rings:
 
 class Writer:
     """One ring, in the process that writes it. Not for two threads at once. The twin of RingWriter in
-    native/log_ring.c."""
+    native/system_log_ring.c."""
 
     shut = False  # lines were lost, and the loss is to be logged before others follow
 
@@ -396,7 +396,7 @@ class Reader:
 def records(ring: memoryview, at: int, pending: int, most: int) -> tuple[int, int, bytes]:
     """The records at `at`, all for one log, of up to `most` bytes, and one at least; none where what is there
     makes no sense: (size of the first one's text, bytes of all in the ring, their text). `pending`: bytes
-    from there to the head. The twin of native/log_ring.c's."""
+    from there to the head. The twin of native/system_log_ring.c's."""
     pieces: list[bytes] = []
     first = used = size = 0
     log = None

@@ -151,7 +151,7 @@ class Ring:
 
 
 class Queues:
-    """The submission queue and the completion queue: the twin of native/ring.c."""
+    """The submission queue and the completion queue: the twin of native/system_ring.c."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class ProvidedBuffers:
 
 
 class Buffers:
-    """The buffers, and the ring by which they are given to the kernel: the twin of native/ring.c."""
+    """The buffers, and the ring by which they are given to the kernel: the twin of native/system_ring.c."""
 
     def __init__(self, memory: mmap.mmap, ring: mmap.mmap, size: int, count: int) -> None:
         self._ring = ring

@@ -94,7 +94,7 @@ class Row:
 
     def ledger(self, wanted: bool, places: Places | NativePlaces | None = None) -> Row | Lane:
         """What writes requests of the calling thread to this row: native code where it was built and is
-        `wanted`, else this object, its twin (native/lane.c).
+        `wanted`, else this object, its twin (native/system_scoreboard.c).
 
         `places`: those of the process, if it has several lanes."""
         self.cells[THREAD] = get_ident()

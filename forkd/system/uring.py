@@ -100,7 +100,7 @@ class UringOperations:
         self._due: deque[_Handle] = deque()  # wanted, and something is held for them
         self._found: deque[abi.Completion] = deque()  # of operations, not returned yet
         self._ready: list[tuple[int, int]] = []  # plain handles, not returned yet
-        # Native code reads the completions itself: see native/complete.c.
+        # Native code reads the completions itself: see native/system_uring.c.
         self._native: Completions | None = None
         if native and _native is not None:
             self._native = _native.Completions(

@@ -1,5 +1,5 @@
 """A loop over native code against one without: whatever clients send, and an application does, the clients,
-the ledger, the access log and the error log see the same (native/dispatch.c, models/inline.py).
+the ledger, the access log and the error log see the same (native/engine_inline.c, models/inline.py).
 
 Clients and applications are drawn at random, by a seed that a failure prints.
 """

@@ -1,4 +1,4 @@
-/* The dispatcher, for the parts of it that are files of their own (dispatch.c, accept.c, flow.c). */
+/* The dispatcher, for the parts of it that are files of their own (engine_inline.c, engine_accept.c, stream_flow.c). */
 
 #ifndef FORKD_NATIVE_DISPATCH_H
 #define FORKD_NATIVE_DISPATCH_H

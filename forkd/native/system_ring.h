@@ -1,4 +1,4 @@
-/* The queues of an io_uring and its buffers, for what uses them without a call from Python (ring.c, complete.c). */
+/* The queues of an io_uring and its buffers, for what uses them without a call from Python (system_ring.c, system_uring.c). */
 
 #ifndef FORKD_NATIVE_RING_H
 #define FORKD_NATIVE_RING_H

@@ -1,4 +1,4 @@
-/* Processes that the application forks (forked.py says what becomes of them; its PythonForkState is the twin), also
+/* Processes that the application forks (system/forked.py says what becomes of them; its PythonForkState is the twin), also
  * where C code forks them, without Python's hooks. */
 
 #define _GNU_SOURCE /* dup3 */

@@ -3,7 +3,7 @@
  * and a session, which continue from there. */
 
 #define _GNU_SOURCE
-#include "dispatch.h"
+#include "engine_inline.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -2,7 +2,7 @@
  * which do the same, and all else). */
 
 #define _GNU_SOURCE
-#include "dispatch.h"
+#include "engine_inline.h"
 #include <errno.h>
 #include <stddef.h>
 #include <structmember.h>

@@ -3,7 +3,7 @@
  *
  * All other completions are returned to Python, in their order. */
 
-#include "ring.h"
+#include "system_ring.h"
 #include <sys/socket.h>
 
 enum {

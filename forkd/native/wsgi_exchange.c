@@ -1,6 +1,6 @@
-/* A usual exchange: a request (request.c), the call of its application, and the answer (answer.c) as bytes.
+/* A usual exchange: a request (wsgi_start_response.c), the call of its application, and the answer (http_response.c) as bytes.
  *
- * Usual is what begins with start_response as request.c has it, and returns a list of one block. The session
+ * Usual is what begins with start_response as wsgi_start_response.c has it, and returns a list of one block. The session
  * (app/wsgi.py) goes on with anything else from where it stands. */
 
 #include "native.h"
@@ -13,7 +13,7 @@ static PyObject *n_client, *k_input, *dash, *bytes_io;
 typedef struct {
     PyObject_HEAD
     PyObject *app, *ledger, *access, *lines, *date_at;
-    PyObject *respond; /* see request.c */
+    PyObject *respond; /* see wsgi_start_response.c */
     char draining;     /* each answer is its connection's last */
     HeadLimits limits;
     int keep_alive;

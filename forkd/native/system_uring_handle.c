@@ -1,6 +1,6 @@
 /* What a ring's operations are about: a descriptor, and what is under way on it (system/uring.py, where its twin is). */
 
-#include "ring.h"
+#include "system_ring.h"
 #include <stddef.h>
 #include <structmember.h>
 

@@ -6,7 +6,7 @@
  * and that the session continues. */
 
 #define _GNU_SOURCE
-#include "dispatch.h"
+#include "engine_inline.h"
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/uio.h>

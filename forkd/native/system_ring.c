@@ -2,7 +2,7 @@
  * holds of them, and has their twins). Used by the one thread that made the ring. */
 
 #define _GNU_SOURCE
-#include "ring.h"
+#include "system_ring.h"
 #include <errno.h>
 #include <sys/syscall.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-/* Lines of the access log (log.py, where their twin is): Combined Log Format with the duration. */
+/* Lines of the access log (log/lines.py, where their twin is): Combined Log Format with the duration. */
 
 #include "native.h"
 
