@@ -105,7 +105,7 @@ class Link:  # PythonLink in models/link.py
     note: Any
     origin: Any
 
-class ForkState:  # PythonForkState in forked.py
+class ForkState:  # PythonForkState in system/forked.py
     forks: int
     def __bool__(self) -> bool: ...
     def mark(self) -> None: ...

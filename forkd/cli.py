@@ -14,12 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from forkd import __version__, interpreter, spelling
+from forkd import __version__, spelling
 from forkd.bench import command as bench
 from forkd.config import Config
 from forkd.errors import ForkdError, NotRunning, UsageError
 from forkd.models import registry
-from forkd.output import complain, say
 from forkd.sources import Sources, add_flags, is_named
 from forkd.supervise import discovery, start, table
 from forkd.supervise.control import ask
@@ -27,7 +26,9 @@ from forkd.supervise.entry import take_over
 from forkd.supervise.handover import inherited
 from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
-from forkd.system import signals, standard
+from forkd.system import interpreter, signals
+from forkd.system import stdio as standard
+from forkd.system.output import complain, say
 
 #: What the verbs that talk to a running master need to know of the options.
 _WHERE = {"name", "pidfile", "control"}

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from forkd import options as kinds
-from forkd.address import Address
 from forkd.options import Option, Workers, option, rows
+from forkd.system.address import Address
 
 __all__ = [
     "OPTIONS",

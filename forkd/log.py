@@ -22,10 +22,10 @@ from functools import lru_cache
 from math import inf
 from typing import Any
 
-from forkd import links
 from forkd.native import native as _native
-from forkd.originals import os, time
 from forkd.sink import LineSink, RequestSink, Sink
+from forkd.system import links
+from forkd.system.originals import os, time
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: O_NONBLOCK: to open a FIFO without a reader is an error (ENXIO), and not a reason to wait.

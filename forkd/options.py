@@ -17,8 +17,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from forkd import cpus, links
-from forkd.address import FORMS, Address
+from forkd import cpus
+from forkd.system import links
+from forkd.system.address import FORMS, Address
 
 __all__ = [
     "Account",

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from forkd.address import UNIX_PATH_MAX, Address
 from forkd.config import OPTIONS, Config
 from forkd.errors import Problem, show
+from forkd.system.address import UNIX_PATH_MAX, Address
 
 _BY_ATTR = {row.attr: row for row in OPTIONS}
 

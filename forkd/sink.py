@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from forkd.originals import Lock, os, select, socket
-from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
+from forkd.system.originals import Lock, os, select, socket
+from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 
 _MAX_WAITING_BYTES = 1 << 18  # in each process
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forkd import options as kinds
-from forkd import spelling, writers
+from forkd import spelling
 from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
 from forkd.errors import ConfigError, Problem, show
 from forkd.options import Option, Workers
 from forkd.rules import Rule, combinations
+from forkd.system import writers
 
 _BY_NAME = {row.name: row for row in OPTIONS}
 _BY_ATTR = {row.attr: row for row in OPTIONS}

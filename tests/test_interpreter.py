@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = str(Path(__file__).parent.parent)
-SHOW = "import sys; from forkd import interpreter; "
+SHOW = "import sys; from forkd.system import interpreter; "
 
 
 def run(directory: Path, *arguments: str, safe: str = "") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from forkd import originals
+from forkd.system import originals
 from scripts import graph
 
 ROOT = Path(__file__).parent.parent

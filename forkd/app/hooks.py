@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from forkd.app import loader
 from forkd.errors import AppError
-from forkd.forked import call
 from forkd.log import Log
+from forkd.system.forked import call
 
 
 class Row(NamedTuple):

@@ -18,9 +18,9 @@ import types
 from functools import partial
 from typing import Any
 
-from forkd import forked
 from forkd.errors import AppError
-from forkd.forked import call
+from forkd.system import forked
+from forkd.system.forked import call
 
 WELCOME = "forkd.app.welcome:app"
 #: Django's and PEP 3333's name, and Flask's.

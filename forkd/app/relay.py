@@ -12,8 +12,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from forkd.address import Address
-from forkd.originals import socket
+from forkd.system.address import Address
+from forkd.system.originals import socket
 
 
 def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:

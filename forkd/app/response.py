@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 from forkd.app.session import ClientGone, Host, Peer
-from forkd.forked import in_fork
 from forkd.http.guard import Request
 from forkd.http.response import (
     LAST_CHUNK,
@@ -23,7 +22,8 @@ from forkd.http.response import (
     encode,
 )
 from forkd.http.usual import Block, Usual, UsualRequest
-from forkd.originals import time
+from forkd.system.forked import in_fork
+from forkd.system.originals import time
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Final, Protocol
 
-from forkd.originals import monotonic
+from forkd.system.originals import monotonic
 
 #: The lowest average rate, in bytes per second, at which a slow peer is kept.
 SLOWEST_BYTES_PER_SECOND = 500

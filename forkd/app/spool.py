@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from typing import IO
 
-from forkd.originals import Lock
+from forkd.system.originals import Lock
 
 
 class Room:

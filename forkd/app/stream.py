@@ -28,7 +28,7 @@ from forkd.app.session import (
 )
 from forkd.app.transport import Transport
 from forkd.config import Config
-from forkd.forked import in_fork, leave
+from forkd.system.forked import in_fork, leave
 
 #: What a conversation has for a request line in the ledger (system/in_flight.py).
 STREAM = b"stream"

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from forkd.app import flow
 from forkd.app.session import ClientGone, Log, Peer
-from forkd.forked import call, in_fork, leave
+from forkd.system.forked import call, in_fork, leave
 
 _HIGH_WATER_BYTES = 65536
 _PIECE_BYTES = 262144  # bytes of the backlog that are offered to the socket at once

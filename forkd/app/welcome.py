@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from forkd import __version__
-from forkd.address import page_at
+from forkd.system.address import page_at
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>forkd</title>

@@ -27,7 +27,6 @@ from forkd.app.session import (
     Session,
 )
 from forkd.config import Config
-from forkd.forked import in_fork, leave
 from forkd.http.environ import Ends, Environ, environ_of, roomy_template
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refusal, Refused
@@ -35,6 +34,7 @@ from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, body_size, date, error
 from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
 from forkd.system.cells import CODES, REFUSED, REQUESTS
+from forkd.system.forked import in_fork, leave
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 #: Referer and User-Agent as received, for the access log; None where there is no such field.

@@ -11,7 +11,7 @@ from forkd.bench import report
 from forkd.bench.run import Combination, Load, measure, require_app, wrk_or_die
 from forkd.errors import ForkdError, UsageError
 from forkd.models import registry
-from forkd.output import say
+from forkd.system.output import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from html import escape
 
 from forkd import __version__
 from forkd.bench.run import Load, Result
-from forkd.output import grid
+from forkd.system.output import grid
 
 _HEADER = ("MODEL", "WORKERS", "THREADS", "REQ/S", "REQ/CPU-S", "P50 MS", "P99 MS", "ERRORS")
 

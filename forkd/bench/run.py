@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-from forkd import interpreter
 from forkd.errors import ForkdError
+from forkd.system import interpreter
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}

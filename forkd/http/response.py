@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
-from forkd.originals import time
+from forkd.system.originals import time
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"

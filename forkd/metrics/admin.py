@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from forkd import __version__
-from forkd.address import Address
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
@@ -24,6 +23,7 @@ from forkd.http.response import bodiless, error, head
 from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, encode
 from forkd.system import sockets
+from forkd.system.address import Address
 from forkd.system.loop import Loop
 from forkd.system.places import BACKLOG, Client, Places
 from forkd.system.socket_files import Permissions

@@ -18,14 +18,14 @@ from forkd.models.deadlines import NEVER
 from forkd.models.deference import Deference
 from forkd.models.intake import Accepted, Intake, ListenerIntake
 from forkd.models.link import Link
-from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
-from forkd.originals import monotonic, os
 from forkd.system.cells import ACCEPTED, CONNECTIONS, PROMOTIONS
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
+from forkd.system.originals import monotonic, os
+from forkd.system.retry import WAITING_CALL, Shortage
 from forkd.system.sockets import is_shut_down
-from forkd.system.standard import lift
+from forkd.system.stdio import lift
 
 T = TypeVar("T")
 

@@ -21,11 +21,11 @@ from forkd.models.stake import Stake
 from forkd.models.steps import advance
 from forkd.models.unit import Unit
 from forkd.native import native
-from forkd.originals import monotonic
 from forkd.system.caution import SLOW_SECONDS
 from forkd.system.cells import ACCEPTED
 from forkd.system.handles import NativeEpollSet
-from forkd.system.standard import mend
+from forkd.system.originals import monotonic
+from forkd.system.stdio import mend
 
 if TYPE_CHECKING:
     from forkd._native import Dispatcher

@@ -11,8 +11,8 @@ from typing import Any
 
 from forkd.models.connection import Connection
 from forkd.models.steps import Outcome
-from forkd.originals import socket
 from forkd.system.operations import Operations
+from forkd.system.originals import socket
 
 #: Bytes of a file, or of a stream's backlog, that are sent by one operation.
 _PIECE_BYTES = 262144

@@ -21,13 +21,13 @@ from forkd.app.session import (
     SendFile,
     Session,
 )
-from forkd.forked import in_fork
 from forkd.models.deadlines import NEVER, NOWHERE
 from forkd.models.link import Link
 from forkd.models.taken import TakenSocket
-from forkd.originals import get_ident, monotonic, select, socket
-from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.cells import RECEIVED, SENT
+from forkd.system.forked import in_fork
+from forkd.system.originals import get_ident, monotonic, select, socket
+from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.sockets import data_age
 
 #: Bytes that are received by one call.

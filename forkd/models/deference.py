@@ -9,8 +9,8 @@ same, and waits for its turn here.
 from __future__ import annotations
 
 from forkd.models.deadlines import NEVER
-from forkd.originals import monotonic
 from forkd.system.lease import Lease
+from forkd.system.originals import monotonic
 
 #: Time for which a connection is left to others: the doorbell has looked twice by then.
 _DECLINE_SECONDS = 0.006

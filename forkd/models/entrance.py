@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from forkd.models.connection import Connection
-from forkd.originals import Lock
+from forkd.system.originals import Lock
 
 
 class Work(NamedTuple):

@@ -15,9 +15,9 @@ from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.models.share import SECONDS
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
-from forkd.originals import socket
 from forkd.system.cells import RECEIVED
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
+from forkd.system.originals import socket
 
 
 class InlineLoop(BriefLoop):

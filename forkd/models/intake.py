@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from forkd.models.link import Link
 from forkd.native import native
-from forkd.originals import monotonic_ns, socket
 from forkd.system.cells import WORKER_QUEUE
-from forkd.system.passing import receive_socket
+from forkd.system.fd_passing import receive_socket
+from forkd.system.originals import monotonic_ns, socket
 from forkd.system.scoreboard import Row
-from forkd.system.standard import mend
+from forkd.system.stdio import mend
 
 #: The socket, the client's address, and the server's name and port.
 Accepted = tuple[socket.socket, Any, tuple[str, int]]
@@ -93,7 +93,7 @@ class ListenerIntake:
 
 
 class QueueIntake:
-    """A queue of sockets that the master accepted (system/passing.py)."""
+    """A queue of sockets that the master accepted (system/fd_passing.py)."""
 
     ends = True
     final = False

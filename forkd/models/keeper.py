@@ -14,11 +14,11 @@ from typing import Any
 from forkd.app.session import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NOWHERE, Wheel
-from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.models.unit import Unit
-from forkd.originals import Lock, monotonic, socket
 from forkd.system.handles import READ, WRITE, HandleSet
+from forkd.system.originals import Lock, monotonic, socket
+from forkd.system.retry import WAITING_CALL, Shortage
 
 #: After the last answer, how long a client may go on sending before the connection is closed.
 LINGER_SECONDS = 2.0

@@ -28,7 +28,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 from forkd.app.session import READY, TAKE, Await
-from forkd.forked import in_fork, leave
 from forkd.models import stake
 from forkd.models.connection import Connection
 from forkd.models.entrance import Entrance, Work
@@ -36,9 +35,17 @@ from forkd.models.inline import InlineLoop
 from forkd.models.routes import SLOW_SECONDS, Routes
 from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
-from forkd.originals import Lock, ThreadLocal, get_ident, monotonic, monotonic_ns, start_thread
+from forkd.system.forked import in_fork, leave
 from forkd.system.handles import Events
 from forkd.system.lanes import Lanes
+from forkd.system.originals import (
+    Lock,
+    ThreadLocal,
+    get_ident,
+    monotonic,
+    monotonic_ns,
+    start_thread,
+)
 from forkd.system.scoreboard import Row
 
 _STANDSTILL_SECONDS = 0.001  # that a leader may stand still before it is overtaken

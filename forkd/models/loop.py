@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from forkd.forked import in_fork, leave
 from forkd.models.acceptor import Acceptor
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
@@ -22,10 +21,11 @@ from forkd.models.intake import Accepted, ListenerIntake
 from forkd.models.keeper import Keeper
 from forkd.models.share import Share
 from forkd.models.unit import Unit
-from forkd.originals import get_ident, monotonic, monotonic_ns, select, socket
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import EVICTED, FULL_SINCE, WORKING
+from forkd.system.forked import in_fork, leave
 from forkd.system.handles import READ, Events, HandleSet, make_handle_set
+from forkd.system.originals import get_ident, monotonic, monotonic_ns, select, socket
 
 #: Seconds between two lines that say that there is no room.
 _SILENCE_SECONDS = 10.0

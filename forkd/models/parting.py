@@ -18,11 +18,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 
-from forkd.originals import os, socket
-from forkd.sigpipe import NO_SIGPIPE
 from forkd.system import process
 from forkd.system.in_flight import Request
+from forkd.system.originals import os, socket
 from forkd.system.scoreboard import Row
+from forkd.system.sigpipe import NO_SIGPIPE
 
 _DRAIN_BYTES = 1 << 16
 _MAX_DRAIN_RECEIVES = 16

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from forkd.app.session import READY, TAKE, Deadline, Log
-from forkd.forked import in_fork, leave
 from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, Outcome, advance
 from forkd.models.unit import Unit
-from forkd.originals import SimpleQueue, socket, start_thread
+from forkd.system.forked import in_fork, leave
+from forkd.system.originals import SimpleQueue, socket, start_thread
 from forkd.system.scoreboard import Row
 
 #: Tasks that may wait in the queue, for each thread.

@@ -26,11 +26,11 @@ from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.unit import Unit
-from forkd.originals import monotonic, os
 from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.handles import Events
 from forkd.system.operations import Kind, Operations
+from forkd.system.originals import monotonic, os
 from forkd.system.uring import UringOperations
 
 _ACCEPTED: Final = Kind.ACCEPTED

@@ -28,12 +28,12 @@ from forkd.models.inline import InlineLoop
 from forkd.models.intake import Accepted
 from forkd.models.loop import ChildLoop
 from forkd.models.parting import Parting
-from forkd.models.shortage import WAITING_CALL, Shortage
 from forkd.models.unit import Unit
-from forkd.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
 from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
 from forkd.system.left import left_by
+from forkd.system.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
+from forkd.system.retry import WAITING_CALL, Shortage
 from forkd.system.scoreboard import Row, scratch_row
 from forkd.system.signals import SignalQueue
 

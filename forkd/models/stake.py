@@ -12,7 +12,7 @@ from typing import Protocol
 
 from forkd.models.connection import Connection
 from forkd.native import native as _native
-from forkd.originals import Empty, SimpleQueue
+from forkd.system.originals import Empty, SimpleQueue
 
 #: What `watch` has seen.
 NOTHING, GIVEN, STILL = range(3)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
-from forkd.forked import in_fork, leave
 from forkd.models.connection import CHUNK_BYTES, Connection
-from forkd.sigpipe import NO_SIGPIPE
 from forkd.system.cells import RECEIVED, SENT
+from forkd.system.forked import in_fork, leave
+from forkd.system.sigpipe import NO_SIGPIPE
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
 #: a client that pipelines thousands of requests, an answer without end to a fast reader.

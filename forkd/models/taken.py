@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.app.session import Ledger
-from forkd.forked import in_fork
-from forkd.originals import socket
-from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.cells import RECEIVED, SENT
+from forkd.system.forked import in_fork
+from forkd.system.originals import socket
+from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 
 
 class TakenSocket(socket.socket):

@@ -65,7 +65,7 @@ static void in_child(void)
 void leave_fork(void)
 {
     PyObject *error = PyErr_Occurred() ? taken_exception() : Py_NewRef(Py_None);
-    PyObject *module = PyImport_ImportModule("forkd.forked");
+    PyObject *module = PyImport_ImportModule("forkd.system.forked");
     if (module)
         PyObject_CallMethod(module, "leave", "O", error);
     _exit(70); /* it does not return */

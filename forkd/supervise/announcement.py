@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from forkd import __version__
-from forkd.address import page_at
 from forkd.models import registry
 from forkd.supervise.endpoints import Endpoints
 from forkd.supervise.service import Service
+from forkd.system.address import page_at
 
 
 def lines(service: Service, endpoints: Endpoints) -> list[str]:

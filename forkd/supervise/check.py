@@ -13,7 +13,6 @@ import sys
 import traceback
 from typing import NoReturn
 
-from forkd import forked
 from forkd.app.hooks import Hooks
 from forkd.config import Config
 from forkd.errors import AppError, CheckError, ForkdError, StartError
@@ -21,15 +20,15 @@ from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.originals import os, select, signal
-from forkd.output import complain
 from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
 from forkd.supervise.control import ANNOUNCE_SECONDS
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import LAST_WORDS, loading, not_booted
 from forkd.supervise.probe import probe
-from forkd.system import process
+from forkd.system import forked, process
+from forkd.system.originals import os, select, signal
+from forkd.system.output import complain
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 

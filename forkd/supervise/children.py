@@ -22,7 +22,7 @@ from time import monotonic
 
 from forkd.supervise.messages import Channel
 from forkd.system import process
-from forkd.system.passing import Queue
+from forkd.system.fd_passing import Queue
 from forkd.system.signal_sockets import SignalSockets
 
 

@@ -26,15 +26,15 @@ from time import monotonic, monotonic_ns
 
 from forkd.log import Log
 from forkd.models.share import MOST_ACCEPTS, SECONDS
-from forkd.models.shortage import Shortage
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.heritage import server_of
 from forkd.system import signals
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import ACCEPTED, CONNECTIONS
+from forkd.system.fd_passing import Passed, Queue, receive_socket, send_socket
 from forkd.system.loop import Loop
-from forkd.system.passing import Passed, Queue, receive_socket, send_socket
+from forkd.system.retry import Shortage
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
 

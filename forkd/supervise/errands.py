@@ -10,17 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, NoReturn
 
-from forkd import forked
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError, StartError
 from forkd.log import Log
-from forkd.originals import monotonic, os, signal
 from forkd.supervise import plan, worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery
 from forkd.supervise.signalling import send
-from forkd.system import process
+from forkd.system import forked, process
 from forkd.system.loop import Loop
+from forkd.system.originals import monotonic, os, signal
 from forkd.system.signal_sockets import SignalSockets
 
 

@@ -9,10 +9,9 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 
-from forkd import writers
 from forkd.config import Config
 from forkd.log import Log
-from forkd.system import rights
+from forkd.system import rights, writers
 from forkd.system.process import Identity
 
 _OPTIONS = "each start, reload and upgrade by root reads its options there, the workers' user too"

@@ -10,7 +10,6 @@ import os
 import socket
 from dataclasses import dataclass, field
 
-from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import BindError, StartError, SystemCallError
 from forkd.log import Log
@@ -19,8 +18,9 @@ from forkd.models import registry
 from forkd.models.unused import unused
 from forkd.supervise.heritage import Listening, sockets_of
 from forkd.system import host_names, process
+from forkd.system.address import Address
+from forkd.system.fd_passing import Queue, make_queue
 from forkd.system.lease import Lease
-from forkd.system.passing import Queue, make_queue
 from forkd.system.socket_files import Permissions
 from forkd.system.sockets import Listener
 

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from forkd.config import Config
-from forkd.originals import socket
 from forkd.sink import LineSink, Sink
 from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.lease import Lease
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
+from forkd.system.originals import socket
 from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.sockets import Listener

@@ -11,16 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import ForkdError
 from forkd.log import Log
 from forkd.logger.destinations import Standard
-from forkd.output import complain
 from forkd.supervise.handover import Inheritance
 from forkd.supervise.manager import Manager
 from forkd.supervise.needs import with_need
 from forkd.supervise.pidfile import Pidfile, make_directory
+from forkd.system.address import Address
+from forkd.system.output import complain
 from forkd.system.sockets import Listener
 
 

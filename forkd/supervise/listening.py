@@ -17,13 +17,13 @@ import socket
 from collections.abc import Callable, Iterable
 from time import monotonic
 
-from forkd.address import Address
 from forkd.errors import BindError
 from forkd.log import Log
 from forkd.supervise.children import Child, Children
 from forkd.supervise.messages import Relisten
 from forkd.supervise.templates import Templates
 from forkd.system import sockets
+from forkd.system.address import Address
 from forkd.system.loop import Loop
 from forkd.system.sockets import Listener
 

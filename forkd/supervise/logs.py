@@ -13,12 +13,12 @@ from forkd.log import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
 from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
-from forkd.originals import monotonic, monotonic_ns, os, select, signal, socket
 from forkd.supervise.heritage import Sinks
 from forkd.system import process
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
 from forkd.system.loop import Loop
+from forkd.system.originals import monotonic, monotonic_ns, os, select, signal, socket
 from forkd.system.scoreboard import Row
 
 #: Seconds that a start or a reload waits for a log file to be opened; then it goes on without.

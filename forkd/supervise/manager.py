@@ -12,8 +12,8 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from forkd.address import Address
 from forkd.system import sockets
+from forkd.system.address import Address
 from forkd.system.sockets import Listener
 
 #: Descriptors that come back from the store are told from those of socket units by their names.

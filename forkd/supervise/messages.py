@@ -10,8 +10,8 @@ import errno
 import json
 from typing import NamedTuple
 
-from forkd.originals import socket
-from forkd.system.passing import receive, send
+from forkd.system.fd_passing import receive, send
+from forkd.system.originals import socket
 
 _MOST = 60_000  # bytes; a longer traceback is cut, in the middle
 

@@ -22,11 +22,11 @@ from forkd.supervise.messages import Channel
 from forkd.supervise.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.cells import REQUESTS
+from forkd.system.fd_passing import make_queue
 from forkd.system.lease import FULL, make_bells
 from forkd.system.left import Left
 from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
-from forkd.system.passing import make_queue
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 

@@ -10,7 +10,6 @@ from typing import Protocol
 from forkd.config import Config
 from forkd.log import Log
 from forkd.models import registry
-from forkd.models.shortage import Shortage
 from forkd.supervise import discovery, verbs
 from forkd.supervise.children import Child
 from forkd.supervise.control import Request
@@ -36,6 +35,7 @@ from forkd.supervise.termination import Termination
 from forkd.supervise.upgrade import Counters
 from forkd.supervise.watchdog import Watchdog
 from forkd.system.loop import Loop
+from forkd.system.retry import Shortage
 from forkd.system.signals import SignalQueue
 from forkd.system.sockets import Listener
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from forkd.address import Address
 from forkd.config import Config
 from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCallError
 from forkd.log import try_log
@@ -23,6 +22,7 @@ from forkd.sources import Sources
 from forkd.supervise.control import ANOTHER_CONTROL, ask
 from forkd.supervise.pidfile import require_file, require_ours, running
 from forkd.supervise.start import error_log_of
+from forkd.system.address import Address
 from forkd.system.attempts import clash, try_directory, try_listen, try_name
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import tcp_holders

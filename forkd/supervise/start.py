@@ -22,7 +22,6 @@ from forkd.config import Config
 from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.logger.destinations import capture
 from forkd.metrics.access import Access
-from forkd.output import complain, say
 from forkd.sources import Sources
 from forkd.supervise import advice
 from forkd.supervise.entry import serve, why_denied
@@ -32,6 +31,7 @@ from forkd.supervise.manager import manager_of, passed
 from forkd.supervise.needs import with_need
 from forkd.supervise.pidfile import require_ours
 from forkd.system import process
+from forkd.system.output import complain, say
 from forkd.system.sockets import Listener
 
 

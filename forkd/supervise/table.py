@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from forkd.address import page_at
 from forkd.models.registry import Row, native_or_not
-from forkd.output import clean, grid
+from forkd.system.address import page_at
+from forkd.system.output import clean, grid
 
 _COLUMNS = 79
 

@@ -21,21 +21,20 @@ import random
 import traceback
 from typing import Any, NoReturn
 
-from forkd import forked
 from forkd.app import loader
 from forkd.errors import ForkdError
 from forkd.log import Log
 from forkd.models import registry
-from forkd.originals import os, renew_loops, signal, socket
-from forkd.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.supervise import worker
 from forkd.supervise.heritage import Heritage, TemplateHeritage
 from forkd.supervise.messages import Channel
-from forkd.system import process, programs
-from forkd.system.passing import receive
+from forkd.system import forked, process, programs
+from forkd.system.fd_passing import receive
+from forkd.system.originals import os, renew_loops, signal, socket
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import handle
-from forkd.system.standard import mend
+from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
+from forkd.system.stdio import mend
 
 MOST = 60_000  # bytes of a message
 

@@ -22,7 +22,8 @@ from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, n
 from forkd.supervise.signalling import send
 from forkd.supervise.template import MOST, main
 from forkd.supervise.worker import SENT, STACKS
-from forkd.system import passing, process
+from forkd.system import fd_passing as passing
+from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.system.signal_sockets import SignalSockets
 

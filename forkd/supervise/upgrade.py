@@ -24,7 +24,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, NoReturn
 
-from forkd import interpreter
 from forkd.config import Config
 from forkd.errors import ForkdError, SystemCallError
 from forkd.log import Log
@@ -38,7 +37,7 @@ from forkd.supervise.generation import Generation
 from forkd.supervise.handover import VARIABLE, HandoverChannel
 from forkd.supervise.high_water import HighWater
 from forkd.supervise.launch import Launch
-from forkd.system import process
+from forkd.system import interpreter, process
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 

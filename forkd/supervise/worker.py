@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from forkd import forked
 from forkd.app import loader, stream, welcome
 from forkd.app.hooks import Hooks, Place
 from forkd.app.session import Interface, Ledger
@@ -26,14 +25,11 @@ from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError, SystemCallError
-from forkd.forked import in_fork, leave
-from forkd.interpreter import set_requirements_aside
 from forkd.log import AccessLog, Log
 from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
-from forkd.originals import EpollSelector, monotonic, os, signal, threads_are
 from forkd.supervise.heritage import Heritage
 from forkd.supervise.messages import (
     Deaf,
@@ -45,11 +41,15 @@ from forkd.supervise.messages import (
     Retire,
     Trim,
 )
-from forkd.system import process, rights, standard, terminal
+from forkd.system import forked, process, rights, terminal
+from forkd.system import stdio as standard
 from forkd.system.cells import REQUESTS
+from forkd.system.forked import in_fork, leave
 from forkd.system.handles import PatientEpoll
+from forkd.system.interpreter import set_requirements_aside
 from forkd.system.lanes import Lanes
 from forkd.system.no_memory import LOOK_SECONDS
+from forkd.system.originals import EpollSelector, monotonic, os, signal, threads_are
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back
 from forkd.system.signals import end_in_fork as end_signals

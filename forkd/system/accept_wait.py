@@ -11,8 +11,8 @@ Used by the process that accepts: a child, or the master.
 
 from __future__ import annotations
 
-from forkd.originals import socket
 from forkd.system.cells import ACCEPT_QUEUE
+from forkd.system.originals import socket
 from forkd.system.scoreboard import Row
 from forkd.system.sockets import data_age
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from forkd.errors import SystemCallError
 from forkd.native import Resumes
-from forkd.originals import monotonic, os, signal, socket
 from forkd.system.handles import READ, EpollSet
 from forkd.system.operations import Completed, Kind
+from forkd.system.originals import monotonic, os, signal, socket
 from forkd.system.sigio import signalfd
 from forkd.system.signals import block
 

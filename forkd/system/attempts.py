@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 import os
 
-from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
 from forkd.system import host_names
+from forkd.system.address import Address
 from forkd.system.socket_files import require_free
 from forkd.system.sockets import ANOTHER_PATH, bind_error, bind_tcp, inherited, no_socket, sockaddr
 

@@ -17,8 +17,8 @@ from math import ceil
 from typing import Protocol
 
 from forkd.native import native
-from forkd.originals import select
 from forkd.system.no_memory import LOOK_SECONDS, wait_for_memory
+from forkd.system.originals import select
 from forkd.system.process import naming
 
 READ = select.EPOLLIN

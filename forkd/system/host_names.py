@@ -11,10 +11,10 @@ import errno
 import re
 from dataclasses import replace
 
-from forkd.address import Address
 from forkd.errors import BindError
-from forkd.originals import socket
 from forkd.system import sockets
+from forkd.system.address import Address
+from forkd.system.originals import socket
 from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener
 

@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from forkd.native import native as _native
-from forkd.originals import Lock
+from forkd.system.originals import Lock
 
 if TYPE_CHECKING:
     from forkd._native import Places as NativePlaces

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from forkd.native import native as _native
-from forkd.originals import Lock, ThreadLocal
 from forkd.system.cells import GAUGES, LANES
+from forkd.system.originals import Lock, ThreadLocal
 from forkd.system.scoreboard import Row
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.native import native as _native
-from forkd.originals import Lock
+from forkd.system.originals import Lock
 
 if TYPE_CHECKING:
     from forkd._native import RingWriter

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forkd.originals import monotonic
 from forkd.system.handles import READ, PatientEpoll
+from forkd.system.originals import monotonic
 
 
 class Timers:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 
-from forkd.originals import time
+from forkd.system.originals import time
 
 #: How often what cannot be watched is looked at.
 LOOK_SECONDS = 0.05

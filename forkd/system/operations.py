@@ -13,8 +13,8 @@ from enum import Enum
 from typing import Any, Protocol
 
 from forkd.native import Resumes
-from forkd.originals import socket
 from forkd.system.handles import HandleSet
+from forkd.system.originals import socket
 
 
 class Kind(Enum):

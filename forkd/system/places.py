@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from forkd.originals import monotonic, socket
 from forkd.system.handles import READ, WRITE
 from forkd.system.loop import Loop
+from forkd.system.originals import monotonic, socket
 
 #: For a client to send its request and to read the answer.
 CLIENT_SECONDS = 5.0

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
-from forkd import forked
 from forkd.errors import StartError, SystemCallError
-from forkd.originals import os, signal
+from forkd.system import forked
+from forkd.system.originals import os, signal
 from forkd.system.signal_sockets import SignalSockets
 
 _PR_SET_PDEATHSIG = 1

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from forkd.originals import signal
+from forkd.system.originals import signal
 
 #: What the standard library starts programs by: module, and name there.
 _STARTERS = (

@@ -20,7 +20,7 @@ import struct
 
 from forkd.errors import SystemCallError
 from forkd.native import native as _native
-from forkd.originals import os
+from forkd.system.originals import os
 
 #: Operations (io_uring_enter(2)), and what they return in a completion's flags.
 POLL_ADD, ACCEPT, ASYNC_CANCEL, CLOSE, SEND, RECV, POLL_REMOVE = 6, 13, 14, 19, 26, 27, 7

@@ -21,7 +21,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from forkd.native import native as _native
-from forkd.originals import get_ident, monotonic_ns
 from forkd.system.cells import (
     ACCEPTED,
     BOUNDS,
@@ -64,6 +63,7 @@ from forkd.system.cells import (
     WORKING,
 )
 from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
+from forkd.system.originals import get_ident, monotonic_ns
 
 if TYPE_CHECKING:
     from forkd._native import Lane

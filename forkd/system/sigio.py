@@ -26,8 +26,8 @@ from math import ceil
 from types import FrameType
 
 from forkd.errors import SystemCallError
-from forkd.originals import os, select, signal, socket
 from forkd.system.no_memory import wait_for_memory
+from forkd.system.originals import os, select, signal, socket
 from forkd.system.signals import NEWS, block, handle, noted
 
 _INFO = struct.Struct("=I16xi104x")  # signalfd_siginfo: ssi_signo, ssi_fd

@@ -16,8 +16,8 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterable
 
-from forkd.originals import os, socket
 from forkd.system import rights
+from forkd.system.originals import os, socket
 
 
 class SignalSockets:

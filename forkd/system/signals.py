@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
-from forkd import forked
-from forkd.forked import in_fork
 from forkd.native import native
-from forkd.originals import os, signal, socket
-from forkd.system import terminal
+from forkd.system import forked, terminal
+from forkd.system.forked import in_fork
+from forkd.system.originals import os, signal, socket
 
 #: The real-time signal of signal-driven I/O on connections (sigio.py).
 NEWS = signal.SIGRTMIN + 4

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from forkd.errors import BindError, StartError
-from forkd.originals import os, socket
 from forkd.system import process
+from forkd.system.originals import os, socket
 
 NO_FILE = -1  # instead of an inode's number
 _LEAVE = -1  # an owner or a group that stays as it is (chown(2))

@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forkd.address import Address
 from forkd.errors import BindError, SystemCallError
-from forkd.originals import select, socket
 from forkd.system import signals, socket_files
+from forkd.system.address import Address
+from forkd.system.originals import select, socket
 from forkd.system.process import describe, parent
 from forkd.system.socket_files import NO_FILE, PUBLIC, Permissions, inode
 

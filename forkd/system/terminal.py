@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import termios
 
-from forkd.originals import os
+from forkd.system.originals import os
 
 _TERMINAL = "/dev/tty"  # the controlling one, whichever that is (tty(4))
 

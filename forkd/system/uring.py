@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from forkd.errors import SystemCallError
 from forkd.native import Resumes
 from forkd.native import native as _native
-from forkd.originals import socket
 from forkd.system import ring as abi
 from forkd.system.handles import HANGUP, READ
 from forkd.system.operations import Completed, Kind
+from forkd.system.originals import socket
 from forkd.system.ring import ProvidedBuffers, Ring, address_of
 
 if TYPE_CHECKING:

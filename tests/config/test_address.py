@@ -2,7 +2,7 @@
 
 import pytest
 
-from forkd.address import Address
+from forkd.system.address import Address
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from forkd import cpus
-from forkd.address import Address
 from forkd.config import (
     OPTIONS,
     Config,
@@ -21,6 +20,7 @@ from forkd.config import (
 from forkd.errors import ConfigError, Problem
 from forkd.options import Option, Workers
 from forkd.sources import Sources, add_flags
+from forkd.system.address import Address
 
 
 def sources(*argv: str, environ: dict[str, str] | None = None) -> Sources:

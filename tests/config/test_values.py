@@ -9,8 +9,8 @@ import pytest
 
 from forkd import cpus
 from forkd import options as kinds
-from forkd.address import Address
 from forkd.options import Workers
+from forkd.system.address import Address
 
 BASE = "/base"
 

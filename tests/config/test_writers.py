@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forkd import writers
+from forkd.system import writers
 
 ME, MINE, OTHER = 54321, 54322, 54999  # a user, its group, and another user
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from forkd.address import Address
 from forkd.config import OPTIONS, Config
 from forkd.models import registry
 from forkd.models.unused import unused
+from forkd.system.address import Address
 
 from .conftest import Service, until
 

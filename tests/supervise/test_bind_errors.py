@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from forkd.address import Address
 from forkd.errors import BindError
 from forkd.system import sockets
+from forkd.system.address import Address
 
 
 def test_a_name_that_is_unknown_is_said_in_words() -> None:

@@ -6,8 +6,8 @@ import socket
 from time import monotonic
 from typing import Any
 
-from forkd.address import Address
 from forkd.supervise.high_water import HighWater
+from forkd.system.address import Address
 from forkd.system.sockets import Listener, listen
 
 

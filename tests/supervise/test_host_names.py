@@ -9,9 +9,9 @@ import socket
 
 import pytest
 
-from forkd.address import Address
 from forkd.errors import BindError
 from forkd.system import attempts, host_names, sockets
+from forkd.system.address import Address
 
 LOCALHOST = Address.parse("localhost:0")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from forkd.address import Address
 from forkd.errors import BindError
 from forkd.supervise.control import ControlServer, Request
 from forkd.system import sockets
+from forkd.system.address import Address
 from forkd.system.loop import Loop
 
 NOBODY = pwd.getpwnam("nobody").pw_uid

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from forkd.address import Address
 from forkd.supervise.manager import Manager
 from forkd.supervise.notify import Notifier
+from forkd.system.address import Address
 from forkd.system.loop import Loop
 
 

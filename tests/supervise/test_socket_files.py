@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from forkd.address import Address
 from forkd.errors import BindError, StartError
 from forkd.system import socket_files, sockets
+from forkd.system.address import Address
 from forkd.system.socket_files import PUBLIC, Permissions
 
 NOBODY = pwd.getpwnam("nobody")

@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from forkd.native import native
-from forkd.originals import ThreadLocal, get_ident, os, signal
-from forkd.sigpipe import without_sigpipe
+from forkd.system.originals import ThreadLocal, get_ident, os, signal
+from forkd.system.sigpipe import without_sigpipe
 
 
 class PythonForkState(list[bool]):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from forkd.forked import in_fork, leave
-from forkd.originals import monotonic
+from forkd.system.forked import in_fork, leave
+from forkd.system.originals import monotonic
 
 #: The machine or the process has no room: for descriptors, for memory, for processes.
 _NO_ROOM_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC}

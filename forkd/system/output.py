@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 
 from forkd.errors import ForkdError, SystemCallError
-from forkd.originals import os
+from forkd.system.originals import os
 
 
 def say(text: str, done: str = "") -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import array
 import errno
 
-from forkd.originals import os, socket
+from forkd.system.originals import os, socket
 
 #: (the master's end, the children's end)
 Queue = tuple[socket.socket, socket.socket]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from forkd.originals import signal, socket
+from forkd.system.originals import signal, socket
 
 P = ParamSpec("P")
 T = TypeVar("T")

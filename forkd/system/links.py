@@ -13,8 +13,8 @@ import errno
 import re
 import stat
 
-from forkd import writers
-from forkd.originals import os, select
+from forkd.system import writers
+from forkd.system.originals import os, select
 
 _STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|(?P<pid>[0-9]+)))/fd/(?P<fd>[012])")
 _NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}

@@ -11,7 +11,7 @@ import fcntl
 import sys
 from contextlib import suppress
 
-from forkd.originals import os, socket
+from forkd.system.originals import os, socket
 
 
 def mend() -> None:
