@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from forkd import __version__, spelling
+from forkd import __version__
 from forkd.bench import command as bench
-from forkd.config import Config
+from forkd.config import Config, spelling
+from forkd.config.sources import Sources, add_flags, is_named
 from forkd.errors import ForkdError, NotRunning, UsageError
 from forkd.models import registry
-from forkd.sources import Sources, add_flags, is_named
 from forkd.supervise import discovery, start, table
 from forkd.supervise.control import ask
 from forkd.supervise.entry import take_over

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from forkd.config import Config
+from forkd.config.rules import Rule
 from forkd.models.blocking import BlockingFollowers
 from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
@@ -20,7 +21,6 @@ from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
 from forkd.models.unit import Model, Unit
 from forkd.native import missing, native
-from forkd.rules import Rule
 from forkd.system import uring
 
 

@@ -2,7 +2,7 @@
 
 A start, a reload and `forkd check` name them as warnings: one file may serve several daemons, and
 the interface is only known when the application is there. What cannot be served at all is refused
-(`registry.RULES`, rules.py).
+(`registry.RULES`, config/rules.py).
 """
 
 from __future__ import annotations

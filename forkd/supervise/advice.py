@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from forkd.config import OPTIONS, Config
-from forkd.sources import Sources
+from forkd.config.sources import Sources
 
 
 def warnings(sources: Sources, config: Config) -> list[str]:

@@ -15,12 +15,12 @@ from typing import NoReturn
 
 from forkd.app.hooks import Hooks
 from forkd.config import Config
+from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
 from forkd.log import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.sources import Sources
 from forkd.supervise import advice, exposure, worker
 from forkd.supervise.control import ANNOUNCE_SECONDS
 from forkd.supervise.generation import enter_directory, permissions_of

@@ -6,10 +6,10 @@ import errno
 import os
 import traceback
 
+from forkd.config.sources import Sources, is_ours
 from forkd.errors import AlreadyRunning, ForkdError
 from forkd.logger.destinations import capture
 from forkd.models import registry
-from forkd.sources import Sources, is_ours
 from forkd.supervise.foreground import stand_in
 from forkd.supervise.handover import Inheritance
 from forkd.supervise.launch import Launch

@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from forkd.sources import Sources
+from forkd.config.sources import Sources
 from forkd.supervise.manager import Manager
 from forkd.system.address import Address
 from forkd.system.socket_files import PUBLIC, Permissions

@@ -15,10 +15,10 @@ from itertools import combinations
 from typing import Any
 
 from forkd.config import Config
+from forkd.config.sources import Sources
 from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCallError
 from forkd.log import try_log
 from forkd.models import registry
-from forkd.sources import Sources
 from forkd.supervise.control import ANOTHER_CONTROL, ask
 from forkd.supervise.pidfile import require_file, require_ours, running
 from forkd.supervise.start import error_log_of

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 
+from forkd.config.sources import Sources
 from forkd.log import Log
-from forkd.sources import Sources
 from forkd.supervise import plan
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.events import Events

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
 from forkd.config import Config
+from forkd.config.sources import Sources
 from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.logger.destinations import capture
 from forkd.metrics.access import Access
-from forkd.sources import Sources
 from forkd.supervise import advice
 from forkd.supervise.entry import serve, why_denied
 from forkd.supervise.generation import enter_directory, permissions_of

@@ -25,10 +25,10 @@ from time import monotonic
 from typing import Any, NamedTuple, NoReturn
 
 from forkd.config import Config
+from forkd.config.sources import Sources
 from forkd.errors import ForkdError, SystemCallError
 from forkd.log import Log
 from forkd.logger.destinations import Standard
-from forkd.sources import Sources
 from forkd.supervise.children import Child
 from forkd.supervise.control import Request
 from forkd.supervise.doorbell import Doorbell

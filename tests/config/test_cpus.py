@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forkd import cpus
+from forkd.config import cpus
 
 V2 = "31 23 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "33 31 0:29 {top} {where} rw - cgroup cgroup rw,cpu,cpuacct"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forkd.config import OPTIONS
-from forkd.sources import Sources
+from forkd.config.sources import Sources
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = (ROOT / "etc/forkd.toml").read_text()

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from forkd import cpus
 from forkd.config import (
     OPTIONS,
     Config,
+    cpus,
     default_runtime_dir,
     resolve_paths,
     unreloadable,
 )
+from forkd.config.options import Option, Workers
+from forkd.config.sources import Sources, add_flags
 from forkd.errors import ConfigError, Problem
-from forkd.options import Option, Workers
-from forkd.sources import Sources, add_flags
 from forkd.system.address import Address
 
 

@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from forkd import spelling
 from forkd.cli import VERBS
-from forkd.config import OPTIONS
-from forkd.foreign import FOREIGN
+from forkd.config import OPTIONS, spelling
+from forkd.config.foreign import FOREIGN
 
 OURS = {flag for row in OPTIONS for flag in row.flags} | {"--config", "-c", "-h", "--help"}
 SWITCHES = {f"--no-{row.name}" for row in OPTIONS if isinstance(row.default, bool)}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from forkd import cpus
-from forkd import options as kinds
-from forkd.options import Workers
+from forkd.config import cpus
+from forkd.config import options as kinds
+from forkd.config.options import Workers
 from forkd.system.address import Address
 
 BASE = "/base"

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from forkd.foreign import FOREIGN, VALUES, VERBS, Foreign
+from forkd.config.foreign import FOREIGN, VALUES, VERBS, Foreign
 
 _EXACT = {name: row for row in FOREIGN for name in row.names.split() if not name.endswith("*")}
 _FAMILIES = [(n[:-1], row) for row in FOREIGN for n in row.names.split() if n.endswith("*")]

@@ -17,12 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forkd import options as kinds
-from forkd import spelling
-from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths
+from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths, spelling
+from forkd.config import options as kinds
+from forkd.config.options import Option, Workers
+from forkd.config.rules import Rule, combinations
 from forkd.errors import ConfigError, Problem, show
-from forkd.options import Option, Workers
-from forkd.rules import Rule, combinations
 from forkd.system import writers
 
 _BY_NAME = {row.name: row for row in OPTIONS}

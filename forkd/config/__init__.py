@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from forkd import options as kinds
-from forkd.options import Option, Workers, option, rows
+from forkd.config import options as kinds
+from forkd.config.options import Option, Workers, option, rows
 from forkd.system.address import Address
 
 __all__ = [

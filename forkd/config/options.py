@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
-from forkd import cpus
+from forkd.config import cpus
 from forkd.system import links
 from forkd.system.address import FORMS, Address
 
