@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 
-from forkd.log import AccessLog
+from forkd.log.lines import AccessLog
 from forkd.system.log_ring import ACCESS, Reader, Rings, RingSink
 
 

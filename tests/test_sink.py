@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forkd.sink import Sink
+from forkd.log.sink import Sink
 
 COUNT = 5000
 LINES = [b"%06d %s\n" % (n, b"x" * 100) for n in range(COUNT)]  # more than a pipe and the sink hold

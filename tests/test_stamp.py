@@ -11,7 +11,7 @@ import pytest
 
 SAY = """
 import locale, sys
-from forkd import log
+from forkd.log import lines as log
 locale.setlocale(locale.LC_ALL, "")
 print(locale.nl_langinfo(locale.MON_5), log.stamp(1_777_900_000.0))
 """

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from forkd.app import loader
 from forkd.errors import AppError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.system.forked import call
 
 

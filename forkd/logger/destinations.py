@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from forkd.log import open_log
+from forkd.log.lines import open_log
 from forkd.system.log_ring import ACCESS, ERROR
 
 _PIPE_BYTES = 65536  # pipe(7)

@@ -14,9 +14,9 @@ from queue import SimpleQueue
 from time import monotonic_ns
 from typing import NamedTuple
 
-from forkd.log import open_log
+from forkd.log.lines import open_log
+from forkd.log.sink import writer
 from forkd.logger.destinations import Destination
-from forkd.sink import writer
 from forkd.system.log_ring import Taken
 
 

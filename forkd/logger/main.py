@@ -25,7 +25,7 @@ from time import monotonic
 from typing import NoReturn
 
 from forkd.errors import ForkdError
-from forkd.log import Log, Trouble
+from forkd.log.lines import Log, Trouble
 from forkd.logger import messages
 from forkd.logger.destinations import STDERR, Destination, kind_of
 from forkd.logger.files import Closed, File, Opened, Result, Written

@@ -6,7 +6,7 @@ In the master for its children, and in a worker for the processes that it has fo
 
 from __future__ import annotations
 
-from forkd.log import AccessLog
+from forkd.log.lines import AccessLog
 from forkd.system.in_flight import POOL_ENTRIES
 from forkd.system.left import Left
 from forkd.system.scoreboard import Row

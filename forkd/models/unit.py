@@ -11,7 +11,7 @@ from typing import Protocol
 
 from forkd.app.session import Host, Interface
 from forkd.config import Config
-from forkd.log import AccessLog, Log
+from forkd.log.lines import AccessLog, Log
 from forkd.models.intake import Intake
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease

@@ -17,7 +17,7 @@ from forkd.app.hooks import Hooks
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
-from forkd.log import escape
+from forkd.log.lines import escape
 from forkd.supervise import events, plan, stacks
 from forkd.supervise.children import Child, State
 from forkd.supervise.nursery import Departure

@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from time import monotonic, monotonic_ns
 
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.models.share import MOST_ACCEPTS, SECONDS
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation

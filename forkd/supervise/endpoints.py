@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from forkd.config import Config
 from forkd.errors import BindError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.metrics.admin import HEALTH_PAGES, PAGES, AdminServer, Source
 from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.generation import permissions_of

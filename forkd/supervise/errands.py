@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError, StartError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.supervise import plan, worker
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery

@@ -10,7 +10,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from forkd.log import Log
+from forkd.log.lines import Log
 
 #: Records of a kind that are kept.
 KEPT_RECORDS = 20

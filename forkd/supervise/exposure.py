@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from forkd.config import Config
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.system import rights, writers
 from forkd.system.process import Identity
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from forkd.config import Config
 from forkd.errors import BindError, StartError, SystemCallError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused

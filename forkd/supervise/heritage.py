@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from forkd.config import Config
-from forkd.sink import LineSink, Sink
+from forkd.log.sink import LineSink, Sink
 from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR

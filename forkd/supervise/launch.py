@@ -13,7 +13,7 @@ from typing import Any
 
 from forkd.config import Config
 from forkd.errors import ForkdError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
 from forkd.supervise.handover import Inheritance
 from forkd.supervise.manager import Manager

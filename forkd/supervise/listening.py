@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from forkd.errors import BindError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.supervise.children import Child, Children
 from forkd.supervise.messages import Relisten
 from forkd.supervise.templates import Templates

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from forkd.config import Config
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
 from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard

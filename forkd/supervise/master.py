@@ -16,7 +16,7 @@ from time import monotonic
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ConfigError, ForkdError, StartError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.models import registry
 from forkd.supervise import departures, exposure, foreground, plan, scaling, verbs, watchdog
 from forkd.supervise.actions import Actions

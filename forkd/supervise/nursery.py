@@ -12,7 +12,7 @@ from time import monotonic, monotonic_ns
 from typing import NoReturn
 
 from forkd.errors import StartError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.supervise import templates, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation

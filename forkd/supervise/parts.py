@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from forkd.config import Config
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.models import registry
 from forkd.supervise import discovery, verbs
 from forkd.supervise.children import Child

@@ -17,7 +17,7 @@ from typing import Any
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCallError
-from forkd.log import try_log
+from forkd.log.lines import try_log
 from forkd.models import registry
 from forkd.supervise.control import ANOTHER_CONTROL, ask
 from forkd.supervise.pidfile import require_file, require_ours, running

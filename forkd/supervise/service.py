@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from forkd.config.sources import Sources
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.supervise import plan
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.events import Events

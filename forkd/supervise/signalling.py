@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Protocol
 
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.system import process
 from forkd.system.signal_sockets import SignalSockets
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from forkd.app import loader
 from forkd.errors import ForkdError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.models import registry
 from forkd.supervise import worker
 from forkd.supervise.heritage import Heritage, TemplateHeritage

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.supervise import plan, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.dispatcher import Dispatcher

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 
 from forkd.app.late import late_answer
-from forkd.log import AccessLog, Log
+from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
 from forkd.models.account import account_for
 from forkd.models.parting import Parting

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, SystemCallError
-from forkd.log import Log
+from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
 from forkd.supervise.children import Child
 from forkd.supervise.control import Request

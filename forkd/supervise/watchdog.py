@@ -12,7 +12,7 @@ from functools import partial
 from time import monotonic, monotonic_ns
 
 from forkd.config import Config
-from forkd.log import Log, escape
+from forkd.log.lines import Log, escape
 from forkd.supervise import plan, scaling
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.lateness import LAST_WORDS

@@ -25,7 +25,7 @@ from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError, SystemCallError
-from forkd.log import AccessLog, Log
+from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake

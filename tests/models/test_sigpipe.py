@@ -134,7 +134,7 @@ def run(code: str, tmp_path: Path) -> str:
 def test_a_log_whose_reader_has_left(tmp_path: Path, make: str) -> None:
     said = run(
         f"""
-from forkd.sink import Sink
+from forkd.log.sink import Sink
 read, write = {make}
 os.close(read)
 sink = Sink(write)

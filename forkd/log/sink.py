@@ -1,7 +1,7 @@
 """Sinks for the lines of a log: a descriptor that is written to without waiting.
 
 The reader of a pipe may have stopped. What cannot be written waits in memory and goes out first when it
-can; what there is no room for is lost, and counted. Used by log.py, in the master and in its children, by
+can; what there is no room for is lost, and counted. Used by lines.py, in the master and in its children, by
 any thread, for pipes, sockets and terminals. A write to a file on a disk can hang in the kernel: the
 logger does that (forkd/logger), and `RingSink` in system/log_ring.py is what a log has in place of this.
 """

@@ -22,8 +22,8 @@ from functools import lru_cache
 from math import inf
 from typing import Any
 
+from forkd.log.sink import LineSink, RequestSink, Sink
 from forkd.native import native as _native
-from forkd.sink import LineSink, RequestSink, Sink
 from forkd.system import links
 from forkd.system.originals import os, time
 
