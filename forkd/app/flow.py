@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from forkd.app.session import Peer
 from forkd.native import native as _native
+from forkd.session.seam import Peer
 
 if TYPE_CHECKING:
     from forkd._native import Flow as NativeFlow

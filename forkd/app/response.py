@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from forkd.app.session import ClientGone, Host, Peer
 from forkd.http.guard import Request
 from forkd.http.response import (
     LAST_CHUNK,
@@ -22,6 +21,7 @@ from forkd.http.response import (
     encode,
 )
 from forkd.http.usual import Block, Usual, UsualRequest
+from forkd.session.seam import ClientGone, Host, Peer
 from forkd.system.forked import in_fork
 from forkd.system.originals import time
 

@@ -12,13 +12,13 @@ from math import ceil
 from typing import Any
 
 from forkd.app.response import Response
-from forkd.app.session import Host, Peer
 from forkd.app.wsgi import Application, Shown, Wsgi
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import error
 from forkd.http.usual import Exchange, UsualRequest
+from forkd.session.seam import Host, Peer
 from forkd.system.cells import CODES, REFUSED, REQUESTS, SHED
 
 #: What a request that is shed adds to.

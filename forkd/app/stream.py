@@ -14,7 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.app import flow
-from forkd.app.session import (
+from forkd.app.transport import Transport
+from forkd.config import Config
+from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     SLOWEST_BYTES_PER_SECOND,
     TAKE,
@@ -26,8 +28,6 @@ from forkd.app.session import (
     Peer,
     Session,
 )
-from forkd.app.transport import Transport
-from forkd.config import Config
 from forkd.system.forked import in_fork, leave
 
 #: What a conversation has for a request line in the ledger (system/in_flight.py).

@@ -12,7 +12,7 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Iterable
 
 from forkd.app import flow
-from forkd.app.session import ClientGone, Log, Peer
+from forkd.session.seam import ClientGone, Log, Peer
 from forkd.system.forked import call, in_fork, leave
 
 _HIGH_WATER_BYTES = 65536

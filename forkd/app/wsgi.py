@@ -11,10 +11,17 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 
-from forkd.app.body import Collector
 from forkd.app.file_wrapper import FileWrapper
 from forkd.app.response import Response, declared, exact
-from forkd.app.session import (
+from forkd.config import Config
+from forkd.http.environ import Ends, Environ, environ_of, roomy_template
+from forkd.http.guard import Request
+from forkd.http.limits import Limits, Refusal, Refused
+from forkd.http.request import RequestParser
+from forkd.http.response import CONTINUE, body_size, date, error
+from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
+from forkd.session.body import Collector
+from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     LINGER,
     READY,
@@ -26,13 +33,6 @@ from forkd.app.session import (
     SendFile,
     Session,
 )
-from forkd.config import Config
-from forkd.http.environ import Ends, Environ, environ_of, roomy_template
-from forkd.http.guard import Request
-from forkd.http.limits import Limits, Refusal, Refused
-from forkd.http.request import RequestParser
-from forkd.http.response import CONTINUE, body_size, date, error
-from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
 from forkd.system.cells import CODES, REFUSED, REQUESTS
 from forkd.system.forked import in_fork, leave
 

@@ -13,12 +13,12 @@ import struct
 from itertools import count
 from typing import Any
 
-from forkd.app.session import LINGER, READY, TAKE, Await, Deadline
 from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.models.keeper import LINGER_SECONDS
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import TURN_SENDS
 from forkd.models.unit import Unit
+from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline
 from forkd.system.cells import RECEIVED
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import monotonic, select, socket

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forkd.app.session import Await
 from forkd.models.batch import Batch
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NEVER
@@ -21,6 +20,7 @@ from forkd.models.stake import Stake
 from forkd.models.steps import advance
 from forkd.models.unit import Unit
 from forkd.native import native
+from forkd.session.seam import Await
 from forkd.system.caution import SLOW_SECONDS
 from forkd.system.cells import ACCEPTED
 from forkd.system.handles import NativeEpollSet

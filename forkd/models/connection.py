@@ -11,7 +11,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from forkd.app.session import (
+from forkd.models.deadlines import NEVER, NOWHERE
+from forkd.models.link import Link
+from forkd.models.taken import TakenSocket
+from forkd.session.seam import (
     Await,
     ClientGone,
     Interface,
@@ -21,9 +24,6 @@ from forkd.app.session import (
     SendFile,
     Session,
 )
-from forkd.models.deadlines import NEVER, NOWHERE
-from forkd.models.link import Link
-from forkd.models.taken import TakenSocket
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork
 from forkd.system.originals import get_ident, monotonic, select, socket
@@ -84,7 +84,7 @@ class _Filling:
 
 
 class Connection(Link):
-    """Implements `Peer` of app/session.py. `waker` is called with the connection when `wake` is."""
+    """Implements `Peer` of session/seam.py. `waker` is called with the connection when `wake` is."""
 
     direct = True
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forkd.app.session import TAKE, Await, Deadline
 from forkd.models.brief import BriefLoop
 from forkd.models.connection import CHUNK_BYTES, Connection
 from forkd.models.share import SECONDS
 from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
+from forkd.session.seam import TAKE, Await, Deadline
 from forkd.system.cells import RECEIVED
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
 from forkd.system.originals import socket

@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from forkd.app.session import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.models.connection import Connection
 from forkd.models.deadlines import NOWHERE, Wheel
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.models.unit import Unit
+from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.system.handles import READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
 from forkd.system.retry import WAITING_CALL, Shortage

@@ -27,7 +27,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from forkd.app.session import READY, TAKE, Await
 from forkd.models import stake
 from forkd.models.connection import Connection
 from forkd.models.entrance import Entrance, Work
@@ -35,6 +34,7 @@ from forkd.models.inline import InlineLoop
 from forkd.models.routes import SLOW_SECONDS, Routes
 from forkd.models.steps import FINISHED, Outcome, advance
 from forkd.models.unit import Unit
+from forkd.session.seam import READY, TAKE, Await
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import Events
 from forkd.system.lanes import Lanes

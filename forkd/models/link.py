@@ -3,7 +3,7 @@
 `fd`: its descriptor. `forks`: what `in_fork` had counted when it
 was new. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
 and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address. `note`:
-see `Peer` in app/session.py. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native
+see `Peer` in session/seam.py. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native
 code has accepted, the intake.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from forkd.app.session import Await, Ledger
 from forkd.native import native
+from forkd.session.seam import Await, Ledger
 
 
 class PythonLink:

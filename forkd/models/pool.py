@@ -14,11 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from forkd.app.session import READY, TAKE, Deadline, Log
 from forkd.models.connection import Connection
 from forkd.models.loop import ChildLoop
 from forkd.models.steps import ABORTED, Outcome, advance
 from forkd.models.unit import Unit
+from forkd.session.seam import READY, TAKE, Deadline, Log
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import SimpleQueue, socket, start_thread
 from forkd.system.scoreboard import Row

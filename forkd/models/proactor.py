@@ -20,12 +20,12 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
-from forkd.app.session import READY, Await
 from forkd.models.completing import Completing
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
 from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.unit import Unit
+from forkd.session.seam import READY, Await
 from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.handles import Events

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
-from forkd.app.late import late_answer
 from forkd.models.account import account_for
 from forkd.models.blocking import BlockingFollowers
 from forkd.models.deadlines import NEVER
@@ -29,6 +28,7 @@ from forkd.models.intake import Accepted
 from forkd.models.loop import ChildLoop
 from forkd.models.parting import Parting
 from forkd.models.unit import Unit
+from forkd.session.late import late_answer
 from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
 from forkd.system.left import left_by

@@ -14,10 +14,10 @@ threads see only requests and hand back responses, as completion handlers do.
 
 from __future__ import annotations
 
-from forkd.app.session import READY
 from forkd.models.connection import Connection
 from forkd.models.pool import PooledLoop
 from forkd.models.steps import WRITING, Outcome, flush, read
+from forkd.session.seam import READY
 
 
 class SimulatedProactor(PooledLoop):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from forkd.app.session import LINGER, READY, TAKE, Await, Deadline, Log
 from forkd.models.connection import CHUNK_BYTES, Connection
+from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline, Log
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork, leave
 from forkd.system.sigpipe import NO_SIGPIPE

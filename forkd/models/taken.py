@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from forkd.app.session import Ledger
+from forkd.session.seam import Ledger
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork
 from forkd.system.originals import socket

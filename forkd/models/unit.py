@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from forkd.app.session import Host, Interface
 from forkd.config import Config
 from forkd.log.lines import AccessLog, Log
 from forkd.models.intake import Intake
+from forkd.session.seam import Host, Interface
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease
 from forkd.system.scoreboard import Row

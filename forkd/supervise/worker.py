@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 
 from forkd.app import loader, stream, welcome
 from forkd.app.hooks import Hooks, Place
-from forkd.app.session import Interface, Ledger
 from forkd.app.shed import SheddingWsgi
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
@@ -30,6 +29,7 @@ from forkd.models import registry
 from forkd.models.deadlines import NEVER
 from forkd.models.intake import Intake, ListenerIntake, QueueIntake
 from forkd.models.unit import Model, Unit
+from forkd.session.seam import Interface, Ledger
 from forkd.supervise.heritage import Heritage
 from forkd.supervise.messages import (
     Deaf,
@@ -74,7 +74,7 @@ _RETRY = 0.5
 
 
 class Worker:
-    """Implements `Host` of app/session.py."""
+    """Implements `Host` of session/seam.py."""
 
     def __init__(self, heritage: Heritage) -> None:
         config, self._denied = registry.usable(heritage.config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 
-from forkd.app.spool import Room, Spool
+from forkd.session.spool import Room, Spool
 from tests.process.conftest import Service, until
 
 #: What a piece takes of the room besides its bytes.

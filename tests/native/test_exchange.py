@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from forkd.app.file_wrapper import FileWrapper
-from forkd.app.session import Await, ClientGone, SendFile
 from forkd.app.wsgi import Wsgi
 from forkd.config import Config
 from forkd.native import native
+from forkd.session.seam import Await, ClientGone, SendFile
 from forkd.system.cells import CODES, DURATION_BLOCKS, DURATION_CELLS, IN_FLIGHT, REQUEST, REQUESTS
 from forkd.system.scoreboard import scratch_row
 from tests.access import MemoryAccess

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from forkd.app.session import Await
 from forkd.app.stream import Evented
 from forkd.models import stake
 from forkd.models.link import Link
 from forkd.models.proactor import Proactor
 from forkd.native import native
+from forkd.session.seam import Await
 from forkd.system.cells import IN_FLIGHT, REQUESTS
 from forkd.system.scoreboard import scratch_row
 from forkd.system.uring import usable

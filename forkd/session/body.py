@@ -9,7 +9,11 @@ import io
 from collections.abc import Callable, Generator
 from typing import IO, Any, Protocol
 
-from forkd.app.session import (
+from forkd.config import Config
+from forkd.http.body import ChunkedBody, LengthBody
+from forkd.http.guard import Request
+from forkd.http.limits import Refusal, Refused
+from forkd.session.seam import (
     SLOWEST_BYTES_PER_SECOND,
     Await,
     ClientGone,
@@ -17,11 +21,7 @@ from forkd.app.session import (
     Log,
     Peer,
 )
-from forkd.app.spool import Room, Spool
-from forkd.config import Config
-from forkd.http.body import ChunkedBody, LengthBody
-from forkd.http.guard import Request
-from forkd.http.limits import Refusal, Refused
+from forkd.session.spool import Room, Spool
 
 #: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
 _MAX_MEMORY_BYTES = 64 << 20
