@@ -5,7 +5,7 @@ from typing import Any
 # Where a class has a twin in Python, that says what its members are. This file imports none of them: it is
 # below all.
 
-class UsualRequest: ...  # as UsualRequest in http/usual.py
+class UsualRequest: ...  # as UsualRequest in app/wsgi/shortcut.py
 class Block: ...  # as Block there
 
 def read_head(

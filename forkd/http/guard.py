@@ -47,7 +47,7 @@ class Request:
         "version",
     )
 
-    ticket = 0  # as UsualRequest in http/usual.py has it: native code has not begun it
+    ticket = 0  # as UsualRequest in app/wsgi/shortcut.py has it: native code has not begun it
 
     def __init__(
         self,

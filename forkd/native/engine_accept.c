@@ -78,7 +78,7 @@ static int lift(Link *link, PyObject *mend)
     return done ? 0 : -1;
 }
 
-/* What Ends are (http/environ.py). Takes the reference to the last, which is NULL only with an exception. */
+/* What Ends are (app/wsgi/environ.py). Takes the reference to the last, which is NULL only with an exception. */
 static PyObject *ends_of(PyObject *name, PyObject *port, PyObject *client, PyObject *client_port)
 {
     PyObject *ends = client_port ? PyTuple_Pack(4, name, port, client, client_port) : NULL;
@@ -107,7 +107,7 @@ static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObjec
     return (PyObject *)link;
 }
 
-/* accept(listener, most, name, port, mend) -> up to `most` Links, whose `note` is what Ends are (http/environ.py);
+/* accept(listener, most, name, port, mend) -> up to `most` Links, whose `note` is what Ends are (app/wsgi/environ.py);
  * fewer: no more wait. `name` and `port` are the server's, as strings, and `mend` is what is called when a
  * standard descriptor was missing. Raises OSError, unless there are some. */
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)

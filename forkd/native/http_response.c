@@ -1,4 +1,4 @@
-/* The answer of an application to bytes (http/usual.py; its twin is http/response.py). */
+/* The answer of an application to bytes (app/wsgi/shortcut.py; its twin is http/response.py). */
 
 #include "native.h"
 #include <stddef.h>

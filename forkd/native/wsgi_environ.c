@@ -1,4 +1,4 @@
-/* A request head to a WSGI environ (http/usual.py; its twin is http/request.py with http/environ.py). */
+/* A request head to a WSGI environ (app/wsgi/shortcut.py; its twin is http/request.py with app/wsgi/environ.py). */
 
 #include "native.h"
 

@@ -1,7 +1,7 @@
 /* A usual exchange: a request (wsgi_start_response.c), the call of its application, and the answer (http_response.c) as bytes.
  *
  * Usual is what begins with start_response as wsgi_start_response.c has it, and returns a list of one block. The session
- * (app/wsgi.py) goes on with anything else from where it stands. */
+ * (app/wsgi/exchange.py) goes on with anything else from where it stands. */
 
 #include "native.h"
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* A usual request, from its head (wsgi_environ.c) to what its application answers: the object behind start_response.
  *
  * The usual application calls start_response once, with usual headers and without exc_info, and never write().
- * As soon as it does anything else, a Response (app/response.py, the twin) takes over. */
+ * As soon as it does anything else, a Response (app/wsgi/start_response.py, the twin) takes over. */
 
 #include "native.h"
 #include <stddef.h>

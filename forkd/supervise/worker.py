@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from forkd.app import loader, stream, welcome
+from forkd.app import loader, welcome
 from forkd.app.hooks import Hooks, Place
-from forkd.app.shed import SheddingWsgi
-from forkd.app.wsgi import Wsgi
+from forkd.app.stream import handlers as stream
+from forkd.app.wsgi.exchange import Wsgi
+from forkd.app.wsgi.shed import SheddingWsgi
 from forkd.config import Config
 from forkd.errors import AppError, ForkdError, SystemCallError
 from forkd.log.lines import AccessLog, Log

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from forkd.app.file_wrapper import FileWrapper
+from forkd.app.wsgi.file_wrapper import FileWrapper
 from tests.process.conftest import Service
 
 TEXT = b"0123456789" * 1000

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any, NamedTuple, NoReturn
 
-from forkd.app.wsgi import Wsgi
+from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
 from forkd.models import registry
 from forkd.models.deadlines import NEVER

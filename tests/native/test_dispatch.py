@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from forkd.app.wsgi import Wsgi
+from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
 from forkd.models.deadlines import NEVER
 from forkd.models.inline import InlineLoop

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from forkd.app.file_wrapper import FileWrapper
-from forkd.app.wsgi import Wsgi
+from forkd.app.wsgi.exchange import Wsgi
+from forkd.app.wsgi.file_wrapper import FileWrapper
 from forkd.config import Config
 from forkd.native import native
 from forkd.session.seam import Await, ClientGone, SendFile

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from forkd.app.stream import Evented
+from forkd.app.stream.handlers import Evented
 from forkd.models import stake
 from forkd.models.link import Link
 from forkd.models.proactor import Proactor

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from httptools import HttpParserError, HttpRequestParser
 
-from forkd.http.environ import environ_of
+from forkd.app.wsgi.environ import environ_of
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser

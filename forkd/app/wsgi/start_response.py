@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from forkd.app.wsgi.shortcut import Block, Usual, UsualRequest
 from forkd.http.guard import Request
 from forkd.http.response import (
     LAST_CHUNK,
@@ -20,7 +21,6 @@ from forkd.http.response import (
     date,
     encode,
 )
-from forkd.http.usual import Block, Usual, UsualRequest
 from forkd.session.seam import ClientGone, Host, Peer
 from forkd.system.forked import in_fork
 from forkd.system.originals import time

@@ -11,15 +11,15 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 
-from forkd.app.file_wrapper import FileWrapper
-from forkd.app.response import Response, declared, exact
+from forkd.app.wsgi.environ import Ends, Environ, environ_of, roomy_template
+from forkd.app.wsgi.file_wrapper import FileWrapper
+from forkd.app.wsgi.shortcut import Block, Exchange, Usual, UsualParser, UsualRequest
+from forkd.app.wsgi.start_response import Response, declared, exact
 from forkd.config import Config
-from forkd.http.environ import Ends, Environ, environ_of, roomy_template
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refusal, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, body_size, date, error
-from forkd.http.usual import Block, Exchange, Usual, UsualParser, UsualRequest
 from forkd.session.body import Collector
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,

@@ -1,7 +1,7 @@
 """A request head as CGI variables (RFC 3875, PEP 3333): what a WSGI application reads of it.
 
 Called by the WSGI session in a child. A usual head has been read into them by native code already
-(usual.py); this is the way for all others, and the twin that the native code is held against.
+(shortcut.py); this is the way for all others, and the twin that the native code is held against.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from .guard import Request, transfer_codings
+from forkd.http.guard import Request, transfer_codings
 
 Environ = dict[str, Any]
 

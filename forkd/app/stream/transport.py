@@ -1,6 +1,6 @@
 """The transport of an asyncio protocol: an asyncio.Transport whose bytes go through the model.
 
-Made by the session of each asyncio stream (stream.py). Lives on the loop's thread, in a child. As in
+Made by the session of each asyncio stream (handlers.py). Lives on the loop's thread, in a child. As in
 asyncio, what a protocol asks for takes effect after it has returned: the session is woken, and
 `connection_lost` called, by the loop.
 """
@@ -11,7 +11,7 @@ import asyncio
 from asyncio.trsock import TransportSocket
 from collections.abc import Iterable
 
-from forkd.app import flow
+from forkd.app.stream import flow
 from forkd.session.seam import ClientGone, Log, Peer
 from forkd.system.forked import call, in_fork, leave
 

@@ -13,8 +13,8 @@ import socketserver
 from collections.abc import Callable
 from typing import Any
 
-from forkd.app import flow
-from forkd.app.transport import Transport
+from forkd.app.stream import flow
+from forkd.app.stream.transport import Transport
 from forkd.config import Config
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,

@@ -11,13 +11,13 @@ from collections.abc import Callable, Generator, Iterable
 from math import ceil
 from typing import Any
 
-from forkd.app.response import Response
-from forkd.app.wsgi import Application, Shown, Wsgi
+from forkd.app.wsgi.exchange import Application, Shown, Wsgi
+from forkd.app.wsgi.shortcut import Exchange, UsualRequest
+from forkd.app.wsgi.start_response import Response
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import error
-from forkd.http.usual import Exchange, UsualRequest
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import CODES, REFUSED, REQUESTS, SHED
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import IO, Any, Protocol
 
+from forkd.app.wsgi.environ import Ends, Environ
+from forkd.http.guard import Request
+from forkd.http.limits import Limits
+from forkd.http.request import RequestParser
 from forkd.native import native
-
-from .environ import Ends, Environ
-from .guard import Request
-from .limits import Limits
-from .request import RequestParser
 
 
 class UsualRequest(Protocol):

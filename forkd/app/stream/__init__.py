@@ -1,0 +1,1 @@
+"""Handlers of socketserver's and protocols of asyncio, as sessions."""

@@ -1,0 +1,1 @@
+"""WSGI (PEP 3333): one request, from its head to its answer."""
