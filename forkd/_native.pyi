@@ -93,7 +93,7 @@ class Lane(_Ledger):
 class OwnLane(_Ledger):
     def become(self, lane: Lane, /) -> None: ...
 
-class Link:  # PythonLink in models/link.py
+class Link:  # PythonLink in engine/link.py
     fd: int
     ledger: Any
     forks: int

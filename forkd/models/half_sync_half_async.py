@@ -5,8 +5,8 @@
 3. The queueing layer: the accepted socket is sent to the queue of a child, as SCM_RIGHTS on a unix
    socket. `dispatch` chooses the child; with `competition` there is one queue, and an idle child
    takes what is in it.
-4. The synchronous layer is the child: it takes sockets from its queue (intake.py), reads, runs the
-   application, writes (inline.py). It never waits on a listener.
+4. The synchronous layer is the child: it takes sockets from its queue (engine/intake.py), reads, runs the
+   application, writes (engine/inline.py). It never waits on a listener.
 
 The master takes back what waits in the queue of a child that dies or retires. What was handed to one
 that stands still waits for it; `competition` has one queue, which the others go on emptying.
@@ -14,7 +14,7 @@ that stands still waits for it; `competition` has one queue, which the others go
 
 from __future__ import annotations
 
-from forkd.models.inline import InlineLoop
+from forkd.engine.inline import InlineLoop
 
 
 class HalfSyncHalfAsync(InlineLoop):

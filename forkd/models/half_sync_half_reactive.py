@@ -17,9 +17,9 @@ lifts the weaknesses of the single one, the lock of the queue and one client per
 
 from __future__ import annotations
 
-from forkd.models.connection import Connection
-from forkd.models.pool import PooledLoop
-from forkd.models.steps import Outcome, advance, flush, read
+from forkd.engine.connection import Connection
+from forkd.engine.pooled import PooledLoop
+from forkd.engine.steps import Outcome, advance, flush, read
 from forkd.system.handles import WRITE
 
 

@@ -10,18 +10,18 @@ The set of children shares the listeners, and takes turns at waiting for them.
 5. It joins the followers: its handle set holds its own connections and its bell, so that it serves
    its clients and can be promoted at once.
 
-The lease and its bells are in system/lease.py, a child's part in them in acceptor.py; the work of
-step 4 is in inline.py: the child that learned of an event handles it, with no hand-off.
+The lease and its bells are in system/lease.py, a child's part in them in engine/acceptor.py; the work of
+step 4 is in engine/inline.py: the child that learned of an event handles it, with no hand-off.
 When the leader is still inside application code while a client waits, SIGIO wakes the master, which
 grants the lease to an idle follower (supervise/doorbell.py).
 
 `--accept exclusive` and `reuseport` leave step 3 to the kernel: every child waits on the listeners
-all the time. `--io blocking` serves one client per child, to its end, in step 4 (blocking.py).
+all the time. `--io blocking` serves one client per child, to its end, in step 4 (engine/blocking.py).
 """
 
 from __future__ import annotations
 
-from forkd.models.inline import InlineLoop
+from forkd.engine.inline import InlineLoop
 
 
 class LeaderFollowers(InlineLoop):

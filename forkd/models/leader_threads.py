@@ -8,14 +8,14 @@
    leader's connection to the leader, and leads itself. The next follower watches.
 4. The former leader finishes its connection, hands the outcome to the leader, and goes on with
    what waits at the entrance, or joins the followers.
-5. Before a request that is likely to block (routes.py), the leader promotes a follower, rather than
+5. Before a request that is likely to block (engine/routes.py), the leader promotes a follower, rather than
    be overtaken a millisecond later.
 
-With `--threads N` up to N requests are in the application (entrance.py). There is one thread more, so
+With `--threads N` up to N requests are in the application (engine/bulkhead.py). There is one thread more, so
 that one leads even then: it reads, writes, and keeps deadlines, but accepts nothing.
 
 The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
-application its leadership is at stake (stake.py): the thread that takes the connection out leads on, which is
+application its leadership is at stake (engine/baton.py): the thread that takes the connection out leads on, which is
 the leader itself when it comes back, or the watcher. A watcher holds `_lock` from there until it leads.
 """
 
@@ -27,13 +27,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from forkd.models import stake
-from forkd.models.connection import Connection
-from forkd.models.entrance import Entrance, Work
-from forkd.models.inline import InlineLoop
-from forkd.models.routes import SLOW_SECONDS, Routes
-from forkd.models.steps import FINISHED, Outcome, advance
-from forkd.models.unit import Unit
+from forkd.engine import baton as stake
+from forkd.engine.bulkhead import Entrance, Work
+from forkd.engine.connection import Connection
+from forkd.engine.context import Unit
+from forkd.engine.inline import InlineLoop
+from forkd.engine.routes import SLOW_SECONDS, Routes
+from forkd.engine.steps import FINISHED, Outcome, advance
 from forkd.session.seam import READY, TAKE, Await
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import Events

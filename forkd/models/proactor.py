@@ -20,11 +20,11 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
-from forkd.models.completing import Completing
-from forkd.models.connection import Connection
-from forkd.models.pool import PooledLoop
-from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
-from forkd.models.unit import Unit
+from forkd.engine.completing import Completing
+from forkd.engine.connection import Connection
+from forkd.engine.context import Unit
+from forkd.engine.pooled import PooledLoop
+from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.session.seam import READY, Await
 from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.cells import RECEIVED, SENT
@@ -132,7 +132,7 @@ class Proactor(PooledLoop):
         elif conn.op.write:
             self.go(conn, conn.resume, None)
 
-    # ---- what native code calls: as in inline.py ------------------------------------------
+    # ---- what native code calls: as in engine/inline.py ------------------------------------------
 
     def feed(self, conn: Connection, value: Any) -> None:
         self.go(conn, conn.resume, value)

@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
-from forkd.models.account import account_for
-from forkd.models.blocking import BlockingFollowers
-from forkd.models.deadlines import NEVER
-from forkd.models.inline import InlineLoop
-from forkd.models.intake import Accepted
-from forkd.models.loop import ChildLoop
-from forkd.models.parting import Parting
-from forkd.models.unit import Unit
+from forkd.engine.account import account_for
+from forkd.engine.blocking import BlockingFollowers
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.inline import InlineLoop
+from forkd.engine.intake import Accepted
+from forkd.engine.loop import ChildLoop
+from forkd.engine.parting import Parting
 from forkd.session.late import late_answer
 from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST

@@ -14,9 +14,9 @@ its own in the request queue, and pool threads are the event handlers.
 
 from __future__ import annotations
 
-from forkd.models.connection import Connection
-from forkd.models.pool import PooledLoop
-from forkd.models.steps import Outcome, advance, flush, read
+from forkd.engine.connection import Connection
+from forkd.engine.pooled import PooledLoop
+from forkd.engine.steps import Outcome, advance, flush, read
 from forkd.system.handles import WRITE
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from forkd.config import Config
 from forkd.config.rules import Rule
-from forkd.models.blocking import BlockingFollowers
+from forkd.engine.blocking import BlockingFollowers
+from forkd.engine.context import Model, Unit
 from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
@@ -19,7 +20,6 @@ from forkd.models.proactor import Proactor
 from forkd.models.process_per_connection import MAX_PROCESSES, ProcessPerConnection
 from forkd.models.reactor import Reactor
 from forkd.models.simulated_proactor import SimulatedProactor
-from forkd.models.unit import Model, Unit
 from forkd.native import missing, native
 from forkd.system import uring
 

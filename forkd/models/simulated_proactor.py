@@ -14,9 +14,9 @@ threads see only requests and hand back responses, as completion handlers do.
 
 from __future__ import annotations
 
-from forkd.models.connection import Connection
-from forkd.models.pool import PooledLoop
-from forkd.models.steps import WRITING, Outcome, flush, read
+from forkd.engine.connection import Connection
+from forkd.engine.pooled import PooledLoop
+from forkd.engine.steps import WRITING, Outcome, flush, read
 from forkd.session.seam import READY
 
 

@@ -1,5 +1,5 @@
 /* Accepting connections, and serving their first request, as bare Links: without an object of Python for each
- * (models/brief.py; the twin is `serve` in models/inline.py). A connection that goes on after that gets a Connection
+ * (engine/one_shot.py; the twin is `serve` in engine/inline.py). A connection that goes on after that gets a Connection
  * and a session, which continue from there. */
 
 #define _GNU_SOURCE
@@ -17,7 +17,7 @@ static PyObject *n_crowded;
 
 enum {
     AT_ONCE = 1000000,  /* ns */
-    SLOW = 5000000,     /* ns: what takes longer ends a batch (models/batch.py) */
+    SLOW = 5000000,     /* ns: what takes longer ends a batch (engine/batch.py) */
     TOGETHER = MSG_MORE /* the answer waits for the FIN, which comes next: one segment, and one wake-up of the client */
 };
 

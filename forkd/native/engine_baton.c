@@ -1,4 +1,4 @@
-/* The stake of the leader of a child's threads, and the wait of the follower that watches it (models/stake.py, the
+/* The stake of the leader of a child's threads, and the wait of the follower that watches it (engine/baton.py, the
  * twin).
  *
  * The watcher looks a thousand times a second. Here it does so without the GIL, which otherwise each look

@@ -1,4 +1,4 @@
-/* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (models/inline.py, the
+/* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (engine/inline.py, the
  * twin).
  *
  * A connection rests while its session waits in an Await that has a `shortcut`. A usual request is answered without

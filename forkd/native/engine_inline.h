@@ -9,7 +9,7 @@ enum {
     CHUNK = 65536,
     READABLE = 1 /* EPOLLIN */,
     ROUNDS = 8,
-    MOST_ACCEPTS = 16,       /* connections in one share, as models/share.py has it */
+    MOST_ACCEPTS = 16,       /* connections in one share, as engine/share.py has it */
     SHARE_OVER = 1 << 20,    /* more than any: its time is over, or Python has had it; the turn ends */
     MOST_ACCEPT_NS = 10000000, /* the same, in time */
 };
@@ -21,7 +21,7 @@ typedef struct {
     PyObject *stake; /* NULL where one thread leads for good */
     PyObject *brief; /* what `accept` and `begin` take, where connections are brief, and how many may be early */
     long accepted;   /* of those, since this was set to 0 */
-    long taken;      /* of those, in this share: see models/share.py */
+    long taken;      /* of those, in this share: see engine/share.py */
     double due;      /* seconds of CLOCK_MONOTONIC: the rest of a turn is not before that, if shares are whole */
     double patience; /* seconds in the application, above which `loop.judge` is called */
     char wary;       /* `loop.claims` is asked before the application is called */

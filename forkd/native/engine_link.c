@@ -1,4 +1,4 @@
-/* A connection as its driver and its session share it: the native twin of models/link.py. */
+/* A connection as its driver and its session share it: the native twin of engine/link.py. */
 
 #include "native.h"
 #include <stddef.h>

@@ -83,7 +83,7 @@ typedef struct {
 /* The exception that is set, with its traceback; it is not set any more. New reference. */
 PyObject *taken_exception(void);
 
-/* A connection as its driver and its session share it (models/link.py, the twin). */
+/* A connection as its driver and its session share it (engine/link.py, the twin). */
 typedef struct {
     PyObject_HEAD
     int fd;

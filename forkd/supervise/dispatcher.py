@@ -24,8 +24,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from time import monotonic, monotonic_ns
 
+from forkd.engine.share import MOST_ACCEPTS, SECONDS
 from forkd.log.lines import Log
-from forkd.models.share import MOST_ACCEPTS, SECONDS
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.heritage import server_of

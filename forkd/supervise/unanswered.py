@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic_ns
 
+from forkd.engine.account import account_for
+from forkd.engine.parting import Parting
 from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
-from forkd.models.account import account_for
-from forkd.models.parting import Parting
 from forkd.session.late import late_answer
 from forkd.supervise.children import Child
 from forkd.supervise.generation import Generation

@@ -24,12 +24,12 @@ from forkd.app.stream import handlers as stream
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.app.wsgi.shed import SheddingWsgi
 from forkd.config import Config
+from forkd.engine.context import Model, Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.intake import Intake, ListenerIntake, QueueIntake
 from forkd.errors import AppError, ForkdError, SystemCallError
 from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
-from forkd.models.deadlines import NEVER
-from forkd.models.intake import Intake, ListenerIntake, QueueIntake
-from forkd.models.unit import Model, Unit
 from forkd.session.seam import Interface, Ledger
 from forkd.supervise.heritage import Heritage
 from forkd.supervise.messages import (

@@ -1,7 +1,7 @@
 """A mark in shared memory that some worker of a generation has had slow requests lately, for all its workers.
 
 Two cells of shared memory, which every worker may write. A worker that is about to take several connections
-at a time looks whether it should (models/batch.py): a slow request holds those that were taken with it, and
+at a time looks whether it should (engine/batch.py): a slow request holds those that were taken with it, and
 the worker that meets the next one need not be the one that has met the last.
 
 One request that took a while does not count: the processor may have been needed elsewhere. Two of them

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.intake import ListenerIntake
+from forkd.engine.share import Share
 from forkd.models import registry
-from forkd.models.deadlines import NEVER
-from forkd.models.intake import ListenerIntake
-from forkd.models.share import Share
-from forkd.models.unit import Unit
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease, make_bells
 from forkd.system.scoreboard import Scoreboard

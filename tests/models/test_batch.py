@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forkd.models.batch import BRIEF_SECONDS, MAX_CONNECTIONS, RUN_CONNECTIONS, SLOW_SECONDS, Batch
+from forkd.engine.batch import BRIEF_SECONDS, MAX_CONNECTIONS, RUN_CONNECTIONS, SLOW_SECONDS, Batch
 
 
 def grown() -> Batch:

@@ -256,7 +256,7 @@ def test_what_an_operation_has_taken_has_come_before_it_has_ended(
     assert not operations.has_come(ours.fileno())
     theirs.sendall(b"GET")
     deadline = time.monotonic() + 10
-    while not _is_empty(ours):  # it is looked there first: models/completing.py
+    while not _is_empty(ours):  # it is looked there first: engine/completing.py
         assert time.monotonic() < deadline
     assert operations.has_come(ours.fileno())
     theirs.close()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from forkd.models.entrance import Entrance, Work
-from forkd.models.routes import MAX_ROUTES, SLOW_SECONDS, Routes, route_of
+from forkd.engine.bulkhead import Entrance, Work
+from forkd.engine.routes import MAX_ROUTES, SLOW_SECONDS, Routes, route_of
 
 HELLO = b"GET / HTTP/1.1"
 REPORT = b"GET /reports HTTP/1.1"

@@ -1,4 +1,4 @@
-"""The stake of a leader among threads (models/stake.py): the native one and its twin do the same."""
+"""The stake of a leader among threads (engine/baton.py): the native one and its twin do the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from forkd.models.stake import GIVEN, NOTHING, STILL, PythonStake, Stake, make
+from forkd.engine.baton import GIVEN, NOTHING, STILL, PythonStake, Stake, make
 from forkd.native import native
 
 SECONDS = 20  # in which whatever is waited for has happened

@@ -1,5 +1,5 @@
 """A loop over native code against one without: whatever clients send, and an application does, the clients,
-the ledger, the access log and the error log see the same (native/engine_inline.c, models/inline.py).
+the ledger, the access log and the error log see the same (native/engine_inline.c, engine/inline.py).
 
 Clients and applications are drawn at random, by a seed that a failure prints.
 """
@@ -22,11 +22,11 @@ import pytest
 
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
-from forkd.models.deadlines import NEVER
-from forkd.models.inline import InlineLoop
-from forkd.models.intake import ListenerIntake
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.inline import InlineLoop
+from forkd.engine.intake import ListenerIntake
 from forkd.models.proactor import Proactor
-from forkd.models.unit import Unit
 from forkd.native import native
 from forkd.system.cells import (
     ACCEPTED,

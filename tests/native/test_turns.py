@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from forkd.app.stream.handlers import Evented
-from forkd.models import stake
-from forkd.models.link import Link
+from forkd.engine import baton as stake
+from forkd.engine.link import Link
 from forkd.models.proactor import Proactor
 from forkd.native import native
 from forkd.session.seam import Await

@@ -1,7 +1,7 @@
 """Every order of steps of two children, their bells and the doorbell: who is served, and who waits for ever.
 
 A step is what one process does at once: one read or write of shared memory, one system call. The children's
-are those of models/loop.py, models/acceptor.py and system/lease.py, the master's those of
+are those of engine/loop.py, engine/acceptor.py and system/lease.py, the master's those of
 supervise/doorbell.py, whose `judge` decides here too, and of supervise/leadership.py. Once in a run one
 child is killed, and once one is stopped for good, between any two steps. Times are not in it: a look comes
 when it comes, and a busy leader may be taken for one that is about to accept, or not. Nor are loads: a leader

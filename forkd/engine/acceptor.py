@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from forkd.models.deadlines import NEVER
-from forkd.models.deference import Deference
-from forkd.models.intake import Accepted, Intake, ListenerIntake
-from forkd.models.link import Link
-from forkd.models.unit import Unit
+from forkd.engine.backpressure import Deference
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.intake import Accepted, Intake, ListenerIntake
+from forkd.engine.link import Link
 from forkd.system.cells import ACCEPTED, CONNECTIONS, PROMOTIONS
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from forkd.models.connection import Connection
+from forkd.engine.connection import Connection
 from forkd.system.originals import Lock
 
 

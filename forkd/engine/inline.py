@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forkd.models.brief import BriefLoop
-from forkd.models.connection import CHUNK_BYTES, Connection
-from forkd.models.share import SECONDS
-from forkd.models.steps import ABORTED, FINISHED, Outcome, advance, flush
+from forkd.engine.connection import CHUNK_BYTES, Connection
+from forkd.engine.one_shot import BriefLoop
+from forkd.engine.share import SECONDS
+from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
 from forkd.session.seam import TAKE, Await, Deadline
 from forkd.system.cells import RECEIVED
@@ -131,5 +131,5 @@ class InlineLoop(BriefLoop):
         self._go(conn, conn.resume, conn.take() if reached is TAKE else None)
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
-        """The one way into a session: leader_threads.py, where it may block, has others."""
+        """The one way into a session: models/leader_threads.py, where it may block, has others."""
         self.keeper.settle(conn, advance(conn, step, value, self.log))

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forkd.models.batch import Batch
-from forkd.models.connection import Connection
-from forkd.models.deadlines import NEVER
-from forkd.models.intake import ListenerIntake
-from forkd.models.link import Link
-from forkd.models.loop import ChildLoop
-from forkd.models.share import MOST_ACCEPTS
-from forkd.models.stake import Stake
-from forkd.models.steps import advance
-from forkd.models.unit import Unit
+from forkd.engine.batch import Batch
+from forkd.engine.baton import Stake
+from forkd.engine.connection import Connection
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.intake import ListenerIntake
+from forkd.engine.link import Link
+from forkd.engine.loop import ChildLoop
+from forkd.engine.share import MOST_ACCEPTS
+from forkd.engine.steps import advance
 from forkd.native import native
 from forkd.session.seam import Await
 from forkd.system.caution import SLOW_SECONDS

@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from forkd.models.connection import Connection
-from forkd.models.deadlines import NOWHERE, Wheel
-from forkd.models.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
-from forkd.models.unit import Unit
+from forkd.engine.connection import Connection
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NOWHERE, Wheel
+from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.system.handles import READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket

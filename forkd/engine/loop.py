@@ -13,14 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from forkd.models.acceptor import Acceptor
-from forkd.models.connection import Connection
-from forkd.models.deadlines import NEVER
-from forkd.models.eviction import Eviction
-from forkd.models.intake import Accepted, ListenerIntake
-from forkd.models.keeper import Keeper
-from forkd.models.share import Share
-from forkd.models.unit import Unit
+from forkd.engine.acceptor import Acceptor
+from forkd.engine.connection import Connection
+from forkd.engine.connections import Keeper
+from forkd.engine.context import Unit
+from forkd.engine.deadlines import NEVER
+from forkd.engine.eviction import Eviction
+from forkd.engine.intake import Accepted, ListenerIntake
+from forkd.engine.share import Share
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import EVICTED, FULL_SINCE, WORKING
 from forkd.system.forked import in_fork, leave
@@ -284,7 +284,7 @@ class ChildLoop:
 
     def _leave(self) -> None:
         """At the end of each turn since then, when no session is on the stack. A model may break off
-        in the middle of `serve` (leader_threads.py): the next turn goes on here."""
+        in the middle of `serve` (models/leader_threads.py): the next turn goes on here."""
         if not self._left:
             self._left.extend(self.acceptor.drain())
         while self._left:

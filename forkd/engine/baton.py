@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from forkd.models.connection import Connection
+from forkd.engine.connection import Connection
 from forkd.native import native as _native
 from forkd.system.originals import Empty, SimpleQueue
 

@@ -13,11 +13,11 @@ import struct
 from itertools import count
 from typing import Any
 
-from forkd.models.connection import CHUNK_BYTES, Connection
-from forkd.models.keeper import LINGER_SECONDS
-from forkd.models.loop import ChildLoop
-from forkd.models.steps import TURN_SENDS
-from forkd.models.unit import Unit
+from forkd.engine.connection import CHUNK_BYTES, Connection
+from forkd.engine.connections import LINGER_SECONDS
+from forkd.engine.context import Unit
+from forkd.engine.loop import ChildLoop
+from forkd.engine.steps import TURN_SENDS
 from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline
 from forkd.system.cells import RECEIVED
 from forkd.system.forked import in_fork, leave

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from forkd.models.connection import Connection
-from forkd.models.loop import ChildLoop
-from forkd.models.steps import ABORTED, Outcome, advance
-from forkd.models.unit import Unit
+from forkd.engine.connection import Connection
+from forkd.engine.context import Unit
+from forkd.engine.loop import ChildLoop
+from forkd.engine.steps import ABORTED, Outcome, advance
 from forkd.session.seam import READY, TAKE, Deadline, Log
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import SimpleQueue, socket, start_thread

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from heapq import nsmallest
 
-from forkd.models.connection import Connection
-from forkd.models.deadlines import NEVER
-from forkd.models.keeper import Keeper
+from forkd.engine.connection import Connection
+from forkd.engine.connections import Keeper
+from forkd.engine.deadlines import NEVER
 
 #: Connections that are looked out at a time: all of a child's are looked at for that.
 _MAX_FOUND_CONNECTIONS = 32

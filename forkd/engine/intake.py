@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Protocol
 
-from forkd.models.link import Link
+from forkd.engine.link import Link
 from forkd.native import native
 from forkd.system.cells import WORKER_QUEUE
 from forkd.system.fd_passing import receive_socket
@@ -37,7 +37,7 @@ class Intake(Protocol):
         ...
 
     def wrap(self, fd: int) -> Accepted:
-        """A connection that the kernel accepted for us (proactor.py)."""
+        """A connection that the kernel accepted for us (models/proactor.py)."""
         ...
 
     def close(self) -> None: ...

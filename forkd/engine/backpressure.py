@@ -8,7 +8,7 @@ same, and waits for its turn here.
 
 from __future__ import annotations
 
-from forkd.models.deadlines import NEVER
+from forkd.engine.deadlines import NEVER
 from forkd.system.lease import Lease
 from forkd.system.originals import monotonic
 

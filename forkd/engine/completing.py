@@ -9,8 +9,8 @@ import os
 import termios
 from typing import Any
 
-from forkd.models.connection import Connection
-from forkd.models.steps import Outcome
+from forkd.engine.connection import Connection
+from forkd.engine.steps import Outcome
 from forkd.system.operations import Operations
 from forkd.system.originals import socket
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from forkd.models.connection import CHUNK_BYTES, Connection
+from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline, Log
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork, leave

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from forkd.config import Config
+from forkd.engine.intake import Intake
 from forkd.log.lines import AccessLog, Log
-from forkd.models.intake import Intake
 from forkd.session.seam import Host, Interface
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from forkd.models.deadlines import NEVER, NOWHERE
-from forkd.models.link import Link
-from forkd.models.taken import TakenSocket
+from forkd.engine.deadlines import NEVER, NOWHERE
+from forkd.engine.hijack import TakenSocket
+from forkd.engine.link import Link
 from forkd.session.seam import (
     Await,
     ClientGone,

@@ -9,7 +9,7 @@ for it while other children are idle. Belongs to the loop of a child.
 
 from __future__ import annotations
 
-from forkd.models.share import MOST_ACCEPTS
+from forkd.engine.share import MOST_ACCEPTS
 
 #: Connections taken at a time, at most. A child that has more of them open should not get several of those
 #: that stay.

@@ -1,0 +1,1 @@
+"""What the models are made of: who waits, and who moves the bytes. In a worker."""
