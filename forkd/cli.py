@@ -19,12 +19,13 @@ from forkd.bench import command as bench
 from forkd.config import Config, spelling
 from forkd.config.sources import Sources, add_flags, is_named
 from forkd.errors import ForkdError, NotRunning, UsageError
+from forkd.ipc import discovery
+from forkd.ipc.control import ask
+from forkd.ipc.handover import inherited
+from forkd.ipc.pidfile import running
 from forkd.models import registry
-from forkd.supervise import discovery, start, table
-from forkd.supervise.control import ask
+from forkd.supervise import start, table
 from forkd.supervise.entry import take_over
-from forkd.supervise.handover import inherited
-from forkd.supervise.pidfile import running
 from forkd.supervise.stopping import stop_and_wait
 from forkd.system import interpreter, signals
 from forkd.system import stdio as standard

@@ -13,14 +13,14 @@ from time import monotonic
 
 from forkd.config import Config
 from forkd.errors import BindError, ForkdError
+from forkd.ipc.control import ANNOUNCE_SECONDS, Request
+from forkd.ipc.messages import Retire
 from forkd.models import registry
 from forkd.supervise import announcement, departures, leadership, scaling
 from forkd.supervise import reload as reloading
 from forkd.supervise.children import Child, State
-from forkd.supervise.control import ANNOUNCE_SECONDS, Request
 from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import loading
-from forkd.supervise.messages import Retire
 from forkd.supervise.parts import Parts
 from forkd.supervise.service import Service
 from forkd.supervise.upgrade import Upgrade, describe, seconds_for

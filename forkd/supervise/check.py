@@ -17,12 +17,12 @@ from forkd.app.hooks import Hooks
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
+from forkd.ipc.control import ANNOUNCE_SECONDS
 from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
 from forkd.supervise import advice, exposure, worker
-from forkd.supervise.control import ANNOUNCE_SECONDS
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import LAST_WORDS, loading, not_booted
 from forkd.supervise.probe import probe

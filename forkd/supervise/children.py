@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from time import monotonic
 
-from forkd.supervise.messages import Channel
+from forkd.ipc.messages import Channel
 from forkd.system import process
 from forkd.system.fd_passing import Queue
 from forkd.system.signal_sockets import SignalSockets

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from forkd.config import Config
 from forkd.errors import BindError
+from forkd.ipc.control import ControlServer, Request
+from forkd.ipc.handover import Inheritance
 from forkd.log.lines import Log
 from forkd.metrics.admin import HEALTH_PAGES, PAGES, AdminServer, Source
-from forkd.supervise.control import ControlServer, Request
 from forkd.supervise.generation import permissions_of
-from forkd.supervise.handover import Inheritance
 from forkd.system.loop import Loop
 
 

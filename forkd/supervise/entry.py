@@ -8,13 +8,13 @@ import traceback
 
 from forkd.config.sources import Sources, is_ours
 from forkd.errors import AlreadyRunning, ForkdError
+from forkd.ipc.handover import Inheritance
+from forkd.ipc.pidfile import Pidfile
 from forkd.logger.destinations import capture
 from forkd.models import registry
 from forkd.supervise.foreground import stand_in
-from forkd.supervise.handover import Inheritance
 from forkd.supervise.launch import Launch
 from forkd.supervise.master import Master
-from forkd.supervise.pidfile import Pidfile
 from forkd.system import process, terminal
 from forkd.title import set_title
 

@@ -12,7 +12,7 @@ import select
 import signal
 
 from forkd.errors import ForkdError
-from forkd.supervise.pidfile import running
+from forkd.ipc.pidfile import running
 from forkd.system import process
 from forkd.system.signals import SignalQueue
 from forkd.title import set_title

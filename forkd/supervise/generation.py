@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from forkd.config import Config
 from forkd.errors import BindError, StartError, SystemCallError
+from forkd.ipc.heritage import Listening, sockets_of
 from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.supervise.heritage import Listening, sockets_of
 from forkd.system import host_names, process
 from forkd.system.address import Address
 from forkd.system.fd_passing import Queue, make_queue

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 
 from forkd.config import Config
-from forkd.supervise.control import ANNOUNCE_SECONDS
+from forkd.ipc.control import ANNOUNCE_SECONDS
 
 #: What a process gets to write its stacks before it is killed, seconds.
 LAST_WORDS = 0.4

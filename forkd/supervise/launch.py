@@ -13,12 +13,12 @@ from typing import Any
 
 from forkd.config import Config
 from forkd.errors import ForkdError
+from forkd.ipc.handover import Inheritance
+from forkd.ipc.manager import Manager
+from forkd.ipc.pidfile import Pidfile, make_directory
 from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
-from forkd.supervise.handover import Inheritance
-from forkd.supervise.manager import Manager
 from forkd.supervise.needs import with_need
-from forkd.supervise.pidfile import Pidfile, make_directory
 from forkd.system.address import Address
 from forkd.system.output import complain
 from forkd.system.sockets import Listener

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from forkd.errors import BindError
+from forkd.ipc.messages import Relisten
 from forkd.log.lines import Log
 from forkd.supervise.children import Child, Children
-from forkd.supervise.messages import Relisten
 from forkd.supervise.templates import Templates
 from forkd.system import sockets
 from forkd.system.address import Address

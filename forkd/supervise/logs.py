@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, NoReturn
 
 from forkd.config import Config
+from forkd.ipc.heritage import Sinks
 from forkd.log.lines import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
 from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
-from forkd.supervise.heritage import Sinks
 from forkd.system import process
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink

@@ -16,17 +16,17 @@ from time import monotonic
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ConfigError, ForkdError, StartError
+from forkd.ipc.control import Request
+from forkd.ipc.messages import Deaf, Failed, Ready, Recycle
 from forkd.log.lines import Log
 from forkd.models import registry
 from forkd.supervise import departures, exposure, foreground, plan, scaling, verbs, watchdog
 from forkd.supervise.actions import Actions
 from forkd.supervise.children import Child
-from forkd.supervise.control import Request
 from forkd.supervise.events import Events
 from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import killed_at_boot
 from forkd.supervise.launch import Launch
-from forkd.supervise.messages import Deaf, Failed, Ready, Recycle
 from forkd.supervise.nursery import mark_gone
 from forkd.supervise.parts import Parts
 from forkd.supervise.phase import Action, Event, Phase, after

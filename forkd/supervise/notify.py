@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from time import monotonic, monotonic_ns
 
+from forkd.ipc.manager import Manager
+from forkd.ipc.manager import stored_name as _name
 from forkd.supervise.children import Child, Children, State
-from forkd.supervise.manager import Manager
-from forkd.supervise.manager import stored_name as _name
 from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard

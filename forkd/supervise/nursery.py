@@ -12,13 +12,13 @@ from time import monotonic, monotonic_ns
 from typing import NoReturn
 
 from forkd.errors import StartError
+from forkd.ipc.heritage import Heritage, Sinks, TemplateHeritage
+from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
 from forkd.supervise import templates, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
-from forkd.supervise.heritage import Heritage, Sinks, TemplateHeritage
 from forkd.supervise.lateness import FROM_OUTSIDE
-from forkd.supervise.messages import Channel
 from forkd.supervise.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.cells import REQUESTS

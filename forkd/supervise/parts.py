@@ -8,17 +8,18 @@ from functools import partial
 from typing import Protocol
 
 from forkd.config import Config
+from forkd.ipc import discovery
+from forkd.ipc.control import Request
+from forkd.ipc.heritage import Sinks
 from forkd.log.lines import Log
 from forkd.models import registry
-from forkd.supervise import discovery, verbs
+from forkd.supervise import verbs
 from forkd.supervise.children import Child
-from forkd.supervise.control import Request
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.endpoints import Endpoints
 from forkd.supervise.errands import Errands
 from forkd.supervise.generation import Generation
-from forkd.supervise.heritage import Sinks
 from forkd.supervise.high_water import HighWater
 from forkd.supervise.launch import Launch
 from forkd.supervise.leadership import Leadership

@@ -17,10 +17,10 @@ from typing import Any
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCallError
+from forkd.ipc.control import ANOTHER_CONTROL, ask
+from forkd.ipc.pidfile import require_file, require_ours, running
 from forkd.log.lines import try_log
 from forkd.models import registry
-from forkd.supervise.control import ANOTHER_CONTROL, ask
-from forkd.supervise.pidfile import require_file, require_ours, running
 from forkd.supervise.start import error_log_of
 from forkd.system.address import Address
 from forkd.system.attempts import clash, try_directory, try_listen, try_name

@@ -21,15 +21,15 @@ from daemon.daemon import DaemonProcessDetachError, detach_process_context
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, StartError, SystemCallError
+from forkd.ipc.manager import manager_of, passed
+from forkd.ipc.pidfile import require_ours
 from forkd.logger.destinations import capture
 from forkd.metrics.access import Access
 from forkd.supervise import advice
 from forkd.supervise.entry import serve, why_denied
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.launch import Launch
-from forkd.supervise.manager import manager_of, passed
 from forkd.supervise.needs import with_need
-from forkd.supervise.pidfile import require_ours
 from forkd.system import process
 from forkd.system.output import complain, say
 from forkd.system.sockets import Listener

@@ -23,11 +23,11 @@ from typing import Any, NoReturn
 
 from forkd.app import loader
 from forkd.errors import ForkdError
+from forkd.ipc.heritage import Heritage, TemplateHeritage
+from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
 from forkd.models import registry
 from forkd.supervise import worker
-from forkd.supervise.heritage import Heritage, TemplateHeritage
-from forkd.supervise.messages import Channel
 from forkd.system import forked, process, programs
 from forkd.system.fd_passing import receive
 from forkd.system.originals import os, renew_loops, signal, socket

@@ -16,8 +16,8 @@ from time import monotonic
 from typing import NoReturn
 
 from forkd.errors import StartError
+from forkd.ipc.heritage import TemplateHeritage
 from forkd.log.lines import Log
-from forkd.supervise.heritage import TemplateHeritage
 from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
 from forkd.supervise.signalling import send
 from forkd.supervise.template import MOST, main

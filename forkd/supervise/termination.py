@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
+from forkd.ipc.messages import Quit, Retire
 from forkd.log.lines import Log
 from forkd.supervise import plan, worker
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.lateness import LAST_WORDS, not_booted
-from forkd.supervise.messages import Quit, Retire
 from forkd.supervise.signalling import send
 from forkd.supervise.unanswered import Unanswered
 from forkd.system import process

@@ -27,14 +27,14 @@ from typing import Any, NamedTuple, NoReturn
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, SystemCallError
+from forkd.ipc.control import Request
+from forkd.ipc.handover import VARIABLE, HandoverChannel
 from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
 from forkd.supervise.children import Child
-from forkd.supervise.control import Request
 from forkd.supervise.doorbell import Doorbell
 from forkd.supervise.endpoints import Endpoints
 from forkd.supervise.generation import Generation
-from forkd.supervise.handover import VARIABLE, HandoverChannel
 from forkd.supervise.high_water import HighWater
 from forkd.supervise.launch import Launch
 from forkd.system import interpreter, process

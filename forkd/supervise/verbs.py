@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
 from forkd.errors import ForkdError
+from forkd.ipc.control import Request
 from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, gather, process_collector
-from forkd.supervise.control import Request
 from forkd.supervise.logs import Logs
 from forkd.supervise.service import Service
 from forkd.supervise.status import Status

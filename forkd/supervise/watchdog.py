@@ -12,11 +12,11 @@ from functools import partial
 from time import monotonic, monotonic_ns
 
 from forkd.config import Config
+from forkd.ipc.messages import Trim
 from forkd.log.lines import Log, escape
 from forkd.supervise import plan, scaling
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.lateness import LAST_WORDS
-from forkd.supervise.messages import Trim
 from forkd.supervise.termination import Termination
 from forkd.system import process
 from forkd.system.cells import CONNECTIONS

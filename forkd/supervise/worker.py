@@ -28,11 +28,8 @@ from forkd.engine.context import Model, Unit
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import Intake, ListenerIntake, QueueIntake
 from forkd.errors import AppError, ForkdError, SystemCallError
-from forkd.log.lines import AccessLog, Log
-from forkd.models import registry
-from forkd.session.seam import Interface, Ledger
-from forkd.supervise.heritage import Heritage
-from forkd.supervise.messages import (
+from forkd.ipc.heritage import Heritage
+from forkd.ipc.messages import (
     Deaf,
     Failed,
     Quit,
@@ -42,6 +39,9 @@ from forkd.supervise.messages import (
     Retire,
     Trim,
 )
+from forkd.log.lines import AccessLog, Log
+from forkd.models import registry
+from forkd.session.seam import Interface, Ledger
 from forkd.system import forked, process, rights, terminal
 from forkd.system import stdio as standard
 from forkd.system.cells import REQUESTS

@@ -151,7 +151,7 @@ print(signal.sigpending())
 def test_a_master_that_has_left(tmp_path: Path) -> None:
     said = run(
         """
-from forkd.supervise.messages import Channel, Deaf
+from forkd.ipc.messages import Channel, Deaf
 ours, theirs = Channel.pair()
 theirs.close()
 print(ours.send(Deaf(1)), ours.gone)

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import pytest
 
 from forkd.errors import ForkdError, NotRunning
-from forkd.supervise.control import ask
-from forkd.supervise.pidfile import running
+from forkd.ipc.control import ask
+from forkd.ipc.pidfile import running
 
 T = TypeVar("T")
 _names = itertools.count(1)

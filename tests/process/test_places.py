@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from forkd.supervise.control import ask
+from forkd.ipc.control import ask
 from forkd.system.process import resident_bytes
 
 from .conftest import Service, until

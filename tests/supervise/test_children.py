@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from forkd.ipc.messages import Channel
 from forkd.supervise.children import TRANSITIONS, Child, Children, State
-from forkd.supervise.messages import Channel
 from forkd.system.signal_sockets import SignalSockets
 
 STARTING, READY, RETIRING, KILLED = State.STARTING, State.READY, State.RETIRING, State.KILLED

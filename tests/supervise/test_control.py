@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from forkd.errors import BindError, ForkdError, NotRunning
-from forkd.supervise.control import ControlServer, Request, ask
+from forkd.ipc.control import ControlServer, Request, ask
 from forkd.system.loop import Loop
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forkd.errors import BindError
-from forkd.supervise.control import ControlServer, Request
+from forkd.ipc.control import ControlServer, Request
 from forkd.system import sockets
 from forkd.system.address import Address
 from forkd.system.loop import Loop

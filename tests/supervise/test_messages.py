@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from forkd.supervise.messages import (
+from forkd.ipc.messages import (
     Channel,
     Failed,
     Message,

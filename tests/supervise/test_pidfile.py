@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forkd.errors import ForkdError, NotRunning, StartError, SystemCallError
-from forkd.supervise.pidfile import Pidfile, running
+from forkd.ipc.pidfile import Pidfile, running
 
 
 def test_it_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The service manager that has started this process: where it is told of the service, and what it passes
 (sd_notify(3), sd_listen_fds(3)), without a library. In the command that starts; the master tells it
-(notify.py).
+(master/systemd.py).
 """
 
 from __future__ import annotations

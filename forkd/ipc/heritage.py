@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from forkd.config import Config
+from forkd.ipc.messages import Channel
 from forkd.log.sink import LineSink, Sink
-from forkd.supervise.messages import Channel
 from forkd.system import process
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.lease import Lease

@@ -1,7 +1,7 @@
 """What passes from a master to the one that replaces it: at its start descriptors and facts, in an
 environment variable; while both run words and counters, over a socketpair.
 
-The old master writes it (upgrade.py), and the new one reads it, which may be of another version: names and
+The old master writes it (master/upgrade.py), and the new one reads it, which may be of another version: names and
 shapes are only added to. In both masters.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkd.config.sources import Sources
-from forkd.supervise.manager import Manager
+from forkd.ipc.manager import Manager
 from forkd.system.address import Address
 from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener
