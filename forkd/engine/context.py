@@ -1,6 +1,6 @@
 """The context of a child, which its model works with, and the protocol that a model implements.
 
-Made by supervise/worker.py after the fork; used by every model.
+Made by worker/main.py after the fork; used by every model.
 """
 
 from __future__ import annotations

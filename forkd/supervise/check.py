@@ -22,7 +22,7 @@ from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.supervise import advice, exposure, worker
+from forkd.supervise import advice, exposure
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import LAST_WORDS, loading, not_booted
 from forkd.supervise.probe import probe
@@ -31,6 +31,7 @@ from forkd.system.originals import os, select, signal
 from forkd.system.output import complain
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
+from forkd.worker import main as worker
 
 #: For the process that has imported the application to run its exit hooks.
 _LEAVE_SECONDS = 5.0

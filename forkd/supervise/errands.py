@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError, StartError
 from forkd.log.lines import Log
-from forkd.supervise import plan, worker
+from forkd.supervise import plan
 from forkd.supervise.generation import Generation
 from forkd.supervise.nursery import Nursery
 from forkd.supervise.signalling import send
@@ -21,6 +21,7 @@ from forkd.system import forked, process
 from forkd.system.loop import Loop
 from forkd.system.originals import monotonic, os, signal
 from forkd.system.signal_sockets import SignalSockets
+from forkd.worker import main as worker
 
 
 class Errand(NamedTuple):

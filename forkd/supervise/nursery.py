@@ -15,7 +15,7 @@ from forkd.errors import StartError
 from forkd.ipc.heritage import Heritage, Sinks, TemplateHeritage
 from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
-from forkd.supervise import templates, worker
+from forkd.supervise import templates
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.generation import Generation
 from forkd.supervise.lateness import FROM_OUTSIDE
@@ -29,6 +29,7 @@ from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
+from forkd.worker import main as worker
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
 _REASONS = (

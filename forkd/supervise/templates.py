@@ -1,5 +1,5 @@
 """The master's templates: made when a generation with `preload` needs a child, asked for children, and
-ended when it needs no more. What a template does itself is in template.py. In the master.
+ended when it needs no more. What a template does itself is in worker/template.py. In the master.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from forkd.ipc.heritage import TemplateHeritage
 from forkd.log.lines import Log
 from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
 from forkd.supervise.signalling import send
-from forkd.supervise.template import MOST, main
-from forkd.supervise.worker import SENT, STACKS
 from forkd.system import fd_passing as passing
 from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.system.signal_sockets import SignalSockets
+from forkd.worker.main import SENT, STACKS
+from forkd.worker.template import MOST, main
 
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that
 #: does not answer for that long, seconds, is stopped or starved by threads of the application.

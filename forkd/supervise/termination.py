@@ -12,7 +12,7 @@ from time import monotonic
 
 from forkd.ipc.messages import Quit, Retire
 from forkd.log.lines import Log
-from forkd.supervise import plan, worker
+from forkd.supervise import plan
 from forkd.supervise.children import Child, Children, State
 from forkd.supervise.dispatcher import Dispatcher
 from forkd.supervise.lateness import LAST_WORDS, not_booted
@@ -20,6 +20,7 @@ from forkd.supervise.signalling import send
 from forkd.supervise.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.loop import Loop
+from forkd.worker import main as worker
 
 
 class Termination:

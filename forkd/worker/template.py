@@ -2,7 +2,7 @@
 
 A process that the master forks for each generation. It becomes the configured user, imports the
 application once, freezes the collector, and then forks the generation's children when the master asks
-it to (templates.py). So they share the application's memory, and a reload, which makes a new template,
+it to (master/templates.py). So they share the application's memory, and a reload, which makes a new template,
 has new code.
 
 Its children are forked twice: the process in between ends at once, and the kernel gives the child to
@@ -27,7 +27,6 @@ from forkd.ipc.heritage import Heritage, TemplateHeritage
 from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
 from forkd.models import registry
-from forkd.supervise import worker
 from forkd.system import forked, process, programs
 from forkd.system.fd_passing import receive
 from forkd.system.originals import os, renew_loops, signal, socket
@@ -35,6 +34,7 @@ from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import handle
 from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.stdio import mend
+from forkd.worker import main as worker
 
 MOST = 60_000  # bytes of a message
 

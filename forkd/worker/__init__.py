@@ -1,0 +1,1 @@
+"""A child: from the fork to its exit."""
