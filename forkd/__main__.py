@@ -14,7 +14,7 @@ from forkd.system import interpreter
 
 interpreter.look_in_pythonpath_last()
 
-from forkd.cli import main  # noqa: E402
+from forkd.command.main import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -124,7 +124,7 @@ def test_time_machine_does_not_find_the_clocks(tick: bool) -> None:
 PATCHED_FIRST = """
 import sys
 {patch}
-from forkd.cli import main
+from forkd.command.main import main
 sys.exit(main(["check", "forkd.app.welcome:app"]))
 """
 

@@ -1,5 +1,5 @@
 """How a master was started, whom it tells of that, and its main function. In the master; begun by the command
-(start.py), or by the master before it, in an upgrade.
+(command/start.py), or by the master before it, in an upgrade.
 """
 
 from __future__ import annotations

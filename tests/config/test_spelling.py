@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from forkd.cli import VERBS
+from forkd.command.main import VERBS
 from forkd.config import OPTIONS, spelling
 from forkd.config.foreign import FOREIGN
 

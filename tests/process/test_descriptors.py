@@ -183,7 +183,7 @@ def test_closed_by_whoever_starts_it_in_the_foreground(service: Service, closed:
 def test_files_that_python_has_not_although_they_are_open(service: Service) -> None:
     program = (
         "import sys; sys.stdin = sys.stdout = sys.stderr = None; "
-        "from forkd import cli; cli.main()"
+        "from forkd.command import main as cli; cli.main()"
     )
     for arguments, code in ((["models"], 0), (["nonsense"], 2)):
         done = subprocess.run(

@@ -487,7 +487,7 @@ def test_a_bundle_is_upgraded_by_itself_as_it_is_by_then(service: Service) -> No
                 if path.name == "__init__.py" and path.parent.name == "forkd":
                     text = re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', text)
                 archive.writestr(str(path.relative_to(root)), text)
-            archive.writestr("__main__.py", "from forkd.cli import main\nmain()\n")
+            archive.writestr("__main__.py", "from forkd.command.main import main\nmain()\n")
         os.replace(new, bundle)
 
     make("1.0")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forkd.supervise import table
+from forkd.command import render as table
 
 
 def test_numbers_are_on_the_right() -> None:

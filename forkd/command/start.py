@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
+from forkd.command import advice
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, StartError, SystemCallError
@@ -25,7 +26,6 @@ from forkd.ipc.manager import manager_of, passed
 from forkd.ipc.pidfile import require_ours
 from forkd.logger.destinations import capture
 from forkd.metrics.access import Access
-from forkd.supervise import advice
 from forkd.supervise.entry import serve, why_denied
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.launch import Launch

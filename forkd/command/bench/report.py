@@ -7,7 +7,7 @@ import time
 from html import escape
 
 from forkd import __version__
-from forkd.bench.run import Load, Result
+from forkd.command.bench.run import Load, Result
 from forkd.system.output import grid
 
 _HEADER = ("MODEL", "WORKERS", "THREADS", "REQ/S", "REQ/CPU-S", "P50 MS", "P99 MS", "ERRORS")

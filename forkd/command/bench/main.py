@@ -7,8 +7,8 @@ import re
 import sys
 from itertools import product
 
-from forkd.bench import report
-from forkd.bench.run import Combination, Load, measure, require_app, wrk_or_die
+from forkd.command.bench import report
+from forkd.command.bench.run import Combination, Load, measure, require_app, wrk_or_die
 from forkd.errors import ForkdError, UsageError
 from forkd.models import registry
 from forkd.system.output import say

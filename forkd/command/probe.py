@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from forkd.command.start import error_log_of
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ForkdError, NotRunning, StartError, SystemCallError
@@ -21,7 +22,6 @@ from forkd.ipc.control import ANOTHER_CONTROL, ask
 from forkd.ipc.pidfile import require_file, require_ours, running
 from forkd.log.lines import try_log
 from forkd.models import registry
-from forkd.supervise.start import error_log_of
 from forkd.system.address import Address
 from forkd.system.attempts import clash, try_directory, try_listen, try_name
 from forkd.system.socket_files import require_free
@@ -114,7 +114,7 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
 
 
 def _room(config: Config, status: dict[str, Any], found: Findings) -> None:
-    """The scoreboard is made at the start: a reload fits into it, or is refused (reload.py)."""
+    """The scoreboard is made at the start: a reload fits into it, or is refused (master/reload.py)."""
     most, lanes = status["master"].get("max_workers"), status["master"].get("lanes")
     if most is not None and config.workers.max > most:
         found.problems.append(

@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from forkd import __version__
-from forkd.bench import command as bench
+from forkd.command import render as table
+from forkd.command import start
+from forkd.command.bench import main as bench
+from forkd.command.stopping import stop_and_wait
 from forkd.config import Config, spelling
 from forkd.config.sources import Sources, add_flags, is_named
 from forkd.errors import ForkdError, NotRunning, UsageError
@@ -24,9 +27,7 @@ from forkd.ipc.control import ask
 from forkd.ipc.handover import inherited
 from forkd.ipc.pidfile import running
 from forkd.models import registry
-from forkd.supervise import start, table
 from forkd.supervise.entry import take_over
-from forkd.supervise.stopping import stop_and_wait
 from forkd.system import interpreter, signals
 from forkd.system import stdio as standard
 from forkd.system.output import complain, say
@@ -259,7 +260,7 @@ def _scale(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     """Try what a start would; change nothing."""
-    from forkd.supervise.check import check
+    from forkd.command.check import check
 
     say(check(*_load(args)))
     return 0

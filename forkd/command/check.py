@@ -14,6 +14,8 @@ import traceback
 from typing import NoReturn
 
 from forkd.app.hooks import Hooks
+from forkd.command import advice
+from forkd.command.probe import probe
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
@@ -22,10 +24,9 @@ from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.supervise import advice, exposure
+from forkd.supervise import exposure
 from forkd.supervise.generation import enter_directory, permissions_of
 from forkd.supervise.lateness import LAST_WORDS, loading, not_booted
-from forkd.supervise.probe import probe
 from forkd.system import forked, process
 from forkd.system.originals import os, select, signal
 from forkd.system.output import complain
