@@ -1,7 +1,7 @@
 """Hooks: functions of the operator's module, called at fixed points in the life of a daemon.
 
 Never in the master, which runs no application code (so there is no pre_fork): those of a worker run
-in the worker, those of the daemon in a process that is forked for the one call (supervise/errands.py).
+in the worker, those of the daemon in a process that is forked for the one call (master/hook_runner.py).
 """
 
 from __future__ import annotations

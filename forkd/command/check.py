@@ -21,12 +21,12 @@ from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
 from forkd.ipc.control import ANNOUNCE_SECONDS
 from forkd.log.lines import Log
+from forkd.master import exposure
+from forkd.master.generation import enter_directory, permissions_of
+from forkd.master.lateness import LAST_WORDS, loading, not_booted
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.supervise import exposure
-from forkd.supervise.generation import enter_directory, permissions_of
-from forkd.supervise.lateness import LAST_WORDS, loading, not_booted
 from forkd.system import forked, process
 from forkd.system.originals import os, select, signal
 from forkd.system.output import complain

@@ -26,8 +26,8 @@ from forkd.ipc import discovery
 from forkd.ipc.control import ask
 from forkd.ipc.handover import inherited
 from forkd.ipc.pidfile import running
+from forkd.master.entry import take_over
 from forkd.models import registry
-from forkd.supervise.entry import take_over
 from forkd.system import interpreter, signals
 from forkd.system import stdio as standard
 from forkd.system.output import complain, say

@@ -25,11 +25,11 @@ from forkd.errors import ForkdError, StartError, SystemCallError
 from forkd.ipc.manager import manager_of, passed
 from forkd.ipc.pidfile import require_ours
 from forkd.logger.destinations import capture
+from forkd.master.entry import serve, why_denied
+from forkd.master.generation import enter_directory, permissions_of
+from forkd.master.launch import Launch
+from forkd.master.needs import with_need
 from forkd.metrics.access import Access
-from forkd.supervise.entry import serve, why_denied
-from forkd.supervise.generation import enter_directory, permissions_of
-from forkd.supervise.launch import Launch
-from forkd.supervise.needs import with_need
 from forkd.system import process
 from forkd.system.output import complain, say
 from forkd.system.sockets import Listener

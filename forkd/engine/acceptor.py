@@ -139,7 +139,7 @@ class Acceptor:
 
     def _came(self) -> None:
         """Count what was just taken: first as a connection that is here, then as one that has come, so that
-        the master, which reads them the other way round, never misses one (supervise/dispatcher.py)."""
+        the master, which reads them the other way round, never misses one (master/dispatcher.py)."""
         self.announce(self._connections + 1)
         self._cells[ACCEPTED] += 1
 

@@ -1,7 +1,7 @@
 """Backpressure between children: a busy one leaves new connections to one with a free thread.
 
 Busy: it has no thread for what a connection brings. It cannot know whether another has: under the lease the
-doorbell does (supervise/doorbell.py), and grants that child leadership; under EPOLLEXCLUSIVE the kernel wakes
+doorbell does (master/doorbell.py), and grants that child leadership; under EPOLLEXCLUSIVE the kernel wakes
 a child that waits for the listener. A connection that no child has taken after a while is accepted all the
 same, and waits for its turn here.
 """

@@ -98,7 +98,7 @@ class ChildLoop:
     def turn(self, timeout: float | None) -> None:
         keeper, acceptor = self.keeper, self.acceptor
         acceptor.join()
-        if not acceptor.deference.busy:  # else another child should lead: see supervise/doorbell.py
+        if not acceptor.deference.busy:  # else another child should lead: see master/doorbell.py
             self._cells[WORKING] = 0
         try:
             events = self.handles.wait(self._patience(timeout))

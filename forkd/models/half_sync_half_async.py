@@ -1,7 +1,7 @@
 """Half-Sync/Half-Async (POSA2, Schmidt, Stal, Rohnert, Buschmann), over processes.
 
 1. The asynchronous layer is the master: SIGIO tells it that a connection has arrived.
-2. It accepts, without blocking, until EAGAIN (supervise/dispatcher.py).
+2. It accepts, without blocking, until EAGAIN (master/dispatcher.py).
 3. The queueing layer: the accepted socket is sent to the queue of a child, as SCM_RIGHTS on a unix
    socket. `dispatch` chooses the child; with `competition` there is one queue, and an idle child
    takes what is in it.

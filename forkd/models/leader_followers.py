@@ -13,7 +13,7 @@ The set of children shares the listeners, and takes turns at waiting for them.
 The lease and its bells are in system/lease.py, a child's part in them in engine/acceptor.py; the work of
 step 4 is in engine/inline.py: the child that learned of an event handles it, with no hand-off.
 When the leader is still inside application code while a client waits, SIGIO wakes the master, which
-grants the lease to an idle follower (supervise/doorbell.py).
+grants the lease to an idle follower (master/doorbell.py).
 
 `--accept exclusive` and `reuseport` leave step 3 to the kernel: every child waits on the listeners
 all the time. `--io blocking` serves one client per child, to its end, in step 4 (engine/blocking.py).

@@ -49,9 +49,9 @@ class Listener:
     permissions: Permissions = PUBLIC  # of a socket file that is made for it
     deferring: bool = False  # connections without a byte are held back
     #: No process of other ids than the master's has it, or has had it, so that the master may be its owner:
-    #: see supervise/arrivals.py. False for an inherited socket: which other processes have it is not known.
+    #: see master/arrivals.py. False for an inherited socket: which other processes have it is not known.
     private: bool = True
-    broken: str = ""  # why no client is let in; see supervise/listening.py
+    broken: str = ""  # why no client is let in; see master/listening.py
 
     def defer(self, wanted: bool) -> None:
         """Whether the kernel is to hold connections back until their first bytes are there (tcp(7),

@@ -12,7 +12,7 @@ from .trial import Crowds, Trial, family, gone, kill
 
 WORKERS = 4
 KEEP, FRESH = 12, 4
-#: Age at which the crash of a worker is no part of a series any more, seconds (supervise/plan.py).
+#: Age at which the crash of a worker is no part of a series any more, seconds (master/plan.py).
 _CALM = 6.0
 
 

@@ -134,7 +134,7 @@ def test_refused_when_not_started_by_root(service: Service) -> None:
     service.dir.chmod(0o777)
     become = (
         # Imported before: nobody may not be able to read the interpreter's files.
-        "import encodings.idna, forkd.supervise.master; from forkd.command.main import main;"
+        "import encodings.idna, forkd.master.main; from forkd.command.main import main;"
         f"import os, sys; os.setgroups([]); os.setgid({NOBODY.pw_gid}); os.setuid({NOBODY.pw_uid});"
         "sys.argv = sys.argv[1:]; main()"
     )

@@ -223,7 +223,7 @@ def test_a_master_that_crashes_says_why(service: Service) -> None:
     """In the error log, whose logger is still there."""
     crash = service.dir / "crash"
     program = (
-        "import os, sys; import forkd.supervise.plan as plan; usual = plan.plan;"
+        "import os, sys; import forkd.master.plan as plan; usual = plan.plan;"
         f"crash = lambda scene: 1 / 0 if os.path.exists({str(crash)!r}) else usual(scene);"
         "plan.plan = crash; from forkd.__main__ import main; sys.argv = sys.argv[1:]; main()"
     )

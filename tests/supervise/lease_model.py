@@ -2,7 +2,7 @@
 
 A step is what one process does at once: one read or write of shared memory, one system call. The children's
 are those of engine/loop.py, engine/acceptor.py and system/lease.py, the master's those of
-supervise/doorbell.py, whose `judge` decides here too, and of supervise/leadership.py. Once in a run one
+master/doorbell.py, whose `judge` decides here too, and of master/leadership.py. Once in a run one
 child is killed, and once one is stopped for good, between any two steps. Times are not in it: a look comes
 when it comes, and a busy leader may be taken for one that is about to accept, or not. Nor are loads: a leader
 may promote the other child after each accept, and nobody is full.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from forkd.supervise.doorbell import Candidate, Verdict, judge
+from forkd.master.doorbell import Candidate, Verdict, judge
 from forkd.system.lease import NOBODY
 
 #: Where a child is: the next step is its name.

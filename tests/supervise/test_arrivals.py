@@ -12,7 +12,7 @@ from dataclasses import asdict
 import pytest
 
 from forkd.ipc.handover import _listener
-from forkd.supervise.arrivals import Arrivals, ByEpoll, BySignal, arrivals
+from forkd.master.arrivals import Arrivals, ByEpoll, BySignal, arrivals
 from forkd.system.address import Address
 from forkd.system.loop import Loop
 from forkd.system.sockets import Listener, listen

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from forkd.ipc.messages import Channel
-from forkd.supervise.children import TRANSITIONS, Child, Children, State
+from forkd.master.children import TRANSITIONS, Child, Children, State
 from forkd.system.signal_sockets import SignalSockets
 
 STARTING, READY, RETIRING, KILLED = State.STARTING, State.READY, State.RETIRING, State.KILLED

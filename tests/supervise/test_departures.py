@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from forkd.supervise import departures, plan
-from forkd.supervise.departures import Delay, DelayIncoming, Facts, FailReload, GiveUp, Nothing
+from forkd.master import deaths as departures
+from forkd.master import plan
+from forkd.master.deaths import Delay, DelayIncoming, Facts, FailReload, GiveUp, Nothing
 
 NOW = 100.0
 

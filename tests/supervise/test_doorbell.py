@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forkd.supervise.doorbell import Candidate, Verdict, judge
+from forkd.master.doorbell import Candidate, Verdict, judge
 from forkd.system.lease import FULL, NOBODY
 
 BUSY = 10_000_000  # 10 ms

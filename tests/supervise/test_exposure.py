@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from forkd.config import Config
-from forkd.supervise import exposure
+from forkd.master import exposure
 
 WORKERS = (54321, 54322, [54322, 54323])
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")

@@ -6,7 +6,7 @@ import socket
 from time import monotonic
 from typing import Any
 
-from forkd.supervise.high_water import HighWater
+from forkd.master.high_water import HighWater
 from forkd.system.address import Address
 from forkd.system.sockets import Listener, listen
 

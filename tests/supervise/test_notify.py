@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from forkd.ipc.manager import Manager
-from forkd.supervise.notify import Notifier
+from forkd.master.systemd import Notifier
 from forkd.system.address import Address
 from forkd.system.loop import Loop
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from forkd.config import Config
-from forkd.supervise.children import State
-from forkd.supervise.occupancy import occupancy
+from forkd.master.children import State
+from forkd.master.occupancy import occupancy
 from forkd.system.cells import IN_FLIGHT, OCCUPIED, REQUEST, WORKING
 from forkd.system.scoreboard import Scoreboard
 

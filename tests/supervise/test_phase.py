@@ -7,9 +7,9 @@ import inspect
 import pytest
 
 from forkd.errors import ForkdError
-from forkd.supervise.master import Master
-from forkd.supervise.phase import PHASES, Action, Cell, Event, Phase, after
-from forkd.supervise.signals import SIGNALS
+from forkd.master.main import Master
+from forkd.master.phase import PHASES, Action, Cell, Event, Phase, after
+from forkd.master.signals import SIGNALS
 
 BOOTING = (Phase.STARTING, Phase.INHERITING)
 TOLD = (Phase.LAME_DUCK, Phase.LAST_CALL)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from forkd.supervise import plan
-from forkd.supervise.children import Child, State
-from forkd.supervise.plan import Activate, Backoff, Exit, Kill, Retire, Scene, Spawn, WakeAt
+from forkd.master import plan
+from forkd.master.children import Child, State
+from forkd.master.plan import Activate, Backoff, Exit, Kill, Retire, Scene, Spawn, WakeAt
 
 NOW = 100.0
 STARTING, READY, RETIRING, KILLED = State.STARTING, State.READY, State.RETIRING, State.KILLED

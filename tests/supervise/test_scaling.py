@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from forkd.supervise.scaling import Demand, grow, shrink
+from forkd.master.scaling import Demand, grow, shrink
 
 
 @pytest.mark.parametrize(

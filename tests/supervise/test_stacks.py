@@ -6,7 +6,7 @@ import faulthandler
 import threading
 from pathlib import Path
 
-from forkd.supervise import stacks
+from forkd.master import stacks
 
 TEXT = """\
 Fatal Python error: Segmentation fault

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from forkd.supervise import plan
-from forkd.supervise.phase import Phase
-from forkd.supervise.status import Facts, state, why_not_ready
+from forkd.master import plan
+from forkd.master.phase import Phase
+from forkd.master.status import Facts, state, why_not_ready
 
 LOOP = plan.Backoff(crashes=plan.BREAKER, not_before=107.2)
 USUAL = Facts(

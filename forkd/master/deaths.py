@@ -14,9 +14,9 @@ from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
 from forkd.log.lines import escape
-from forkd.supervise import events, plan, stacks
-from forkd.supervise.children import Child, State
-from forkd.supervise.nursery import Departure
+from forkd.master import events, plan, stacks
+from forkd.master.children import Child, State
+from forkd.master.spawn import Departure
 from forkd.system import process
 
 #: Of the requests in flight that hold no thread, so many are named in a report, and `status` shows so many in

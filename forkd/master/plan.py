@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from forkd.supervise.children import Child, State
+from forkd.master.children import Child, State
 
 #: Consecutive crashes after which the breaker opens: one attempt at a time from then on.
 BREAKER = 5

@@ -9,8 +9,8 @@ from forkd.errors import BindError
 from forkd.ipc.control import ControlServer, Request
 from forkd.ipc.handover import Inheritance
 from forkd.log.lines import Log
+from forkd.master.generation import permissions_of
 from forkd.metrics.admin import HEALTH_PAGES, PAGES, AdminServer, Source
-from forkd.supervise.generation import permissions_of
 from forkd.system.loop import Loop
 
 

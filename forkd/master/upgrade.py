@@ -31,12 +31,12 @@ from forkd.ipc.control import Request
 from forkd.ipc.handover import VARIABLE, HandoverChannel
 from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
-from forkd.supervise.children import Child
-from forkd.supervise.doorbell import Doorbell
-from forkd.supervise.endpoints import Endpoints
-from forkd.supervise.generation import Generation
-from forkd.supervise.high_water import HighWater
-from forkd.supervise.launch import Launch
+from forkd.master.children import Child
+from forkd.master.doorbell import Doorbell
+from forkd.master.endpoints import Endpoints
+from forkd.master.generation import Generation
+from forkd.master.high_water import HighWater
+from forkd.master.launch import Launch
 from forkd.system import interpreter, process
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard

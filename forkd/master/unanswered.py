@@ -15,10 +15,10 @@ from forkd.engine.account import account_for
 from forkd.engine.parting import Parting
 from forkd.ipc.heritage import Sinks
 from forkd.log.lines import AccessLog, Log
+from forkd.master.children import Child
+from forkd.master.generation import Generation
 from forkd.models import registry
 from forkd.session.late import late_answer
-from forkd.supervise.children import Child
-from forkd.supervise.generation import Generation
 from forkd.system.left import Left, left_by
 from forkd.system.log_ring import ACCESS, Rings
 from forkd.system.scoreboard import Scoreboard

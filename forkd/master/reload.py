@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from forkd.config import Config, keep_unreloadable, unreloadable
 from forkd.errors import StartError
 from forkd.ipc.control import Request
+from forkd.master.children import Child, State
 from forkd.models import registry
-from forkd.supervise.children import Child, State
 
 SUPERSEDED = "superseded: another reload was asked for before this one was ready"
 

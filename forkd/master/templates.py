@@ -18,8 +18,8 @@ from typing import NoReturn
 from forkd.errors import StartError
 from forkd.ipc.heritage import TemplateHeritage
 from forkd.log.lines import Log
-from forkd.supervise.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
-from forkd.supervise.signalling import send
+from forkd.master.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
+from forkd.master.signalling import send
 from forkd.system import fd_passing as passing
 from forkd.system import process
 from forkd.system.loop import Loop

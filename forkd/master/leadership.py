@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from forkd.master.children import Child
+from forkd.master.dispatcher import Dispatcher
+from forkd.master.doorbell import Doorbell
+from forkd.master.generation import Generation
 from forkd.models import registry
-from forkd.supervise.children import Child
-from forkd.supervise.dispatcher import Dispatcher
-from forkd.supervise.doorbell import Doorbell
-from forkd.supervise.generation import Generation
 from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.sockets import Listener
 

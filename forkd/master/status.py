@@ -10,20 +10,20 @@ from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
 from forkd import __version__
+from forkd.master import plan
+from forkd.master.children import Child, State
+from forkd.master.doorbell import Doorbell
+from forkd.master.endpoints import Endpoints
+from forkd.master.generation import Generation
+from forkd.master.high_water import HighWater
+from forkd.master.listening import unreachable, why_not
+from forkd.master.logs import Logs
+from forkd.master.occupancy import occupancy
+from forkd.master.phase import Phase
+from forkd.master.reload import Reloads
+from forkd.master.service import Service
+from forkd.master.templates import Templates
 from forkd.models import registry
-from forkd.supervise import plan
-from forkd.supervise.children import Child, State
-from forkd.supervise.doorbell import Doorbell
-from forkd.supervise.endpoints import Endpoints
-from forkd.supervise.generation import Generation
-from forkd.supervise.high_water import HighWater
-from forkd.supervise.listening import unreachable, why_not
-from forkd.supervise.logs import Logs
-from forkd.supervise.occupancy import occupancy
-from forkd.supervise.phase import Phase
-from forkd.supervise.reload import Reloads
-from forkd.supervise.service import Service
-from forkd.supervise.templates import Templates
 from forkd.system import process
 from forkd.system.cells import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
 from forkd.system.sockets import Listener

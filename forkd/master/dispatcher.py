@@ -27,8 +27,8 @@ from time import monotonic, monotonic_ns
 from forkd.engine.share import MOST_ACCEPTS, SECONDS
 from forkd.ipc.heritage import server_of
 from forkd.log.lines import Log
-from forkd.supervise.children import Child, Children, State
-from forkd.supervise.generation import Generation
+from forkd.master.children import Child, Children, State
+from forkd.master.generation import Generation
 from forkd.system import signals
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import ACCEPTED, CONNECTIONS

@@ -15,11 +15,11 @@ from forkd.errors import StartError
 from forkd.ipc.heritage import Heritage, Sinks, TemplateHeritage
 from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
-from forkd.supervise import templates
-from forkd.supervise.children import Child, Children, State
-from forkd.supervise.generation import Generation
-from forkd.supervise.lateness import FROM_OUTSIDE
-from forkd.supervise.unanswered import Unanswered
+from forkd.master import templates
+from forkd.master.children import Child, Children, State
+from forkd.master.generation import Generation
+from forkd.master.lateness import FROM_OUTSIDE
+from forkd.master.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.cells import REQUESTS
 from forkd.system.fd_passing import make_queue

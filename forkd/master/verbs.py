@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Protocol
 
 from forkd.errors import ForkdError
 from forkd.ipc.control import Request
+from forkd.master.logs import Logs
+from forkd.master.service import Service
+from forkd.master.status import Status
 from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, gather, process_collector
-from forkd.supervise.logs import Logs
-from forkd.supervise.service import Service
-from forkd.supervise.status import Status
 
 
 class Orders(Protocol):

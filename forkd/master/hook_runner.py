@@ -13,10 +13,10 @@ from typing import NamedTuple, NoReturn
 from forkd.app.hooks import Hooks, Place
 from forkd.errors import ForkdError, StartError
 from forkd.log.lines import Log
-from forkd.supervise import plan
-from forkd.supervise.generation import Generation
-from forkd.supervise.nursery import Nursery
-from forkd.supervise.signalling import send
+from forkd.master import plan
+from forkd.master.generation import Generation
+from forkd.master.signalling import send
+from forkd.master.spawn import Nursery
 from forkd.system import forked, process
 from forkd.system.loop import Loop
 from forkd.system.originals import monotonic, os, signal

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from time import monotonic, monotonic_ns
 
-from forkd.supervise.arrivals import Arrivals, arrivals
+from forkd.master.arrivals import Arrivals, arrivals
 from forkd.system.cells import ACCEPTED
 from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.loop import Loop

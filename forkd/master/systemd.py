@@ -15,7 +15,7 @@ from time import monotonic, monotonic_ns
 
 from forkd.ipc.manager import Manager
 from forkd.ipc.manager import stored_name as _name
-from forkd.supervise.children import Child, Children, State
+from forkd.master.children import Child, Children, State
 from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from forkd import __version__
+from forkd.master.endpoints import Endpoints
+from forkd.master.service import Service
 from forkd.models import registry
-from forkd.supervise.endpoints import Endpoints
-from forkd.supervise.service import Service
 from forkd.system.address import page_at
 
 

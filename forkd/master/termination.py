@@ -12,12 +12,12 @@ from time import monotonic
 
 from forkd.ipc.messages import Quit, Retire
 from forkd.log.lines import Log
-from forkd.supervise import plan
-from forkd.supervise.children import Child, Children, State
-from forkd.supervise.dispatcher import Dispatcher
-from forkd.supervise.lateness import LAST_WORDS, not_booted
-from forkd.supervise.signalling import send
-from forkd.supervise.unanswered import Unanswered
+from forkd.master import plan
+from forkd.master.children import Child, Children, State
+from forkd.master.dispatcher import Dispatcher
+from forkd.master.lateness import LAST_WORDS, not_booted
+from forkd.master.signalling import send
+from forkd.master.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.worker import main as worker

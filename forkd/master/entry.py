@@ -11,10 +11,10 @@ from forkd.errors import AlreadyRunning, ForkdError
 from forkd.ipc.handover import Inheritance
 from forkd.ipc.pidfile import Pidfile
 from forkd.logger.destinations import capture
+from forkd.master.launch import Launch
+from forkd.master.main import Master
+from forkd.master.stand_in import stand_in
 from forkd.models import registry
-from forkd.supervise.foreground import stand_in
-from forkd.supervise.launch import Launch
-from forkd.supervise.master import Master
 from forkd.system import process, terminal
 from forkd.title import set_title
 

@@ -14,10 +14,10 @@ from time import monotonic, monotonic_ns
 from forkd.config import Config
 from forkd.ipc.messages import Trim
 from forkd.log.lines import Log, escape
-from forkd.supervise import plan, scaling
-from forkd.supervise.children import Child, Children, State
-from forkd.supervise.lateness import LAST_WORDS
-from forkd.supervise.termination import Termination
+from forkd.master import plan, scaling
+from forkd.master.children import Child, Children, State
+from forkd.master.lateness import LAST_WORDS
+from forkd.master.termination import Termination
 from forkd.system import process
 from forkd.system.cells import CONNECTIONS
 from forkd.system.loop import Loop

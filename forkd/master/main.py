@@ -19,21 +19,24 @@ from forkd.errors import BindError, ConfigError, ForkdError, StartError
 from forkd.ipc.control import Request
 from forkd.ipc.messages import Deaf, Failed, Ready, Recycle
 from forkd.log.lines import Log
+from forkd.master import deaths as departures
+from forkd.master import exposure, plan, scaling, verbs
+from forkd.master import stand_in as foreground
+from forkd.master import tick as watchdog
+from forkd.master.actions import Actions
+from forkd.master.children import Child
+from forkd.master.events import Events
+from forkd.master.generation import Generation
+from forkd.master.lateness import killed_at_boot
+from forkd.master.launch import Launch
+from forkd.master.parts import Parts
+from forkd.master.phase import Action, Event, Phase, after
+from forkd.master.reload import SUPERSEDED, SlotsTaken
+from forkd.master.service import Service
+from forkd.master.signals import SIGNALS
+from forkd.master.spawn import mark_gone
+from forkd.master.upgrade import Succession
 from forkd.models import registry
-from forkd.supervise import departures, exposure, foreground, plan, scaling, verbs, watchdog
-from forkd.supervise.actions import Actions
-from forkd.supervise.children import Child
-from forkd.supervise.events import Events
-from forkd.supervise.generation import Generation
-from forkd.supervise.lateness import killed_at_boot
-from forkd.supervise.launch import Launch
-from forkd.supervise.nursery import mark_gone
-from forkd.supervise.parts import Parts
-from forkd.supervise.phase import Action, Event, Phase, after
-from forkd.supervise.reload import SUPERSEDED, SlotsTaken
-from forkd.supervise.service import Service
-from forkd.supervise.signals import SIGNALS
-from forkd.supervise.upgrade import Succession
 from forkd.system import process
 from forkd.system.loop import Loop
 from forkd.system.sockets import Listener

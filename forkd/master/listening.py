@@ -20,8 +20,8 @@ from time import monotonic
 from forkd.errors import BindError
 from forkd.ipc.messages import Relisten
 from forkd.log.lines import Log
-from forkd.supervise.children import Child, Children
-from forkd.supervise.templates import Templates
+from forkd.master.children import Child, Children
+from forkd.master.templates import Templates
 from forkd.system import sockets
 from forkd.system.address import Address
 from forkd.system.loop import Loop

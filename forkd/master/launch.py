@@ -18,7 +18,7 @@ from forkd.ipc.manager import Manager
 from forkd.ipc.pidfile import Pidfile, make_directory
 from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
-from forkd.supervise.needs import with_need
+from forkd.master.needs import with_need
 from forkd.system.address import Address
 from forkd.system.output import complain
 from forkd.system.sockets import Listener

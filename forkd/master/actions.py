@@ -15,15 +15,16 @@ from forkd.config import Config
 from forkd.errors import BindError, ForkdError
 from forkd.ipc.control import ANNOUNCE_SECONDS, Request
 from forkd.ipc.messages import Retire
+from forkd.master import announcement, leadership, scaling
+from forkd.master import deaths as departures
+from forkd.master import reload as reloading
+from forkd.master.children import Child, State
+from forkd.master.generation import Generation
+from forkd.master.lateness import loading
+from forkd.master.parts import Parts
+from forkd.master.service import Service
+from forkd.master.upgrade import Upgrade, describe, seconds_for
 from forkd.models import registry
-from forkd.supervise import announcement, departures, leadership, scaling
-from forkd.supervise import reload as reloading
-from forkd.supervise.children import Child, State
-from forkd.supervise.generation import Generation
-from forkd.supervise.lateness import loading
-from forkd.supervise.parts import Parts
-from forkd.supervise.service import Service
-from forkd.supervise.upgrade import Upgrade, describe, seconds_for
 from forkd.system import process
 from forkd.system.sockets import Listener
 

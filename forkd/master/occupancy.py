@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from forkd.config import Config
+from forkd.master.children import State
 from forkd.models import registry
-from forkd.supervise.children import State
 from forkd.system.cells import IN_FLIGHT, OCCUPIED, REQUEST, WORKING
 from forkd.system.scoreboard import Row
 

@@ -11,13 +11,13 @@ from time import monotonic
 
 from forkd.config.sources import Sources
 from forkd.log.lines import Log
-from forkd.supervise import plan
-from forkd.supervise.children import Child, Children, State
-from forkd.supervise.events import Events
-from forkd.supervise.generation import Generation
-from forkd.supervise.launch import Launch
-from forkd.supervise.phase import Phase
-from forkd.supervise.upgrade import Upgrade
+from forkd.master import plan
+from forkd.master.children import Child, Children, State
+from forkd.master.events import Events
+from forkd.master.generation import Generation
+from forkd.master.launch import Launch
+from forkd.master.phase import Phase
+from forkd.master.upgrade import Upgrade
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
