@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import sys
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -37,7 +36,7 @@ LAYERS = (
     ("__main__",),
 )
 
-#: Edges upwards that are still there: (file, what it imports). Names are those of the new tree.
+#: Edges upwards that are still there: (file, what it imports).
 ALLOWED_UPWARDS: set[tuple[str, str]] = set()
 
 #: Circles that are still there, each with all its files.
@@ -47,20 +46,10 @@ Graph = Mapping[str, set[str]]
 
 
 @cache
-def layout() -> dict[str, str]:
-    """Where each file of forkd/ is going: the graph is that of the new tree before the files are there.
-    Empty when all have arrived."""
-    path = ROOT / "scripts/layout.toml"
-    table: dict[str, str] = tomllib.loads(path.read_text())["files"] if path.exists() else {}
-    return table
-
-
-@cache
 def files() -> dict[str, Path]:
-    """Each Python file and the stub, by its name in the new tree, from forkd/."""
-    paths = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]
-    old = {path.relative_to(PACKAGE).as_posix(): path for path in paths}
-    return {layout().get(name, name): path for name, path in sorted(old.items())}
+    """Each Python file and the stub, by its name from forkd/."""
+    paths = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")])
+    return {path.relative_to(PACKAGE).as_posix(): path for path in paths}
 
 
 def imports(path: Path) -> set[str]:
@@ -111,8 +100,7 @@ def layer(name: str) -> int:
         if first in line:
             return number
     raise LookupError(
-        f"forkd/{name}: {first} is on none of the LAYERS in scripts/graph.py; a new file is to be added to "
-        "scripts/layout.toml while that is there"
+        f"forkd/{name}: {first} is on none of the LAYERS in scripts/graph.py: add the new folder there"
     )
 
 

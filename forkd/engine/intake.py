@@ -68,8 +68,8 @@ class ListenerIntake:
         return socket.socket(*self._kind, fd), client, self._server
 
     def take_links(self, most: int) -> list[Link]:
-        """Up to `most` connections, as the bare Links that native code serves (native/engine_accept.c); fewer: no
-        more wait. Raises as `take`, but for that."""
+        """Up to `most` connections, as the bare Links that native code serves (native/engine_accept.c);
+        fewer: no more wait. Raises as `take`, but for that."""
         assert native is not None
         links: list[Link] = native.accept(self.fileno(), most, *self.names, mend)
         return links

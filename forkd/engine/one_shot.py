@@ -1,8 +1,8 @@
 """The fast path for one-request connections: native code accepts and answers them as bare Links.
 
-A Connection is made only for a client that does more (native/engine_accept.c). Where all connections are so brief,
-native code accepts several at a time (batch.py), and waits for those that have sent nothing yet, which are
-*early*. Without native code `lead` and `serve` of the other loops do the same.
+A Connection is made only for a client that does more (native/engine_accept.c). Where all connections are so
+brief, native code accepts several at a time (engine/batch.py), and waits for those that have sent nothing
+yet, which are *early*. Without native code `lead` and `serve` of the other loops do the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What passes from a master to the one that replaces it: at its start descriptors and facts, in an
 environment variable; while both run words and counters, over a socketpair.
 
-The old master writes it (master/upgrade.py), and the new one reads it, which may be of another version: names and
-shapes are only added to. In both masters.
+The old master writes it (master/upgrade.py), and the new one reads it, which may be of another version: names
+and shapes are only added to. In both masters.
 """
 
 from __future__ import annotations

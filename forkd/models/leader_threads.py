@@ -15,8 +15,9 @@ With `--threads N` up to N requests are in the application (engine/bulkhead.py).
 that one leads even then: it reads, writes, and keeps deadlines, but accepts nothing.
 
 The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
-application its leadership is at stake (engine/baton.py): the thread that takes the connection out leads on, which is
-the leader itself when it comes back, or the watcher. A watcher holds `_lock` from there until it leads.
+application its leadership is at stake (engine/baton.py): the thread that takes the connection out leads on,
+which is the leader itself when it comes back, or the watcher. A watcher holds `_lock` from there until it
+leads.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-/* The bytes of an asyncio stream that is plainly open, past the session and the transport (app/stream/flow.py, app/stream/transport.py,
- * which do the same, and all else). */
+/* The bytes of an asyncio stream that is plainly open, past the session and the transport (app/stream/flow.py,
+ * app/stream/transport.py, which do the same, and all else). */
 
 #define _GNU_SOURCE
 #include "engine_inline.h"

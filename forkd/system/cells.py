@@ -4,8 +4,8 @@ A master hands its totals on to the next one by these numbers, and that may be a
 goes to the end, and none is moved, removed or made longer (tests/supervise/test_cells.py).
 
 Made from it: the size of a lane, what is kept and what is zeroed when a child dies (system/scoreboard.py),
-the numbers that native code has (native/system_scoreboard.c), and the metrics of plain counters (metrics/). What workers
-count takes a row here, and `ledger.add(NAME)` where it happens.
+the numbers that native code has (native/system_scoreboard.c), and the metrics of plain counters (metrics/).
+What workers count takes a row here, and `ledger.add(NAME)` where it happens.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Lanes:
 
 
 class OwnLane(ThreadLocal):
-    """In each thread, the methods of the lane that it has become: the twin of native/system_scoreboard.c's."""
+    """In each thread, the methods of the lane that it has become. Twin: native/system_scoreboard.c."""
 
     begin: Callable[..., int]
     pause: Callable[[], None]

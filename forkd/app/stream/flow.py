@@ -1,4 +1,5 @@
-"""The state of one asyncio stream's flow, which a transport and native code share (native/stream_flow.c, its twin).
+"""The state of one asyncio stream's flow, which a transport and native code share. Its twin is
+native/stream_flow.c.
 
 `plain`: the stream is open both ways, and nothing waits: then native code may give what it receives to
 `protocol`, and send what is written, without a call of the session or of the transport. `owed`: the client
