@@ -85,7 +85,7 @@ class Actions:
         )
 
     def reap(self) -> None:
-        self._parts.nursery.reap_strangers({*self._parts.hooks.pids(), self._parts.logs.pid})
+        self._parts.spawner.reap_strangers({*self._parts.hooks.pids(), self._parts.logs.pid})
 
     def grow(self) -> None:
         """Clients wait, and every child is busy: have more, if there may be."""
@@ -282,7 +282,7 @@ class Actions:
         parts.endpoints.restore()
         if service.responsible:
             parts.listening.restore(binds, service.listeners())
-        bells = parts.nursery.bells
+        bells = parts.spawner.bells
         new = Generation.build(old.number + 1, wanted.config, binds, bells, known=old.listeners)
         return new, wanted
 

@@ -16,7 +16,7 @@ from forkd.log.lines import Log
 from forkd.master import plan
 from forkd.master.generation import Generation
 from forkd.master.signalling import send
-from forkd.master.spawn import Nursery
+from forkd.master.spawn import Spawner
 from forkd.system import forked, process
 from forkd.system.loop import Loop
 from forkd.system.originals import monotonic, os, signal
@@ -48,10 +48,10 @@ class Errand(NamedTuple):
 class Errands:
     """In the master."""
 
-    def __init__(self, loop: Loop, log: Log, nursery: Nursery) -> None:
+    def __init__(self, loop: Loop, log: Log, spawner: Spawner) -> None:
         self._loop = loop
         self._log = log
-        self._nursery = nursery
+        self._nursery = spawner
         self._running: dict[int, Errand] = {}  # by pid
 
     @property

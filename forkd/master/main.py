@@ -50,7 +50,7 @@ class Master:
         self._dropped: list[str] = []  # names of listeners that a new master has no more
         heir = launch.inheritance
         generation = Generation.build(
-            heir.generation + 1 if heir else 1, config, launch.binds, parts.nursery.bells,
+            heir.generation + 1 if heir else 1, config, launch.binds, parts.spawner.bells,
             known=heir.listeners if heir else launch.stored,
         )  # fmt: skip
         self.service = Service(
@@ -75,7 +75,7 @@ class Master:
         service, parts, actions = self.service, self.parts, self.actions
         config, launch = service.generation.config, service.launch
         try:
-            identity = parts.nursery.identity = process.identity(config.user, config.group)
+            identity = parts.spawner.identity = process.identity(config.user, config.group)
             parts.leadership.other_ids = process.is_other(identity)
             for text in launch.warnings:
                 service.log.warning(text)
@@ -230,13 +230,13 @@ class Master:
                 return False
 
     def _spawn(self, number: int, count: int) -> bool:
-        service, nursery = self.service, self.parts.nursery
+        service, spawner = self.service, self.parts.spawner
         generation = service.generation if number == service.generation.number else service.incoming
         assert generation is not None
         self.actions.expose(generation)
         for _ in range(count):
             try:
-                if nursery.fork(generation, self.parts.endpoints.admin_address) is None:
+                if spawner.fork(generation, self.parts.endpoints.admin_address) is None:
                     return False
             except StartError as error:
                 if generation is not service.generation:
@@ -298,7 +298,7 @@ class Master:
 
     def on_exit(self, child: Child) -> None:
         self.on_message(child)  # its last words may be in the channel still
-        departure = self.parts.nursery.collect(child)
+        departure = self.parts.spawner.collect(child)
         if departure is None:
             return
         service = self.service

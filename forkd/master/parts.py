@@ -28,7 +28,7 @@ from forkd.master.needs import slots_for
 from forkd.master.reload import Reloads
 from forkd.master.service import Service
 from forkd.master.signals import SIGNALS
-from forkd.master.spawn import Nursery
+from forkd.master.spawn import Spawner
 from forkd.master.status import Status
 from forkd.master.systemd import Notifier
 from forkd.master.termination import Termination
@@ -90,19 +90,19 @@ class Parts:
         self.loop, self.log = loop, log
         loop.failed = lambda: log.exception("a bug in forkd; the master goes on")
         loop.pause = partial(Shortage(log.error).pause, "admin or control socket: accept")
-        self.nursery = Nursery(
+        self.spawner = Spawner(
             slots_for(config), registry.lanes(config), loop, log,
             generations=master.generations, on_message=master.on_message, on_exit=master.on_exit,
             on_failure=master.on_failure, on_killed=master.on_killed, sinks=self._sinks,
             about_to_fork=lambda: actions().settle(),
         )  # fmt: skip
-        self.board, self.children = self.nursery.board, self.nursery.children
-        self.templates = self.nursery.templates
-        self.hooks = Errands(loop, log, self.nursery)
+        self.board, self.children = self.spawner.board, self.spawner.children
+        self.templates = self.spawner.templates
+        self.hooks = Errands(loop, log, self.spawner)
         self.logs = Logs(
-            loop, log, self.nursery.rings, self.board.lanes[0][0],  # no child has slot 0
+            loop, log, self.spawner.rings, self.board.lanes[0][0],  # no child has slot 0
             launch.standard, config, failed=master.on_log_failed,
-            forgetting=lambda: self.nursery.forgetting(set()),
+            forgetting=lambda: self.spawner.forgetting(set()),
         )  # fmt: skip
         self.high_water = HighWater()
         self.listening = Listening(
@@ -122,13 +122,13 @@ class Parts:
         self.dispatcher = Dispatcher(loop, log, self.board, self.children, *told)
         self.leadership = Leadership(self.doorbell, self.dispatcher)
         self.termination = Termination(
-            loop, log, self.children, self.nursery.unanswered, self.dispatcher, master.on_failure
+            loop, log, self.children, self.spawner.unanswered, self.dispatcher, master.on_failure
         )
         self.watchdog = Watchdog(loop, log, self.board, self.children, self.termination)
         self.reloads = Reloads()
         self.notifier = Notifier(loop, self.board, self.children, launch.manager, launch.stored)
         self.counters = Counters(
-            self.board, self.high_water, self.nursery.exits, self.nursery.untimely,
+            self.board, self.high_water, self.spawner.exits, self.spawner.untimely,
             self.reloads.results, self.doorbell,
         )  # fmt: skip
 
@@ -143,9 +143,9 @@ class Parts:
         self.endpoints = Endpoints(config, heir, self.loop, self.log, source, master.on_request)
         self.status = Status(
             service, self.endpoints, self.templates, self.doorbell, self.high_water, self.logs,
-            self.reloads, self.nursery.exits, self.nursery.untimely,
+            self.reloads, self.spawner.exits, self.spawner.untimely,
         )  # fmt: skip
-        self.nursery.forget += [
+        self.spawner.forget += [
             self.loop.close, self.signals.close, self.endpoints.forget, service.launch.forget,
             self.dispatcher.forget, self.log.sink.close, self.logs.forget, self.hooks.forget,
             self.notice.close,

@@ -55,7 +55,7 @@ class Departure:
     requests: int  # that it answered
 
 
-class Nursery:
+class Spawner:
     def __init__(
         self,
         slots: int,
