@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from forkd.engine.backpressure import Deference
+from forkd.engine.backpressure import Backpressure
 from forkd.engine.context import Unit
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import Accepted, Intake, ListenerIntake
@@ -41,7 +41,7 @@ class Acceptor:
         self.intakes = {intake.fileno(): intake for intake in unit.intakes}
         self.bell = unit.lease.bells[unit.slot] if unit.lease is not None else None
         self.pause_ends = NEVER
-        self.deference = Deference(unit.lease, any(intake.shared for intake in unit.intakes))
+        self.backpressure = Backpressure(unit.lease, any(intake.shared for intake in unit.intakes))
         self._unit = unit
         self._handles = handles
         self._lease = unit.lease
@@ -117,7 +117,7 @@ class Acceptor:
         """One connection, after which the next leader is chosen; None when there is none, or when
         this child does not lead (any more)."""
         intake = self.intakes.get(fd)
-        if self._retired or intake is None or not self.leads() or self.deference.asked():
+        if self._retired or intake is None or not self.leads() or self.backpressure.asked():
             return None
         found = self._take(intake)
         if found is not None:
@@ -161,7 +161,7 @@ class Acceptor:
 
     def no_room(self) -> bool:
         """Whether this child waits for no connection, even if it leads."""
-        return self.full or self.pause_ends != NEVER or self.deference.ends != NEVER
+        return self.full or self.pause_ends != NEVER or self.backpressure.ends != NEVER
 
     @property
     def room(self) -> int:
@@ -242,10 +242,10 @@ class Acceptor:
         self.pause_ends = monotonic() + self._shortage.pause(call, error)
 
     def resume(self, now: float) -> None:
-        """The pause may be over, or the deference."""
+        """The pause may be over, or the backpressure."""
         if self.pause_ends <= now:
             self.pause_ends = NEVER
-        self.deference.over(now)
+        self.backpressure.over(now)
 
     # ---- a listener that was shut down ----------------------------------------------------
 

@@ -18,7 +18,7 @@ _DECLINE_SECONDS = 0.006
 _WILLING_SECONDS = 0.001
 
 
-class Deference:
+class Backpressure:
     def __init__(self, lease: Lease | None, shared: bool) -> None:
         """`shared`: other children wait for the same listeners."""
         self.busy = False

@@ -98,7 +98,7 @@ class ChildLoop:
     def turn(self, timeout: float | None) -> None:
         keeper, acceptor = self.keeper, self.acceptor
         acceptor.join()
-        if not acceptor.deference.busy:  # else another child should lead: see master/doorbell.py
+        if not acceptor.backpressure.busy:  # else another child should lead: see master/doorbell.py
             self._cells[WORKING] = 0
         try:
             events = self.handles.wait(self._patience(timeout))
@@ -238,7 +238,7 @@ class ChildLoop:
         if again < until:
             until = again
         if acceptor.no_room():
-            until = min(until, acceptor.pause_ends, acceptor.deference.ends)
+            until = min(until, acceptor.pause_ends, acceptor.backpressure.ends)
         if until == NEVER:
             return timeout
         mine = max(0.0, until - monotonic())

@@ -113,10 +113,10 @@ class LeaderThreads(InlineLoop):
 
     def _look_around(self) -> None:
         """Set how careful the next turn has to be, if requests block, or have until now."""
-        deference, routes = self.acceptor.deference, self._routes
-        deference.busy = True  # a thread that leaves from here on rings the bell
+        backpressure, routes = self.acceptor.backpressure, self._routes
+        backpressure.busy = True  # a thread that leaves from here on rings the bell
         full = self._entrance.full
-        deference.occupied(full)
+        backpressure.occupied(full)
         if self.dispatcher is not None:
             self.dispatcher.wary = full or routes.wary
             self.dispatcher.patience = 0.0 if routes.alert else SLOW_SECONDS
@@ -258,7 +258,7 @@ class LeaderThreads(InlineLoop):
         if type(outcome) is not Await or not self.keeper.lay_down(conn, outcome):
             self._outcomes.append((conn, outcome))
             self._ring()
-        elif (work is None and self.acceptor.deference.busy) or self.unit.access is not None:
+        elif (work is None and self.acceptor.backpressure.busy) or self.unit.access is not None:
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
             # thread that leaves finds it set, or was seen to have left. Or a line of the access log is to be
             # written.
