@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from forkd.engine.backpressure import Backpressure
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import Accepted, Intake, ListenerIntake
 from forkd.engine.link import Link
@@ -37,20 +37,20 @@ _LOOK_EVERY_ACCEPTS = 64
 
 
 class Acceptor:
-    def __init__(self, unit: Unit, handles: HandleSet) -> None:
-        self.intakes = {intake.fileno(): intake for intake in unit.intakes}
-        self.bell = unit.lease.bells[unit.slot] if unit.lease is not None else None
+    def __init__(self, context: ChildContext, handles: HandleSet) -> None:
+        self.intakes = {intake.fileno(): intake for intake in context.intakes}
+        self.bell = context.lease.bells[context.slot] if context.lease is not None else None
         self.pause_ends = NEVER
-        self.backpressure = Backpressure(unit.lease, any(intake.shared for intake in unit.intakes))
-        self._unit = unit
+        self.backpressure = Backpressure(context.lease, any(intake.shared for intake in context.intakes))
+        self._unit = context
         self._handles = handles
-        self._lease = unit.lease
-        self._slot = unit.slot
-        self._cells = unit.row.cells
-        self._most = unit.config.worker_connections
-        self._shortage = Shortage(unit.log.error)
+        self._lease = context.lease
+        self._slot = context.slot
+        self._cells = context.row.cells
+        self._most = context.config.worker_connections
+        self._shortage = Shortage(context.log.error)
         self._listening = False
-        self._ends = any(intake.ends for intake in unit.intakes)
+        self._ends = any(intake.ends for intake in context.intakes)
         self._retired = False
         self._nobody_after = False  # accepts what this child leaves behind
         self._patience_ends = NEVER

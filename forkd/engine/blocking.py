@@ -15,7 +15,7 @@ from typing import Any
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.engine.connections import LINGER_SECONDS
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import TURN_SENDS
 from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline
@@ -25,8 +25,8 @@ from forkd.system.originals import monotonic, select, socket
 
 
 class BlockingFollowers(ChildLoop):
-    def __init__(self, unit: Unit) -> None:
-        super().__init__(unit)
+    def __init__(self, context: ChildContext) -> None:
+        super().__init__(context)
         self._idle_grace: float | None = None
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
@@ -35,13 +35,13 @@ class BlockingFollowers(ChildLoop):
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Serve the connection until it ends."""
-        config = self.unit.config
+        config = self.context.config
         sock.setblocking(True)
         seconds = config.write_timeout
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         conn = Connection(
-            sock, client, server, self.unit.interface, seconds, self.woken, self.unit.host.ledger
+            sock, client, server, self.context.interface, seconds, self.woken, self.context.host.ledger
         )
         self.keeper.connections[conn.fd] = conn
         self._counted(1)
@@ -56,7 +56,7 @@ class BlockingFollowers(ChildLoop):
             del self.keeper.connections[conn.fd]
             conn.close()
             self._counted(0)
-            self.unit.after_turn()
+            self.context.after_turn()
 
     def _serve(self, conn: Connection) -> None:
         try:
@@ -89,7 +89,7 @@ class BlockingFollowers(ChildLoop):
         if conn.op is not op:
             conn.op = op
             conn.deadline = monotonic() + op.seconds
-        while not self._readable(conn.fd, min(conn.deadline, self.unit.after_turn()) - monotonic()):
+        while not self._readable(conn.fd, min(conn.deadline, self.context.after_turn()) - monotonic()):
             if op.idle and self._idle_grace is not None:
                 conn.deadline = min(conn.deadline, monotonic() + self._idle_grace)
                 self._idle_grace = 0.0  # the grace is given once

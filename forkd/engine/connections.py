@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.engine.connection import Connection
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NOWHERE, Wheel
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await
@@ -27,7 +27,7 @@ LINGER_SECONDS = 2.0
 class Keeper:
     def __init__(
         self,
-        unit: Unit,
+        context: ChildContext,
         handles: HandleSet,
         counted: Callable[[int], None],
         make: Callable[..., Connection],
@@ -38,17 +38,17 @@ class Keeper:
         self.connections: dict[int, Connection] = {}
         self.wheel: Wheel[Connection] = Wheel()
         self.now = monotonic()  # the model stores the time here after each wait
-        self.log = unit.log
+        self.log = context.log
         self.writing = Await(
-            "write", unit.config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True
+            "write", context.config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True
         )
         self.lingering = Await("linger", LINGER_SECONDS)
-        self._unit = unit
+        self._unit = context
         self._handles = handles
         self._counted = counted
         self._make = make
         self._wake = wake
-        self._shortage = Shortage(unit.log.error)
+        self._shortage = Shortage(context.log.error)
         self._idle_grace: float | None = None  # set when draining
         self._lock = Lock()  # between `lay_down` and what looks at connections that are lent
 

@@ -19,8 +19,8 @@ from forkd.system.scoreboard import Row
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One logic unit: a child process."""
+class ChildContext:
+    """One logic context: a child process."""
 
     config: Config
     io: str  # how readiness is learned: --io, or the model's default
@@ -51,7 +51,7 @@ class Model(Protocol):
     #: Nothing is left to do: retired, and every connection is closed.
     done: bool
 
-    def __init__(self, unit: Unit) -> None: ...
+    def __init__(self, context: ChildContext) -> None: ...
 
     def turn(self, timeout: float | None) -> None:
         """Wait once, up to `timeout` seconds (None: until something happens); handle what came."""

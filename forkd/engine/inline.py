@@ -22,7 +22,7 @@ from forkd.system.originals import socket
 
 class InlineLoop(BriefLoop):
     def handle_set(self) -> HandleSet:
-        if native is not None and self.unit.config.native and self.unit.io == "epoll":
+        if native is not None and self.context.config.native and self.context.io == "epoll":
             return NativeEpollSet()
         return super().handle_set()
 

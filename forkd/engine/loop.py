@@ -16,7 +16,7 @@ from typing import Any
 from forkd.engine.acceptor import Acceptor
 from forkd.engine.connection import Connection
 from forkd.engine.connections import Keeper
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.eviction import Eviction
 from forkd.engine.intake import Accepted, ListenerIntake
@@ -32,18 +32,18 @@ _SILENCE_SECONDS = 10.0
 
 
 class ChildLoop:
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, context: ChildContext) -> None:
         self.done = False
         self._again = NEVER  # when the next turn is due, whatever happens
-        self.unit = unit
-        self.log = unit.log
+        self.context = context
+        self.log = context.log
         self.handles = self.handle_set()
-        self.acceptor = Acceptor(unit, self.handles)
-        self.accept_wait = AcceptWait(unit.row)
-        self.keeper = Keeper(unit, self.handles, self._counted, self.connection, self.woken)
-        self._cells = unit.row.cells
+        self.acceptor = Acceptor(context, self.handles)
+        self.accept_wait = AcceptWait(context.row)
+        self.keeper = Keeper(context, self.handles, self._counted, self.connection, self.woken)
+        self._cells = context.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
-        for fd, call in unit.watched.items():
+        for fd, call in context.watched.items():
             self.watch(fd, call)
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
@@ -51,20 +51,20 @@ class ChildLoop:
         self._eviction = Eviction(self.keeper)
         #: With so many connections one place is left: the next one makes room before it takes that, so that
         #: no client ever finds all children full while one of their connections is idle.
-        self._crowd = max(1, unit.config.worker_connections - 1)
+        self._crowd = max(1, context.config.worker_connections - 1)
         self._silent_until = 0.0
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
         self._left: deque[Accepted] = deque()  # taken since then, and not served yet
         #: Intakes that the kernel fills: the listeners.
-        self._kernels = {i.fileno() for i in unit.intakes if isinstance(i, ListenerIntake)}
+        self._kernels = {i.fileno() for i in context.intakes if isinstance(i, ListenerIntake)}
         self._renewed: deque[tuple[int, int]] = deque()  # listeners, and what takes their place
         self._aside = False  # there is something to do at the end of each turn
 
     # ---- what a model decides -------------------------------------------------------------
 
     def handle_set(self) -> HandleSet:
-        return make_handle_set(self.unit.io)
+        return make_handle_set(self.context.io)
 
     def connection(self, *arguments: Any) -> Connection:
         return Connection(*arguments)
@@ -125,7 +125,7 @@ class ChildLoop:
             self._renew()
             if self._retired:
                 self._leave()
-        self._again = self.unit.after_turn()
+        self._again = self.context.after_turn()
         if acceptor.full or self._cells[FULL_SINCE]:
             self._relieve()
 
@@ -176,7 +176,7 @@ class ChildLoop:
         share.lead(monotonic())
         turns = self.acceptor.turns(fd)
         # Without a lease it is one per wake-up: the kernel woke others for the rest.
-        again = self.unit.lease is not None
+        again = self.context.lease is not None
         while turns and not share.over(monotonic()):
             fd = turns.popleft()
             if self.take(fd) and again:
@@ -223,7 +223,7 @@ class ChildLoop:
             cells[FULL_SINCE] = monotonic_ns()
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE_SECONDS
-            most = self.unit.config.worker_connections
+            most = self.context.config.worker_connections
             self.log.warning(
                 f"all {most} --worker-connections are taken, and none is idle: "
                 "new connections wait in the accept queue"
@@ -279,7 +279,7 @@ class ChildLoop:
         self.acceptor.retire(drain_queue)
         self.keeper.now = monotonic()
         self.keeper.drain(idle_grace)
-        self.unit.interface.retire()
+        self.context.interface.retire()
         self._retired = self._aside = True
 
     def _leave(self) -> None:

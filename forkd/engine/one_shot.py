@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from forkd.engine.batch import Batch
 from forkd.engine.baton import Stake
 from forkd.engine.connection import Connection
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import ListenerIntake
 from forkd.engine.link import Link
@@ -36,19 +36,19 @@ _MAX_EARLY_LINKS = 256
 
 
 class BriefLoop(ChildLoop):
-    def __init__(self, unit: Unit, stake: Stake | None = None) -> None:
+    def __init__(self, context: ChildContext, stake: Stake | None = None) -> None:
         """`stake`: where threads take turns; there native code accepts nothing."""
-        super().__init__(unit)
+        super().__init__(context)
         self._alone = stake is None
         self._batch = Batch()
-        self._caution = unit.lease.caution if unit.lease is not None else None
+        self._caution = context.lease.caution if context.lease is not None else None
         self._early: dict[int, Link] = {}
         self._silent: dict[int, Link] = {}  # those that have been early for a while
         self._look_at = NEVER  # when to look for them
         self._epoll = self.handles.fileno() if isinstance(self.handles, NativeEpollSet) else -1
         self.dispatcher: Dispatcher | None = (
             native.Dispatcher(self, self.calls, self.keeper.connections, self._early, stake)
-            if native is not None and unit.config.native
+            if native is not None and context.config.native
             else None
         )
 
@@ -60,26 +60,26 @@ class BriefLoop(ChildLoop):
         if self._alone:
             self.share.taken = dispatcher.taken
         super().lead(fd)
-        intake, opening = intakes.get(fd), self.unit.interface.opening
+        intake, opening = intakes.get(fd), self.context.interface.opening
         dispatcher.brief = None
         if (
             self._alone and self._epoll >= 0 and self._batch.full and opening is not None
             and len(intakes) == 1  # native code knows no turns of listeners
             and isinstance(intake, ListenerIntake)
         ):  # fmt: skip
-            size = 1 if self.unit.lease is None else self._batch.size
+            size = 1 if self.context.lease is None else self._batch.size
             dispatcher.brief = (
                 fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size
             )  # fmt: skip
 
     def take(self, fd: int) -> bool:
-        intake, opening = self.acceptor.intakes.get(fd), self.unit.interface.opening
+        intake, opening = self.acceptor.intakes.get(fd), self.context.interface.opening
         dispatcher = self.dispatcher if self._alone else None
         if dispatcher is None or opening is None or not isinstance(intake, ListenerIntake):
             return super().take(fd)
         self.before(fd)
         left = MOST_ACCEPTS - self.share.taken
-        size = 1 if self.unit.lease is None else min(self._batch.size, left)
+        size = 1 if self.context.lease is None else min(self._batch.size, left)
         links = self.acceptor.accept_links(fd, size)
         if links:
             self.share.taken += len(links)
@@ -106,9 +106,9 @@ class BriefLoop(ChildLoop):
     def crowded(self, intake: ListenerIntake, links: list[Link]) -> None:
         """Native code has accepted these, and more may be waiting."""
         assert self.dispatcher is not None
-        assert self.unit.interface.opening is not None
+        assert self.context.interface.opening is not None
         self.acceptor.crowded(len(links))
-        self._begin(self.dispatcher, intake, self.unit.interface.opening, links)
+        self._begin(self.dispatcher, intake, self.context.interface.opening, links)
 
     def served(self, count: int, seconds: float) -> None:
         """So many connections that were not early have been served within `seconds`."""

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from forkd.engine.connection import Connection
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, Outcome, advance
 from forkd.session.seam import READY, TAKE, Deadline, Log
@@ -90,13 +90,13 @@ class PooledLoop(ChildLoop):
     #: Whether the application runs in the pool, rather than in the waiting thread.
     pooled = True
 
-    def __init__(self, unit: Unit) -> None:
-        super().__init__(unit)
+    def __init__(self, context: ChildContext) -> None:
+        super().__init__(context)
         threads, enter = 0, None
         if self.pooled:
-            assert unit.lanes is not None
-            threads, enter = unit.config.threads, unit.lanes.bind
-        self._queue = RequestQueue(threads, unit.log, enter)
+            assert context.lanes is not None
+            threads, enter = context.config.threads, context.lanes.bind
+        self._queue = RequestQueue(threads, context.log, enter)
         self._waiting: deque[tuple[Connection, Task]] = deque()  # lent, and the queue is full
         self.watch(self._queue.bell, self._collect)
 

@@ -28,7 +28,7 @@ class HalfSyncHalfReactive(PooledLoop):
         """Step 2."""
         if self.keeper.linger(conn):
             return
-        if self.unit.config.handoff == "socket" or conn.op is self.keeper.writing:
+        if self.context.config.handoff == "socket" or conn.op is self.keeper.writing:
             self.lend(conn, lambda: self._exchange(conn, mask))
         else:
             self.begun(conn, read(conn, self.log, to_ready=True))

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from forkd.engine import baton as stake
 from forkd.engine.bulkhead import Entrance, Work
 from forkd.engine.connection import Connection
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.inline import InlineLoop
 from forkd.engine.routes import SLOW_SECONDS, Routes
 from forkd.engine.steps import FINISHED, Outcome, advance
@@ -60,25 +60,25 @@ class _Deposed(Exception):
 
 
 class LeaderThreads(InlineLoop):
-    def __init__(self, unit: Unit) -> None:
-        self._stake = stake.make(unit.config.native)
-        super().__init__(unit, self._stake)
-        assert unit.lanes is not None
+    def __init__(self, context: ChildContext) -> None:
+        self._stake = stake.make(context.config.native)
+        super().__init__(context, self._stake)
+        assert context.lanes is not None
         self._lock = Lock()
         self._leader = get_ident()
         self._own = ThreadLocal()  # the lane of each thread
-        self._own.row = unit.row
+        self._own.row = context.row
         self._watching = Lock()  # held by the one follower that watches
         self._routes = Routes()
-        self._entrance = Entrance(unit.config.threads)
+        self._entrance = Entrance(context.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
         self._rung = False  # a thread has rung the bell, or is about to
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._bell, self._collect)
-        for number in range(unit.config.threads):
-            start_thread(partial(self._follow, unit.lanes), f"forkd-{number + 2}")
+        for number in range(context.config.threads):
+            start_thread(partial(self._follow, context.lanes), f"forkd-{number + 2}")
 
     def turn(self, timeout: float | None) -> None:
         """One turn as the leader, however this thread becomes it. Called by every thread."""
@@ -258,7 +258,7 @@ class LeaderThreads(InlineLoop):
         if type(outcome) is not Await or not self.keeper.lay_down(conn, outcome):
             self._outcomes.append((conn, outcome))
             self._ring()
-        elif (work is None and self.acceptor.backpressure.busy) or self.unit.access is not None:
+        elif (work is None and self.acceptor.backpressure.busy) or self.context.access is not None:
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
             # thread that leaves finds it set, or was seen to have left. Or a line of the access log is to be
             # written.

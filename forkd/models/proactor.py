@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 
 from forkd.engine.completing import Completing
 from forkd.engine.connection import Connection
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.session.seam import READY, Await
@@ -41,22 +41,22 @@ class Proactor(PooledLoop):
     handles: Operations
     sends = False
 
-    def __init__(self, unit: Unit) -> None:
-        self.pooled = unit.config.threads > 1
-        if unit.io == "aio":
-            limit = min(unit.config.worker_connections, MAX_CLIENTS)
-            unit = replace(unit, config=replace(unit.config, worker_connections=limit))
-        super().__init__(unit)
+    def __init__(self, context: ChildContext) -> None:
+        self.pooled = context.config.threads > 1
+        if context.io == "aio":
+            limit = min(context.config.worker_connections, MAX_CLIENTS)
+            context = replace(context, config=replace(context.config, worker_connections=limit))
+        super().__init__(context)
         self._arrived: deque[tuple[int, Any]] = deque()  # accepted by the kernel, and not served yet
         if not self.pooled:
             self.handles.serve(self, self.keeper.connections)
 
     def handle_set(self) -> Operations:
-        if self.unit.io == "aio":
+        if self.context.io == "aio":
             return AioOperations()
-        listeners = {intake.fileno() for intake in self.unit.intakes}
-        alone = self.unit.lease is None or self.unit.config.workers.max == 1
-        native = self.unit.config.native
+        listeners = {intake.fileno() for intake in self.context.intakes}
+        alone = self.context.lease is None or self.context.config.workers.max == 1
+        native = self.context.config.native
         return UringOperations(listeners, shared=not alone, pooled=self.pooled, native=native)
 
     def connection(self, *arguments: Any) -> Connection:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from forkd.engine.account import account_for
 from forkd.engine.blocking import BlockingFollowers
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.inline import InlineLoop
 from forkd.engine.intake import Accepted
@@ -57,17 +57,17 @@ class Servant:
 
 
 class ProcessPerConnection(ChildLoop):
-    def __init__(self, unit: Unit) -> None:
-        limit = min(unit.config.worker_connections, MAX_PROCESSES)
-        super().__init__(replace(unit, config=replace(unit.config, worker_connections=limit)))
-        assert unit.lanes is not None
-        self._lanes = unit.lanes
+    def __init__(self, context: ChildContext) -> None:
+        limit = min(context.config.worker_connections, MAX_PROCESSES)
+        super().__init__(replace(context, config=replace(context.config, worker_connections=limit)))
+        assert context.lanes is not None
+        self._lanes = context.lanes
         self._servants: dict[Servant, None] = {}  # the oldest first
         self._partings: dict[Servant, Parting] = {}  # of those killed for a request that took too long
         # Before they are killed: when they were asked for their stacks, and what reads them.
         self._accused: dict[Servant, tuple[float, Callable[[], str]]] = {}
         self._asked: Servant | None = None  # to end, so that there is room
-        self._shortage = Shortage(unit.log.error)
+        self._shortage = Shortage(context.log.error)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
@@ -102,7 +102,7 @@ class ProcessPerConnection(ChildLoop):
         os.waitpid(servant.pid, 0)
         os.close(servant.pidfd)
         self._lanes.give_back(servant.row)
-        self.unit.row.failed(error.errno or 0)
+        self.context.row.failed(error.errno or 0)
         self._shortage.refuse(WAITING_CALL, error)
 
     def _recount(self) -> None:
@@ -127,7 +127,7 @@ class ProcessPerConnection(ChildLoop):
 
     def _account_for(self, servant: Servant, code: int) -> None:
         """Count and log what it had in flight, as the master does for a worker."""
-        now, row, access = monotonic_ns(), servant.row, self.unit.access
+        now, row, access = monotonic_ns(), servant.row, self.context.access
         head = access.sink.head_of(row.index) if access is not None else 0
         left = left_by([row], [head], False, now)
         late = servant in self._partings
@@ -149,12 +149,12 @@ class ProcessPerConnection(ChildLoop):
         return False
 
     def turn(self, timeout: float | None) -> None:
-        if self._servants and self.unit.config.timeout:
+        if self._servants and self.context.config.timeout:
             timeout = 1.0 if timeout is None else min(timeout, 1.0)  # to look at the clock
         super().turn(timeout)
         while self._held and self.acceptor.pause_ends == NEVER:
             self.serve(*self._held.popleft())
-        most = self.unit.config.timeout
+        most = self.context.config.timeout
         for servant in self._servants:
             held = servant.row.since(REQUEST, monotonic_ns())
             if held is not None and 0 < most < held and servant not in self._partings:
@@ -165,7 +165,7 @@ class ProcessPerConnection(ChildLoop):
     def _late(self, servant: Servant, held: float) -> None:
         """A request has held it for so many seconds, too long: it writes its stacks, then it is killed."""
         if servant not in self._accused:
-            self._accused[servant] = monotonic(), self.unit.ask_stacks(servant.pidfd)
+            self._accused[servant] = monotonic(), self.context.ask_stacks(servant.pidfd)
             return
         since, stacks = self._accused[servant]
         if monotonic() < since + _LAST_WORDS_SECONDS:
@@ -212,13 +212,13 @@ class ProcessPerConnection(ChildLoop):
         self._lanes.leave_pool()
         self._lanes.become(row)
         self.log.sink.forked(row.index, partial(row.add, LOST_ERROR))
-        if self.unit.access is not None:
-            self.unit.access.sink.forked(row.index, partial(row.add, LOST_ACCESS))
-        host, unit = self.unit.host, self.unit
-        unit = replace(
-            unit, row=scratch_row(), lease=None, intakes=[], watched={}, after_turn=self._flush
+        if self.context.access is not None:
+            self.context.access.sink.forked(row.index, partial(row.add, LOST_ACCESS))
+        host, context = self.context.host, self.context
+        context = replace(
+            context, row=scratch_row(), lease=None, intakes=[], watched={}, after_turn=self._flush
         )
-        loop: ChildLoop = BlockingFollowers(unit) if unit.io == "blocking" else InlineLoop(unit)
+        loop: ChildLoop = BlockingFollowers(context) if context.io == "blocking" else InlineLoop(context)
 
         def told_to_end() -> None:
             came = signals.read()  # the others change nothing, as in any child
@@ -227,16 +227,16 @@ class ProcessPerConnection(ChildLoop):
                 loop.retire(_IDLE_GRACE_SECONDS if signal.SIGTERM in came else 0.0, False)
 
         loop.watch(signals.fileno(), told_to_end)
-        unit.serves(loop)
+        context.serves(loop)
         if host.draining:
             loop.retire(_IDLE_GRACE_SECONDS, False)
         loop.serve(sock, client, server)
         while loop.keeper.connections and not loop.done:
             loop.turn(None)
-        if unit.access is not None:
-            unit.access.finish()
+        if context.access is not None:
+            context.access.finish()
         os._exit(0)
 
     def _flush(self) -> float:
-        waits = self.unit.access is not None and self.unit.access.flush()
+        waits = self.context.access is not None and self.context.access.flush()
         return monotonic() + _RETRY_SECONDS if waits else NEVER

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from forkd.config import Config
 from forkd.config.rules import Rule
 from forkd.engine.blocking import BlockingFollowers
-from forkd.engine.context import Model, Unit
+from forkd.engine.context import ChildContext, Model
 from forkd.models.half_sync_half_async import HalfSyncHalfAsync
 from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
 from forkd.models.leader_followers import LeaderFollowers
@@ -27,7 +27,7 @@ from forkd.system import uring
 @dataclass(frozen=True)
 class Row:
     name: str
-    make: Callable[[Unit], Model]
+    make: Callable[[ChildContext], Model]
     ios: tuple[str, ...]  # the default first
     master_accepts: bool  # and hands the sockets to its children
     forks: bool  # a process for each client
@@ -49,10 +49,10 @@ _ONE_THREAD = (
 )
 
 
-def _leader_followers(unit: Unit) -> Model:
-    if unit.io == "blocking":
-        return BlockingFollowers(unit)
-    return LeaderThreads(unit) if unit.config.threads > 1 else LeaderFollowers(unit)
+def _leader_followers(context: ChildContext) -> Model:
+    if context.io == "blocking":
+        return BlockingFollowers(context)
+    return LeaderThreads(context) if context.config.threads > 1 else LeaderFollowers(context)
 
 
 MODELS: tuple[Row, ...] = (

@@ -24,7 +24,7 @@ from forkd.app.stream import handlers as stream
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.app.wsgi.shed import SheddingWsgi
 from forkd.config import Config
-from forkd.engine.context import Model, Unit
+from forkd.engine.context import ChildContext, Model
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import Intake, ListenerIntake, QueueIntake
 from forkd.errors import AppError, ForkdError, SystemCallError
@@ -230,7 +230,7 @@ class Worker:
 
     def _make_model(self, interface: Interface, row: registry.Row) -> Model:
         """Raises ForkdError when the system has no room for what it waits on, or for its threads."""
-        unit = Unit(
+        context = ChildContext(
             config=self._heritage.config,
             io=self._io(),
             slot=self._heritage.slot,
@@ -252,7 +252,7 @@ class Worker:
             ask_stacks=self._ask_stacks,
         )
         try:
-            return row.make(unit)
+            return row.make(context)
         except OSError as error:
             what = SystemCallError("wait", "its descriptors", error)  # epoll_ctl(2) and the like
             raise ForkdError(f"model {self._heritage.config.model} could not begin: {what}") from error

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import ListenerIntake
 from forkd.engine.share import Share
@@ -118,11 +118,11 @@ class _Play:
         ]
         wsgi = Wsgi(self.app, config, host, multithread=cell.threads > 1)
         self.bell = os.eventfd(1)  # always readable
-        unit = Unit(
+        context = ChildContext(
             config, cell.io, 1, rows[0], lanes, lease, intakes, wsgi, host, host.log, host.access,
             lambda number: None, {self.bell: lambda: self.note("bell")}, self.after_turn,
         )  # fmt: skip
-        loop: Any = registry.get(cell.model).make(unit)
+        loop: Any = registry.get(cell.model).make(context)
         serve = loop.serve
 
         def accepted(*connection: Any) -> None:

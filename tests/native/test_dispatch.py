@@ -22,7 +22,7 @@ import pytest
 
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
-from forkd.engine.context import Unit
+from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.inline import InlineLoop
 from forkd.engine.intake import ListenerIntake
@@ -104,7 +104,7 @@ class Service:
         """Serve with this interface from now on."""
         host: Any = self.host
         self.loop = self.model(
-            Unit(
+            ChildContext(
                 self.config, IO[self.model], 1, self.row, None, self.lease,
                 [ListenerIntake(self.listener, ("127.0.0.1", 80), shared=False)],
                 interface, host, self.log, self.access, lambda number: None, {}, lambda: NEVER,
