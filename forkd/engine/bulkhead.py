@@ -22,7 +22,7 @@ class Work(NamedTuple):
     long: bool  # see routes.py
 
 
-class Entrance:
+class Bulkhead:
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = Lock()

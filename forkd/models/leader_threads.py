@@ -7,7 +7,7 @@
 3. When the leader stays inside the application, the watcher takes its leadership: it lends the
    leader's connection to the leader, and leads itself. The next follower watches.
 4. The former leader finishes its connection, hands the outcome to the leader, and goes on with
-   what waits at the entrance, or joins the followers.
+   what waits at the bulkhead, or joins the followers.
 5. Before a request that is likely to block (engine/routes.py), the leader promotes a follower, rather than
    be overtaken a millisecond later.
 
@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from forkd.engine import baton as stake
-from forkd.engine.bulkhead import Entrance, Work
+from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.inline import InlineLoop
@@ -70,7 +70,7 @@ class LeaderThreads(InlineLoop):
         self._own.row = context.row
         self._watching = Lock()  # held by the one follower that watches
         self._routes = Routes()
-        self._entrance = Entrance(context.config.threads)
+        self._entrance = Bulkhead(context.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
@@ -224,7 +224,7 @@ class LeaderThreads(InlineLoop):
         self._work(self._hand_back(conn, outcome, False), queued=True)
 
     def _work(self, work: Work | None, queued: bool = False) -> NoReturn:
-        """Step 4. `queued`: it came by the entrance, as what follows it does."""
+        """Step 4. `queued`: it came by the bulkhead, as what follows it does."""
         row: Row = self._own.row
         while work is not None:
             row.occupy(work.conn.lent if queued else None)

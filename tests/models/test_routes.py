@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forkd.engine.bulkhead import Entrance, Work
+from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.routes import MAX_ROUTES, SLOW_SECONDS, Routes, route_of
 
 HELLO = b"GET / HTTP/1.1"
@@ -101,7 +101,7 @@ def test_routes_are_bounded() -> None:
     assert routes.blocks(taught_again)
 
 
-# ---- the entrance ---------------------------------------------------------------------------
+# ---- the bulkhead ---------------------------------------------------------------------------
 
 
 def work(lent: float, long: bool = False) -> Work:
@@ -110,45 +110,45 @@ def work(lent: float, long: bool = False) -> Work:
 
 
 def test_as_many_enter_as_there_is_room_for() -> None:
-    entrance = Entrance(2)
-    assert [entrance.enter(work(n)) for n in range(3)] == [True, True, False]
-    assert entrance.full
+    bulkhead = Bulkhead(2)
+    assert [bulkhead.enter(work(n)) for n in range(3)] == [True, True, False]
+    assert bulkhead.full
 
 
 def test_long_ones_leave_room_for_one() -> None:
-    entrance = Entrance(3)
-    assert [entrance.enter(work(n, long=True)) for n in range(4)] == [True, True, False, False]
-    assert not entrance.full
-    assert entrance.enter(work(9))
-    assert entrance.full
+    bulkhead = Bulkhead(3)
+    assert [bulkhead.enter(work(n, long=True)) for n in range(4)] == [True, True, False, False]
+    assert not bulkhead.full
+    assert bulkhead.enter(work(9))
+    assert bulkhead.full
 
 
 def test_who_leaves_takes_the_place_of_nobody_else() -> None:
-    entrance = Entrance(2)
-    entrance.enter(work(0))
-    assert entrance.leave(False) is None
-    entrance.enter(work(1, long=True))
-    entrance.enter(second := work(2, long=True))
-    entrance.enter(work(3))
-    assert entrance.leave(False) is None  # the one that waits is long, and there is one inside
-    assert entrance.leave(True) is second
+    bulkhead = Bulkhead(2)
+    bulkhead.enter(work(0))
+    assert bulkhead.leave(False) is None
+    bulkhead.enter(work(1, long=True))
+    bulkhead.enter(second := work(2, long=True))
+    bulkhead.enter(work(3))
+    assert bulkhead.leave(False) is None  # the one that waits is long, and there is one inside
+    assert bulkhead.leave(True) is second
 
 
 def test_first_come_first_served() -> None:
-    entrance = Entrance(3)
+    bulkhead = Bulkhead(3)
     for n in range(3):
-        entrance.enter(work(n))
+        bulkhead.enter(work(n))
     waiting = [work(4), work(5, long=True), work(6), work(7, long=True)]
     for each in waiting:
-        assert not entrance.enter(each)
-    assert [entrance.leave(False) for _ in range(3)] == waiting[:3]
+        assert not bulkhead.enter(each)
+    assert [bulkhead.leave(False) for _ in range(3)] == waiting[:3]
 
 
 def test_a_leader_that_was_overtaken_counts() -> None:
-    entrance = Entrance(2)
-    entrance.entered()
-    entrance.entered()
-    assert entrance.full
-    entrance.enter(waiting := work(1))
-    assert entrance.leave(False) is waiting
-    assert entrance.full
+    bulkhead = Bulkhead(2)
+    bulkhead.entered()
+    bulkhead.entered()
+    assert bulkhead.full
+    bulkhead.enter(waiting := work(1))
+    assert bulkhead.leave(False) is waiting
+    assert bulkhead.full
