@@ -24,7 +24,7 @@ from forkd.system.signal_sockets import SignalSockets
 from forkd.worker import main as worker
 
 
-class Errand(NamedTuple):
+class HookProcess(NamedTuple):
     """The process of one hook, and what waits for it."""
 
     hook: str
@@ -45,14 +45,14 @@ class Errand(NamedTuple):
         self.sockets.close()
 
 
-class Errands:
+class HookRunner:
     """In the master."""
 
     def __init__(self, loop: Loop, log: Log, spawner: Spawner) -> None:
         self._loop = loop
         self._log = log
         self._nursery = spawner
-        self._running: dict[int, Errand] = {}  # by pid
+        self._running: dict[int, HookProcess] = {}  # by pid
 
     @property
     def busy(self) -> bool:
@@ -60,7 +60,7 @@ class Errands:
 
     def describe(self) -> str:
         """What runs, in a sentence; empty when nothing does."""
-        running = [f"{errand} is still running" for errand in self._running.values()]
+        running = [f"{child} is still running" for child in self._running.values()]
         return running[0] if running else ""
 
     def pids(self) -> list[int]:
@@ -74,22 +74,22 @@ class Errands:
             return
         try:
             generation.enter()
-            errand = self._fork(hook, generation, then)
+            child = self._fork(hook, generation, then)
         except (OSError, StartError) as error:
             why = process.why_no_fork(error) if isinstance(error, OSError) else error
             self._log.error(f"hook {hook} is left out: {why}")
             then()
             return
-        self._running[errand.pid] = errand
-        self._loop.watch(errand.pidfd, partial(self._ended, errand))
+        self._running[child.pid] = child
+        self._loop.watch(child.pidfd, partial(self._ended, child))
         limits = ("--timeout", config.timeout), ("--boot-timeout", config.boot_timeout)
         for option, seconds in limits:
             if seconds:
-                late = partial(self._late, errand, f"{seconds:g} s ({option})")
-                self._loop.timers.set(errand.timer, monotonic() + seconds, late)
+                late = partial(self._late, child, f"{seconds:g} s ({option})")
+                self._loop.timers.set(child.timer, monotonic() + seconds, late)
                 break
 
-    def _fork(self, hook: str, generation: Generation, then: Callable[[], None]) -> Errand:
+    def _fork(self, hook: str, generation: Generation, then: Callable[[], None]) -> HookProcess:
         """Raises OSError."""
         ours, theirs = SignalSockets.pair((signal.SIGKILL, signal.SIGTERM))
         masters = self._nursery.forgetting(keep=set())
@@ -108,55 +108,55 @@ class Errands:
             raise
         finally:
             theirs.close()
-        return Errand(hook, *forked, ours, then)
+        return HookProcess(hook, *forked, ours, then)
 
     def give_up_boot(self, seconds: float) -> None:
         """What is about to boot is not wanted any more: nor is its hook, which gets `seconds` to end in
         order."""
-        for errand in self._running.values():
-            if errand.hook != "on_exit":  # no child waits for that one
-                send(self._log, errand, signal.SIGTERM)
-                kill = partial(self._kill, errand)
-                self._loop.timers.set(errand.timer, monotonic() + seconds, kill)
+        for child in self._running.values():
+            if child.hook != "on_exit":  # no child waits for that one
+                send(self._log, child, signal.SIGTERM)
+                kill = partial(self._kill, child)
+                self._loop.timers.set(child.timer, monotonic() + seconds, kill)
 
     def kill(self) -> None:
-        for errand in self._running.values():
-            self._kill(errand)
+        for child in self._running.values():
+            self._kill(child)
 
     def forget(self) -> None:
         """In a child."""
-        for errand in self._running.values():
-            errand.close()
+        for child in self._running.values():
+            child.close()
 
-    def _late(self, errand: Errand, limit: str) -> None:
-        self._log.error(f"{errand}: not done in {limit}; killed")
-        self._kill(errand)
+    def _late(self, child: HookProcess, limit: str) -> None:
+        self._log.error(f"{child}: not done in {limit}; killed")
+        self._kill(child)
 
-    def _kill(self, errand: Errand) -> None:
-        send(self._log, errand, signal.SIGKILL)
-        late = partial(self._leave, errand)
-        self._loop.timers.set(errand.timer, monotonic() + plan.DEATH, late)
+    def _kill(self, child: HookProcess) -> None:
+        send(self._log, child, signal.SIGKILL)
+        late = partial(self._leave, child)
+        self._loop.timers.set(child.timer, monotonic() + plan.DEATH, late)
 
-    def _leave(self, errand: Errand) -> None:
+    def _leave(self, child: HookProcess) -> None:
         """SIGKILL does not end it: it waits in the kernel, for a disk perhaps, and nobody waits for it."""
-        self._log.error(f"{errand} {process.unkillable(errand.pid)}")
-        self._done(errand)
+        self._log.error(f"{child} {process.unkillable(child.pid)}")
+        self._done(child)
 
-    def _ended(self, errand: Errand) -> None:
-        code = process.reap(errand.pid)
+    def _ended(self, child: HookProcess) -> None:
+        code = process.reap(child.pid)
         if code is None:
             return
         if code:
             how = f"exit code {code}" if code > 0 else process.exit_reason(code)
-            self._log.error(f"{errand} failed: {how}")
-        self._done(errand)
+            self._log.error(f"{child} failed: {how}")
+        self._done(child)
 
-    def _done(self, errand: Errand) -> None:
-        del self._running[errand.pid]
-        self._loop.unwatch(errand.pidfd)
-        errand.close()
-        self._loop.timers.cancel(errand.timer)
-        errand.then()
+    def _done(self, child: HookProcess) -> None:
+        del self._running[child.pid]
+        self._loop.unwatch(child.pidfd)
+        child.close()
+        self._loop.timers.cancel(child.timer)
+        child.then()
 
 
 # ---- in the forked process ------------------------------------------------------------------

@@ -19,7 +19,7 @@ from forkd.master.doorbell import Doorbell
 from forkd.master.endpoints import Endpoints
 from forkd.master.generation import Generation
 from forkd.master.high_water import HighWater
-from forkd.master.hook_runner import Errands
+from forkd.master.hook_runner import HookRunner
 from forkd.master.launch import Launch
 from forkd.master.leadership import Leadership
 from forkd.master.listening import Listening
@@ -98,7 +98,7 @@ class Parts:
         )  # fmt: skip
         self.board, self.children = self.spawner.board, self.spawner.children
         self.templates = self.spawner.templates
-        self.hooks = Errands(loop, log, self.spawner)
+        self.hooks = HookRunner(loop, log, self.spawner)
         self.logs = Logs(
             loop, log, self.spawner.rings, self.board.lanes[0][0],  # no child has slot 0
             launch.standard, config, failed=master.on_log_failed,
