@@ -23,7 +23,7 @@ from forkd.system.cells import ACCEPTED, CONNECTIONS, PROMOTIONS
 from forkd.system.handles import EXCLUSIVE, READ, HandleSet
 from forkd.system.lease import FULL
 from forkd.system.originals import monotonic, os
-from forkd.system.retry import WAITING_CALL, Shortage
+from forkd.system.retry import WAITING_CALL, Retry
 from forkd.system.sockets import is_shut_down
 from forkd.system.stdio import lift
 
@@ -48,7 +48,7 @@ class Acceptor:
         self._slot = context.slot
         self._cells = context.row.cells
         self._most = context.config.worker_connections
-        self._shortage = Shortage(context.log.error)
+        self._retry = Retry(context.log.error)
         self._listening = False
         self._ends = any(intake.ends for intake in context.intakes)
         self._retired = False
@@ -239,7 +239,7 @@ class Acceptor:
 
     def pause(self, call: str, error: OSError) -> None:
         """Accept nothing for a while, for `call` has failed."""
-        self.pause_ends = monotonic() + self._shortage.pause(call, error)
+        self.pause_ends = monotonic() + self._retry.pause(call, error)
 
     def resume(self, now: float) -> None:
         """The pause may be over, or the backpressure."""

@@ -18,7 +18,7 @@ from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, r
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.system.handles import READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
-from forkd.system.retry import WAITING_CALL, Shortage
+from forkd.system.retry import WAITING_CALL, Retry
 
 #: After the last answer, how long a client may go on sending before the connection is closed.
 LINGER_SECONDS = 2.0
@@ -48,7 +48,7 @@ class Keeper:
         self._counted = counted
         self._make = make
         self._wake = wake
-        self._shortage = Shortage(context.log.error)
+        self._retry = Retry(context.log.error)
         self._idle_grace: float | None = None  # set when draining
         self._lock = Lock()  # between `lay_down` and what looks at connections that are lent
 
@@ -216,7 +216,7 @@ class Keeper:
         """Close it: there is no room to wait for it (epoll_ctl(2): ENOSPC, ENOMEM; FD_SETSIZE). The others go
         on."""
         self._unit.row.failed(error.errno or 0)
-        self._shortage.refuse(WAITING_CALL, error)
+        self._retry.refuse(WAITING_CALL, error)
         conn.end(self.log)
         with contextlib.suppress(OSError, KeyError):
             self.lend(conn)

@@ -34,7 +34,7 @@ from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import ACCEPTED, CONNECTIONS
 from forkd.system.fd_passing import Passed, Queue, receive_socket, send_socket
 from forkd.system.loop import Loop
-from forkd.system.retry import Shortage
+from forkd.system.retry import Retry
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
 
@@ -66,7 +66,7 @@ class Dispatcher:
         self._shut_down = shut_down
         self._queued = queued
         self._in_vain = 0  # looks at listeners that found nobody
-        self._shortage = Shortage(log.error)
+        self._retry = Retry(log.error)
         self._generation: Generation | None = None  # whose children get connections
         self._by_signal = False
         self._listeners: list[Listener] = []  # to accept from, for as long as there is a generation
@@ -184,7 +184,7 @@ class Dispatcher:
                     self._found_nobody(listener)
                     continue
                 self._board.lanes[0][0].failed(error.errno or 0)
-                self._again_in(self._shortage.pause("accept", error))
+                self._again_in(self._retry.pause("accept", error))
                 return None
         if self._finishing:
             self._end()

@@ -36,7 +36,7 @@ from forkd.master.tick import Watchdog
 from forkd.master.upgrade import Counters
 from forkd.models import registry
 from forkd.system.loop import Loop
-from forkd.system.retry import Shortage
+from forkd.system.retry import Retry
 from forkd.system.signals import SignalQueue
 from forkd.system.sockets import Listener
 
@@ -89,7 +89,7 @@ class Parts:
         assert launch.standard is not None
         self.loop, self.log = loop, log
         loop.failed = lambda: log.exception("a bug in forkd; the master goes on")
-        loop.pause = partial(Shortage(log.error).pause, "admin or control socket: accept")
+        loop.pause = partial(Retry(log.error).pause, "admin or control socket: accept")
         self.spawner = Spawner(
             slots_for(config), registry.lanes(config), loop, log,
             generations=master.generations, on_message=master.on_message, on_exit=master.on_exit,

@@ -33,7 +33,7 @@ from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
 from forkd.system.left import left_by
 from forkd.system.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
-from forkd.system.retry import WAITING_CALL, Shortage
+from forkd.system.retry import WAITING_CALL, Retry
 from forkd.system.scoreboard import Row, scratch_row
 from forkd.system.signals import SignalQueue
 
@@ -67,7 +67,7 @@ class ProcessPerConnection(ChildLoop):
         # Before they are killed: when they were asked for their stacks, and what reads them.
         self._accused: dict[Servant, tuple[float, Callable[[], str]]] = {}
         self._asked: Servant | None = None  # to end, so that there is room
-        self._shortage = Shortage(context.log.error)
+        self._retry = Retry(context.log.error)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
@@ -103,7 +103,7 @@ class ProcessPerConnection(ChildLoop):
         os.close(servant.pidfd)
         self._lanes.give_back(servant.row)
         self.context.row.failed(error.errno or 0)
-        self._shortage.refuse(WAITING_CALL, error)
+        self._retry.refuse(WAITING_CALL, error)
 
     def _recount(self) -> None:
         self._counted(len(self._servants) + len(self._held))

@@ -24,7 +24,7 @@ WAITING_CALL = "epoll_ctl (fs.epoll.max_user_watches)"
 _SILENCE_SECONDS = 10.0
 
 
-class Shortage:
+class Retry:
     def __init__(self, say: Callable[[str], None]) -> None:
         """`say` gets a line for the log."""
         self._say = say
