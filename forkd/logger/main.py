@@ -50,7 +50,7 @@ _LAST_WORDS_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Birth:
+class LoggerHeritage:
     """The things that the master passes to a logger at its fork."""
 
     rings: Rings
@@ -65,7 +65,7 @@ class Birth:
     forget: Callable[[], None]  # closes, in the logger, what belongs to the master only
 
 
-def main(birth: Birth) -> NoReturn:
+def main(heritage: LoggerHeritage) -> NoReturn:
     """The logger's main; never returns to the master's code."""
     code, logger = 70, None
     try:
@@ -73,24 +73,24 @@ def main(birth: Birth) -> NoReturn:
             if number not in _KEPT:
                 signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        birth.forget()
-        set_title("logger", birth.name)
+        heritage.forget()
+        set_title("logger", heritage.name)
         # If it is stopped when the master ends, it goes on, and learns of it.
-        process.die_with_parent(birth.master, signal.SIGCONT)
+        process.die_with_parent(heritage.master, signal.SIGCONT)
         process.unblock()
-        logger = Logger(birth)
+        logger = Logger(heritage)
         logger.run()
         code = 0
     except BaseException as error:
-        own, why = Log("error", birth.style, "logger"), f"logger: {error}"
+        own, why = Log("error", heritage.style, "logger"), f"logger: {error}"
         if isinstance(error, ForkdError):
             own.error(str(error))
         else:
             own.exception("the logger crashed")
             why = f"the logger crashed\n{traceback.format_exc().rstrip()}"
         if logger is None:  # a start waits for its files
-            for log in birth.destinations:
-                messages.send(birth.channel, messages.OPENED, log, why)
+            for log in heritage.destinations:
+                messages.send(heritage.channel, messages.OPENED, log, why)
     finally:
         os._exit(code)
 
@@ -103,22 +103,22 @@ _KEPT = {
 
 
 class Logger:
-    def __init__(self, birth: Birth) -> None:
-        self._birth = birth
-        self._rings = rings = birth.rings
-        self._reader = Reader(rings, native=birth.native)
+    def __init__(self, heritage: LoggerHeritage) -> None:
+        self._birth = heritage
+        self._rings = rings = heritage.rings
+        self._reader = Reader(rings, native=heritage.native)
         self._results: deque[tuple[File, Result]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         sink = RingSink(rings, rings.own, ERROR, 0)
         sink.lost = lambda lines: rings.lose(ERROR, lines)
-        self._log = Log(birth.level, birth.style, "logger", sink)
+        self._log = Log(heritage.level, heritage.style, "logger", sink)
         self._trouble: dict[int, Trouble] = {}
         self._files: dict[int, File] = {}
-        self._pipes = [Pipe(rings, log, fd) for log, fd in birth.pipes.items()]
+        self._pipes = [Pipe(rings, log, fd) for log, fd in heritage.pipes.items()]
         self._questions: list[tuple[int, int]] = []  # (number, head of the master's ring)
         self._told = False  # what did not answer until then
         self._ends_at: float | None = None  # what is left is written until then
-        for log, destination in birth.destinations.items():
+        for log, destination in heritage.destinations.items():
             self._open(log, destination)
 
     def run(self) -> None:

@@ -115,7 +115,7 @@ class Logs:
             forget()
 
         # A first one opens what the start waits for; one that replaces it, what there is.
-        birth = logger.Birth(
+        heritage = logger.LoggerHeritage(
             rings=self._rings, destinations=dict(self._destinations), pipes=self._standard.pipes,
             channel=theirs, master=os.getpid(), name=self._config.name, level=self._config.log_level,
             style=self._config.log_format, native=self._config.native, forget=forget_all,
@@ -123,7 +123,7 @@ class Logs:
 
         def logger_main() -> NoReturn:
             self._is_logger = True
-            logger.main(birth)
+            logger.main(heritage)
 
         try:
             self._pid, self._pidfd = process.fork(logger_main)
