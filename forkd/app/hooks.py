@@ -17,34 +17,34 @@ from forkd.log.lines import Log
 from forkd.system.forked import call
 
 
-class Row(NamedTuple):
+class HookRow(NamedTuple):
     name: str
     process: str  # where it runs: "worker", or "own", a process of its own
     when: str
 
 
-HOOKS: tuple[Row, ...] = (
-    Row(
+HOOKS: tuple[HookRow, ...] = (
+    HookRow(
         "on_starting", "own",
         "When the daemon starts, before the first worker is forked. The workers wait for it.",
     ),
-    Row(
+    HookRow(
         "on_reload", "own",
         "At a reload, when its configuration is found right, before the new workers are forked. They "
         "wait for it; the old ones serve. In an upgrade too, on behalf of the new master.",
     ),
-    Row("on_exit", "own", "When the last worker of a daemon that was told to stop has gone."),
-    Row(
+    HookRow("on_exit", "own", "When the last worker of a daemon that was told to stop has gone."),
+    HookRow(
         "post_fork", "worker",
         "First thing in a new worker, as its user, before the application is loaded; with `preload`, "
         "after the fork of the loaded application.",
     ),
-    Row("worker_ready", "worker", "The application is loaded. The worker counts as ready after it."),
-    Row(
+    HookRow("worker_ready", "worker", "The application is loaded. The worker counts as ready after it."),
+    HookRow(
         "worker_retiring", "worker",
         "The worker accepts no more; requests in flight are finished after it.",
     ),
-    Row(
+    HookRow(
         "worker_exit", "worker",
         "Last thing in a worker that ends by itself, before the functions of atexit. Not in one that "
         "is killed, or that calls os._exit.",
