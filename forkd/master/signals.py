@@ -9,38 +9,38 @@ import signal
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
+class SignalRow(NamedTuple):
     number: signal.Signals
     does: str
     help: str
 
 
-SIGNALS: tuple[Row, ...] = (
-    Row(
+SIGNALS: tuple[SignalRow, ...] = (
+    SignalRow(
         signal.SIGTERM, "stop",
         "Stop gracefully: accept what already waits, finish the requests in flight, end.",
     ),
-    Row(signal.SIGINT, "quit", "Stop at once: requests in flight are lost."),
-    Row(signal.SIGQUIT, "quit", "As SIGINT."),
-    Row(
+    SignalRow(signal.SIGINT, "quit", "Stop at once: requests in flight are lost."),
+    SignalRow(signal.SIGQUIT, "quit", "As SIGINT."),
+    SignalRow(
         signal.SIGHUP, "reload",
         "Reload: a new generation of workers with new code and configuration; the old one retires "
         "when the new one is ready.",
     ),
-    Row(signal.SIGUSR1, "reopen", "Reopen the log files, after they were rotated."),
-    Row(
+    SignalRow(signal.SIGUSR1, "reopen", "Reopen the log files, after they were rotated."),
+    SignalRow(
         signal.SIGUSR2, "upgrade",
         "Have a newly installed forkd take over, with the same sockets.",
     ),
-    Row(
+    SignalRow(
         signal.SIGWINCH, "pause",
         "Retire all workers and keep the master; SIGHUP, SIGTTIN or `forkd scale` bring them back. As the "
         "next two, only where a process sent it, and not a terminal.",
     ),
-    Row(signal.SIGTTIN, "more", "One worker more."),
-    Row(signal.SIGTTOU, "fewer", "One worker fewer."),
-    Row(signal.SIGIO, "ring", "From the kernel: somebody waits in an accept queue."),
-    Row(
+    SignalRow(signal.SIGTTIN, "more", "One worker more."),
+    SignalRow(signal.SIGTTOU, "fewer", "One worker fewer."),
+    SignalRow(signal.SIGIO, "ring", "From the kernel: somebody waits in an accept queue."),
+    SignalRow(
         signal.SIGCHLD, "reap",
         "From the kernel: a process ended. Workers are watched by pidfd; this is for strangers, "
         "as PID 1.",
