@@ -438,7 +438,7 @@ class Option:
         return ", ".join(self.default) if isinstance(self.default, tuple) else str(self.default)
 
 
-class Row(TypedDict, total=False):
+class OptionFields(TypedDict, total=False):
     """The keywords of `option`: fields of `Option` under the same names."""
 
     section: Required[str]
@@ -452,13 +452,13 @@ class Row(TypedDict, total=False):
 
 
 @overload
-def option(kind: Kind[T], default: Written, **row: Unpack[Row]) -> T: ...
+def option(kind: Kind[T], default: Written, **row: Unpack[OptionFields]) -> T: ...
 @overload
-def option(kind: Kind[T], default: None, **row: Unpack[Row]) -> T | None: ...
+def option(kind: Kind[T], default: None, **row: Unpack[OptionFields]) -> T | None: ...
 @overload
-def option(kind: Kind[T], default: None, *, absent: T, **row: Unpack[Row]) -> T: ...
+def option(kind: Kind[T], default: None, *, absent: T, **row: Unpack[OptionFields]) -> T: ...
 def option(
-    kind: Kind[Any], default: Written | None, *, absent: Any = None, **row: Unpack[Row]
+    kind: Kind[Any], default: Written | None, *, absent: Any = None, **row: Unpack[OptionFields]
 ) -> Any:
     """A dataclass field that carries its row; its default is `default` as `kind` reads it.
 
