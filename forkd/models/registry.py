@@ -25,7 +25,7 @@ from forkd.system import uring
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     name: str
     make: Callable[[ChildContext], Model]
     ios: tuple[str, ...]  # the default first
@@ -55,8 +55,8 @@ def _leader_followers(context: ChildContext) -> Model:
     return LeaderThreads(context) if context.config.threads > 1 else LeaderFollowers(context)
 
 
-MODELS: tuple[Row, ...] = (
-    Row(
+MODELS: tuple[ModelRow, ...] = (
+    ModelRow(
         name="leader-followers",
         make=_leader_followers,
         ios=("epoll", "poll", "select", "sigio", "blocking"),
@@ -76,7 +76,7 @@ MODELS: tuple[Row, ...] = (
             "none; use --io epoll, or a socketserver handler",
         },
     ),
-    Row(
+    ModelRow(
         name="process-per-connection",
         make=ProcessPerConnection,
         ios=("epoll", "blocking", "sigio"),
@@ -96,7 +96,7 @@ MODELS: tuple[Row, ...] = (
             for io in ("epoll", "blocking", "sigio")
         },
     ),
-    Row(
+    ModelRow(
         name="half-sync-half-async",
         make=HalfSyncHalfAsync,
         ios=("sigio", "epoll"),
@@ -113,7 +113,7 @@ MODELS: tuple[Row, ...] = (
         "still waits for it",
         refused={},
     ),
-    Row(
+    ModelRow(
         name="half-sync-half-reactive",
         make=HalfSyncHalfReactive,
         ios=("epoll", "poll", "select"),
@@ -130,7 +130,7 @@ MODELS: tuple[Row, ...] = (
         "at a time",
         refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
     ),
-    Row(
+    ModelRow(
         name="reactor",
         make=Reactor,
         ios=("epoll", "poll", "select"),
@@ -146,7 +146,7 @@ MODELS: tuple[Row, ...] = (
         weakness="two passes of the queue and two registrations for each request",
         refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
     ),
-    Row(
+    ModelRow(
         name="simulated-proactor",
         make=SimulatedProactor,
         ios=("epoll", "poll", "select"),
@@ -162,7 +162,7 @@ MODELS: tuple[Row, ...] = (
         weakness="the main thread moves all bytes of its child",
         refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
     ),
-    Row(
+    ModelRow(
         name="proactor",
         make=Proactor,
         ios=("io_uring", "aio"),
@@ -187,11 +187,11 @@ MODELS: tuple[Row, ...] = (
 INTERFACES = ("wsgi", "socketserver", "asyncio")
 
 
-def find(name: str) -> Row | None:
+def find(name: str) -> ModelRow | None:
     return next((row for row in MODELS if row.name == name), None)
 
 
-def get(name: str) -> Row:
+def get(name: str) -> ModelRow:
     """The model of a configuration that `require` has passed."""
     return next(row for row in MODELS if row.name == name)
 
@@ -293,7 +293,7 @@ def usable(config: Config) -> tuple[Config, str]:
     return replace(config, model="simulated-proactor", io=None), why
 
 
-def refusal(row: Row, io: str, flavour: str, threads: int) -> str | None:
+def refusal(row: ModelRow, io: str, flavour: str, threads: int) -> str | None:
     """Why `flavour` ("wsgi", "socketserver", "asyncio") cannot run so, or None."""
     if flavour == "asyncio" and threads > 1 and not row.pooled:
         return (

@@ -14,7 +14,7 @@ from forkd.config import OPTIONS, Config
 from forkd.errors import show
 from forkd.models import registry
 from forkd.models.process_per_connection import MAX_PROCESSES
-from forkd.models.registry import Row
+from forkd.models.registry import ModelRow
 from forkd.system.aio import MAX_CLIENTS
 
 
@@ -24,7 +24,7 @@ class _Service:
     flavour: str  # "wsgi", "asyncio" or "socketserver"
 
     @property
-    def row(self) -> Row:
+    def row(self) -> ModelRow:
         return registry.get(self.config.model)
 
     @property

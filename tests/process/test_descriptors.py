@@ -99,7 +99,7 @@ def test_a_program_that_the_application_starts_has_none_of_ours(
 
 @pytest.mark.parametrize("row", registry.MODELS, ids=lambda row: row.name)
 def test_nobody_reads_the_log_when_the_application_closes_0_to_2(
-    service: Service, row: registry.Row
+    service: Service, row: registry.ModelRow
 ) -> None:
     service.expected_errors = [r"failed on GET /fail", "Traceback"]
     service.start("-w", "1", "-m", row.name)
