@@ -205,14 +205,14 @@ class Master:
         match action:
             case plan.Spawn(number, count):
                 return self._spawn(number, count)
-            case plan.Retire(child, why):
+            case plan.RetireChild(child, why):
                 return self.actions.retire(child, why)
-            case plan.Kill(child, plan.BOOT_TIMEOUT):
+            case plan.KillChild(child, plan.BOOT_TIMEOUT):
                 generation = service.generation_of(child)
                 assert generation is not None
                 termination.end_boot(child, generation.config.boot_timeout)
                 return True
-            case plan.Kill(child, why):
+            case plan.KillChild(child, why):
                 limit = f"--graceful-timeout {service.generation.config.graceful_timeout:g}"
                 termination.end_late(child, why, f"{why}: not done in time ({limit})")
                 return True

@@ -86,13 +86,13 @@ class Spawn:
 
 
 @dataclass(frozen=True)
-class Retire:
+class RetireChild:
     child: Child
     why: str
 
 
 @dataclass(frozen=True)
-class Kill:
+class KillChild:
     child: Child
     why: str
 
@@ -114,7 +114,7 @@ class WakeAt:
     when: float
 
 
-Action = Spawn | Retire | Kill | Activate | Exit | WakeAt
+Action = Spawn | RetireChild | KillChild | Activate | Exit | WakeAt
 
 
 def plan(scene: Scene) -> list[Action]:
@@ -128,7 +128,7 @@ def plan(scene: Scene) -> list[Action]:
 def _decide(scene: Scene) -> list[Action]:
     actions: list[Action] = list(_overdue(scene))
     if scene.stopping:
-        actions += [Retire(c, "stop") for c in scene.children if c.state in _SERVING]
+        actions += [RetireChild(c, "stop") for c in scene.children if c.state in _SERVING]
         ends = [_ends_at(child) for child in scene.children]
         if all(end <= scene.now for end in ends):
             return [Exit()]
@@ -137,7 +137,7 @@ def _decide(scene: Scene) -> list[Action]:
     if Activate() in actions:
         return actions  # what the generation before would need is of no use any more
     actions += _keep(scene)
-    actions += [Retire(child, "reload") for child in _outdated(scene)]
+    actions += [RetireChild(child, "reload") for child in _outdated(scene)]
     return actions
 
 
@@ -158,7 +158,7 @@ def _overdue(scene: Scene) -> Iterable[Action]:
         if child.state in (State.RETIRING, State.STARTING):
             if child.deadline <= scene.now:
                 booting = child.state is State.STARTING
-                yield Kill(child, BOOT_TIMEOUT if booting else child.why or "retire")
+                yield KillChild(child, BOOT_TIMEOUT if booting else child.why or "retire")
             elif child.deadline != float("inf"):
                 yield WakeAt(child.deadline)
 
@@ -197,13 +197,13 @@ def _keep(scene: Scene) -> list[Action]:
         return _spawn(scene, missing, starting) if missing > 0 else []
     if worn and len(ready) > scene.want:
         gone = _succeeded(worn, ready)
-        return [Retire(gone, gone.replace or "replace")]
+        return [RetireChild(gone, gone.replace or "replace")]
     surplus = serving - want
     if surplus > 0:
         # The highest numbers go first, so that 1 to N are left; and those that serve nobody yet before
         # those that do.
         doomed = sorted(starting, key=_rank) + sorted(ready, key=_rank)
-        return [Retire(c, "scale-down") for c in doomed[:surplus]]
+        return [RetireChild(c, "scale-down") for c in doomed[:surplus]]
     return []
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from forkd.master import plan
 from forkd.master.children import Child, State
-from forkd.master.plan import Activate, Backoff, Exit, Kill, Retire, Scene, Spawn, WakeAt
+from forkd.master.plan import Activate, Backoff, Exit, KillChild, RetireChild, Scene, Spawn, WakeAt
 
 NOW = 100.0
 STARTING, READY, RETIRING, KILLED = State.STARTING, State.READY, State.RETIRING, State.KILLED
@@ -94,7 +94,7 @@ def test_a_rolling_reload_has_never_too_many_nor_too_few(want: int, surge: int) 
                     elif isinstance(action, Activate):
                         active, incoming = 2, None
                     else:
-                        assert isinstance(action, Retire)
+                        assert isinstance(action, RetireChild)
                         assert action.child.on("retire")
                         action.child.deadline = NOW + 1
                 serving = [c for c in children if c.state is READY and c.generation <= active]
@@ -115,7 +115,7 @@ def test_the_one_that_is_replaced_is_the_one_with_the_same_number() -> None:
     old, new = [child(n) for n in (1, 2, 3)], child(4, generation=2)
     new.number = 0
     found = plan.plan(Scene(NOW, 3, 2, surge=1, children=(*reversed(old), new)))
-    assert slots(found, Retire) == [1]
+    assert slots(found, RetireChild) == [1]
 
 
 def test_a_crash_loop_in_a_rolling_reload_leaves_the_others_alone() -> None:
@@ -206,7 +206,7 @@ def test_what_takes_over_takes_over_alone() -> None:
 
 def test_the_old_generation_serves_until_then() -> None:
     actions = plan.plan(reloading(child(3, READY, 2), child(4, STARTING, 2)))
-    assert not slots(actions, Retire)
+    assert not slots(actions, RetireChild)
 
 
 def test_the_old_generation_is_kept_complete_during_a_reload() -> None:
@@ -220,13 +220,13 @@ def test_after_the_takeover_the_old_generation_retires() -> None:
         now=NOW, want=2, active=2,
         children=(child(1), child(2, STARTING), child(3, READY, 2), child(4, READY, 2)),
     )  # fmt: skip
-    assert sorted(slots(plan.plan(after), Retire)) == [1, 2]
+    assert sorted(slots(plan.plan(after), RetireChild)) == [1, 2]
 
 
 def test_a_failed_boot_goes_away_with_its_generation() -> None:
     """No incoming any more: what is left of it is told to go, the old stays."""
     actions = plan.plan(scene(child(1), child(2), child(3, STARTING, 2)))
-    assert slots(actions, Retire) == [3]
+    assert slots(actions, RetireChild) == [3]
     assert not [a for a in actions if isinstance(a, Spawn)]
 
 
@@ -238,13 +238,13 @@ def test_a_new_child_is_ready_before_the_worn_one_retires() -> None:
     assert plan.plan(scene(worn, child(2))) == [Spawn(1, 1)]
     assert plan.plan(scene(worn, child(2), child(3, STARTING))) == []
     actions = plan.plan(scene(worn, child(2), child(3)))
-    assert actions == [Retire(worn, "max-requests")]
+    assert actions == [RetireChild(worn, "max-requests")]
 
 
 def test_children_are_replaced_one_at_a_time() -> None:
     worn = [child(n, replace="max-rss") for n in (1, 2, 3)]
     assert plan.plan(scene(*worn, want=3)) == [Spawn(1, 1)]
-    assert slots(plan.plan(scene(*worn, child(4), want=3)), Retire) == [1]
+    assert slots(plan.plan(scene(*worn, child(4), want=3)), RetireChild) == [1]
 
 
 def test_the_worn_one_retires_whose_number_the_new_child_has() -> None:
@@ -254,7 +254,7 @@ def test_the_worn_one_retires_whose_number_the_new_child_has() -> None:
     first.number = 0  # it has been replaced before, and so is the younger
     new = child(6)
     new.number = 0
-    assert slots(plan.plan(scene(second, first, new)), Retire) == [5]
+    assert slots(plan.plan(scene(second, first, new)), RetireChild) == [5]
 
 
 def run(all_children: list[Child], want: int, chance: random.Random, steps: int) -> list[int]:
@@ -270,7 +270,7 @@ def run(all_children: list[Child], want: int, chance: random.Random, steps: int)
                 for _ in range(action.count):
                     slot += 1
                     living.append(child(slot, STARTING, forked=NOW + step))
-            elif isinstance(action, Retire):
+            elif isinstance(action, RetireChild):
                 action.child.on("retire")
         assert len([c for c in living if c.state in (STARTING, READY)]) <= want + 1
         history.append(len([c for c in living if c.state is READY]))
@@ -301,24 +301,24 @@ def test_scale_up_forks_the_difference() -> None:
 
 def test_scale_down_begins_with_who_serves_nobody_yet_then_the_youngest() -> None:
     actions = plan.plan(scene(child(1), child(2), child(3), child(4, STARTING), want=2))
-    assert slots(actions, Retire) == [4, 3]
+    assert slots(actions, RetireChild) == [4, 3]
 
 
 def test_scale_down_leaves_the_lowest_numbers() -> None:
     """Whatever was replaced meanwhile: who asks for worker 1 finds one."""
     first = child(9)  # the youngest
     first.number = 0
-    assert slots(plan.plan(scene(first, child(2), child(3), want=2)), Retire) == [3]
+    assert slots(plan.plan(scene(first, child(2), child(3), want=2)), RetireChild) == [3]
 
 
 def test_scale_to_none_retires_all() -> None:
-    assert sorted(slots(plan.plan(scene(child(1), child(2), want=0)), Retire)) == [1, 2]
+    assert sorted(slots(plan.plan(scene(child(1), child(2), want=0)), RetireChild)) == [1, 2]
 
 
 def test_none_wanted_and_one_worn_forks_nobody() -> None:
     actions = plan.plan(scene(child(1, replace="max-rss"), want=0))
     assert not [a for a in actions if isinstance(a, Spawn)]
-    assert slots(actions, Retire) == [1]
+    assert slots(actions, RetireChild) == [1]
 
 
 # ---- the end ------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_stopping_retires_all_of_all_generations_and_forks_nobody() -> None:
             want=5,
         )  # fmt: skip
     )
-    assert sorted(slots(actions, Retire)) == [1, 2, 3]
+    assert sorted(slots(actions, RetireChild)) == [1, 2, 3]
     assert not [a for a in actions if isinstance(a, Spawn | Activate | Exit)]
     assert WakeAt(NOW + 9) in actions
 
@@ -360,7 +360,7 @@ def test_who_does_not_retire_in_time_is_killed(stopping: bool) -> None:
     late = child(1, RETIRING, deadline=NOW, why="max-requests")
     early = child(2, RETIRING, deadline=NOW + 1, why="reload")
     actions = plan.plan(scene(late, early, child(3), child(4), stopping=stopping))
-    kills = [a for a in actions if isinstance(a, Kill)]
+    kills = [a for a in actions if isinstance(a, KillChild)]
     assert [(k.child.slot, k.why) for k in kills] == [(1, "max-requests")]
     assert WakeAt(NOW + 1) in actions
 
@@ -381,7 +381,7 @@ def test_who_is_not_ready_in_time_is_killed(generation: int) -> None:
     late = child(3, STARTING, generation, deadline=NOW)
     early = child(4, STARTING, generation, deadline=NOW + 2)
     actions = plan.plan(scene(child(1), late, early, incoming=2, incoming_want=2))
-    kills = [a for a in actions if isinstance(a, Kill)]
+    kills = [a for a in actions if isinstance(a, KillChild)]
     assert [(k.child.slot, k.why) for k in kills] == [(3, "boot-timeout")]
     assert WakeAt(NOW + 2) in actions
 
