@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from forkd.models.registry import Row, native_or_not
+from forkd.models.registry import ModelRow, native_or_not
 from forkd.system.address import page_at
 from forkd.system.output import clean, grid
 
@@ -184,7 +184,7 @@ def daemons(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(shown)
 
 
-def models(rows: Iterable[Row]) -> str:
+def models(rows: Iterable[ModelRow]) -> str:
     """The answer of `forkd models`."""
     blocks = []
     for row in rows:
@@ -204,7 +204,7 @@ def models(rows: Iterable[Row]) -> str:
     return "\n\n".join(blocks)
 
 
-def _refused(row: Row) -> Iterator[str]:
+def _refused(row: ModelRow) -> Iterator[str]:
     """The pairs that make no sense, those with one reason together."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for (io, flavour), why in row.refused.items():

@@ -193,7 +193,7 @@ def test_hours_and_days(text: str, seconds: float) -> None:
 def test_too_many_days_are_answered() -> None:
     (found,) = problems(sources("--timeout", "12d"))
     assert found.allowed == (
-        "must be seconds from 0 to 1000000, or with a context: 500ms, 2s, 5m, 1h, 1d"
+        "must be seconds from 0 to 1000000, or with a unit: 500ms, 2s, 5m, 1h, 1d"
     )
 
 

@@ -82,7 +82,7 @@ class Machine:
         self.process: subprocess.Popen[bytes] | None = None
         self.pid = 0
 
-    def context(self, flags: str = "", more: str = "", activated: int = 0) -> None:
+    def unit(self, flags: str = "", more: str = "", activated: int = 0) -> None:
         """Install forkd.service, and forkd.socket when `activated` is a port."""
         service = (ROOT / "systemd/forkd.service").read_text()
         if activated:
@@ -121,8 +121,8 @@ class Machine:
         (self.dir / f"{name}.toml").write_text(f'app = "app:app"\nworkers = 1\n{config}')
         self.app(version=name, within=name)
 
-    def drop_in(self, context: str, text: str) -> None:
-        directory = self.units / f"{context}.d"
+    def drop_in(self, unit: str, text: str) -> None:
+        directory = self.units / f"{unit}.d"
         directory.mkdir(exist_ok=True)
         (directory / "here.conf").write_text(textwrap.dedent(text))
 
@@ -156,7 +156,7 @@ class Machine:
             + "".join(
                 f"ln -s /dev/null /run/systemd/system/systemd-{name}.service; " for name in masked
             )
-            + f"export container=other; exec {SYSTEMD} --system --context=basic.target"
+            + f"export container=other; exec {SYSTEMD} --system --unit=basic.target"
         )
         self.process = subprocess.Popen(
             [*NAMESPACES, "--kill-child", "bash", "-c", script],
@@ -179,8 +179,8 @@ class Machine:
         assert not check or done.returncode == 0, f"{arguments}: {done.stderr}{self.log()}"
         return done
 
-    def show(self, name: str, context: str = "forkd.service") -> str:
-        return self.ctl("show", "-P", name, context).stdout.strip()
+    def show(self, name: str, unit: str = "forkd.service") -> str:
+        return self.ctl("show", "-P", name, unit).stdout.strip()
 
     def log(self) -> str:
         try:
@@ -239,7 +239,7 @@ def get(port: int, path: str = "/", timeout: float = 20) -> str:
 
 
 def test_start_reload_upgrade_and_stop(machine: Machine, port: int) -> None:
-    machine.context(f"-b 127.0.0.1:{port}")
+    machine.unit(f"-b 127.0.0.1:{port}")
     machine.app(version="v1")
     source = "import time; time.sleep(1)\n" + textwrap.dedent(APP)
     machine.app(source)
@@ -278,7 +278,7 @@ def test_start_reload_upgrade_and_stop(machine: Machine, port: int) -> None:
 
 
 def test_a_start_that_fails_is_a_failed_unit(machine: Machine, port: int) -> None:
-    machine.context(f"-b 127.0.0.1:{port}", "Restart=no")
+    machine.unit(f"-b 127.0.0.1:{port}", "Restart=no")
     machine.app("nonsense")
     machine.boot()
     assert machine.ctl("start", "forkd.service", check=False).returncode != 0
@@ -286,7 +286,7 @@ def test_a_start_that_fails_is_a_failed_unit(machine: Machine, port: int) -> Non
 
 
 def test_the_first_connection_starts_the_service(machine: Machine, port: int) -> None:
-    machine.context(activated=port)
+    machine.unit(activated=port)
     machine.boot()
     machine.ctl("start", "forkd.socket")
     assert machine.show("FreeBind", "forkd.socket") == "yes"
@@ -304,7 +304,7 @@ def test_the_first_connection_starts_the_service(machine: Machine, port: int) ->
 def test_a_killed_master_is_started_again_and_no_client_is_refused(
     machine: Machine, port: int
 ) -> None:
-    machine.context(f"-b 127.0.0.1:{port}", "RestartSec=300ms")
+    machine.unit(f"-b 127.0.0.1:{port}", "RestartSec=300ms")
     machine.boot()
     machine.ctl("start", "forkd.service")
     assert machine.show("NFileDescriptorStore") == "1"
@@ -320,7 +320,7 @@ def test_a_killed_master_is_started_again_and_no_client_is_refused(
 
 
 def test_the_watchdog_fires_when_the_children_are_wedged(machine: Machine, port: int) -> None:
-    machine.context(f"-b 127.0.0.1:{port} --timeout 0", "WatchdogSec=2; RestartSec=100ms")
+    machine.unit(f"-b 127.0.0.1:{port} --timeout 0", "WatchdogSec=2; RestartSec=100ms")
     machine.boot()
     machine.ctl("start", "forkd.service")
     before = machine.show("MainPID")
@@ -335,7 +335,7 @@ def test_instances_of_the_template_share_nothing(machine: Machine, port: int) ->
     with socket.create_server(("127.0.0.1", 0)) as sock:
         second = int(sock.getsockname()[1])
     machine.template()
-    machine.context("-b 127.0.0.1:0 -w 1")
+    machine.unit("-b 127.0.0.1:0 -w 1")
     for name, address in [("one", f"127.0.0.1:{port}"), ("my-two", f"127.0.0.1:{second}")]:
         log = f"/var/log/forkd-{name}/access.log"
         machine.instance(name, f'bind = "{address}"\naccess-log = "{log}"\n')
@@ -396,8 +396,8 @@ def test_an_instance_gives_its_unix_socket_to_a_group(machine: Machine) -> None:
     assert (found.st_mode & 0o777, found.st_gid) == (0o660, grp.getgrnam("daemon").gr_gid)
 
 
-def hardening(context: str) -> list[str]:
-    text = (ROOT / "systemd" / context).read_text().partition("# Hardening.")[2]
+def hardening(unit: str) -> list[str]:
+    text = (ROOT / "systemd" / unit).read_text().partition("# Hardening.")[2]
     return [line for line in text.splitlines()[1:] if line and not line.startswith("#")]
 
 
@@ -410,11 +410,11 @@ def test_the_units_are_sound_and_hardened(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     units = ("forkd.service", "forkd.socket", "forkd@.service")
-    for context in units:
-        text = (ROOT / "systemd" / context).read_text()
+    for unit in units:
+        text = (ROOT / "systemd" / unit).read_text()
         # The one thing that is wrong with them here: the program is not there.
-        (tmp_path / context).write_text(re.sub(r"/srv/(hello|%i)/.venv/bin/forkd", "/bin/true", text))
-    paths = [str(tmp_path / context) for context in units]
+        (tmp_path / unit).write_text(re.sub(r"/srv/(hello|%i)/.venv/bin/forkd", "/bin/true", text))
+    paths = [str(tmp_path / unit) for unit in units]
     done = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     for path in (paths[0], paths[2]):
