@@ -32,8 +32,8 @@ ANOTHER_CONTROL = "choose another --control"
 Reply = dict[str, Any]
 
 
-class Request:
-    """One request, to be answered once, at any time."""
+class Command:
+    """One command of a verb, to be answered once, at any time."""
 
     def __init__(
         self, verb: str, arguments: dict[str, Any], send: Callable[[bytes], None]
@@ -42,7 +42,7 @@ class Request:
         self.arguments = arguments
         self._send = send
 
-    def wait_for(self, event: Callable[[Callable[[], None]], None]) -> Request:
+    def wait_for(self, event: Callable[[Callable[[], None]], None]) -> Command:
         """Have the answer sent when `event` calls what it is given."""
         send = self._send
         self._send = lambda data: event(partial(send, data))
@@ -62,7 +62,7 @@ class ControlServer:
     """The master's side. `handle` is called with each request."""
 
     def __init__(
-        self, sock: socket.socket, path: str, loop: Loop, handle: Callable[[Request], None]
+        self, sock: socket.socket, path: str, loop: Loop, handle: Callable[[Command], None]
     ) -> None:
         self.sock = sock
         self._path = path
@@ -89,7 +89,7 @@ class ControlServer:
 
     @classmethod
     def adopt(
-        cls, fd: int, path: str, loop: Loop, handle: Callable[[Request], None]
+        cls, fd: int, path: str, loop: Loop, handle: Callable[[Command], None]
     ) -> ControlServer:
         """The socket that an upgrade handed over."""
         sock = socket.socket(fileno=fd)
@@ -97,7 +97,7 @@ class ControlServer:
         return cls(sock, path, loop, handle)
 
     @classmethod
-    def listen(cls, path: str, loop: Loop, handle: Callable[[Request], None]) -> ControlServer:
+    def listen(cls, path: str, loop: Loop, handle: Callable[[Command], None]) -> ControlServer:
         """Make the socket. Only to be called by the holder of the pid file: a file that is there
         is stale then, unless it is not ours at all. Raises BindError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -124,20 +124,20 @@ class ControlServer:
         answer = partial(self._places.answer, client)
         try:
             found = json.loads(client.data)
-            request = Request(found.pop("verb"), found, answer)
-            if type(request.verb) is not str:
+            command = Command(found.pop("verb"), found, answer)
+            if type(command.verb) is not str:
                 raise TypeError("verb")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            Request("", {}, answer).refuse("a request is one line of JSON with a verb")
+            Command("", {}, answer).refuse("a request is one line of JSON with a verb")
             return
         client.data = b""
         if not self._places.wait(client):
-            request.refuse("too many wait for the answer to a request of theirs; ask again later")
+            command.refuse("too many wait for the answer to a request of theirs; ask again later")
             return
         try:
-            self._handle(request)
+            self._handle(command)
         except Exception:
-            request.refuse("a bug in forkd; see the error log")
+            command.refuse("a bug in forkd; see the error log")
             raise
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from time import monotonic
 
 from forkd.config import Config
 from forkd.errors import BindError, ForkdError
-from forkd.ipc.control import ANNOUNCE_SECONDS, Request
+from forkd.ipc.control import ANNOUNCE_SECONDS, Command
 from forkd.ipc.messages import Retire
 from forkd.master import announcement, leadership, scaling
 from forkd.master import deaths as departures
@@ -343,7 +343,7 @@ class Actions:
 
     def execute(
         self,
-        request: Request | None,
+        command: Command | None,
         serves: Callable[[list[str]], None],
         failed: Callable[[str], None],
     ) -> Upgrade:
@@ -360,7 +360,7 @@ class Actions:
             launch=service.launch, endpoints=self._parts.endpoints,
         )  # fmt: skip
         return Upgrade(
-            service.loop, service.log, service.launch.standard, handed, request,
+            service.loop, service.log, service.launch.standard, handed, command,
             seconds_for(service.generation.config), serves=serves, failed=failed,
         )  # fmt: skip
 

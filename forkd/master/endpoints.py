@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from forkd.config import Config
 from forkd.errors import BindError
-from forkd.ipc.control import ControlServer, Request
+from forkd.ipc.control import Command, ControlServer
 from forkd.ipc.handover import Inheritance
 from forkd.log.lines import Log
 from forkd.master.generation import permissions_of
@@ -22,16 +22,16 @@ class Endpoints:
         loop: Loop,
         log: Log,
         source: Source,
-        on_request: Callable[[Request], None],
+        on_command: Callable[[Command], None],
     ) -> None:
         """`heir`: what this master has inherited of them. Raises BindError, with nothing left open."""
         self._log = log
         self.admin: AdminServer | None = None
         self.health: AdminServer | None = None
         if heir is None:
-            self.control = ControlServer.listen(config.control, loop, on_request)
+            self.control = ControlServer.listen(config.control, loop, on_command)
         else:
-            self.control = ControlServer.adopt(heir.control, config.control, loop, on_request)
+            self.control = ControlServer.adopt(heir.control, config.control, loop, on_command)
         handed = (heir.admin, heir.health) if heir else (None, None)
         files = heir.own_files if heir else {}
         try:

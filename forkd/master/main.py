@@ -16,7 +16,7 @@ from time import monotonic
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ConfigError, ForkdError, StartError
-from forkd.ipc.control import Request
+from forkd.ipc.control import Command
 from forkd.ipc.messages import Deaf, Failed, Ready, Recycle
 from forkd.log.lines import Log
 from forkd.master import deaths as departures
@@ -125,7 +125,7 @@ class Master:
         if heir.first is not None:
             parts.loop.watch(heir.first, partial(self._on_foreground_gone, heir.first))
 
-    def _live(self, event: Event, error: str = "", request: Request | None = None) -> None:
+    def _live(self, event: Event, error: str = "", command: Command | None = None) -> None:
         """Go on in the table of `phase`. Raises ForkdError where that refuses, or an upgrade cannot start."""
         service, actions, before = self.service, self.actions, self.service.phase
         service.phase, action = after(before, event)
@@ -147,10 +147,10 @@ class Master:
             case Action.QUIT:
                 actions.quit()
             case Action.RELOAD:
-                self._reload(request)
+                self._reload(command)
             case Action.UPGRADE:
                 service.upgrade = actions.execute(
-                    request, self._on_heir_serves, self._on_heir_failed
+                    command, self._on_heir_serves, self._on_heir_failed
                 )
             case Action.HAND_OVER:
                 service.owns = False
@@ -463,12 +463,12 @@ class Master:
         """SIGCHLD."""
         self.actions.reap()
 
-    def on_request(self, request: Request) -> None:
+    def on_command(self, command: Command) -> None:
         parts = self.parts
         try:
-            verbs.handle(verbs.Asked(self.service, parts.status, parts.logs, self, request))
+            verbs.handle(verbs.Asked(self.service, parts.status, parts.logs, self, command))
         except (ForkdError, ValueError, TypeError) as error:
-            request.refuse(str(error))
+            command.refuse(str(error))
 
     def scale(self, want: int, pause: bool = False) -> int:
         """Change the number of children. Returns the number. Raises ForkdError.
@@ -486,15 +486,15 @@ class Master:
 
     # ---- a new generation -----------------------------------------------------------------
 
-    def reload(self, request: Request | None = None) -> None:
+    def reload(self, command: Command | None = None) -> None:
         """Replace the children by new ones, with new code and configuration."""
         try:
-            self._live(Event.RELOAD, request=request)
+            self._live(Event.RELOAD, command=command)
         except ForkdError as error:
-            if request is not None:
-                request.refuse(str(error))
+            if command is not None:
+                command.refuse(str(error))
 
-    def _reload(self, request: Request | None) -> None:
+    def _reload(self, command: Command | None) -> None:
         """A generation that is not ready yet is given up for it: its code may be what was mended."""
         service, reloads = self.service, self.parts.reloads
         if service.incoming is not None or reloads.queued is not None:
@@ -504,9 +504,9 @@ class Master:
             self._withdraw(SUPERSEDED, "superseded")
             service.generation.defer()
             self.parts.hooks.give_up_boot(service.generation.config.graceful_timeout)
-        self._bring_up([request] if request else [])
+        self._bring_up([command] if command else [])
 
-    def _bring_up(self, waiters: list[Request]) -> None:
+    def _bring_up(self, waiters: list[Command]) -> None:
         service, reloads = self.service, self.parts.reloads
         reloads.waiters = waiters
         try:
@@ -562,9 +562,9 @@ class Master:
 
     # ---- a new master ---------------------------------------------------------------------
 
-    def upgrade(self, request: Request | None = None) -> None:
+    def upgrade(self, command: Command | None = None) -> None:
         """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
-        self._live(Event.UPGRADE, request=request)
+        self._live(Event.UPGRADE, command=command)
 
     def _on_heir_failed(self, error: str) -> None:
         """This master goes on."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from forkd.config import Config
 from forkd.ipc import discovery
-from forkd.ipc.control import Request
+from forkd.ipc.control import Command
 from forkd.ipc.heritage import Sinks
 from forkd.log.lines import Log
 from forkd.master import verbs
@@ -52,7 +52,7 @@ class Listens(Protocol):
     def on_log_failed(self, generation: int, why: str) -> None: ...
     def on_making(self, listener: Listener) -> None: ...
     def on_broken(self, why: str) -> None: ...
-    def on_request(self, request: Request) -> None: ...
+    def on_command(self, command: Command) -> None: ...
     def on_signals(self) -> None: ...
 
 
@@ -140,7 +140,7 @@ class Parts:
         self.loop.watch(self.signals.fileno(), master.on_signals)
         self.notice = discovery.Notice(config.control, config.name)
         source = verbs.Admin(lambda: self.status)
-        self.endpoints = Endpoints(config, heir, self.loop, self.log, source, master.on_request)
+        self.endpoints = Endpoints(config, heir, self.loop, self.log, source, master.on_command)
         self.status = Status(
             service, self.endpoints, self.templates, self.doorbell, self.high_water, self.logs,
             self.reloads, self.spawner.exits, self.spawner.untimely,

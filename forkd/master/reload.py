@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from forkd.config import Config, keep_unreloadable, unreloadable
 from forkd.errors import StartError
-from forkd.ipc.control import Request
+from forkd.ipc.control import Command
 from forkd.master.children import Child, State
 from forkd.models import registry
 
@@ -27,12 +27,12 @@ class Reloads:
     results: Counter[str] = field(
         default_factory=lambda: Counter(success=0, failure=0, superseded=0)
     )
-    waiters: list[Request] = field(default_factory=list)
+    waiters: list[Command] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)  # options that changed and need a restart
     #: Callers whose reload begins when children that were killed have gone, and have left their slots.
-    queued: list[Request] | None = None
+    queued: list[Command] | None = None
 
-    def take_queued(self) -> list[Request] | None:
+    def take_queued(self) -> list[Command] | None:
         """The callers of a reload that can be tried again now; None: there is none."""
         queued, self.queued = self.queued, None
         return queued

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, SystemCallError
-from forkd.ipc.control import Request
+from forkd.ipc.control import Command
 from forkd.ipc.handover import VARIABLE, HandoverChannel
 from forkd.log.lines import Log
 from forkd.logger.destinations import Standard
@@ -55,7 +55,7 @@ class Upgrade:
         log: Log,
         standard: Standard,
         describe: Callable[[int], dict[str, Any]],
-        request: Request | None,
+        command: Command | None,
         seconds: float,
         *,
         serves: Callable[[list[str]], None],
@@ -66,7 +66,7 @@ class Upgrade:
         that it does not keep. Raises ForkdError when the program cannot be started."""
         self.succeeded = False
         self._loop = loop
-        self._request = request
+        self._command = command
         self._decided = False
         self._serves = serves
         self._failed = failed
@@ -124,8 +124,8 @@ class Upgrade:
         self._loop.unwatch(self._link.fileno())
         os.close(self._pidfd)
         os.close(self._words)
-        if self._request is not None:
-            self._request.answer(pid=self.pid) if ok else self._request.refuse(text)
+        if self._command is not None:
+            self._command.answer(pid=self.pid) if ok else self._command.refuse(text)
         if ok:
             self.succeeded = True
             self._serves(dropped or [])

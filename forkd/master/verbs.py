@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
 from forkd.errors import ForkdError
-from forkd.ipc.control import Request
+from forkd.ipc.control import Command
 from forkd.master.logs import Logs
 from forkd.master.service import Service
 from forkd.master.status import Status
@@ -19,8 +19,8 @@ from forkd.metrics.collector import Sample, gather, process_collector
 class Orders(Protocol):
     """What the master does when it is told to. Each may raise ForkdError."""
 
-    def reload(self, request: Request) -> None: ...
-    def upgrade(self, request: Request) -> None: ...
+    def reload(self, command: Command) -> None: ...
+    def upgrade(self, command: Command) -> None: ...
     def scale(self, want: int) -> int: ...
 
 
@@ -31,24 +31,24 @@ class Asked(NamedTuple):
     status: Status
     logs: Logs
     orders: Orders
-    request: Request
+    command: Command
 
 
 def _status(asked: Asked) -> None:
-    asked.request.answer(status=asked.status.whole())
+    asked.command.answer(status=asked.status.whole())
 
 
 def _reload(asked: Asked) -> None:
     # Who is told that it is done finds it in the error log.
-    asked.orders.reload(asked.request.wait_for(asked.logs.sync))
+    asked.orders.reload(asked.command.wait_for(asked.logs.sync))
 
 
 def _upgrade(asked: Asked) -> None:
-    asked.orders.upgrade(asked.request)
+    asked.orders.upgrade(asked.command)
 
 
 def _scale(asked: Asked) -> None:
-    match asked.request.arguments:
+    match asked.command.arguments:
         case {"by": by, **others} if not others:
             want = asked.service.generation.want + by
         case {"to": to, **others} if not others:
@@ -57,13 +57,13 @@ def _scale(asked: Asked) -> None:
             raise ForkdError('scale takes either "by" or "to"')
     workers = asked.orders.scale(want)
     why = asked.status.why_not_ready() if asked.service.paused else ""
-    asked.request.wait_for(asked.logs.sync).answer(workers=workers, why=why)
+    asked.command.wait_for(asked.logs.sync).answer(workers=workers, why=why)
 
 
 def _sources(asked: Asked) -> None:
     """For `forkd restart`: what this master was started with."""
     service = asked.service
-    asked.request.answer(
+    asked.command.answer(
         sources=asdict(service.sources), activated=bool(service.launch.activated)
     )
 
@@ -84,17 +84,17 @@ VERBS: dict[str, Verb] = {
 
 def handle(asked: Asked) -> None:
     """Raises ForkdError for a verb or an argument that there is not, or that is of another type."""
-    request = asked.request
-    verb = VERBS.get(request.verb)
+    command = asked.command
+    verb = VERBS.get(command.verb)
     if verb is None:
-        raise ForkdError(f"unknown verb {request.verb!r}: one of {', '.join(VERBS)}")
-    for name, value in request.arguments.items():
+        raise ForkdError(f"unknown verb {command.verb!r}: one of {', '.join(VERBS)}")
+    for name, value in command.arguments.items():
         kind = verb.arguments.get(name)
         if kind is None:
-            raise ForkdError(f"{request.verb} has no argument {name!r}")
+            raise ForkdError(f"{command.verb} has no argument {name!r}")
         if type(value) is not kind:
             raise ForkdError(
-                f"{request.verb}: {name} = {json.dumps(value)[:80]}: it has to be an {kind.__name__}"
+                f"{command.verb}: {name} = {json.dumps(value)[:80]}: it has to be an {kind.__name__}"
             )
     verb.handle(asked)
 

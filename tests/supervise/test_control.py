@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from forkd.errors import BindError, ForkdError, NotRunning
-from forkd.ipc.control import ControlServer, Request, ask
+from forkd.ipc.control import Command, ControlServer, ask
 from forkd.system.loop import Loop
 
 
@@ -23,7 +23,7 @@ class Served:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self.loop = Loop()
-        self.requests: list[Request] = []
+        self.requests: list[Command] = []
         self.server = ControlServer.listen(self.path, self.loop, self._handle)
         self.server.open()
         self._read, self._write = os.pipe()
@@ -32,7 +32,7 @@ class Served:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def _handle(self, request: Request) -> None:
+    def _handle(self, request: Command) -> None:
         self.requests.append(request)
         if request.verb == "refuse":
             request.refuse("not today")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forkd.errors import BindError
-from forkd.ipc.control import ControlServer, Request
+from forkd.ipc.control import Command, ControlServer
 from forkd.system import sockets
 from forkd.system.address import Address
 from forkd.system.loop import Loop
@@ -25,7 +25,7 @@ def bind_service(path: str) -> None:
 
 
 def bind_control(path: str) -> None:
-    def handle(request: Request) -> None:
+    def handle(request: Command) -> None:
         raise AssertionError("nobody asks")
 
     loop = Loop()
