@@ -92,7 +92,7 @@ def test_a_circle_and_an_edge_upwards_are_found() -> None:
 
 
 def test_only_the_master_assigns_a_fact() -> None:
-    """Whoever takes a Service reads it: its fields are assigned in one file."""
+    """Whoever takes a Daemon reads it: its fields are assigned in one file."""
     files = graph.files()
     fields = {
         node.target.id

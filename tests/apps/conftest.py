@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Service, service
+from tests.process.conftest import Daemon, service
 
 __all__ = ["service"]  # the fixture, for the tests here
 
@@ -26,13 +26,13 @@ SITES = ("flask_site", "django_site")
 FAILURES = ["Traceback", "failed on purpose", "failed; its connection from .* is closed"]
 
 
-def take(service: Service, *modules: str) -> None:
+def take(service: Daemon, *modules: str) -> None:
     """Give the daemon's directory these applications."""
     for module in modules:
         shutil.copy(HERE / f"{module}.py", service.dir)
 
 
-class Site(Service):
+class Site(Daemon):
     """A daemon that serves a site over TCP and over a unix socket."""
 
     unix: Path
@@ -91,7 +91,7 @@ def curl(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Curl:
     return run
 
 
-def dial(service: Service) -> socket.socket:
+def dial(service: Daemon) -> socket.socket:
     """A connection to the first listener, which is a TCP one, whatever the interface."""
     host, _, port = service.live()["listeners"][0]["address"].rpartition(":")
     return socket.create_connection((host, int(port)), 10)

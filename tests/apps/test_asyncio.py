@@ -13,23 +13,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import FAILURES, dial, read_all, take
 
 
 @pytest.fixture
-def handlers(service: Service) -> Service:
+def handlers(service: Daemon) -> Daemon:
     take(service, "asyncio_handlers")
     return service
 
 
-def serve(service: Service, name: str, *flags: str) -> None:
+def serve(service: Daemon, name: str, *flags: str) -> None:
     service.start(*flags, app=f"asyncio_handlers:{name}")
 
 
 @pytest.mark.parametrize("where", ["tcp", "unix"])
-def test_echo(handlers: Service, where: str) -> None:
+def test_echo(handlers: Daemon, where: str) -> None:
     path = handlers.dir / "echo.sock"
     serve(handlers, "Echo", "-b", f"unix:{path}" if where == "unix" else "127.0.0.1:0")
     for _ in range(4):
@@ -45,7 +45,7 @@ def test_echo(handlers: Service, where: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=" ".join)
-def test_what_holds_bytes_is_written_by_value_and_nothing_else(service: Service, flags: list[str]) -> None:
+def test_what_holds_bytes_is_written_by_value_and_nothing_else(service: Daemon, flags: list[str]) -> None:
     service.write_app("""
         import asyncio
 
@@ -78,7 +78,7 @@ def iter_exactly(client: socket.socket, size: int) -> list[bytes]:
     return pieces
 
 
-def test_timers_tasks_and_executors(handlers: Service) -> None:
+def test_timers_tasks_and_executors(handlers: Daemon) -> None:
     serve(handlers, "Tasks")
     with dial(handlers) as client, client.makefile("rb") as lines:
         assert lines.readline() == b"hello\n"
@@ -93,7 +93,7 @@ def test_timers_tasks_and_executors(handlers: Service) -> None:
         assert lines.read() == b"bye\n"
 
 
-def test_many_clients_share_a_worker(handlers: Service) -> None:
+def test_many_clients_share_a_worker(handlers: Daemon) -> None:
     serve(handlers, "Tasks", "-w", "1")
     clients = [dial(handlers) for _ in range(50)]
     files = [client.makefile("rb") for client in clients]
@@ -108,7 +108,7 @@ def test_many_clients_share_a_worker(handlers: Service) -> None:
         client.close()
 
 
-def test_a_buffered_protocol(handlers: Service) -> None:
+def test_a_buffered_protocol(handlers: Daemon) -> None:
     serve(handlers, "Buffered")
     data = bytes(range(256)) * 100
     with dial(handlers) as client:
@@ -117,7 +117,7 @@ def test_a_buffered_protocol(handlers: Service) -> None:
         assert read_all(client) == data + b"<eof>"
 
 
-def test_a_half_closed_client_gets_its_answer(handlers: Service) -> None:
+def test_a_half_closed_client_gets_its_answer(handlers: Daemon) -> None:
     serve(handlers, "HalfClosed")
     with dial(handlers) as client:
         client.sendall(b"question" * 1000)
@@ -125,7 +125,7 @@ def test_a_half_closed_client_gets_its_answer(handlers: Service) -> None:
         assert read_all(client) == b"question" * 1000
 
 
-def test_the_streams_of_asyncio(handlers: Service) -> None:
+def test_the_streams_of_asyncio(handlers: Daemon) -> None:
     serve(handlers, "streams", "-k", "stream")
     with dial(handlers) as client, client.makefile("rb") as lines:
         for text in (b"first\n", b"x" * 50_000 + b"\n"):
@@ -135,7 +135,7 @@ def test_the_streams_of_asyncio(handlers: Service) -> None:
         assert lines.read() == b""
 
 
-def test_a_protocol_that_fails_costs_its_own_client_only(handlers: Service) -> None:
+def test_a_protocol_that_fails_costs_its_own_client_only(handlers: Daemon) -> None:
     handlers.expected_errors = FAILURES
     serve(handlers, "Broken", "-w", "1")
     pids = handlers.worker_pids()
@@ -154,14 +154,14 @@ def test_a_protocol_that_fails_costs_its_own_client_only(handlers: Service) -> N
 SENT = b"".join(number.to_bytes(4, "big") * 16384 for number in range(320))
 
 
-def report(service: Service, name: str) -> dict[str, object]:
+def report(service: Daemon, name: str) -> dict[str, object]:
     path: Path = service.dir / name
     until(lambda: path.exists() and path.stat().st_size, name)
     found: dict[str, object] = json.loads(path.read_text())
     return found
 
 
-def test_a_protocol_that_heeds_pause_writing_is_held_back(handlers: Service) -> None:
+def test_a_protocol_that_heeds_pause_writing_is_held_back(handlers: Daemon) -> None:
     serve(handlers, "Source", "-w", "1")
     with dial(handlers) as client, dial(handlers) as other:
         client.sendall(b"careful")
@@ -178,7 +178,7 @@ def test_a_protocol_that_heeds_pause_writing_is_held_back(handlers: Service) -> 
     assert found["reason"] == "None"
 
 
-def test_a_protocol_that_writes_all_at_once_loses_nothing(handlers: Service) -> None:
+def test_a_protocol_that_writes_all_at_once_loses_nothing(handlers: Daemon) -> None:
     serve(handlers, "Source", "-w", "1")
     with dial(handlers) as client:
         client.sendall(b"careless")
@@ -186,7 +186,7 @@ def test_a_protocol_that_writes_all_at_once_loses_nothing(handlers: Service) -> 
         assert hashlib.sha256(read_all(client)).digest() == hashlib.sha256(SENT).digest()
 
 
-def test_a_protocol_that_pauses_reading_holds_its_client_back(handlers: Service) -> None:
+def test_a_protocol_that_pauses_reading_holds_its_client_back(handlers: Daemon) -> None:
     serve(handlers, "Sink", "-w", "1")
     with dial(handlers) as client:
         client.settimeout(0.3)
@@ -204,7 +204,7 @@ def test_a_protocol_that_pauses_reading_holds_its_client_back(handlers: Service)
 # ---- deadlines ----------------------------------------------------------------------------
 
 
-def test_an_idle_stream_is_closed_and_logged(handlers: Service) -> None:
+def test_an_idle_stream_is_closed_and_logged(handlers: Daemon) -> None:
     serve(handlers, "Source", "--idle-timeout", "300ms")
     with dial(handlers) as client:
         assert client.recv(100) == b""
@@ -214,7 +214,7 @@ def test_an_idle_stream_is_closed_and_logged(handlers: Service) -> None:
 
 
 def test_a_client_that_does_not_read_is_dropped_after_the_write_timeout(
-    handlers: Service,
+    handlers: Daemon,
 ) -> None:
     serve(handlers, "Source", "--write-timeout", "300ms")
     with dial(handlers) as client:
@@ -224,7 +224,7 @@ def test_a_client_that_does_not_read_is_dropped_after_the_write_timeout(
 
 
 @pytest.mark.parametrize("name", ["Waits", "Pauses"])
-def test_what_only_waits_is_idle_too(handlers: Service, name: str) -> None:
+def test_what_only_waits_is_idle_too(handlers: Daemon, name: str) -> None:
     """Half-open, or not reading: no byte moves."""
     serve(handlers, name, "--idle-timeout", "300ms")
     with dial(handlers) as client:
@@ -235,7 +235,7 @@ def test_what_only_waits_is_idle_too(handlers: Service, name: str) -> None:
     until(lambda: handlers.metric("forkd_connections") == 0, "no connection")
 
 
-def test_a_half_open_stream_that_sends_is_not_idle(handlers: Service) -> None:
+def test_a_half_open_stream_that_sends_is_not_idle(handlers: Daemon) -> None:
     serve(handlers, "Waits", "--idle-timeout", "300ms")
     with dial(handlers) as client:
         client.sendall(b"tick")
@@ -246,7 +246,7 @@ def test_a_half_open_stream_that_sends_is_not_idle(handlers: Service) -> None:
 # ---- as in asyncio ------------------------------------------------------------------------
 
 
-def told(service: Service) -> list[str]:
+def told(service: Daemon) -> list[str]:
     path = service.dir / "told.json"
     until(lambda: path.exists() and path.stat().st_size, "told.json")
     found: list[str] = json.loads(path.read_text())
@@ -256,7 +256,7 @@ def told(service: Service) -> list[str]:
 @pytest.mark.parametrize("how", ["close", "abort"])
 @pytest.mark.parametrize("when", ["now", "later"])
 def test_connection_lost_comes_after_the_call_that_caused_it(
-    handlers: Service, when: str, how: str
+    handlers: Daemon, when: str, how: str
 ) -> None:
     serve(handlers, "Closes")
     with dial(handlers) as client:
@@ -265,7 +265,7 @@ def test_connection_lost_comes_after_the_call_that_caused_it(
     assert told(handlers) == ["returned", "soon", "lost None"]
 
 
-def test_a_new_protocol_is_told_everything(handlers: Service) -> None:
+def test_a_new_protocol_is_told_everything(handlers: Daemon) -> None:
     serve(handlers, "Switches")
     with dial(handlers) as client:
         client.sendall(b"x")
@@ -276,14 +276,14 @@ def test_a_new_protocol_is_told_everything(handlers: Service) -> None:
     assert told(handlers) == ["data", "eof", "lost None"]
 
 
-def test_a_new_protocol_gets_what_the_old_one_left(handlers: Service) -> None:
+def test_a_new_protocol_gets_what_the_old_one_left(handlers: Daemon) -> None:
     serve(handlers, "SwitchesBuffers")
     with dial(handlers) as client:
         client.sendall(b"12345")
         assert client.recv(100) == b"2345"
 
 
-def test_an_empty_buffer_is_an_error(handlers: Service) -> None:
+def test_an_empty_buffer_is_an_error(handlers: Daemon) -> None:
     handlers.expected_errors = FAILURES
     serve(handlers, "NoBuffer")
     with dial(handlers) as client:
@@ -292,7 +292,7 @@ def test_an_empty_buffer_is_an_error(handlers: Service) -> None:
     until(lambda: "get_buffer() returned an empty buffer" in handlers.log(), "the traceback")
 
 
-def test_a_buffered_protocol_is_left_alone_while_it_pauses(handlers: Service) -> None:
+def test_a_buffered_protocol_is_left_alone_while_it_pauses(handlers: Daemon) -> None:
     serve(handlers, "Ring")
     data = bytes(range(256)) * 100
     with dial(handlers) as client:
@@ -301,7 +301,7 @@ def test_a_buffered_protocol_is_left_alone_while_it_pauses(handlers: Service) ->
         assert read_all(client) == data + b"<eof>"
 
 
-def test_write_eof_closes_one_direction_after_the_backlog(handlers: Service) -> None:
+def test_write_eof_closes_one_direction_after_the_backlog(handlers: Daemon) -> None:
     serve(handlers, "WritesEof")
     with dial(handlers) as client:
         assert len(read_all(client)) == 5_000_000
@@ -310,7 +310,7 @@ def test_write_eof_closes_one_direction_after_the_backlog(handlers: Service) -> 
         assert told(handlers) == [True, "no more", "still heard", "eof", "lost None"]
 
 
-def test_the_socket_is_there_for_its_options(handlers: Service) -> None:
+def test_the_socket_is_there_for_its_options(handlers: Daemon) -> None:
     serve(handlers, "Names")
     with dial(handlers) as client:
         names = json.loads(read_all(client))
@@ -320,7 +320,7 @@ def test_the_socket_is_there_for_its_options(handlers: Service) -> None:
 @pytest.mark.parametrize(
     ("how", "error"), [("reset", "ConnectionResetError"), ("late", "TimeoutError")]
 )
-def test_a_failure_of_the_protocols_own_is_logged(handlers: Service, how: str, error: str) -> None:
+def test_a_failure_of_the_protocols_own_is_logged(handlers: Daemon, how: str, error: str) -> None:
     """Although a client that left or was idle raises the same."""
     handlers.expected_errors = FAILURES
     serve(handlers, "Refused")
@@ -333,7 +333,7 @@ def test_a_failure_of_the_protocols_own_is_logged(handlers: Service, how: str, e
 # ---- stopping -----------------------------------------------------------------------------
 
 
-def test_streams_at_rest_do_not_hold_up_a_stop(handlers: Service) -> None:
+def test_streams_at_rest_do_not_hold_up_a_stop(handlers: Daemon) -> None:
     """Neither one that never said anything nor one that has its answer."""
     serve(handlers, "Thinks", "-w", "1")
     with dial(handlers) as silent, dial(handlers) as client:
@@ -345,7 +345,7 @@ def test_streams_at_rest_do_not_hold_up_a_stop(handlers: Service) -> None:
     assert "killed" not in handlers.log()
 
 
-def test_an_answer_that_is_owed_is_waited_for(handlers: Service) -> None:
+def test_an_answer_that_is_owed_is_waited_for(handlers: Daemon) -> None:
     serve(handlers, "Thinks", "-w", "1")
     with dial(handlers) as client:
         client.sendall(b"think")
@@ -355,7 +355,7 @@ def test_an_answer_that_is_owed_is_waited_for(handlers: Service) -> None:
     handlers.gone()
 
 
-def test_a_stream_that_never_rests_is_cut_and_named(handlers: Service) -> None:
+def test_a_stream_that_never_rests_is_cut_and_named(handlers: Daemon) -> None:
     serve(handlers, "Thinks", "-w", "1", "--graceful-timeout", "2s")
     with dial(handlers) as client:
         client.sendall(b"echo")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from forkd.app.wsgi.file_wrapper import FileWrapper
-from tests.process.conftest import Service
+from tests.process.conftest import Daemon
 
 TEXT = b"0123456789" * 1000
 
@@ -100,7 +100,7 @@ def test_a_closed_file_is_read_and_says_so(tmp_path: Path) -> None:
     assert FileWrapper(file).piece() is None
 
 
-def test_a_compressed_file_arrives_unpacked(service: Service) -> None:
+def test_a_compressed_file_arrives_unpacked(service: Daemon) -> None:
     packed(gzip, service.dir / "file.gz").close()
     service.write_app("""
         import gzip
@@ -114,7 +114,7 @@ def test_a_compressed_file_arrives_unpacked(service: Service) -> None:
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
-def test_a_file_of_the_kernel_arrives_whole(service: Service, native: str) -> None:
+def test_a_file_of_the_kernel_arrives_whole(service: Daemon, native: str) -> None:
     """Whose size is 0 for stat(2), or a page."""
     service.write_app("""
         def app(environ, start):

@@ -10,7 +10,7 @@ import pytest
 
 from forkd.app import loader
 from forkd.errors import AppError
-from tests.process.conftest import Service
+from tests.process.conftest import Daemon
 
 APPS = '''
 import functools, sys
@@ -159,7 +159,7 @@ def test_a_partial_of_wsgi_is_wsgi(module: str) -> None:
     ],
 )
 def test_a_start_ends_with_the_reason(
-    service: Service, preload: str, source: str, said: str
+    service: Daemon, preload: str, source: str, said: str
 ) -> None:
     service.expected_errors = ["gone: boot", "app 'app:app'", "Traceback", "SystemExit"]
     service.write_app(source)
@@ -171,7 +171,7 @@ def test_a_start_ends_with_the_reason(
     assert said in done.stderr
 
 
-def test_of_a_module_alone_none_is_no_application(service: Service) -> None:
+def test_of_a_module_alone_none_is_no_application(service: Daemon) -> None:
     service.write_app("application = None")
     service.expected_errors = ["gone: boot"]
     done = service.run("start", *service.flags("-w", "1", "--preload", app="app"))

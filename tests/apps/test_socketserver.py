@@ -8,7 +8,7 @@ import socket
 import httpx
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import FAILURES, dial, read_all, take
 
@@ -16,18 +16,18 @@ MODELS = [("leader-followers", "epoll"), ("half-sync-half-reactive", "epoll")]
 
 
 @pytest.fixture(params=MODELS, ids="/".join)
-def handlers(request: pytest.FixtureRequest, service: Service) -> Service:
+def handlers(request: pytest.FixtureRequest, service: Daemon) -> Daemon:
     take(service, "socketserver_handlers")
     model, io = request.param
     service.environ |= {"FORKD_MODEL": model, "FORKD_IO": io}
     return service
 
 
-def serve(service: Service, name: str, *flags: str) -> None:
+def serve(service: Daemon, name: str, *flags: str) -> None:
     service.start(*flags, app=f"socketserver_handlers:{name}")
 
 
-def test_the_server_speaks_first_then_lines(handlers: Service) -> None:
+def test_the_server_speaks_first_then_lines(handlers: Daemon) -> None:
     serve(handlers, "Lines")
     with dial(handlers) as client, client.makefile("rb") as lines:
         assert lines.readline() == b"220 ready for 127.0.0.1\n"
@@ -41,7 +41,7 @@ def test_the_server_speaks_first_then_lines(handlers: Service) -> None:
         assert lines.read() == b"221 bye\n"
 
 
-def test_bytes_until_the_clients_end(handlers: Service) -> None:
+def test_bytes_until_the_clients_end(handlers: Daemon) -> None:
     serve(handlers, "Lines")
     data = bytes(range(256)) * 20_000
     with dial(handlers) as client, client.makefile("rb") as lines:
@@ -55,7 +55,7 @@ def test_bytes_until_the_clients_end(handlers: Service) -> None:
         ]
 
 
-def test_a_base_request_handler(handlers: Service) -> None:
+def test_a_base_request_handler(handlers: Daemon) -> None:
     serve(handlers, "Raw")
     with dial(handlers) as client:
         assert client.recv(100) == b"<"
@@ -65,7 +65,7 @@ def test_a_base_request_handler(handlers: Service) -> None:
         assert read_all(client) == b">"
 
 
-def test_two_workers_serve_two_clients_at_once(handlers: Service) -> None:
+def test_two_workers_serve_two_clients_at_once(handlers: Daemon) -> None:
     serve(handlers, "Lines")
     pids = set()
     with dial(handlers) as one, dial(handlers) as two:
@@ -79,7 +79,7 @@ def test_two_workers_serve_two_clients_at_once(handlers: Service) -> None:
         assert len(pids) == 2  # each has one thread, which one client holds
 
 
-def test_a_handler_that_fails_costs_its_own_client_only(handlers: Service) -> None:
+def test_a_handler_that_fails_costs_its_own_client_only(handlers: Daemon) -> None:
     handlers.expected_errors = FAILURES
     serve(handlers, "Lines", "-w", "1")
     pids = handlers.worker_pids()
@@ -92,7 +92,7 @@ def test_a_handler_that_fails_costs_its_own_client_only(handlers: Service) -> No
     assert handlers.worker_pids() == pids
 
 
-def test_an_idle_stream_is_closed_and_logged(handlers: Service) -> None:
+def test_an_idle_stream_is_closed_and_logged(handlers: Daemon) -> None:
     serve(handlers, "Lines", "--idle-timeout", "300ms")
     with dial(handlers) as client:
         assert read_all(client).startswith(b"220")
@@ -101,7 +101,7 @@ def test_an_idle_stream_is_closed_and_logged(handlers: Service) -> None:
 
 
 @pytest.mark.parametrize("limit", ["5m", "0"])
-def test_the_handlers_own_timeout_closes_too(handlers: Service, limit: str) -> None:
+def test_the_handlers_own_timeout_closes_too(handlers: Daemon, limit: str) -> None:
     """Whatever --idle-timeout is, which is another one."""
     handlers.expected_errors = ["Traceback", "is closed"]
     serve(handlers, "Impatient", "--idle-timeout", limit)
@@ -117,7 +117,7 @@ def test_the_handlers_own_timeout_closes_too(handlers: Service, limit: str) -> N
     [("refused", "ConnectionRefusedError"), ("reset", "ConnectionResetError"),
      ("late", "TimeoutError")],
 )  # fmt: skip
-def test_a_failure_of_the_handlers_own_is_logged(handlers: Service, how: str, error: str) -> None:
+def test_a_failure_of_the_handlers_own_is_logged(handlers: Daemon, how: str, error: str) -> None:
     """Although a client that left or was idle raises the same."""
     handlers.expected_errors = ["Traceback", "is closed", error]
     serve(handlers, "Fails")
@@ -127,7 +127,7 @@ def test_a_failure_of_the_handlers_own_is_logged(handlers: Service, how: str, er
     until(lambda: f"{error}: " in handlers.log(), "the traceback")
 
 
-def test_a_client_that_leaves_is_not_logged(handlers: Service) -> None:
+def test_a_client_that_leaves_is_not_logged(handlers: Daemon) -> None:
     serve(handlers, "Lines", "-w", "1")
     for _ in range(5):
         with dial(handlers) as client:
@@ -138,7 +138,7 @@ def test_a_client_that_leaves_is_not_logged(handlers: Service) -> None:
     assert "failed" not in handlers.log()
 
 
-def test_http_server_of_the_standard_library(handlers: Service) -> None:
+def test_http_server_of_the_standard_library(handlers: Daemon) -> None:
     (handlers.dir / "page.txt").write_bytes(b"a page " * 50_000)
     handlers.start(app="http.server:SimpleHTTPRequestHandler")
     host, port = dial(handlers).getpeername()

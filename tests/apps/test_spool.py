@@ -6,7 +6,7 @@ import gc
 import socket
 
 from forkd.session.spool import Room, Spool
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 #: What a piece takes of the room besides its bytes.
 PIECE = 64
@@ -79,7 +79,7 @@ def test_half_of_the_room_is_kept_from_bodies_that_were_only_announced() -> None
     assert room.take(200)
 
 
-def test_uploads_that_never_end_do_not_fill_the_memory(service: Service) -> None:
+def test_uploads_that_never_end_do_not_fill_the_memory(service: Daemon) -> None:
     size, count = 4 << 20, 60
     service.start("-w", "1", "--body-buffer", "8M", "--body-timeout", "60")
     before = service.workers()[0]["rss_bytes"]

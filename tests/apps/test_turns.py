@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 #: Says how many requests it has had; each takes a millisecond. /endless answers without end.
 APP = """
@@ -47,7 +47,7 @@ class Reader(threading.Thread):
 
 
 @contextlib.contextmanager
-def reading(service: Service, request: bytes) -> Iterator[Reader]:
+def reading(service: Daemon, request: bytes) -> Iterator[Reader]:
     """A client that has sent this, and whose first answer has begun."""
     with service.connect(timeout=60) as sock:
         reader = Reader(sock)
@@ -72,7 +72,7 @@ MODELS = [
 
 @pytest.mark.parametrize("model", MODELS, ids=" ".join)
 def test_a_client_that_pipelines_lets_others_have_their_turn(
-    service: Service, model: list[str]
+    service: Daemon, model: list[str]
 ) -> None:
     service.write_app(APP)
     service.start(*model, "-w", "1")
@@ -82,7 +82,7 @@ def test_a_client_that_pipelines_lets_others_have_their_turn(
 
 
 @pytest.mark.parametrize("model", MODELS, ids=" ".join)
-def test_an_endless_answer_lets_others_have_their_turn(service: Service, model: list[str]) -> None:
+def test_an_endless_answer_lets_others_have_their_turn(service: Daemon, model: list[str]) -> None:
     service.write_app(APP)
     service.start(*model, "-w", "1", "--graceful-timeout", "500ms")
     with reading(service, b"GET /endless HTTP/1.0\r\n\r\n"):
@@ -94,7 +94,7 @@ def test_an_endless_answer_lets_others_have_their_turn(service: Service, model: 
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_master_is_heard_meanwhile(
-    service: Service, model: list[str], number: signal.Signals
+    service: Daemon, model: list[str], number: signal.Signals
 ) -> None:
     """The pipeline is cut at an answer that says so, and what was not answered was not done."""
     service.write_app(APP)
@@ -109,7 +109,7 @@ def test_the_master_is_heard_meanwhile(
         assert [b"Connection: close" in head for head, _ in answers].index(True) == len(answers) - 1
 
 
-def test_blocking_io_lingers_for_two_seconds_in_all(service: Service) -> None:
+def test_blocking_io_lingers_for_two_seconds_in_all(service: Daemon) -> None:
     """A client that was refused and goes on sending holds its child no longer."""
     service.start("-w", "1", "--io", "blocking")
     ended = threading.Event()

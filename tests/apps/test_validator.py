@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.process.conftest import Service
+from tests.process.conftest import Daemon
 
 from .conftest import HERE, take
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("checked"))
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    service = Daemon(tmp_path_factory.mktemp("checked"))
     take(service, "checked_site")
     service.start(app="checked_site:app")
     yield service
@@ -22,7 +22,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def client(checked: Service) -> Iterator[httpx.Client]:
+def client(checked: Daemon) -> Iterator[httpx.Client]:
     host, port = checked.address
     with httpx.Client(base_url=f"http://{host}:{port}", timeout=10) as client:
         yield client
@@ -59,7 +59,7 @@ def test_the_validator_finds_nothing(
     assert (answer.status_code, answer.content.decode()) == (status, text)
 
 
-def test_expect_100_continue(checked: Service) -> None:
+def test_expect_100_continue(checked: Daemon) -> None:
     with checked.connect() as client:
         file = client.makefile("rb")
         client.sendall(
@@ -72,13 +72,13 @@ def test_expect_100_continue(checked: Service) -> None:
         file.close()
 
 
-def test_options_of_the_server_as_a_whole(checked: Service) -> None:
+def test_options_of_the_server_as_a_whole(checked: Daemon) -> None:
     with checked.connect() as client:
         client.sendall(b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_a_client_that_leaves_in_the_middle(checked: Service) -> None:
+def test_a_client_that_leaves_in_the_middle(checked: Daemon) -> None:
     for _ in range(5):
         with checked.connect() as client:
             client.sendall(b"GET /lines HTTP/1.1\r\nHost: a\r\n\r\n")

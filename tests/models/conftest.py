@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forkd.models import registry
-from tests.process.conftest import Service, service
+from tests.process.conftest import Daemon, service
 
 __all__ = ["service"]  # the fixture, for the tests here
 
@@ -52,10 +52,10 @@ def refusal_of(cell: Cell) -> str | None:
 @pytest.fixture(scope="module")
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[Daemon]:
     """`APP` and `FLAGS` of the test module, served by the cell."""
     model, io, _, threads = request.param
-    service = Service(tmp_path_factory.mktemp(f"{model}-{io}"))
+    service = Daemon(tmp_path_factory.mktemp(f"{model}-{io}"))
     service.write_app(request.module.APP)
     service.expected_errors = getattr(request.module, "ERRORS", [])
     flags = ["-m", model, "--io", io, "--threads", str(threads), "-w", "2"]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import cells
 from .test_wsgi import Wire
@@ -125,7 +125,7 @@ def _cut(rng: random.Random, data: bytes) -> Iterator[bytes]:
         data = data[at:]
 
 
-def _converse(daemon: Service, seed: int) -> None:
+def _converse(daemon: Daemon, seed: int) -> None:
     """One connection, until its last answer."""
     rng = random.Random(seed)
     count = rng.randrange(1, 16)
@@ -164,8 +164,8 @@ def _converse(daemon: Service, seed: int) -> None:
 
 @pytest.fixture(params=["--native", "--no-native"])
 def served(
-    request: pytest.FixtureRequest, cell: tuple[str, str, str, int], service: Service
-) -> Service:
+    request: pytest.FixtureRequest, cell: tuple[str, str, str, int], service: Daemon
+) -> Daemon:
     """The cell's way to serve `APP`."""
     model, io, _, threads = cell
     service.write_app(APP)
@@ -178,7 +178,7 @@ WSGI = pytest.mark.parametrize("cell", cells("wsgi"))
 
 
 @WSGI
-def test_every_byte_is_seen_once_and_in_order(served: Service) -> None:
+def test_every_byte_is_seen_once_and_in_order(served: Daemon) -> None:
     print(f"FUZZ_SEED={SEED}")
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(_converse, served, SEED + n) for n in range(16)]:
@@ -186,7 +186,7 @@ def test_every_byte_is_seen_once_and_in_order(served: Service) -> None:
 
 
 @WSGI
-def test_what_comes_behind_a_request_whose_answer_is_written_is_not_lost(served: Service) -> None:
+def test_what_comes_behind_a_request_whose_answer_is_written_is_not_lost(served: Daemon) -> None:
     """In one piece with it, so that it is here when the application calls write(). Each byte is counted."""
     body = (_BAIT * 1100)[:40_000]
     received = 0
@@ -226,7 +226,7 @@ HANDLER = """
 @pytest.mark.parametrize("cell", cells("socketserver"))
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
 def test_a_handler_that_takes_the_socket_has_all_that_came(
-    cell: tuple[str, str, str, int], native: str, service: Service
+    cell: tuple[str, str, str, int], native: str, service: Daemon
 ) -> None:
     print(f"FUZZ_SEED={SEED}")
     model, io, _, threads = cell

@@ -12,7 +12,7 @@ import pytest
 
 from forkd.models import registry
 from tests.http.cases import OWN
-from tests.process.conftest import Service
+from tests.process.conftest import Daemon
 
 #: Answers with the body that it was sent; what it must not see, it notes.
 APP = """
@@ -69,7 +69,7 @@ def fault(case: dict[str, Any], address: tuple[str, int]) -> str:
 
 
 @pytest.mark.parametrize("flags", WAYS, ids=" ".join)
-def test_cases_of_our_own(service: Service, flags: list[str]) -> None:
+def test_cases_of_our_own(service: Daemon, flags: list[str]) -> None:
     service.write_app(APP)
     service.start(*flags, "-w", "2")
     address = service.address

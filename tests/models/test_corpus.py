@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from forkd.models import registry
-from tests.process.conftest import Service
+from tests.process.conftest import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(os.environ.get("FORKD_CORPUS") or ROOT.parent / "shared" / "corpus")
@@ -31,7 +31,7 @@ WAYS = [
 
 @pytest.mark.skipif(not CORPUS.exists(), reason=f"no corpus in {CORPUS} (set FORKD_CORPUS)")
 @pytest.mark.parametrize("flags", WAYS, ids=" ".join)
-def test_corpora(service: Service, flags: list[str]) -> None:
+def test_corpora(service: Daemon, flags: list[str]) -> None:
     service.environ["PYTHONPATH"] += os.pathsep + str(CORPUS)
     service.start(*flags, "-w", "4", app="echo_app:wsgi")
     _, judged = judge(service, *(CORPUS / name for name in FILES))
@@ -50,7 +50,7 @@ def test_corpora(service: Service, flags: list[str]) -> None:
     assert set(still) == KNOWN, still
 
 
-def judge(service: Service, *files: Path, wait: float = 0.6) -> tuple[str, list[dict[str, Any]]]:
+def judge(service: Daemon, *files: Path, wait: float = 0.6) -> tuple[str, list[dict[str, Any]]]:
     """What the corpus's own runner prints, and finds of each case."""
     found = service.dir / "found.json"
     done = subprocess.run(

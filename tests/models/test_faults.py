@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from forkd.models import registry
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 from tests.process.trial import GONE, cpu_seconds
 
 from .test_signature import traceable
@@ -48,7 +48,7 @@ FAILURES = [
 ]
 
 
-def start(service: Service, model: str) -> None:
+def start(service: Daemon, model: str) -> None:
     service.write_app(APP)
     service.start("-m", model, "-w", "2", "--threads", "4" if registry.get(model).pooled else "1")
 
@@ -58,13 +58,13 @@ def start(service: Service, model: str) -> None:
 LEFT = "ENOSYS"
 
 
-def accepting(service: Service, model: str) -> list[int]:
+def accepting(service: Daemon, model: str) -> list[int]:
     return [service.pid] if registry.get(model).master_accepts else service.worker_pids()
 
 
 @contextmanager
 def failing(
-    service: Service, pids: list[int], call: str, error: str, when: str = ""
+    service: Daemon, pids: list[int], call: str, error: str, when: str = ""
 ) -> Iterator[Path]:
     """While the context lasts, `call` fails with `error` in these processes. Gives strace's output."""
     out = service.dir / "strace"
@@ -100,7 +100,7 @@ def quiet(out: Path) -> None:
     until(lambda: time.time() - out.stat().st_mtime > 0.3, "rest")
 
 
-def ask(service: Service, count: int = CLIENTS) -> list[socket.socket]:
+def ask(service: Daemon, count: int = CLIENTS) -> list[socket.socket]:
     clients = []
     for _ in range(count):
         client = service.connect(30)
@@ -116,7 +116,7 @@ def answered(clients: list[socket.socket]) -> None:
 
 
 @pytest.mark.parametrize("model, error", FAILURES)
-def test_accept_fails_for_a_while(service: Service, model: str, error: str) -> None:
+def test_accept_fails_for_a_while(service: Daemon, model: str, error: str) -> None:
     service.expected_errors = [rf"accept: ({error}|{LEFT})"]
     start(service, model)
     with failing(service, accepting(service, model), "accept4", error) as out:
@@ -144,7 +144,7 @@ def lowest_free(pid: int) -> int:
 
 
 @pytest.mark.parametrize("model", EVERY)
-def test_no_descriptor_is_left_for_a_while(service: Service, model: str) -> None:
+def test_no_descriptor_is_left_for_a_while(service: Daemon, model: str) -> None:
     service.expected_errors = ["EMFILE"]
     start(service, model)
     pids = [service.pid, *service.worker_pids()]
@@ -166,7 +166,7 @@ def test_no_descriptor_is_left_for_a_while(service: Service, model: str) -> None
 
 
 @pytest.mark.parametrize("model", EVERY)
-def test_calls_are_interrupted(service: Service, model: str) -> None:
+def test_calls_are_interrupted(service: Daemon, model: str) -> None:
     """EINTR on every third call of those that wait or move bytes."""
     start(service, model)
     pids = [service.pid, *service.worker_pids()]
@@ -182,7 +182,7 @@ def test_calls_are_interrupted(service: Service, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", EVERY)
-def test_writes_are_short(service: Service, model: str) -> None:
+def test_writes_are_short(service: Daemon, model: str) -> None:
     """A client with a small window makes every send(2) of a large answer a short one."""
     start(service, model)
     wanted = b"".join(b"%07d\n" % n for n in range(1 << 17))
@@ -209,7 +209,7 @@ def test_writes_are_short(service: Service, model: str) -> None:
 
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
-def test_no_process_can_be_forked_for_a_client(service: Service, error: str) -> None:
+def test_no_process_can_be_forked_for_a_client(service: Daemon, error: str) -> None:
     service.expected_errors = [f"fork: {error}"]
     start(service, "process-per-connection")
     with failing(service, service.worker_pids(), "clone", error) as out:
@@ -222,7 +222,7 @@ def test_no_process_can_be_forked_for_a_client(service: Service, error: str) -> 
 @pytest.mark.parametrize(
     ("model", "error"), [("leader-followers", "EAGAIN"), ("half-sync-half-async", "ENOMEM")]
 )
-def test_no_child_can_be_forked(service: Service, model: str, error: str) -> None:
+def test_no_child_can_be_forked(service: Daemon, model: str, error: str) -> None:
     service.expected_errors = ["fork", "gone: SIGKILL"]
     start(service, model)
     victim = service.worker_pids()[0]
@@ -236,7 +236,7 @@ def test_no_child_can_be_forked(service: Service, model: str, error: str) -> Non
 
 
 @pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
-def test_io_uring_is_denied(service: Service, error: str) -> None:
+def test_io_uring_is_denied(service: Daemon, error: str) -> None:
     service.write_app(APP)
     out = service.dir / "strace"
     service.under = [
@@ -254,7 +254,7 @@ def test_io_uring_is_denied(service: Service, error: str) -> None:
     service.gone(30)
 
 
-def test_io_uring_is_denied_and_nothing_else_is_wanted(service: Service) -> None:
+def test_io_uring_is_denied_and_nothing_else_is_wanted(service: Daemon) -> None:
     service.write_app(APP)
     command = service.argv("start", *service.flags("-m", "proactor", "--no-io-fallback"), "-f")
     rule = "inject=io_uring_setup:error=ENOSYS"

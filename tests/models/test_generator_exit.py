@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import cells
 
@@ -67,7 +67,7 @@ WSGI = {"call": 500, "started": 500, "first": 500, "length": 500, "second": 200,
 
 
 @pytest.fixture
-def serving(request: pytest.FixtureRequest, service: Service) -> Service:
+def serving(request: pytest.FixtureRequest, service: Daemon) -> Daemon:
     model, io, interface, threads = request.param
     service.write_app(APP)
     service.expected_errors = ["failed", "Traceback"]
@@ -77,13 +77,13 @@ def serving(request: pytest.FixtureRequest, service: Service) -> Service:
     return service
 
 
-def dial(service: Service) -> socket.socket:
+def dial(service: Daemon) -> socket.socket:
     host, _, port = service.live()["listeners"][0]["address"].rpartition(":")
     return socket.create_connection((host, int(port)), 10)
 
 
 @pytest.mark.parametrize("serving", cells("wsgi"), indirect=True)
-def test_a_request_fails_alone(serving: Service) -> None:
+def test_a_request_fails_alone(serving: Daemon) -> None:
     workers = serving.worker_pids()
     master = serving.live()["master"]
     alone = (master["model"], master["io"]) == ("leader-followers", "blocking")
@@ -115,7 +115,7 @@ def test_a_request_fails_alone(serving: Service) -> None:
 
 
 @pytest.mark.parametrize("serving", cells("asyncio", "socketserver"), indirect=True)
-def test_a_stream_fails_alone(serving: Service) -> None:
+def test_a_stream_fails_alone(serving: Daemon) -> None:
     workers = serving.worker_pids()
     other = None if "serves app:socketserver_" in serving.log() else dial(serving)  # it may have the worker
     for where in ("data", "lost"):

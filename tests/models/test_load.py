@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 
 from forkd.models import registry
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 IDLE, SLOW = 200, 8
@@ -40,7 +40,7 @@ MODELS = [
 SECONDS = [pytest.param(1, id="short"), pytest.param(10, id="long", marks=pytest.mark.soak)]
 
 
-def start(service: Service, flags: list[str], *more: str) -> None:
+def start(service: Daemon, flags: list[str], *more: str) -> None:
     service.start(*flags, "-w", "2", "--threads", "4" if pooled(flags) else "1", *more)
 
 
@@ -50,7 +50,7 @@ def pooled(flags: list[str]) -> bool:
 
 @pytest.mark.parametrize("seconds", SECONDS)
 @pytest.mark.parametrize("flags", MODELS)
-def test_64_clients_see_no_error(service: Service, flags: list[str], seconds: int) -> None:
+def test_64_clients_see_no_error(service: Daemon, flags: list[str], seconds: int) -> None:
     start(service, flags)
     host, port = service.address
     done = subprocess.run(
@@ -66,7 +66,7 @@ def test_64_clients_see_no_error(service: Service, flags: list[str], seconds: in
 
 @pytest.mark.parametrize("seconds", [pytest.param(0.5, id="short"), SECONDS[1]])
 @pytest.mark.parametrize("flags", MODELS)
-def test_slow_clients_hold_up_nobody(service: Service, flags: list[str], seconds: float) -> None:
+def test_slow_clients_hold_up_nobody(service: Daemon, flags: list[str], seconds: float) -> None:
     start(service, flags)
     ratios = []
     for _ in range(5):  # rounds side by side, since the machine has other work too
@@ -80,7 +80,7 @@ def test_slow_clients_hold_up_nobody(service: Service, flags: list[str], seconds
     assert min(ratios) <= MOST, ratios
 
 
-def p99(service: Service, seconds: float) -> float:
+def p99(service: Daemon, seconds: float) -> float:
     """Of one client's requests over a kept connection, seconds."""
     took = []
     end = time.monotonic() + seconds
@@ -95,7 +95,7 @@ def p99(service: Service, seconds: float) -> float:
 
 
 @contextmanager
-def slow_clients(service: Service) -> Iterator[None]:
+def slow_clients(service: Daemon) -> Iterator[None]:
     """Clients between two requests, and others that send a byte of a head, or of a body, at a time."""
     idle = [service.connect(30) for _ in range(IDLE)]
     for client in idle:
@@ -126,7 +126,7 @@ def trickle(senders: list[socket.socket], stop: threading.Event) -> None:
         at += 1
 
 
-def test_under_blocking_a_client_holds_its_own_child_alone(service: Service) -> None:
+def test_under_blocking_a_client_holds_its_own_child_alone(service: Daemon) -> None:
     """One client per child at a time: with two of them, one slow client leaves the other child."""
     service.start("--io", "blocking", "-w", "2", "--header-timeout", "1")
     with service.connect() as slow:

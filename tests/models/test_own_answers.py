@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import cells
 
@@ -109,7 +109,7 @@ CASES: list[tuple[bytes, int, str, str]] = [
 LINE = re.compile(rb'127\.0\.0\.1 - - \[[^]]+\] "([^"]*)" (\d{3}) (\d+) "([^"]*)" "([^"]*)" \d+\.\d{6}\n')
 
 
-def answers(daemon: Service, requests: list[bytes]) -> list[bytes]:
+def answers(daemon: Daemon, requests: list[bytes]) -> list[bytes]:
     """All that each of these clients gets, who send at the same time."""
     clients = [daemon.connect() for _ in requests]
     found = []
@@ -133,7 +133,7 @@ def size_of(answer: bytes) -> int:
     return len(answer.partition(b"\r\n\r\n")[2])
 
 
-def check(daemon: Service) -> None:
+def check(daemon: Daemon) -> None:
     """Each case once, on a daemon that has served no client yet."""
     found = answers(daemon, [request for request, *_ in CASES])
     (broken,) = answers(daemon, [b"GET /breaks HTTP/1.0\r\n\r\n"])
@@ -171,13 +171,13 @@ def check(daemon: Service) -> None:
 
 
 @pytest.mark.parametrize("daemon", cells("wsgi"), indirect=True)
-def test_each_has_its_line_and_its_counts(daemon: Service) -> None:
+def test_each_has_its_line_and_its_counts(daemon: Daemon) -> None:
     check(daemon)
 
 
 @pytest.mark.parametrize("flags", [["--no-native"], ["--threads", "4", "--no-native"]], ids=" ".join)
 def test_each_has_its_line_and_its_counts_without_native_code(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.write_app(APP)
     service.expected_errors = ERRORS
@@ -186,7 +186,7 @@ def test_each_has_its_line_and_its_counts_without_native_code(
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
-def test_a_client_that_speaks_tls_is_one_line_of_json(service: Service, native: str) -> None:
+def test_a_client_that_speaks_tls_is_one_line_of_json(service: Daemon, native: str) -> None:
     service.start(*FLAGS, native, "--log-format", "json")
     (answer,) = answers(service, [TLS + b"\n\xff\n"])
     line, *more = logged(service.dir / "access.log", 1)
@@ -198,7 +198,7 @@ def test_a_client_that_speaks_tls_is_one_line_of_json(service: Service, native: 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
 def test_a_request_line_of_8190_bytes_is_served_and_one_more_is_too_long(
-    service: Service, native: str
+    service: Daemon, native: str
 ) -> None:
     """As Apache has it, and more than the 8000 of RFC 9112 3."""
     service.start("--access-log", "access.log", native)
@@ -227,7 +227,7 @@ def test_a_request_line_of_8190_bytes_is_served_and_one_more_is_too_long(
     ],
 )
 def test_a_header_field_has_as_many_bytes_as_its_limit_says(
-    service: Service, native: str, limits: list[str], sizes: tuple[int, int], statuses: list[int]
+    service: Daemon, native: str, limits: list[str], sizes: tuple[int, int], statuses: list[int]
 ) -> None:
     service.start(*limits, native)
     heads = [
@@ -238,7 +238,7 @@ def test_a_header_field_has_as_many_bytes_as_its_limit_says(
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
-def test_who_was_refused_for_a_body_is_shown_as_any_client_is(service: Service, native: str) -> None:
+def test_who_was_refused_for_a_body_is_shown_as_any_client_is(service: Daemon, native: str) -> None:
     service.start(*FLAGS, native)
     head = b"POST /who HTTP/1.1\r\nHost: a\r\nReferer: http://r/\r\nUser-Agent: curl/8\r\n" + CHUNKED
     (answer,) = answers(service, [head + b"zz"])
@@ -248,7 +248,7 @@ def test_who_was_refused_for_a_body_is_shown_as_any_client_is(service: Service, 
     assert match.groups() == (b"POST /who HTTP/1.1", b"400", size, b"http://r/", b"curl/8")
 
 
-def test_a_short_body_is_an_answer_that_broke_off(service: Service) -> None:
+def test_a_short_body_is_an_answer_that_broke_off(service: Daemon) -> None:
     service.write_app("""
         def app(environ, start):
             start("200 OK", [("Content-Length", "10")])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import cells
 
@@ -69,7 +69,7 @@ APP = """
 
 
 @pytest.fixture
-def serving(request: pytest.FixtureRequest, service: Service) -> Service:
+def serving(request: pytest.FixtureRequest, service: Daemon) -> Daemon:
     model, io, interface, threads = request.param
     service.write_app(APP)
     (service.dir / "large").write_bytes(bytes(4 << 20))
@@ -79,14 +79,14 @@ def serving(request: pytest.FixtureRequest, service: Service) -> Service:
     return service
 
 
-def dial(service: Service) -> socket.socket:
+def dial(service: Daemon) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(10)
     sock.connect(str(service.dir / "site.sock"))
     return sock
 
 
-def leave(service: Service, request: bytes) -> None:
+def leave(service: Daemon, request: bytes) -> None:
     """Ask, and leave before the answer is made."""
     left = service.dir / "left"
     for mark in (left, service.dir / "begun"):
@@ -99,7 +99,7 @@ def leave(service: Service, request: bytes) -> None:
 
 
 @pytest.mark.parametrize("serving", cells("wsgi"), indirect=True)
-def test_a_client_that_leaves_ends_no_worker(serving: Service) -> None:
+def test_a_client_that_leaves_ends_no_worker(serving: Daemon) -> None:
     serving.expected_errors = ["application failed", "on purpose", "Traceback"]
     workers = serving.worker_pids()
     for path in ("small", "large", "pieces", "write", "file", "fail"):
@@ -112,7 +112,7 @@ def test_a_client_that_leaves_ends_no_worker(serving: Service) -> None:
 
 
 @pytest.mark.parametrize("serving", cells("asyncio", "socketserver"), indirect=True)
-def test_a_client_of_a_stream_that_leaves_ends_no_worker(serving: Service) -> None:
+def test_a_client_of_a_stream_that_leaves_ends_no_worker(serving: Daemon) -> None:
     workers = serving.worker_pids()
     leave(serving, b"line\n")
     assert serving.worker_pids() == workers

@@ -16,7 +16,7 @@ import pytest
 
 from forkd.models import registry
 from tests.process.clients import Crew
-from tests.process.conftest import Service, alive, until
+from tests.process.conftest import Daemon, alive, until
 
 #: So long that whatever ends by it has not ended by itself.
 GRACEFUL_SECONDS = 120
@@ -105,7 +105,7 @@ class Clients(Crew):
 
 @pytest.mark.parametrize("flags", WAYS, ids=" ".join)
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.soak)])
-def test_a_stop_under_load(service: Service, flags: list[str], workers: str) -> None:
+def test_a_stop_under_load(service: Daemon, flags: list[str], workers: str) -> None:
     service.write_app(APP)
     service.start(*flags, "-w", workers, "--graceful-timeout", str(GRACEFUL_SECONDS))
     pid = service.pid

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import cells
 
@@ -30,7 +30,7 @@ APP = """
 
 
 @pytest.fixture
-def stream(request: pytest.FixtureRequest, service: Service) -> Service:
+def stream(request: pytest.FixtureRequest, service: Daemon) -> Daemon:
     model, io, interface, threads = request.param
     service.write_app(APP)
     flags = ["-m", model, "--io", io, "--threads", str(threads), "-w", "2"]
@@ -41,13 +41,13 @@ def stream(request: pytest.FixtureRequest, service: Service) -> Service:
 serving = pytest.mark.parametrize("stream", cells("socketserver", "asyncio"), indirect=True)
 
 
-def address(stream: Service) -> tuple[str, int]:
+def address(stream: Daemon) -> tuple[str, int]:
     host, _, port = stream.live()["listeners"][0]["address"].rpartition(":")
     return host, int(port)
 
 
 @serving
-def test_lines_come_back_and_big_ones_whole(stream: Service) -> None:
+def test_lines_come_back_and_big_ones_whole(stream: Daemon) -> None:
     with socket.create_connection(address(stream), 10) as client:
         file = client.makefile("rwb")
         for line in (b"hello\n", b"x" * 500_000 + b"\n", b"again\n"):
@@ -61,7 +61,7 @@ def test_lines_come_back_and_big_ones_whole(stream: Service) -> None:
 
 
 @serving
-def test_clients_that_leave_leave_nothing(stream: Service) -> None:
+def test_clients_that_leave_leave_nothing(stream: Daemon) -> None:
     for _ in range(10):
         with socket.create_connection(address(stream), 10) as client:
             client.sendall(b"half a line")
@@ -69,7 +69,7 @@ def test_clients_that_leave_leave_nothing(stream: Service) -> None:
 
 
 @serving
-def test_a_client_that_does_not_read_is_bounded(stream: Service) -> None:
+def test_a_client_that_does_not_read_is_bounded(stream: Daemon) -> None:
     with socket.create_connection(address(stream), 10) as client:
         client.settimeout(0.5)
         sent = 0
@@ -82,7 +82,7 @@ def test_a_client_that_does_not_read_is_bounded(stream: Service) -> None:
 
 
 @serving
-def test_several_clients_are_served_by_all_children(stream: Service) -> None:
+def test_several_clients_are_served_by_all_children(stream: Daemon) -> None:
     answers = []
 
     def client() -> None:
@@ -102,7 +102,7 @@ def test_several_clients_are_served_by_all_children(stream: Service) -> None:
 @pytest.mark.parametrize("cell", cells("wsgi", "socketserver", "asyncio", refused=True))
 def test_what_makes_no_sense_is_refused_with_the_reason(
     cell: tuple[str, str, str, int],
-    service: Service,
+    service: Daemon,
 ) -> None:
     model, io, interface, threads = cell
     service.expected_errors = [""]
@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("flags", [(), ("--no-native",), ("--io", "sigio")])
 def test_a_protocol_that_greets_hears_a_client_that_waits_for_it(
-    service: Service, flags: tuple[str, ...]
+    service: Daemon, flags: tuple[str, ...]
 ) -> None:
     service.write_app("""
         import asyncio

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import CELLS, Cell, cells
 
@@ -37,7 +37,7 @@ def _is_blocking(cell: Cell) -> bool:
 class Uploader:
     """Sends 75 bytes ten times a second until told to stop: 750 per second, above the lowest rate."""
 
-    def __init__(self, daemon: Service) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         self.sock = daemon.connect(30)
         self.sock.sendall(_HEAD)
         self._stop = threading.Event()
@@ -72,7 +72,7 @@ class Uploader:
         return self._line(self.sock).split(b"\r\n")[0]
 
 
-def test_slow_uploads_hold_no_worker(daemon: Service, request: pytest.FixtureRequest) -> None:
+def test_slow_uploads_hold_no_worker(daemon: Daemon, request: pytest.FixtureRequest) -> None:
     cell = _cell(request)
     # More than there are threads, so that one that waited for its client would be missed.
     slow = [Uploader(daemon) for _ in range(1 if _is_blocking(cell) else cell[3] + 1)]

@@ -14,7 +14,7 @@ import pytest
 
 from forkd.models import registry
 from tests.process.clients import Load
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 #: /nap is slow enough for the leader to be overtaken, or to be known as one that blocks; and those that are
 #: in it come back all at once.
@@ -48,13 +48,13 @@ WAYS = [
 ]
 
 
-def descriptors(service: Service) -> dict[int, int]:
+def descriptors(service: Daemon) -> dict[int, int]:
     return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in service.worker_pids()}
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
 @pytest.mark.parametrize("flags", WAYS, ids=" ".join)
-def test_what_is_finished_is_closed(service: Service, flags: list[str], native: str) -> None:
+def test_what_is_finished_is_closed(service: Daemon, flags: list[str], native: str) -> None:
     service.write_app(APP)
     service.start(*flags, native, "--threads", "16", "-w", "1", "--keep-alive", "30")
     before = descriptors(service)

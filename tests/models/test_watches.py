@@ -14,7 +14,7 @@ import textwrap
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .test_faults import failing, failures
 from .test_signature import traceable
@@ -73,7 +73,7 @@ KINDS = {
 }
 
 
-def start(service: Service, kind: str, operation: int, error: str) -> None:
+def start(service: Daemon, kind: str, operation: int, error: str) -> None:
     service.write_app(APP + f"\n    deny({operation}, {FIRST}, {ERRORS[error]})\n")
     service.expected_errors = [f"epoll_ctl .*: {error}: "]
     service.start("-w", "1", "--keep-alive", "60", *KINDS[kind])
@@ -91,7 +91,7 @@ def talk(client: socket.socket) -> bytes:
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_connection_more_than_can_be_watched_is_refused(
-    service: Service, kind: str, error: str
+    service: Daemon, kind: str, error: str
 ) -> None:
     start(service, kind, ADD, error)
     (worker,) = service.worker_pids()
@@ -122,7 +122,7 @@ def test_a_connection_more_than_can_be_watched_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["native", "python"])
-def test_so_is_one_that_cannot_be_written_to(service: Service, kind: str) -> None:
+def test_so_is_one_that_cannot_be_written_to(service: Daemon, kind: str) -> None:
     """Its watch cannot be changed: what it asked for is not sent, and no other client suffers."""
     start(service, kind, MODIFY, "ENOMEM")
     (worker,) = service.worker_pids()
@@ -148,7 +148,7 @@ def test_so_is_one_that_cannot_be_written_to(service: Service, kind: str) -> Non
     assert service.worker_pids() == [worker]
 
 
-def test_a_process_that_cannot_be_watched_ends(service: Service) -> None:
+def test_a_process_that_cannot_be_watched_ends(service: Daemon) -> None:
     """process-per-connection: its client is refused; the worker does not lose it, and goes on."""
     service.write_app(APP + f"\n    deny({ADD}, {FIRST}, 28)\n")
     service.expected_errors = ["epoll_ctl .*: ENOSPC"]
@@ -168,7 +168,7 @@ def test_a_process_that_cannot_be_watched_ends(service: Service) -> None:
 @pytest.mark.parametrize(
     "io, call", [("poll", "poll"), ("select", "select,pselect6"), ("sigio", "poll")]
 )
-def test_a_wait_without_memory_is_repeated(service: Service, io: str, call: str) -> None:
+def test_a_wait_without_memory_is_repeated(service: Daemon, io: str, call: str) -> None:
     if not traceable():
         pytest.skip("strace may not trace here")
     service.write_app(APP)
@@ -219,7 +219,7 @@ ECHO = (
 )
 
 
-def test_an_asyncio_application_hears_what_epoll_has_no_room_for(service: Service) -> None:
+def test_an_asyncio_application_hears_what_epoll_has_no_room_for(service: Daemon) -> None:
     service.write_app(ECHO)
     service.start("-w", "1")
     found = service.live()
@@ -235,7 +235,7 @@ def test_an_asyncio_application_hears_what_epoll_has_no_room_for(service: Servic
     assert service.live()["workers"][0]["pid"] == found["workers"][0]["pid"]
 
 
-def test_the_master_goes_on_by_polling(service: Service) -> None:
+def test_the_master_goes_on_by_polling(service: Daemon) -> None:
     """Its children, its control socket and its admin endpoint work, though epoll has no room for any more."""
     (service.dir / "sitecustomize.py").write_text(
         textwrap.dedent(FILTER)
@@ -262,7 +262,7 @@ def test_the_master_goes_on_by_polling(service: Service) -> None:
     until(lambda: len(service.workers()) == 3, "three")
 
 
-def test_a_worker_that_can_watch_nothing_says_so(service: Service) -> None:
+def test_a_worker_that_can_watch_nothing_says_so(service: Daemon) -> None:
     service.write_app(APP + f"\n    deny({ADD}, 0, 28)\n")
     done = service.run("start", *service.flags("-w", "1"))
     assert done.returncode == 1

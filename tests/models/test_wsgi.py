@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.process.conftest import Service, until
+from tests.process.conftest import Daemon, until
 
 from .conftest import cells
 
@@ -100,7 +100,7 @@ pytestmark = pytest.mark.parametrize("daemon", cells("wsgi"), indirect=True)
 class Wire:
     """A client that sends raw bytes and reads whole answers."""
 
-    def __init__(self, daemon: Service, timeout: float = 10.0) -> None:
+    def __init__(self, daemon: Daemon, timeout: float = 10.0) -> None:
         self.sock = daemon.connect(timeout)
         self.data = b""
         self.received = 0  # bytes
@@ -170,7 +170,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(daemon: Service):  # type: ignore[no-untyped-def]
+def wire(daemon: Daemon):  # type: ignore[no-untyped-def]
     with Wire(daemon) as made:
         yield made
 
@@ -251,7 +251,7 @@ def test_no_100_where_nobody_waits_for_it(
     assert status != 200 or answer[2] == body
 
 
-def test_http_1_0(wire: Wire, daemon: Service) -> None:
+def test_http_1_0(wire: Wire, daemon: Daemon) -> None:
     status, head, body = wire.get("/a", "Connection: keep-alive\r\n", version="1.0").answer()
     assert (status, body) == (200, b"/a")
     assert "connection: keep-alive" in head
@@ -286,7 +286,7 @@ def test_uploads(wire: Wire, chunked: bool, size: int) -> None:
     assert wire.answer()[2] == b"/next"
 
 
-def test_an_upload_that_breaks_off_harms_nobody(wire: Wire, daemon: Service) -> None:
+def test_an_upload_that_breaks_off_harms_nobody(wire: Wire, daemon: Daemon) -> None:
     with Wire(daemon) as other:
         other.get("/digest", "Content-Length: 900000\r\n", "POST").send(b"x" * 500_000)
         other.sock.shutdown(socket.SHUT_WR)
@@ -294,7 +294,7 @@ def test_an_upload_that_breaks_off_harms_nobody(wire: Wire, daemon: Service) -> 
     assert wire.get("/next").answer()[2] == b"/next"
 
 
-def test_the_first_piece_is_sent_before_the_second_is_made(wire: Wire, daemon: Service) -> None:
+def test_the_first_piece_is_sent_before_the_second_is_made(wire: Wire, daemon: Daemon) -> None:
     gate = daemon.dir / "gate"
     if not gate.exists():
         os.mkfifo(gate)
@@ -305,7 +305,7 @@ def test_the_first_piece_is_sent_before_the_second_is_made(wire: Wire, daemon: S
     wire.until(b"second")
 
 
-def test_a_slow_reader_costs_little_memory(wire: Wire, daemon: Service) -> None:
+def test_a_slow_reader_costs_little_memory(wire: Wire, daemon: Daemon) -> None:
     """256 MB are asked for and not read: the child holds no more than a few."""
     (daemon.dir / "slow").unlink(missing_ok=True)
     before = {w["pid"]: w["rss_bytes"] for w in daemon.workers()}
@@ -361,7 +361,7 @@ def test_a_wrong_answer_becomes_500(wire: Wire, path: str) -> None:
     assert "x-b" not in head and body != b"no"
 
 
-def test_a_broken_body_never_looks_like_a_whole_one(wire: Wire, daemon: Service) -> None:
+def test_a_broken_body_never_looks_like_a_whole_one(wire: Wire, daemon: Daemon) -> None:
     before = daemon.metric("forkd_requests_total", code="200")
     wire.get("/echo", "Content-Length: 10\r\n", "POST").send(b"abc")
     wire.sock.shutdown(socket.SHUT_WR)
@@ -369,7 +369,7 @@ def test_a_broken_body_never_looks_like_a_whole_one(wire: Wire, daemon: Service)
     assert daemon.metric("forkd_requests_total", code="200") == before
 
 
-def test_access_lines_have_no_control_bytes(wire: Wire, daemon: Service) -> None:
+def test_access_lines_have_no_control_bytes(wire: Wire, daemon: Daemon) -> None:
     access = daemon.dir / "access.log"
     wire.get("/log", 'User-Agent: a\tb"c\x1b[31m\\\r\nReferer: \x7f\r\n')
     wire.rest() if wire.answer()[0] == 400 else None
@@ -381,7 +381,7 @@ def test_access_lines_have_no_control_bytes(wire: Wire, daemon: Service) -> None
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_close_is_called_once(wire: Wire, daemon: Service, leave: bool) -> None:
+def test_close_is_called_once(wire: Wire, daemon: Daemon, leave: bool) -> None:
     mark = daemon.dir / f"mark-{leave}"
     wire.get(f"/{'endless' if leave else 'pieces'}?{mark.name}")
     if leave:
@@ -399,7 +399,7 @@ def test_write_comes_before_the_iterable(wire: Wire) -> None:
     assert wire.get("/write").answer()[2] == b"onetwothree"
 
 
-def test_file_wrapper(wire: Wire, daemon: Service) -> None:
+def test_file_wrapper(wire: Wire, daemon: Daemon) -> None:
     (daemon.dir / "file").write_bytes(b"0123456789" * 30000)
     assert wire.get("/file").answer()[2] == b"0123456789" * 30000
     assert wire.get("/next").answer()[2] == b"/next"
@@ -435,7 +435,7 @@ def test_an_expected_chunked_body_is_asked_for_and_collected(wire: Wire) -> None
     assert wire.get("/next").answer()[2] == b"/next"
 
 
-def test_exc_info(wire: Wire, daemon: Service) -> None:
+def test_exc_info(wire: Wire, daemon: Daemon) -> None:
     status, _, body = wire.get("/again").answer()
     assert (status, body) == (503, b"sorry")
     with Wire(daemon) as other:  # the head is on the wire: all that is left is to break off
@@ -445,7 +445,7 @@ def test_exc_info(wire: Wire, daemon: Service) -> None:
         assert not data.endswith(b"0\r\n\r\n")
 
 
-def test_a_wrong_content_length(wire: Wire, daemon: Service) -> None:
+def test_a_wrong_content_length(wire: Wire, daemon: Daemon) -> None:
     data = wire.get("/short").rest()
     assert data.endswith(b"\r\n\r\nabc")  # and closed, so that the client sees it
     with Wire(daemon) as other:
@@ -455,7 +455,7 @@ def test_a_wrong_content_length(wire: Wire, daemon: Service) -> None:
             assert other.get("/next").answer()[2] == b"/next"
 
 
-def test_many_clients_at_once(daemon: Service) -> None:
+def test_many_clients_at_once(daemon: Daemon) -> None:
     failures: list[str] = []
 
     def client(number: int) -> None:

@@ -70,7 +70,7 @@ def listen() -> socket.socket:
     return listener
 
 
-class Service:
+class Daemon:
     """One child's loop, with the clients that it was given."""
 
     def __init__(
@@ -217,7 +217,7 @@ def run(
     model: Any = InlineLoop,
     brief: bool = False,
 ) -> list[Any]:
-    service = Service(make, drains, native, model)
+    service = Daemon(make, drains, native, model)
     if brief:
         service.expect_brief()
     for at, (number, data) in enumerate(script):
@@ -313,7 +313,7 @@ def test_the_ends_of_a_connection_are_told_alike(
 
     monkeypatch.setitem(globals(), "listen", on_tcp)
     for natively in (True, False):
-        service = Service(usual, 0, natively)
+        service = Daemon(usual, 0, natively)
         for number in range(2):
             service.send(number, b"GET / HTTP/1.1\r\nHost: a\r\n" + end + b"\r\n")
         for client, event in zip(service.clients, service.events, strict=True):
@@ -327,8 +327,8 @@ def test_the_ends_of_a_connection_are_told_alike(
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
-def brief(clients: int = 0) -> Service:
-    service = Service(usual, 0, True)
+def brief(clients: int = 0) -> Daemon:
+    service = Daemon(usual, 0, True)
     service.expect_brief()
     service.send(0, LAST)  # from here on native code accepts
     assert service.loop.dispatcher.brief is not None
@@ -421,7 +421,7 @@ def test_early_connections_do_not_pass_the_limit() -> None:
 
 @pytest.mark.parametrize("natively", [True, False])
 def test_a_listener_that_epoll_has_no_room_for_is_tried_again(natively: bool) -> None:
-    service = Service(usual, 0, natively)
+    service = Daemon(usual, 0, natively)
     handles, acceptor = service.loop.handles, service.loop.acceptor
     add = handles.add
 
@@ -446,7 +446,7 @@ def test_a_listener_that_epoll_has_no_room_for_is_tried_again(natively: bool) ->
 @pytest.mark.parametrize("room", [True, False])
 def test_an_early_connection_that_epoll_has_no_room_for(room: bool) -> None:
     """It is one as any other at once; and refused, if it cannot be waited for either."""
-    service = Service(usual, 0, True)
+    service = Daemon(usual, 0, True)
     add = service.loop.handles.add
 
     def no_room(fd: int, mask: int) -> None:

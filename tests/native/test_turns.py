@@ -26,7 +26,7 @@ from forkd.session.seam import Await
 from forkd.system.cells import IN_FLIGHT, REQUESTS
 from forkd.system.scoreboard import scratch_row
 from forkd.system.uring import usable
-from tests.native.test_dispatch import Service
+from tests.native.test_dispatch import Daemon
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 uring = pytest.mark.skipif(bool(usable()), reason=f"io_uring: {usable()}")
@@ -36,7 +36,7 @@ GET = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
 SECONDS = 20  # in which whatever is waited for has happened
 
 
-def answers(service: Service, number: int) -> int:
+def answers(service: Daemon, number: int) -> int:
     return service.heard[number].count(b"HTTP/1.1 200 OK")
 
 
@@ -60,7 +60,7 @@ def test_an_answer_is_ended_also_if_the_application_writes_to_another_connection
     natively: bool,
 ) -> None:
     """What has completed by then is told later, also the end of a send that native code has begun."""
-    service = Service(writing, 0, natively, Proactor)
+    service = Daemon(writing, 0, natively, Proactor)
     for number in (0, 1):
         service.send(number, GET % b"/")
     for count in (2, 3):
@@ -75,7 +75,7 @@ def test_an_answer_is_ended_also_if_the_application_writes_to_another_connection
 @uring
 @both
 def test_a_connection_receives_again_after_write(natively: bool) -> None:
-    service = Service(writing, 0, natively, Proactor)
+    service = Daemon(writing, 0, natively, Proactor)
     for count in (1, 2, 3):
         service.send(0, GET % b"/write")
         assert answers(service, 0) == count
@@ -94,7 +94,7 @@ def kilobyte(events: list[str]) -> Any:
 @both
 @pytest.mark.parametrize("why", ["retire", "deadline"])
 def test_a_client_that_reads_slowly_gets_its_last_answer(natively: bool, why: str) -> None:
-    service = Service(kilobyte, 0, natively, Proactor)
+    service = Daemon(kilobyte, 0, natively, Proactor)
     loop: Any = service.loop
     service.send(0, GET % b"/")
     (conn,) = loop.keeper.connections.values()
@@ -132,7 +132,7 @@ def test_a_client_that_reads_slowly_gets_its_last_answer(natively: bool, why: st
 @both
 def test_the_grace_of_a_retiring_process_holds_for_answers_under_way(natively: bool) -> None:
     """The word to retire, and the end of a send that was begun before it, come in one turn."""
-    service = Service(kilobyte, 0, natively, Proactor)
+    service = Daemon(kilobyte, 0, natively, Proactor)
     loop: Any = service.loop
     for _ in range(2):
         service.send(0, GET % b"/")
@@ -284,7 +284,7 @@ def test_a_protocol_may_change_its_methods_and_is_freed_when_it_is_over(natively
     Echo.alive = []
 
     async def scenario() -> bytes:
-        service = Service(writing, 0, natively)
+        service = Daemon(writing, 0, natively)
         interface: Any = Evented(Echo, service.config, service.host)  # type: ignore[arg-type]
         service.use(interface)
         for piece in (b"a", b"b", b"c"):

@@ -116,7 +116,7 @@ def processes_of(name: str) -> list[int]:
     return [p for p in found if p != os.getpid() and name in command_line(p) and alive(p)]
 
 
-class Service:
+class Daemon:
     """One daemon and its directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -351,17 +351,17 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path)
+def service(tmp_path: Path) -> Iterator[Daemon]:
+    made = Daemon(tmp_path)
     yield made
     made.finish()
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[Service]:
+def other(tmp_path: Path) -> Iterator[Daemon]:
     """A second daemon, for what two of them do to each other."""
     directory = tmp_path / "other"
     directory.mkdir()
-    made = Service(directory)
+    made = Daemon(directory)
     yield made
     made.finish()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .clients import Client, Failed
-from .conftest import Service, processes_of, until
+from .conftest import Daemon, processes_of, until
 from .trial import GONE, Trial, descriptors, family
 
 WORKERS = 2
@@ -227,5 +227,5 @@ def memory(pid: int) -> int:
     return total
 
 
-def _descriptors(service: Service) -> int:
+def _descriptors(service: Daemon) -> int:
     return sum(descriptors(pid) for pid in [service.pid, *service.worker_pids()])

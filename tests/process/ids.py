@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: Notes the number of a request before it does anything else. Every third answer has several pieces, and
 #: every ninth comes from a thread's wait.
@@ -50,7 +50,7 @@ _NUMBER = re.compile(r"/(?:fast|pieces|wait)/(\d+) ")
 class Load:
     """Clients in threads, each with a connection that it keeps until it ends."""
 
-    def __init__(self, service: Service, clients: int = 8) -> None:
+    def __init__(self, service: Daemon, clients: int = 8) -> None:
         self._address = service.address
         self._numbers = itertools.count(1)
         self._over = threading.Event()
@@ -118,7 +118,7 @@ def requests_of(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def audit(service: Service, access: Path) -> Counter[int]:
+def audit(service: Daemon, access: Path) -> Counter[int]:
     """The books: raises where a request is missing, or there twice. Returns the lines by status."""
     noted = (service.dir / "noted").read_text().split()
     assert len(noted) == len(set(noted))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 RESTRICTED = ["/", "/metrics", "/status.json", "/nothing"]
 PROBES = ["/healthz", "/readyz"]
@@ -53,7 +53,7 @@ def bearer(token: str = TOKEN) -> str:
 # ---- Host -------------------------------------------------------------------------------------
 
 
-def test_a_rebound_name_is_refused(service: Service) -> None:
+def test_a_rebound_name_is_refused(service: Daemon) -> None:
     service.start("-w", "1")
     where = service.admin_address
     for path, method in itertools.product(RESTRICTED, ("GET", "HEAD", "POST")):
@@ -69,7 +69,7 @@ def test_a_rebound_name_is_refused(service: Service) -> None:
 
 @pytest.mark.parametrize(("bind", "connect"), [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "::1")])
 def test_a_scrape_by_the_machines_address_on_a_wildcard_bind(
-    service: Service, bind: str, connect: str
+    service: Daemon, bind: str, connect: str
 ) -> None:
     service.start("-w", "1", "--admin", bind)
     port = int(service.status()["admin"].rpartition(":")[2])
@@ -80,7 +80,7 @@ def test_a_scrape_by_the_machines_address_on_a_wildcard_bind(
     assert ask((connect, port), "/metrics", f"Host: rebound.example:{port}")[0] == 421
 
 
-def test_the_names_are_read_again_at_a_reload(service: Service) -> None:
+def test_the_names_are_read_again_at_a_reload(service: Daemon) -> None:
     config = service.dir / "forkd.toml"
     text = 'app = "app:app"\nbind = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\nworkers = 1\nadmin-hosts = {}\n'
     config.write_text(text.format('["old.example", "Both.Example."]'))
@@ -101,7 +101,7 @@ def test_the_names_are_read_again_at_a_reload(service: Service) -> None:
 SECRET = "/sleep/60?token=s3cret&next=%2Fa"
 
 
-def hold(service: Service) -> socket.socket:
+def hold(service: Daemon) -> socket.socket:
     """A request that is in the application."""
     client = service.connect()
     client.sendall(f"GET {SECRET} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -109,7 +109,7 @@ def hold(service: Service) -> socket.socket:
     return client
 
 
-def test_query_strings_are_hidden(service: Service) -> None:
+def test_query_strings_are_hidden(service: Daemon) -> None:
     service.expected_errors = ["SIGKILL"]
     service.start("-w", "1")
     with hold(service):
@@ -126,7 +126,7 @@ def test_query_strings_are_hidden(service: Service) -> None:
 
 
 @pytest.mark.parametrize("shown", [False, True])
-def test_query_strings_are_shown_where_that_is_wanted(service: Service, shown: bool) -> None:
+def test_query_strings_are_shown_where_that_is_wanted(service: Daemon, shown: bool) -> None:
     service.expected_errors = ["timeout"]
     service.start("-w", "1", "--timeout", "1", *["--admin-queries"][: int(shown)])
     line = f"GET {SECRET} HTTP/1.1" if shown else "GET /sleep/60?... HTTP/1.1"
@@ -147,7 +147,7 @@ def write_token(path: Path, text: str = TOKEN + "\n", mode: int = 0o600) -> Path
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_the_pages_want_the_token_and_probes_do_not(service: Service, kind: str) -> None:
+def test_the_pages_want_the_token_and_probes_do_not(service: Daemon, kind: str) -> None:
     token = write_token(service.dir / "token")
     admin = f"unix:{service.dir}/admin.sock" if kind == "unix" else "127.0.0.1:0"
     service.start("-w", "1", "--admin-token-file", str(token), "--admin", admin)
@@ -166,7 +166,7 @@ def test_the_pages_want_the_token_and_probes_do_not(service: Service, kind: str)
 
 
 @pytest.mark.parametrize("verb", ["start", "check"])
-def test_a_token_that_all_may_read_ends_the_start(service: Service, verb: str) -> None:
+def test_a_token_that_all_may_read_ends_the_start(service: Daemon, verb: str) -> None:
     token = write_token(service.dir / "token", mode=0o644)
     done = service.run(verb, *service.flags("--admin-token-file", str(token)))
     assert done.returncode == 1
@@ -175,7 +175,7 @@ def test_a_token_that_all_may_read_ends_the_start(service: Service, verb: str) -
 
 
 @pytest.mark.parametrize("verb", ["reload", "upgrade"])
-def test_the_token_is_read_again(service: Service, verb: str) -> None:
+def test_the_token_is_read_again(service: Daemon, verb: str) -> None:
     service.expected_errors = [f"{verb} failed"]
     token = write_token(service.dir / "token")
     service.start("-w", "1", "--admin-token-file", str(token))
@@ -200,7 +200,7 @@ def test_the_token_is_read_again(service: Service, verb: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_the_health_listener_has_the_pages_of_probes_alone(service: Service, kind: str) -> None:
+def test_the_health_listener_has_the_pages_of_probes_alone(service: Daemon, kind: str) -> None:
     token = write_token(service.dir / "token")
     health = f"unix:{service.dir}/health.sock" if kind == "unix" else "127.0.0.1:0"
     said = service.start("-w", "1", "--health", health, "--admin-token-file", str(token))
@@ -224,7 +224,7 @@ def test_the_health_listener_has_the_pages_of_probes_alone(service: Service, kin
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_both_listeners_are_kept_over_reload_and_upgrade(service: Service, kind: str) -> None:
+def test_both_listeners_are_kept_over_reload_and_upgrade(service: Daemon, kind: str) -> None:
     files = [service.dir / "admin.sock", service.dir / "health.sock"]
     admin, health = [f"unix:{path}" for path in files] if kind == "unix" else ["127.0.0.1:0"] * 2
     service.start("-w", "1", "--admin", admin, "--health", health)
@@ -243,7 +243,7 @@ def test_both_listeners_are_kept_over_reload_and_upgrade(service: Service, kind:
     assert not any(path.exists() for path in files)
 
 
-def test_sockets_that_were_passed_stay_their_owners(service: Service) -> None:
+def test_sockets_that_were_passed_stay_their_owners(service: Daemon) -> None:
     """fd://N: a detached start keeps them, an upgrade hands them on, and the file of one is not removed."""
     path = str(service.dir / "passed.sock")
     with socket.create_server(("127.0.0.1", 0)) as admin, socket.socket(socket.AF_UNIX) as health:
@@ -264,7 +264,7 @@ def test_sockets_that_were_passed_stay_their_owners(service: Service) -> None:
     assert Path(path).is_socket()
 
 
-def test_probes_are_answered_without_the_admin_endpoint(service: Service) -> None:
+def test_probes_are_answered_without_the_admin_endpoint(service: Daemon) -> None:
     service.start("-w", "1", "--admin", "none", "--health", "127.0.0.1:0")
     assert service.status()["admin"] is None
     assert ask(place(service.status()["health"]), "/readyz", "Host: a")[0] == 200
@@ -278,7 +278,7 @@ def test_probes_are_answered_without_the_admin_endpoint(service: Service) -> Non
         ["--control", "/tmp/x", "--health", "unix:/tmp/x"], ["--control", "/tmp/x", "--admin", "unix:/tmp/x"],
     ],
 )  # fmt: skip
-def test_an_address_is_for_one_server(service: Service, options: list[str]) -> None:
+def test_an_address_is_for_one_server(service: Daemon, options: list[str]) -> None:
     done = service.run("check", *service.flags(*options))
     assert done.returncode == 2
     assert "must differ from" in done.stderr
@@ -287,7 +287,7 @@ def test_an_address_is_for_one_server(service: Service, options: list[str]) -> N
 # ---- what is printed ----------------------------------------------------------------------------
 
 
-def test_a_unix_socket_has_no_url(service: Service) -> None:
+def test_a_unix_socket_has_no_url(service: Daemon) -> None:
     path = service.dir / "admin.sock"
     said = service.start("-w", "1", "--admin", f"unix:{path}", app=None)
     where = f"unix:{path} (GET /metrics)"
@@ -301,7 +301,7 @@ def test_a_unix_socket_has_no_url(service: Service) -> None:
     assert json.loads(ask(str(path), "/status.json", "Host: localhost")[1].partition("\r\n\r\n")[2])
 
 
-def test_the_page_is_headed_by_the_name(service: Service) -> None:
+def test_the_page_is_headed_by_the_name(service: Daemon) -> None:
     service.start("-w", "1")
     page = service.admin("/")[1]
     assert re.findall("<h1>(.*?)</h1>", page) == [service.name]
@@ -309,7 +309,7 @@ def test_the_page_is_headed_by_the_name(service: Service) -> None:
     assert re.search(r"<p>forkd [0-9.]+ is running; pid ", page)
 
 
-def test_the_name_that_is_the_default_is_not_said_twice(service: Service) -> None:
+def test_the_name_that_is_the_default_is_not_said_twice(service: Daemon) -> None:
     command = [*service.argv("start", *service.flags("-w", "1")), "--name", "forkd"]  # the last one holds
     subprocess.run(command, cwd=service.dir, env=service.environ, check=True, capture_output=True, timeout=30)
     page = service.admin("/")[1]
@@ -317,7 +317,7 @@ def test_the_name_that_is_the_default_is_not_said_twice(service: Service) -> Non
     service.ok("stop")
 
 
-def test_no_model_says_a_reason_twice_and_80_columns_are_enough(service: Service) -> None:
+def test_no_model_says_a_reason_twice_and_80_columns_are_enough(service: Daemon) -> None:
     lines = service.ok("models").splitlines()
     assert max(map(len, lines)) <= 79
     refused = [line for line in lines if line.startswith("  refused")]
@@ -329,7 +329,7 @@ def test_no_model_says_a_reason_twice_and_80_columns_are_enough(service: Service
     ]
 
 
-def test_the_page_tells_what_status_tells(service: Service) -> None:
+def test_the_page_tells_what_status_tells(service: Daemon) -> None:
     """A browser is what one looks with at night: deaths and the application are there, too."""
     service.expected_errors = ["SIGKILL"]
     service.start("-w", "2")

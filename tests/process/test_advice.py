@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_privileges import root_only
 
 CGROUPS = Path("/sys/fs/cgroup/cpu")  # where version 1 is mounted
@@ -25,7 +25,7 @@ VARIABLES = """
 """
 
 
-def test_variables_of_somebody_else(service: Service) -> None:
+def test_variables_of_somebody_else(service: Daemon) -> None:
     """Links to Services of Kubernetes are nothing to forkd; the application has a use for them."""
     service.write_app(VARIABLES)
     service.environ |= {
@@ -62,7 +62,7 @@ def group() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs, one to be taken away")
-def test_auto_follows_the_quota_of_a_control_group(group: Path, service: Service) -> None:
+def test_auto_follows_the_quota_of_a_control_group(group: Path, service: Daemon) -> None:
     (group.parent / "cpu.cfs_quota_us").write_text("60000")  # 0.6 CPUs, for all that is inside
     service.under = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"']
     service.start_in_foreground("-w", "auto")
@@ -75,13 +75,13 @@ def test_auto_follows_the_quota_of_a_control_group(group: Path, service: Service
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs, one to be taken away")
-def test_auto_follows_the_affinity_mask(service: Service) -> None:
+def test_auto_follows_the_affinity_mask(service: Daemon) -> None:
     service.under = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
     service.start_in_foreground("-w", "auto")
     assert len(service.workers()) == 1
 
 
-def test_web_concurrency(service: Service) -> None:
+def test_web_concurrency(service: Daemon) -> None:
     service.environ["WEB_CONCURRENCY"] = "3"
     config = service.dir / "f.toml"
     config.write_text("bind = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n")
@@ -98,7 +98,7 @@ def test_web_concurrency(service: Service) -> None:
 
 
 @root_only
-def test_root_without_a_user_is_warned_of_once(service: Service) -> None:
+def test_root_without_a_user_is_warned_of_once(service: Daemon) -> None:
     done = service.run("start", *service.flags())
     assert done.returncode == 0
     assert done.stderr.count(f"forkd: warning: {AS_ROOT}") == 1
@@ -114,7 +114,7 @@ def test_root_without_a_user_is_warned_of_once(service: Service) -> None:
 
 @root_only
 @pytest.mark.parametrize("user", ["nobody", "root", "0"])
-def test_a_user_that_was_named_is_meant(service: Service, user: str) -> None:
+def test_a_user_that_was_named_is_meant(service: Daemon, user: str) -> None:
     service.open_up()
     flags = service.flags("--user", user)
     done = service.run("start", *flags)
@@ -125,6 +125,6 @@ def test_a_user_that_was_named_is_meant(service: Service, user: str) -> None:
 
 
 @root_only
-def test_root_in_the_foreground_is_warned_of_in_the_log(service: Service) -> None:
+def test_root_in_the_foreground_is_warned_of_in_the_log(service: Daemon) -> None:
     service.start_in_foreground()
     assert service.log().count(AS_ROOT) == 1

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from .conftest import Service
+from .conftest import Daemon
 
 pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
 
 
-def bench(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(service: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "forkd", "bench", *arguments], env=service.environ, text=True,
         capture_output=True, timeout=120, cwd=service.dir,
@@ -28,7 +28,7 @@ def bench(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]
         ("broken:app", "ZeroDivisionError"),
     ],
 )
-def test_an_application_that_cannot_be_loaded(service: Service, app: str, said: str) -> None:
+def test_an_application_that_cannot_be_loaded(service: Daemon, app: str, said: str) -> None:
     (service.dir / "broken.py").write_text("1 / 0\n")
     done = bench(service, app)
     assert done.returncode == 1
@@ -50,14 +50,14 @@ def test_an_application_that_cannot_be_loaded(service: Service, app: str, said: 
         (["--path", "index"], "--path: 'index' is no path to request"),
     ],
 )
-def test_arguments_that_make_no_sense_are_exit_2(service: Service, arguments: list[str], said: str) -> None:
+def test_arguments_that_make_no_sense_are_exit_2(service: Daemon, arguments: list[str], said: str) -> None:
     done = bench(service, "app:app", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stdout == ""
 
 
-def test_when_each_combination_is_refused_nothing_was_measured(service: Service) -> None:
+def test_when_each_combination_is_refused_nothing_was_measured(service: Daemon) -> None:
     service.write_app("import asyncio\nclass Echo(asyncio.Protocol): pass\n", name="echo.py")
     done = bench(service, "echo:Echo", "--models", "reactor,simulated-proactor", "--rounds", "1")
     assert done.returncode == 1
@@ -65,7 +65,7 @@ def test_when_each_combination_is_refused_nothing_was_measured(service: Service)
     assert "an asyncio protocol belongs to the thread of its event loop" in done.stdout
 
 
-def test_what_can_be_measured_is(service: Service) -> None:
+def test_what_can_be_measured_is(service: Daemon) -> None:
     """Whatever configuration file lies in the directory."""
     (service.dir / "forkd.toml").write_text("nonsense = 1\n")
     brief = ["--threads", "1", "--rounds", "1", "--seconds", "1"]

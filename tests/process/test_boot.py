@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .conftest import Service, alive, processes_of, until
+from .conftest import Daemon, alive, processes_of, until
 
 #: Importing it does not end while there is a file "hang"; each import is noted.
 APP = """
@@ -53,15 +53,15 @@ KINDS = {
 }
 
 
-def hang(service: Service) -> None:
+def hang(service: Daemon) -> None:
     (service.dir / "hang").touch()
 
 
-def go_on(service: Service) -> None:
+def go_on(service: Daemon) -> None:
     (service.dir / "hang").unlink()
 
 
-def imports(service: Service) -> list[tuple[int, str]]:
+def imports(service: Daemon) -> list[tuple[int, str]]:
     try:
         lines = (service.dir / "imports").read_text().splitlines()
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def imports(service: Service) -> list[tuple[int, str]]:
     return [(int(pid), version) for pid, version in map(str.split, lines)]
 
 
-def importing(service: Service, version: str) -> int:
+def importing(service: Daemon, version: str) -> int:
     """Waits until a process imports that version, and returns its pid."""
     return until(
         lambda: next((p for p, v in imports(service) if v == version and alive(p)), 0),
@@ -77,7 +77,7 @@ def importing(service: Service, version: str) -> int:
     )
 
 
-def command(service: Service, verb: str, *arguments: str) -> subprocess.Popen[str]:
+def command(service: Daemon, verb: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         service.argv(verb, *arguments), cwd=service.dir, env=service.environ, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -95,7 +95,7 @@ def shows_where(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_start_ends_and_shows_where_it_hangs(service: Service, kind: str) -> None:
+def test_a_start_ends_and_shows_where_it_hangs(service: Daemon, kind: str) -> None:
     service.write_app(APP)
     hang(service)
     done = service.run("start", *service.flags(*KINDS[kind], "--boot-timeout", "0.5"))
@@ -106,7 +106,7 @@ def test_a_start_ends_and_shows_where_it_hangs(service: Service, kind: str) -> N
     service.expected_errors = ["gone: boot-timeout"]
 
 
-def test_a_check_ends_and_shows_where_it_hangs(service: Service) -> None:
+def test_a_check_ends_and_shows_where_it_hangs(service: Daemon) -> None:
     service.write_app(APP)
     hang(service)
     done = service.run("check", *service.flags("--boot-timeout", "0.5"))
@@ -115,7 +115,7 @@ def test_a_check_ends_and_shows_where_it_hangs(service: Service) -> None:
     assert not [pid for pid, _ in imports(service) if alive(pid)]
 
 
-def test_a_check_waits_for_nobody_that_the_import_has_started(service: Service) -> None:
+def test_a_check_waits_for_nobody_that_the_import_has_started(service: Daemon) -> None:
     service.write_app("""
         import os, time
         from pathlib import Path
@@ -141,7 +141,7 @@ def test_a_check_waits_for_nobody_that_the_import_has_started(service: Service) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("verb", ["reload", "upgrade"])
-def test_a_reload_and_an_upgrade_end_too(service: Service, kind: str, verb: str) -> None:
+def test_a_reload_and_an_upgrade_end_too(service: Daemon, kind: str, verb: str) -> None:
     service.write_app(APP)
     service.start(*KINDS[kind], "--boot-timeout", "0.5")
     service.expected_errors = ["gone: boot-timeout", "reload failed", "upgrade failed"]
@@ -159,7 +159,7 @@ def test_a_reload_and_an_upgrade_end_too(service: Service, kind: str, verb: str)
     until(lambda: service.get() == "v2", "those before have been told to retire")
 
 
-def test_zero_is_no_limit(service: Service) -> None:
+def test_zero_is_no_limit(service: Daemon) -> None:
     service.write_app(APP)
     hang(service)
     starting = command(service, "start", *service.flags("-w", "1", "--boot-timeout", "0"))
@@ -170,7 +170,7 @@ def test_zero_is_no_limit(service: Service) -> None:
     assert output(starting)[0] == 0
 
 
-def test_a_hanging_hook_of_a_boot_ends_too(service: Service) -> None:
+def test_a_hanging_hook_of_a_boot_ends_too(service: Daemon) -> None:
     service.write_app(HOOKS, name="hooks.py")
     hang(service)
     flags = ["--hooks", "hooks", "--timeout", "0", "--boot-timeout", "0.5"]
@@ -185,7 +185,7 @@ def test_a_hanging_hook_of_a_boot_ends_too(service: Service) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", ["reload", "HUP"])
-def test_mended_code_supersedes_a_reload_that_hangs(service: Service, kind: str, by: str) -> None:
+def test_mended_code_supersedes_a_reload_that_hangs(service: Daemon, kind: str, by: str) -> None:
     service.write_app(APP)
     service.start(*KINDS[kind])
     hang(service)
@@ -207,7 +207,7 @@ def test_mended_code_supersedes_a_reload_that_hangs(service: Service, kind: str,
     assert service.live()["master"]["reloads"] == {"success": 1, "failure": 0, "superseded": 1}
 
 
-def test_a_storm_of_reloads_ends_with_the_last_code(service: Service) -> None:
+def test_a_storm_of_reloads_ends_with_the_last_code(service: Daemon) -> None:
     service.write_app(APP)
     service.start("-w", "8")
     hang(service)
@@ -224,7 +224,7 @@ def test_a_storm_of_reloads_ends_with_the_last_code(service: Service) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stop_during_a_hanging_start_works_at_once(service: Service, kind: str) -> None:
+def test_stop_during_a_hanging_start_works_at_once(service: Daemon, kind: str) -> None:
     service.write_app(APP)
     hang(service)
     starting = command(service, "start", *service.flags(*KINDS[kind]))
@@ -236,7 +236,7 @@ def test_stop_during_a_hanging_start_works_at_once(service: Service, kind: str) 
     assert not alive(stuck)
 
 
-def test_what_takes_long_is_said_and_ctrl_c_ends_what_a_start_began(service: Service) -> None:
+def test_what_takes_long_is_said_and_ctrl_c_ends_what_a_start_began(service: Daemon) -> None:
     service.write_app(APP)
     hang(service)
     starting, checking = (command(service, verb, *service.flags("-w", "1")) for verb in ("start", "check"))
@@ -259,7 +259,7 @@ def test_what_takes_long_is_said_and_ctrl_c_ends_what_a_start_began(service: Ser
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_start_that_nobody_waits_for_any_more_ends(service: Service, number: int) -> None:
+def test_a_start_that_nobody_waits_for_any_more_ends(service: Daemon, number: int) -> None:
     """The command is killed: it could not report any more whether the service has come up."""
     service.write_app(HOOKS, name="hooks.py")
     hang(service)
@@ -273,14 +273,14 @@ def test_a_start_that_nobody_waits_for_any_more_ends(service: Service, number: i
     assert not service.pidfile.exists()
 
 
-def test_the_end_of_a_command_that_has_its_answer_is_nothing_to_the_service(service: Service) -> None:
+def test_the_end_of_a_command_that_has_its_answer_is_nothing_to_the_service(service: Daemon) -> None:
     service.start()
     assert service.get() == "v1"
     assert "does not wait" not in service.log()
 
 
 @pytest.mark.parametrize("verb", ["reload", "upgrade"])
-def test_stop_during_a_hanging_reload_works_at_once(service: Service, verb: str) -> None:
+def test_stop_during_a_hanging_reload_works_at_once(service: Daemon, verb: str) -> None:
     service.write_app(APP)
     service.start()
     hang(service)
@@ -295,7 +295,7 @@ def test_stop_during_a_hanging_reload_works_at_once(service: Service, verb: str)
 
 
 @pytest.mark.parametrize("when", ["on_starting", "on_reload"])
-def test_stop_does_not_wait_for_a_hook_of_a_boot(service: Service, when: str) -> None:
+def test_stop_does_not_wait_for_a_hook_of_a_boot(service: Daemon, when: str) -> None:
     service.write_app(HOOKS, name="hooks.py")
     service.expected_errors = [f"hook {when} .* failed: SIGTERM"]
     flags = service.flags("--hooks", "hooks", "--timeout", "0", "--boot-timeout", "0")
@@ -317,7 +317,7 @@ def test_stop_does_not_wait_for_a_hook_of_a_boot(service: Service, when: str) ->
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("kind", ["workers", "template"])
-def test_who_is_killed_while_it_boots_is_no_crash(service: Service, kind: str, number: int) -> None:
+def test_who_is_killed_while_it_boots_is_no_crash(service: Daemon, kind: str, number: int) -> None:
     """More often than the breaker allows crashes; and each time a little later."""
     mortal = "import os, signal, time\n    signal.signal(15, signal.SIG_DFL)"
     service.write_app(APP.replace("import os, time", mortal))
@@ -339,7 +339,7 @@ def test_who_is_killed_while_it_boots_is_no_crash(service: Service, kind: str, n
     assert service.get() == "v1"
 
 
-def test_it_is_not_tried_in_a_hot_loop(service: Service) -> None:
+def test_it_is_not_tried_in_a_hot_loop(service: Daemon) -> None:
     """As when there is no memory: each is killed as soon as it imports the application."""
     service.write_app(APP)
     service.start("-w", "1")
@@ -355,7 +355,7 @@ def test_it_is_not_tried_in_a_hot_loop(service: Service) -> None:
 
 
 @pytest.mark.parametrize("kind", ["workers", "template"])
-def test_a_start_whose_workers_are_always_killed_fails(service: Service, kind: str) -> None:
+def test_a_start_whose_workers_are_always_killed_fails(service: Daemon, kind: str) -> None:
     service.write_app(APP.replace("while (HERE", "while os.kill(os.getpid(), 9) or (HERE"))
     service.expected_errors = ["gone: boot"]
     done = service.run("start", *service.flags(*KINDS[kind][2:], "-w", "1"))
@@ -365,7 +365,7 @@ def test_a_start_whose_workers_are_always_killed_fails(service: Service, kind: s
     service.gone()
 
 
-def test_a_reload_survives_that_one_of_its_workers_is_killed(service: Service) -> None:
+def test_a_reload_survives_that_one_of_its_workers_is_killed(service: Daemon) -> None:
     service.write_app(APP)
     service.start("-w", "2")
     service.expected_errors = ["gone: boot"]
@@ -380,7 +380,7 @@ def test_a_reload_survives_that_one_of_its_workers_is_killed(service: Service) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
-def test_other_signals_are_crashes(service: Service, number: int) -> None:
+def test_other_signals_are_crashes(service: Daemon, number: int) -> None:
     service.write_app(APP.replace("while (HERE", f"while os.kill(os.getpid(), {int(number)}) or (HERE"))
     service.expected_errors = ["gone: boot"]
     done = service.run("start", *service.flags("-w", "1"))
@@ -389,7 +389,7 @@ def test_other_signals_are_crashes(service: Service, number: int) -> None:
     assert len(imports(service)) == 1  # the first crash ends the start
 
 
-def test_the_thread_that_waits_gets_the_word_of_its_own_reload(service: Service) -> None:
+def test_the_thread_that_waits_gets_the_word_of_its_own_reload(service: Daemon) -> None:
     """Three callers: the two that were superseded fail, the last one succeeds."""
     service.write_app(APP)
     service.start("-w", "1")
@@ -413,7 +413,7 @@ def test_the_thread_that_waits_gets_the_word_of_its_own_reload(service: Service)
     assert not [p for p in processes_of(service.name) if not alive(p)]
 
 
-def test_a_rolling_reload_that_hangs_in_its_middle_is_superseded(service: Service) -> None:
+def test_a_rolling_reload_that_hangs_in_its_middle_is_superseded(service: Daemon) -> None:
     """The first worker of the generation is ready, the next one hangs: it is tried again, the old ones
     serve, and mended code takes the place of both."""
     service.write_app(APP)
@@ -434,7 +434,7 @@ def test_a_rolling_reload_that_hangs_in_its_middle_is_superseded(service: Servic
     assert service.get() == "v3"
 
 
-def test_an_upgrade_whose_new_master_says_nothing_ends(service: Service) -> None:
+def test_an_upgrade_whose_new_master_says_nothing_ends(service: Daemon) -> None:
     service.write_app(APP)
     service.start("-w", "1", "--boot-timeout", "0.3", "--timeout", "0.3")
     service.expected_errors = ["upgrade failed"]

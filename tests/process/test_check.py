@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_privileges import root_only
 
 
@@ -29,7 +29,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def problems(service: Service, *flags: str) -> str:
+def problems(service: Daemon, *flags: str) -> str:
     """What `forkd check` complains of; it has to change nothing, and a start has to fail too."""
     before = {path: path.lstat().st_mtime_ns for path in service.dir.rglob("*")}
     done = service.run("check", *service.flags(*flags))
@@ -43,14 +43,14 @@ def problems(service: Service, *flags: str) -> str:
     return done.stderr
 
 
-def test_a_port_in_use_with_its_holder(service: Service, taken: int) -> None:
+def test_a_port_in_use_with_its_holder(service: Daemon, taken: int) -> None:
     said = problems(service, "-b", f"127.0.0.1:{taken}")
     assert f"forkd: bind(127.0.0.1:{taken}): EADDRINUSE" in said
     assert f"it is held by pid {os.getpid()} " in said
 
 
 @pytest.mark.parametrize("own", ["admin", "health"])
-def test_a_port_of_the_masters_own_in_use_with_its_holder(service: Service, taken: int, own: str) -> None:
+def test_a_port_of_the_masters_own_in_use_with_its_holder(service: Daemon, taken: int, own: str) -> None:
     said = problems(service, f"--{own}", f"127.0.0.1:{taken}")
     assert f"forkd: {own}: bind(127.0.0.1:{taken}): EADDRINUSE" in said
     assert f"it is held by pid {os.getpid()} " in said
@@ -66,12 +66,12 @@ def test_a_port_of_the_masters_own_in_use_with_its_holder(service: Service, take
         ("fd://199", "descriptor 199 is not a socket"),
     ],
 )
-def test_an_address_that_cannot_be_bound(service: Service, option: str, address: str, said: str) -> None:
+def test_an_address_that_cannot_be_bound(service: Daemon, option: str, address: str, said: str) -> None:
     assert said in problems(service, option, address)
 
 
 @pytest.mark.parametrize("option", ["-b", "--admin", "--health"])
-def test_a_socket_file_that_somebody_listens_on_or_that_is_none(service: Service, option: str) -> None:
+def test_a_socket_file_that_somebody_listens_on_or_that_is_none(service: Daemon, option: str) -> None:
     path = service.dir / "x.sock"
     with socket.socket(socket.AF_UNIX) as holder:
         holder.bind(str(path))
@@ -83,7 +83,7 @@ def test_a_socket_file_that_somebody_listens_on_or_that_is_none(service: Service
     assert path.read_text() == "precious"
 
 
-def test_two_addresses_of_one_configuration_that_exclude_each_other(service: Service) -> None:
+def test_two_addresses_of_one_configuration_that_exclude_each_other(service: Daemon) -> None:
     port = _free_port()
     said = problems(service, "-b", f"127.0.0.1:{port}", "-b", f"0.0.0.0:{port}")
     assert f"forkd: bind 0.0.0.0:{port}: 127.0.0.1:{port} has that port already" in said
@@ -93,7 +93,7 @@ def test_two_addresses_of_one_configuration_that_exclude_each_other(service: Ser
 
 
 @pytest.mark.parametrize("option", ["--access-log", "--error-log"])
-def test_a_log_that_cannot_be_written(service: Service, option: str) -> None:
+def test_a_log_that_cannot_be_written(service: Daemon, option: str) -> None:
     name = option[2:].replace("-", " ")
     said = problems(service, option, "/proc/none/x.log")
     assert f"{name}(/proc/none/x.log): ENOENT" in said
@@ -105,7 +105,7 @@ def test_a_log_that_cannot_be_written(service: Service, option: str) -> None:
 
 
 @root_only
-def test_files_that_only_another_user_may_write(service: Service) -> None:
+def test_files_that_only_another_user_may_write(service: Daemon) -> None:
     """By the command's own rights, which are those of the master and the logger."""
     closed = service.dir / "closed"
     closed.mkdir(mode=0o755)
@@ -124,12 +124,12 @@ def test_files_that_only_another_user_may_write(service: Service) -> None:
     assert f"control {closed}/x.sock: bind({closed}/x.sock): EACCES" in done.stderr
 
 
-def test_a_detached_daemon_has_no_stderr_for_its_log(service: Service) -> None:
+def test_a_detached_daemon_has_no_stderr_for_its_log(service: Daemon) -> None:
     assert "a detached daemon has no stderr" in problems(service, "--error-log", "-")
     assert service.run("check", *service.flags("--error-log", "-", "-f")).returncode == 0
 
 
-def test_all_at_once_and_the_application_too(service: Service, taken: int) -> None:
+def test_all_at_once_and_the_application_too(service: Daemon, taken: int) -> None:
     service.write_app("import this_is_not_there\n")
     wrong = ["-b", f"127.0.0.1:{taken}", "--admin", "192.0.2.1:1", "--access-log", "/proc/n/x"]
     done = service.run("check", *service.flags(*wrong))
@@ -139,7 +139,7 @@ def test_all_at_once_and_the_application_too(service: Service, taken: int) -> No
     assert len(re.findall("^forkd: ", done.stderr, re.MULTILINE)) == 4
 
 
-def test_what_a_start_would_make_is_no_problem(service: Service) -> None:
+def test_what_a_start_would_make_is_no_problem(service: Daemon) -> None:
     where = service.dir / "run" / "deep"
     service.pidfile = where / "d.pid"
     service.control = where / "d.sock"
@@ -151,7 +151,7 @@ def test_what_a_start_would_make_is_no_problem(service: Service) -> None:
 # ---- beside a running service -------------------------------------------------------------
 
 
-def _configure(service: Service, port: int, admin: int, more: str = "") -> list[str]:
+def _configure(service: Daemon, port: int, admin: int, more: str = "") -> list[str]:
     file = service.dir / "service.toml"
     file.write_text(
         f'app = "app:app"\nworkers = 2\nbind = ["127.0.0.1:{port}", "unix:{service.dir}/s.sock"]\n'
@@ -161,7 +161,7 @@ def _configure(service: Service, port: int, admin: int, more: str = "") -> list[
     return ["-c", str(file)]
 
 
-def test_beside_the_running_service_before_and_after_a_change_of_one_bind(service: Service) -> None:
+def test_beside_the_running_service_before_and_after_a_change_of_one_bind(service: Daemon) -> None:
     port, other, admin = _free_port(), _free_port(), _free_port()
     flags = _configure(service, port, admin)
     service.start(*flags, app=None)
@@ -186,7 +186,7 @@ def test_beside_the_running_service_before_and_after_a_change_of_one_bind(servic
     ) in service.ok("check", *flags)
 
 
-def test_an_address_that_is_anothers_is_an_error_beside_it_too(service: Service, taken: int) -> None:
+def test_an_address_that_is_anothers_is_an_error_beside_it_too(service: Daemon, taken: int) -> None:
     port, admin = _free_port(), _free_port()
     flags = _configure(service, port, admin)
     service.start(*flags, app=None)
@@ -198,7 +198,7 @@ def test_an_address_that_is_anothers_is_an_error_beside_it_too(service: Service,
     assert service.run("reload").returncode == 1
 
 
-def test_what_another_daemon_of_forkd_has_is_an_error(service: Service, other: Service) -> None:
+def test_what_another_daemon_of_forkd_has_is_an_error(service: Daemon, other: Daemon) -> None:
     other.start()
     port = other.address[1]
     done = service.run("check", *service.flags("-b", f"127.0.0.1:{port}"))
@@ -209,7 +209,7 @@ def test_what_another_daemon_of_forkd_has_is_an_error(service: Service, other: S
     assert f"control {other.control}: " in done.stderr
 
 
-def test_what_a_reload_refuses_is_an_error_and_a_restart_is_named(service: Service) -> None:
+def test_what_a_reload_refuses_is_an_error_and_a_restart_is_named(service: Daemon) -> None:
     port, admin = _free_port(), _free_port()
     flags = _configure(service, port, admin)
     service.start(*flags, app=None)
@@ -231,7 +231,7 @@ def test_what_a_reload_refuses_is_an_error_and_a_restart_is_named(service: Servi
     assert service.run("reload").returncode == 1
 
 
-def test_what_a_reload_has_no_room_for_is_an_error(service: Service) -> None:
+def test_what_a_reload_has_no_room_for_is_an_error(service: Daemon) -> None:
     flags = _configure(service, _free_port(), _free_port())
     service.start(*flags, app=None)
     service.expected_errors = ["reload failed"]
@@ -250,7 +250,7 @@ def test_what_a_reload_has_no_room_for_is_an_error(service: Service) -> None:
     assert service.ok("check", *flags).startswith("ok: ")
 
 
-def test_a_file_that_the_running_daemon_does_not_read(service: Service) -> None:
+def test_a_file_that_the_running_daemon_does_not_read(service: Daemon) -> None:
     service.start()
     said = service.ok("check", *_configure(service, _free_port(), _free_port()))
     assert (
@@ -259,7 +259,7 @@ def test_a_file_that_the_running_daemon_does_not_read(service: Service) -> None:
     ) in said
 
 
-def test_a_port_that_the_kernel_chose_may_be_written_down(service: Service) -> None:
+def test_a_port_that_the_kernel_chose_may_be_written_down(service: Daemon) -> None:
     file = service.dir / "c.toml"
     text = 'app = "app:app"\nworkers = 2\nbind = "127.0.0.1:PORT"\nadmin = "127.0.0.1:0"\n'
     file.write_text(text.replace("PORT", "0"))
@@ -272,7 +272,7 @@ def test_a_port_that_the_kernel_chose_may_be_written_down(service: Service) -> N
     assert service.get() == "v1"
 
 
-def test_a_master_that_does_not_answer_is_an_error(service: Service) -> None:
+def test_a_master_that_does_not_answer_is_an_error(service: Daemon) -> None:
     service.start()
     service.control.unlink()
     done = service.run("check", *service.flags())
@@ -282,7 +282,7 @@ def test_a_master_that_does_not_answer_is_an_error(service: Service) -> None:
     until(lambda: not service.pidfile.exists(), "stopped")
 
 
-def test_the_sockets_of_a_front_are_tried_and_left_as_they_are(service: Service) -> None:
+def test_the_sockets_of_a_front_are_tried_and_left_as_they_are(service: Daemon) -> None:
     with socket.socket() as front:
         front.bind(("127.0.0.1", 0))
         fd = front.fileno()

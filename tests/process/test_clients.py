@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Crowd, Load
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
 
@@ -65,7 +65,7 @@ def test_nobody_listens() -> None:
 
 
 @pytest.mark.parametrize("how", ["tcp", "unix"])
-def test_a_crowd_counts_what_the_service_counts(service: Service, tmp_path: Path, how: str) -> None:
+def test_a_crowd_counts_what_the_service_counts(service: Daemon, tmp_path: Path, how: str) -> None:
     path = str(tmp_path / "s.sock")
     service.start("-b", "127.0.0.1:0", "-b", f"unix:{path}")
     address = path if how == "unix" else service.address

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 GREETING = """
@@ -20,11 +20,11 @@ GREETING = """
 """
 
 
-def accepted(service: Service) -> float:
+def accepted(service: Daemon) -> float:
     return service.metric("forkd_connections_accepted_total")
 
 
-def deferring(service: Service) -> list[bool]:
+def deferring(service: Daemon) -> list[bool]:
     return [listener["deferring"] for listener in service.live()["listeners"]]
 
 
@@ -33,7 +33,7 @@ def answered(client: socket.socket) -> bool:
     return client.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_who_says_nothing_is_held_back_and_not_for_ever(service: Service) -> None:
+def test_who_says_nothing_is_held_back_and_not_for_ever(service: Daemon) -> None:
     service.start()
 
     def held_back() -> bool:
@@ -50,7 +50,7 @@ def test_who_says_nothing_is_held_back_and_not_for_ever(service: Service) -> Non
 
 
 @pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async", "proactor"])
-def test_who_ends_without_a_word_is_no_trouble(service: Service, model: str) -> None:
+def test_who_ends_without_a_word_is_no_trouble(service: Daemon, model: str) -> None:
     service.start("-m", model)
     for _ in range(20):
         service.connect().close()
@@ -59,7 +59,7 @@ def test_who_ends_without_a_word_is_no_trouble(service: Service, model: str) -> 
     assert service.get() == "v1"
 
 
-def test_where_it_is_not_wanted(service: Service) -> None:
+def test_where_it_is_not_wanted(service: Daemon) -> None:
     service.start("--no-defer-accept", "-b", "127.0.0.1:0", "-b", f"unix:{service.dir / 'a.sock'}")
     assert deferring(service) == [False, False]
     with service.connect() as client:
@@ -67,7 +67,7 @@ def test_where_it_is_not_wanted(service: Service) -> None:
         assert answered(client)
 
 
-def test_the_configuration_and_the_application_decide(service: Service) -> None:
+def test_the_configuration_and_the_application_decide(service: Daemon) -> None:
     service.expected_errors = [""]
     config = service.dir / "c.toml"
 
@@ -96,7 +96,7 @@ def test_the_configuration_and_the_application_decide(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_a_stop_lets_them_in(service: Service) -> None:
+def test_a_stop_lets_them_in(service: Daemon) -> None:
     service.start("--lame-duck", "600")
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(50)]

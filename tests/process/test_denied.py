@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, processes_of
+from .conftest import Daemon, processes_of
 from .deny import NUMBERS
 
 DENY = str(Path(__file__).with_name("deny.py"))
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif("flock" not in NUMBERS, reason="no numbers of sy
 
 
 def denied(
-    service: Service, error: str, calls: str, verb: str, *arguments: str
+    service: Daemon, error: str, calls: str, verb: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """A verb with those calls denied."""
     with open(service.dir / "said", "w+") as said:
@@ -36,7 +36,7 @@ def denied(
     ["pidfd_open", "pidfd_send_signal", "memfd_create", "eventfd2", "epoll_create1", "socketpair", "pipe2"],
 )
 def test_a_start_ends_and_names_the_call(
-    service: Service, call: str, error: str, preload: str
+    service: Daemon, call: str, error: str, preload: str
 ) -> None:
     done = denied(service, error, call, "start", *service.flags(preload))
     service.expected_errors = ["the service did not start"]
@@ -49,7 +49,7 @@ def test_a_start_ends_and_names_the_call(
     assert not service.pidfile.exists()
 
 
-def test_a_process_that_cannot_begin_ends_the_start(service: Service) -> None:
+def test_a_process_that_cannot_begin_ends_the_start(service: Daemon) -> None:
     """The logger, which is the first; it was forked again for ever."""
     done = denied(service, "EPERM", "prctl", "start", *service.flags())
     service.expected_errors = ["the service did not start", "prctl"]
@@ -59,20 +59,20 @@ def test_a_process_that_cannot_begin_ends_the_start(service: Service) -> None:
     assert processes_of(service.name) == []
 
 
-def test_in_the_foreground_too(service: Service) -> None:
+def test_in_the_foreground_too(service: Daemon) -> None:
     done = denied(service, "EPERM", "memfd_create", "start", "-f", *service.flags())
     assert done.returncode == 1
     assert "memfd_create: EPERM: Operation not permitted; the kernel or a policy denies" in done.stdout
 
 
 @pytest.mark.parametrize("call", ["pidfd_open", "memfd_create"])
-def test_a_check_names_the_call(service: Service, call: str) -> None:
+def test_a_check_names_the_call(service: Daemon, call: str) -> None:
     done = denied(service, "EPERM", call, "check", *service.flags())
     assert done.returncode == 1
     assert f"forkd: {call}: EPERM: Operation not permitted" in done.stdout
 
 
-def test_a_stop_names_the_call_and_stops_nothing(service: Service) -> None:
+def test_a_stop_names_the_call_and_stops_nothing(service: Daemon) -> None:
     service.start()
     done = denied(service, "EPERM", "pidfd_open", "stop")
     assert done.returncode == 1
@@ -81,14 +81,14 @@ def test_a_stop_names_the_call_and_stops_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize("call", ["sched_getaffinity", "close_range"])
-def test_some_calls_are_not_needed(service: Service, call: str) -> None:
+def test_some_calls_are_not_needed(service: Daemon, call: str) -> None:
     done = denied(service, "EPERM", call, "start", *service.flags())
     assert done.returncode == 0, done.stdout
     assert service.get() == "v1"
 
 
 @pytest.mark.parametrize("error", ["ENOLCK", "EPERM"])
-def test_a_file_system_without_locks_is_said_to_be_one(service: Service, error: str) -> None:
+def test_a_file_system_without_locks_is_said_to_be_one(service: Daemon, error: str) -> None:
     done = denied(service, error, "flock", "start", *service.flags())
     service.expected_errors = ["the service did not start"]
     assert done.returncode == 1

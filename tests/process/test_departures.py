@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: What can hold or end a child, by path.
 APP = """
@@ -38,7 +38,7 @@ APP = """
 """
 
 
-def ask(service: Service, path: str) -> tuple[socket.socket, int]:
+def ask(service: Daemon, path: str) -> tuple[socket.socket, int]:
     """Send a request that will not be answered: the connection, and the pid of who serves it."""
     client = service.connect()
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -48,16 +48,16 @@ def ask(service: Service, path: str) -> tuple[socket.socket, int]:
     return client, busy[0]["pid"]
 
 
-def departures(service: Service) -> list[dict[str, Any]]:
+def departures(service: Daemon) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = service.live()["departures"]
     return found
 
 
-def the_departure(service: Service) -> dict[str, Any]:
+def the_departure(service: Daemon) -> dict[str, Any]:
     return until(lambda: departures(service), f"a departure: {service.log()}", 20)[-1]
 
 
-def test_killed_from_outside(service: Service) -> None:
+def test_killed_from_outside(service: Daemon) -> None:
     service.expected_errors = ["gone: SIGKILL"]
     service.write_app(APP)
     service.start()
@@ -79,7 +79,7 @@ def test_killed_from_outside(service: Service) -> None:
     until(lambda: 'it was serving "GET /sleep HTTP/1.1" for ' in service.log(), "the line in the log")
 
 
-def test_killed_from_outside_while_it_retires(service: Service) -> None:
+def test_killed_from_outside_while_it_retires(service: Daemon) -> None:
     """The reason is what ended it, not what it was asked to go for."""
     service.expected_errors = ["gone: SIGKILL"]
     service.write_app(APP)
@@ -95,7 +95,7 @@ def test_killed_from_outside_while_it_retires(service: Service) -> None:
     service.settles(1, "forkd_worker_exits_total", reason="SIGKILL")
 
 
-def test_a_segmentation_fault_has_the_stack_of_the_app(service: Service) -> None:
+def test_a_segmentation_fault_has_the_stack_of_the_app(service: Daemon) -> None:
     service.expected_errors = ["gone: SIGSEGV"]
     service.write_app(APP)
     service.start("-w", "1")
@@ -110,7 +110,7 @@ def test_a_segmentation_fault_has_the_stack_of_the_app(service: Service) -> None
     assert found["requests"] == 1
 
 
-def test_an_app_that_exits(service: Service) -> None:
+def test_an_app_that_exits(service: Daemon) -> None:
     service.expected_errors = ["gone: error"]
     service.write_app(APP)
     service.start()
@@ -125,7 +125,7 @@ def test_an_app_that_exits(service: Service) -> None:
 @pytest.mark.parametrize(
     ("path", "frame"), [("/sleep", " in sleeping"), ("/gil", " in app"), ("/regex", " in match")]
 )
-def test_over_the_timeout(service: Service, path: str, frame: str) -> None:
+def test_over_the_timeout(service: Daemon, path: str, frame: str) -> None:
     """Also with the GIL held in C: the stacks are written by a signal handler, without it."""
     service.expected_errors = ["gone: timeout"]
     service.write_app(APP)
@@ -143,7 +143,7 @@ def test_over_the_timeout(service: Service, path: str, frame: str) -> None:
     assert found["doing"] == ("running" if path == "/regex" else "asleep")
 
 
-def test_a_stopped_child_gives_no_stacks_and_the_record_says_why(service: Service) -> None:
+def test_a_stopped_child_gives_no_stacks_and_the_record_says_why(service: Daemon) -> None:
     service.expected_errors = ["gone: timeout"]
     service.write_app(APP)
     service.start("--timeout", "1")
@@ -155,7 +155,7 @@ def test_a_stopped_child_gives_no_stacks_and_the_record_says_why(service: Servic
     until(lambda: "it gave no stacks; it was stopped" in service.log(), "the line in the log")
 
 
-def test_a_retirement_that_takes_too_long_has_stacks(service: Service) -> None:
+def test_a_retirement_that_takes_too_long_has_stacks(service: Daemon) -> None:
     service.write_app(APP)
     service.start("--graceful-timeout", "1")
     client, pid = ask(service, "/sleep")
@@ -167,7 +167,7 @@ def test_a_retirement_that_takes_too_long_has_stacks(service: Service) -> None:
     assert " in sleeping" in found["stacks"]
 
 
-def test_an_ordinary_retirement_is_none(service: Service) -> None:
+def test_an_ordinary_retirement_is_none(service: Daemon) -> None:
     service.start()
     before = service.worker_pids()
     service.ok("reload")
@@ -175,7 +175,7 @@ def test_an_ordinary_retirement_is_none(service: Service) -> None:
     assert departures(service) == []
 
 
-def test_as_json_it_is_one_object(service: Service) -> None:
+def test_as_json_it_is_one_object(service: Daemon) -> None:
     service.expected_errors = [""]
     service.write_app(APP)
     service.start("--log-format", "json", "--timeout", "1")
@@ -193,7 +193,7 @@ def test_as_json_it_is_one_object(service: Service) -> None:
     assert " in sleeping" in record["departure"]["stacks"]
 
 
-def test_the_last_twenty_are_kept(service: Service) -> None:
+def test_the_last_twenty_are_kept(service: Daemon) -> None:
     service.expected_errors = ["gone: SIGKILL"]
     service.start("-w", "1")
     killed: list[int] = []

@@ -17,7 +17,7 @@ import pytest
 from forkd.models import registry
 
 from .clients import Load
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 APP = """
     import os, subprocess
@@ -73,13 +73,13 @@ EVERY_WAY = [
 
 
 @pytest.fixture(autouse=True)
-def app(service: Service) -> None:
+def app(service: Daemon) -> None:
     service.write_app(APP)
 
 
 @pytest.mark.parametrize("flags", EVERY_WAY, ids=" ".join)
 def test_a_program_that_the_application_starts_has_none_of_ours(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     unix = [] if "reuseport" in flags else ["-b", f"unix:{service.dir}/s.sock"]
     service.start(*flags, "--access-log", "access.log", "-b", "127.0.0.1:0", *unix)
@@ -99,7 +99,7 @@ def test_a_program_that_the_application_starts_has_none_of_ours(
 
 @pytest.mark.parametrize("row", registry.MODELS, ids=lambda row: row.name)
 def test_nobody_reads_the_log_when_the_application_closes_0_to_2(
-    service: Service, row: registry.ModelRow
+    service: Daemon, row: registry.ModelRow
 ) -> None:
     service.expected_errors = [r"failed on GET /fail", "Traceback"]
     service.start("-w", "1", "-m", row.name)
@@ -115,7 +115,7 @@ def test_nobody_reads_the_log_when_the_application_closes_0_to_2(
 
 
 @pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
-def test_closed_at_import(service: Service, flags: list[str]) -> None:
+def test_closed_at_import(service: Daemon, flags: list[str]) -> None:
     service.write_app("import os\nfor fd in range(3):\n    os.close(fd)\n" + _dedented(APP))
     service.start(*flags, "-w", "1", "--access-log", "access.log")
     with Load(service.address, keep=2, fresh=2, path="/print") as load:
@@ -135,7 +135,7 @@ CLOSED = [
 ]
 
 
-def run_with_closed(service: Service, closed: str, command: list[str]) -> int:
+def run_with_closed(service: Daemon, closed: str, command: list[str]) -> int:
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
         cwd=service.dir, env=service.environ, timeout=60,
@@ -144,7 +144,7 @@ def run_with_closed(service: Service, closed: str, command: list[str]) -> int:
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_closed_by_whoever_starts_it(service: Service, closed: str) -> None:
+def test_closed_by_whoever_starts_it(service: Daemon, closed: str) -> None:
     command = service.argv("start", *service.flags("--access-log", "access.log"))
     assert run_with_closed(service, closed, command) == 0, service.log()
     assert re.fullmatch(r"\d+\n", service.pidfile.read_text())
@@ -156,7 +156,7 @@ def test_closed_by_whoever_starts_it(service: Service, closed: str) -> None:
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_closed_by_whoever_starts_it_in_the_foreground(service: Service, closed: str) -> None:
+def test_closed_by_whoever_starts_it_in_the_foreground(service: Daemon, closed: str) -> None:
     path = service.dir / "s"
     service.under = ["sh", "-c", f'exec "$@" {closed}', "sh"]
     command = service.argv("start", *service.flags("-b", f"unix:{path}", "--admin", "none"), "-f")
@@ -180,7 +180,7 @@ def test_closed_by_whoever_starts_it_in_the_foreground(service: Service, closed:
     assert service.foreground.wait(10) == 0
 
 
-def test_files_that_python_has_not_although_they_are_open(service: Service) -> None:
+def test_files_that_python_has_not_although_they_are_open(service: Daemon) -> None:
     program = (
         "import sys; sys.stdin = sys.stdout = sys.stderr = None; "
         "from forkd.command import main as cli; cli.main()"
@@ -196,7 +196,7 @@ def test_files_that_python_has_not_although_they_are_open(service: Service) -> N
 
 
 def test_a_worker_that_has_no_descriptor_left_leaves_the_service_to_the_others(
-    service: Service,
+    service: Daemon,
 ) -> None:
     service.expected_errors = ["EMFILE"]
     service.under = ["prlimit", "--nofile=256:256"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 HOOKS = """
     def on_reload(place):
@@ -24,7 +24,7 @@ HOOKS = """
 class Releases:
     """Two releases, and `current`, which leads to one of them."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Daemon) -> None:
         self._service = service
         self.current = service.dir / "current"
         for name in ("v1", "v2"):
@@ -44,7 +44,7 @@ class Releases:
 
 
 def run_in(
-    directory: Path, service: Service, verb: str, *arguments: str, before: str = "true"
+    directory: Path, service: Daemon, verb: str, *arguments: str, before: str = "true"
 ) -> subprocess.CompletedProcess[str]:
     """A command as a shell runs it that has gone to the directory, and done something there."""
     shell = ["sh", "-c", f'cd "$0" && {before} && exec "$@"', str(directory)]
@@ -53,13 +53,13 @@ def run_in(
 
 
 @pytest.fixture
-def releases(service: Service) -> Releases:
+def releases(service: Daemon) -> Releases:
     return Releases(service)
 
 
 @pytest.mark.parametrize("flags", [[], ["--preload"], ["--hooks", "project_hooks"]], ids=" ".join)
 def test_a_reload_serves_what_the_link_leads_to(
-    service: Service, releases: Releases, flags: list[str]
+    service: Daemon, releases: Releases, flags: list[str]
 ) -> None:
     releases.start(*flags)
     assert service.get() == "v1"
@@ -74,7 +74,7 @@ def test_a_reload_serves_what_the_link_leads_to(
 
 
 @pytest.mark.parametrize("verb", ["upgrade", "restart"])
-def test_so_do_an_upgrade_and_a_restart(service: Service, releases: Releases, verb: str) -> None:
+def test_so_do_an_upgrade_and_a_restart(service: Daemon, releases: Releases, verb: str) -> None:
     releases.start()
     releases.deploy("v2")
     shutil.rmtree(service.dir / "v1")
@@ -82,7 +82,7 @@ def test_so_do_an_upgrade_and_a_restart(service: Service, releases: Releases, ve
     assert service.get() == "v2"
 
 
-def test_a_worker_of_an_old_generation_has_its_code(service: Service, releases: Releases) -> None:
+def test_a_worker_of_an_old_generation_has_its_code(service: Daemon, releases: Releases) -> None:
     """The link leads elsewhere, and there was no reload yet."""
     service.expected_errors = ["SIGKILL"]
     releases.start("-w", "1")
@@ -93,7 +93,7 @@ def test_a_worker_of_an_old_generation_has_its_code(service: Service, releases: 
     assert service.get() == "v1"
 
 
-def test_a_configuration_beside_it_is_that_of_the_release(service: Service, releases: Releases) -> None:
+def test_a_configuration_beside_it_is_that_of_the_release(service: Daemon, releases: Releases) -> None:
     for name, workers in (("v1", 1), ("v2", 2)):
         text = f'app = "app:app"\nbind = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\nworkers = {workers}\n'
         (service.dir / name / "forkd.toml").write_text(text)
@@ -104,7 +104,7 @@ def test_a_configuration_beside_it_is_that_of_the_release(service: Service, rele
     assert (service.get(), len(service.workers())) == ("v2", 2)
 
 
-def test_chdir_is_a_name_too_and_may_change_at_a_reload(service: Service, releases: Releases) -> None:
+def test_chdir_is_a_name_too_and_may_change_at_a_reload(service: Daemon, releases: Releases) -> None:
     file = service.dir / "c.toml"
     common = 'app = "app:app"\nbind = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\nworkers = 1\nchdir = '
     file.write_text(f'{common}"current"\n')
@@ -117,7 +117,7 @@ def test_chdir_is_a_name_too_and_may_change_at_a_reload(service: Service, releas
     assert service.get() == "v1"
 
 
-def test_a_directory_that_is_gone_ends_nothing(service: Service, releases: Releases) -> None:
+def test_a_directory_that_is_gone_ends_nothing(service: Daemon, releases: Releases) -> None:
     why = f"chdir({releases.current}): ENOENT: No such file or directory"
     service.expected_errors = ["reload failed", "upgrade failed"]
     releases.start("-w", "1")
@@ -132,7 +132,7 @@ def test_a_directory_that_is_gone_ends_nothing(service: Service, releases: Relea
     assert service.get() == "v2"
 
 
-def test_a_worker_whose_release_was_removed_says_so(service: Service, releases: Releases) -> None:
+def test_a_worker_whose_release_was_removed_says_so(service: Daemon, releases: Releases) -> None:
     service.expected_errors = ["SIGKILL", "crash", "has been removed", "gone: boot"]
     releases.start("-w", "1")
     releases.deploy("v2")
@@ -143,7 +143,7 @@ def test_a_worker_whose_release_was_removed_says_so(service: Service, releases: 
     assert service.get() == "v2"
 
 
-def test_a_start_from_a_directory_that_was_removed(service: Service) -> None:
+def test_a_start_from_a_directory_that_was_removed(service: Daemon) -> None:
     service.expected_errors = ["did not start"]
     gone = service.dir / "gone"
     gone.mkdir()
@@ -170,7 +170,7 @@ def test_a_start_from_a_directory_that_was_removed(service: Service) -> None:
 
 
 
-def test_a_program_that_is_gone_is_said_at_an_upgrade(service: Service) -> None:
+def test_a_program_that_is_gone_is_said_at_an_upgrade(service: Daemon) -> None:
     """As of a virtual environment in a release that was removed."""
     service.expected_errors = ["upgrade failed"]
     python = service.dir / "venv" / "bin" / "python"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_privileges import root_only
 
 
-def _forkd(service: Service, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _forkd(service: Daemon, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, without any word on where its daemon is."""
     return subprocess.run(
         [sys.executable, "-m", "forkd", verb, *arguments], env=service.environ, text=True,
@@ -22,7 +22,7 @@ def _forkd(service: Service, verb: str, *arguments: str) -> subprocess.Completed
     )  # fmt: skip
 
 
-def _write(service: Service, more: str = "") -> Path:
+def _write(service: Daemon, more: str = "") -> Path:
     file = service.dir / "forkd.toml"
     file.write_text(
         f'app = "app:app"\nname = "{service.name}"\npidfile = "{service.name}.pid"\nworkers = 2\n'
@@ -31,7 +31,7 @@ def _write(service: Service, more: str = "") -> Path:
     return file
 
 
-def test_all_verbs_find_it_and_say_so(service: Service) -> None:
+def test_all_verbs_find_it_and_say_so(service: Daemon) -> None:
     file = _write(service)
     checked = _forkd(service, "check")
     assert (checked.returncode, checked.stderr) == (0, "")
@@ -59,7 +59,7 @@ def test_all_verbs_find_it_and_say_so(service: Service) -> None:
     assert f"where it is was read from {file}, found here" in done.stderr
 
 
-def test_a_file_that_is_named_takes_its_place(service: Service) -> None:
+def test_a_file_that_is_named_takes_its_place(service: Daemon) -> None:
     _write(service, "nonsense = 1\n")
     assert _forkd(service, "check").returncode == 2
     named = service.dir / "named.toml"
@@ -73,7 +73,7 @@ def test_a_file_that_is_named_takes_its_place(service: Service) -> None:
     assert "warning" not in said
 
 
-def test_a_restart_keeps_the_file_that_the_daemon_was_started_with(service: Service) -> None:
+def test_a_restart_keeps_the_file_that_the_daemon_was_started_with(service: Daemon) -> None:
     service.start("-w", "1")
     (service.dir / "forkd.toml").write_text("workers = 3\n")
     service.ok("restart")
@@ -81,7 +81,7 @@ def test_a_restart_keeps_the_file_that_the_daemon_was_started_with(service: Serv
     assert len(service.workers()) == 1
 
 
-def test_an_upgrade_reads_no_file_that_has_come_since(service: Service) -> None:
+def test_an_upgrade_reads_no_file_that_has_come_since(service: Daemon) -> None:
     service.start("-w", "1")
     (service.dir / "forkd.toml").write_text("nonsense = 1\n")
     before = service.pid
@@ -92,7 +92,7 @@ def test_an_upgrade_reads_no_file_that_has_come_since(service: Service) -> None:
 
 @root_only
 @pytest.mark.parametrize("what", ["owner", "mode", "group", "directory"])
-def test_one_that_others_may_write_is_read_only_when_it_is_named(service: Service, what: str) -> None:
+def test_one_that_others_may_write_is_read_only_when_it_is_named(service: Daemon, what: str) -> None:
     file = _write(service)
     culprit = service.dir if what == "directory" else file
     if what == "owner":
@@ -120,7 +120,7 @@ def test_one_that_others_may_write_is_read_only_when_it_is_named(service: Servic
     assert service.ok("check", "app:app", "-b", "127.0.0.1:0", "--admin", "none")
 
 
-def test_another_users_file_in_a_directory_for_all(service: Service) -> None:
+def test_another_users_file_in_a_directory_for_all(service: Daemon) -> None:
     """Like /tmp: the file is ours, and the sticky bit keeps it."""
     _write(service)
     service.dir.chmod(0o1777)

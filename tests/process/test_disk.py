@@ -18,7 +18,7 @@ import pytest
 
 from . import fuse
 from .clients import Load
-from .conftest import Service, alive, command_line, until
+from .conftest import Daemon, alive, command_line, until
 from .trial import GONE, files
 
 needs_fuse = pytest.mark.skipif(bool(fuse.why_not()), reason=f"no FUSE here: {fuse.why_not()}")
@@ -38,7 +38,7 @@ TALKING = """
 
 
 @pytest.fixture
-def disk(service: Service, tmp_path: Path) -> Iterator[fuse.Disk]:
+def disk(service: Daemon, tmp_path: Path) -> Iterator[fuse.Disk]:
     """It is unmounted last: what waits for it ends then."""
     with fuse.hanging_disk(tmp_path / "disk") as mounted:
         yield mounted
@@ -48,7 +48,7 @@ def disk(service: Service, tmp_path: Path) -> Iterator[fuse.Disk]:
             service.ok("stop")
 
 
-def start(service: Service, disk: fuse.Disk, *flags: str) -> None:
+def start(service: Daemon, disk: fuse.Disk, *flags: str) -> None:
     """`forkd start`, where the disk is to be seen."""
     done = subprocess.run(
         [*disk.under, "sh", "-c", 'cd "$0" && exec "$@"', str(service.dir),
@@ -58,11 +58,11 @@ def start(service: Service, disk: fuse.Disk, *flags: str) -> None:
     assert done.returncode == 0, done.stderr + service.log()
 
 
-def lost(service: Service, log: str = "access") -> int:
+def lost(service: Daemon, log: str = "access") -> int:
     return int(service.metric("forkd_log_lines_lost_total", log=log))
 
 
-def serves(service: Service) -> None:
+def serves(service: Daemon) -> None:
     assert service.get() == "v1"
     assert service.admin("/healthz")[0] == 200
     assert service.admin("/readyz")[0] == 200
@@ -81,7 +81,7 @@ def serves(service: Service) -> None:
     ids=" ".join,
 )
 def test_an_access_log_whose_disk_hangs_stops_nobody(
-    service: Service, disk: fuse.Disk, flags: list[str]
+    service: Daemon, disk: fuse.Disk, flags: list[str]
 ) -> None:
     service.expected_errors = ["its disk does not answer"]
     access = f"{disk.directory}/access"
@@ -116,7 +116,7 @@ def test_an_access_log_whose_disk_hangs_stops_nobody(
 
 @needs_fuse
 def test_an_error_log_whose_disk_hangs_stops_nobody_and_a_print_neither(
-    service: Service, disk: fuse.Disk
+    service: Daemon, disk: fuse.Disk
 ) -> None:
     service.write_app(TALKING)
     start(service, disk, "--error-log", str(service.error_log), "-w", "1")
@@ -145,7 +145,7 @@ def test_an_error_log_whose_disk_hangs_stops_nobody_and_a_print_neither(
 
 @needs_fuse
 @pytest.mark.parametrize("mode", ["hang", "dead"])
-def test_a_stop_and_a_start_while_it_hangs(service: Service, disk: fuse.Disk, mode: str) -> None:
+def test_a_stop_and_a_start_while_it_hangs(service: Daemon, disk: fuse.Disk, mode: str) -> None:
     service.expected_errors = ["its disk does not answer"]
     access = f"{disk.directory}/access"
     start(service, disk, "--access-log", access)
@@ -178,7 +178,7 @@ def test_a_stop_and_a_start_while_it_hangs(service: Service, disk: fuse.Disk, mo
 
 
 @needs_fuse
-def test_a_worker_that_waits_for_a_dead_disk_is_left_behind(service: Service, disk: fuse.Disk) -> None:
+def test_a_worker_that_waits_for_a_dead_disk_is_left_behind(service: Daemon, disk: fuse.Disk) -> None:
     service.expected_errors = ["does not end by SIGKILL"]
     service.write_app(f"""
         import os
@@ -211,7 +211,7 @@ def test_a_worker_that_waits_for_a_dead_disk_is_left_behind(service: Service, di
 # ---- the logger itself, which needs no such disk --------------------------------------------------
 
 
-def test_a_logger_that_is_killed_is_replaced_and_loses_nothing(service: Service) -> None:
+def test_a_logger_that_is_killed_is_replaced_and_loses_nothing(service: Daemon) -> None:
     service.expected_errors = ["the logger .* is gone: SIGKILL; another one goes on"]
     access = service.dir / "access"
     service.start("--access-log", str(access))
@@ -234,7 +234,7 @@ def test_a_logger_that_is_killed_is_replaced_and_loses_nothing(service: Service)
     assert service.log().count("another one goes on") >= 3
 
 
-def test_a_stopped_logger_does_not_keep_the_master(service: Service) -> None:
+def test_a_stopped_logger_does_not_keep_the_master(service: Daemon) -> None:
     service.start("--access-log", f"{service.dir}/access", "--graceful-timeout", "1")
     logger = service.logger_pid
     os.kill(logger, signal.SIGSTOP)
@@ -243,7 +243,7 @@ def test_a_stopped_logger_does_not_keep_the_master(service: Service) -> None:
     assert not alive(logger)
 
 
-def test_the_logger_holds_nothing_that_another_start_needs(service: Service) -> None:
+def test_the_logger_holds_nothing_that_another_start_needs(service: Daemon) -> None:
     service.start(
         "--access-log", f"{service.dir}/access", "-b", f"unix:{service.dir}/s.sock", "-b", "127.0.0.1:0"
     )
@@ -257,7 +257,7 @@ def test_the_logger_holds_nothing_that_another_start_needs(service: Service) -> 
     assert f"pid={logger}," not in listening
 
 
-def test_an_idle_logger_does_not_wake(service: Service) -> None:
+def test_an_idle_logger_does_not_wake(service: Daemon) -> None:
     service.start("--access-log", f"{service.dir}/access")
     service.get()
     logger = service.logger_pid
@@ -279,7 +279,7 @@ def test_an_idle_logger_does_not_wake(service: Service) -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_file_that_is_stdout(service: Service, same: bool) -> None:
+def test_a_file_that_is_stdout(service: Daemon, same: bool) -> None:
     """In the foreground, its descriptors 1 and 2 redirected to files by a shell."""
     service.write_app(TALKING)
     out = service.error_log if same else service.dir / "out"

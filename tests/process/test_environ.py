@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 APP = r"""
     class Wild:
@@ -70,7 +70,7 @@ FIELDS = "Host: a\r\nReferer: http://r/\r\nUser-Agent: agent/1\r\n"
 )  # fmt: skip
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_what_an_application_does_to_its_environ(
-    service: Service, flags: list[str], style: str
+    service: Daemon, flags: list[str], style: str
 ) -> None:
     service.write_app(APP)
     service.start(*flags, "-w", "1", "--access-log", "access.log", "--log-format", style)
@@ -103,7 +103,7 @@ def test_what_an_application_does_to_its_environ(
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=" ".join)
-def test_proxy_does_not_reach_the_application(service: Service, flags: list[str]) -> None:
+def test_proxy_does_not_reach_the_application(service: Daemon, flags: list[str]) -> None:
     service.write_app(APP)
     service.start(*flags)
     for fields in ("Proxy: http://evil/", "pRoXY:\t http://evil/ ", "Proxy: a\r\nproxy: b"):
@@ -116,7 +116,7 @@ def test_proxy_does_not_reach_the_application(service: Service, flags: list[str]
 
 @pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=" ".join)
 def test_an_exception_that_cannot_be_shown_ends_no_worker(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.expected_errors = ["the application failed", "Traceback"]
     service.write_app(APP)
@@ -130,7 +130,7 @@ def test_an_exception_that_cannot_be_shown_ends_no_worker(
     assert service.worker_pids() == workers
 
 
-def test_a_file_is_sent_whatever_its_methods_say(service: Service) -> None:
+def test_a_file_is_sent_whatever_its_methods_say(service: Daemon) -> None:
     service.write_app(APP)
     service.start("-w", "1")
     assert service.get("/file") == (service.dir / "app.py").read_text()
@@ -138,7 +138,7 @@ def test_a_file_is_sent_whatever_its_methods_say(service: Service) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--no-native"], ["--shed-after", "60"]], ids=" ".join)
 def test_a_chunked_body_has_its_length_however_the_coding_is_spelt(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.write_app(APP)
     service.start(*flags, "-w", "1")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -44,7 +44,7 @@ def answer(client: socket.socket) -> bytes:
 
 @pytest.mark.parametrize(("model", "flag"), MODELS)
 def test_the_one_that_has_been_idle_for_the_longest_makes_room(
-    service: Service, model: str, flag: str
+    service: Daemon, model: str, flag: str
 ) -> None:
     service.start("-m", model, flag, "-w", "1", "--worker-connections", "5")
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def test_the_one_that_has_been_idle_for_the_longest_makes_room(
 
 
 @pytest.mark.parametrize("io", ["aio", "io_uring"])
-def test_one_whose_request_has_been_received_makes_no_room(service: Service, io: str) -> None:
+def test_one_whose_request_has_been_received_makes_no_room(service: Daemon, io: str) -> None:
     """An operation may have taken the request out of the socket, and nobody has been told of that yet. All
     requests are there before the worker accepts: one that has nothing of a first request may make room."""
     service.start("-m", "proactor", "--io", io, "-w", "1", "--worker-connections", "5")
@@ -79,7 +79,7 @@ def test_one_whose_request_has_been_received_makes_no_room(service: Service, io:
             assert [answer(client) for client in clients] == [b"v1"] * 16
 
 
-def test_a_process_for_each_connection_makes_room_as_well(service: Service) -> None:
+def test_a_process_for_each_connection_makes_room_as_well(service: Daemon) -> None:
     service.start("-m", "process-per-connection", "-w", "1", "--worker-connections", "3")
     with contextlib.ExitStack() as stack:
         for _ in range(6):
@@ -88,7 +88,7 @@ def test_a_process_for_each_connection_makes_room_as_well(service: Service) -> N
 
 
 @pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async", "proactor"])
-def test_when_none_is_idle_it_says_so(service: Service, model: str) -> None:
+def test_when_none_is_idle_it_says_so(service: Daemon, model: str) -> None:
     service.start("-m", model, "-w", "1", "--worker-connections", "3")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(3)]

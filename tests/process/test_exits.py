@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 SITE = """
     import sys
@@ -43,7 +43,7 @@ STREAMS = """
 
 
 @pytest.mark.parametrize("flags", [["--native"], ["--no-native"], ["--threads", "4"]], ids=" ".join)
-def test_systemexit_in_a_request_is_a_500_and_the_worker_lives(service: Service, flags: list[str]) -> None:
+def test_systemexit_in_a_request_is_a_500_and_the_worker_lives(service: Daemon, flags: list[str]) -> None:
     service.write_app(SITE)
     service.expected_errors = ["the application failed on GET /exit", "Traceback"]
     service.start("-w", "1", *flags)
@@ -59,14 +59,14 @@ def test_systemexit_in_a_request_is_a_500_and_the_worker_lives(service: Service,
     until(lambda: "SystemExit: 3" in service.log(), "its traceback")
 
 
-def _say(service: Service, word: bytes) -> bytes:
+def _say(service: Daemon, word: bytes) -> bytes:
     with service.connect() as client:
         client.sendall(word)
         client.shutdown(socket.SHUT_WR)
         return client.recv(100)
 
 
-def _find(service: Service) -> None:
+def _find(service: Daemon) -> None:
     """A stream's address is not a URL in the log."""
     address = service.live()["listeners"][0]["address"].rpartition(":")
     service.connect = lambda timeout=10.0: socket.create_connection(  # type: ignore[method-assign]
@@ -75,7 +75,7 @@ def _find(service: Service) -> None:
 
 
 @pytest.mark.parametrize("app", ["streams:Handler", "streams:Protocol"])
-def test_in_a_handler_it_ends_the_stream_and_the_worker_lives(service: Service, app: str) -> None:
+def test_in_a_handler_it_ends_the_stream_and_the_worker_lives(service: Daemon, app: str) -> None:
     service.write_app(STREAMS, name="streams.py")
     service.expected_errors = ["failed; its connection", "Traceback"]
     service.start("-w", "1", "-k", "stream", app=app)
@@ -111,7 +111,7 @@ TASKS = """
 
 
 @pytest.mark.parametrize("model", ["leader-followers", "proactor"])
-def test_tasks_that_are_left_at_the_end_are_cancelled(service: Service, model: str) -> None:
+def test_tasks_that_are_left_at_the_end_are_cancelled(service: Daemon, model: str) -> None:
     service.write_app(TASKS)
     service.start("-w", "1", "-m", model, app="app:Protocol")
     _find(service)

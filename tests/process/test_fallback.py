@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 OTHER = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 
 
 @pytest.fixture
-def fallback(service: Service) -> Iterator[Path]:
+def fallback(service: Daemon) -> Iterator[Path]:
     """A directory that is called as such ones are; not made yet."""
     directory = Path(f"/tmp/forkd-{service.name}")
     service.pidfile = directory / "forkd.pid"
@@ -28,11 +28,11 @@ def fallback(service: Service) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def start(service: Service) -> None:
+def start(service: Daemon) -> None:
     service.start("-w", "1", "--error-log", str(service.error_log))
 
 
-def test_a_pid_file_that_was_removed_is_made_again(service: Service, fallback: Path) -> None:
+def test_a_pid_file_that_was_removed_is_made_again(service: Daemon, fallback: Path) -> None:
     start(service)
     before = service.pid
     shutil.rmtree(fallback)
@@ -50,7 +50,7 @@ def test_a_pid_file_that_was_removed_is_made_again(service: Service, fallback: P
     assert not service.pidfile.exists() and not service.control.exists()
 
 
-def test_one_that_cannot_be_made_again_is_said_once(service: Service, fallback: Path) -> None:
+def test_one_that_cannot_be_made_again_is_said_once(service: Daemon, fallback: Path) -> None:
     service.expected_errors = ["cannot be made again"]
     start(service)
     shutil.rmtree(fallback)
@@ -69,7 +69,7 @@ def test_one_that_cannot_be_made_again_is_said_once(service: Service, fallback: 
      pytest.param("other", f"belongs to uid {OTHER}", marks=root_only)],
 )  # fmt: skip
 def test_a_directory_that_may_be_another_users_is_refused(
-    service: Service, fallback: Path, kind: str, said: str
+    service: Daemon, fallback: Path, kind: str, said: str
 ) -> None:
     target = service.dir / "theirs"
     target.mkdir()
@@ -95,7 +95,7 @@ def test_a_directory_that_may_be_another_users_is_refused(
 
 @root_only
 @pytest.mark.parametrize("kind", ["link", "directory"])
-def test_a_start_that_is_refused_writes_nothing_there(service: Service, fallback: Path, kind: str) -> None:
+def test_a_start_that_is_refused_writes_nothing_there(service: Daemon, fallback: Path, kind: str) -> None:
     """Not the error log, either, which is there by default."""
     other = service.dir / "other"
     other.mkdir()

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from .conftest import Service
+from .conftest import Daemon
 
 
-def forkd(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
+def forkd(service: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "forkd", *words], cwd=service.dir, env=service.environ, text=True,
         capture_output=True, timeout=30,
@@ -39,7 +39,7 @@ def forkd(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
         ("serve", ["no verb 'serve'; here it is forkd start"]),
     ],
 )  # fmt: skip
-def test_one_line_for_each_mistake_and_exit_2(service: Service, words: str, said: list[str]) -> None:
+def test_one_line_for_each_mistake_and_exit_2(service: Daemon, words: str, said: list[str]) -> None:
     done = forkd(service, *words.split())
     assert done.returncode == 2
     *lines, last = done.stderr.splitlines()
@@ -51,7 +51,7 @@ def test_one_line_for_each_mistake_and_exit_2(service: Service, words: str, said
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V", "-v"])
-def test_the_version(service: Service, flag: str) -> None:
+def test_the_version(service: Daemon, flag: str) -> None:
     done = forkd(service, flag)
     assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "forkd", "")
 
@@ -66,7 +66,7 @@ def test_the_version(service: Service, flag: str) -> None:
 )
 @pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
 def test_a_module_alone_serves_its_application(
-    service: Service, source: str, serves: str, flags: list[str]
+    service: Daemon, source: str, serves: str, flags: list[str]
 ) -> None:
     (service.dir / "mysite").mkdir()
     service.write_app(source, name="mysite/wsgi.py")
@@ -85,7 +85,7 @@ def test_a_module_alone_serves_its_application(
         ("app.py", "app 'app.py': name a module, not a file: app"),
     ],
 )
-def test_an_application_that_is_none_is_answered(service: Service, app: str, said: str) -> None:
+def test_an_application_that_is_none_is_answered(service: Daemon, app: str, said: str) -> None:
     service.expected_errors = [""]
     service.write_app("", name="empty.py")
     for verb in ("check", "start"):
@@ -94,6 +94,6 @@ def test_an_application_that_is_none_is_answered(service: Service, app: str, sai
         assert said in done.stderr
 
 
-def test_a_timeout_of_an_hour(service: Service) -> None:
+def test_a_timeout_of_an_hour(service: Daemon) -> None:
     service.start("--timeout", "1h", "--keep-alive", "1d")
     assert service.get() == "v1"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: What a request forks in is its path. The answer is what became of the child: its exit code, or minus
 #: a signal.
@@ -309,12 +309,12 @@ MODES = {
 PROGRAMS = ("vfork", "fork", "spawn", "system", "posix_spawn")
 
 
-def ask(service: Service, path: str) -> str:
+def ask(service: Daemon, path: str) -> str:
     return service.get("/" + path)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_child_leaves_where_it_would_come_back(service: Service, mode: str) -> None:
+def test_a_child_leaves_where_it_would_come_back(service: Daemon, mode: str) -> None:
     service.write_app(APP)
     service.expected_errors = ["^Traceback"]  # of the child that raises
     service.start("-w", "1", *MODES[mode])
@@ -328,7 +328,7 @@ def test_a_child_leaves_where_it_would_come_back(service: Service, mode: str) ->
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_child_has_nothing_of_forkd_s(service: Service, mode: str) -> None:
+def test_a_child_has_nothing_of_forkd_s(service: Daemon, mode: str) -> None:
     service.write_app(APP)
     service.expected_errors = ["^Traceback"]  # of KeyboardInterrupt
     service.start("-w", "1", *MODES[mode])
@@ -353,7 +353,7 @@ def test_a_child_has_nothing_of_forkd_s(service: Service, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["native", "threads", "sigio", "aio"])
-def test_programs_of_an_application_that_a_template_has_loaded(service: Service, mode: str) -> None:
+def test_programs_of_an_application_that_a_template_has_loaded(service: Daemon, mode: str) -> None:
     service.write_app(APP)
     service.expected_errors = ["started 1 thread"]
     service.start("-w", "1", "--preload", *MODES[mode])
@@ -362,7 +362,7 @@ def test_programs_of_an_application_that_a_template_has_loaded(service: Service,
 
 @pytest.mark.parametrize("mode", ["native", "threads", "process-per-connection"])
 def test_handlers_that_a_template_has_set_are_those_of_its_workers(
-    service: Service, mode: str
+    service: Daemon, mode: str
 ) -> None:
     """And of their children, as they are where each worker imports the application."""
     service.write_app(APP)
@@ -374,7 +374,7 @@ def test_handlers_that_a_template_has_set_are_those_of_its_workers(
 
 
 @pytest.mark.parametrize("mode", ["native", "threads", "sigio", "reactor", "process-per-connection"])
-def test_a_child_that_c_code_has_forked_leaves_too(service: Service, mode: str) -> None:
+def test_a_child_that_c_code_has_forked_leaves_too(service: Daemon, mode: str) -> None:
     service.write_app(APP)
     service.start("-w", "1", *MODES[mode])
     (worker,) = service.worker_pids()
@@ -384,7 +384,7 @@ def test_a_child_that_c_code_has_forked_leaves_too(service: Service, mode: str) 
 
 
 @pytest.mark.parametrize("mode", ["native", "sigio", "process-per-connection"])
-def test_a_signal_of_a_child_that_c_code_has_forked_is_its_own(service: Service, mode: str) -> None:
+def test_a_signal_of_a_child_that_c_code_has_forked_is_its_own(service: Daemon, mode: str) -> None:
     """It has a handler of its own, which Python lets only the main thread set."""
     service.write_app(APP)
     service.start("-w", "1", *MODES[mode])
@@ -397,7 +397,7 @@ def test_a_signal_of_a_child_that_c_code_has_forked_is_its_own(service: Service,
 @pytest.mark.parametrize(
     "mode", ["native", "python", "threads", "reactor", "blocking", "process-per-connection"]
 )
-def test_a_child_of_a_handler(service: Service, mode: str) -> None:
+def test_a_child_of_a_handler(service: Daemon, mode: str) -> None:
     service.write_app(STREAMS)
     service.expected_errors = ["^Traceback"]
     service.start("-w", "1", "-k", "stream", *MODES[mode], app="app:Handler")
@@ -406,7 +406,7 @@ def test_a_child_of_a_handler(service: Service, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["native", "python", "sigio", "half-sync-half-async", "proactor"])
-def test_a_child_of_a_protocol(service: Service, mode: str) -> None:
+def test_a_child_of_a_protocol(service: Daemon, mode: str) -> None:
     service.write_app(STREAMS)
     service.expected_errors = ["^Traceback"]
     service.start("-w", "1", "-k", "stream", *MODES[mode], app="app:Protocol")
@@ -419,12 +419,12 @@ def test_a_child_of_a_protocol(service: Service, mode: str) -> None:
     assert service.worker_pids() == [worker]
 
 
-def stream_of(service: Service) -> tuple[str, int]:
+def stream_of(service: Daemon) -> tuple[str, int]:
     host, _, port = service.live()["listeners"][0]["address"].rpartition(":")
     return host, int(port)
 
 
-def converse(service: Service, ways: Iterable[str]) -> dict[str, str]:
+def converse(service: Daemon, ways: Iterable[str]) -> dict[str, str]:
     found = {}
     address = stream_of(service)
     for way in ways:
@@ -475,7 +475,7 @@ MODULES = """
 
 
 @pytest.mark.parametrize("flags", [(), ("--preload",), ("--no-native",)])
-def test_a_child_of_an_import_or_of_a_hook(service: Service, flags: tuple[str, ...]) -> None:
+def test_a_child_of_an_import_or_of_a_hook(service: Daemon, flags: tuple[str, ...]) -> None:
     service.write_app(MODULES)
     service.write_app(MODULES, name="ours.py")
     service.expected_errors = ["^Traceback"]
@@ -508,7 +508,7 @@ HANDLING = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM])
-def test_a_worker_hears_sigterm_after_a_loop_with_handlers(service: Service, number: int) -> None:
+def test_a_worker_hears_sigterm_after_a_loop_with_handlers(service: Daemon, number: int) -> None:
     service.write_app(HANDLING)
     service.start("-w", "1")
     pid = int(service.get(f"/{number:d}"))
@@ -518,7 +518,7 @@ def test_a_worker_hears_sigterm_after_a_loop_with_handlers(service: Service, num
 
 
 @pytest.mark.parametrize("mode", ["native", "python", "threads", "reactor", "sigio", "proactor"])
-def test_a_child_of_a_handler_of_a_signal(service: Service, mode: str) -> None:
+def test_a_child_of_a_handler_of_a_signal(service: Daemon, mode: str) -> None:
     service.write_app("""
         import os, signal
 
@@ -541,7 +541,7 @@ def test_a_child_of_a_handler_of_a_signal(service: Service, mode: str) -> None:
     assert int(service.get()) == pid
 
 
-def test_a_worker_hears_sigterm_beside_the_application(service: Service) -> None:
+def test_a_worker_hears_sigterm_beside_the_application(service: Daemon) -> None:
     service.write_app("""
         import os, signal
 
@@ -558,7 +558,7 @@ def test_a_worker_hears_sigterm_beside_the_application(service: Service) -> None
     until(lambda: "heard by the application" in service.log(), "the application's own handler")
 
 
-def test_a_worker_hears_sigterm_beside_handlers_of_its_own_loop(service: Service) -> None:
+def test_a_worker_hears_sigterm_beside_handlers_of_its_own_loop(service: Daemon) -> None:
     service.write_app("""
         import asyncio, os, signal
 
@@ -579,7 +579,7 @@ def test_a_worker_hears_sigterm_beside_handlers_of_its_own_loop(service: Service
 
 @pytest.mark.parametrize("mode", ["native", "python", "threads", "reactor", "process-per-connection"])
 @pytest.mark.parametrize("way", ["linger", "c-linger"])
-def test_a_client_sees_the_end_while_a_child_lives(service: Service, mode: str, way: str) -> None:
+def test_a_client_sees_the_end_while_a_child_lives(service: Daemon, mode: str, way: str) -> None:
     service.write_app(APP)
     service.start("-w", "1", *MODES[mode])
     with service.connect() as client:
@@ -589,7 +589,7 @@ def test_a_client_sees_the_end_while_a_child_lives(service: Service, mode: str, 
 
 
 @pytest.mark.parametrize("app", ["Handler", "Protocol"])
-def test_a_client_of_a_stream_sees_the_end_while_a_child_lives(service: Service, app: str) -> None:
+def test_a_client_of_a_stream_sees_the_end_while_a_child_lives(service: Daemon, app: str) -> None:
     service.write_app(STREAMS)
     service.start("-w", "1", "-k", "stream", app=f"app:{app}")
     with socket.create_connection(stream_of(service), 10) as client:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 ADDRESS, ADDRESS6 = "192.0.2.7", "2001:db8::7"  # for documentation (RFC 5737, RFC 3849)
 NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
@@ -21,7 +21,7 @@ print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())
 """
 
 
-def test_one_that_no_interface_has_is_said_to_be_one(service: Service) -> None:
+def test_one_that_no_interface_has_is_said_to_be_one(service: Daemon) -> None:
     for verb in ("start", "check"):
         done = service.run(verb, *service.flags("-b", f"{ADDRESS}:0"))
         assert done.returncode == 1
@@ -30,7 +30,7 @@ def test_one_that_no_interface_has_is_said_to_be_one(service: Service) -> None:
 
 
 @pytest.mark.parametrize("accept", ["lock", "reuseport"])
-def test_it_is_served_once_an_interface_has_it(service: Service, accept: str) -> None:
+def test_it_is_served_once_an_interface_has_it(service: Daemon, accept: str) -> None:
     service.under = NETWORK
     binds = ["-b", f"{ADDRESS}:0?freebind=on", "-b", f"[{ADDRESS6}]:0?freebind=on"]
     service.start_in_foreground(*binds, "--accept", accept, "-w", "1")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 ALL = ("on_starting", "on_reload", "on_exit", "post_fork", "worker_ready", "worker_retiring",
        "worker_exit")  # fmt: skip
@@ -36,18 +36,18 @@ NOTING = """
 """ + "".join(f"\n    def {name}(place): note({name!r}, place)\n" for name in ALL)
 
 
-def notes(service: Service, hook: str | None = None) -> list[dict[str, Any]]:
+def notes(service: Daemon, hook: str | None = None) -> list[dict[str, Any]]:
     path = service.dir / "notes"
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]
     return [x for x in found if hook in (None, x["hook"])]
 
 
-def hooked(service: Service, source: str = NOTING) -> None:
+def hooked(service: Daemon, source: str = NOTING) -> None:
     service.write_app(source, name="care.py")
 
 
-def test_the_life_of_a_daemon(service: Service) -> None:
+def test_the_life_of_a_daemon(service: Daemon) -> None:
     hooked(service)
     service.start("--hooks", "care")
     master = service.pid
@@ -83,7 +83,7 @@ def test_the_life_of_a_daemon(service: Service) -> None:
     assert [x["generation"] for x in notes(service) if x["process"] == "own"] == [1, 2, 2]
 
 
-def test_after_an_upgrade_the_daemon_has_neither_started_nor_ended(service: Service) -> None:
+def test_after_an_upgrade_the_daemon_has_neither_started_nor_ended(service: Daemon) -> None:
     hooked(service)
     service.start("--hooks", "care")
     old = service.pid
@@ -94,7 +94,7 @@ def test_after_an_upgrade_the_daemon_has_neither_started_nor_ended(service: Serv
     assert own == ["on_starting", "on_reload", "on_exit"]
 
 
-def test_with_preload_they_run_in_the_child_and_not_in_the_template(service: Service) -> None:
+def test_with_preload_they_run_in_the_child_and_not_in_the_template(service: Daemon) -> None:
     hooked(service)
     service.start("--hooks", "care", "--preload")
     workers = {w["pid"] for w in service.workers()}
@@ -104,7 +104,7 @@ def test_with_preload_they_run_in_the_child_and_not_in_the_template(service: Ser
 
 
 @pytest.mark.parametrize("how", ["raise LookupError('on purpose')", "raise SystemExit(3)"])
-def test_what_one_raises_is_logged_and_contained(service: Service, how: str) -> None:
+def test_what_one_raises_is_logged_and_contained(service: Daemon, how: str) -> None:
     service.expected_errors = [""]
     hooked(service, "".join(f"def {name}(place):\n    {how}\n" for name in ALL))
     service.start("--hooks", "care")
@@ -119,7 +119,7 @@ def test_what_one_raises_is_logged_and_contained(service: Service, how: str) -> 
 
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)", "time.sleep(60)"])
 def test_one_that_takes_its_process_with_it_or_hangs_stops_nobody(
-    service: Service, end: str
+    service: Daemon, end: str
 ) -> None:
     service.expected_errors = ["hook on_starting"]
     hooked(service, f"import os, time\ndef on_starting(place):\n    {end}\n")
@@ -129,7 +129,7 @@ def test_one_that_takes_its_process_with_it_or_hangs_stops_nobody(
     until(lambda: how in service.log(), "the line in the log")
 
 
-def test_a_stop_at_once_does_not_wait_for_one(service: Service) -> None:
+def test_a_stop_at_once_does_not_wait_for_one(service: Daemon) -> None:
     service.expected_errors = ["hook on_exit"]
     hooked(service, "import time\ndef on_exit(place):\n    time.sleep(60)\n")
     service.start("--hooks", "care", "--timeout", "0")
@@ -139,7 +139,7 @@ def test_a_stop_at_once_does_not_wait_for_one(service: Service) -> None:
     service.gone()
 
 
-def test_one_that_runs_ends_with_a_master_that_is_killed(service: Service) -> None:
+def test_one_that_runs_ends_with_a_master_that_is_killed(service: Daemon) -> None:
     hooked(service, "import time\ndef on_reload(place):\n    time.sleep(600)\n")
     service.start("--hooks", "care", "--timeout", "0")
     service.signal(signal.SIGHUP)
@@ -161,7 +161,7 @@ def test_one_that_runs_ends_with_a_master_that_is_killed(service: Service) -> No
     ],
 )
 def test_a_module_that_is_wrong_is_named_by_check_and_at_start(
-    service: Service, source: str, says: str
+    service: Daemon, source: str, says: str
 ) -> None:
     service.expected_errors = [""]
     hooked(service, source)
@@ -173,13 +173,13 @@ def test_a_module_that_is_wrong_is_named_by_check_and_at_start(
     service.gone()
 
 
-def test_what_is_imported_from_elsewhere_is_no_mistake(service: Service) -> None:
+def test_what_is_imported_from_elsewhere_is_no_mistake(service: Daemon) -> None:
     (service.dir / "helper.py").write_text("def on_commit(f): return f\n")
     hooked(service, "from helper import on_commit\n@on_commit\ndef worker_ready(place): pass\n")
     assert service.ok("check", *service.flags("--hooks", "care")).startswith("ok: ")
 
 
-def test_a_broken_module_leaves_the_old_generation_serving(service: Service) -> None:
+def test_a_broken_module_leaves_the_old_generation_serving(service: Daemon) -> None:
     service.expected_errors = [""]
     hooked(service)
     service.start("--hooks", "care")

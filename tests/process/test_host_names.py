@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 
 def has_ipv6() -> bool:
@@ -32,7 +32,7 @@ def get(host: str, port: int) -> str:
 
 
 @pytest.mark.parametrize("flags", [[], ["--accept", "reuseport"]], ids=["", "reuseport"])
-def test_localhost_is_both_with_the_same_port(service: Service, flags: list[str]) -> None:
+def test_localhost_is_both_with_the_same_port(service: Daemon, flags: list[str]) -> None:
     said = service.start("-b", "localhost:0", *flags)
     found = re.search(r" on http://127\.0\.0\.1:(\d+)/, http://\[::1\]:(\d+)/\n", said)
     assert found is not None, said
@@ -52,7 +52,7 @@ def test_localhost_is_both_with_the_same_port(service: Service, flags: list[str]
             sock.bind((host, port))
 
 
-def test_one_that_is_taken_is_an_error(service: Service) -> None:
+def test_one_that_is_taken_is_an_error(service: Daemon) -> None:
     with socket.socket(socket.AF_INET6) as holder:
         holder.bind(("::1", 0))
         holder.listen()
@@ -67,7 +67,7 @@ def test_one_that_is_taken_is_an_error(service: Service) -> None:
     assert f"localhost:{port}" in checked.partition("held by the running daemon")[2]
 
 
-def test_two_of_any_port_stay_two(service: Service) -> None:
+def test_two_of_any_port_stay_two(service: Daemon) -> None:
     service.start("-b", "localhost:0", "-b", "localhost:0", "-w", "1")
     before = [x["address"] for x in service.live()["listeners"]]
     assert len(set(before)) == 4

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from .conftest import Service, command_line, until
+from .conftest import Daemon, command_line, until
 
 #: Writes down what is there that no standard library has, at its import.
 LOOKS = """
@@ -24,7 +24,7 @@ ANSWERS = LOOKS + """
 """
 
 
-def bare(service: Service) -> set[str]:
+def bare(service: Daemon) -> set[str]:
     """What an interpreter has without forkd: its own, and what .pth files import."""
     code = "import multiprocessing, sys; print(sorted({n.partition('.')[0] for n in sys.modules}))"
     out = subprocess.check_output(
@@ -34,7 +34,7 @@ def bare(service: Service) -> set[str]:
 
 
 @pytest.mark.parametrize("flags", [[], ["--preload"], ["--no-native"], ["--threads", "4"]], ids=" ".join)
-def test_an_application_finds_forkd_and_the_standard_library(service: Service, flags: list[str]) -> None:
+def test_an_application_finds_forkd_and_the_standard_library(service: Daemon, flags: list[str]) -> None:
     service.write_app(ANSWERS)
     service.write_app(LOOKS, name="hooks.py")
     expected = bare(service) | {"forkd"}
@@ -55,7 +55,7 @@ def test_an_application_finds_forkd_and_the_standard_library(service: Service, f
 
 
 @pytest.mark.parametrize("flags", [[], ["--preload"], ["--no-native"]], ids=" ".join)
-def test_an_application_has_its_own_modules_of_these_names(service: Service, flags: list[str]) -> None:
+def test_an_application_has_its_own_modules_of_these_names(service: Daemon, flags: list[str]) -> None:
     names = "daemon", "httptools", "lockfile", "prometheus_client", "setproctitle"
     for name in names:
         service.write_app(f"MINE = '{name} of the application'", name=f"{name}.py")
@@ -79,7 +79,7 @@ def test_an_application_has_its_own_modules_of_these_names(service: Service, fla
 
 @pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
 def test_prometheus_client_heeds_what_the_application_sets_before_it_imports_it(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.write_app("""
         import os
@@ -113,7 +113,7 @@ def test_prometheus_client_heeds_what_the_application_sets_before_it_imports_it(
             until(lambda: [p for p in service.worker_pids() if p != pid], "another worker")  # noqa: B023
 
 
-def test_the_directory_of_the_application_comes_first(service: Service) -> None:
+def test_the_directory_of_the_application_comes_first(service: Daemon) -> None:
     other = service.dir / "other"
     other.mkdir()
     (other / "helper.py").write_text("WHOSE = 'another'\n")
@@ -131,7 +131,7 @@ def test_the_directory_of_the_application_comes_first(service: Service) -> None:
 
 
 @pytest.mark.parametrize("program", ["script", "-m"])
-def test_pythonpath_may_lead_to_modules_of_these_names(service: Service, program: str) -> None:
+def test_pythonpath_may_lead_to_modules_of_these_names(service: Daemon, program: str) -> None:
     for name in ("daemon", "httptools", "prometheus_client", "setproctitle"):
         service.write_app(f"where = {name!r}", name=f"{name}.py")
     service.write_app("""

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SEED = 7
@@ -128,7 +128,7 @@ class Visitors:
     ],
     ids=" ".join,
 )
-def test_who_asks_at_any_instant_of_a_drain_is_answered(service: Service, flags: list[str]) -> None:
+def test_who_asks_at_any_instant_of_a_drain_is_answered(service: Daemon, flags: list[str]) -> None:
     service.start(*flags)
     count = 40 if "process-per-connection" in flags else 100
     with contextlib.closing(Visitors(service.address, count, longest=4.0)) as visitors:
@@ -143,7 +143,7 @@ def test_who_asks_at_any_instant_of_a_drain_is_answered(service: Service, flags:
     assert visitors.answered > count
 
 
-def test_a_request_that_came_while_the_worker_was_busy_beats_the_deadline(service: Service) -> None:
+def test_a_request_that_came_while_the_worker_was_busy_beats_the_deadline(service: Daemon) -> None:
     """The deadline of an idle connection passes while its worker is inside the application, and its
     next request comes in the turn that finds it overdue."""
     service.write_app(HELD)

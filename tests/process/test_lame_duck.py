@@ -9,17 +9,17 @@ import subprocess
 import pytest
 
 from .clients import Load
-from .conftest import Service, command_line, processes_of, until
+from .conftest import Daemon, command_line, processes_of, until
 
 
-def told_to_stop(service: Service, *flags: str) -> None:
+def told_to_stop(service: Daemon, *flags: str) -> None:
     service.start(*flags)
     service.signal(signal.SIGTERM)
     until(lambda: service.admin("/readyz")[0] == 503, "not ready")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_everything_goes_on_until_a_second_signal(service: Service, number: int) -> None:
+def test_everything_goes_on_until_a_second_signal(service: Daemon, number: int) -> None:
     service.expected_errors = ["gone: SIGKILL"]
     told_to_stop(service, "--lame-duck", "600")
     assert "draining" in service.admin("/readyz")[1]
@@ -38,7 +38,7 @@ def test_everything_goes_on_until_a_second_signal(service: Service, number: int)
     service.gone()
 
 
-def test_then_it_stops(service: Service) -> None:
+def test_then_it_stops(service: Daemon) -> None:
     told_to_stop(service, "--lame-duck", "1")
     assert service.get() == "v1"
     service.gone()
@@ -46,7 +46,7 @@ def test_then_it_stops(service: Service) -> None:
     assert 0 < log.index("accepting for 1 s (--lame-duck)") < log.index(": stopping")
 
 
-def test_an_upgrade_does_not_wait_for_it(service: Service) -> None:
+def test_an_upgrade_does_not_wait_for_it(service: Daemon) -> None:
     service.start("--lame-duck", "600")
     old = service.pid
     service.ok("upgrade")
@@ -56,7 +56,7 @@ def test_an_upgrade_does_not_wait_for_it(service: Service) -> None:
     until(lambda: service.admin("/readyz")[0] == 503, "not ready")
 
 
-def test_a_start_that_is_broken_off_has_nothing_to_wait_for(service: Service) -> None:
+def test_a_start_that_is_broken_off_has_nothing_to_wait_for(service: Daemon) -> None:
     service.write_app("import time; time.sleep(60)\n")
     start = subprocess.Popen(
         service.argv("start", *service.flags("--lame-duck", "600")),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .leadership import Probe, ask, percentile, switches, wakings
 from .test_privileges import root_only
 
@@ -24,7 +24,7 @@ from .test_privileges import root_only
         pytest.param(["--user", "nobody"], id="nobody", marks=root_only),
     ]
 )
-def ids(request: pytest.FixtureRequest, service: Service) -> list[str]:
+def ids(request: pytest.FixtureRequest, service: Daemon) -> list[str]:
     """The workers have the master's ids, and the doorbell is SIGIO; or they have others, and it is epoll."""
     if request.param:
         service.open_up()
@@ -38,7 +38,7 @@ GRANT = re.compile(r'write\(\d+, "\\1\\0\\0\\0\\0\\0\\0\\0", 8\)')  # to the eve
 pytestmark = pytest.mark.alone  # what it looks at are latencies
 
 
-def test_long_lived_connections_are_spread_evenly(service: Service) -> None:
+def test_long_lived_connections_are_spread_evenly(service: Daemon) -> None:
     service.start("-w", "4")
     clients = [service.connect() for _ in range(400)]
     try:
@@ -53,7 +53,7 @@ def test_long_lived_connections_are_spread_evenly(service: Service) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["fresh", "keep-alive"])
-def test_fast_requests_beside_slow_ones(service: Service, keep: bool) -> None:
+def test_fast_requests_beside_slow_ones(service: Daemon, keep: bool) -> None:
     """p99 below 10 ms and max below 30 ms; one second measurement is allowed, and shown."""
     service.start("-w", "4")
     for attempt in (1, 2):
@@ -71,7 +71,7 @@ def test_fast_requests_beside_slow_ones(service: Service, keep: bool) -> None:
     assert worst < 0.030
 
 
-def test_an_idle_service_sleeps(service: Service, ids: list[str]) -> None:
+def test_an_idle_service_sleeps(service: Daemon, ids: list[str]) -> None:
     service.start(*ids, "-w", "4")
     service.get()
     seconds = 3.0
@@ -83,7 +83,7 @@ def test_an_idle_service_sleeps(service: Service, ids: list[str]) -> None:
     assert service.live()["doorbell"]["grants"] == rings["grants"]
 
 
-def test_no_rings_when_idle(service: Service, ids: list[str]) -> None:
+def test_no_rings_when_idle(service: Daemon, ids: list[str]) -> None:
     service.start(*ids, "-w", "4")
     time.sleep(1.0)
     counters = service.live()["doorbell"]
@@ -91,7 +91,7 @@ def test_no_rings_when_idle(service: Service, ids: list[str]) -> None:
     assert counters["looks"] <= 2
 
 
-def test_a_stopped_leader_is_passed_by(service: Service, ids: list[str]) -> None:
+def test_a_stopped_leader_is_passed_by(service: Daemon, ids: list[str]) -> None:
     service.start(*ids, "-w", "4")
     victim = service.leader()["pid"]
     os.kill(victim, signal.SIGSTOP)
@@ -105,7 +105,7 @@ def test_a_stopped_leader_is_passed_by(service: Service, ids: list[str]) -> None
     assert service.get() == "v1"
 
 
-def test_rings_are_bounded_under_load(service: Service, ids: list[str]) -> None:
+def test_rings_are_bounded_under_load(service: Daemon, ids: list[str]) -> None:
     """And so are the master's wake-ups: one for each ring, and one for each look."""
     service.start(*ids, "-w", "4")
     with Load(service.address, fresh=4) as load:
@@ -123,7 +123,7 @@ def test_rings_are_bounded_under_load(service: Service, ids: list[str]) -> None:
     assert woken <= rings + looks + 20 + 10 * seconds  # verbs, scrapes, the tick
 
 
-def test_the_master_grants_when_the_leader_is_busy(service: Service, ids: list[str]) -> None:
+def test_the_master_grants_when_the_leader_is_busy(service: Daemon, ids: list[str]) -> None:
     """With as many connections everywhere no child is promoted: only the doorbell can move the lease."""
     service.start(*ids, "-w", "2")
     passes_a_busy_leader_by(service)
@@ -135,7 +135,7 @@ def test_the_master_grants_when_the_leader_is_busy(service: Service, ids: list[s
     passes_a_busy_leader_by(service)
 
 
-def test_it_does_so_after_an_upgrade_that_has_failed(service: Service, ids: list[str]) -> None:
+def test_it_does_so_after_an_upgrade_that_has_failed(service: Daemon, ids: list[str]) -> None:
     service.expected_errors = [
         "upgrade failed",
         "broken on purpose",
@@ -148,7 +148,7 @@ def test_it_does_so_after_an_upgrade_that_has_failed(service: Service, ids: list
     passes_a_busy_leader_by(service)
 
 
-def passes_a_busy_leader_by(service: Service) -> None:
+def passes_a_busy_leader_by(service: Daemon) -> None:
     with service.connect() as idle, service.connect() as busy:
         ask(idle, keep=True)
         busy.sendall(b"GET /sleep/2 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -162,7 +162,7 @@ def passes_a_busy_leader_by(service: Service) -> None:
         assert after["rings"] > 0
 
 
-def test_both_ends_of_a_range_of_children_share_the_work(service: Service) -> None:
+def test_both_ends_of_a_range_of_children_share_the_work(service: Daemon) -> None:
     """Requests of 20 ms by 8 clients: no child of 4 is left out."""
     service.start("-w", "4")
     with Load(service.address, keep=8, path="/sleep/0.02") as load:
@@ -173,7 +173,7 @@ def test_both_ends_of_a_range_of_children_share_the_work(service: Service) -> No
 
 
 def test_a_former_leader_that_comes_back_does_not_take_the_lead_from_the_next(
-    service: Service,
+    service: Daemon,
 ) -> None:
     """Threads: one request ends while the next leader has just gone into a slow one. Whoever asks then is
     answered before that has ended."""
@@ -194,7 +194,7 @@ def test_a_former_leader_that_comes_back_does_not_take_the_lead_from_the_next(
                 assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
-def reloaded(service: Service, number: int) -> bool:
+def reloaded(service: Daemon, number: int) -> bool:
     """Whether generation `number` has gone, and three workers of the next serve."""
     live = service.live()
     states = [(w["generation"] > number, w["state"]) for w in live["workers"]]
@@ -209,7 +209,7 @@ def traceable() -> bool:
 
 @pytest.mark.skipif(not traceable(), reason="strace may not trace here")
 def test_no_fork_lies_between_a_leaders_end_and_the_next_grant(
-    service: Service, tmp_path: Path
+    service: Daemon, tmp_path: Path
 ) -> None:
     """A fork takes milliseconds, in which no client would be accepted: the grant, which rings the bell of the
     next leader, an eventfd, comes before it; also where the hook of a reload is forked in the same turn."""

@@ -8,11 +8,11 @@ import signal
 import pytest
 
 from .clients import Load
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 
 @pytest.mark.parametrize("path", ["/sleep/30", "/c/30"])
-def test_a_stuck_request_is_killed_with_its_stacks_and_line(service: Service, path: str) -> None:
+def test_a_stuck_request_is_killed_with_its_stacks_and_line(service: Daemon, path: str) -> None:
     service.expected_errors = [r"--timeout", r"gone: timeout"]
     service.start("--timeout", "1")
     with service.connect() as client:
@@ -32,7 +32,7 @@ def test_a_stuck_request_is_killed_with_its_stacks_and_line(service: Service, pa
     service.settles(1, "forkd_worker_exits_total", reason="timeout")
 
 
-def test_a_request_within_the_limit_is_left_alone(service: Service) -> None:
+def test_a_request_within_the_limit_is_left_alone(service: Daemon) -> None:
     service.start("--timeout", "2")
     before = service.worker_pids()
     assert service.get("/sleep/1.2") == "slept"
@@ -40,7 +40,7 @@ def test_a_request_within_the_limit_is_left_alone(service: Service) -> None:
 
 
 def test_children_are_replaced_after_so_many_requests_and_nobody_notices(
-    service: Service,
+    service: Daemon,
 ) -> None:
     service.start("--max-requests", "50", "--max-requests-jitter", "20")
     before = set(service.worker_pids())
@@ -57,7 +57,7 @@ def test_children_are_replaced_after_so_many_requests_and_nobody_notices(
     "flags", [[], ["--preload"], ["-m", "half-sync-half-async"], ["--accept", "reuseport"]], ids=" ".join
 )
 def test_children_are_replaced_at_an_age_one_at_a_time_and_nobody_notices(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.start("-w", "3", "--max-age", "1s", "--max-age-jitter", "500ms", *flags)
     before = set(service.worker_pids())
@@ -76,7 +76,7 @@ def test_children_are_replaced_at_an_age_one_at_a_time_and_nobody_notices(
     until(lambda: service.metric("forkd_worker_exits_total", reason="max-age") >= 3, "their exits")
 
 
-def test_no_child_is_replaced_for_its_age_while_its_successor_cannot_boot(service: Service) -> None:
+def test_no_child_is_replaced_for_its_age_while_its_successor_cannot_boot(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start("--max-age", "1s")
     before = service.worker_pids()
@@ -89,7 +89,7 @@ def test_no_child_is_replaced_for_its_age_while_its_successor_cannot_boot(servic
     assert service.get() == "v2"
 
 
-def test_a_child_that_grew_too_fat_is_replaced(service: Service) -> None:
+def test_a_child_that_grew_too_fat_is_replaced(service: Daemon) -> None:
     service.start("--max-rss", "80M")
     before = service.worker_pids()
     assert service.get("/grow") == "grown"
@@ -103,7 +103,7 @@ def test_a_child_that_grew_too_fat_is_replaced(service: Service) -> None:
     until(lambda: "--max-rss" in service.log(), "the line in the log")
 
 
-def test_an_app_that_exits_is_forked_again(service: Service) -> None:
+def test_an_app_that_exits_is_forked_again(service: Daemon) -> None:
     service.expected_errors = ["gone: error"]
     service.start()
     with service.connect() as client:
@@ -113,7 +113,7 @@ def test_an_app_that_exits_is_forked_again(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_a_crash_loop_is_explained_and_ends_when_the_app_is_mended(service: Service) -> None:
+def test_a_crash_loop_is_explained_and_ends_when_the_app_is_mended(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start()
     service.write_app("raise LookupError('broken on purpose')\n")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 from .test_pid1 import NAMESPACE
 from .test_pid1 import pytestmark as in_a_namespace
 from .test_room import executes, give_away, limited
@@ -25,7 +25,7 @@ root_only = pytest.mark.skipif(
 Fake = Callable[..., int]
 
 
-def forkd(service: Service, *words: str, under: list[str] | None = None) -> str:
+def forkd(service: Daemon, *words: str, under: list[str] | None = None) -> str:
     done = subprocess.run(
         [*(under or []), sys.executable, "-m", "forkd", *words], cwd="/", env=service.environ, text=True,
         capture_output=True, timeout=30,
@@ -34,13 +34,13 @@ def forkd(service: Service, *words: str, under: list[str] | None = None) -> str:
     return done.stdout
 
 
-def listed(service: Service, name: str | None = None, **options: Any) -> list[dict[str, Any]]:
+def listed(service: Daemon, name: str | None = None, **options: Any) -> list[dict[str, Any]]:
     """The rows of a name: others may run daemons on this machine, too."""
     rows: list[dict[str, Any]] = json.loads(forkd(service, "list", "--json", **options))
     return [row for row in rows if row["name"] == (name or service.name)]
 
 
-def test_each_daemon_is_a_row(service: Service, other: Service) -> None:
+def test_each_daemon_is_a_row(service: Daemon, other: Daemon) -> None:
     service.start("-w", "3")
     other.start("-b", f"unix:{other.dir}/web.sock")
     (row,) = listed(service)
@@ -62,7 +62,7 @@ def test_each_daemon_is_a_row(service: Service, other: Service) -> None:
     assert listed(other) == []
 
 
-def test_a_master_that_was_killed_is_in_no_list(service: Service) -> None:
+def test_a_master_that_was_killed_is_in_no_list(service: Daemon) -> None:
     service.start()
     pids = [service.pid, *service.worker_pids()]
     os.kill(service.pid, signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_a_master_that_was_killed_is_in_no_list(service: Service) -> None:
     service.control.unlink()
 
 
-def test_after_an_upgrade_there_is_one_the_new_one(service: Service) -> None:
+def test_after_an_upgrade_there_is_one_the_new_one(service: Daemon) -> None:
     service.start()
     before = service.pid
     service.ok("upgrade")
@@ -82,7 +82,7 @@ def test_after_an_upgrade_there_is_one_the_new_one(service: Service) -> None:
 
 
 def test_a_master_that_does_not_answer_is_shown_and_holds_up_nobody(
-    service: Service, other: Service
+    service: Daemon, other: Daemon
 ) -> None:
     service.start()
     other.start()
@@ -96,7 +96,7 @@ def test_a_master_that_does_not_answer_is_shown_and_holds_up_nobody(
         os.kill(service.pid, signal.SIGCONT)
 
 
-def test_a_control_socket_of_its_own_is_found(service: Service, tmp_path: Path) -> None:
+def test_a_control_socket_of_its_own_is_found(service: Daemon, tmp_path: Path) -> None:
     service.start("--control", str(tmp_path / "c.sock"))
     (row,) = listed(service)
     assert (row["state"], row["control"]) == ("running", str(tmp_path / "c.sock"))
@@ -104,7 +104,7 @@ def test_a_control_socket_of_its_own_is_found(service: Service, tmp_path: Path) 
     service.ok("stop", "--control", str(tmp_path / "c.sock"))
 
 
-def test_a_crash_loop_is_said_with_its_reason(service: Service) -> None:
+def test_a_crash_loop_is_said_with_its_reason(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start()
     service.write_app("raise LookupError('broken on purpose')\n")
@@ -118,7 +118,7 @@ def test_a_crash_loop_is_said_with_its_reason(service: Service) -> None:
 
 
 @in_a_namespace
-def test_one_in_a_container_is_seen_from_outside(service: Service) -> None:
+def test_one_in_a_container_is_seen_from_outside(service: Daemon) -> None:
     service.under = NAMESPACE
     service.start_in_foreground()
     assert service.foreground is not None
@@ -134,7 +134,7 @@ def test_one_in_a_container_is_seen_from_outside(service: Service) -> None:
 
 
 @root_only
-def test_root_sees_all_and_a_user_only_his_own(service: Service, other: Service) -> None:
+def test_root_sees_all_and_a_user_only_his_own(service: Daemon, other: Daemon) -> None:
     service.start()
     uid = give_away(other)
     become = limited(100, uid)
@@ -184,7 +184,7 @@ FAKE = """
 
 
 @pytest.fixture
-def fake(service: Service) -> Iterator[Fake]:
+def fake(service: Daemon) -> Iterator[Fake]:
     """Start a process of another user that says it is a master: (uid, title, control, answer)."""
     made: list[subprocess.Popen[str]] = []
 
@@ -206,7 +206,7 @@ def fake(service: Service) -> Iterator[Fake]:
 
 
 @root_only
-def test_nobody_passes_for_another(service: Service, other: Service, fake: Fake) -> None:
+def test_nobody_passes_for_another(service: Daemon, other: Daemon, fake: Fake) -> None:
     """A user's process has root's daemon for its control socket, and the other way round."""
     service.start()
     uid = give_away(other)
@@ -226,7 +226,7 @@ def test_nobody_passes_for_another(service: Service, other: Service, fake: Fake)
 
 
 @root_only
-def test_a_master_without_a_notice_may_be_of_an_older_version(service: Service, fake: Fake) -> None:
+def test_a_master_without_a_notice_may_be_of_an_older_version(service: Daemon, fake: Fake) -> None:
     """That one serves, and neither starts nor ends: it is what one sees between installing and upgrading."""
     pid = fake(0, f"forkd: master [{service.name}]")
     (row,) = listed(service)
@@ -258,7 +258,7 @@ ANSWERS = {
 @root_only
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_an_answer_that_is_none_misleads_nobody(
-    service: Service, other: Service, fake: Fake, kind: str
+    service: Daemon, other: Daemon, fake: Fake, kind: str
 ) -> None:
     answer, why = ANSWERS[kind]
     service.start()
@@ -273,7 +273,7 @@ def test_an_answer_that_is_none_misleads_nobody(
 
 
 @root_only
-def test_a_title_moves_no_cursor(service: Service, other: Service, fake: Fake) -> None:
+def test_a_title_moves_no_cursor(service: Daemon, other: Daemon, fake: Fake) -> None:
     fake(give_away(other), "forkd: master [\x1b[2Jred\n\u202e]")
     text = forkd(service, "list")
     assert "\\x1b[2Jred\\n" in text
@@ -282,7 +282,7 @@ def test_a_title_moves_no_cursor(service: Service, other: Service, fake: Fake) -
 
 
 @root_only
-def test_many_that_hang_hold_up_no_other_user(service: Service, other: Service, fake: Fake) -> None:
+def test_many_that_hang_hold_up_no_other_user(service: Daemon, other: Daemon, fake: Fake) -> None:
     service.start()
     uid = give_away(other)
     for number in range(6):  # each takes the two seconds that one has: more than all have together

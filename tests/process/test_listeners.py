@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import Service
+from .conftest import Daemon
 
 #: Answers at the quiet one while the other is full: before listeners took turns, one to four in 8 s.
 ANSWERS = 60
@@ -31,7 +31,7 @@ ANSWERS = 60
     ids=" ".join,
 )
 def test_the_quiet_one_is_not_left_out(
-    service: Service, tmp_path: Path, flags: list[str], quiet: str
+    service: Daemon, tmp_path: Path, flags: list[str], quiet: str
 ) -> None:
     unix = str(tmp_path / "app.sock")
     binds = ["-b", "127.0.0.1:0", "-b", f"unix:{unix}"]

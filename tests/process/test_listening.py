@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import APP, Service, children_of, until
+from .conftest import APP, Daemon, children_of, until
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 SHUT = "the listening socket was shut down"
@@ -80,7 +80,7 @@ def copy_of_listener(pid: int, kind: str) -> Iterator[socket.socket]:
 class Served:
     """A daemon that listens on one address, TCP or unix, and how a client reaches it."""
 
-    def __init__(self, service: Service, kind: str) -> None:
+    def __init__(self, service: Daemon, kind: str) -> None:
         self.service = service
         self.path = service.dir / "s.sock"
         self.bind = f"unix:{self.path}" if kind == "unix" else "127.0.0.1:0"
@@ -112,7 +112,7 @@ class Served:
         return {self.ask("/pid") for _ in range(20)} - {""}
 
 
-def ready(service: Service) -> int:
+def ready(service: Daemon) -> int:
     return service.admin("/readyz")[0]
 
 
@@ -122,7 +122,7 @@ def ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def idle(service: Service) -> None:
+def idle(service: Daemon) -> None:
     """Nothing spins, and no child is granted the lease: in half a second, half of that for other things."""
     pids = [service.pid, *children_of(service.pid)]
     before, grants = {pid: ticks(pid) for pid in pids}, service.live()["doorbell"]["grants"]
@@ -158,7 +158,7 @@ FLAGS = [
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 def test_an_application_shuts_the_listener_down(
-    service: Service, flags: list[str], kind: str
+    service: Daemon, flags: list[str], kind: str
 ) -> None:
     service.expected_errors = [SHUT]
     service.write_app(SHUTTING)
@@ -181,7 +181,7 @@ def test_an_application_shuts_the_listener_down(
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_reuseport_and_several_listeners(service: Service, kind: str) -> None:
+def test_reuseport_and_several_listeners(service: Daemon, kind: str) -> None:
     """What goes on is one socket of a group, or the other address."""
     service.expected_errors = [SHUT]
     service.write_app(SHUTTING)
@@ -208,7 +208,7 @@ def test_reuseport_and_several_listeners(service: Service, kind: str) -> None:
     ],
     ids=" ".join,
 )
-def test_where_the_master_accepts(service: Service, flags: list[str], kind: str) -> None:
+def test_where_the_master_accepts(service: Daemon, flags: list[str], kind: str) -> None:
     service.expected_errors = [SHUT]
     served = Served(service, kind)
     service.start(*flags, "-b", served.bind)
@@ -235,7 +235,7 @@ def test_where_the_master_accepts(service: Service, flags: list[str], kind: str)
     ],
     ids=" ".join,
 )
-def test_who_waits_in_a_unix_socket_is_served(service: Service, flags: list[str]) -> None:
+def test_who_waits_in_a_unix_socket_is_served(service: Daemon, flags: list[str]) -> None:
     service.expected_errors = [SHUT]
     served = Served(service, "unix")
     service.start(*flags, "-b", served.bind, "-w", "1")
@@ -254,7 +254,7 @@ def test_who_waits_in_a_unix_socket_is_served(service: Service, flags: list[str]
 
 
 @pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR])
-def test_a_tcp_socket_that_is_shut_down_twice(service: Service, how: int) -> None:
+def test_a_tcp_socket_that_is_shut_down_twice(service: Daemon, how: int) -> None:
     """Before it could be repaired: two workers may do it, or one that closes all that it finds. The second
     shutdown(2) is one of a socket that does not listen: it is kept, and inherited by each connection."""
     service.expected_errors = [SHUT]
@@ -271,7 +271,7 @@ def test_a_tcp_socket_that_is_shut_down_twice(service: Service, how: int) -> Non
     assert all(served.ask() == "v1" for _ in range(20))
 
 
-def test_half_of_a_unix_socket(service: Service) -> None:
+def test_half_of_a_unix_socket(service: Daemon) -> None:
     """SHUT_RD refuses clients as well, and poll(2) says nothing of HUP then."""
     service.expected_errors = [SHUT]
     served = Served(service, "unix")
@@ -282,7 +282,7 @@ def test_half_of_a_unix_socket(service: Service) -> None:
     until(lambda: f"also held by pid {os.getpid()} (" in service.log(), "it is said")
 
 
-def test_an_inherited_tcp_socket_listens_again(service: Service) -> None:
+def test_an_inherited_tcp_socket_listens_again(service: Daemon) -> None:
     service.expected_errors = [SHUT]
     service.write_app(SHUTTING)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -308,7 +308,7 @@ def test_an_inherited_tcp_socket_listens_again(service: Service) -> None:
     ],
     ids=" ".join,
 )
-def test_an_inherited_unix_socket_is_not_ours_to_make(service: Service, flags: list[str]) -> None:
+def test_an_inherited_unix_socket_is_not_ours_to_make(service: Daemon, flags: list[str]) -> None:
     service.expected_errors = [SHUT, "reload failed"]
     path = service.dir / "theirs.sock"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -332,7 +332,7 @@ def test_an_inherited_unix_socket_is_not_ours_to_make(service: Service, flags: l
     assert len(re.findall(f"error .*{SHUT}", service.log())) == 1  # said once
 
 
-def test_a_listener_that_cannot_be_made_now_is_made_later(service: Service) -> None:
+def test_a_listener_that_cannot_be_made_now_is_made_later(service: Daemon) -> None:
     service.expected_errors = [SHUT]
     served = Served(service, "unix")
     place = service.dir / "run"
@@ -356,7 +356,7 @@ def test_a_listener_that_cannot_be_made_now_is_made_later(service: Service) -> N
 @pytest.mark.parametrize("flags", [[], ["--preload"], ["-m", "half-sync-half-async"]], ids=" ".join)
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 def test_a_socket_file_is_made_again_at_a_reload(
-    service: Service, how: str, flags: list[str]
+    service: Daemon, how: str, flags: list[str]
 ) -> None:
     served = Served(service, "unix")
     service.start(*flags, "-b", served.bind)
@@ -378,7 +378,7 @@ def test_a_socket_file_is_made_again_at_a_reload(
     assert not served.path.exists()
 
 
-def test_a_socket_file_whose_directory_is_gone(service: Service) -> None:
+def test_a_socket_file_whose_directory_is_gone(service: Daemon) -> None:
     service.expected_errors = ["reload failed"]
     place = service.dir / "run"
     place.mkdir()
@@ -396,7 +396,7 @@ def test_a_socket_file_whose_directory_is_gone(service: Service) -> None:
     assert ready(service) == 200
 
 
-def test_a_socket_file_that_is_anothers_by_now(service: Service, other: Service) -> None:
+def test_a_socket_file_that_is_anothers_by_now(service: Daemon, other: Daemon) -> None:
     service.expected_errors = ["reload failed"]
     served = Served(service, "unix")
     service.start("-b", served.bind)
@@ -409,7 +409,7 @@ def test_a_socket_file_that_is_anothers_by_now(service: Service, other: Service)
     assert served.ask() == "v1"  # the other's file was left alone
 
 
-def test_a_control_socket_file_is_made_again(service: Service) -> None:
+def test_a_control_socket_file_is_made_again(service: Daemon) -> None:
     service.start()
     service.control.unlink()
     assert service.run("status").returncode != 0
@@ -418,7 +418,7 @@ def test_a_control_socket_file_is_made_again(service: Service) -> None:
     until(lambda: service.live()["master"]["generation"] == 2, "reloaded")
 
 
-def test_so_are_those_of_the_admin_endpoint_and_the_health_listener(service: Service) -> None:
+def test_so_are_those_of_the_admin_endpoint_and_the_health_listener(service: Daemon) -> None:
     paths = {who: service.dir / f"{who}.sock" for who in ("admin", "health")}
     flags = [word for who, path in paths.items() for word in (f"--{who}", f"unix:{path}")]
     flags += ["-b", f"unix:{service.dir}/web.sock", "-w", "1", "--socket-mode", "600"]
@@ -450,7 +450,7 @@ def test_so_are_those_of_the_admin_endpoint_and_the_health_listener(service: Ser
     assert not any(path.exists() for path in paths.values())
 
 
-def test_an_upgrade_makes_files_again(service: Service) -> None:
+def test_an_upgrade_makes_files_again(service: Daemon) -> None:
     served = Served(service, "unix")
     service.start("-b", served.bind)
     old = service.pid
@@ -465,7 +465,7 @@ def test_an_upgrade_makes_files_again(service: Service) -> None:
     assert not served.path.exists()
 
 
-def test_a_listener_made_anew_ends_an_upgrade(service: Service) -> None:
+def test_a_listener_made_anew_ends_an_upgrade(service: Daemon) -> None:
     """The new master would have the old socket."""
     service.expected_errors = [SHUT, "upgrade failed"]
     served = Served(service, "unix")

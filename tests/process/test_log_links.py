@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 OTHER = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 
 
-def start(service: Service, out: int, *flags: str) -> None:
+def start(service: Daemon, out: int, *flags: str) -> None:
     """In the foreground, stdout that descriptor."""
     service.start_in_foreground("-w", "1", *flags, stdout=out)
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "link to a link"])
 @pytest.mark.parametrize("kind", ["pipe", "file"])
-def test_a_name_of_stdout_is_a_dash(service: Service, name: str, kind: str) -> None:
+def test_a_name_of_stdout_is_a_dash(service: Daemon, name: str, kind: str) -> None:
     (service.dir / "link").symlink_to("/dev/stdout")
     (service.dir / "link to a link").symlink_to("link")
     out = service.dir / "out"
@@ -46,7 +46,7 @@ def test_a_name_of_stdout_is_a_dash(service: Service, name: str, kind: str) -> N
 
 
 @pytest.mark.parametrize("name", ["/dev/stderr", "/proc/self/fd/2", "link"])
-def test_a_name_of_stderr_is_a_dash(service: Service, name: str) -> None:
+def test_a_name_of_stderr_is_a_dash(service: Daemon, name: str) -> None:
     (service.dir / "link").symlink_to("/dev/stderr")
     service.start_in_foreground("-w", "1", "--error-log", name)
     assert service.get() == "v1"
@@ -62,13 +62,13 @@ def test_a_name_of_stderr_is_a_dash(service: Service, name: str) -> None:
      ("access-log", "/dev/stdin", "leads to stdin; write - for stdout, or name a file"),
      ("error-log", "/proc/self/fd/1", "leads to stdout; write - for stderr, or name a file")],
 )  # fmt: skip
-def test_that_of_another_stream_has_a_hint(service: Service, option: str, path: str, said: str) -> None:
+def test_that_of_another_stream_has_a_hint(service: Daemon, option: str, path: str, said: str) -> None:
     done = service.run("start", *service.flags(f"--{option}", path))
     assert (done.returncode, done.stderr) == (2, f"forkd: {option} = '{path}': {said} (flag --{option})\n")
 
 
 @pytest.mark.parametrize("kind", ["terminal", "fifo", "/dev/null"])
-def test_a_link_to_a_device(service: Service, kind: str) -> None:
+def test_a_link_to_a_device(service: Daemon, kind: str) -> None:
     link, fifo = service.dir / "access.log", service.dir / "fifo"
     ours, theirs = os.openpty()
     link.symlink_to({"terminal": os.ttyname(theirs), "fifo": str(fifo)}.get(kind, kind))
@@ -99,7 +99,7 @@ def test_a_link_to_a_device(service: Service, kind: str) -> None:
     assert link.is_symlink()
 
 
-def refused(service: Service, link: Path) -> str:
+def refused(service: Daemon, link: Path) -> str:
     """What a start says of it, in one line."""
     done = subprocess.run(
         service.argv("start", *service.flags("-w", "1", "--user", "root", "--access-log", str(link))),
@@ -112,7 +112,7 @@ def refused(service: Service, link: Path) -> str:
 
 
 @root_only
-def test_a_link_that_others_could_have_made_is_not_followed(service: Service) -> None:
+def test_a_link_that_others_could_have_made_is_not_followed(service: Daemon) -> None:
     """To a device neither: it may be a disk."""
     shared = service.dir / "shared"
     shared.mkdir()
@@ -127,7 +127,7 @@ def test_a_link_that_others_could_have_made_is_not_followed(service: Service) ->
 
 
 @root_only
-def test_a_link_to_a_file_is_not_followed(service: Service) -> None:
+def test_a_link_to_a_file_is_not_followed(service: Daemon) -> None:
     precious, link = service.dir / "precious", service.dir / "access.log"
     link.symlink_to(precious)
     why = f"forkd: access log {link}: a symbolic link to a file is not followed; name the file itself"
@@ -138,7 +138,7 @@ def test_a_link_to_a_file_is_not_followed(service: Service) -> None:
     assert precious.read_text() == "kept"
 
 
-def test_no_log_that_cannot_be_opened_is_a_traceback(service: Service) -> None:
+def test_no_log_that_cannot_be_opened_is_a_traceback(service: Daemon) -> None:
     service.expected_errors = ["did not start"]
     for path in (str(service.dir), "/proc/none/x", "/dev/none/x", "/proc/version/x"):
         for option in ("--access-log", "--error-log"):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Crew
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .trial import family, open_files
 
 LINE = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "GET /n/(\d+-\d+) HTTP/1\.1" 200 2 "-" "-" [0-9.]+')
@@ -35,7 +35,7 @@ FAILING = """
 class Numbered(Crew):
     """Clients whose every request has a path of its own."""
 
-    def __init__(self, service: Service, clients: int) -> None:
+    def __init__(self, service: Daemon, clients: int) -> None:
         self.answered: set[str] = set()
         self.failures: list[str] = []
         super().__init__()
@@ -62,7 +62,7 @@ class Numbered(Crew):
             self.failures.append(f"{type(error).__name__}: {error}")
 
 
-def rotated(service: Service) -> set[str]:
+def rotated(service: Daemon) -> set[str]:
     return {str(path) for log in ("access", "error") for path in service.dir.glob(f"{log}.*")}
 
 
@@ -70,7 +70,7 @@ def rotated(service: Service) -> set[str]:
     "flags", [[], ["--preload"], ["-m", "half-sync-half-async"], ["-m", "reactor", "--threads", "4"]],
     ids=" ".join,
 )  # fmt: skip
-def test_rotation_under_load_loses_and_tears_no_line(service: Service, flags: list[str]) -> None:
+def test_rotation_under_load_loses_and_tears_no_line(service: Daemon, flags: list[str]) -> None:
     access, rounds = service.dir / "access", 10
     service.start("--access-log", str(access), *flags)
     first = service.error_log
@@ -99,7 +99,7 @@ def test_rotation_under_load_loses_and_tears_no_line(service: Service, flags: li
     assert set(times) == load.answered
 
 
-def test_what_cannot_be_opened_anew_leaves_the_old_file_in_use(service: Service) -> None:
+def test_what_cannot_be_opened_anew_leaves_the_old_file_in_use(service: Daemon) -> None:
     logs, moved = service.dir / "logs", service.dir / "moved"
     logs.mkdir()
     service.expected_errors = ["the old file stays in use"]
@@ -122,7 +122,7 @@ def test_what_cannot_be_opened_anew_leaves_the_old_file_in_use(service: Service)
     until(lambda: "reopened" in service.log(), "the next time it works")
 
 
-def test_a_reload_says_that_the_error_log_needs_a_restart(service: Service) -> None:
+def test_a_reload_says_that_the_error_log_needs_a_restart(service: Daemon) -> None:
     path = service.dir / "forkd.toml"
     common = 'app = "app:app"\nbind = ["127.0.0.1:0"]\nadmin = "127.0.0.1:0"\n'
     path.write_text(f'{common}error-log = "{service.error_log}"\n')
@@ -132,7 +132,7 @@ def test_a_reload_says_that_the_error_log_needs_a_restart(service: Service) -> N
 
 
 @contextlib.contextmanager
-def unread(service: Service, *flags: str) -> Iterator[int]:
+def unread(service: Daemon, *flags: str) -> Iterator[int]:
     """The service in the foreground, its standard error a pipe that is full. Yields the pipe's end."""
     read, write = os.pipe()
     command = service.argv("start", *service.flags(*flags), "-f")
@@ -157,7 +157,7 @@ def unread(service: Service, *flags: str) -> Iterator[int]:
         os.close(read)
 
 
-def works(service: Service) -> None:
+def works(service: Daemon) -> None:
     """Requests, the admin endpoint, signals and a reload."""
     for _ in range(3):
         assert service.get() == "v1"
@@ -169,7 +169,7 @@ def works(service: Service) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--access-log", "-"]], ids=" ".join)
-def test_a_standard_error_that_nobody_reads(service: Service, flags: list[str]) -> None:
+def test_a_standard_error_that_nobody_reads(service: Daemon, flags: list[str]) -> None:
     with unread(service, *flags):
         works(service)
         works(service)
@@ -177,7 +177,7 @@ def test_a_standard_error_that_nobody_reads(service: Service, flags: list[str]) 
         service.gone()
 
 
-def test_what_nobody_read_is_counted_and_told(service: Service) -> None:
+def test_what_nobody_read_is_counted_and_told(service: Daemon) -> None:
     service.write_app(FAILING)
     with unread(service, "-w", "1") as read:
         works(service)
@@ -201,7 +201,7 @@ def test_what_nobody_read_is_counted_and_told(service: Service) -> None:
         until(told, "as many as are counted")
 
 
-def test_the_access_log_to_a_reader_that_comes_late(service: Service) -> None:
+def test_the_access_log_to_a_reader_that_comes_late(service: Daemon) -> None:
     """Nothing is lost as long as memory for it lasts."""
     with unread(service, "--access-log", "-") as read:
         for number in range(100):
@@ -218,7 +218,7 @@ def test_the_access_log_to_a_reader_that_comes_late(service: Service) -> None:
         service.settles(0, "forkd_log_lines_lost_total")
 
 
-def test_a_fifo_without_a_reader_is_an_error_and_no_wait(service: Service) -> None:
+def test_a_fifo_without_a_reader_is_an_error_and_no_wait(service: Daemon) -> None:
     path = Path(service.dir / "fifo")
     os.mkfifo(path)
     done = service.run("start", *service.flags("--access-log", str(path)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from . import matrix
-from .conftest import Service
+from .conftest import Daemon
 from .faults_logs import TMPFS
 from .trial import Trial
 
@@ -42,7 +42,7 @@ def _marks(row: matrix.Row, model: str) -> list[pytest.MarkDecorator]:
         for model in ("leader-followers", *row.models)
     ],
 )
-def test_row(service: Service, row: matrix.Row, model: str, tmp_path: Path) -> None:
+def test_row(service: Daemon, row: matrix.Row, model: str, tmp_path: Path) -> None:
     if row.name in NEEDS_ROOT and os.geteuid():
         pytest.skip(f"needs root: {NEEDS_ROOT[row.name]}")
     if row.name in NEEDS_SLOWHTTPTEST and shutil.which("slowhttptest") is None:

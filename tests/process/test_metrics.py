@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 CONTRACT = [
     "forkd_requests_total", "forkd_request_duration_seconds", "forkd_requests_in_flight",
@@ -26,7 +26,7 @@ CONTRACT = [
 ]  # fmt: skip
 
 
-def test_every_name_of_the_contract_is_there(service: Service) -> None:
+def test_every_name_of_the_contract_is_there(service: Daemon) -> None:
     service.start()
     service.get()
     os.kill(service.worker_pids()[0], signal.SIGTERM)
@@ -37,7 +37,7 @@ def test_every_name_of_the_contract_is_there(service: Service) -> None:
         assert re.search(rf"^{name}(_count)?[{{ ]", page, re.M), name
 
 
-def test_requests_are_counted_exactly(service: Service) -> None:
+def test_requests_are_counted_exactly(service: Daemon) -> None:
     service.expected_errors = ["the application failed", "Traceback"]
     service.start()
     with Load(service.address, keep=2, fresh=2) as load:
@@ -53,7 +53,7 @@ def test_requests_are_counted_exactly(service: Service) -> None:
     service.settles(load.asked + 1, "forkd_request_duration_seconds_count")
 
 
-def counters(service: Service) -> dict[str, float]:
+def counters(service: Daemon) -> dict[str, float]:
     found = {}
     for line in service.admin("/metrics")[1].splitlines():
         match = re.fullmatch(r"(\w+(?:_total|_count|_sum|_bucket)(?:\{.*\})?) (\S+)", line)
@@ -62,7 +62,7 @@ def counters(service: Service) -> dict[str, float]:
     return found
 
 
-def test_no_counter_ever_decreases(service: Service) -> None:
+def test_no_counter_ever_decreases(service: Daemon) -> None:
     """Scrapes during load, while children are killed and generations come and go."""
     service.expected_errors = ["SIGKILL"]
     service.start()
@@ -85,7 +85,7 @@ def test_no_counter_ever_decreases(service: Service) -> None:
     assert load.asked - kills <= total <= load.asked + lost
 
 
-def stopped(service: Service) -> list[int]:
+def stopped(service: Daemon) -> list[int]:
     """Stop all children, the way a debugger does."""
     pids = service.worker_pids()
     for pid in pids:
@@ -97,7 +97,7 @@ def stopped(service: Service) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_the_accept_queue_is_the_kernels(service: Service, kind: str) -> None:
+def test_the_accept_queue_is_the_kernels(service: Daemon, kind: str) -> None:
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}" if kind == "unix" else "127.0.0.1:0", "--backlog", "17")
     service.settles(17, "forkd_accept_queue_limit")
@@ -121,7 +121,7 @@ def test_the_accept_queue_is_the_kernels(service: Service, kind: str) -> None:
         client.close()
 
 
-def test_gauges_return_to_zero(service: Service) -> None:
+def test_gauges_return_to_zero(service: Daemon) -> None:
     service.start()
     clients = [service.connect() for _ in range(5)]
     until(lambda: service.metric("forkd_connections") == 5, "five connections")
@@ -131,7 +131,7 @@ def test_gauges_return_to_zero(service: Service) -> None:
     service.settles(0, "forkd_requests_in_flight")
 
 
-def test_readyz_is_503_while_draining(service: Service) -> None:
+def test_readyz_is_503_while_draining(service: Daemon) -> None:
     service.start()
     with service.connect() as client:
         client.sendall(b"GET /sleep/1.5 HTTP/1.1\r\nHost: a\r\n\r\n")

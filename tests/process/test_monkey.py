@@ -14,7 +14,7 @@ import pytest
 
 from forkd.models import registry
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: Patches when the file `how` says; /threads tells what forkd is made of.
 APP = """
@@ -94,7 +94,7 @@ ROWS = [
 ]
 
 
-def get(service: Service, path: str) -> dict[str, object]:
+def get(service: Daemon, path: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(service.get(path, 60))
     return found
 
@@ -111,7 +111,7 @@ def turns(row: int) -> list[tuple[str, str, bool, bool]]:
     return [(*turn[:2], (row + n) % 2 == 0, turn[2]) for n, turn in enumerate(found)]
 
 
-def load(service: Service, generation: int, how: str, **settings: bool) -> None:
+def load(service: Daemon, generation: int, how: str, **settings: bool) -> None:
     (service.dir / "how").write_text(how)
     lines = [f"{key} = {value}\n".lower() for key, value in settings.items()]
     (service.dir / "forkd.toml").write_text("".join(lines))
@@ -121,7 +121,7 @@ def load(service: Service, generation: int, how: str, **settings: bool) -> None:
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=[f"{name}-{n}" for name, n in ROWS])
-def test_what_forkd_calls_are_the_originals(service: Service, row: int) -> None:
+def test_what_forkd_calls_are_the_originals(service: Daemon, row: int) -> None:
     """A request that sleeps is in the application of one generation while the next one is loaded."""
     model, threads = ROWS[row]
     service.write_app(APP)
@@ -199,7 +199,7 @@ HANDLERS = """
 @pytest.mark.parametrize(
     ("interface", "threads"), [("Lines", 1), ("Blocking", 1), ("Blocking", 4)]
 )
-def test_streams_go_on(service: Service, interface: str, threads: int) -> None:
+def test_streams_go_on(service: Daemon, interface: str, threads: int) -> None:
     service.write_app(HANDLERS)
     cases = [(library, moment) for library in LIBRARIES for moment in ("import", "request")]
     for generation, (library, moment) in enumerate(cases, 1):

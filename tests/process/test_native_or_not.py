@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service
+from .conftest import Daemon
 from .test_forks import APP as FORKS
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def without(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+def without(service: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """A service of a forkd that was installed without a C compiler."""
     copy = service.dir / "installed"
     but_native = shutil.ignore_patterns("_native*.so", "__pycache__")
@@ -31,7 +31,7 @@ def without(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     return service
 
 
-def said_in(service: Service, *flags: str) -> tuple[list[str], dict[str, object], list[float]]:
+def said_in(service: Daemon, *flags: str) -> tuple[list[str], dict[str, object], list[float]]:
     """Check, banner, log and status as texts; the keys of status; forkd_build_info by native."""
     checked = service.ok("check", *service.flags(*flags))
     printed = service.start(*flags)
@@ -44,7 +44,7 @@ def said_in(service: Service, *flags: str) -> tuple[list[str], dict[str, object]
 
 
 @pytest.mark.parametrize("flags", [[], ["--native"]], ids=["default", "required"])
-def test_with_native_code(service: Service, flags: list[str]) -> None:
+def test_with_native_code(service: Daemon, flags: list[str]) -> None:
     texts, keys, metric = said_in(service, *flags)
     for text in texts:
         assert ", native code" in text
@@ -52,7 +52,7 @@ def test_with_native_code(service: Service, flags: list[str]) -> None:
     assert metric == [1.0, 0.0]
 
 
-def test_turned_off(service: Service) -> None:
+def test_turned_off(service: Daemon) -> None:
     texts, keys, metric = said_in(service, "--no-native")
     for text in texts:
         assert ", no native code (native = false)" in text
@@ -60,7 +60,7 @@ def test_turned_off(service: Service) -> None:
     assert metric == [0.0, 1.0]
 
 
-def test_absent(without: Service) -> None:
+def test_absent(without: Daemon) -> None:
     why = "it was not compiled when forkd was installed"
     texts, keys, metric = said_in(without)
     for text in texts:
@@ -71,7 +71,7 @@ def test_absent(without: Service) -> None:
 
 
 @pytest.mark.parametrize("how", ["flag", "environment", "file"])
-def test_required_and_absent_is_an_error(without: Service, how: str) -> None:
+def test_required_and_absent_is_an_error(without: Daemon, how: str) -> None:
     flags, where = {
         "flag": (["--native"], "flag --native"),
         "environment": ([], "environment FORKD_NATIVE"),
@@ -90,7 +90,7 @@ def test_required_and_absent_is_an_error(without: Service, how: str) -> None:
         )
 
 
-def test_broken_is_said_with_the_loaders_words(without: Service) -> None:
+def test_broken_is_said_with_the_loaders_words(without: Daemon) -> None:
     module = without.dir / "installed" / "forkd" / "_native.abi3.so"
     module.write_bytes(b"no shared object")
     said = without.ok("check", *without.flags())
@@ -98,7 +98,7 @@ def test_broken_is_said_with_the_loaders_words(without: Service) -> None:
     assert str(os.path.basename(module)) in said
 
 
-def test_what_the_application_forks_leaves_without_native_code(without: Service) -> None:
+def test_what_the_application_forks_leaves_without_native_code(without: Daemon) -> None:
     without.write_app(FORKS)
     without.expected_errors = ["^Traceback"]
     without.start("-w", "1")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .nginx import SAMPLE, command, configured, nginx, with_keepalive
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx (scripts/apt nginx)")
@@ -58,7 +58,7 @@ def test_nginx_takes_the_sample(tmp_path: Path, keep: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_the_application_learns_what_the_client_asked_for(service: Service, kind: str) -> None:
+def test_the_application_learns_what_the_client_asked_for(service: Daemon, kind: str) -> None:
     service.write_app(ECHO)
     path = service.dir / "s.sock"
     service.start("-w", "1", *(["-b", f"unix:{path}"] if kind == "unix" else []))
@@ -82,7 +82,7 @@ def test_the_application_learns_what_the_client_asked_for(service: Service, kind
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_no_fast_request_waits_for_a_slow_one(service: Service, keep: bool) -> None:
+def test_no_fast_request_waits_for_a_slow_one(service: Daemon, keep: bool) -> None:
     """48 of them, beside one that holds a worker until all of them are answered. Connections that nginx
     keeps are for workers with threads."""
     service.write_app(GATE)

@@ -12,7 +12,7 @@ import pytest
 
 from forkd.system.signal_sockets import SignalSockets
 
-from .conftest import Service, alive, command_line, processes_of, until
+from .conftest import Daemon, alive, command_line, processes_of, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -30,7 +30,7 @@ KINDS = {
 FORKS = {"process-per-connection": ["-m", "process-per-connection"]}
 
 
-def start(service: Service, *flags: str) -> None:
+def start(service: Daemon, *flags: str) -> None:
     service.open_up()
     service.under = FEW
     service.start_in_foreground("--user", "nobody", *flags)
@@ -39,7 +39,7 @@ def start(service: Service, *flags: str) -> None:
     assert all(os.stat(f"/proc/{pid}").st_uid != 0 for pid in service.worker_pids())
 
 
-def ask(service: Service, path: str) -> socket.socket:
+def ask(service: Daemon, path: str) -> socket.socket:
     """A client whose request is in the application."""
     client = service.connect()
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -48,7 +48,7 @@ def ask(service: Service, path: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("kind", KINDS | FORKS)
-def test_a_reload_ends_who_does_not_finish(service: Service, kind: str) -> None:
+def test_a_reload_ends_who_does_not_finish(service: Daemon, kind: str) -> None:
     start(service, *(KINDS | FORKS)[kind], "--graceful-timeout", "0.5s")
     old = service.worker_pids()
     with ask(service, "/c/60"):
@@ -60,7 +60,7 @@ def test_a_reload_ends_who_does_not_finish(service: Service, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_worker_that_is_stuck_is_killed_with_its_stacks(service: Service, kind: str) -> None:
+def test_a_worker_that_is_stuck_is_killed_with_its_stacks(service: Daemon, kind: str) -> None:
     access = service.dir / "access.log"
     start(service, *KINDS[kind], "--timeout", "0.5s", "--access-log", str(access))
     service.expected_errors = ["gone: timeout"]
@@ -72,7 +72,7 @@ def test_a_worker_that_is_stuck_is_killed_with_its_stacks(service: Service, kind
     assert service.get() == "v1"
 
 
-def test_one_that_is_stopped_is_killed_too(service: Service) -> None:
+def test_one_that_is_stopped_is_killed_too(service: Daemon) -> None:
     start(service, "--graceful-timeout", "0.5s")
     old = service.worker_pids()
     for pid in old:
@@ -85,7 +85,7 @@ def test_one_that_is_stopped_is_killed_too(service: Service) -> None:
 @pytest.mark.parametrize(
     ("kind", "path"), [*((kind, "/c/60") for kind in KINDS | FORKS), ("native", "/sleep/60")]
 )
-def test_a_master_that_is_killed_leaves_nothing(service: Service, kind: str, path: str) -> None:
+def test_a_master_that_is_killed_leaves_nothing(service: Daemon, kind: str, path: str) -> None:
     start(service, *(KINDS | FORKS)[kind])
     pids, address = service.pids(), service.address
     with ask(service, path):
@@ -98,21 +98,21 @@ def test_a_master_that_is_killed_leaves_nothing(service: Service, kind: str, pat
     assert service.get() == "v1"
 
 
-def test_stop_ends_all(service: Service) -> None:
+def test_stop_ends_all(service: Daemon) -> None:
     start(service, "--graceful-timeout", "0.5s")
     with ask(service, "/c/60"):
         assert service.ok("stop") == ""
         service.gone(0)
 
 
-def test_int_ends_all_at_once(service: Service) -> None:
+def test_int_ends_all_at_once(service: Daemon) -> None:
     start(service)
     with ask(service, "/c/60"):
         service.signal(signal.SIGINT)
         service.gone()
 
 
-def test_stop_after_an_upgrade_leaves_nothing(service: Service) -> None:
+def test_stop_after_an_upgrade_leaves_nothing(service: Daemon) -> None:
     start(service, "--graceful-timeout", "0.5s")
     old = service.worker_pids()
     with ask(service, "/c/60"):
@@ -122,7 +122,7 @@ def test_stop_after_an_upgrade_leaves_nothing(service: Service) -> None:
         service.gone()
 
 
-def test_a_template_that_hangs_is_killed(service: Service) -> None:
+def test_a_template_that_hangs_is_killed(service: Daemon) -> None:
     start(service, "--preload", "--boot-timeout", "1s")
     service.write_app("import time\ntime.sleep(60)\n")
     service.expected_errors = ["reload", "not ready within"]
@@ -134,7 +134,7 @@ def test_a_template_that_hangs_is_killed(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_a_hook_that_hangs_is_killed(service: Service) -> None:
+def test_a_hook_that_hangs_is_killed(service: Daemon) -> None:
     service.write_app("import time\ndef on_reload(place):\n    time.sleep(60)\n", name="hooks.py")
     start(service, "--hooks", "hooks", "--timeout", "1s")
     service.expected_errors = ["hook on_reload"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_list import listed
 from .test_room import executes, give_away, limited
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def within(
-    service: Service, under: list[str], verb: str, *arguments: str
+    service: Daemon, under: list[str], verb: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*under, *service.argv(verb, *arguments)], cwd=service.dir, env=service.environ, text=True,
@@ -46,7 +46,7 @@ def within(
 
 
 @pytest.mark.parametrize("preload", ["--no-preload", "--preload"])
-def test_without_proc_each_verb_works(service: Service, preload: str) -> None:
+def test_without_proc_each_verb_works(service: Daemon, preload: str) -> None:
     done = within(service, NO_PROC, "start", *service.flags(preload))
     assert done.returncode == 0, done.stderr
     assert service.get() == "v1"
@@ -72,7 +72,7 @@ def test_without_proc_each_verb_works(service: Service, preload: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not executes(), reason="needs root, and users of its own")
-def test_without_proc_workers_become_another_user(service: Service) -> None:
+def test_without_proc_workers_become_another_user(service: Daemon) -> None:
     service.open_up()
     done = within(service, NO_PROC, "start", *service.flags("--user", "nobody", "--max-rss", "1G"))
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_without_proc_workers_become_another_user(service: Service) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_proc_a_unix_socket_cannot_be_given_away(service: Service) -> None:
+def test_without_proc_a_unix_socket_cannot_be_given_away(service: Daemon) -> None:
     path = service.dir / "web.sock"
     done = within(service, NO_PROC, "start", *service.flags("-b", f"unix:{path}", "--socket-group", "daemon"))
     assert done.returncode == 1
@@ -91,7 +91,7 @@ def test_without_proc_a_unix_socket_cannot_be_given_away(service: Service) -> No
     service.expected_errors = ["the service did not start"]
 
 
-def test_without_proc_an_address_in_use_is_said_to_be(service: Service) -> None:
+def test_without_proc_an_address_in_use_is_said_to_be(service: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
         done = within(service, NO_PROC, "start", *service.flags("-b", f"127.0.0.1:{port}"))
@@ -101,7 +101,7 @@ def test_without_proc_an_address_in_use_is_said_to_be(service: Service) -> None:
     service.expected_errors = ["EADDRINUSE"]
 
 
-def test_without_proc_the_stand_in_of_an_upgrade_stays(service: Service) -> None:
+def test_without_proc_the_stand_in_of_an_upgrade_stays(service: Daemon) -> None:
     service.under = NO_PROC
     first = service.start_in_foreground()
     assert within(service, NO_PROC, "upgrade").returncode == 0
@@ -113,7 +113,7 @@ def test_without_proc_the_stand_in_of_an_upgrade_stays(service: Service) -> None
     assert first.wait(20) == 0
 
 
-def test_a_lock_that_cannot_be_seen_through_is_said_to_be_one(service: Service) -> None:
+def test_a_lock_that_cannot_be_seen_through_is_said_to_be_one(service: Daemon) -> None:
     service.start()
     done = within(service, NO_PROC, "status", "--control", f"{service.dir}/none.sock")
     assert done.returncode == 1
@@ -121,7 +121,7 @@ def test_a_lock_that_cannot_be_seen_through_is_said_to_be_one(service: Service) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not executes(), reason="needs root, and users of its own")
-def test_of_another_users_daemon_that_is_hidden_it_is_said_whose_it_is(service: Service) -> None:
+def test_of_another_users_daemon_that_is_hidden_it_is_said_whose_it_is(service: Daemon) -> None:
     service.start()
     uid = give_away(service)
     for verb, said in [("stop", "belongs to another user"), ("status", "EACCES: Permission denied")]:
@@ -132,7 +132,7 @@ def test_of_another_users_daemon_that_is_hidden_it_is_said_whose_it_is(service: 
     os.chown(service.dir, 0, 0)
 
 
-def test_one_whose_title_could_not_be_set_is_listed(service: Service) -> None:
+def test_one_whose_title_could_not_be_set_is_listed(service: Daemon) -> None:
     """With an empty environment there is no room for a title."""
     root = str(Path(__file__).parents[2])
     link = service.dir / "forkd"

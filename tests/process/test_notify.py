@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 
 SHOW_ENVIRON = """
     import os
@@ -61,7 +61,7 @@ class Manager:
 
 
 @pytest.fixture
-def manager(service: Service, tmp_path: Path) -> Iterator[Manager]:
+def manager(service: Daemon, tmp_path: Path) -> Iterator[Manager]:
     made = Manager(tmp_path / "notify")
     service.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
     yield made
@@ -70,7 +70,7 @@ def manager(service: Service, tmp_path: Path) -> Iterator[Manager]:
         os.close(fd)
 
 
-def test_ready_reload_and_stop_are_told(service: Service, manager: Manager) -> None:
+def test_ready_reload_and_stop_are_told(service: Daemon, manager: Manager) -> None:
     service.start_in_foreground()
     assert "2 workers ready" in manager.hears(READY="1")["STATUS"]
     service.ok("reload")
@@ -80,7 +80,7 @@ def test_ready_reload_and_stop_are_told(service: Service, manager: Manager) -> N
     manager.hears(STOPPING="1")
 
 
-def test_a_reload_that_fails_ends_too(service: Service, manager: Manager) -> None:
+def test_a_reload_that_fails_ends_too(service: Daemon, manager: Manager) -> None:
     service.expected_errors = ["reload failed", "gone: boot", "Traceback", "NameError"]
     service.start_in_foreground()
     manager.hears(READY="1")
@@ -92,7 +92,7 @@ def test_a_reload_that_fails_ends_too(service: Service, manager: Manager) -> Non
 
 
 def test_after_an_upgrade_another_process_is_the_main_one(
-    service: Service, manager: Manager
+    service: Daemon, manager: Manager
 ) -> None:
     first = service.start_in_foreground()
     manager.hears(READY="1")
@@ -111,14 +111,14 @@ def test_after_an_upgrade_another_process_is_the_main_one(
     assert all("MAINPID" not in message for message in manager.listen())
 
 
-def test_the_application_sees_nothing_of_it(service: Service, manager: Manager) -> None:
+def test_the_application_sees_nothing_of_it(service: Daemon, manager: Manager) -> None:
     service.environ |= {"WATCHDOG_USEC": "60000000", "LISTEN_FDS": "0", "FORKD_TIMEOUT": "20"}
     service.write_app(SHOW_ENVIRON)
     service.start_in_foreground()
     assert service.get() == "FORKD_WORKER"
 
 
-def test_an_abstract_address(service: Service) -> None:
+def test_an_abstract_address(service: Daemon) -> None:
     name = f"forkd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + name)
@@ -130,7 +130,7 @@ def test_an_abstract_address(service: Service) -> None:
             heard = sock.recv(4096)
 
 
-def test_a_manager_that_does_not_read_holds_up_nothing(service: Service, manager: Manager) -> None:
+def test_a_manager_that_does_not_read_holds_up_nothing(service: Daemon, manager: Manager) -> None:
     service.environ["WATCHDOG_USEC"] = "20000"
     service.start_in_foreground()
     for _ in range(5):
@@ -153,7 +153,7 @@ def fill(path: Path) -> None:
 
 
 def test_what_its_queue_has_no_room_for_is_said_again_in_order(
-    service: Service, manager: Manager, tmp_path: Path
+    service: Daemon, manager: Manager, tmp_path: Path
 ) -> None:
     fill(tmp_path / "notify")
     service.start("-w", "2")
@@ -170,7 +170,7 @@ def test_what_its_queue_has_no_room_for_is_said_again_in_order(
 
 
 def test_an_old_master_stays_until_the_manager_knows_of_the_new_one(
-    service: Service, manager: Manager, tmp_path: Path
+    service: Daemon, manager: Manager, tmp_path: Path
 ) -> None:
     service.start()
     manager.hears(READY="1")
@@ -188,7 +188,7 @@ def beats(manager: Manager) -> int:
     return sum(1 for message in manager.listen() if "WATCHDOG" in message)
 
 
-def test_the_watchdog_hears_of_children_that_are_wedged(service: Service, manager: Manager) -> None:
+def test_the_watchdog_hears_of_children_that_are_wedged(service: Daemon, manager: Manager) -> None:
     service.environ["WATCHDOG_USEC"] = "400000"
     service.start_in_foreground("--timeout", "0")
     until(lambda: beats(manager) >= 3, "the first beats")
@@ -204,7 +204,7 @@ def test_the_watchdog_hears_of_children_that_are_wedged(service: Service, manage
     until(lambda: beats(manager) >= at + 2, "beats again")
 
 
-def test_a_request_without_end_is_heard_of_too(service: Service, manager: Manager) -> None:
+def test_a_request_without_end_is_heard_of_too(service: Daemon, manager: Manager) -> None:
     service.environ["WATCHDOG_USEC"] = "400000"
     service.start_in_foreground("--timeout", "0", "-w", "1")
     with service.connect() as client:
@@ -230,7 +230,7 @@ def until_silent(manager: Manager) -> None:
 # ---- the store of listeners ---------------------------------------------------------------
 
 
-def restart_with(service: Service, manager: Manager, *flags: str) -> None:
+def restart_with(service: Daemon, manager: Manager, *flags: str) -> None:
     """As systemd does: the kept descriptors from 3 on, their names in the environment."""
     names = list(manager.kept)
     command = service.argv("start", *service.flags(*flags), "-f")
@@ -254,7 +254,7 @@ def restart_with(service: Service, manager: Manager, *flags: str) -> None:
 
 @pytest.mark.parametrize("where", ["tcp", "unix"])
 def test_a_killed_master_gets_its_listeners_back(
-    service: Service, manager: Manager, where: str
+    service: Daemon, manager: Manager, where: str
 ) -> None:
     bind = "127.0.0.1:0" if where == "tcp" else f"unix:{service.dir}/s.sock"
     service.start_in_foreground("-b", bind)
@@ -278,7 +278,7 @@ def test_a_killed_master_gets_its_listeners_back(
 
 
 def test_a_kept_listener_that_nobody_wants_is_given_back(
-    service: Service, manager: Manager
+    service: Daemon, manager: Manager
 ) -> None:
     config = service.dir / "c.toml"
     one, two = f"unix:{service.dir}/1.sock", f"unix:{service.dir}/2.sock"
@@ -308,7 +308,7 @@ LEAVES_A_PROCESS = """
 @pytest.mark.parametrize(
     "model", ["leader-followers", "reactor", "half-sync-half-async", "proactor"]
 )
-def test_what_the_application_leaves_behind_holds_no_port(service: Service, model: str) -> None:
+def test_what_the_application_leaves_behind_holds_no_port(service: Daemon, model: str) -> None:
     service.write_app(LEAVES_A_PROCESS)
     service.start("-m", model)
     address = service.address
@@ -338,7 +338,7 @@ def parent(pid: int) -> int:
 
 
 def test_a_listener_made_anew_is_kept_instead_of_the_old_one(
-    service: Service, manager: Manager
+    service: Daemon, manager: Manager
 ) -> None:
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}")
@@ -355,7 +355,7 @@ def test_a_listener_made_anew_is_kept_instead_of_the_old_one(
         assert service.admin("/readyz")[0] == 200
 
 
-def test_a_kept_listener_whose_file_is_gone_is_made_anew(service: Service, manager: Manager) -> None:
+def test_a_kept_listener_whose_file_is_gone_is_made_anew(service: Daemon, manager: Manager) -> None:
     path = service.dir / "s.sock"
     service.start_in_foreground("-b", f"unix:{path}")
     manager.hears(READY="1")

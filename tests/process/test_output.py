@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 
-from .conftest import Service
+from .conftest import Daemon
 
 FULL = "forkd: write(stdout): ENOSPC: No space left on device"
 
 
-def run(service: Service, *arguments: str, out: str = "/dev/full", err: str = "") -> tuple[int, str]:
+def run(service: Daemon, *arguments: str, out: str = "/dev/full", err: str = "") -> tuple[int, str]:
     """(exit code, stderr without warnings) of a command whose stdout is that device, and stderr, if that one
     is given."""
     command, where = service.argv("status")[:3], service.argv("status")[4:]
@@ -33,11 +33,11 @@ def run(service: Service, *arguments: str, out: str = "/dev/full", err: str = ""
      ["check", "app:app", "-b", "127.0.0.1:0", "--admin", "none"]],
     ids=" ".join,
 )  # fmt: skip
-def test_a_full_disk_is_one_line(service: Service, arguments: list[str]) -> None:
+def test_a_full_disk_is_one_line(service: Daemon, arguments: list[str]) -> None:
     assert run(service, *arguments) == (1, f"{FULL}\n")
 
 
-def test_a_full_disk_and_a_daemon_that_runs(service: Service) -> None:
+def test_a_full_disk_and_a_daemon_that_runs(service: Daemon) -> None:
     """What the command did is done, and the line says so."""
     assert run(service, "start", *service.flags()) == (1, f"{FULL}; the service runs\n")
     assert service.get() == "v1"
@@ -52,7 +52,7 @@ def test_a_full_disk_and_a_daemon_that_runs(service: Service) -> None:
     assert run(service, "stop") == (0, "")  # it has nothing to say
 
 
-def test_a_terminal_that_is_gone(service: Service) -> None:
+def test_a_terminal_that_is_gone(service: Daemon) -> None:
     master, terminal = os.openpty()
     name = os.ttyname(terminal)
     keep = os.open(name, os.O_WRONLY | os.O_NOCTTY)
@@ -69,11 +69,11 @@ def test_a_terminal_that_is_gone(service: Service) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["status"], 3), (["start", "--wrokers", "3"], 2), (["nonsense"], 2)]
 )
-def test_the_code_is_the_same_where_stderr_is_full(service: Service, arguments: list[str], code: int) -> None:
+def test_the_code_is_the_same_where_stderr_is_full(service: Daemon, arguments: list[str], code: int) -> None:
     assert run(service, *arguments, err="/dev/full") == (code, "")
 
 
-def test_a_reader_that_has_read_enough_is_no_error(service: Service) -> None:
+def test_a_reader_that_has_read_enough_is_no_error(service: Daemon) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -18,7 +18,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     "model", ["leader-followers", "half-sync-half-async", "reactor", "proactor"]
 )
 def test_connections_above_the_limit_wait_and_are_answered_when_others_leave(
-    service: Service, model: str
+    service: Daemon, model: str
 ) -> None:
     most, more = 2 * 4, 6
     service.start("-m", model, "-w", "2", "--worker-connections", "4")
@@ -44,7 +44,7 @@ def test_connections_above_the_limit_wait_and_are_answered_when_others_leave(
             service.settles(len(waiting), "forkd_accept_queue_length")
 
 
-def test_the_limit_of_open_files_is_lifted_and_named_when_it_is_too_low(service: Service) -> None:
+def test_the_limit_of_open_files_is_lifted_and_named_when_it_is_too_low(service: Daemon) -> None:
     service.under = ["prlimit", "--nofile=256:512"]
     service.start_in_foreground("--worker-connections", "1000")
     for pid in [service.pid, *service.worker_pids()]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_privileges import root_only
 from .trial import GONE, family, open_files
 
@@ -106,7 +106,7 @@ for line in sys.stdin:
 
 
 class Outside:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Daemon) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", OUTSIDE, str(service.dir / "outside")], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ class Outside:
 
 
 @pytest.fixture
-def outside(service: Service) -> Iterator[Outside]:
+def outside(service: Daemon) -> Iterator[Outside]:
     service.open_up()
     service.write_app(APP)
     made = Outside(service)
@@ -150,7 +150,7 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def unharmed(service: Service, outside: Outside, least: int) -> int:
+def unharmed(service: Daemon, outside: Outside, least: int) -> int:
     """Attack the master, and see that it has heard nothing. Returns the number of listeners given away."""
     master, upgrades = service.pid, service.log().count("upgrade: pid")
     given = int(service.get())  # a worker's, in the answer of a worker
@@ -190,7 +190,7 @@ ALONE = [
 
 
 @pytest.mark.parametrize("flags", SHARED + ALONE, ids=lambda flags: " ".join(flags) or "default")
-def test_the_master_hears_nothing(service: Service, outside: Outside, flags: list[str]) -> None:
+def test_the_master_hears_nothing(service: Daemon, outside: Outside, flags: list[str]) -> None:
     shared = flags in SHARED
     flags = [flag.replace("SOCKET", str(service.dir / "s.sock")) for flag in flags]
     service.start("--user", "nobody", *flags)
@@ -207,7 +207,7 @@ def test_the_master_hears_nothing(service: Service, outside: Outside, flags: lis
 
 
 def test_when_a_reload_gives_workers_what_the_master_had_alone(
-    service: Service, outside: Outside
+    service: Daemon, outside: Outside
 ) -> None:
     """And back again: a process has kept the listener."""
     config = service.dir / "forkd.toml"
@@ -231,7 +231,7 @@ def test_when_a_reload_gives_workers_what_the_master_had_alone(
     assert state(service.pid) in "RS"
 
 
-def test_when_an_upgrade_gives_the_workers_other_ids(service: Service, outside: Outside) -> None:
+def test_when_an_upgrade_gives_the_workers_other_ids(service: Daemon, outside: Outside) -> None:
     """Also the old master hears nothing, which is still there while the new workers boot."""
     service.dir.chmod(0o777)  # for the worker's word
     config = service.dir / "forkd.toml"
@@ -272,7 +272,7 @@ if os.getuid():
 
 @pytest.mark.parametrize("flags", [[], ["-m", "half-sync-half-async"]], ids=" ".join)
 def test_an_inherited_socket_has_no_owner(
-    service: Service, outside: Outside, flags: list[str]
+    service: Daemon, outside: Outside, flags: list[str]
 ) -> None:
     """Its creator may have set one, and `--io sigio` means epoll then."""
     with socket.socket() as listener:
@@ -302,7 +302,7 @@ def test_an_inherited_socket_has_no_owner(
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_the_master_owns_only_what_it_has_alone(
-    service: Service, flags: list[str], alone: bool
+    service: Daemon, flags: list[str], alone: bool
 ) -> None:
     """Of all its descriptors: channels, queues, bells, files."""
     service.open_up()

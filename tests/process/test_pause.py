@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 
 @pytest.mark.parametrize("how", ["scale 0", "scale -2", "SIGTTOU", "SIGWINCH"])
-def test_each_way_to_no_workers_is_the_same_state(service: Service, how: str) -> None:
+def test_each_way_to_no_workers_is_the_same_state(service: Daemon, how: str) -> None:
     service.start("-w", "2" if how.startswith("scale") else "1")
     if how.startswith("scale"):
         done = service.run("scale", how.split()[1])
@@ -40,7 +40,7 @@ def test_each_way_to_no_workers_is_the_same_state(service: Service, how: str) ->
     assert service.get() == "v1"
 
 
-def test_who_waits_meanwhile_is_served_by_the_first_worker(service: Service) -> None:
+def test_who_waits_meanwhile_is_served_by_the_first_worker(service: Daemon) -> None:
     service.start()
     service.ok("scale", "0")
     until(lambda: not service.live()["workers"], "no children")
@@ -51,7 +51,7 @@ def test_who_waits_meanwhile_is_served_by_the_first_worker(service: Service) -> 
     assert service.admin("/readyz")[0] == 200
 
 
-def test_none_is_no_pause_where_a_connection_brings_one(service: Service) -> None:
+def test_none_is_no_pause_where_a_connection_brings_one(service: Daemon) -> None:
     service.start("-w", "0:2", "--scale-down-after", "1")
     done = service.run("scale", "0")
     assert (done.returncode, done.stdout, done.stderr) == (0, "0 workers\n", "")
@@ -61,7 +61,7 @@ def test_none_is_no_pause_where_a_connection_brings_one(service: Service) -> Non
     assert service.get() == "v1"
 
 
-def test_who_cannot_scale_is_not_told_to(service: Service) -> None:
+def test_who_cannot_scale_is_not_told_to(service: Daemon) -> None:
     service.start("-w", "1", "--accept", "reuseport")
     service.signal(signal.SIGWINCH)
     until(lambda: not service.live()["workers"], "no children")

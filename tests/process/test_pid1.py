@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, children_of, command_line, until, zombies_of
+from .conftest import Daemon, alive, children_of, command_line, until, zombies_of
 
 NAMESPACE = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
 
@@ -34,7 +34,7 @@ ORPHANS = """
 
 
 @pytest.fixture
-def contained(service: Service) -> Iterator[Service]:
+def contained(service: Daemon) -> Iterator[Daemon]:
     service.under = NAMESPACE
     service.write_app(ORPHANS)
     yield service
@@ -42,12 +42,12 @@ def contained(service: Service) -> Iterator[Service]:
         service.foreground.kill()  # --kill-child: and with it the namespace
 
 
-def master(service: Service) -> int:
+def master(service: Daemon) -> int:
     assert service.foreground is not None
     return children_of(service.foreground.pid)[0]
 
 
-def test_strangers_are_reaped_and_term_is_obeyed(contained: Service) -> None:
+def test_strangers_are_reaped_and_term_is_obeyed(contained: Daemon) -> None:
     contained.start_in_foreground()
     pid = master(contained)
     assert contained.get("/pid") == "1"
@@ -71,7 +71,7 @@ def test_strangers_are_reaped_and_term_is_obeyed(contained: Service) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_it_ends_at_once_when_told_to(contained: Service, number: int) -> None:
+def test_it_ends_at_once_when_told_to(contained: Daemon, number: int) -> None:
     """PID 1 has no default actions: a signal without a handler would be ignored."""
     contained.start_in_foreground()
     os.kill(master(contained), number)
@@ -79,7 +79,7 @@ def test_it_ends_at_once_when_told_to(contained: Service, number: int) -> None:
     assert contained.foreground is not None and contained.foreground.returncode == 0
 
 
-def test_reload_works_in_there(contained: Service) -> None:
+def test_reload_works_in_there(contained: Daemon) -> None:
     contained.start_in_foreground()
     contained.write_app(version="v2")
     os.kill(master(contained), signal.SIGHUP)
@@ -88,7 +88,7 @@ def test_reload_works_in_there(contained: Service) -> None:
     contained.gone()
 
 
-def test_a_command_from_outside_signals_no_stranger(contained: Service) -> None:
+def test_a_command_from_outside_signals_no_stranger(contained: Daemon) -> None:
     """In the pid file there is a 1, which is another process here."""
     contained.start_in_foreground()
     assert contained.pid == 1
@@ -98,7 +98,7 @@ def test_a_command_from_outside_signals_no_stranger(contained: Service) -> None:
     contained.gone()
 
 
-def test_it_stays_when_an_upgrade_has_made_another_the_master(contained: Service) -> None:
+def test_it_stays_when_an_upgrade_has_made_another_the_master(contained: Daemon) -> None:
     contained.start_in_foreground()
     pid = master(contained)
     before = set(contained.worker_pids())

@@ -19,7 +19,7 @@ import pytest
 from forkd.ipc.control import ask
 from forkd.system.process import resident_bytes
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 CLIENTS = 200
 PROBES = 100
@@ -102,7 +102,7 @@ def descriptors(pid: int) -> int:
 
 @pytest.mark.parametrize("kind", ["silent", "slow", "unread"])
 @pytest.mark.parametrize("server", ["tcp", "unix", "control"])
-def test_each_probe_and_verb_is_answered(service: Service, server: str, kind: str) -> None:
+def test_each_probe_and_verb_is_answered(service: Daemon, server: str, kind: str) -> None:
     path = str(service.dir / "admin.sock")
     service.start("-w", "1", "--admin", f"unix:{path}" if server == "unix" else "127.0.0.1:0")
     address: object = service.admin_address if server == "tcp" else path
@@ -134,7 +134,7 @@ def app(environ, start):
 """
 
 
-def test_a_verb_whose_answer_is_not_due_yet_keeps_its_place(service: Service) -> None:
+def test_a_verb_whose_answer_is_not_due_yet_keeps_its_place(service: Daemon) -> None:
     """`reload` waits for longer than a slow client may, while others push."""
     service.write_app(HANGING)
     service.start("-w", "1")
@@ -153,7 +153,7 @@ def test_a_verb_whose_answer_is_not_due_yet_keeps_its_place(service: Service) ->
     assert replies == [{"ok": True, "generation": 2, "restart": [], "unused": []}]
 
 
-def test_who_gave_up_waiting_has_no_place_any_more(service: Service) -> None:
+def test_who_gave_up_waiting_has_no_place_any_more(service: Daemon) -> None:
     service.write_app(HANGING)
     service.start("-w", "1")
     (service.dir / "hang").touch()
@@ -180,7 +180,7 @@ def test_who_gave_up_waiting_has_no_place_any_more(service: Service) -> None:
         '{"verb": null}', '{"verb": "upgrade", "pid": null}', '{"verb": "status", "to": 0}',
     ],
 )  # fmt: skip
-def test_an_argument_of_another_type_is_an_error(service: Service, request_: str) -> None:
+def test_an_argument_of_another_type_is_an_error(service: Daemon, request_: str) -> None:
     service.start("-w", "2")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
@@ -193,7 +193,7 @@ def test_an_argument_of_another_type_is_an_error(service: Service, request_: str
     assert service.live()["master"]["generation"] == 1
 
 
-def test_stop_works_beside_a_flood(service: Service) -> None:
+def test_stop_works_beside_a_flood(service: Daemon) -> None:
     service.start("-w", "1")
     pid = service.pid
     with flood("silent", "", str(service.control)):

@@ -14,7 +14,7 @@ import pytest
 from forkd.models import registry
 
 from .clients import Load
-from .conftest import APP, Service, alive, command_line, processes_of, until
+from .conftest import APP, Daemon, alive, command_line, processes_of, until
 
 #: Notes each import, and the process.
 COUNTED = (
@@ -26,17 +26,17 @@ COUNTED = (
 )
 
 
-def imports(service: Service) -> list[int]:
+def imports(service: Daemon) -> list[int]:
     return [int(line) for line in (service.dir / "imports").read_text().split()]
 
 
-def templates(service: Service) -> list[int]:
+def templates(service: Daemon) -> list[int]:
     found: list[int] = service.live()["master"]["templates"]
     return found
 
 
 @pytest.mark.parametrize("model", [row.name for row in registry.MODELS])
-def test_the_application_is_imported_once_under_every_model(service: Service, model: str) -> None:
+def test_the_application_is_imported_once_under_every_model(service: Daemon, model: str) -> None:
     service.write_app(COUNTED)
     service.start("--preload", "-m", model, "-w", "3")
     assert imports(service) == templates(service)
@@ -46,7 +46,7 @@ def test_the_application_is_imported_once_under_every_model(service: Service, mo
     assert command_line(templates(service)[0]).startswith("forkd: template [")
 
 
-def test_a_reload_loads_new_code_once(service: Service) -> None:
+def test_a_reload_loads_new_code_once(service: Daemon) -> None:
     service.write_app(COUNTED)
     service.start("--preload", "-w", "3")
     for version in ("v2", "v3"):
@@ -57,7 +57,7 @@ def test_a_reload_loads_new_code_once(service: Service) -> None:
     until(lambda: len(templates(service)) == 1, "the old templates to end")
 
 
-def test_requests_are_not_lost_meanwhile(service: Service) -> None:
+def test_requests_are_not_lost_meanwhile(service: Daemon) -> None:
     service.start("--preload", "--max-requests", "200")
     with Load(service.address, keep=4, fresh=2) as load:
         for _ in range(5):
@@ -69,7 +69,7 @@ def test_requests_are_not_lost_meanwhile(service: Service) -> None:
     until(lambda: service.metric(exits, reason="max-requests") > 0, "an exit is counted")
 
 
-def test_the_workers_are_the_masters_children_and_die_with_it(service: Service) -> None:
+def test_the_workers_are_the_masters_children_and_die_with_it(service: Daemon) -> None:
     service.start_in_foreground("--preload")
     with service.connect() as client:
         client.sendall(b"GET /c/60 HTTP/1.1\r\nHost: a\r\n\r\n")  # one is stuck in C
@@ -83,7 +83,7 @@ def test_the_workers_are_the_masters_children_and_die_with_it(service: Service) 
     service.control.unlink(missing_ok=True)
 
 
-def test_a_template_that_dies_is_made_again_when_it_is_needed(service: Service) -> None:
+def test_a_template_that_dies_is_made_again_when_it_is_needed(service: Daemon) -> None:
     service.expected_errors = ["gone: SIGKILL"]
     service.write_app(COUNTED)
     service.start("--preload")
@@ -97,7 +97,7 @@ def test_a_template_that_dies_is_made_again_when_it_is_needed(service: Service) 
     assert len(imports(service)) == 4
 
 
-def test_a_template_that_does_not_answer_is_replaced(service: Service) -> None:
+def test_a_template_that_does_not_answer_is_replaced(service: Daemon) -> None:
     service.expected_errors = ["gone: SIGKILL", "does not answer"]
     service.start("--preload")
     [template] = templates(service)
@@ -109,7 +109,7 @@ def test_a_template_that_does_not_answer_is_replaced(service: Service) -> None:
 
 
 @pytest.mark.parametrize("end", ["nonsense", "import os; os._exit(3)", "raise SystemExit(4)"])
-def test_what_cannot_be_loaded_ends_the_start(service: Service, end: str) -> None:
+def test_what_cannot_be_loaded_ends_the_start(service: Daemon, end: str) -> None:
     service.expected_errors = ["."]
     service.write_app(end)
     done = service.run("start", *service.flags("--preload"))
@@ -130,14 +130,14 @@ def test_what_cannot_be_loaded_ends_the_start(service: Service, end: str) -> Non
     ],
 )
 def test_what_the_application_has_put_in_the_place_of_stdout_is_left_alone(
-    service: Service, replaced: str
+    service: Daemon, replaced: str
 ) -> None:
     service.write_app(f"    import io, sys\n    {replaced}\n{APP}")
     service.start("--preload")
     assert service.get() == "v1"
 
 
-def test_what_hangs_at_a_fork_is_not_left_behind(service: Service) -> None:
+def test_what_hangs_at_a_fork_is_not_left_behind(service: Daemon) -> None:
     """A lock in a hook of the application's, say; the start waits for five templates in a row."""
     hang = "os.register_at_fork(after_in_child=lambda: time.sleep(99))"
     service.write_app(f"    import os, time\n    {hang}\n{APP}")
@@ -148,7 +148,7 @@ def test_what_hangs_at_a_fork_is_not_left_behind(service: Service) -> None:
     until(lambda: not processes_of(service.name), "nothing to be left")
 
 
-def test_a_template_that_never_can_fork_ends_the_start(service: Service) -> None:
+def test_a_template_that_never_can_fork_ends_the_start(service: Daemon) -> None:
     """Each is asked for a child, ends at that, and the next one loads the application."""
     service.write_app(f"    import os\n    os.register_at_fork(before=lambda: os._exit(1))\n{APP}")
     service.expected_errors = ["it has ended"]
@@ -158,7 +158,7 @@ def test_a_template_that_never_can_fork_ends_the_start(service: Service) -> None
     assert processes_of(service.name) == []
 
 
-def test_no_room_for_descriptors_ends_the_start(service: Service) -> None:
+def test_no_room_for_descriptors_ends_the_start(service: Daemon) -> None:
     hoard = """
     import os
     KEPT = []
@@ -181,7 +181,7 @@ def few_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 
 
-def test_what_cannot_be_loaded_fails_the_reload_alone(service: Service) -> None:
+def test_what_cannot_be_loaded_fails_the_reload_alone(service: Daemon) -> None:
     service.expected_errors = ["reload failed", "Traceback", "NameError"]
     service.start("--preload")
     service.write_app("nonsense")
@@ -191,7 +191,7 @@ def test_what_cannot_be_loaded_fails_the_reload_alone(service: Service) -> None:
     service.settles(1, "forkd_reloads_total", result="failure")
 
 
-def test_a_hanging_import_can_be_given_up(service: Service) -> None:
+def test_a_hanging_import_can_be_given_up(service: Daemon) -> None:
     service.start("--preload")
     service.write_app("import time; time.sleep(600)")
     waiting = subprocess.Popen(
@@ -206,7 +206,7 @@ def test_a_hanging_import_can_be_given_up(service: Service) -> None:
     assert "stopping" in waiting.communicate(timeout=20)[1]
 
 
-def test_memory_is_shared(service: Service) -> None:
+def test_memory_is_shared(service: Daemon) -> None:
     service.write_app("FAT = [str(n) for n in range(600_000)]\n" + APP.replace("\n    ", "\n"))
 
     def private() -> int:
@@ -229,7 +229,7 @@ def test_memory_is_shared(service: Service) -> None:
     assert together < apart / 3
 
 
-def test_no_collector_walks_what_a_worker_was_born_with(service: Service) -> None:
+def test_no_collector_walks_what_a_worker_was_born_with(service: Daemon) -> None:
     service.write_app("""
         import gc
         INHERITED = gc.get_freeze_count()
@@ -245,7 +245,7 @@ def test_no_collector_walks_what_a_worker_was_born_with(service: Service) -> Non
     assert int(service.get()) < first * 1.1  # nor is it kept for good
 
 
-def test_threads_at_import_are_told_of(service: Service) -> None:
+def test_threads_at_import_are_told_of(service: Daemon) -> None:
     service.write_app(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
         + APP.replace("\n    ", "\n")
@@ -255,7 +255,7 @@ def test_threads_at_import_are_told_of(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_an_upgrade_makes_a_template_of_its_own(service: Service) -> None:
+def test_an_upgrade_makes_a_template_of_its_own(service: Daemon) -> None:
     service.write_app(COUNTED)
     service.start("--preload")
     before = templates(service)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 from .trial import family, open_files
 
 NOBODY = pwd.getpwnam("nobody")
@@ -31,7 +31,7 @@ def identity(pid: int) -> dict[str, list[int]]:
 
 @root_only
 @pytest.mark.parametrize("by", ["name", "number", "with group"])
-def test_children_are_nobody_for_good(service: Service, by: str) -> None:
+def test_children_are_nobody_for_good(service: Daemon, by: str) -> None:
     service.open_up()
     flags = {
         "name": ["--user", "nobody"],
@@ -61,7 +61,7 @@ LOGIN = """
 
 @root_only
 @pytest.mark.parametrize("flags", [[], ["--preload"]])
-def test_home_user_and_logname_are_those_of_the_user(service: Service, flags: list[str]) -> None:
+def test_home_user_and_logname_are_those_of_the_user(service: Daemon, flags: list[str]) -> None:
     service.open_up()
     service.write_app(LOGIN)
     service.environ |= {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
@@ -70,7 +70,7 @@ def test_home_user_and_logname_are_those_of_the_user(service: Service, flags: li
 
 
 @root_only
-def test_a_uid_without_an_account_has_no_home(service: Service) -> None:
+def test_a_uid_without_an_account_has_no_home(service: Daemon) -> None:
     service.open_up()
     service.write_app(LOGIN)
     service.start("-w", "1", "--user", "54321")
@@ -78,7 +78,7 @@ def test_a_uid_without_an_account_has_no_home(service: Service) -> None:
 
 
 @root_only
-def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
+def test_it_reloads_and_rotates_as_nobody(service: Daemon) -> None:
     service.open_up()
     access = service.dir / "access.log"
     service.start("--user", "nobody", "--access-log", str(access))
@@ -91,7 +91,7 @@ def test_it_reloads_and_rotates_as_nobody(service: Service) -> None:
 
 @root_only
 @pytest.mark.parametrize("flags", [[], ["--preload"]], ids=" ".join)
-def test_workers_write_logs_that_they_may_not_open(service: Service, flags: list[str]) -> None:
+def test_workers_write_logs_that_they_may_not_open(service: Daemon, flags: list[str]) -> None:
     service.open_up()
     logs = service.dir / "logs"
     logs.mkdir(mode=0o700)
@@ -110,7 +110,7 @@ def test_workers_write_logs_that_they_may_not_open(service: Service, flags: list
 
 
 @root_only
-def test_the_death_of_the_master_reaches_children_of_another_user(service: Service) -> None:
+def test_the_death_of_the_master_reaches_children_of_another_user(service: Daemon) -> None:
     service.open_up()
     service.start("--user", "nobody")
     pids = service.worker_pids()
@@ -121,14 +121,14 @@ def test_the_death_of_the_master_reaches_children_of_another_user(service: Servi
 
 
 @pytest.mark.parametrize("flag", ["--user", "--group"])
-def test_an_unknown_account_is_refused(service: Service, flag: str) -> None:
+def test_an_unknown_account_is_refused(service: Daemon, flag: str) -> None:
     done = service.run("start", *service.flags(flag, "no-such-account"))
     assert done.returncode != 0
     assert "no-such-account" in done.stderr
 
 
 @root_only
-def test_refused_when_not_started_by_root(service: Service) -> None:
+def test_refused_when_not_started_by_root(service: Daemon) -> None:
     service.expected_errors = ["the service did not start: "]
     service.open_up()
     service.dir.chmod(0o777)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 NOISE = random.Random(1).randbytes(20_000_000)
 
@@ -106,11 +106,11 @@ def refusing() -> str:
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
-def start(service: Service, to: str, *flags: str, more: str = "") -> None:
+def start(service: Daemon, to: str, *flags: str, more: str = "") -> None:
     service.start(*flags, app=f"forkd.app.relay:to({to!r}{more})")
 
 
-def dial(service: Service) -> socket.socket:
+def dial(service: Daemon) -> socket.socket:
     host, _, port = service.live()["listeners"][0]["address"].rpartition(":")
     return socket.create_connection((host, int(port)), 10)
 
@@ -119,12 +119,12 @@ def read_all(client: socket.socket) -> bytes:
     return b"".join(iter(partial(client.recv, 1 << 20), b""))
 
 
-def settled(service: Service) -> None:
+def settled(service: Daemon) -> None:
     until(lambda: service.metric("forkd_connections") == 0, "no connection is left")
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_bytes_pass_both_ways(service: Service, kind: str) -> None:
+def test_bytes_pass_both_ways(service: Daemon, kind: str) -> None:
     with upstream(Echo, service.dir / "up.sock" if kind == "unix" else None) as address:
         start(service, address)
         clients = [dial(service) for _ in range(8)]
@@ -136,7 +136,7 @@ def test_bytes_pass_both_ways(service: Service, kind: str) -> None:
         settled(service)
 
 
-def test_an_upstream_that_speaks_first_and_closes(service: Service) -> None:
+def test_an_upstream_that_speaks_first_and_closes(service: Daemon) -> None:
     with upstream(Greeting) as address:
         start(service, address)
         with dial(service) as client:
@@ -144,7 +144,7 @@ def test_an_upstream_that_speaks_first_and_closes(service: Service) -> None:
         settled(service)
 
 
-def test_http_through_it(service: Service) -> None:
+def test_http_through_it(service: Daemon) -> None:
     with upstream(Page) as address:
         start(service, address)
         with dial(service) as first:
@@ -157,7 +157,7 @@ def test_http_through_it(service: Service) -> None:
         settled(service)
 
 
-def test_a_half_close_is_passed_on(service: Service) -> None:
+def test_a_half_close_is_passed_on(service: Daemon) -> None:
     with upstream(Digest) as address:
         start(service, address)
         with dial(service) as client:
@@ -167,7 +167,7 @@ def test_a_half_close_is_passed_on(service: Service) -> None:
         settled(service)
 
 
-def test_much_both_ways_at_once(service: Service) -> None:
+def test_much_both_ways_at_once(service: Daemon) -> None:
     with upstream(Echo) as address:
         start(service, address)
         with dial(service) as client:
@@ -183,7 +183,7 @@ def test_much_both_ways_at_once(service: Service) -> None:
         settled(service)
 
 
-def test_a_client_that_does_not_read_slows_the_upstream(service: Service) -> None:
+def test_a_client_that_does_not_read_slows_the_upstream(service: Daemon) -> None:
     with upstream(Echo) as address:
         start(service, address, "-w", "1")
         before = service.workers()[0]["rss_bytes"]
@@ -200,7 +200,7 @@ def test_a_client_that_does_not_read_slows_the_upstream(service: Service) -> Non
         settled(service)
 
 
-def test_a_client_that_leaves_takes_its_upstream_along(service: Service) -> None:
+def test_a_client_that_leaves_takes_its_upstream_along(service: Daemon) -> None:
     ended = threading.Semaphore(0)
 
     class Ends(Echo):
@@ -220,7 +220,7 @@ def test_a_client_that_leaves_takes_its_upstream_along(service: Service) -> None
 # ---- upstreams that are not there ---------------------------------------------------------
 
 
-def closed_with(service: Service, line: str) -> None:
+def closed_with(service: Daemon, line: str) -> None:
     """A client is closed, with this in the log; the worker goes on."""
     service.expected_errors = ["upstream .*; client closed"]
     pids = service.worker_pids()
@@ -235,25 +235,25 @@ def closed_with(service: Service, line: str) -> None:
     assert service.worker_pids() == pids
 
 
-def test_an_upstream_that_refuses(service: Service) -> None:
+def test_an_upstream_that_refuses(service: Daemon) -> None:
     address = refusing()
     start(service, address)
     closed_with(service, f"upstream {address}: Connection refused; client closed")
 
 
-def test_an_upstream_whose_socket_file_is_missing(service: Service) -> None:
+def test_an_upstream_whose_socket_file_is_missing(service: Daemon) -> None:
     path = service.dir / "none.sock"
     start(service, f"unix:{path}")
     closed_with(service, f"upstream unix:{path}: No such file or directory; client closed")
 
 
-def test_an_upstream_whose_name_is_unknown(service: Service) -> None:
+def test_an_upstream_whose_name_is_unknown(service: Daemon) -> None:
     start(service, "upstream.invalid:80")
     closed_with(service, "upstream upstream.invalid:80: ")
     assert "Unknown error" not in service.log()
 
 
-def test_an_upstream_whose_name_cannot_be_one(service: Service) -> None:
+def test_an_upstream_whose_name_cannot_be_one(service: Daemon) -> None:
     service.expected_errors = [""]
     start(service, "a..b:80", "--graceful-timeout", "500ms")
     with dial(service) as client:
@@ -269,14 +269,14 @@ def test_an_upstream_whose_name_cannot_be_one(service: Service) -> None:
         "unix",
     ],
 )
-def test_an_upstream_that_never_answers(service: Service, kind: str) -> None:
+def test_an_upstream_that_never_answers(service: Daemon, kind: str) -> None:
     with full(kind, service.dir / "full.sock") as address:
         start(service, address, more=", connect_timeout=0.5")
         why = "no answer within 0.5 s; client closed" if kind == "tcp" else ""
         closed_with(service, f"upstream {address}: {why}")
 
 
-def test_others_are_served_while_one_is_dialling(service: Service) -> None:
+def test_others_are_served_while_one_is_dialling(service: Daemon) -> None:
     """One worker, many dials that hang: none of them holds the loop."""
     with full("tcp", service.dir) as address:
         start(service, address, "-w", "1", more=", connect_timeout=0.5")
@@ -289,7 +289,7 @@ def test_others_are_served_while_one_is_dialling(service: Service) -> None:
         settled(service)
 
 
-def test_a_client_that_leaves_during_the_dial(service: Service) -> None:
+def test_a_client_that_leaves_during_the_dial(service: Daemon) -> None:
     with full("tcp", service.dir) as address:
         start(service, address, more=", connect_timeout=0.5")
         service.expected_errors = ["upstream .*; client closed"]
@@ -299,7 +299,7 @@ def test_a_client_that_leaves_during_the_dial(service: Service) -> None:
         assert len(service.workers()) == 2
 
 
-def test_an_upstream_that_comes_back_is_used_again(service: Service) -> None:
+def test_an_upstream_that_comes_back_is_used_again(service: Daemon) -> None:
     path = service.dir / "up.sock"
     start(service, f"unix:{path}")
     closed_with(service, "client closed")
@@ -308,7 +308,7 @@ def test_an_upstream_that_comes_back_is_used_again(service: Service) -> None:
         assert client.recv(10) == b"x"
 
 
-def test_its_log_has_the_format_of_all(service: Service) -> None:
+def test_its_log_has_the_format_of_all(service: Daemon) -> None:
     service.expected_errors = [""]
     start(service, f"unix:{service.dir}/nobody.sock", "--log-format", "json")
     with dial(service) as client:
@@ -323,7 +323,7 @@ def test_its_log_has_the_format_of_all(service: Service) -> None:
     "to",
     ["to('nonsense:port')", "to('127.0.0.1')", "to('fd://3')", "to()", "to('127.0.0.1:0')"],
 )
-def test_what_is_no_address_fails_the_start(service: Service, to: str) -> None:
+def test_what_is_no_address_fails_the_start(service: Daemon, to: str) -> None:
     service.expected_errors = [""]
     done = service.run("start", *service.flags(app=f"forkd.app.relay:{to}"))
     assert done.returncode == 1

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import APP, Service, alive, until
+from .conftest import APP, Daemon, alive, until
 
 
-def test_new_code_is_served(service: Service) -> None:
+def test_new_code_is_served(service: Daemon) -> None:
     service.start()
     old = service.worker_pids()
     service.write_app(version="v2")
@@ -28,7 +28,7 @@ def test_new_code_is_served(service: Service) -> None:
     service.settles(1, "forkd_reloads_total", result="success")
 
 
-def test_broken_code_leaves_the_old_serving(service: Service) -> None:
+def test_broken_code_leaves_the_old_serving(service: Daemon) -> None:
     service.start()
     service.expected_errors = [""]
     old = service.worker_pids()
@@ -47,7 +47,7 @@ def test_broken_code_leaves_the_old_serving(service: Service) -> None:
 
 
 @pytest.mark.parametrize("how", ["keep", "fresh"])
-def test_hup_under_load_loses_nothing(service: Service, how: str) -> None:
+def test_hup_under_load_loses_nothing(service: Daemon, how: str) -> None:
     service.start()
     with Load(service.address, **{how: 4}) as load:
         load.more(50)
@@ -62,7 +62,7 @@ def test_hup_under_load_loses_nothing(service: Service, how: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
-def test_a_rolling_reload_has_one_more_at_a_time(service: Service, model: str) -> None:
+def test_a_rolling_reload_has_one_more_at_a_time(service: Daemon, model: str) -> None:
     service.start("-m", model, "-w", "4", "--max-surge", "1")
     with Load(service.address, keep=4, fresh=4) as load, ThreadPoolExecutor() as executor:
         load.more(50)
@@ -84,7 +84,7 @@ def test_a_rolling_reload_has_one_more_at_a_time(service: Service, model: str) -
     assert len(service.workers()) == 4
 
 
-def test_a_rolling_reload_that_breaks_leaves_all_serving(service: Service) -> None:
+def test_a_rolling_reload_that_breaks_leaves_all_serving(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start("-w", "3", "--max-surge", "1")
     old = service.worker_pids()
@@ -98,7 +98,7 @@ def test_a_rolling_reload_that_breaks_leaves_all_serving(service: Service) -> No
     assert service.get() == "v2"
 
 
-def test_a_rolling_reload_is_overtaken_by_the_next(service: Service) -> None:
+def test_a_rolling_reload_is_overtaken_by_the_next(service: Daemon) -> None:
     service.start("-w", "3", "--max-surge", "1")
     with Load(service.address, keep=2, fresh=2) as load:
         for version in range(2, 6):
@@ -111,7 +111,7 @@ def test_a_rolling_reload_is_overtaken_by_the_next(service: Service) -> None:
     assert service.get() == "v5"
 
 
-def test_a_long_request_is_finished_by_the_old_generation(service: Service) -> None:
+def test_a_long_request_is_finished_by_the_old_generation(service: Daemon) -> None:
     service.start()
     with service.connect() as client:
         client.sendall(b"GET /sleep/1 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -127,7 +127,7 @@ def test_a_long_request_is_finished_by_the_old_generation(service: Service) -> N
             assert b"connection: close" in client.recv(1000).lower()
 
 
-def test_reloads_that_come_together_all_succeed(service: Service) -> None:
+def test_reloads_that_come_together_all_succeed(service: Daemon) -> None:
     service.start()
     for _ in range(5):
         service.signal(signal.SIGHUP)
@@ -137,7 +137,7 @@ def test_reloads_that_come_together_all_succeed(service: Service) -> None:
     until(lambda: len(service.live()["workers"]) == 2, "the old ones gone")
 
 
-def test_many_reloads_leak_nothing(service: Service) -> None:
+def test_many_reloads_leak_nothing(service: Daemon) -> None:
     service.start()
 
     def held() -> int:
@@ -155,7 +155,7 @@ def test_many_reloads_leak_nothing(service: Service) -> None:
 # ---- the configuration file ---------------------------------------------------------------
 
 
-def configure(service: Service, *binds: str, more: str = "") -> None:
+def configure(service: Daemon, *binds: str, more: str = "") -> None:
     lines = ['app = "app:app"', 'admin = "127.0.0.1:0"', f"bind = {list(binds)!r}", more]
     (service.dir / "c.toml").write_text("\n".join(lines) + "\n")
 
@@ -171,7 +171,7 @@ def answers(path: Path) -> bool:
         return False
 
 
-def test_a_changed_file_adds_and_removes_binds(service: Service) -> None:
+def test_a_changed_file_adds_and_removes_binds(service: Daemon) -> None:
     one, two = service.dir / "one.sock", service.dir / "two.sock"
     configure(service, "127.0.0.1:0", f"unix:{one}")
     service.start("-c", "c.toml", app=None)
@@ -203,7 +203,7 @@ def test_a_changed_file_adds_and_removes_binds(service: Service) -> None:
     ],
     ids=" ".join,
 )
-def test_an_address_is_dropped_where_the_master_accepts(service: Service, flags: list[str]) -> None:
+def test_an_address_is_dropped_where_the_master_accepts(service: Daemon, flags: list[str]) -> None:
     """The dispatcher has emptied its queue, and closed it, when the reload is done with it."""
     path = service.dir / "one.sock"
     configure(service, "127.0.0.1:0", f"unix:{path}")
@@ -219,7 +219,7 @@ def test_an_address_is_dropped_where_the_master_accepts(service: Service, flags:
     assert not answers(path)
 
 
-def test_a_master_that_crashes_says_why(service: Service) -> None:
+def test_a_master_that_crashes_says_why(service: Daemon) -> None:
     """In the error log, whose logger is still there."""
     crash = service.dir / "crash"
     program = (
@@ -237,7 +237,7 @@ def test_a_master_that_crashes_says_why(service: Service) -> None:
     assert "ZeroDivisionError: division by zero" in service.log()
 
 
-def test_another_address_of_its_own_port_is_for_a_restart(service: Service) -> None:
+def test_another_address_of_its_own_port_is_for_a_restart(service: Daemon) -> None:
     """Linux allows no listener at 0.0.0.0 where there is one at an address of that port (ip(7))."""
     service.expected_errors = [""]
     configure(service, "127.0.0.1:0")
@@ -253,7 +253,7 @@ def test_another_address_of_its_own_port_is_for_a_restart(service: Service) -> N
     assert service.live()["listeners"][0]["address"] == f"0.0.0.0:{port}"
 
 
-def test_a_bind_that_cannot_be_made_changes_nothing(service: Service) -> None:
+def test_a_bind_that_cannot_be_made_changes_nothing(service: Daemon) -> None:
     service.expected_errors = [""]
     configure(service, "127.0.0.1:0")
     service.start("-c", "c.toml", app=None)
@@ -269,7 +269,7 @@ def test_a_bind_that_cannot_be_made_changes_nothing(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_a_wrong_file_changes_nothing(service: Service) -> None:
+def test_a_wrong_file_changes_nothing(service: Daemon) -> None:
     service.expected_errors = [""]
     configure(service, "127.0.0.1:0")
     service.start("-c", "c.toml", app=None)
@@ -281,7 +281,7 @@ def test_a_wrong_file_changes_nothing(service: Service) -> None:
     assert service.live()["master"]["generation"] == 1
 
 
-def test_a_child_that_dies_during_a_reload_is_replaced(service: Service) -> None:
+def test_a_child_that_dies_during_a_reload_is_replaced(service: Daemon) -> None:
     service.start()
     service.expected_errors = ["SIGKILL"]
     service.write_app("import time; time.sleep(0.7)\n" + _flat(APP), version="v2")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, processes_of, until
+from .conftest import Daemon, alive, processes_of, until
 from .markers import Ends, Markers, Note, environment, plantable
 from .test_privileges import NOBODY, root_only
 
@@ -52,7 +52,7 @@ MODULE = [sys.executable, "-m", "forkd"]
 class Planted:
     """A service as root with `--user nobody`, in a directory that nobody may write to."""
 
-    def __init__(self, service: Service, outside: Path, program: list[str]) -> None:
+    def __init__(self, service: Daemon, outside: Path, program: list[str]) -> None:
         service.open_up()
         service.write_app(APP)
         service.write_app(HOOKS, name="hooks_of_ours.py")
@@ -122,7 +122,7 @@ def rights_table() -> dict[str, tuple[str, str]]:
     "program, flags", [(SCRIPT, []), (MODULE, ["--preload"])], ids=["script", "module, preload"]
 )
 def test_nothing_of_the_application_is_imported_with_the_masters_rights(
-    service: Service, tmp_path_factory: pytest.TempPathFactory, program: list[str], flags: list[str]
+    service: Daemon, tmp_path_factory: pytest.TempPathFactory, program: list[str], flags: list[str]
 ) -> None:
     if not os.path.exists(program[0]):
         pytest.skip("forkd is not installed: there is no script")
@@ -157,7 +157,7 @@ def test_nothing_of_the_application_is_imported_with_the_masters_rights(
 
 
 @pytest.mark.parametrize("name", ["daemon", "httptools", "json", "signal"])
-def test_an_application_with_modules_named_as_ours_is_upgraded(service: Service, name: str) -> None:
+def test_an_application_with_modules_named_as_ours_is_upgraded(service: Daemon, name: str) -> None:
     (service.dir / f"{name}.py").write_text("raise SystemExit('not for forkd')\n")
     service.start()
     old = service.pid
@@ -175,7 +175,7 @@ def caps(pid: int) -> dict[str, int]:
 @root_only
 @pytest.mark.parametrize("preload", [False, True])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_workers_gain_nothing_any_more(service: Service, preload: bool, allowed: bool) -> None:
+def test_workers_gain_nothing_any_more(service: Daemon, preload: bool, allowed: bool) -> None:
     service.open_up()
     flags = [*["--preload"] * preload, *["--new-privileges"] * allowed]
     service.start("--user", "nobody", *flags)
@@ -193,7 +193,7 @@ def test_workers_gain_nothing_any_more(service: Service, preload: bool, allowed:
     assert all(caps(pid)["CapBnd"] == 0 for pid in service.worker_pids())
 
 
-def test_workers_with_the_masters_ids_gain_nothing_by_setuid_programs(service: Service) -> None:
+def test_workers_with_the_masters_ids_gain_nothing_by_setuid_programs(service: Daemon) -> None:
     service.start()
     for pid in service.worker_pids():
         found = caps(pid)
@@ -225,7 +225,7 @@ RUNNING = """
 @pytest.mark.parametrize("allowed", [False, True])
 @pytest.mark.parametrize("model", ["leader-followers", "process-per-connection"])
 def test_a_setuid_program_has_no_rights_but_those_of_new_privileges(
-    service: Service, allowed: bool, model: str
+    service: Daemon, allowed: bool, model: str
 ) -> None:
     service.open_up()
     service.write_app(RUNNING)
@@ -245,7 +245,7 @@ def test_a_setuid_program_has_no_rights_but_those_of_new_privileges(
 @root_only
 @pytest.mark.parametrize("flags", [[], ["--user", "nobody"]], ids=" ".join)
 def test_ambient_capabilities_of_the_start_are_not_handed_on(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.open_up()
     service.under = ["setpriv", "--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"]
@@ -256,7 +256,7 @@ def test_ambient_capabilities_of_the_start_are_not_handed_on(
 
 
 @root_only
-def test_without_setpcap_the_workers_serve_and_the_start_says_what_stays(service: Service) -> None:
+def test_without_setpcap_the_workers_serve_and_the_start_says_what_stays(service: Daemon) -> None:
     service.open_up()
     service.under = ["setpriv", "--bounding-set", "-setpcap"]
     service.start_in_foreground("--user", "nobody")
@@ -272,7 +272,7 @@ def test_without_setpcap_the_workers_serve_and_the_start_says_what_stays(service
 
 
 @root_only
-def test_start_and_check_warn_of_what_root_trusts_and_workers_write(service: Service) -> None:
+def test_start_and_check_warn_of_what_root_trusts_and_workers_write(service: Daemon) -> None:
     service.open_up()
     os.chown(service.dir, NOBODY.pw_uid, NOBODY.pw_gid)
     said = f"{service.dir} can be written by the workers' user (uid {NOBODY.pw_uid}) or group"
@@ -287,7 +287,7 @@ def test_start_and_check_warn_of_what_root_trusts_and_workers_write(service: Ser
     assert "can be written" not in service.run("check", *flags).stderr
 
 
-def test_check_says_how_an_import_ended_that_ends_the_process(service: Service) -> None:
+def test_check_says_how_an_import_ended_that_ends_the_process(service: Daemon) -> None:
     service.write_app("import os\nos._exit(7)\n")
     done = service.run("check", *service.flags())
     assert done.returncode == 1

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 from .trial import GONE
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +50,7 @@ def of(uid: int) -> list[int]:
     return found
 
 
-def give_away(service: Service) -> int:
+def give_away(service: Daemon) -> int:
     """Its directory to a user of its own."""
     service.open_up()
     uid = next(UIDS)
@@ -65,7 +65,7 @@ def limit(pid: int, uid: int, processes: int) -> None:
 
 
 def run(
-    service: Service, under: list[str], verb: str, *arguments: str
+    service: Daemon, under: list[str], verb: str, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     command = [*under, *service.argv(verb, *arguments)]
     return subprocess.run(
@@ -74,7 +74,7 @@ def run(
 
 
 @pytest.mark.parametrize("most", [8, 24, 44, 50, 53, 57])
-def test_a_start_without_open_files_fails_and_says_what_it_needs(service: Service, most: int) -> None:
+def test_a_start_without_open_files_fails_and_says_what_it_needs(service: Daemon, most: int) -> None:
     """With numbers that are too small for the eventfds, the listener, the logger, a worker."""
     service.expected_errors = ["the service did not start: ", "logger: fork: Too many open files; trying"]
     under = ["prlimit", f"--nofile={most}:{most}"]
@@ -96,7 +96,7 @@ may_execute = pytest.mark.skipif(
 
 @may_execute
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["workers", "template"])
-def test_a_start_without_processes_fails_and_says_why(service: Service, preload: list[str]) -> None:
+def test_a_start_without_processes_fails_and_says_why(service: Daemon, preload: list[str]) -> None:
     """With each number of processes that is too small, wherever it is that one more is missing."""
     uid = give_away(service)
     service.expected_errors = [
@@ -138,7 +138,7 @@ def test_a_start_without_processes_fails_and_says_why(service: Service, preload:
     ids=["template", "threads", "pool"],
 )
 def test_nor_without_those_of_the_workers_user(
-    service: Service, most: int, flags: list[str]
+    service: Daemon, most: int, flags: list[str]
 ) -> None:
     """The master is root, which has no limit; the other user's template and threads have one."""
     service.open_up()
@@ -154,7 +154,7 @@ def test_nor_without_those_of_the_workers_user(
 
 
 @may_execute
-def test_a_service_tries_again_until_there_is_room(service: Service) -> None:
+def test_a_service_tries_again_until_there_is_room(service: Daemon) -> None:
     uid = give_away(service)
     service.expected_errors = [r"fork\(2\): EAGAIN", "gone: SIGKILL"]
     flags = service.flags("-w", "2")
@@ -189,7 +189,7 @@ DISKS = {
 @pytest.mark.parametrize("detached", [True, False], ids=["detached", "foreground"])
 @pytest.mark.parametrize("disk", DISKS)
 def test_a_pid_file_that_cannot_be_written_is_an_error(
-    service: Service, disk: str, detached: bool
+    service: Daemon, disk: str, detached: bool
 ) -> None:
     service.expected_errors = ["the service did not start: "]
     place = service.dir / "run"

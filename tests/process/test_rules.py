@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 RULES = Path(__file__).parents[2] / "etc" / "prometheus-rules.yml"
 #: What an alert has, by the depth of its keys.
@@ -34,7 +34,7 @@ def test_every_alert_has_the_shape_of_one() -> None:
     assert promised <= set(alerts())
 
 
-def test_every_metric_of_an_alert_is_scraped(service: Service) -> None:
+def test_every_metric_of_an_alert_is_scraped(service: Daemon) -> None:
     """With the labels that the alert asks for."""
     service.start("--shed-after", "5")
     service.get()

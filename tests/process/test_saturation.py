@@ -14,7 +14,7 @@ import pytest
 
 from forkd.metrics.names import METRICS, PROCESS
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_metrics import stopped
 from .test_threads import APP as HELD
 from .test_threads import answer, ask, in_flight
@@ -31,14 +31,14 @@ BURN = """
 """
 
 
-def queued(service: Service) -> int:
+def queued(service: Daemon) -> int:
     """Connections in the accept queue, by the kernel and not by forkd: rx_queue of a listener."""
     port = f":{service.address[1]:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return next(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(port) and row[3] == "0A")
 
 
-def release(service: Service) -> None:
+def release(service: Daemon) -> None:
     (service.dir / "hold").unlink()
 
 
@@ -63,7 +63,7 @@ def release(service: Service) -> None:
     ],
     ids=str,
 )
-def test_busy_threads_and_idle_ones(service: Service, flags: list[str], held: int, idle: int) -> None:
+def test_busy_threads_and_idle_ones(service: Daemon, flags: list[str], held: int, idle: int) -> None:
     service.write_app(HELD)
     service.start(*flags)
 
@@ -87,7 +87,7 @@ def test_busy_threads_and_idle_ones(service: Service, flags: list[str], held: in
     until(lambda: threads() == (0, held + idle), "all idle again")
 
 
-def test_status_is_told_while_the_workers_of_a_failed_reload_are_killed(service: Service) -> None:
+def test_status_is_told_while_the_workers_of_a_failed_reload_are_killed(service: Daemon) -> None:
     """They take a moment to end, and nothing is known of their generation any more."""
     service.expected_errors = ["reload failed", "on purpose", "Traceback", "gone: boot"]
     service.start("-w", "4")
@@ -115,7 +115,7 @@ def test_status_is_told_while_the_workers_of_a_failed_reload_are_killed(service:
 
 
 @pytest.mark.parametrize("flags", [[], ["--accept", "exclusive"]], ids=["lock", "exclusive"])
-def test_a_queue_that_has_been_long_is_told_to_everybody(service: Service, flags: list[str]) -> None:
+def test_a_queue_that_has_been_long_is_told_to_everybody(service: Daemon, flags: list[str]) -> None:
     """No scrape comes while it is long: the master looks by itself, once a second at least."""
     service.start(*flags)
 
@@ -148,7 +148,7 @@ def test_a_queue_that_has_been_long_is_told_to_everybody(service: Service, flags
     assert service.live()["listeners"][0]["high_water"] == {"recent": 7, "since_start": 7}
 
 
-def test_a_master_that_accepts_sees_who_waits_when_no_worker_has_room(service: Service) -> None:
+def test_a_master_that_accepts_sees_who_waits_when_no_worker_has_room(service: Daemon) -> None:
     service.write_app(HELD)
     service.start("-m", "half-sync-half-async", "-w", "1", "--worker-connections", "2")
     (service.dir / "hold").touch()
@@ -167,7 +167,7 @@ def test_a_master_that_accepts_sees_who_waits_when_no_worker_has_room(service: S
 # ---- waits --------------------------------------------------------------------------------
 
 
-def waits(service: Service, queue: str) -> tuple[float, float, float]:
+def waits(service: Daemon, queue: str) -> tuple[float, float, float]:
     """How many, seconds in all, and how many of not more than 100 ms."""
     name = "forkd_queue_wait_seconds"
     return (
@@ -177,7 +177,7 @@ def waits(service: Service, queue: str) -> tuple[float, float, float]:
     )
 
 
-def wait_stopped(service: Service) -> float:
+def wait_stopped(service: Daemon) -> float:
     """One request that comes while all workers are stopped, for 0.3 s. Returns how long it took in all."""
     pids = stopped(service)
     with service.connect() as client:
@@ -195,7 +195,7 @@ def wait_stopped(service: Service) -> float:
 @pytest.mark.parametrize(
     "flags", [[], ["--no-native"], ["--accept", "exclusive"], ["-m", "proactor"]], ids=str
 )
-def test_how_long_a_connection_was_in_the_accept_queue(service: Service, flags: list[str]) -> None:
+def test_how_long_a_connection_was_in_the_accept_queue(service: Daemon, flags: list[str]) -> None:
     service.start(*flags)
     at_most = wait_stopped(service)
     count, seconds, short = waits(service, "accept")
@@ -204,7 +204,7 @@ def test_how_long_a_connection_was_in_the_accept_queue(service: Service, flags: 
     assert waits(service, "worker") == waits(service, "thread") == (0, 0, 0)
 
 
-def test_a_unix_socket_has_no_clock(service: Service) -> None:
+def test_a_unix_socket_has_no_clock(service: Daemon) -> None:
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}")
     with socket.socket(socket.AF_UNIX) as client:
@@ -215,7 +215,7 @@ def test_a_unix_socket_has_no_clock(service: Service) -> None:
 
 
 @pytest.mark.parametrize("model", ["half-sync-half-async", "process-per-connection"])
-def test_how_long_a_connection_was_between_master_and_worker(service: Service, model: str) -> None:
+def test_how_long_a_connection_was_between_master_and_worker(service: Daemon, model: str) -> None:
     service.start("-m", model)
     at_most = wait_stopped(service)
     count, seconds, short = waits(service, "worker")
@@ -225,7 +225,7 @@ def test_how_long_a_connection_was_between_master_and_worker(service: Service, m
     assert (count, short) == (1, 1)  # the master was not stopped
 
 
-def both_have_one(service: Service) -> None:
+def both_have_one(service: Daemon) -> None:
     try:
         until(lambda: in_flight(service) == 2, "both threads have one")
     except AssertionError as error:
@@ -244,7 +244,7 @@ def both_have_one(service: Service) -> None:
     ],
     ids=str,
 )
-def test_how_long_a_request_waited_for_a_thread(service: Service, flags: list[str]) -> None:
+def test_how_long_a_request_waited_for_a_thread(service: Daemon, flags: list[str]) -> None:
     service.write_app(HELD)
     service.start("-w", "1", *flags)
     letters = iter(string.ascii_lowercase)
@@ -275,7 +275,7 @@ def test_how_long_a_request_waited_for_a_thread(service: Service, flags: list[st
 # ---- processor time, and the process --------------------------------------------------------
 
 
-def test_processor_time_outlives_worker_and_master(service: Service) -> None:
+def test_processor_time_outlives_worker_and_master(service: Daemon) -> None:
     service.expected_errors = ["SIGKILL"]
     service.write_app(BURN)
     service.start("-w", "1")
@@ -294,7 +294,7 @@ def test_processor_time_outlives_worker_and_master(service: Service) -> None:
     assert service.metric("forkd_worker_cpu_seconds_total") >= seen
 
 
-def test_the_master_is_told_of_as_a_process(service: Service) -> None:
+def test_the_master_is_told_of_as_a_process(service: Daemon) -> None:
     began = time.time()
     service.start()
     page = service.admin("/metrics")[1]
@@ -309,7 +309,7 @@ def test_the_master_is_told_of_as_a_process(service: Service) -> None:
     assert service.metric("process_open_fds") >= 10
 
 
-def test_durations_are_told_by_class_of_status(service: Service) -> None:
+def test_durations_are_told_by_class_of_status(service: Daemon) -> None:
     service.expected_errors = ["the application failed", "Traceback"]
     service.start()
     service.get("/sleep/0.2")

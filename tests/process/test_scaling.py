@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_privileges import root_only
 
 #: Who accepts; and with the ids of another user, whose master hears of who waits by epoll.
@@ -26,7 +26,7 @@ ways = pytest.mark.parametrize(
 
 
 @ways
-def test_up_with_waiters_and_down_when_idle(service: Service, flags: list[str]) -> None:
+def test_up_with_waiters_and_down_when_idle(service: Daemon, flags: list[str]) -> None:
     service.open_up()
     service.start("-w", "1:3", "--scale-down-after", "1", *flags)
     assert len(service.workers()) == 1
@@ -48,7 +48,7 @@ def test_up_with_waiters_and_down_when_idle(service: Service, flags: list[str]) 
 
 
 @ways
-def test_the_first_child_on_demand(service: Service, flags: list[str]) -> None:
+def test_the_first_child_on_demand(service: Daemon, flags: list[str]) -> None:
     service.open_up()
     service.start("-w", "0:2", "--scale-down-after", "1", *flags)
     until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
@@ -61,7 +61,7 @@ def test_the_first_child_on_demand(service: Service, flags: list[str]) -> None:
     assert service.get() == "v1"
 
 
-def test_a_range_is_kept_by_scale_and_signals(service: Service) -> None:
+def test_a_range_is_kept_by_scale_and_signals(service: Daemon) -> None:
     service.start("-w", "1:2")
     assert service.run("scale", "3").returncode == 1
     assert service.run("scale", "0").returncode == 1
@@ -69,7 +69,7 @@ def test_a_range_is_kept_by_scale_and_signals(service: Service) -> None:
     until(lambda: len(service.workers()) == 2, "two")
 
 
-def test_the_limit_is_named_wherever_it_is_met(service: Service) -> None:
+def test_the_limit_is_named_wherever_it_is_met(service: Daemon) -> None:
     service.expected_errors = ["SIGTTIN: ", "reload failed"]
     config = service.dir / "f.toml"
     text = "bind = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\n"
@@ -102,7 +102,7 @@ def test_the_limit_is_named_wherever_it_is_met(service: Service) -> None:
     [(["-w", "2"], 16), (["-w", "9"], 18), (["-w", "1:2"], 2), (["--accept", "reuseport"], 2)],
     ids=str,
 )
-def test_the_limit_without_the_option(service: Service, flags: list[str], limit: int) -> None:
+def test_the_limit_without_the_option(service: Daemon, flags: list[str], limit: int) -> None:
     service.start(*flags)
     assert f" wanted, at most {limit}\n" in service.ok("status")
     done = service.run("scale", str(limit + 1))
@@ -111,7 +111,7 @@ def test_the_limit_without_the_option(service: Service, flags: list[str], limit:
         assert f"{limit + 1} workers: the number goes from 0 to {limit} (--max-workers)" in done.stderr
 
 
-def test_more_than_twice_the_workers(service: Service) -> None:
+def test_more_than_twice_the_workers(service: Daemon) -> None:
     service.start("-w", "1", "--max-workers", "20")
     assert service.ok("scale", "20") == "20 workers\n"
     until(lambda: len(service.workers()) == 20, "all of them", 60)

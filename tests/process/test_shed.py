@@ -16,7 +16,7 @@ import pytest
 
 from forkd.models import registry
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: An application that is held until the test lets it go, and says which requests reached it.
 APP = """
@@ -42,13 +42,13 @@ CELLS = [
 
 
 @pytest.fixture
-def held(service: Service) -> Service:
+def held(service: Daemon) -> Daemon:
     service.write_app(APP)
     return service
 
 
 @contextlib.contextmanager
-def busy(service: Service, requests: int = 1) -> Iterator[None]:
+def busy(service: Daemon, requests: int = 1) -> Iterator[None]:
     """So many requests hold all threads of the only worker meanwhile. (One that was answered may be in flight
     for a moment more, so it is the application that says who holds them.)"""
     reached = service.dir / "reached"
@@ -60,7 +60,7 @@ def busy(service: Service, requests: int = 1) -> Iterator[None]:
         (service.dir / "let-go").touch()
 
 
-def _holds(service: Service, stack: contextlib.ExitStack, reached: Path, number: int) -> bool:
+def _holds(service: Daemon, stack: contextlib.ExitStack, reached: Path, number: int) -> bool:
     """Send a request that holds a thread. Whether it does: on a busy machine it may have waited for too long
     itself, and be shed."""
     client = stack.enter_context(service.connect(10))
@@ -84,7 +84,7 @@ def answer(client: socket.socket) -> http.client.HTTPResponse:
 
 
 @pytest.mark.parametrize(("model", "io"), CELLS)
-def test_what_has_waited_too_long_is_answered_503(held: Service, model: str, io: str) -> None:
+def test_what_has_waited_too_long_is_answered_503(held: Daemon, model: str, io: str) -> None:
     # One client at a time. Where each has its process, only the limit of connections makes one wait.
     row = registry.get(model)
     alone = row.forks or io == "blocking"
@@ -125,7 +125,7 @@ def test_what_has_waited_too_long_is_answered_503(held: Service, model: str, io:
     until(served, "a request that had not to wait")
 
 
-def test_all_threads_of_leader_followers_are_busy(held: Service) -> None:
+def test_all_threads_of_leader_followers_are_busy(held: Daemon) -> None:
     held.start("-w", "1", "--threads", "2", "--shed-after", str(LIMIT))
     with held.connect() as client:
         with busy(held, 2):
@@ -134,7 +134,7 @@ def test_all_threads_of_leader_followers_are_busy(held: Service) -> None:
     held.settles(1, "forkd_requests_shed_total")
 
 
-def test_within_the_limit_nothing_is_shed(held: Service) -> None:
+def test_within_the_limit_nothing_is_shed(held: Daemon) -> None:
     held.start("-w", "1", "--shed-after", "60")
     with held.connect() as client:
         with busy(held):
@@ -147,7 +147,7 @@ def test_within_the_limit_nothing_is_shed(held: Service) -> None:
     ("model", "status"), [("half-sync-half-reactive", 503), ("leader-followers", 200)]
 )
 def test_over_a_unix_socket_only_the_time_in_the_request_queue_is_known(
-    held: Service, model: str, status: int
+    held: Daemon, model: str, status: int
 ) -> None:
     path = str(held.dir / "s.sock")
     held.start(

@@ -10,10 +10,10 @@ import threading
 import pytest
 
 from .clients import Load
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 
 
-def test_term_finishes_requests_in_flight(service: Service) -> None:
+def test_term_finishes_requests_in_flight(service: Daemon) -> None:
     service.start()
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(service.get("/sleep/0.5")))
@@ -26,7 +26,7 @@ def test_term_finishes_requests_in_flight(service: Service) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_int_and_quit_do_not_wait_for_requests(service: Service, number: signal.Signals) -> None:
+def test_int_and_quit_do_not_wait_for_requests(service: Daemon, number: signal.Signals) -> None:
     service.start()
     with service.connect() as client:
         client.sendall(b"GET /sleep/20 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -36,7 +36,7 @@ def test_int_and_quit_do_not_wait_for_requests(service: Service, number: signal.
         assert client.recv(100) == b""
 
 
-def test_term_closes_idle_connections_and_ends(service: Service) -> None:
+def test_term_closes_idle_connections_and_ends(service: Daemon) -> None:
     service.start("--keep-alive", "60")
     client = service.client()
     client.request("GET", "/")
@@ -46,7 +46,7 @@ def test_term_closes_idle_connections_and_ends(service: Service) -> None:
     client.close()
 
 
-def test_term_answers_what_already_waits_in_the_queue(service: Service) -> None:
+def test_term_answers_what_already_waits_in_the_queue(service: Daemon) -> None:
     service.start("-w", "1")
     with service.connect() as busy, service.connect() as waiting:
         busy.sendall(b"GET /sleep/0.5 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -58,7 +58,7 @@ def test_term_answers_what_already_waits_in_the_queue(service: Service) -> None:
     service.gone()
 
 
-def test_term_kills_who_does_not_finish_in_time(service: Service) -> None:
+def test_term_kills_who_does_not_finish_in_time(service: Daemon) -> None:
     service.start("--graceful-timeout", "0.5s")
     with service.connect() as client:
         client.sendall(b"GET /sleep/20 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -68,7 +68,7 @@ def test_term_kills_who_does_not_finish_in_time(service: Service) -> None:
     until(lambda: "not done in time" in service.log(), "the line in the log")
 
 
-def test_usr1_reopens_rotated_logs(service: Service) -> None:
+def test_usr1_reopens_rotated_logs(service: Daemon) -> None:
     access = service.dir / "access.log"
     service.start("--access-log", str(access))
     service.get("/before")
@@ -91,7 +91,7 @@ def test_usr1_reopens_rotated_logs(service: Service) -> None:
     assert (service.dir / "access.1").read_text().count("/before") == 1
 
 
-def test_winch_retires_the_children_and_keeps_the_master(service: Service) -> None:
+def test_winch_retires_the_children_and_keeps_the_master(service: Daemon) -> None:
     service.start()
     master = service.pid
     service.signal(signal.SIGWINCH)
@@ -114,7 +114,7 @@ def test_winch_retires_the_children_and_keeps_the_master(service: Service) -> No
     assert service.admin("/readyz")[0] == 200
 
 
-def test_ttin_and_ttou(service: Service) -> None:
+def test_ttin_and_ttou(service: Daemon) -> None:
     service.start()
     service.signal(signal.SIGTTIN)
     until(lambda: len(service.workers()) == 3, "one more")
@@ -124,7 +124,7 @@ def test_ttin_and_ttou(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_signals_that_come_together_are_all_obeyed(service: Service) -> None:
+def test_signals_that_come_together_are_all_obeyed(service: Daemon) -> None:
     service.start()
     for number in (signal.SIGUSR1, signal.SIGTTIN, signal.SIGHUP):
         service.signal(number)
@@ -136,7 +136,7 @@ def test_signals_that_come_together_are_all_obeyed(service: Service) -> None:
 QUIET = ["HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TTIN", "TTOU", "IO"]
 
 
-def test_signals_to_a_child_by_mistake_change_nothing(service: Service) -> None:
+def test_signals_to_a_child_by_mistake_change_nothing(service: Daemon) -> None:
     service.start()
     before = service.worker_pids()
     with Load(service.address, keep=2) as load:
@@ -150,14 +150,14 @@ def test_signals_to_a_child_by_mistake_change_nothing(service: Service) -> None:
     assert service.live()["master"]["generation"] == 1
 
 
-def test_ctrl_c_in_a_terminal_reaches_all_and_ends_quietly(service: Service) -> None:
+def test_ctrl_c_in_a_terminal_reaches_all_and_ends_quietly(service: Daemon) -> None:
     process = service.start_in_foreground(start_new_session=True)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(5) == 0
     service.gone()
 
 
-def test_term_to_a_child_replaces_it_without_loss(service: Service) -> None:
+def test_term_to_a_child_replaces_it_without_loss(service: Daemon) -> None:
     service.start()
     before = service.worker_pids()
     with Load(service.address, keep=3) as load:
@@ -169,7 +169,7 @@ def test_term_to_a_child_replaces_it_without_loss(service: Service) -> None:
     assert load.failures == []
 
 
-def test_the_death_of_the_master_ends_all_within_a_second(service: Service) -> None:
+def test_the_death_of_the_master_ends_all_within_a_second(service: Daemon) -> None:
     service.start("-w", "4")
     pids, address = service.worker_pids(), service.address
     stuck = service.connect()
@@ -208,7 +208,7 @@ ALARM = """
     "flags", [[], ["--no-native"], ["--io", "select"], ["-m", "reactor"]], ids=" ".join
 )
 def test_a_handler_that_raises_in_an_idle_worker_costs_nobody(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.write_app(ALARM)
     service.expected_errors = ["a signal handler of the application has raised", "Traceback"]

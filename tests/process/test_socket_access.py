@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_listening import SHUT, copy_of_listener
 from .test_privileges import root_only
 from .test_sockets import ask_unix
@@ -40,7 +40,7 @@ def serves(path: Path) -> bool:
 
 @pytest.mark.parametrize("umask", ["000", "022", "077"])
 @pytest.mark.parametrize(("flags", "mode"), [([], 0o666), (["--socket-mode", "0640"], 0o640)])
-def test_the_umask_changes_nothing(service: Service, umask: str, flags: list[str], mode: int) -> None:
+def test_the_umask_changes_nothing(service: Daemon, umask: str, flags: list[str], mode: int) -> None:
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}", "--umask", umask, *flags)
     assert access(path)[0] == mode
@@ -49,7 +49,7 @@ def test_the_umask_changes_nothing(service: Service, umask: str, flags: list[str
 
 
 @root_only
-def test_who_may_connect(service: Service) -> None:
+def test_who_may_connect(service: Daemon) -> None:
     service.open_up()
     path, admin = service.dir / "s.sock", service.dir / "admin.sock"
     service.start(
@@ -73,7 +73,7 @@ def test_who_may_connect(service: Service) -> None:
 
 
 @root_only
-def test_it_stays_over_reload_upgrade_and_repair(service: Service) -> None:
+def test_it_stays_over_reload_upgrade_and_repair(service: Daemon) -> None:
     service.expected_errors = [SHUT]
     path, later = service.dir / "s.sock", service.dir / "later.sock"
     config = service.dir / "f.toml"
@@ -113,7 +113,7 @@ def test_it_stays_over_reload_upgrade_and_repair(service: Service) -> None:
     assert not path.exists() and not later.exists()
 
 
-def test_a_reload_changes_it(service: Service) -> None:
+def test_a_reload_changes_it(service: Daemon) -> None:
     path, config = service.dir / "s.sock", service.dir / "f.toml"
 
     def configure(mode: str, more: str = "") -> None:
@@ -145,7 +145,7 @@ def test_a_reload_changes_it(service: Service) -> None:
 
 
 @pytest.mark.parametrize("verb", ["start", "check"])
-def test_an_owner_that_there_is_not(service: Service, verb: str) -> None:
+def test_an_owner_that_there_is_not(service: Daemon, verb: str) -> None:
     path = service.dir / "s.sock"
     done = service.run(verb, *service.flags("-b", f"unix:{path}", "--socket-owner", "no-such-account"))
     assert done.returncode == 1
@@ -153,7 +153,7 @@ def test_an_owner_that_there_is_not(service: Service, verb: str) -> None:
     assert "Traceback" not in done.stderr and not path.exists()
 
 
-def test_it_is_said_where_there_is_no_unix_socket(service: Service) -> None:
+def test_it_is_said_where_there_is_no_unix_socket(service: Daemon) -> None:
     done = service.run("check", *service.flags("--socket-mode", "600"))
     assert "warning: socket-mode: without effect, since no address is unix:/path\n" in done.stdout
     path = service.dir / "s.sock"
@@ -161,7 +161,7 @@ def test_it_is_said_where_there_is_no_unix_socket(service: Service) -> None:
     assert done.returncode == 0 and "without effect" not in done.stdout + done.stderr
 
 
-def test_the_file_of_the_admin_endpoint_is_removed_after_an_upgrade(service: Service) -> None:
+def test_the_file_of_the_admin_endpoint_is_removed_after_an_upgrade(service: Daemon) -> None:
     admin = service.dir / "admin.sock"
     service.start("--admin", f"unix:{admin}", "--socket-mode", "600")
     assert access(admin)[0] == 0o600

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -35,7 +35,7 @@ def ask_unix(path: Path) -> bytes:
     ],
     ids=" ".join,
 )
-def test_every_way_of_accepting_serves(service: Service, flags: list[str]) -> None:
+def test_every_way_of_accepting_serves(service: Daemon, flags: list[str]) -> None:
     service.start(*flags)
     with Load(service.address, fresh=4, expect=lambda body: body == b"v1") as load:
         load.more(200)
@@ -44,7 +44,7 @@ def test_every_way_of_accepting_serves(service: Service, flags: list[str]) -> No
     assert service.get() == "v1"
 
 
-def test_reuseport_keeps_what_waits_when_a_child_dies(service: Service) -> None:
+def test_reuseport_keeps_what_waits_when_a_child_dies(service: Daemon) -> None:
     service.expected_errors = ["SIGKILL"]
     service.start("--accept", "reuseport", "-w", "2")
     with Load(service.address, fresh=2) as load:
@@ -55,7 +55,7 @@ def test_reuseport_keeps_what_waits_when_a_child_dies(service: Service) -> None:
     assert len(load.failures) <= 2  # in flight at the victim
 
 
-def test_a_unix_socket_is_removed_at_the_end(service: Service) -> None:
+def test_a_unix_socket_is_removed_at_the_end(service: Daemon) -> None:
     path = service.dir / "s.sock"
     printed = service.start("-b", f"unix:{path}")
     assert f"unix:{path}" in printed
@@ -65,7 +65,7 @@ def test_a_unix_socket_is_removed_at_the_end(service: Service) -> None:
     assert not path.exists()
 
 
-def test_a_stale_unix_socket_is_replaced(service: Service) -> None:
+def test_a_stale_unix_socket_is_replaced(service: Daemon) -> None:
     path = service.dir / "s.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -73,7 +73,7 @@ def test_a_stale_unix_socket_is_replaced(service: Service) -> None:
     assert ask_unix(path).startswith(b"HTTP/1.1 200")
 
 
-def test_a_live_unix_socket_is_never_stolen(service: Service, other: Service) -> None:
+def test_a_live_unix_socket_is_never_stolen(service: Daemon, other: Daemon) -> None:
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}")
     done = other.run("start", *other.flags("-b", f"unix:{path}"))
@@ -82,14 +82,14 @@ def test_a_live_unix_socket_is_never_stolen(service: Service, other: Service) ->
     assert ask_unix(path).startswith(b"HTTP/1.1 200")
 
 
-def test_a_file_in_the_way_is_kept(service: Service) -> None:
+def test_a_file_in_the_way_is_kept(service: Daemon) -> None:
     path = service.dir / "s.sock"
     path.write_text("precious")
     assert service.run("start", *service.flags("-b", f"unix:{path}")).returncode == 1
     assert path.read_text() == "precious"
 
 
-def test_ipv6(service: Service) -> None:
+def test_ipv6(service: Daemon) -> None:
     service.start("-b", "[::1]:0")
     address = service.live()["listeners"][0]["address"]
     with socket.create_connection(("::1", int(address.rpartition(":")[2])), 10) as client:
@@ -97,7 +97,7 @@ def test_ipv6(service: Service) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
-def test_several_addresses_at_once(service: Service) -> None:
+def test_several_addresses_at_once(service: Daemon) -> None:
     paths = [service.dir / f"{n}.sock" for n in range(3)]
     service.start("-b", "127.0.0.1:0", *[x for p in paths for x in ("-b", f"unix:{p}")])
     assert service.get() == "v1"
@@ -106,7 +106,7 @@ def test_several_addresses_at_once(service: Service) -> None:
     assert len(service.live()["listeners"]) == 4
 
 
-def test_an_inherited_descriptor(service: Service) -> None:
+def test_an_inherited_descriptor(service: Daemon) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -120,7 +120,7 @@ def test_an_inherited_descriptor(service: Service) -> None:
 
 
 @pytest.mark.parametrize("what", ["closed", "file", "not listening", "shut down"])
-def test_a_descriptor_that_is_no_listener_is_refused(service: Service, what: str) -> None:
+def test_a_descriptor_that_is_no_listener_is_refused(service: Daemon, what: str) -> None:
     with socket.socket() as bound, open(os.devnull) as file, socket.socket(socket.AF_UNIX) as shut:
         bound.bind(("127.0.0.1", 0))
         shut.bind(str(service.dir / "shut.sock"))
@@ -136,7 +136,7 @@ def test_a_descriptor_that_is_no_listener_is_refused(service: Service, what: str
 
 
 @pytest.mark.parametrize("detached", [True, False])
-def test_activation_by_a_service_manager(service: Service, detached: bool) -> None:
+def test_activation_by_a_service_manager(service: Daemon, detached: bool) -> None:
     """As systemd does it: descriptor 3, and LISTEN_PID is the process that it executes."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, command_line, processes_of, until, zombies_of
+from .conftest import Daemon, alive, command_line, processes_of, until, zombies_of
 
 
-def nothing_left(service: Service) -> None:
+def nothing_left(service: Daemon) -> None:
     assert processes_of(service.name) == []
     assert not service.pidfile.exists()
     assert not service.control.exists()
 
 
-def test_it_answers_when_start_returns_and_says_where(service: Service) -> None:
+def test_it_answers_when_start_returns_and_says_where(service: Daemon) -> None:
     printed = service.start()
     assert service.get() == "v1"
     host, port = service.address
@@ -31,13 +31,13 @@ def test_it_answers_when_start_returns_and_says_where(service: Service) -> None:
     assert metrics is not None
 
 
-def test_all_children_serve_when_it_returns(service: Service) -> None:
+def test_all_children_serve_when_it_returns(service: Daemon) -> None:
     service.start("-w", "3")
     assert len(service.workers()) == 3
     assert service.admin("/readyz")[0] == 200
 
 
-def test_without_an_application_there_is_a_welcome(service: Service) -> None:
+def test_without_an_application_there_is_a_welcome(service: Daemon) -> None:
     service.start(app=None)
     page = service.get()
     assert "forkd" in page
@@ -45,7 +45,7 @@ def test_without_an_application_there_is_a_welcome(service: Service) -> None:
     assert "/metrics" in page
 
 
-def test_the_applications_traceback_is_printed(service: Service) -> None:
+def test_the_applications_traceback_is_printed(service: Daemon) -> None:
     service.write_app("import this_is_not_there\n")
     done = service.run("start", *service.flags())
     assert done.returncode == 1
@@ -67,7 +67,7 @@ def test_the_applications_traceback_is_printed(service: Service) -> None:
     ],
 )
 def test_an_application_that_does_not_load(
-    service: Service, source: str, app: str, said: str
+    service: Daemon, source: str, app: str, said: str
 ) -> None:
     service.write_app(source)
     service.expected_errors = [""]
@@ -78,7 +78,7 @@ def test_an_application_that_does_not_load(
     nothing_left(service)
 
 
-def test_an_address_in_use_names_its_holder(service: Service) -> None:
+def test_an_address_in_use_names_its_holder(service: Daemon) -> None:
     holder = subprocess.Popen(
         [
             "python3", "-c",
@@ -101,7 +101,7 @@ def test_an_address_in_use_names_its_holder(service: Service) -> None:
         holder.stdout.close()
 
 
-def test_when_one_of_several_addresses_is_in_use_none_stays(service: Service) -> None:
+def test_when_one_of_several_addresses_is_in_use_none_stays(service: Daemon) -> None:
     with socket.socket() as taken, socket.socket() as free:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -122,7 +122,7 @@ def test_when_one_of_several_addresses_is_in_use_none_stays(service: Service) ->
     nothing_left(service)
 
 
-def test_wrong_options_are_told_all_at_once_with_exit_2(service: Service) -> None:
+def test_wrong_options_are_told_all_at_once_with_exit_2(service: Daemon) -> None:
     config = service.dir / "c.toml"
     config.write_text('workers = "many"\ntimeuot = 3\nbacklog = -1\n')
     done = service.run("start", "app:app", "-c", str(config))
@@ -135,14 +135,14 @@ def test_wrong_options_are_told_all_at_once_with_exit_2(service: Service) -> Non
 @pytest.mark.parametrize(
     "flags", [["--io", "nope"], ["-m", "nope"], ["--wrokers", "3"], ["-w", "0"], ["-b", "x"]]
 )
-def test_a_bad_option_is_exit_2(service: Service, flags: list[str]) -> None:
+def test_a_bad_option_is_exit_2(service: Daemon, flags: list[str]) -> None:
     done = service.run("start", *service.flags(*flags))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     nothing_left(service)
 
 
-def test_of_two_that_race_exactly_one_wins(service: Service) -> None:
+def test_of_two_that_race_exactly_one_wins(service: Daemon) -> None:
     running = [
         subprocess.Popen(
             service.argv("start", *service.flags()), cwd=service.dir, env=service.environ,
@@ -158,7 +158,7 @@ def test_of_two_that_race_exactly_one_wins(service: Service) -> None:
     assert len([p for p in processes_of(service.name) if "master" in command_line(p)]) == 1
 
 
-def test_a_second_start_is_refused_and_the_first_goes_on(service: Service) -> None:
+def test_a_second_start_is_refused_and_the_first_goes_on(service: Daemon) -> None:
     service.start()
     before = service.pid
     done = service.run("start", *service.flags())
@@ -168,20 +168,20 @@ def test_a_second_start_is_refused_and_the_first_goes_on(service: Service) -> No
     assert service.get() == "v1"
 
 
-def test_a_pid_file_that_was_left_blocks_nobody(service: Service) -> None:
+def test_a_pid_file_that_was_left_blocks_nobody(service: Daemon) -> None:
     service.pidfile.write_text("1\n")
     service.start()
     assert service.pid != 1
 
 
-def test_titles(service: Service) -> None:
+def test_titles(service: Daemon) -> None:
     service.start()
     assert command_line(service.pid) == f"forkd: master [{service.name}]"
     titles = sorted(command_line(pid) for pid in service.worker_pids())
     assert titles == [f"forkd: worker {n} [{service.name}]" for n in (1, 2)]
 
 
-def test_the_foreground_is_a_child_of_who_started_it(service: Service) -> None:
+def test_the_foreground_is_a_child_of_who_started_it(service: Daemon) -> None:
     process = service.start_in_foreground()
     assert process.pid == service.pid
     assert service.get() == "v1"
@@ -189,7 +189,7 @@ def test_the_foreground_is_a_child_of_who_started_it(service: Service) -> None:
     assert process.wait(10) == 0
 
 
-def test_a_detached_daemon_has_left_its_session_and_terminal(service: Service) -> None:
+def test_a_detached_daemon_has_left_its_session_and_terminal(service: Daemon) -> None:
     service.start()
     fields = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()
     session, terminal = int(fields[3]), int(fields[4])
@@ -207,14 +207,14 @@ def inherited(what: str) -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def another_than(pid: int, service: Service) -> int:
+def another_than(pid: int, service: Daemon) -> int:
     """The one worker, or 0 for as long as it is that one, or not the only one."""
     pids = service.worker_pids()
     return pids[0] if len(pids) == 1 and pids[0] != pid and not zombies_of(service.pid) else 0
 
 
 @pytest.mark.parametrize("what", ["blocked", "ignored"])
-def test_signals_that_its_parent_blocked_or_ignored_are_heard(service: Service, what: str) -> None:
+def test_signals_that_its_parent_blocked_or_ignored_are_heard(service: Daemon, what: str) -> None:
     service.expected_errors = ["gone: ", "SIGKILL"]
     done = service.run("start", *service.flags("-w", "1"), preexec_fn=lambda: inherited(what))
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

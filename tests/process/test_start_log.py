@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, processes_of
+from .conftest import Daemon, processes_of
 
 
 @pytest.fixture
@@ -21,32 +21,32 @@ def taken() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def _no_module(service: Service, port: int) -> list[str]:
+def _no_module(service: Daemon, port: int) -> list[str]:
     service.write_app("import this_is_not_there\n")
     return []
 
 
-def _exits(service: Service, port: int) -> list[str]:
+def _exits(service: Daemon, port: int) -> list[str]:
     service.write_app("import os\nos._exit(3)\n")
     return []
 
 
-def _dies(service: Service, port: int) -> list[str]:
+def _dies(service: Daemon, port: int) -> list[str]:
     service.write_app("import os\nos.abort()\n")
     return []
 
 
-def _preloads(service: Service, port: int) -> list[str]:
+def _preloads(service: Daemon, port: int) -> list[str]:
     service.write_app("import this_is_not_there\n")
     return ["--preload"]
 
 
-def _hangs(service: Service, port: int) -> list[str]:
+def _hangs(service: Daemon, port: int) -> list[str]:
     service.write_app("import time\ntime.sleep(60)\n")
     return ["--boot-timeout", "1"]
 
 
-def _hook(service: Service, port: int) -> list[str]:
+def _hook(service: Daemon, port: int) -> list[str]:
     (service.dir / "myhooks.py").write_text("import this_is_not_there\n")
     return ["--hooks", "myhooks"]
 
@@ -72,7 +72,7 @@ FAULTS: dict[str, tuple[Callable[[Service, int], list[str]], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("foreground", [False, True], ids=["detached", "foreground"])
 def test_a_boot_failure_is_on_stderr_and_in_the_error_log(
-    service: Service, taken: int, fault: str, foreground: bool
+    service: Daemon, taken: int, fault: str, foreground: bool
 ) -> None:
     service.expected_errors = [""]
     make, said = FAULTS[fault]
@@ -89,14 +89,14 @@ def test_a_boot_failure_is_on_stderr_and_in_the_error_log(
     assert processes_of(service.name) == []
 
 
-def test_it_is_an_object_among_json_lines(service: Service, taken: int) -> None:
+def test_it_is_an_object_among_json_lines(service: Daemon, taken: int) -> None:
     service.run("start", *service.flags("-b", f"127.0.0.1:{taken}", "--log-format", "json"))
     (line,) = [json.loads(line) for line in service.log().splitlines()]
     assert line["level"] == "error"
     assert line["message"].startswith("the service did not start: bind(127.0.0.1:")
 
 
-def test_who_finds_it_running_leaves_the_log_of_the_daemon_alone(service: Service) -> None:
+def test_who_finds_it_running_leaves_the_log_of_the_daemon_alone(service: Daemon) -> None:
     service.start()
     before = service.log()
     done = service.run("start", *service.flags())
@@ -104,7 +104,7 @@ def test_who_finds_it_running_leaves_the_log_of_the_daemon_alone(service: Servic
     assert service.log() == before
 
 
-def test_the_terminal_is_let_go_once_it_serves(service: Service, tmp_path: Path) -> None:
+def test_the_terminal_is_let_go_once_it_serves(service: Daemon, tmp_path: Path) -> None:
     """Who has started it in the foreground with a log of its own waits for the end of its stderr."""
     seen = tmp_path / "stderr"
     with seen.open("w") as terminal:

@@ -11,7 +11,7 @@ import pytest
 
 from forkd.models import registry
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 from .trial import open_files
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -34,7 +34,7 @@ EVERY_WAY = [
 ]
 
 
-def ask(service: Service, count: int) -> list[socket.socket]:
+def ask(service: Daemon, count: int) -> list[socket.socket]:
     """Clients that have sent a request."""
     clients = []
     for _ in range(count):
@@ -44,7 +44,7 @@ def ask(service: Service, count: int) -> list[socket.socket]:
     return clients
 
 
-def stop_while_they_wait(service: Service, count: int) -> None:
+def stop_while_they_wait(service: Daemon, count: int) -> None:
     """TERM while no worker accepts; then all are answered."""
     pids = service.worker_pids()
     for pid in pids:
@@ -61,13 +61,13 @@ def stop_while_they_wait(service: Service, count: int) -> None:
 
 
 @pytest.mark.parametrize("flags", EVERY_WAY, ids=" ".join)
-def test_what_waits_in_the_accept_queue_is_answered(service: Service, flags: list[str]) -> None:
+def test_what_waits_in_the_accept_queue_is_answered(service: Daemon, flags: list[str]) -> None:
     service.start(*flags)
     stop_while_they_wait(service, 200)
 
 
 @pytest.mark.parametrize("flags", [["-m", row.name] for row in registry.MODELS], ids=" ".join)
-def test_nobody_takes_more_than_it_can_hold(service: Service, flags: list[str]) -> None:
+def test_nobody_takes_more_than_it_can_hold(service: Daemon, flags: list[str]) -> None:
     """The children that retire share what waits: each has three connections at most."""
     service.write_app(CROWD)
     service.start(*flags, "--worker-connections", "3")
@@ -99,13 +99,13 @@ CROWD = r"""
 """
 
 
-def test_more_clients_than_processes_wait_their_turn(service: Service) -> None:
+def test_more_clients_than_processes_wait_their_turn(service: Daemon) -> None:
     """process-per-connection: 256 processes at most, for each worker."""
     service.start("-m", "process-per-connection", "-w", "1")
     stop_while_they_wait(service, 300)
 
 
-def test_a_start_that_fails_late_leaves_no_socket(service: Service) -> None:
+def test_a_start_that_fails_late_leaves_no_socket(service: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         admin = f"127.0.0.1:{taken.getsockname()[1]}"
         done = service.run("start", *service.flags("--admin", admin))
@@ -116,12 +116,12 @@ def test_a_start_that_fails_late_leaves_no_socket(service: Service) -> None:
     assert not service.pidfile.exists()
 
 
-def test_a_service_without_children_starts_and_stops(service: Service) -> None:
+def test_a_service_without_children_starts_and_stops(service: Daemon) -> None:
     assert "workers 0:2" in service.start("-w", "0:2")
     until(lambda: not service.live()["workers"], "none: who has proved the application has gone")
 
 
-def test_a_broken_file_does_not_keep_a_service_from_being_stopped(service: Service) -> None:
+def test_a_broken_file_does_not_keep_a_service_from_being_stopped(service: Daemon) -> None:
     file = service.dir / "forkd.toml"
     file.write_text('workers = "2"\n')
     service.start("-b", "127.0.0.1:0", "-c", str(file), "--admin", "127.0.0.1:0")
@@ -131,7 +131,7 @@ def test_a_broken_file_does_not_keep_a_service_from_being_stopped(service: Servi
     service.gone()
 
 
-def test_an_address_that_a_reload_drops_is_free(service: Service) -> None:
+def test_an_address_that_a_reload_drops_is_free(service: Daemon) -> None:
     file = service.dir / "forkd.toml"
     file.write_text(f'bind = ["127.0.0.1:0", "unix:{service.dir}/dropped.sock"]\n')
     # By default there are as many as there are processors, which may be one.
@@ -157,7 +157,7 @@ def _sockets(pid: int) -> set[str]:
 
 @pytest.mark.parametrize("lame_duck", [[], ["--lame-duck", "0.2"]], ids=["at once", "lame duck"])
 def test_told_to_stop_again_and_again_it_stops_quietly(
-    service: Service, lame_duck: list[str]
+    service: Daemon, lame_duck: list[str]
 ) -> None:
     """Also once its listeners are closed, and until it is gone."""
     service.start("-w", "2", *lame_duck)

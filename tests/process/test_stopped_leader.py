@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import APP, Service, until
+from .conftest import APP, Daemon, until
 from .leadership import GET
 from .test_privileges import root_only
 from .trial import GONE
@@ -36,7 +36,7 @@ TRAP = """
 """
 
 
-def stopped(service: Service) -> int | None:
+def stopped(service: Daemon) -> int | None:
     """The pid of the worker that is stopped."""
     for pid in service.worker_pids():
         with contextlib.suppress(*GONE):
@@ -60,7 +60,7 @@ def stopped(service: Service) -> int | None:
     ],
     ids=lambda flags: " ".join(flags) or "default",
 )
-def test_whom_it_has_named_is_woken(service: Service, flags: list[str]) -> None:
+def test_whom_it_has_named_is_woken(service: Daemon, flags: list[str]) -> None:
     service.write_app(APP + TRAP)
     service.open_up()
     service.dir.chmod(0o777)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Service
+from .conftest import Daemon
 
 #: Each class says of itself what is not so: what counts is the content.
 APP = r"""
@@ -50,7 +50,7 @@ APP = r"""
 """
 
 
-def head_and_body(service: Service, path: str) -> tuple[bytes, bytes, bytes]:
+def head_and_body(service: Daemon, path: str) -> tuple[bytes, bytes, bytes]:
     """The status line, the line of X-Name, and the body, without chunks."""
     with service.connect() as sock, sock.makefile("rb") as answer:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
@@ -66,7 +66,7 @@ def head_and_body(service: Service, path: str) -> tuple[bytes, bytes, bytes]:
 @pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=" ".join)
 @pytest.mark.parametrize("first", ["plain", "lying"])
 def test_a_subclass_is_taken_by_value_whoever_came_before(
-    service: Service, flags: list[str], first: str
+    service: Daemon, flags: list[str], first: str
 ) -> None:
     service.expected_errors = ["application failed", "Traceback"]
     service.write_app(APP)

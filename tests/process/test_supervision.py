@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, command_line, processes_of, until
+from .conftest import Daemon, alive, command_line, processes_of, until
 
 #: Ends its process from a thread, a moment after it was loaded.
 SHORT_LIVED = """
@@ -23,7 +23,7 @@ SHORT_LIVED = """
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_crash_loop_after_ready_is_one_whatever_the_exit_code(
-    service: Service, code: int
+    service: Daemon, code: int
 ) -> None:
     service.expected_errors = ["gone: (exit|error)", "crash loop"]
     service.start("-w", "1")
@@ -43,7 +43,7 @@ def test_a_crash_loop_after_ready_is_one_whatever_the_exit_code(
 # ---- an application that is not wanted yet must be sound all the same --------------------------
 
 
-def test_on_demand_a_broken_application_fails_the_start(service: Service) -> None:
+def test_on_demand_a_broken_application_fails_the_start(service: Daemon) -> None:
     service.expected_errors = ["gone: boot"]
     service.write_app("raise LookupError('broken on purpose')\n")
     done = service.run("start", *service.flags("-w", "0:2"))
@@ -52,7 +52,7 @@ def test_on_demand_a_broken_application_fails_the_start(service: Service) -> Non
     service.gone()
 
 
-def test_on_demand_a_broken_application_fails_the_reload(service: Service) -> None:
+def test_on_demand_a_broken_application_fails_the_reload(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start("-w", "0:2", "--scale-down-after", "1")
     until(lambda: not service.live()["workers"], "nobody")
@@ -70,7 +70,7 @@ def test_on_demand_a_broken_application_fails_the_reload(service: Service) -> No
 # ---- the number of workers ---------------------------------------------------------------------
 
 
-def test_a_number_that_was_set_survives_a_reload(service: Service) -> None:
+def test_a_number_that_was_set_survives_a_reload(service: Daemon) -> None:
     file = service.dir / "forkd.toml"
     text = 'bind = ["127.0.0.1:0"]\nadmin = "127.0.0.1:0"\nworkers = %d\n'
     file.write_text(text % 1)
@@ -85,7 +85,7 @@ def test_a_number_that_was_set_survives_a_reload(service: Service) -> None:
     until(lambda: len(service.live()["workers"]) == 2, "what is configured now")
 
 
-def test_none_is_a_number_that_survives(service: Service) -> None:
+def test_none_is_a_number_that_survives(service: Daemon) -> None:
     service.start()
     service.ok("scale", "0")
     until(lambda: not service.live()["workers"], "nobody")
@@ -97,7 +97,7 @@ def test_none_is_a_number_that_survives(service: Service) -> None:
 # ---- upgrades in the foreground ----------------------------------------------------------------
 
 
-def test_the_foreground_process_outlives_upgrades_and_passes_signals_on(service: Service) -> None:
+def test_the_foreground_process_outlives_upgrades_and_passes_signals_on(service: Daemon) -> None:
     first = service.start_in_foreground("-w", "1")
     masters = [first.pid]
     for number in (1, 2):
@@ -118,7 +118,7 @@ def test_the_foreground_process_outlives_upgrades_and_passes_signals_on(service:
     assert first.wait(10) == 0
 
 
-def test_the_foreground_fails_with_the_master_that_was_killed(service: Service) -> None:
+def test_the_foreground_fails_with_the_master_that_was_killed(service: Daemon) -> None:
     first = service.start_in_foreground("-w", "1")
     service.ok("upgrade")
     os.kill(service.pid, signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_the_foreground_fails_with_the_master_that_was_killed(service: Service) 
     service.control.unlink()
 
 
-def test_a_stop_during_the_drain_of_an_upgrade_stops_the_new_master(service: Service) -> None:
+def test_a_stop_during_the_drain_of_an_upgrade_stops_the_new_master(service: Daemon) -> None:
     first = service.start_in_foreground("-w", "1")
     answers: list[str] = []
     slow = threading.Thread(target=lambda: answers.append(service.get("/sleep/2")))
@@ -140,7 +140,7 @@ def test_a_stop_during_the_drain_of_an_upgrade_stops_the_new_master(service: Ser
     assert answers == ["slept"]
 
 
-def test_a_stop_during_an_upgrade_does_not_say_that_the_master_goes_on(service: Service) -> None:
+def test_a_stop_during_an_upgrade_does_not_say_that_the_master_goes_on(service: Daemon) -> None:
     service.start()
     gate = service.dir / "gate"
     os.mkfifo(gate)

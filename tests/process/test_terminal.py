@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 
 #: What a shell does: it leads the session of a terminal, and gives the command a process group, in the
 #: foreground or not. As "leader" it becomes the command, as in `docker run -t`.
@@ -124,7 +124,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(service: Service) -> Iterator[Terminal]:
+def terminal(service: Daemon) -> Iterator[Terminal]:
     service.write_app(APP)
     made = Terminal(service.error_log)
     yield made
@@ -134,7 +134,7 @@ def terminal(service: Service) -> Iterator[Terminal]:
     made.close()
 
 
-def start(service: Service, terminal: Terminal, where: str, *flags: str) -> None:
+def start(service: Daemon, terminal: Terminal, where: str, *flags: str) -> None:
     service.under = [sys.executable, "-c", SHELL, os.ttyname(terminal.slave), where]
     service.start_in_foreground(*flags, start_new_session=True)
 
@@ -145,7 +145,7 @@ NATIVE = pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=["native", 
 @pytest.mark.parametrize("where", ["foreground", "background", "leader"])
 @NATIVE
 def test_a_resize_is_no_order(
-    service: Service, terminal: Terminal, where: str, flags: list[str]
+    service: Daemon, terminal: Terminal, where: str, flags: list[str]
 ) -> None:
     start(service, terminal, where, *flags)
     before = service.worker_pids()
@@ -158,7 +158,7 @@ def test_a_resize_is_no_order(
 
 
 @pytest.mark.parametrize("where", ["foreground", "leader"])
-def test_what_a_process_sends_is_one(service: Service, terminal: Terminal, where: str) -> None:
+def test_what_a_process_sends_is_one(service: Daemon, terminal: Terminal, where: str) -> None:
     start(service, terminal, where)
     service.signal(signal.SIGTTIN)
     until(lambda: len(service.workers()) == 3, "one more")
@@ -171,7 +171,7 @@ def test_what_a_process_sends_is_one(service: Service, terminal: Terminal, where
     assert service.live()["master"]["generation"] == 2
 
 
-def test_without_native_code_nobody_can_tell(service: Service, terminal: Terminal) -> None:
+def test_without_native_code_nobody_can_tell(service: Daemon, terminal: Terminal) -> None:
     start(service, terminal, "foreground", "--no-native")
     for number in (signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
         service.signal(number)
@@ -182,7 +182,7 @@ def test_without_native_code_nobody_can_tell(service: Service, terminal: Termina
 
 @NATIVE
 def test_in_the_background_it_writes_to_a_terminal_that_stops_writers(
-    service: Service, terminal: Terminal, flags: list[str]
+    service: Daemon, terminal: Terminal, flags: list[str]
 ) -> None:
     terminal.stop_writers_in_the_background()
     start(service, terminal, "background", *flags)
@@ -198,7 +198,7 @@ def test_in_the_background_it_writes_to_a_terminal_that_stops_writers(
 
 @NATIVE
 def test_in_the_background_an_application_reads_nothing_from_it(
-    service: Service, terminal: Terminal, flags: list[str]
+    service: Daemon, terminal: Terminal, flags: list[str]
 ) -> None:
     start(service, terminal, "background", *flags)
     terminal.type(b"meant for the shell\n")
@@ -208,14 +208,14 @@ def test_in_the_background_an_application_reads_nothing_from_it(
     assert "scaling" not in service.log()
 
 
-def test_in_the_foreground_it_reads_what_is_typed(service: Service, terminal: Terminal) -> None:
+def test_in_the_foreground_it_reads_what_is_typed(service: Daemon, terminal: Terminal) -> None:
     start(service, terminal, "foreground")
     terminal.type(b"continue\n")
     assert service.get("/stdin") == "'continue\\n'"
 
 
 @pytest.mark.parametrize("where", ["foreground", "leader"])
-def test_what_is_typed_is_an_order(service: Service, terminal: Terminal, where: str) -> None:
+def test_what_is_typed_is_an_order(service: Daemon, terminal: Terminal, where: str) -> None:
     start(service, terminal, where)
     pids = service.pids()
     terminal.type(b"\x03")
@@ -225,7 +225,7 @@ def test_what_is_typed_is_an_order(service: Service, terminal: Terminal, where: 
 
 @pytest.mark.parametrize("where", ["foreground, with its shell", "leader"])
 def test_a_terminal_that_is_closed_is_no_order(
-    service: Service, terminal: Terminal, where: str
+    service: Daemon, terminal: Terminal, where: str
 ) -> None:
     """The kernel sends HUP to the leader of the session; and when that ends, to the foreground."""
     start(service, terminal, where)
@@ -240,7 +240,7 @@ def test_a_terminal_that_is_closed_is_no_order(
 
 
 @pytest.mark.parametrize("where", ["foreground", "leader"])
-def test_after_an_upgrade_it_is_the_same(service: Service, terminal: Terminal, where: str) -> None:
+def test_after_an_upgrade_it_is_the_same(service: Daemon, terminal: Terminal, where: str) -> None:
     start(service, terminal, where)
     old = service.worker_pids()
     service.ok("upgrade")
@@ -256,7 +256,7 @@ def test_after_an_upgrade_it_is_the_same(service: Service, terminal: Terminal, w
 
 @pytest.mark.parametrize("path", ["/subprocess", "/spawn"])
 def test_programs_of_the_application_inherit_nothing_of_it(
-    service: Service, terminal: Terminal, path: str
+    service: Daemon, terminal: Terminal, path: str
 ) -> None:
     start(service, terminal, "foreground")
     found = dict(line.split(":\t") for line in service.get(path).splitlines() if line)

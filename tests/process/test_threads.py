@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: /held takes 5 ms, or until it is let go while there is a file `hold`. Every answer names the process.
 APP = """
@@ -40,7 +40,7 @@ NATIVE = pytest.mark.parametrize("native", ["--native", "--no-native"])
 
 
 @pytest.fixture
-def held(service: Service) -> Service:
+def held(service: Daemon) -> Daemon:
     service.write_app(APP)
     return service
 
@@ -56,13 +56,13 @@ def answer(client: socket.socket) -> bytes:
     return found.read()
 
 
-def in_flight(service: Service) -> int:
+def in_flight(service: Daemon) -> int:
     return sum(worker["in_flight"] for worker in service.live()["workers"])
 
 
 @pytest.mark.alone  # what takes long is told by how long the rest takes
 @NATIVE
-def test_what_takes_long_leaves_a_thread_for_the_others(held: Service, native: str) -> None:
+def test_what_takes_long_leaves_a_thread_for_the_others(held: Daemon, native: str) -> None:
     held.start("-w", "1", "--threads", "4", native)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(held.connect()) for _ in range(8)]
@@ -91,7 +91,7 @@ def test_what_takes_long_leaves_a_thread_for_the_others(held: Service, native: s
 
 
 @NATIVE
-def test_no_more_requests_than_threads_are_in_the_application(held: Service, native: str) -> None:
+def test_no_more_requests_than_threads_are_in_the_application(held: Daemon, native: str) -> None:
     held.start("-w", "1", "--threads", "3", native)
 
     def client(path: str) -> None:
@@ -111,7 +111,7 @@ def test_no_more_requests_than_threads_are_in_the_application(held: Service, nat
 
 
 @pytest.mark.alone  # a leader that is slow to wake is passed over, and the other gets more than its share
-def test_new_connections_go_to_a_worker_that_has_a_thread(held: Service) -> None:
+def test_new_connections_go_to_a_worker_that_has_a_thread(held: Daemon) -> None:
     held.start("-w", "2", "--threads", "2")
     with contextlib.ExitStack() as stack:
         by_worker: dict[bytes, list[socket.socket]] = {}
@@ -134,7 +134,7 @@ def test_new_connections_go_to_a_worker_that_has_a_thread(held: Service) -> None
             assert answer(client) == taken
 
 
-def test_who_comes_while_all_threads_are_taken_is_accepted_and_waits(held: Service) -> None:
+def test_who_comes_while_all_threads_are_taken_is_accepted_and_waits(held: Daemon) -> None:
     held.start("-w", "1", "--threads", "2")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(held.connect()) for _ in range(2)]
@@ -154,7 +154,7 @@ def test_who_comes_while_all_threads_are_taken_is_accepted_and_waits(held: Servi
 
 @NATIVE
 def test_what_a_former_leader_has_logged_is_written_though_nobody_comes(
-    held: Service, native: str
+    held: Daemon, native: str
 ) -> None:
     held.start("-w", "1", "--threads", "2", "--access-log", "access.log", native)
     log = held.dir / "access.log"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import APP as USUAL
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 LIBRARIES = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
 HOUR = 3600
@@ -33,7 +33,7 @@ APP = USUAL.replace("time.sleep(", "__import__('threading').Event().wait(")
 class Clock:
     """The wall clock of one daemon."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Daemon) -> None:
         service.write_app(APP)
         self._offset = service.dir / "offset"
         self.set(0)
@@ -51,7 +51,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(service: Service) -> Clock:
+def clock(service: Daemon) -> Clock:
     return Clock(service)
 
 
@@ -75,7 +75,7 @@ def stamp_of_access_log(path: Path) -> int:
     return offset(datetime.strptime(stamp, "%d/%b/%Y:%H:%M:%S %z").timestamp())
 
 
-def stamp_of_error_log(service: Service) -> int:
+def stamp_of_error_log(service: Daemon) -> int:
     """Of a line that is written now: a reload's last. It is in the file soon after the reload's answer."""
     before = len(serving(service))
     service.ok("reload")
@@ -83,14 +83,14 @@ def stamp_of_error_log(service: Service) -> int:
     return offset(datetime.fromisoformat(serving(service)[-1].split()[0]).timestamp())
 
 
-def serving(service: Service) -> list[str]:
+def serving(service: Daemon) -> list[str]:
     return [line for line in service.log().splitlines() if " serves" in line]
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 @pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-reactive", "proactor"])
 def test_nobody_is_late_because_of_a_jump(
-    service: Service, clock: Clock, model: str, hours: int
+    service: Daemon, clock: Clock, model: str, hours: int
 ) -> None:
     """Kept connections, a request in the application, one that is half sent, the workers."""
     log = service.dir / "access.log"
@@ -116,7 +116,7 @@ def test_nobody_is_late_because_of_a_jump(
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-def test_who_is_late_is_late_in_spite_of_a_jump(service: Service, clock: Clock, hours: int) -> None:
+def test_who_is_late_is_late_in_spite_of_a_jump(service: Daemon, clock: Clock, hours: int) -> None:
     """A head that does not end, a connection that is not used, an application that hangs."""
     service.expected_errors = ["--timeout", "gone: timeout"]
     service.start("-w", "1", "--timeout", "2", "--header-timeout", "2", "--keep-alive", "2")

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: Travels for good when the file `how` says; asked for /hang, it does not come back.
 APP = """
@@ -52,13 +52,13 @@ def is_now(stamp: float) -> bool:
     return abs(stamp - time.time()) < 1000
 
 
-def late_workers(service: Service) -> float:
+def late_workers(service: Daemon) -> float:
     return service.metric("forkd_worker_exits_total", reason="timeout")
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "no-native"])
 @pytest.mark.parametrize("library", ["freezegun", "time-machine"])
-def test_clocks_are_right(service: Service, library: str, native: bool) -> None:
+def test_clocks_are_right(service: Daemon, library: str, native: bool) -> None:
     service.write_app(APP)
     service.expected_errors = ["failed on GET /fail", "Traceback", "--timeout", "gone: timeout", "raised"]
     log = service.dir / "access.log"
@@ -109,7 +109,7 @@ TIMERS = """
 """
 
 
-def test_timers_of_a_stream_go_on(service: Service) -> None:
+def test_timers_of_a_stream_go_on(service: Daemon) -> None:
     service.write_app(TIMERS)
     service.start("-w", "1", app="app:Lines")
     host, port = service.live()["listeners"][0]["address"].rpartition("/")[2].rsplit(":", 1)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from .conftest import Service
+from .conftest import Daemon
 
 APP = """
     import os
@@ -24,7 +24,7 @@ APP = """
 
 @pytest.mark.parametrize("preload", ["--no-preload", "--preload"])
 @pytest.mark.parametrize(("flags", "mode"), [([], "640"), (["--umask", "002"], "664")])
-def test_it_is_inherited(service: Service, preload: str, flags: list[str], mode: str) -> None:
+def test_it_is_inherited(service: Daemon, preload: str, flags: list[str], mode: str) -> None:
     service.write_app(APP)
     done = service.run(
         "start", *service.flags("-w", "1", preload, *flags), preexec_fn=lambda: os.umask(0o027)
@@ -35,7 +35,7 @@ def test_it_is_inherited(service: Service, preload: str, flags: list[str], mode:
     assert service.get() == mode
 
 
-def test_in_the_foreground_too(service: Service) -> None:
+def test_in_the_foreground_too(service: Daemon) -> None:
     service.write_app(APP)
     service.start_in_foreground("-w", "1", preexec_fn=lambda: os.umask(0o077))
     assert service.get() == "600"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from . import ids
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 #: What can end a child, or keep it busy, by path.
 APP = """
@@ -65,7 +65,7 @@ APP = """
 WHY = b"the service took too long to answer, and has given up\n"
 
 
-def ask(service: Service, path: str) -> socket.socket:
+def ask(service: Daemon, path: str) -> socket.socket:
     client = service.connect(20)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     return client
@@ -81,11 +81,11 @@ def lines_of(access: Path) -> list[str]:
     return access.read_text().splitlines() if access.exists() else []
 
 
-def busy(service: Service, count: int) -> None:
+def busy(service: Daemon, count: int) -> None:
     until(lambda: sum(w["in_flight"] for w in service.workers()) == count, f"{count} in flight")
 
 
-def test_three_requests_over_the_timeout_are_three_504(service: Service, tmp_path: Path) -> None:
+def test_three_requests_over_the_timeout_are_three_504(service: Daemon, tmp_path: Path) -> None:
     service.expected_errors = ["gone: timeout"]
     service.write_app(APP)
     access = tmp_path / "access.log"
@@ -126,7 +126,7 @@ def test_three_requests_over_the_timeout_are_three_504(service: Service, tmp_pat
 )
 @pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=["native", "python"])
 def test_a_crash_is_a_502(
-    service: Service, tmp_path: Path, path: str, reason: str, flags: list[str]
+    service: Daemon, tmp_path: Path, path: str, reason: str, flags: list[str]
 ) -> None:
     service.expected_errors = [f"gone: {reason}"]
     service.write_app(APP)
@@ -147,7 +147,7 @@ def test_a_crash_is_a_502(
     service.settles(2, "forkd_requests_total")
 
 
-def test_what_is_cut_at_the_graceful_timeout_is_a_504(service: Service, tmp_path: Path) -> None:
+def test_what_is_cut_at_the_graceful_timeout_is_a_504(service: Daemon, tmp_path: Path) -> None:
     service.expected_errors = ["gone: reload"]
     service.write_app(APP)
     access = tmp_path / "access.log"
@@ -176,7 +176,7 @@ def test_what_is_cut_at_the_graceful_timeout_is_a_504(service: Service, tmp_path
 
 @pytest.mark.parametrize("flags", [[], ["--threads", "2"], ["--no-native"], ["-m", "proactor"]])
 def test_answers_that_are_under_way_are_in_flight(
-    service: Service, tmp_path: Path, flags: list[str]
+    service: Daemon, tmp_path: Path, flags: list[str]
 ) -> None:
     """Clients that do not read: their requests hold no thread, and there are more of them than lines."""
     service.expected_errors = ["gone: SIGKILL"]
@@ -217,7 +217,7 @@ LATE = {
 
 @pytest.mark.parametrize("flags", LATE.values(), ids=LATE)
 def test_who_is_late_gets_a_504_that_arrives(
-    service: Service, tmp_path: Path, flags: list[str]
+    service: Daemon, tmp_path: Path, flags: list[str]
 ) -> None:
     """Also a client that has sent more: its bytes are read, since a close would destroy the answer."""
     service.expected_errors = ["gone: timeout", "killed: .* has held it for", "ended: SIGKILL"]
@@ -240,7 +240,7 @@ def test_who_is_late_gets_a_504_that_arrives(
 
 
 def test_a_head_is_answered_without_a_body_and_what_was_begun_is_not_answered_again(
-    service: Service,
+    service: Daemon,
 ) -> None:
     service.expected_errors = ["gone: timeout"]
     service.write_app(APP)
@@ -258,7 +258,7 @@ def test_a_head_is_answered_without_a_body_and_what_was_begun_is_not_answered_ag
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_lines_of_answered_requests_outlive_a_kill(
-    service: Service, tmp_path: Path, native: str, style: str
+    service: Daemon, tmp_path: Path, native: str, style: str
 ) -> None:
     """They are in the ring when they are answered, though the logger has not been told."""
     service.expected_errors = ["gone: SIGKILL"]
@@ -270,7 +270,7 @@ def test_lines_of_answered_requests_outlive_a_kill(
 
 
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
-def test_so_do_those_that_go_to_a_pipe(service: Service, native: str) -> None:
+def test_so_do_those_that_go_to_a_pipe(service: Daemon, native: str) -> None:
     """Descriptor 1 of a container: the logger writes there, too."""
     service.expected_errors = ["gone: SIGKILL"]
     argv = service.argv("start", *service.flags("-w", "2", native, "--access-log", "-"), "-f")
@@ -292,7 +292,7 @@ def test_so_do_those_that_go_to_a_pipe(service: Service, native: str) -> None:
     assert len(found) == len({line.split('"')[1] for line in found}) == 10
 
 
-def answer_and_kill(service: Service) -> None:
+def answer_and_kill(service: Daemon) -> None:
     """Ten workers are killed as soon as they have answered their only request."""
     for turn in range(10):
         with contextlib.closing(service.client()) as client:
@@ -310,7 +310,7 @@ CELLS = {
 
 @pytest.mark.parametrize("flags", CELLS.values(), ids=CELLS)
 def test_killed_at_any_instant_each_request_is_counted_once(
-    service: Service, tmp_path: Path, flags: list[str]
+    service: Daemon, tmp_path: Path, flags: list[str]
 ) -> None:
     """Besides what faults_books.py has."""
     service.expected_errors = ["gone: SIGKILL"]
@@ -330,7 +330,7 @@ def test_killed_at_any_instant_each_request_is_counted_once(
 
 
 def test_conversations_that_are_cut_are_counted_and_named_and_have_no_status(
-    service: Service, tmp_path: Path
+    service: Daemon, tmp_path: Path
 ) -> None:
     service.expected_errors = ["gone: SIGKILL"]
     service.write_app("""
@@ -374,7 +374,7 @@ HELD = """
 @pytest.mark.parametrize("model", ["simulated-proactor", "half-sync-half-reactive"])
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
 def test_what_a_pool_has_answered_is_a_200_though_its_thread_is_taken(
-    service: Service, tmp_path: Path, model: str, native: str
+    service: Daemon, tmp_path: Path, model: str, native: str
 ) -> None:
     service.expected_errors = ["gone: SIGKILL"]
     service.write_app(HELD)
@@ -396,7 +396,7 @@ def test_what_a_pool_has_answered_is_a_200_though_its_thread_is_taken(
     assert sorted(codes) == ["200", "200", "200", "200", "502"]
 
 
-def test_the_report_names_no_thread_of_another_process(service: Service) -> None:
+def test_the_report_names_no_thread_of_another_process(service: Daemon) -> None:
     service.expected_errors = ["gone: reload"]
     service.write_app(APP)
     service.start("-w", "1", "-m", "process-per-connection", "--graceful-timeout", "1")
@@ -408,7 +408,7 @@ def test_the_report_names_no_thread_of_another_process(service: Service) -> None
     until(lambda: re.search(said, service.log()), "the report")
 
 
-def test_a_process_of_a_client_is_killed_with_its_stack(service: Service) -> None:
+def test_a_process_of_a_client_is_killed_with_its_stack(service: Daemon) -> None:
     service.expected_errors = ["killed: .* has held it for", "ended: SIGKILL"]
     service.write_app(APP)
     service.start("-w", "1", "-m", "process-per-connection", "--timeout", "1")

@@ -11,7 +11,7 @@ from forkd.models import registry
 from forkd.models.unused import unused
 from forkd.system.address import Address
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 
 
 def names(flavour: str, model: str = "leader-followers", io: str | None = None, **given: object) -> set[str]:
@@ -103,14 +103,14 @@ def test_only_what_somebody_has_set_is_told() -> None:
         ),
     ],
 )
-def test_start_and_check_say_it(service: Service, flags: list[str], said: str) -> None:
+def test_start_and_check_say_it(service: Daemon, flags: list[str], said: str) -> None:
     assert f"\nwarning: {said}\n" in service.ok("check", *service.flags(*flags))
     printed = service.start(*flags)
     assert f"\nwarning: {said}\n" in printed
     assert f" warning master: {said}\n" in service.log()
 
 
-def test_a_reload_says_it(service: Service) -> None:
+def test_a_reload_says_it(service: Daemon) -> None:
     file = service.dir / "c.toml"
     text = 'app = "app:app"\nbind = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\nworkers = 1\n'
     file.write_text(text)
@@ -125,7 +125,7 @@ def test_a_reload_says_it(service: Service) -> None:
     until(lambda: f" warning master: reload: {said}\n" in service.log(), "the line in the log")
 
 
-def test_a_stream_says_what_is_for_http(service: Service) -> None:
+def test_a_stream_says_what_is_for_http(service: Daemon) -> None:
     service.write_app("import socketserver\nclass H(socketserver.BaseRequestHandler): pass\n", name="h.py")
     printed = service.start("--keep-alive", "5", "--write-timeout", "5", app="h:H")
     assert "\nwarning: keep-alive = 5 has no effect: the application is a stream, and" in printed

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Load
-from .conftest import Service, alive, command_line, processes_of, until
+from .conftest import Daemon, alive, command_line, processes_of, until
 
 
 def ask(path: Path, request: str = "/") -> bytes:
@@ -36,7 +36,7 @@ def counters(page: str) -> dict[str, float]:
 
 
 @contextmanager
-def upgrading(service: Service, how: str) -> Iterator[None]:
+def upgrading(service: Daemon, how: str) -> Iterator[None]:
     """Within it, the upgrade is under way; behind it the new master serves and the old one is gone."""
     old, before = service.pids(), service.pid
     if how == "signal":
@@ -54,7 +54,7 @@ HOW = pytest.mark.parametrize("how", ["verb", "signal"])
 
 
 @HOW
-def test_a_new_master_serves_and_nothing_of_the_old_is_left(service: Service, how: str) -> None:
+def test_a_new_master_serves_and_nothing_of_the_old_is_left(service: Daemon, how: str) -> None:
     path = service.dir / "s.sock"
     service.start("-b", "127.0.0.1:0", "-b", f"unix:{path}")
     address, old = service.address, service.pids()
@@ -80,7 +80,7 @@ def test_a_new_master_serves_and_nothing_of_the_old_is_left(service: Service, ho
 
 
 @HOW
-def test_no_request_is_lost_under_load(service: Service, how: str) -> None:
+def test_no_request_is_lost_under_load(service: Daemon, how: str) -> None:
     service.start()
     with Load(service.address, keep=3, fresh=3) as load:
         load.more(100)
@@ -101,7 +101,7 @@ def test_no_request_is_lost_under_load(service: Service, how: str) -> None:
     ],
     ids=lambda environ: "-".join(environ.values()),
 )
-def test_whoever_accepts_none_is_lost(service: Service, environ: dict[str, str]) -> None:
+def test_whoever_accepts_none_is_lost(service: Daemon, environ: dict[str, str]) -> None:
     service.environ |= environ
     service.start()
     with Load(service.address, keep=1, fresh=3) as load:
@@ -112,7 +112,7 @@ def test_whoever_accepts_none_is_lost(service: Service, environ: dict[str, str])
     assert load.failures == []
 
 
-def test_two_upgrades_in_a_row_under_load(service: Service) -> None:
+def test_two_upgrades_in_a_row_under_load(service: Daemon) -> None:
     service.start()
     first = service.pid
     with Load(service.address, keep=2, fresh=2) as load:
@@ -129,7 +129,7 @@ def test_two_upgrades_in_a_row_under_load(service: Service) -> None:
     until(lambda: service.metric("forkd_requests_total") == load.asked + 1, "counted by all three")
 
 
-def test_an_upgrade_right_behind_an_upgrade(service: Service) -> None:
+def test_an_upgrade_right_behind_an_upgrade(service: Daemon) -> None:
     """The first old master may still be retiring."""
     service.start()
     with Load(service.address, keep=1, fresh=1) as load:
@@ -144,7 +144,7 @@ def test_an_upgrade_right_behind_an_upgrade(service: Service) -> None:
 
 
 @HOW
-def test_no_counter_goes_back(service: Service, how: str) -> None:
+def test_no_counter_goes_back(service: Daemon, how: str) -> None:
     """Scrapes throughout; for a moment both masters have the admin socket."""
     service.start()
     seen: dict[str, float] = {}
@@ -169,7 +169,7 @@ def test_no_counter_goes_back(service: Service, how: str) -> None:
     scrape()
 
 
-def test_a_long_request_is_finished_by_the_old_master(service: Service) -> None:
+def test_a_long_request_is_finished_by_the_old_master(service: Daemon) -> None:
     service.start()
     before = service.pid
     with service.connect() as client:
@@ -183,7 +183,7 @@ def test_a_long_request_is_finished_by_the_old_master(service: Service) -> None:
     service.settles(2, "forkd_requests_total")
 
 
-def test_connections_that_wait_in_the_queue_are_served(service: Service) -> None:
+def test_connections_that_wait_in_the_queue_are_served(service: Daemon) -> None:
     """The queue belongs to the socket, which both masters have."""
     path = service.dir / "s.sock"
     service.start("-b", f"unix:{path}")
@@ -207,7 +207,7 @@ def test_connections_that_wait_in_the_queue_are_served(service: Service) -> None
 # ---- when it fails ------------------------------------------------------------------------
 
 
-def unchanged(service: Service, old: set[int], path: Path) -> None:
+def unchanged(service: Daemon, old: set[int], path: Path) -> None:
     """The old master serves on, everywhere; nothing of the new one is left."""
     assert service.get() == "v1"
     assert ask(path).endswith(b"v1")
@@ -226,7 +226,7 @@ def unchanged(service: Service, old: set[int], path: Path) -> None:
     ],
 )
 def test_a_broken_application_leaves_the_old_one_serving(
-    service: Service, source: str, line: str
+    service: Daemon, source: str, line: str
 ) -> None:
     service.expected_errors = [""]
     path = service.dir / "s.sock"
@@ -249,7 +249,7 @@ def test_a_broken_application_leaves_the_old_one_serving(
     assert ask(path).endswith(b"v2")
 
 
-def test_the_traceback_names_the_line(service: Service) -> None:
+def test_the_traceback_names_the_line(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start()
     service.write_app("\n\nraise LookupError('broken on purpose')")
@@ -258,7 +258,7 @@ def test_the_traceback_names_the_line(service: Service) -> None:
     assert 'app.py", line 3' in done.stderr
 
 
-def test_a_broken_configuration_leaves_the_old_one_serving(service: Service) -> None:
+def test_a_broken_configuration_leaves_the_old_one_serving(service: Daemon) -> None:
     service.expected_errors = [""]
     path = service.dir / "s.sock"
     text = f'app = "app:app"\nadmin = "127.0.0.1:0"\nbind = ["127.0.0.1:0", "unix:{path}"]\n'
@@ -278,7 +278,7 @@ def test_a_broken_configuration_leaves_the_old_one_serving(service: Service) -> 
 class Booting:
     """An upgrade whose application is importing, and stays so until it is let."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Daemon) -> None:
         self.gate, booting = service.dir / "gate", service.dir / "booting"
         service.write_app(f"""
             import os, time
@@ -304,7 +304,7 @@ class Booting:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def test_the_new_master_is_killed_while_it_boots(service: Service) -> None:
+def test_the_new_master_is_killed_while_it_boots(service: Daemon) -> None:
     service.expected_errors = ["upgrade failed"]
     path = service.dir / "s.sock"
     service.start("-b", "127.0.0.1:0", "-b", f"unix:{path}")
@@ -314,7 +314,7 @@ def test_the_new_master_is_killed_while_it_boots(service: Service) -> None:
     unchanged(service, old, path)
 
 
-def test_a_second_upgrade_meanwhile_is_refused(service: Service) -> None:
+def test_a_second_upgrade_meanwhile_is_refused(service: Daemon) -> None:
     service.expected_errors = ["upgrade failed"]
     service.start()
     new = Booting(service)
@@ -326,7 +326,7 @@ def test_a_second_upgrade_meanwhile_is_refused(service: Service) -> None:
     until(lambda: set(processes_of(service.name)) == service.pids(), "the old one gone")
 
 
-def test_a_stop_meanwhile_stops_both(service: Service) -> None:
+def test_a_stop_meanwhile_stops_both(service: Daemon) -> None:
     service.expected_errors = ["upgrade failed"]
     service.start()
     new = Booting(service)
@@ -339,7 +339,7 @@ def test_a_stop_meanwhile_stops_both(service: Service) -> None:
         new.kill()
 
 
-def test_the_old_master_is_killed_meanwhile(service: Service) -> None:
+def test_the_old_master_is_killed_meanwhile(service: Daemon) -> None:
     service.start()
     old, new = service.pid, Booting(service)
     os.kill(old, signal.SIGKILL)
@@ -357,7 +357,7 @@ def test_the_old_master_is_killed_meanwhile(service: Service) -> None:
         service.control.unlink(missing_ok=True)
 
 
-def test_the_old_master_is_killed_while_it_retires(service: Service) -> None:
+def test_the_old_master_is_killed_while_it_retires(service: Daemon) -> None:
     service.start()
     old = service.pid
     with service.connect() as client:
@@ -370,11 +370,11 @@ def test_the_old_master_is_killed_while_it_retires(service: Service) -> None:
     assert service.status()["master"]["pid"] == service.pid
 
 
-def test_without_a_daemon(service: Service) -> None:
+def test_without_a_daemon(service: Daemon) -> None:
     assert service.run("upgrade").returncode == 3
 
 
-def test_many_upgrades_leak_nothing(service: Service) -> None:
+def test_many_upgrades_leak_nothing(service: Daemon) -> None:
     service.start("-w", "1")
 
     def held() -> int:
@@ -395,7 +395,7 @@ def test_many_upgrades_leak_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped, then killed", "after two upgrades"])
-def test_the_service_ends_with_the_process_that_stays(service: Service, how: str) -> None:
+def test_the_service_ends_with_the_process_that_stays(service: Daemon, how: str) -> None:
     service.expected_errors = ["has been killed; the service ends with it"]
     first = service.start_in_foreground()
     for _ in range(2 if how == "after two upgrades" else 1):
@@ -415,7 +415,7 @@ def test_the_service_ends_with_the_process_that_stays(service: Service, how: str
     assert service.get() == "v1"
 
 
-def test_the_service_ends_with_it_while_it_finishes_its_work(service: Service) -> None:
+def test_the_service_ends_with_it_while_it_finishes_its_work(service: Daemon) -> None:
     service.expected_errors = ["has been killed; the service ends with it"]
     first = service.start_in_foreground()
     with service.connect() as client:
@@ -431,7 +431,7 @@ def test_the_service_ends_with_it_while_it_finishes_its_work(service: Service) -
 # ---- what cannot become a new master ------------------------------------------------------------
 
 
-def started_by_a_link(service: Service, *arguments: str) -> tuple[Path, Path]:
+def started_by_a_link(service: Daemon, *arguments: str) -> tuple[Path, Path]:
     """A service whose interpreter, and the directory of its forkd, are links that a test can remove."""
     python, lib = service.dir / "python", service.dir / "lib"
     python.symlink_to(os.path.realpath(sys.executable))
@@ -448,7 +448,7 @@ def started_by_a_link(service: Service, *arguments: str) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("how", ["verb", "signal"])
 @pytest.mark.parametrize("gone", ["interpreter", "forkd", "directory"])
-def test_the_reason_why_none_can_be_started_is_told(service: Service, gone: str, how: str) -> None:
+def test_the_reason_why_none_can_be_started_is_told(service: Daemon, gone: str, how: str) -> None:
     python, lib = started_by_a_link(service)
     service.expected_errors = ["upgrade failed", "Traceback"]
     if gone == "interpreter":
@@ -474,7 +474,7 @@ def test_the_reason_why_none_can_be_started_is_told(service: Service, gone: str,
     assert len(processes_of(service.name)) == 4  # a master, a logger, two workers
 
 
-def test_a_bundle_is_upgraded_by_itself_as_it_is_by_then(service: Service) -> None:
+def test_a_bundle_is_upgraded_by_itself_as_it_is_by_then(service: Daemon) -> None:
     """A zipapp; what it needs besides is installed."""
     bundle = service.dir / "service.pyz"
 
@@ -512,7 +512,7 @@ def test_a_bundle_is_upgraded_by_itself_as_it_is_by_then(service: Service) -> No
     ids=" ".join,
 )
 def test_addresses_that_the_new_master_has_no_more_are_let_go(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     """And who waits there is answered before, by the old one."""
     path = service.dir / "one.sock"

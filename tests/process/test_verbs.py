@@ -9,20 +9,20 @@ import threading
 
 import pytest
 
-from .conftest import Service, alive, until
+from .conftest import Daemon, alive, until
 
 NOT_RUNNING = 3
 
 
 @pytest.mark.parametrize("verb", [["stop"], ["reload"], ["status"], ["scale", "3"]])
-def test_not_running_is_exit_3(service: Service, verb: list[str]) -> None:
+def test_not_running_is_exit_3(service: Daemon, verb: list[str]) -> None:
     done = service.run(*verb)
     assert done.returncode == NOT_RUNNING
     assert "not running" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_stop_returns_when_all_are_gone(service: Service) -> None:
+def test_stop_returns_when_all_are_gone(service: Daemon) -> None:
     service.start()
     pids = [service.pid, *service.worker_pids()]
     service.ok("stop")
@@ -30,7 +30,7 @@ def test_stop_returns_when_all_are_gone(service: Service) -> None:
     assert not service.pidfile.exists()
 
 
-def test_stop_finishes_what_is_under_way(service: Service) -> None:
+def test_stop_finishes_what_is_under_way(service: Daemon) -> None:
     service.start()
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(service.get("/sleep/0.7")))
@@ -41,7 +41,7 @@ def test_stop_finishes_what_is_under_way(service: Service) -> None:
     assert answers == ["slept"]
 
 
-def test_restart_keeps_what_it_was_started_with(service: Service) -> None:
+def test_restart_keeps_what_it_was_started_with(service: Daemon) -> None:
     service.start("-w", "3", "--keep-alive", "7")
     before, address = service.pid, service.address
     service.write_app(version="v2")
@@ -63,7 +63,7 @@ COLOURED = """
 
 
 def test_restart_takes_the_environment_of_its_caller_and_the_options_of_the_daemon(
-    service: Service,
+    service: Daemon,
 ) -> None:
     service.write_app(COLOURED)
     service.environ |= {"COLOUR": "red", "FORKD_WORKERS": "3"}
@@ -78,12 +78,12 @@ def test_restart_takes_the_environment_of_its_caller_and_the_options_of_the_daem
     assert len(service.workers()) == 3
 
 
-def test_restart_starts_what_does_not_run(service: Service) -> None:
+def test_restart_starts_what_does_not_run(service: Daemon) -> None:
     service.ok("restart", *service.flags())
     assert service.get() == "v1"
 
 
-def test_restart_with_a_broken_file_leaves_it_running(service: Service) -> None:
+def test_restart_with_a_broken_file_leaves_it_running(service: Daemon) -> None:
     config = service.dir / "c.toml"
     config.write_text('app = "app:app"\nbind = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n')
     service.start("-c", str(config), app=None)
@@ -94,7 +94,7 @@ def test_restart_with_a_broken_file_leaves_it_running(service: Service) -> None:
     assert service.get() == "v1"
 
 
-def test_status_as_a_table(service: Service) -> None:
+def test_status_as_a_table(service: Daemon) -> None:
     service.start()
     table = service.ok("status")
     for word in (service.name, str(service.pid), "leader", "follower", "ready", "app:app"):
@@ -103,7 +103,7 @@ def test_status_as_a_table(service: Service) -> None:
         assert str(pid) in table
 
 
-def test_status_tells_of_five_kill_9(service: Service) -> None:
+def test_status_tells_of_five_kill_9(service: Daemon) -> None:
     """It said nothing of them: five new workers, and a service that runs."""
     service.expected_errors = ["SIGKILL"]
     service.start()
@@ -122,7 +122,7 @@ def test_status_tells_of_five_kill_9(service: Service) -> None:
     assert service.ok("status").count("SIGKILL") == 1  # the details were the master's before
 
 
-def test_status_tells_of_a_crash_loop_before_anything_else(service: Service) -> None:
+def test_status_tells_of_a_crash_loop_before_anything_else(service: Daemon) -> None:
     service.expected_errors = [""]
     service.start()
     service.write_app("raise LookupError('broken on purpose')\n")
@@ -139,7 +139,7 @@ def test_status_tells_of_a_crash_loop_before_anything_else(service: Service) -> 
 
 
 @pytest.mark.parametrize("access", [[], ["--access-log", "access.log"]], ids=" ".join)
-def test_status_names_the_files(service: Service, access: list[str]) -> None:
+def test_status_names_the_files(service: Daemon, access: list[str]) -> None:
     file = service.dir / "c.toml"
     file.write_text(f'bind = "unix:{service.dir}/web.sock"\nadmin = "127.0.0.1:0"\nworkers = 2\n')
     service.start("-c", str(file), *access)
@@ -154,7 +154,7 @@ def test_status_names_the_files(service: Service, access: list[str]) -> None:
     assert max(len(line) for line in text.splitlines() if "/" not in line) <= 100
 
 
-def test_the_shape_of_status_json(service: Service) -> None:
+def test_the_shape_of_status_json(service: Daemon) -> None:
     service.start()
     status = service.status()
     assert {"pid", "generation", "model", "io"} <= set(status["master"])
@@ -174,7 +174,7 @@ def test_the_shape_of_status_json(service: Service) -> None:
     assert set(json.loads(service.admin("/status.json")[1])) == set(status)
 
 
-def test_status_counts_requests_by_worker(service: Service) -> None:
+def test_status_counts_requests_by_worker(service: Daemon) -> None:
     service.start()
     for _ in range(10):
         service.get()
@@ -182,7 +182,7 @@ def test_status_counts_requests_by_worker(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("amount", "expected"), [("4", 4), ("+2", 4), ("-1", 1), ("1", 1)])
-def test_scale(service: Service, amount: str, expected: int) -> None:
+def test_scale(service: Daemon, amount: str, expected: int) -> None:
     service.start()
     assert service.ok("scale", amount) == f"{expected} workers\n"
     until(lambda: len(service.live()["workers"]) == len(service.workers()) == expected, "scaled")
@@ -190,7 +190,7 @@ def test_scale(service: Service, amount: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("amount", ["x", "", "+", "1.5", "--3", "³"])
-def test_scale_by_nonsense_is_exit_2(service: Service, amount: str) -> None:
+def test_scale_by_nonsense_is_exit_2(service: Daemon, amount: str) -> None:
     service.start()
     done = service.run("scale", amount)
     assert done.returncode == 2
@@ -199,21 +199,21 @@ def test_scale_by_nonsense_is_exit_2(service: Service, amount: str) -> None:
 
 
 @pytest.mark.parametrize("amount", ["-9", "100000", "9" * 30])
-def test_scale_beyond_what_is_possible_is_refused(service: Service, amount: str) -> None:
+def test_scale_beyond_what_is_possible_is_refused(service: Daemon, amount: str) -> None:
     service.start()
     assert service.run("scale", amount).returncode == 1
     assert len(service.workers()) == 2
     assert service.get() == "v1"
 
 
-def test_check_changes_nothing(service: Service) -> None:
+def test_check_changes_nothing(service: Daemon) -> None:
     before = sorted(os.listdir(service.dir))
     printed = service.ok("check", "app:app")
     assert "ok" in printed
     assert sorted(os.listdir(service.dir)) == before
 
 
-def test_check_says_what_is_wrong(service: Service) -> None:
+def test_check_says_what_is_wrong(service: Daemon) -> None:
     service.write_app("import this_is_not_there\n")
     done = service.run("check", "app:app")
     assert done.returncode == 1
@@ -221,20 +221,20 @@ def test_check_says_what_is_wrong(service: Service) -> None:
     assert service.run("check", "app:app", "-w", "x").returncode == 2
 
 
-def test_check_beside_a_running_daemon(service: Service) -> None:
+def test_check_beside_a_running_daemon(service: Daemon) -> None:
     service.start("-b", "127.0.0.1:0")
     port = service.address[1]
     service.ok("check", "app:app", "-b", f"127.0.0.1:{port}")
     assert service.get() == "v1"
 
 
-def test_models_lists_the_default(service: Service) -> None:
+def test_models_lists_the_default(service: Daemon) -> None:
     printed = service.ok("models")
     for word in ("leader-followers", "epoll", "blocking", "promote a follower"):
         assert word in printed
 
 
-def test_the_address_can_be_bound_after_stop(service: Service) -> None:
+def test_the_address_can_be_bound_after_stop(service: Daemon) -> None:
     service.start()
     port = service.address[1]
     service.get()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from .conftest import Service, until
+from .conftest import Daemon, until
 from .test_hooks import NOTING, hooked, notes
 
 APP = """
@@ -25,7 +25,7 @@ APP = """
 """
 
 
-def told(service: Service) -> dict[int, list[object]]:
+def told(service: Daemon) -> dict[int, list[object]]:
     """What each worker says, by pid: once each of those that are ready has answered."""
     found: dict[int, list[object]] = {}
 
@@ -45,7 +45,7 @@ FLAGS = [[], ["--no-native"], ["--shed-after", "60"], ["-m", "proactor"], ["-m",
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 def test_the_application_is_told_at_import_and_in_the_environ(
-    service: Service, flags: list[str]
+    service: Daemon, flags: list[str]
 ) -> None:
     service.write_app(APP)
     # With a queue of its own each worker gets a request at last, also where another is always faster.
@@ -55,13 +55,13 @@ def test_the_application_is_told_at_import_and_in_the_environ(
     assert (at_import, in_environment, in_environ) == ("1", "1", 1)
 
 
-def test_with_preload_it_is_told_after_the_fork(service: Service) -> None:
+def test_with_preload_it_is_told_after_the_fork(service: Daemon) -> None:
     service.write_app(APP)
     service.start("-w", "2", "--preload", "--accept", "reuseport")
     assert sorted(told(service).values(), key=str) == [[None, "1", 1], [None, "2", 2]]
 
 
-def test_it_is_the_same_after_a_death_a_reload_and_a_replacement(service: Service) -> None:
+def test_it_is_the_same_after_a_death_a_reload_and_a_replacement(service: Daemon) -> None:
     service.expected_errors = ["SIGKILL"]
     service.write_app(APP)
     service.start("-w", "3", "--accept", "reuseport")
@@ -84,7 +84,7 @@ def test_it_is_the_same_after_a_death_a_reload_and_a_replacement(service: Servic
     }
 
 
-def test_who_scales_down_keeps_worker_1(service: Service) -> None:
+def test_who_scales_down_keeps_worker_1(service: Daemon) -> None:
     service.start("-w", "3")
     first = next(w["pid"] for w in service.workers() if w["number"] == 1)
     os.kill(first, signal.SIGTERM)  # its successor is the youngest
@@ -94,7 +94,7 @@ def test_who_scales_down_keeps_worker_1(service: Service) -> None:
     assert [w["number"] for w in service.workers()] == [1]
 
 
-def test_a_hook_is_told_too(service: Service) -> None:
+def test_a_hook_is_told_too(service: Daemon) -> None:
     hooked(service, NOTING.replace('"hook": hook', '"hook": hook, "said": os.environ.get("FORKD_WORKER")'))
     service.start("--hooks", "care")
     service.ok("reload")
@@ -107,7 +107,7 @@ def test_a_hook_is_told_too(service: Service) -> None:
     assert [(n["number"], n["said"]) for n in notes(service, "on_exit")] == [(None, None)]
 
 
-def test_a_stream_finds_it_in_the_environment(service: Service) -> None:
+def test_a_stream_finds_it_in_the_environment(service: Daemon) -> None:
     service.write_app("""
         import asyncio, os
 
@@ -124,7 +124,7 @@ def test_a_stream_finds_it_in_the_environment(service: Service) -> None:
         assert client.recv(10) == b"1"
 
 
-def test_a_worker_may_run_forkd_itself_and_a_slip_is_still_said(service: Service) -> None:
+def test_a_worker_may_run_forkd_itself_and_a_slip_is_still_said(service: Daemon) -> None:
     service.write_app(f"""
         import subprocess
 

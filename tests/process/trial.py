@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .clients import Crowd
-from .conftest import Service, alive, children_of, processes_of, until, zombies_of
+from .conftest import Daemon, alive, children_of, processes_of, until, zombies_of
 
 
 class Trial:
-    def __init__(self, service: Service, seed: int, scale: float, model: str = "") -> None:
+    def __init__(self, service: Daemon, seed: int, scale: float, model: str = "") -> None:
         """`scale`: 1 is the row as it was promised, less is a shorter form of the same."""
         self.service = service
         self.chance = random.Random(seed)
@@ -164,7 +164,7 @@ def open_files(pids: list[int]) -> set[str]:
     return {file for pid in pids for file in files(pid)}
 
 
-def connections(service: Service) -> set[str]:
+def connections(service: Daemon) -> set[str]:
     """The sockets, as `files` has them, of those who ask the master: at the admin endpoint and the control
     socket. proc_net(5)."""
     port, found = f":{service.admin_address[1]:04X}", set()
