@@ -1,21 +1,41 @@
 """The control channel between the master and one child: a socketpair, one datagram per message.
 
 SOCK_SEQPACKET keeps message boundaries and reports the end of the other side as EOF, which is how
-a child learns that the master is gone. Messages are the NamedTuples below, as JSON.
+a child learns that the master is gone. Messages are the NamedTuples below, as JSON; a new one is declared
+here, sent, and heard.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, get_type_hints
 
 from forkd.system.fd_passing import receive, send
 from forkd.system.originals import socket
 
-_MOST = 60_000  # bytes; a longer traceback is cut, in the middle
+_MAX_TEXT_BYTES = 60_000  # a longer traceback is cut, in the middle
 
 
+class Message(Protocol):
+    """A NamedTuple that is declared here."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+#: By name: what makes it, and the types of its fields.
+_KINDS: dict[str, tuple[Callable[..., Message], dict[str, type]]] = {}
+T = TypeVar("T", bound=Message)
+
+
+def _message(kind: type[T]) -> type[T]:
+    """Let it pass: by its name, with fields of just the types that it declares."""
+    _KINDS[kind.__name__] = kind, get_type_hints(kind)
+    return kind
+
+
+@_message
 class Ready(NamedTuple):
     """Child to master: the application is loaded, I serve."""
 
@@ -24,24 +44,28 @@ class Ready(NamedTuple):
     flavour: str = ""  # of the interface: "wsgi", "asyncio" or "socketserver"
 
 
+@_message
 class Failed(NamedTuple):
     """Child to master: I could not boot; then it exits."""
 
     error: str
 
 
+@_message
 class Recycle(NamedTuple):
     """Child to master: replace me."""
 
     why: str
 
 
+@_message
 class Deaf(NamedTuple):
     """Child to master: somebody has shut this listening socket down."""
 
     number: int  # its descriptor, which is the same one in every process that has it
 
 
+@_message
 class Retire(NamedTuple):
     """Master to child: stop accepting, finish, exit."""
 
@@ -50,10 +74,12 @@ class Retire(NamedTuple):
     ends: bool  # the whole service ends, and its listeners with it
 
 
+@_message
 class Quit(NamedTuple):
     """Master to child: exit now."""
 
 
+@_message
 class Relisten(NamedTuple):
     """Master to child: a listening socket lets clients in again."""
 
@@ -62,24 +88,9 @@ class Relisten(NamedTuple):
     fd: int  # passed on; -1 when it is the same socket, or when no descriptor was free in the child
 
 
+@_message
 class Trim(NamedTuple):
     """Master to child: a crowd has left; give the memory back that it needed."""
-
-
-Message = Ready | Failed | Recycle | Deaf | Retire | Quit | Relisten | Trim
-_TYPES: dict[type, dict[str, type]] = {
-    Ready: {"interface": str, "fallback": str, "flavour": str},
-    Failed: {"error": str},
-    Recycle: {"why": str},
-    Retire: {"idle_grace": float, "drain_queue": bool, "ends": bool},
-    Quit: {},
-    Trim: {},
-    Deaf: {"number": int},
-    Relisten: {"number": int, "anew": bool, "fd": int},
-}
-_KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Ready, Failed, Recycle, Deaf, Retire, Quit, Relisten, Trim)
-}
 
 
 class Channel:
@@ -141,15 +152,16 @@ class Channel:
 def _decode(data: bytes) -> Message:
     """Raises ValueError, KeyError, TypeError or RecursionError for anything but a message."""
     name, fields = json.loads(data)
-    message: Message = _KINDS[name](**fields)
-    for field, kind in _TYPES[type(message)].items():
+    make, types = _KINDS[name]
+    message = make(**fields)
+    for field, kind in types.items():
         if type(getattr(message, field)) is not kind:
             raise TypeError(f"{name}.{field} is no {kind.__name__}")
     return message
 
 
 def _cut(text: str) -> str:
-    if len(text) <= _MOST // 4:
+    if len(text) <= _MAX_TEXT_BYTES // 4:
         return text
-    half = _MOST // 8
+    half = _MAX_TEXT_BYTES // 8
     return f"{text[:half]}\n… cut …\n{text[-half:]}"

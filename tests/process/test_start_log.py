@@ -52,7 +52,7 @@ def _hook(service: Daemon, port: int) -> list[str]:
 
 
 #: What goes wrong, and what the error has to say of it.
-FAULTS: dict[str, tuple[Callable[[Service, int], list[str]], str]] = {
+FAULTS: dict[str, tuple[Callable[[Daemon, int], list[str]], str]] = {
     "import": (_no_module, "No module named 'this_is_not_there'"),
     "exit": (_exits, "ended with exit code 3 before it was ready"),
     "signal": (_dies, "ended by SIGABRT before it was ready"),
