@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from forkd.models.registry import ModelRow, native_or_not
+from forkd.models.registry import native_or_not
+from forkd.models.row import ModelRow
 from forkd.system.address import page_at
 from forkd.system.output import clean, grid
 

@@ -15,7 +15,22 @@ that stands still waits for it; `competition` has one queue, which the others go
 from __future__ import annotations
 
 from forkd.engine.inline import InlineLoop
+from forkd.models.row import ModelRow
 
-
-class HalfSyncHalfAsync(InlineLoop):
-    """A child of the synchronous layer; the other layers are the master's."""
+ROW = ModelRow(
+    name="half-sync-half-async",
+    make=InlineLoop,  # a child of the synchronous layer; the other layers are the master's
+    ios=("sigio", "epoll"),
+    master_accepts=True,
+    forks=False,
+    threaded=False,
+    pooled=False,
+    waits="the master: the asynchronous layer, woken by SIGIO or by epoll",
+    moves="the child",
+    logic="the child",
+    handoff="the accepted socket, sent to a child's queue (SCM_RIGHTS) as dispatch says",
+    good_for="choosing the child by a policy; children that never touch a listener",
+    weakness="each connection passes through the master; what was handed to a child that stands "
+    "still waits for it",
+    refused={},
+)

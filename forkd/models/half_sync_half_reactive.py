@@ -20,6 +20,7 @@ from __future__ import annotations
 from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import Outcome, advance, flush, read
+from forkd.models.row import ONE_THREAD, ModelRow
 from forkd.system.handles import WRITE
 
 
@@ -41,3 +42,22 @@ class HalfSyncHalfReactive(PooledLoop):
         if conn.op.write and mask & WRITE:
             return advance(conn, conn.resume, None, self.log)
         return read(conn, self.log)
+
+
+ROW = ModelRow(
+    name="half-sync-half-reactive",
+    make=HalfSyncHalfReactive,
+    ios=("epoll", "poll", "select"),
+    master_accepts=False,
+    forks=False,
+    threaded=True,
+    pooled=True,
+    waits="the child's main thread",
+    moves="a pool thread (handoff = socket), or the main thread reads (handoff = task)",
+    logic="a pool thread",
+    handoff="ready sockets, or requests, in a request queue that idle threads compete for",
+    good_for="applications that block, with clients that keep their connections",
+    weakness="each request passes the queue's lock and wakes a thread; one client per thread "
+    "at a time",
+    refused={(io, "asyncio"): ONE_THREAD for io in ("epoll", "poll", "select")},
+)

@@ -21,8 +21,37 @@ all the time. `--io blocking` serves one client per child, to its end, in step 4
 
 from __future__ import annotations
 
+from forkd.engine.blocking import BlockingFollowers
+from forkd.engine.context import ChildContext, Model
 from forkd.engine.inline import InlineLoop
+from forkd.models.leader_threads import LeaderThreads
+from forkd.models.row import ModelRow
 
 
-class LeaderFollowers(InlineLoop):
-    """Inherits everything: leadership belongs to all models whose children accept."""
+def make(context: ChildContext) -> Model:
+    """Leadership belongs to all models whose children accept: what is this model's own is the loop."""
+    if context.io == "blocking":
+        return BlockingFollowers(context)
+    return LeaderThreads(context) if context.config.threads > 1 else InlineLoop(context)
+
+
+ROW = ModelRow(
+    name="leader-followers",
+    make=make,
+    ios=("epoll", "poll", "select", "sigio", "blocking"),
+    master_accepts=False,
+    forks=False,
+    threaded=True,
+    pooled=False,
+    waits="the child that leads, under the shared accept lock",
+    moves="that child",
+    logic="that child",
+    handoff="promote a follower, then work",
+    good_for="nearly everything: no hand-off on the way of a request, even spread of clients",
+    weakness="with one thread, a handler that blocks holds the other clients of its child; "
+    "blocking io serves one client per child at a time",
+    refused={
+        ("blocking", "asyncio"): "an asyncio protocol needs an event loop, and blocking io has "
+        "none; use --io epoll, or a socketserver handler",
+    },
+)

@@ -25,6 +25,7 @@ from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
+from forkd.models.row import ModelRow
 from forkd.session.seam import READY, Await
 from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.cells import RECEIVED, SENT
@@ -201,3 +202,25 @@ class Proactor(PooledLoop):
     def woken(self, conn: Connection) -> None:
         if conn.mask is not None and conn.op is not self.keeper.writing:
             self.go(conn, conn.resume, None)
+
+
+ROW = ModelRow(
+    name="proactor",
+    make=Proactor,
+    ios=("io_uring", "aio"),
+    master_accepts=False,
+    forks=False,
+    threaded=True,
+    pooled=False,
+    waits="the kernel; the child's main thread waits for completions",
+    moves="the kernel, into and out of our buffers",
+    logic="completion handlers: inline, or in the pool with --threads",
+    handoff="completions",
+    good_for="many busy connections: one system call starts and ends dozens of operations",
+    weakness="io_uring is denied in many containers (see io_fallback); aio is a thread of "
+    "glibc for each client, 256 at most, and is here for the pattern's sake",
+    refused={
+        ("aio", "asyncio"): "glibc does the operations of one descriptor one after the other, "
+        "so a read that waits would hold up the write; use --io io_uring"
+    },
+)

@@ -28,6 +28,7 @@ from forkd.engine.inline import InlineLoop
 from forkd.engine.intake import Accepted
 from forkd.engine.loop import ChildLoop
 from forkd.engine.parting import Parting
+from forkd.models.row import ModelRow
 from forkd.session.late import late_answer
 from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
@@ -240,3 +241,25 @@ class ProcessPerConnection(ChildLoop):
     def _flush(self) -> float:
         waits = self.context.access is not None and self.context.access.flush()
         return monotonic() + _RETRY_SECONDS if waits else NEVER
+
+
+ROW = ModelRow(
+    name="process-per-connection",
+    make=ProcessPerConnection,
+    ios=("epoll", "blocking", "sigio"),
+    master_accepts=True,
+    forks=True,
+    threaded=False,
+    pooled=False,
+    waits="the master, woken by its epoll or by SIGIO",
+    moves="a process forked for the client",
+    logic="that process",
+    handoff="the socket goes to a worker, which has the application loaded, and forks",
+    good_for="long sessions that must not harm each other: a crash or a leak ends with its client",
+    weakness="a fork for each client, and the memory of a process",
+    refused={
+        (io, "asyncio"): "the event loop runs in the process that forks, and cannot be carried "
+        "into the one that is forked; use a socketserver handler, or --model leader-followers"
+        for io in ("epoll", "blocking", "sigio")
+    },
+)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import Outcome, advance, flush, read
+from forkd.models.row import ONE_THREAD, ModelRow
 from forkd.system.handles import WRITE
 
 
@@ -40,3 +41,21 @@ class Reactor(PooledLoop):
         if outcome is None:
             return advance(conn, conn.resume, None, self.log, send=False)
         return outcome
+
+
+ROW = ModelRow(
+    name="reactor",
+    make=Reactor,
+    ios=("epoll", "poll", "select"),
+    master_accepts=False,
+    forks=False,
+    threaded=True,
+    pooled=True,
+    waits="the child's main thread, which only waits",
+    moves="pool threads; a readable and a writable event are two queue entries",
+    logic="a pool thread",
+    handoff="ready events in the request queue",
+    good_for="seeing the pattern as it is written; large answers to slow clients",
+    weakness="two passes of the queue and two registrations for each request",
+    refused={(io, "asyncio"): ONE_THREAD for io in ("epoll", "poll", "select")},
+)

@@ -1,187 +1,36 @@
-"""The models that forkd has, and what each can do. A new model is a new file and one row here.
+"""The models that forkd has. A new model is a file that ends with its row, and a line here.
 
 `forkd models` and docs/models/ are printed from this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from forkd.config import Config
 from forkd.config.rules import Rule
-from forkd.engine.blocking import BlockingFollowers
-from forkd.engine.context import ChildContext, Model
-from forkd.models.half_sync_half_async import HalfSyncHalfAsync
-from forkd.models.half_sync_half_reactive import HalfSyncHalfReactive
-from forkd.models.leader_followers import LeaderFollowers
-from forkd.models.leader_threads import LeaderThreads
-from forkd.models.proactor import Proactor
-from forkd.models.process_per_connection import MAX_PROCESSES, ProcessPerConnection
-from forkd.models.reactor import Reactor
-from forkd.models.simulated_proactor import SimulatedProactor
+from forkd.models import (
+    half_sync_half_async,
+    half_sync_half_reactive,
+    leader_followers,
+    proactor,
+    process_per_connection,
+    reactor,
+    simulated_proactor,
+)
+from forkd.models.process_per_connection import MAX_PROCESSES
+from forkd.models.row import ModelRow
 from forkd.native import missing, native
 from forkd.system import uring
 
-
-@dataclass(frozen=True)
-class ModelRow:
-    name: str
-    make: Callable[[ChildContext], Model]
-    ios: tuple[str, ...]  # the default first
-    master_accepts: bool  # and hands the sockets to its children
-    forks: bool  # a process for each client
-    threaded: bool  # --threads means something
-    pooled: bool  # the logic always runs in a pool of them
-    waits: str  # who waits and accepts
-    moves: str  # who reads and writes
-    logic: str  # who runs the logic
-    handoff: str
-    good_for: str
-    weakness: str
-    #: Pairs of (io, interface) that make no sense, with the reason and what to use instead.
-    refused: dict[tuple[str, str], str]
-
-
-_ONE_THREAD = (
-    "an asyncio protocol belongs to the thread of its event loop, and this model would run it in "
-    "any thread of its pool; use --model leader-followers"
-)
-
-
-def _leader_followers(context: ChildContext) -> Model:
-    if context.io == "blocking":
-        return BlockingFollowers(context)
-    return LeaderThreads(context) if context.config.threads > 1 else LeaderFollowers(context)
-
-
 MODELS: tuple[ModelRow, ...] = (
-    ModelRow(
-        name="leader-followers",
-        make=_leader_followers,
-        ios=("epoll", "poll", "select", "sigio", "blocking"),
-        master_accepts=False,
-        forks=False,
-        threaded=True,
-        pooled=False,
-        waits="the child that leads, under the shared accept lock",
-        moves="that child",
-        logic="that child",
-        handoff="promote a follower, then work",
-        good_for="nearly everything: no hand-off on the way of a request, even spread of clients",
-        weakness="with one thread, a handler that blocks holds the other clients of its child; "
-        "blocking io serves one client per child at a time",
-        refused={
-            ("blocking", "asyncio"): "an asyncio protocol needs an event loop, and blocking io has "
-            "none; use --io epoll, or a socketserver handler",
-        },
-    ),
-    ModelRow(
-        name="process-per-connection",
-        make=ProcessPerConnection,
-        ios=("epoll", "blocking", "sigio"),
-        master_accepts=True,
-        forks=True,
-        threaded=False,
-        pooled=False,
-        waits="the master, woken by its epoll or by SIGIO",
-        moves="a process forked for the client",
-        logic="that process",
-        handoff="the socket goes to a worker, which has the application loaded, and forks",
-        good_for="long sessions that must not harm each other: a crash or a leak ends with its client",
-        weakness="a fork for each client, and the memory of a process",
-        refused={
-            (io, "asyncio"): "the event loop runs in the process that forks, and cannot be carried "
-            "into the one that is forked; use a socketserver handler, or --model leader-followers"
-            for io in ("epoll", "blocking", "sigio")
-        },
-    ),
-    ModelRow(
-        name="half-sync-half-async",
-        make=HalfSyncHalfAsync,
-        ios=("sigio", "epoll"),
-        master_accepts=True,
-        forks=False,
-        threaded=False,
-        pooled=False,
-        waits="the master: the asynchronous layer, woken by SIGIO or by epoll",
-        moves="the child",
-        logic="the child",
-        handoff="the accepted socket, sent to a child's queue (SCM_RIGHTS) as dispatch says",
-        good_for="choosing the child by a policy; children that never touch a listener",
-        weakness="each connection passes through the master; what was handed to a child that stands "
-        "still waits for it",
-        refused={},
-    ),
-    ModelRow(
-        name="half-sync-half-reactive",
-        make=HalfSyncHalfReactive,
-        ios=("epoll", "poll", "select"),
-        master_accepts=False,
-        forks=False,
-        threaded=True,
-        pooled=True,
-        waits="the child's main thread",
-        moves="a pool thread (handoff = socket), or the main thread reads (handoff = task)",
-        logic="a pool thread",
-        handoff="ready sockets, or requests, in a request queue that idle threads compete for",
-        good_for="applications that block, with clients that keep their connections",
-        weakness="each request passes the queue's lock and wakes a thread; one client per thread "
-        "at a time",
-        refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
-    ),
-    ModelRow(
-        name="reactor",
-        make=Reactor,
-        ios=("epoll", "poll", "select"),
-        master_accepts=False,
-        forks=False,
-        threaded=True,
-        pooled=True,
-        waits="the child's main thread, which only waits",
-        moves="pool threads; a readable and a writable event are two queue entries",
-        logic="a pool thread",
-        handoff="ready events in the request queue",
-        good_for="seeing the pattern as it is written; large answers to slow clients",
-        weakness="two passes of the queue and two registrations for each request",
-        refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
-    ),
-    ModelRow(
-        name="simulated-proactor",
-        make=SimulatedProactor,
-        ios=("epoll", "poll", "select"),
-        master_accepts=False,
-        forks=False,
-        threaded=True,
-        pooled=True,
-        waits="the child's main thread",
-        moves="the main thread: it reads until EAGAIN, and writes when writable",
-        logic="a pool thread",
-        handoff="request objects in the queue, responses back",
-        good_for="applications that block, behind clients that send or read slowly",
-        weakness="the main thread moves all bytes of its child",
-        refused={(io, "asyncio"): _ONE_THREAD for io in ("epoll", "poll", "select")},
-    ),
-    ModelRow(
-        name="proactor",
-        make=Proactor,
-        ios=("io_uring", "aio"),
-        master_accepts=False,
-        forks=False,
-        threaded=True,
-        pooled=False,
-        waits="the kernel; the child's main thread waits for completions",
-        moves="the kernel, into and out of our buffers",
-        logic="completion handlers: inline, or in the pool with --threads",
-        handoff="completions",
-        good_for="many busy connections: one system call starts and ends dozens of operations",
-        weakness="io_uring is denied in many containers (see io_fallback); aio is a thread of "
-        "glibc for each client, 256 at most, and is here for the pattern's sake",
-        refused={
-            ("aio", "asyncio"): "glibc does the operations of one descriptor one after the other, "
-            "so a read that waits would hold up the write; use --io io_uring"
-        },
-    ),
+    leader_followers.ROW,
+    process_per_connection.ROW,
+    half_sync_half_async.ROW,
+    half_sync_half_reactive.ROW,
+    reactor.ROW,
+    simulated_proactor.ROW,
+    proactor.ROW,
 )
 
 INTERFACES = ("wsgi", "socketserver", "asyncio")

@@ -17,6 +17,7 @@ from __future__ import annotations
 from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import WRITING, Outcome, flush, read
+from forkd.models.row import ONE_THREAD, ModelRow
 from forkd.session.seam import READY
 
 
@@ -56,3 +57,21 @@ class SimulatedProactor(PooledLoop):
             self.go(conn, conn.resume, None)
         else:
             self.keeper.settle(conn, outcome)
+
+
+ROW = ModelRow(
+    name="simulated-proactor",
+    make=SimulatedProactor,
+    ios=("epoll", "poll", "select"),
+    master_accepts=False,
+    forks=False,
+    threaded=True,
+    pooled=True,
+    waits="the child's main thread",
+    moves="the main thread: it reads until EAGAIN, and writes when writable",
+    logic="a pool thread",
+    handoff="request objects in the queue, responses back",
+    good_for="applications that block, behind clients that send or read slowly",
+    weakness="the main thread moves all bytes of its child",
+    refused={(io, "asyncio"): ONE_THREAD for io in ("epoll", "poll", "select")},
+)

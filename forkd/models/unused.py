@@ -14,7 +14,7 @@ from forkd.config import OPTIONS, Config
 from forkd.errors import show
 from forkd.models import registry
 from forkd.models.process_per_connection import MAX_PROCESSES
-from forkd.models.registry import ModelRow
+from forkd.models.row import ModelRow
 from forkd.system.aio import MAX_CLIENTS
 
 

@@ -41,6 +41,7 @@ from forkd.ipc.messages import (
 )
 from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
+from forkd.models.row import ModelRow
 from forkd.session.seam import Interface, Ledger
 from forkd.system import forked, process, rights, terminal
 from forkd.system import stdio as standard
@@ -182,7 +183,7 @@ class Worker:
             block(BLOCKED[self._io()])
         forked.arm(self._end_in_fork)
 
-    def _load(self) -> tuple[Interface, registry.ModelRow, str]:
+    def _load(self) -> tuple[Interface, ModelRow, str]:
         """The application as an interface, the model, and the interface's flavour. Raises AppError."""
         config = self._heritage.config
         if self._denied and not config.io_fallback:
@@ -228,7 +229,7 @@ class Worker:
         shared = heritage.config.accept == "exclusive"
         return [ListenerIntake(sock, server, shared=shared) for sock, server in heritage.listeners]
 
-    def _make_model(self, interface: Interface, row: registry.ModelRow) -> Model:
+    def _make_model(self, interface: Interface, row: ModelRow) -> Model:
         """Raises ForkdError when the system has no room for what it waits on, or for its threads."""
         context = ChildContext(
             config=self._heritage.config,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forkd.models import registry
+from forkd.models.row import ModelRow
 from tests.process.conftest import Daemon, service
 
 __all__ = ["service"]  # the fixture, for the tests here
@@ -15,7 +16,7 @@ __all__ = ["service"]  # the fixture, for the tests here
 Cell = tuple[str, str, str, int]  # model, io, interface, threads
 
 
-def _threads(row: registry.ModelRow, io: str) -> list[int]:
+def _threads(row: ModelRow, io: str) -> list[int]:
     if row.pooled:
         return [4]
     return [1, 4] if row.threaded and io in (row.ios[0], "aio") else [1]

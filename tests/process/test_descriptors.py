@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from forkd.models import registry
+from forkd.models.row import ModelRow
 
 from .clients import Load
 from .conftest import Daemon, until
@@ -99,7 +100,7 @@ def test_a_program_that_the_application_starts_has_none_of_ours(
 
 @pytest.mark.parametrize("row", registry.MODELS, ids=lambda row: row.name)
 def test_nobody_reads_the_log_when_the_application_closes_0_to_2(
-    service: Daemon, row: registry.ModelRow
+    service: Daemon, row: ModelRow
 ) -> None:
     service.expected_errors = [r"failed on GET /fail", "Traceback"]
     service.start("-w", "1", "-m", row.name)
