@@ -1,7 +1,7 @@
 """The cells of a lane of the scoreboard: one table, which gives them their numbers.
 
 A master hands its totals on to the next one by these numbers, and that may be another version. So a new row
-goes to the end, and none is moved, removed or made longer (tests/supervise/test_cells.py).
+goes to the end, and none is moved, removed or made longer (tests/system/test_cells.py).
 
 Made from it: the size of a lane, what is kept and what is zeroed when a child dies (system/scoreboard.py),
 the numbers that native code has (native/system_scoreboard.c), and the metrics of plain counters (metrics/).

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 SHOW = "import sys; from forkd.system import interpreter; "
 
 
