@@ -40,6 +40,15 @@ def cells(*interfaces: str, refused: bool = False) -> list[Any]:
     ]
 
 
+def sample(*interfaces: str, at: int) -> list[Any]:
+    """Every third of these cells, from number `at` on; the others are of the soak. Modules begin at different
+    numbers, so that each run serves every cell by some of them."""
+    return [
+        each if number % 3 == at else pytest.param(*each.values, id=each.id, marks=pytest.mark.soak)
+        for number, each in enumerate(cells(*interfaces))
+    ]
+
+
 def name_of(cell: Cell) -> str:
     model, io, interface, threads = cell
     return f"{model}/{io}/x{threads}/{interface}"

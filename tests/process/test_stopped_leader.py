@@ -1,5 +1,5 @@
 """A leader that is stopped between naming the next one and ringing its bell: who was named sleeps on, and is
-woken by the master when a client waits. That no other order of steps needs it: tests/system/test_lease_model.py.
+woken by the master when a client waits. No other order of steps needs it: tests/system/test_lease_model.py.
 """
 
 from __future__ import annotations
