@@ -10,6 +10,7 @@ import pytest
 from forkd.models import registry
 from forkd.models.row import ModelRow
 from tests.process.conftest import Daemon, service
+from tests.sampling import every_third
 
 __all__ = ["service"]  # the fixture, for the tests here
 
@@ -41,12 +42,9 @@ def cells(*interfaces: str, refused: bool = False) -> list[Any]:
 
 
 def sample(*interfaces: str, at: int) -> list[Any]:
-    """Every third of these cells, from number `at` on; the others are of the soak. Modules begin at different
-    numbers, so that each run serves every cell by some of them."""
-    return [
-        each if number % 3 == at else pytest.param(*each.values, id=each.id, marks=pytest.mark.soak)
-        for number, each in enumerate(cells(*interfaces))
-    ]
+    """Every third of these cells; the others are of the soak. Modules begin at different numbers, so that
+    each run serves every cell by some of them."""
+    return every_third(cells(*interfaces), at)
 
 
 def name_of(cell: Cell) -> str:

@@ -12,6 +12,7 @@ from forkd.models import registry
 from forkd.native import native
 from forkd.system.uring import usable
 from tests.models.fairness import KEPT, Cell, Event, play
+from tests.sampling import every_third
 
 SHARE = 16  # accepts in one turn
 
@@ -40,6 +41,7 @@ def _cells() -> list[Cell]:
 CELLS = _cells()
 #: Where the thread that waits also runs the application, as soon as it can.
 INLINE = [cell for cell in CELLS if cell.threads == 1 and cell.io != "aio"]
+OTHERS = [cell for cell in CELLS if cell not in INLINE]
 THREADS = [
     Cell("leader-followers", "epoll", accept, with_native, 4)
     for accept in ("lock", "exclusive")
@@ -101,7 +103,7 @@ def test_between_two_shares_all_that_was_ready_is_served(cell: Cell) -> None:
     assert uneven(events, 4 * SHARE) >= SHARE
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell not in INLINE], ids=str)
+@pytest.mark.parametrize("cell", every_third(OTHERS, 1, ids=map(str, OTHERS)))
 def test_so_it_is_where_others_run_the_application(cell: Cell) -> None:
     """When the threads of a pool, or those that read for aio, are woken is the system's choice."""
     events = play(cell)
