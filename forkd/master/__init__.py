@@ -1,1 +1,1 @@
-"""The master and its children: who runs, who replaces whom, and what the operator is told."""
+"""The master: it owns the listeners, supervises its children, and answers the operator."""

@@ -1,1 +1,1 @@
-"""Concurrency models: a file for each, the parts they are made of, and registry.py, the table of them."""
+"""Concurrency models: a file for each, which ends with its row, and registry.py, the table of them."""
