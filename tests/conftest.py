@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from xdist.workermanage import NodeManager
@@ -21,6 +22,9 @@ CORPUS = Path(
     os.environ.get("FORKD_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus"
 )
 _RESULTS: dict[str, Counter[str]] = {}
+#: Where each case starts daemons of its own; and files in which many cases share one.
+SAMPLED = ("tests/process/", "tests/models/", "tests/apps/")
+WHOLE = ("tests/models/test_wsgi.py", "tests/models/test_uploads.py", "tests/apps/test_loader.py")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -36,6 +40,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     signal.signal(signal.SIGTERM, end)
     # Its workers need longer than the 10 s after which pytest-xdist kills them, on a busy machine.
     NodeManager.EXIT_TIMEOUT = 60
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a run of all (scripts/test sets the variable): of each test of real daemons with four cases or more
+    every third is run, and the others are of the soak. Which third follows from the test's name."""
+    if not os.environ.get("TESTS_SAMPLED"):
+        return
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if name.startswith(SAMPLED) and not name.startswith(WHOLE):
+            families.setdefault(name, []).append(item)
+    for name, cases in families.items():
+        if len(cases) >= 4 and not any(case.get_closest_marker("soak") for case in cases):
+            for number, case in enumerate(cases):
+                if number % 3 != crc32(name.encode()) % 3:
+                    case.add_marker(pytest.mark.soak)
 
 
 @pytest.hookimpl(trylast=True)
