@@ -45,16 +45,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a run of all (scripts/test sets the variable): of each test of real daemons with four cases or more
-    every third is run, and the others are of the soak. Which third follows from the test's name."""
+    every third is run, and the others are marked as of the soak. Which third follows from the test's name."""
     if not os.environ.get("TESTS_SAMPLED"):
         return
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         name = item.nodeid.partition("[")[0]
-        if name.startswith(SAMPLED) and not name.startswith(WHOLE):
+        mine = name.startswith(SAMPLED) and not name.startswith(WHOLE)
+        if mine and item.get_closest_marker("soak") is None:
             families.setdefault(name, []).append(item)
     for name, cases in families.items():
-        if len(cases) >= 4 and not any(case.get_closest_marker("soak") for case in cases):
+        if len(cases) >= 4:
             for number, case in enumerate(cases):
                 if number % 3 != crc32(name.encode()) % 3:
                     case.add_marker(pytest.mark.soak)

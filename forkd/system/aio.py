@@ -26,14 +26,13 @@ from forkd.errors import SystemCallError
 from forkd.native import Resumes
 from forkd.system.handles import READ, EpollSet
 from forkd.system.operations import Completed, Kind
-from forkd.system.originals import monotonic, os, signal, socket
+from forkd.system.originals import monotonic, os, socket
 from forkd.system.sigio import signalfd
-from forkd.system.signals import block
+from forkd.system.signals import NEWS, block
 
 #: Threads of glibc, and so operations under way at once.
 MAX_CLIENTS = 256
 
-_COMPLETION_SIGNAL = signal.SIGRTMIN + 4
 _RECEIVE_BYTES = 16384
 _INFO = struct.Struct("=I44xQ72x")  # signalfd_siginfo: ssi_signo, ssi_ptr
 _SIGEV_SIGNAL = 0
@@ -76,7 +75,7 @@ class _Operation:
             fildes=handle.fd,
             buf=ctypes.addressof(self.buffer),
             nbytes=len(data) or _RECEIVE_BYTES,
-            sigevent=_Sigevent(number, int(_COMPLETION_SIGNAL), _SIGEV_SIGNAL),
+            sigevent=_Sigevent(number, int(NEWS), _SIGEV_SIGNAL),
         )
 
     def ended(self, libc: ctypes.CDLL) -> bool:
@@ -111,8 +110,8 @@ class AioOperations:
     concurrent = False
 
     def __init__(self) -> None:
-        block({_COMPLETION_SIGNAL})
-        self._news = signalfd({_COMPLETION_SIGNAL})
+        block({NEWS})
+        self._news = signalfd({NEWS})
         self._libc = ctypes.CDLL(None, use_errno=True)
         # struct aioinit: threads, and requests to expect.
         self._libc.aio_init((ctypes.c_int * 8)(MAX_CLIENTS, MAX_CLIENTS, 0, 0, 0, 0, 1, 0))

@@ -10,7 +10,6 @@ import pytest
 from forkd.models import registry
 from forkd.models.row import ModelRow
 from tests.process.conftest import Daemon, service
-from tests.sampling import every_third
 
 __all__ = ["service"]  # the fixture, for the tests here
 
@@ -39,12 +38,6 @@ def cells(*interfaces: str, refused: bool = False) -> list[Any]:
         for cell in CELLS
         if cell[2] in interfaces and bool(refusal_of(cell)) is refused
     ]
-
-
-def sample(*interfaces: str, at: int) -> list[Any]:
-    """Every third of these cells; the others are of the soak. Modules begin at different numbers, so that
-    each run serves every cell by some of them."""
-    return every_third(cells(*interfaces), at)
 
 
 def name_of(cell: Cell) -> str:

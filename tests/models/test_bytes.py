@@ -20,7 +20,7 @@ import pytest
 
 from tests.process.conftest import Daemon, until
 
-from .conftest import sample
+from .conftest import cells
 from .test_wsgi import Wire
 
 APP = r"""
@@ -174,7 +174,7 @@ def served(
     return service
 
 
-WSGI = pytest.mark.parametrize("cell", sample("wsgi", at=0))
+WSGI = pytest.mark.parametrize("cell", cells("wsgi"))
 
 
 @WSGI
@@ -223,7 +223,7 @@ HANDLER = """
 """
 
 
-@pytest.mark.parametrize("cell", sample("socketserver", at=1))
+@pytest.mark.parametrize("cell", cells("socketserver"))
 @pytest.mark.parametrize("native", ["--native", "--no-native"])
 def test_a_handler_that_takes_the_socket_has_all_that_came(
     cell: tuple[str, str, str, int], native: str, service: Daemon

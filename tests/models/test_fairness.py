@@ -12,7 +12,6 @@ from forkd.models import registry
 from forkd.native import native
 from forkd.system.uring import usable
 from tests.models.fairness import KEPT, Cell, Event, play
-from tests.sampling import every_third
 
 SHARE = 16  # accepts in one turn
 
@@ -103,7 +102,7 @@ def test_between_two_shares_all_that_was_ready_is_served(cell: Cell) -> None:
     assert uneven(events, 4 * SHARE) >= SHARE
 
 
-@pytest.mark.parametrize("cell", every_third(OTHERS, 1, ids=map(str, OTHERS)))
+@pytest.mark.parametrize("cell", OTHERS, ids=str)
 def test_so_it_is_where_others_run_the_application(cell: Cell) -> None:
     """When the threads of a pool, or those that read for aio, are woken is the system's choice."""
     events = play(cell)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.process.conftest import Daemon, until
 
-from .conftest import sample
+from .conftest import cells
 
 APP = """
     import asyncio, socketserver
@@ -82,7 +82,7 @@ def dial(service: Daemon) -> socket.socket:
     return socket.create_connection((host, int(port)), 10)
 
 
-@pytest.mark.parametrize("serving", sample("wsgi", at=1), indirect=True)
+@pytest.mark.parametrize("serving", cells("wsgi"), indirect=True)
 def test_a_request_fails_alone(serving: Daemon) -> None:
     workers = serving.worker_pids()
     master = serving.live()["master"]
@@ -114,7 +114,7 @@ def test_a_request_fails_alone(serving: Daemon) -> None:
     assert serving.worker_pids() == workers
 
 
-@pytest.mark.parametrize("serving", sample("asyncio", "socketserver", at=2), indirect=True)
+@pytest.mark.parametrize("serving", cells("asyncio", "socketserver"), indirect=True)
 def test_a_stream_fails_alone(serving: Daemon) -> None:
     workers = serving.worker_pids()
     other = None if "serves app:socketserver_" in serving.log() else dial(serving)  # it may have the worker

@@ -10,7 +10,7 @@ import pytest
 
 from tests.process.conftest import Daemon, until
 
-from .conftest import sample
+from .conftest import cells
 
 APP = r"""
     import tempfile
@@ -170,7 +170,7 @@ def check(daemon: Daemon) -> None:
     until(lambda: all(w["request"] is None for w in daemon.live()["workers"]), "nobody is held", 3)
 
 
-@pytest.mark.parametrize("daemon", sample("wsgi", at=2), indirect=True)
+@pytest.mark.parametrize("daemon", cells("wsgi"), indirect=True)
 def test_each_has_its_line_and_its_counts(daemon: Daemon) -> None:
     check(daemon)
 

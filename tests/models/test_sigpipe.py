@@ -12,7 +12,7 @@ import pytest
 
 from tests.process.conftest import Daemon, until
 
-from .conftest import sample
+from .conftest import cells
 
 #: Each answers once the file "left" is there: its client has gone by then.
 APP = """
@@ -98,7 +98,7 @@ def leave(service: Daemon, request: bytes) -> None:
     until(lambda: service.metric("forkd_connections") == 0, "the connection is over")
 
 
-@pytest.mark.parametrize("serving", sample("wsgi", at=2), indirect=True)
+@pytest.mark.parametrize("serving", cells("wsgi"), indirect=True)
 def test_a_client_that_leaves_ends_no_worker(serving: Daemon) -> None:
     serving.expected_errors = ["application failed", "on purpose", "Traceback"]
     workers = serving.worker_pids()
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_ends_no_worker(serving: Daemon) -> None:
     assert "SIGPIPE" not in serving.log() and "ended:" not in serving.log()
 
 
-@pytest.mark.parametrize("serving", sample("asyncio", "socketserver", at=0), indirect=True)
+@pytest.mark.parametrize("serving", cells("asyncio", "socketserver"), indirect=True)
 def test_a_client_of_a_stream_that_leaves_ends_no_worker(serving: Daemon) -> None:
     workers = serving.worker_pids()
     leave(serving, b"line\n")

@@ -17,7 +17,6 @@ import pytest
 from forkd.models import registry
 from tests.process.clients import Crew
 from tests.process.conftest import Daemon, alive, until
-from tests.sampling import every_third
 
 #: So long that whatever ends by it has not ended by itself.
 GRACEFUL_SECONDS = 120
@@ -104,7 +103,7 @@ class Clients(Crew):
         return answered
 
 
-@pytest.mark.parametrize("flags", every_third(WAYS, ids=map(" ".join, WAYS)))
+@pytest.mark.parametrize("flags", WAYS, ids=" ".join)
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.soak)])
 def test_a_stop_under_load(service: Daemon, flags: list[str], workers: str) -> None:
     service.write_app(APP)

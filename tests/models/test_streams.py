@@ -10,7 +10,7 @@ import pytest
 
 from tests.process.conftest import Daemon, until
 
-from .conftest import cells, sample
+from .conftest import cells
 
 APP = """
     import asyncio, socketserver
@@ -38,7 +38,7 @@ def stream(request: pytest.FixtureRequest, service: Daemon) -> Daemon:
     return service
 
 
-serving = pytest.mark.parametrize("stream", sample("socketserver", "asyncio", at=1), indirect=True)
+serving = pytest.mark.parametrize("stream", cells("socketserver", "asyncio"), indirect=True)
 
 
 def address(stream: Daemon) -> tuple[str, int]:

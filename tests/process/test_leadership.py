@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.models.test_signature import traceable
 
 from .clients import Load
 from .conftest import Daemon, until
@@ -199,12 +200,6 @@ def reloaded(service: Daemon, number: int) -> bool:
     live = service.live()
     states = [(w["generation"] > number, w["state"]) for w in live["workers"]]
     return live["master"]["generation"] > number and states == [(True, "ready")] * 3
-
-
-def traceable() -> bool:
-    return shutil.which("strace") is not None and (
-        subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
-    )
 
 
 @pytest.mark.skipif(not traceable(), reason="strace may not trace here")

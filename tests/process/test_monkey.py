@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from forkd.models import registry
-from tests.sampling import every_third
 
 from .conftest import Daemon, until
 
@@ -121,9 +120,7 @@ def load(service: Daemon, generation: int, how: str, **settings: bool) -> None:
         until(lambda: service.live()["master"]["generation"] == generation, "the next generation", 60)
 
 
-@pytest.mark.parametrize(
-    "row", every_third(range(len(ROWS)), 1, ids=[f"{name}-{n}" for name, n in ROWS])
-)
+@pytest.mark.parametrize("row", range(len(ROWS)), ids=[f"{name}-{n}" for name, n in ROWS])
 def test_what_forkd_calls_are_the_originals(service: Daemon, row: int) -> None:
     """A request that sleeps is in the application of one generation while the next one is loaded."""
     model, threads = ROWS[row]

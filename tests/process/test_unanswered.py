@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.sampling import every_third
-
 from . import ids
 from .conftest import Daemon, until
 
@@ -217,7 +215,7 @@ LATE = {
 }
 
 
-@pytest.mark.parametrize("flags", every_third(LATE.values(), 2, ids=LATE))
+@pytest.mark.parametrize("flags", LATE.values(), ids=LATE)
 def test_who_is_late_gets_a_504_that_arrives(
     service: Daemon, tmp_path: Path, flags: list[str]
 ) -> None:
