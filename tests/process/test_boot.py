@@ -248,7 +248,7 @@ def test_what_takes_long_is_said_and_ctrl_c_ends_what_a_start_began(service: Dae
         found = re.match(pattern, said)
         assert found is not None
         stuck.append(int(found[1]))
-    assert "app:app is still being loaded after 5 s" in service.log()
+    until(lambda: "app:app is still being loaded after 5 s" in service.log(), "the log to say it, too")
     starting.send_signal(signal.SIGINT)
     code, text = output(starting)
     assert (code, text) == (130, "forkd: interrupted; what this start had begun has ended\n")

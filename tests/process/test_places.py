@@ -153,6 +153,13 @@ def test_a_verb_whose_answer_is_not_due_yet_keeps_its_place(service: Daemon) -> 
     assert replies == [{"ok": True, "generation": 2, "restart": [], "unused": []}]
 
 
+def callers(service: Daemon) -> int:
+    """The connections to the control socket, see proc_net(5): 3 is SS_CONNECTED."""
+    table = Path("/proc/net/unix").read_text().splitlines()
+    states = [line.split()[5] for line in table if line.endswith(f" {service.control}")]
+    return states.count("03")
+
+
 def test_who_gave_up_waiting_has_no_place_any_more(service: Daemon) -> None:
     service.write_app(HANGING)
     service.start("-w", "1")
@@ -162,8 +169,8 @@ def test_who_gave_up_waiting_has_no_place_any_more(service: Daemon) -> None:
         sock.connect(str(service.control))
         sock.sendall(b'{"verb": "reload"}\n')
         until(lambda: service.live()["master"]["state"] == "reloading", "the reload to begin")
-        during = descriptors(service.pid)
-    until(lambda: descriptors(service.pid) < during, "its place to be free")
+        assert callers(service) == 1
+    until(lambda: callers(service) == 0, "its place to be free")
     (service.dir / "hang").unlink()
     until(lambda: service.live()["master"]["generation"] == 2, "the reload to end")
     until(lambda: descriptors(service.pid) == before, "nothing to be left")
