@@ -6,12 +6,10 @@ Called in a child, after the fork, and by `forkd check`; never in the master.
 from __future__ import annotations
 
 import ast
-import asyncio
 import functools
 import importlib
 import inspect
 import os
-import socketserver
 import sys
 import traceback
 import types
@@ -159,10 +157,7 @@ def detect(app: Any, wanted: str | None) -> str:
     if wanted == "wsgi":
         _refuse_asgi(app)
         return wanted
-    kind = app if inspect.isclass(app) else type(app)
-    if issubclass(kind, (asyncio.BaseProtocol, socketserver.BaseRequestHandler)):
-        return "stream"
-    if _has(app, "forkd_interface") == "stream":
+    if _is_handler(app) or _has(app, "forkd_interface") == "stream":
         return "stream"
     if callable(app):
         _refuse_asgi(app)
@@ -171,6 +166,17 @@ def detect(app: Any, wanted: str | None) -> str:
         f"{_shown(app)} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
         "nor a socketserver.BaseRequestHandler"
     )
+
+
+def _is_handler(app: Any) -> bool:
+    """Whether it is a class, or an object of one, that derives from one of the standard library's for
+    protocols. Its module has imported them."""
+    kind = app if inspect.isclass(app) else type(app)
+    bases = [
+        getattr(sys.modules.get(module), name, None)
+        for module, name in (("asyncio", "BaseProtocol"), ("socketserver", "BaseRequestHandler"))
+    ]
+    return issubclass(kind, tuple(base for base in bases if base is not None))
 
 
 def _refuse_asgi(app: Any) -> None:

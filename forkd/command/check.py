@@ -6,6 +6,7 @@ application's code never is.
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import io
 import json
@@ -15,7 +16,9 @@ from typing import NoReturn
 
 from forkd.app.hooks import Hooks
 from forkd.command import advice
+from forkd.command.arguments import add_all
 from forkd.command.probe import probe
+from forkd.command.start import load
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
@@ -29,13 +32,22 @@ from forkd.models import registry
 from forkd.models.unused import unused
 from forkd.system import forked, process
 from forkd.system.originals import os, select, signal
-from forkd.system.output import complain
+from forkd.system.output import complain, native_or_not, say
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 from forkd.worker import main as worker
 
+add_flags = add_all
+
 #: For the process that has imported the application to run its exit hooks.
 _LEAVE_SECONDS = 5.0
+
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try what a start would; change nothing."""
+    say(check(*load(args)))
+    return 0
 
 
 class _Host:
@@ -70,7 +82,7 @@ def check(sources: Sources, config: Config) -> str:
     how = registry.io_of(config.model, config.io)
     lines = [
         f"ok: {config.app or 'the built-in welcome app'} ({name}) under "
-        f"{config.model}/{how}, {registry.native_or_not(registry.without_native(config))}, workers "
+        f"{config.model}/{how}, {native_or_not(registry.without_native(config))}, workers "
         f"{config.workers}, on {', '.join(map(str, config.bind))}"
     ]
     if sources.path is not None:

@@ -1,4 +1,4 @@
-"""Status, models and the list of daemons as tables for a terminal. In the command.
+"""Status and the list of daemons as tables for a terminal. In the command.
 
 What a table shows may come from an application, or from another user's daemon: nothing of it reaches the
 terminal but printable characters.
@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from forkd.models.registry import native_or_not
-from forkd.models.row import ModelRow
 from forkd.system.address import page_at
-from forkd.system.output import clean, grid
-
-_COLUMNS = 79
+from forkd.system.output import clean, grid, native_or_not
 
 #: Columns of a table on a terminal that has fewer, more, or none at all.
 _MIN_COLUMNS, _MAX_COLUMNS = 80, 100
@@ -183,47 +179,6 @@ def daemons(found: Sequence[Mapping[str, Any]]) -> str:
         if daemon["where"]:
             shown.append(f"  {clean(daemon['where'])}")  # to be copied: in one line, however long
     return "\n".join(shown)
-
-
-def models(rows: Iterable[ModelRow]) -> str:
-    """The answer of `forkd models`."""
-    blocks = []
-    for row in rows:
-        fields = {
-            "waits and accepts": row.waits,
-            "reads and writes": row.moves,
-            "runs the logic": row.logic,
-            "hand-off": row.handoff,
-            "io": ", ".join(row.ios),
-            "interfaces": "wsgi, stream (asyncio.Protocol, socketserver)",
-            "good for": row.good_for,
-            "weakness": row.weakness,
-        }
-        lines = [row.name, *(_described(name, text) for name, text in fields.items())]
-        lines += [_described("refused", text) for text in _refused(row)]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
-
-
-def _refused(row: ModelRow) -> Iterator[str]:
-    """The pairs that make no sense, those with one reason together."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
-    for (io, flavour), why in row.refused.items():
-        by_reason.setdefault((flavour, why), []).append(io)
-    for (flavour, why), ios in by_reason.items():
-        yield f"{flavour}{'' if set(ios) == set(row.ios) else f' with --io {_or(ios)}'}: {why}"
-
-
-def _or(words: Sequence[str]) -> str:
-    return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
-
-
-def _described(name: str, text: str) -> str:
-    """Not wider than a terminal is at least; only between words, so that options stay whole."""
-    return textwrap.fill(
-        text, _COLUMNS, initial_indent=f"  {name:18}", subsequent_indent=" " * 20,
-        break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
 
 
 # ---- layout ---------------------------------------------------------------------------------

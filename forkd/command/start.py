@@ -1,6 +1,6 @@
-"""Starting: in the foreground, or detached with the result reported to the command that asked.
+"""`forkd start`: in the foreground, or detached with the result reported to the command that asked.
 
-`forkd start` detaches and returns only once the service answers or has failed. The command forks;
+A detached start returns only once the service answers or has failed. The command forks;
 the new process detaches (python-daemon's part) and becomes the master. Over a socketpair it says, in
 lines of JSON, what takes long, and in the last one that it serves, or the error; its end without such a
 line means that the master died. Before that, the end of the command's side means that nobody waits any
@@ -9,6 +9,7 @@ more (Ctrl-C): the master ends.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -19,24 +20,40 @@ from typing import Any, NoReturn
 from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
 from forkd.command import advice
+from forkd.command.arguments import add_all
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, StartError, SystemCallError
+from forkd.ipc.handover import inherited
 from forkd.ipc.manager import manager_of, passed
 from forkd.ipc.pidfile import require_ours
 from forkd.logger.destinations import capture
-from forkd.master.entry import serve, why_denied
+from forkd.master.entry import serve, take_over, why_denied
 from forkd.master.generation import enter_directory, permissions_of
 from forkd.master.launch import Launch
 from forkd.master.needs import with_need
 from forkd.metrics.access import Access
+from forkd.models import registry
 from forkd.system import process
 from forkd.system.output import complain, say
 from forkd.system.sockets import Listener
 
+add_flags = add_all
+
+
+def run(args: argparse.Namespace) -> int:
+    """Also what an upgrade executes, as the process that is to take over."""
+    heir = inherited(os.environ)
+    return take_over(heir) if heir is not None else start(*load(args))
+
+
+def load(args: argparse.Namespace) -> tuple[Sources, Config]:
+    sources = Sources.gather(args, os.environ)
+    return sources, sources.load(registry.RULES)
+
 
 def start(sources: Sources, config: Config) -> int:
-    """`forkd start`: run the master, or have one run. Returns the exit code of the command."""
+    """Run the master, or have one run. Returns the exit code of the command."""
     units, stored = passed(os.environ, config.backlog)
     activated = tuple(units)
     launch = Launch(config, (), activated, manager=manager_of(os.environ), stored=stored)

@@ -83,6 +83,9 @@ class Kind(ABC, Generic[T]):
     def refuse(self) -> ValueError:
         return ValueError(f"must be {self.allowed}")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def text(self, raw: object) -> str:
         """`raw` as non-empty text without control characters, or ValueError."""
         if not isinstance(raw, str) or not (text := raw.strip()) or re.search(r"[\0-\x1f]", text):
@@ -90,7 +93,6 @@ class Kind(ABC, Generic[T]):
         return text
 
 
-@dataclass(frozen=True)
 class Bool(Kind[bool]):
     allowed = "true or false (also 1, yes, on, 0, no, off)"
 
@@ -179,7 +181,6 @@ class Int(Kind[int]):
         return raw
 
 
-@dataclass(frozen=True)
 class Duration(Kind[float]):
     """A time, in seconds."""
 
@@ -222,7 +223,6 @@ class Size(Kind[int]):
         return raw
 
 
-@dataclass(frozen=True)
 class Octal(Kind[int]):
     """File mode bits: text is octal with or without a prefix, as umask(1) has it."""
 
@@ -239,7 +239,6 @@ class Octal(Kind[int]):
         return raw
 
 
-@dataclass(frozen=True)
 class SocketMode(Octal):
     """The mode of a unix socket's file. forkd finds out by connecting whether a file that is there is in use.
     That takes the right to write, so the owner must have it."""
@@ -254,7 +253,6 @@ class SocketMode(Octal):
         return mode
 
 
-@dataclass(frozen=True)
 class Path(Kind[str]):
     """A path, made absolute: the master leaves the directory it was started in."""
 
@@ -305,7 +303,6 @@ class LogPath(Kind[str | None]):
         return path if found is None else "-"
 
 
-@dataclass(frozen=True)
 class AddressOrNone(Kind[Address | None]):
     metavar = "ADDR|none"
     allowed = f"{FORMS}, or none"
@@ -317,7 +314,6 @@ class AddressOrNone(Kind[Address | None]):
         return None if text == "none" else Address.parse(text)
 
 
-@dataclass(frozen=True)
 class AddressList(Kind[tuple[Address, ...]]):
     """One address or several: a list, or text with commas."""
 
@@ -343,7 +339,6 @@ class AddressList(Kind[tuple[Address, ...]]):
         return tuple(addresses)
 
 
-@dataclass(frozen=True)
 class Names(Kind[tuple[str, ...]]):
     """Host names, lower case and without the dot of the root: a list, or text with commas."""
 

@@ -9,6 +9,7 @@ from forkd.master.endpoints import Endpoints
 from forkd.master.service import Service
 from forkd.models import registry
 from forkd.system.address import page_at
+from forkd.system.output import native_or_not
 
 
 def lines(service: Service, endpoints: Endpoints) -> list[str]:
@@ -19,7 +20,7 @@ def lines(service: Service, endpoints: Endpoints) -> list[str]:
     found = [
         f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
         f"model {config.model}, io {io}, workers {config.workers}, master pid {os.getpid()}, "
-        f"{registry.native_or_not(registry.without_native(config))}",
+        f"{native_or_not(registry.without_native(config))}",
     ]
     if service.sources.path is not None:
         found.append(f"configuration: {service.sources.path}")

@@ -13,7 +13,7 @@ from forkd.master.logs import Logs
 from forkd.master.service import Service
 from forkd.master.status import Status
 from forkd.metrics.access import Access
-from forkd.metrics.collector import Sample, gather, process_collector
+from forkd.metrics.collector import Sample, gather
 
 
 class Orders(Protocol):
@@ -104,7 +104,6 @@ class Admin:
 
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
-        self._process = process_collector()
 
     def access(self) -> Access:
         return self._status().service.generation.access
@@ -118,4 +117,4 @@ class Admin:
     def samples(self) -> Sample:
         status = self._status()
         status.logs.count()
-        return gather(status.service.board, status.report(), status.exits, self._process)
+        return gather(status.service.board, status.report(), status.exits)

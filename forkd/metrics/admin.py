@@ -21,7 +21,7 @@ from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import bodiless, error, head
 from forkd.metrics.access import Access
-from forkd.metrics.collector import Sample, encode
+from forkd.metrics.collector import Sample
 from forkd.system import sockets
 from forkd.system.address import Address
 from forkd.system.loop import Loop
@@ -167,6 +167,11 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 def _metrics(source: Source, accept: str) -> Answer:
+    try:
+        from forkd.metrics.exposition import encode
+    except ImportError as failed:  # the packages may have been removed under a running master
+        text = f"{failed}: install forkd's packages again, then forkd upgrade\n"
+        return Answer("500 Internal Server Error", _TEXT, text.encode())
     body, content_type = encode(source.samples(), accept)
     return Answer("200 OK", content_type, body)
 

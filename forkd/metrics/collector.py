@@ -1,27 +1,13 @@
-"""The scoreboard and the master's state as Prometheus metrics. In the master, at each scrape.
-
-prometheus-client is the encoder only; its multiprocess mode would leave a file per pid behind.
-"""
+"""The scoreboard and the master's state as the values of the metrics. In the master, at each scrape."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from forkd import __version__
 from forkd.http.limits import Refusal
-from forkd.metrics.names import METRICS
 from forkd.system.cells import REFUSED, TABLE
 from forkd.system.scoreboard import Scoreboard
 
@@ -34,20 +20,9 @@ class Sample(NamedTuple):
 
     values: dict[str, list[tuple[list[str], float]]]  # (label values, value) pairs by metric name
     histograms: dict[str, dict[str, Histogram]]  # by metric name, and the value of its one label
-    process: list[Metric]  # of this process, as all clients of Prometheus tell them
 
 
-def process_collector() -> ProcessCollector:
-    """For `gather`, to be made once in the process that it tells of."""
-    return ProcessCollector(registry=None)
-
-
-def gather(
-    board: Scoreboard,
-    status: Mapping[str, Any],
-    exits: Mapping[str, int],
-    process: ProcessCollector,
-) -> Sample:
+def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int]) -> Sample:
     """Read everything now. `status` is what /status.json serves."""
     master, workers = status["master"], status["workers"]
     states = dict.fromkeys(("starting", "ready", "retiring", "killed"), 0)
@@ -106,7 +81,7 @@ def gather(
             (
                 [
                     __version__,
-                    platform.python_version(),
+                    sys.version.partition(" ")[0],
                     master["model"],
                     master["io"],
                     master["accept"],
@@ -124,37 +99,8 @@ def gather(
         "forkd_request_duration_seconds": board.durations(),
         "forkd_queue_wait_seconds": board.waits(),
     }
-    return Sample(values, histograms, list(process.collect()))
+    return Sample(values, histograms)
 
 
 def _alone(value: float) -> list[tuple[list[str], float]]:
     return [([], value)]
-
-
-class _Once(Collector):
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
-
-    def collect(self) -> Iterable[Metric]:
-        families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-        for metric in METRICS:
-            if metric.kind == "histogram":
-                histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-                for label, (buckets, seconds) in self._sample.histograms[metric.name].items():
-                    histogram.add_metric([label], buckets, seconds)
-                yield histogram
-                continue
-            family = families[metric.kind](metric.name, metric.help, labels=metric.labels)
-            for labels, value in self._sample.values[metric.name]:
-                family.add_metric(labels, value)
-            yield family
-        yield from self._sample.process
-
-
-def encode(sample: Sample, accept: str) -> tuple[bytes, str]:
-    """The body and its content type, in the format that the Accept header asks for."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(sample))
-    encoder: Callable[[CollectorRegistry], bytes]
-    encoder, content_type = choose_encoder(accept)
-    return encoder(registry), content_type

@@ -119,11 +119,6 @@ def without_native(config: Config) -> str:
     return "" if native is not None else missing
 
 
-def native_or_not(why: str) -> str:
-    """The result of `without_native` as words."""
-    return f"no native code ({why})" if why else "native code"
-
-
 def lanes(config: Config) -> int:
     """Rows of the scoreboard that a child needs besides its main thread's: one per thread of its
     pool, or per process that it forks."""

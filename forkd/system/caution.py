@@ -13,7 +13,7 @@ none.
 
 from __future__ import annotations
 
-from multiprocessing.sharedctypes import RawArray
+import mmap
 
 #: Seconds that a request has to take to count here.
 SLOW_SECONDS = 0.02
@@ -30,7 +30,7 @@ _MAX_CAUTION_SECONDS = 60.0
 class Caution:
     def __init__(self) -> None:
         # A store through a memoryview of 8-byte items is one aligned move: it cannot be torn.
-        cells = memoryview(RawArray("d", 2)).cast("B").cast("d")
+        cells = memoryview(mmap.mmap(-1, 2 * 8)).cast("d")
         self._last = cells[0:1]
         self._ends = cells[1:2]
 

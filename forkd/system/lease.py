@@ -22,8 +22,8 @@ Costs: `leads` is one read of shared memory, about 50 ns, and is all that an unc
 
 from __future__ import annotations
 
+import mmap
 import os
-from multiprocessing.sharedctypes import RawArray
 
 from forkd.system.caution import Caution
 
@@ -48,9 +48,8 @@ class Lease:
     def __init__(self, bells: list[int]) -> None:
         self.bells = bells
         self.slots = slots = len(bells) - 1  # the highest that a child may have
-        # RawArray is multiprocessing's lockless shared memory: zero-filled, inherited by fork.
-        self._array = RawArray("Q", 3 + 2 * slots)
-        cells = memoryview(self._array).cast("B").cast("Q")
+        # Shared by fork, and zero at first (MAP_SHARED | MAP_ANONYMOUS, mmap(2)).
+        cells = memoryview(mmap.mmap(-1, 8 * (3 + 2 * slots))).cast("Q")
         # A store through a memoryview of 8-byte items is one aligned move: it cannot be torn.
         self._holder = cells[0:1]
         self._members = cells[1 : 2 + slots]  # count, then the slots that may lead

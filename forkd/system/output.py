@@ -73,3 +73,8 @@ def clean(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def native_or_not(why: str) -> str:
+    """Why there is no native code, or that there is, as words."""
+    return f"no native code ({why})" if why else "native code"

@@ -5,22 +5,19 @@ Everything that a fork must close, reset or open anew is in `_after_fork`, in or
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import faulthandler
 import gc
 import random
-import selectors
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from forkd.app import loader, welcome
 from forkd.app.hooks import Hooks, Place
-from forkd.app.stream import handlers as stream
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.app.wsgi.shed import SheddingWsgi
 from forkd.config import Config
@@ -47,15 +44,16 @@ from forkd.system import forked, process, rights, terminal
 from forkd.system import stdio as standard
 from forkd.system.cells import REQUESTS
 from forkd.system.forked import in_fork, leave
-from forkd.system.handles import PatientEpoll
 from forkd.system.interpreter import set_requirements_aside
 from forkd.system.lanes import Lanes
-from forkd.system.no_memory import LOOK_SECONDS
-from forkd.system.originals import EpollSelector, monotonic, os, signal, threads_are
+from forkd.system.originals import monotonic, os, signal, threads_are
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back
 from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
+
+if TYPE_CHECKING:
+    from forkd.worker.asyncio_loop import AsyncioLoop
 
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
 STACKS = signal.SIGRTMIN + 3
@@ -106,7 +104,7 @@ class Worker:
         )
         self._recycle_at = _recycle_at(config)
         self._has_channel = True
-        self._events: asyncio.SelectorEventLoop | None = None  # where the application needs one
+        self._loop: AsyncioLoop | None = None  # where the application needs one
 
     def run(self) -> int:
         """Boot, serve, and return the exit code."""
@@ -135,7 +133,8 @@ class Worker:
         self._channel.send(Ready(interface.name, fallback, flavour))
         self.ready = True
         if interface.needs_loop:
-            self._run_in_loop(model)
+            self._loop = _asyncio_loop(model)
+            self._loop.run()
         else:
             while not model.done:
                 model.turn(None)
@@ -214,8 +213,8 @@ class Worker:
             own |= {sock.fileno() for sock, _ in self._heritage.listeners}
         if self._model is not None:
             own |= self._model.descriptors()
-        if self._events is not None:
-            own |= _halt(self._events)
+        if self._loop is not None:
+            own |= self._loop.halt()
         end_in_fork(own, self._heritage.stacks)
 
     def _io(self) -> str:
@@ -302,28 +301,6 @@ class Worker:
         if signal.SIGTERM in self._signals.read():
             self._channel.send(Recycle("SIGTERM"))  # by hand, to this child
 
-    def _run_in_loop(self, model: Model) -> None:
-        """Run the model inside a real asyncio loop, for applications that need one.
-
-        The loop is outermost, and the model's handle set is its selector: where asyncio would wait,
-        the model waits, and serves its own connections before it returns what became ready for asyncio.
-        """
-        selector = _ModelSelector(model)
-        self._events = loop = _Loop(selector)
-        asyncio.set_event_loop(loop)
-        selector.finished = loop.stop
-        try:
-            loop.run_forever()
-            pending = asyncio.all_tasks(loop)
-            for task in pending:
-                task.cancel()
-            if pending:
-                loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        finally:
-            if in_fork:
-                leave(sys.exc_info()[1])
-            loop.close()
-
     def _retire(self, idle_grace: float, drain_queue: bool) -> None:
         if not self.draining:
             assert self._model is not None
@@ -374,47 +351,17 @@ def make_interface(
         multithread = config.threads > 1
         make = SheddingWsgi if config.shed_after else Wsgi
         return make(app, config, host, multithread=multithread, worker=worker), "wsgi"
-    interface = stream.make(app, config, host)
+    # asyncio costs 40 ms and 5 MiB: only those pay that have a use for it.
+    from forkd.app.stream import handlers
+
+    interface = handlers.make(app, config, host)
     return interface, "asyncio" if interface.needs_loop else "socketserver"
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    """asyncio asks the module time for the time, which an application may have stopped."""
+def _asyncio_loop(model: Model) -> AsyncioLoop:
+    from forkd.worker.asyncio_loop import AsyncioLoop
 
-    time = staticmethod(monotonic)
-
-
-class _ModelSelector(EpollSelector):
-    """asyncio's own descriptors in an epoll that is nested in the model's handle set."""
-
-    finished: Callable[[], None]
-    _selector: Any  # of EpollSelector: the select.epoll that it calls
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self._model = model
-        self._ready = self._finished = False
-        # An application has few descriptors of its own, and no way to go on without one.
-        self._selector.close()
-        self._selector = self._epoll = PatientEpoll()
-        model.watch(self.fileno(), self._hear)
-
-    def _hear(self) -> None:
-        self._ready = True
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if in_fork:
-            leave()
-        if self._epoll.short:
-            timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
-        self._model.turn(timeout)
-        if self._model.done and not self._finished:
-            self._finished = True  # once: the tasks that are cancelled then run in the loop again
-            self.finished()
-        if not self._ready and not self._epoll.short:
-            return []
-        self._ready = False
-        return super().select(0)
+    return AsyncioLoop(model)
 
 
 def main(heritage: Heritage) -> NoReturn:
@@ -464,13 +411,6 @@ def end_in_fork(own: Iterable[int], stacks: int) -> None:
     os.close(nothing)
     with contextlib.suppress(OSError):
         os.dup2(2, stacks, inheritable=False)
-
-
-def _halt(loop: asyncio.SelectorEventLoop) -> set[int]:
-    """In a process that the application has forked: it leaves before whatever is next in the loop. Returns
-    the descriptors by which the parent's other threads wake it."""
-    vars(loop)["_ready"].appendleft(asyncio.Handle(leave, (), loop))
-    return {vars(loop)[name].fileno() for name in ("_ssock", "_csock") if vars(loop)[name]}
 
 
 def settle(

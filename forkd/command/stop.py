@@ -1,14 +1,20 @@
-"""Stopping a master from outside, and finding what it has to leave behind. In the command."""
+"""`forkd stop`: end the master from outside, and say what it has to leave behind."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import select
 import signal
 
+from forkd.command.arguments import add_where, locate
 from forkd.errors import ForkdError, NotRunning
+from forkd.ipc.pidfile import running
 from forkd.system import process
+from forkd.system.output import complain
+
+add_flags = add_where
 
 #: Seconds between two looks at the master's children.
 _LOOK_SECONDS = 1.0
@@ -16,9 +22,15 @@ _LOOK_SECONDS = 1.0
 _CHILD_SECONDS = 1.0
 
 
-def stop_and_wait(pid: int) -> list[str]:
-    """Signal the master and return when it has gone; it enforces --graceful-timeout itself. Returns a
-    sentence for each of its processes that is there still, since no signal ends it."""
+def run(args: argparse.Namespace) -> int:
+    config = locate(args)
+    stop(running(config.pidfile, config.control))
+    return 0
+
+
+def stop(pid: int) -> None:
+    """Signal the master and return when it has gone; it enforces --graceful-timeout itself. Complains of each
+    of its processes that is there still, since no signal ends it."""
     try:
         pidfd = process.open_pidfd(pid)
         with process.naming("pidfd_send_signal"):
@@ -39,9 +51,7 @@ def stop_and_wait(pid: int) -> list[str]:
         if select.select([pidfd], [], [], _LOOK_SECONDS)[0]:
             break
     os.close(pidfd)
-    left = []
     for child, (childfd, title) in theirs.items():
         if not select.select([childfd], [], [], _CHILD_SECONDS)[0]:
-            left.append(f"{title} (pid {child}) {process.unkillable(child)}")
+            complain(f"forkd: {title} (pid {child}) {process.unkillable(child)}")
         os.close(childfd)
-    return left
