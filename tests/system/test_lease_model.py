@@ -71,6 +71,7 @@ def test_whoever_waits_is_served() -> None:
     assert count == 730_408
 
 
+@pytest.mark.soak
 def test_a_leader_that_is_not_rung_again_may_sleep_for_ever() -> None:
     """The rule before: it was rung once, by whoever named it. Only one kind of stop is fatal then: between
     naming the other child and ringing its bell. So the model sees what it is to see."""
