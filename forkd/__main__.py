@@ -2,13 +2,15 @@
 
 import os
 import sys
-from contextlib import suppress
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    with suppress(FileNotFoundError):  # where it has been removed, it is not there
+    try:
         if sys.path[0] == os.getcwd():
-            # The current directory, which may be the application's: see system/interpreter.py.
+            # The current directory, which may be the application's: see system/interpreter.py. What is
+            # imported before this line would come from there.
             del sys.path[0]
+    except FileNotFoundError:
+        pass  # it has been removed, and is not there
 
 from forkd.system import interpreter
 

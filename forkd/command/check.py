@@ -30,7 +30,8 @@ from forkd.master.lateness import LAST_WORDS, loading, not_booted
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.system import forked, process
+from forkd.system import accounts, forked, process
+from forkd.system.accounts import Identity
 from forkd.system.originals import os, select, signal
 from forkd.system.output import complain, native_or_not, say
 from forkd.system.scoreboard import Scoreboard
@@ -65,7 +66,7 @@ def check(sources: Sources, config: Config) -> str:
     found = probe(sources, config)
     name = flavour = ""
     try:
-        identity = process.identity(config.user, config.group)
+        identity = accounts.find(config.user, config.group)
         enter_directory(config)
         permissions_of(config)
         log = Log(config.log_level, config.log_format, "check")
@@ -96,7 +97,7 @@ def check(sources: Sources, config: Config) -> str:
     return "\n".join(lines)
 
 
-def _import_as_a_worker(config: Config, identity: process.Identity | None) -> tuple[str, str]:
+def _import_as_a_worker(config: Config, identity: Identity | None) -> tuple[str, str]:
     """The interface of the application, and its flavour. Raises AppError."""
     try:
         stacks = process.make_memfd("forkd-stacks-check")

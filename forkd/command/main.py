@@ -16,8 +16,7 @@ from forkd import __version__
 from forkd.command.arguments import found_file
 from forkd.config import spelling
 from forkd.errors import ForkdError, NotRunning
-from forkd.system import interpreter, signals
-from forkd.system import stdio as standard
+from forkd.system import interpreter, signals, stdio
 from forkd.system.output import complain, say
 
 
@@ -46,7 +45,7 @@ _NO_VERB = ("-h", "--help", *_VERSION)
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Never returns."""
     interpreter.leave_start_directory()
-    standard.fill()
+    stdio.fill()
     signals.reset()
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] not in (*VERBS, *_NO_VERB):

@@ -34,7 +34,7 @@ from forkd.master.launch import Launch
 from forkd.master.needs import with_need
 from forkd.metrics.access import Access
 from forkd.models import registry
-from forkd.system import process
+from forkd.system import accounts, process
 from forkd.system.output import complain, say
 from forkd.system.sockets import Listener
 
@@ -89,7 +89,7 @@ def require(config: Config) -> None:
     """What a start needs besides what the running daemon holds, and the application. Raises ForkdError."""
     error_log_of(config)
     enter_directory(config)
-    process.identity(config.user, config.group)
+    accounts.find(config.user, config.group)
     permissions_of(config)
     Access.of(config)
 

@@ -31,8 +31,7 @@ class Config:
 
     # application
     app: str | None = option(
-        kinds.Text(r"[^:]+(:.+)?", "module:attribute, or a module"),
-        None,
+        kinds.Text(r"[^:]+(:.+)?", "module:attribute, or a module"), None,
         section="application",
         positional=True,
         metavar="APP",
@@ -42,15 +41,13 @@ class Config:
         "alone, its application or app",
     )
     name: str = option(
-        kinds.Text(r"[A-Za-z0-9_.-]+", "letters, digits, and any of _ . -"),
-        "forkd",
+        kinds.Text(r"[A-Za-z0-9_.-]+", "letters, digits, and any of _ . -"), "forkd",
         section="application",
         reloadable=False,
         help="name of this daemon in process titles and default file names",
     )
     interface: str | None = option(
-        kinds.Choice(("wsgi", "asgi", "stream")),
-        None,
+        kinds.Choice(("wsgi", "asgi", "stream")), None,
         section="application",
         short="-k",
         unset="detected from the application",
@@ -58,8 +55,7 @@ class Config:
         help="how the application is called",
     )
     hooks: str | None = option(
-        kinds.Text(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", "the dotted name of a module"),
-        None,
+        kinds.Text(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", "the dotted name of a module"), None,
         section="application",
         metavar="MODULE",
         unset="no hooks",
@@ -67,8 +63,7 @@ class Config:
         help="module whose functions are called at points in the life of the daemon and its workers",
     )
     chdir: str | None = option(
-        kinds.Path(),
-        None,
+        kinds.Path(), None,
         section="application",
         metavar="DIR",
         unset="the directory forkd is started in",
@@ -78,8 +73,7 @@ class Config:
     )
 
     preload: bool = option(
-        kinds.Bool(),
-        False,
+        kinds.Bool(), False,
         section="application",
         help="load the application once, in a process that the workers are forked from: they share its "
         "memory, and a reload loads it anew",
@@ -87,24 +81,21 @@ class Config:
 
     # sockets
     bind: tuple[Address, ...] = option(
-        kinds.AddressList(),
-        ("127.0.0.1:8000",),
+        kinds.AddressList(), ("127.0.0.1:8000",),
         section="sockets",
         short="-b",
         help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated; with "
         "?freebind=on after it, a TCP address is bound also while no interface has it",
     )
     backlog: int = option(
-        kinds.Int(1, 65535),
-        2048,
+        kinds.Int(1, 65535), 2048,
         section="sockets",
         reloadable=False,
         help="connections that may wait to be accepted, per listener; "
         "the kernel caps it at net.core.somaxconn",
     )
     socket_mode: int = option(
-        kinds.SocketMode(),
-        "666",
+        kinds.SocketMode(), "666",
         section="sockets",
         help="mode of the files of unix sockets, the admin endpoint's too; who may write to one may connect",
     )
@@ -125,8 +116,7 @@ class Config:
         help="group of the files of unix sockets; of others than root, one that they are in",
     )
     defer_accept: bool = option(
-        kinds.Bool(),
-        True,
+        kinds.Bool(), True,
         section="sockets",
         help="leave a TCP connection to the kernel until its first bytes are there, or for a second; "
         "only for HTTP, since the server of a stream may be the one that speaks first",
@@ -134,52 +124,45 @@ class Config:
 
     # model
     model: str = option(
-        kinds.Text(r"[a-z][a-z-]*", "the name of a model (see forkd models)"),
-        "leader-followers",
+        kinds.Text(r"[a-z][a-z-]*", "the name of a model (see forkd models)"), "leader-followers",
         section="model",
         short="-m",
         help="concurrency model: who accepts, reads, and runs the application",
     )
     io: str | None = option(
-        kinds.Text(r"[a-z][a-z_]*", "the name of an I/O method (see forkd models)"),
-        None,
+        kinds.Text(r"[a-z][a-z_]*", "the name of an I/O method (see forkd models)"), None,
         section="model",
         unset="the first of the model",
         example="epoll",
         help="how a child learns that a descriptor is ready or an operation complete",
     )
     io_fallback: bool = option(
-        kinds.Bool(),
-        True,
+        kinds.Bool(), True,
         section="model",
         help="serve by simulated-proactor where the kernel or a policy denies io_uring; "
         "false: fail instead",
     )
     accept: str = option(
-        kinds.Choice(("lock", "exclusive", "reuseport")),
-        "lock",
+        kinds.Choice(("lock", "exclusive", "reuseport")), "lock",
         section="model",
         help="how children share listeners: one leader at a time, EPOLLEXCLUSIVE, "
         "or a SO_REUSEPORT socket each",
     )
 
     dispatch: str = option(
-        kinds.Choice(("least-connections", "round-robin", "competition")),
-        "least-connections",
+        kinds.Choice(("least-connections", "round-robin", "competition")), "least-connections",
         section="model",
         help="how the models whose master accepts choose the child for a connection",
     )
     handoff: str = option(
-        kinds.Choice(("socket", "task")),
-        "socket",
+        kinds.Choice(("socket", "task")), "socket",
         section="model",
         help="what half-sync-half-reactive gives to its pool: ready sockets, or requests it has read",
     )
 
     # workers
     workers: Workers = option(
-        kinds.WorkersKind(),
-        "auto",
+        kinds.WorkersKind(), "auto",
         section="workers",
         short="-w",
         help="number of children, or a range that follows the load; auto is the number of CPUs forkd may "
@@ -187,8 +170,7 @@ class Config:
         "have --max-workers for a bound",
     )
     max_workers: int | None = option(
-        kinds.Int(1, kinds.MAX_WORKERS),
-        None,
+        kinds.Int(1, kinds.MAX_WORKERS), None,
         section="workers",
         reloadable=False,
         unset="twice `workers`, and at least 16",
@@ -197,164 +179,139 @@ class Config:
         "room for them is made at the start",
     )
     threads: int = option(
-        kinds.Int(1, 512),
-        1,
+        kinds.Int(1, 512), 1,
         section="workers",
         reloadable=False,
         help="requests that may be in the application of one worker at a time, each in a thread of its "
         "own, in the models that have threads (see forkd models)",
     )
     worker_connections: int = option(
-        kinds.Int(1, 1_000_000),
-        4096,
+        kinds.Int(1, 1_000_000), 4096,
         section="workers",
         help="connections one child holds open at most",
     )
     timeout: float = option(
-        kinds.Duration(),
-        30,
+        kinds.Duration(), 30,
         section="workers",
         help="seconds one request may hold a child inside application code "
         "before the child is killed; 0 is no limit",
     )
     graceful_timeout: float = option(
-        kinds.Duration(),
-        30,
+        kinds.Duration(), 30,
         section="workers",
         help="seconds a retiring child may take to finish its requests before it is killed",
     )
     boot_timeout: float = option(
-        kinds.Duration(),
-        300,
+        kinds.Duration(), 300,
         section="workers",
         help="seconds a child, or the template of a generation, may take to load the application before "
         "it is killed, and the start, reload or upgrade has failed; 0 is no limit",
     )
     lame_duck: float = option(
-        kinds.Duration(),
-        0,
+        kinds.Duration(), 0,
         section="workers",
         help="seconds for which a service that was told to stop still accepts, while /readyz fails, "
         "so that balancers turn away first",
     )
     max_surge: int = option(
-        kinds.Int(0, 1024),
-        0,
+        kinds.Int(0, 1024), 0,
         section="workers",
         help="workers beyond the wanted number that a reload may have at a time, so that it replaces as "
         "many after each other; 0 is as many as wanted, all in one step",
     )
     max_requests: int = option(
-        kinds.Int(0, 10**9),
-        0,
+        kinds.Int(0, 10**9), 0,
         section="workers",
         help="requests after which a child is replaced; 0 is never",
     )
     max_requests_jitter: int = option(
-        kinds.Int(0, 10**9),
-        0,
+        kinds.Int(0, 10**9), 0,
         section="workers",
         help="up to this many requests are added to max-requests, at random for each child",
     )
     max_age: float = option(
-        kinds.Duration(),
-        0,
+        kinds.Duration(), 0,
         section="workers",
         help="seconds that a child serves until it is replaced; 0 is for ever",
     )
     max_age_jitter: float = option(
-        kinds.Duration(),
-        0,
+        kinds.Duration(), 0,
         section="workers",
         help="up to this many seconds are added to max-age, at random for each child",
     )
     max_rss: int = option(
-        kinds.Size(),
-        0,
+        kinds.Size(), 0,
         section="workers",
         help="bytes of resident memory above which a child is replaced; 0 is no limit",
     )
     scale_down_after: float = option(
-        kinds.Duration(),
-        30,
+        kinds.Duration(), 30,
         section="workers",
         help="seconds a child above the minimum must be idle before it is retired",
     )
 
     # http
     keep_alive: float = option(
-        kinds.Duration(),
-        75,
+        kinds.Duration(), 75,
         section="http",
         help="seconds an idle connection is kept for the next request; "
         "0 closes it after each answer",
     )
     header_timeout: float = option(
-        kinds.Duration(),
-        20,
+        kinds.Duration(), 20,
         section="http",
         help="seconds a client may take to send a request's head; 0 is no limit",
     )
     body_timeout: float = option(
-        kinds.Duration(),
-        30,
+        kinds.Duration(), 30,
         section="http",
         help="seconds without a byte of a request's body after which it is given up; 0 is no limit",
     )
     write_timeout: float = option(
-        kinds.Duration(),
-        60,
+        kinds.Duration(), 60,
         section="http",
         help="seconds without progress in writing after which a client is dropped, "
         "streams too; 0 is no limit",
     )
     shed_after: float = option(
-        kinds.Duration(),
-        0,
+        kinds.Duration(), 0,
         section="http",
         help="seconds a request may wait until it is begun; after that it is answered 503 with "
         "Retry-After; 0 is no limit. Over a unix socket the wait in the accept queue is not known",
     )
     limit_request_line: int = option(
-        kinds.Size(64, 2**20),
-        8190,
+        kinds.Size(64, 2**20), 8190,
         section="http",
         help="bytes a request line may have (414 above)",
     )
     limit_request_fields: int = option(
-        kinds.Int(1, 32768),
-        100,
+        kinds.Int(1, 32768), 100,
         section="http",
         help="header fields a request may have (431 above)",
     )
     limit_request_field_size: int = option(
-        kinds.Size(64, 2**26),
-        8190,
+        kinds.Size(64, 2**26), 8190,
         section="http",
         help="bytes a header field may have with its name (431 above), within --limit-request-head; cookies "
         "and Kerberos tickets are the longest",
     )
     limit_request_head: int = option(
-        kinds.Size(256, 2**26),
-        "64k",
+        kinds.Size(256, 2**26), "64k",
         section="http",
         help="bytes a request's head may have (431 above)",
     )
     limit_request_body: int = option(
-        kinds.Size(1),
-        "1G",
+        kinds.Size(1), "1G",
         section="http",
         help="bytes a request's body may have (413 above)",
     )
     body_buffer: int = option(
-        kinds.Size(0, 2**30),
-        "4m",
+        kinds.Size(0, 2**30), "4m",
         section="http",
         help="bytes of a request's body kept in memory; a longer one is spooled to disk",
     )
     native: bool = option(
-        kinds.Bool(),
-        True,
+        kinds.Bool(), True,
         section="http",
         help="read usual requests by compiled code, where a compiler was there at installation; "
         "false: by Python alone; true, where it is set: never without compiled code",
@@ -362,8 +319,7 @@ class Config:
 
     # streams
     idle_timeout: float = option(
-        kinds.Duration(),
-        300,
+        kinds.Duration(), 300,
         section="streams",
         help="seconds without a byte in either direction after which a stream is closed; "
         "0 is no limit",
@@ -371,16 +327,14 @@ class Config:
 
     # process
     foreground: bool = option(
-        kinds.Bool(),
-        False,
+        kinds.Bool(), False,
         section="process",
         short="-f",
         reloadable=False,
         help="stay in the foreground instead of detaching",
     )
     pidfile: str = option(
-        kinds.Path(),
-        None,
+        kinds.Path(), None,
         absent="",  # resolve_paths fills it in
         section="process",
         reloadable=False,
@@ -390,8 +344,7 @@ class Config:
         help="file that holds the master's process id and is locked while it lives",
     )
     control: str = option(
-        kinds.Path(),
-        None,
+        kinds.Path(), None,
         absent="",  # resolve_paths fills it in
         section="process",
         reloadable=False,
@@ -418,15 +371,13 @@ class Config:
         help="group, by name or number, that forkd becomes once it is bound",
     )
     new_privileges: bool = option(
-        kinds.Bool(),
-        False,
+        kinds.Bool(), False,
         section="process",
         help="let programs that the application or a hook executes gain rights by their setuid bit or file "
         "capabilities (sudo, ping, some sendmail)",
     )
     umask: int | None = option(
-        kinds.Octal(),
-        None,
+        kinds.Octal(), None,
         section="process",
         reloadable=False,
         unset="that of whoever starts forkd: a unit's UMask=, a shell's umask",
@@ -436,15 +387,13 @@ class Config:
 
     # admin
     admin: Address | None = option(
-        kinds.AddressOrNone(),
-        "127.0.0.1:9464",
+        kinds.AddressOrNone(), "127.0.0.1:9464",
         section="admin",
         reloadable=False,
         help="address of /metrics, /healthz, /readyz and the status page; none turns it off",
     )
     admin_hosts: tuple[str, ...] = option(
-        kinds.Names(),
-        None,
+        kinds.Names(), None,
         absent=(),
         section="admin",
         unset="IP addresses and localhost alone",
@@ -453,8 +402,7 @@ class Config:
         "which are always taken: another Host is answered 421. /healthz and /readyz take any",
     )
     admin_token_file: str | None = option(
-        kinds.Path(),
-        None,
+        kinds.Path(), None,
         section="admin",
         unset="no token is asked for",
         example="/etc/forkd/admin-token",
@@ -462,15 +410,13 @@ class Config:
         "401, /healthz and /readyz excepted; read at a start and a reload, and refused if all may read it",
     )
     admin_queries: bool = option(
-        kinds.Bool(),
-        False,
+        kinds.Bool(), False,
         section="admin",
         help="show query strings of requests in the pages at --admin, which may have tokens in them; "
         "forkd status shows them always",
     )
     health: Address | None = option(
-        kinds.AddressOrNone(),
-        "none",
+        kinds.AddressOrNone(), "none",
         section="admin",
         reloadable=False,
         help="address of a listener with /healthz and /readyz alone, for probes that may not see the rest",
@@ -478,8 +424,7 @@ class Config:
 
     # logging
     error_log: str | None = option(
-        kinds.LogPath(off=False),
-        None,
+        kinds.LogPath(off=False), None,
         section="logging",
         reloadable=False,
         unset="stderr in the foreground, else a file beside the pid file, as .log",
@@ -487,20 +432,17 @@ class Config:
         help="file of forkd's own log and the application's stderr; - is stderr",
     )
     log_level: str = option(
-        kinds.Choice(("debug", "info", "warning", "error")),
-        "info",
+        kinds.Choice(("debug", "info", "warning", "error")), "info",
         section="logging",
         help="the least severe level that is logged",
     )
     access_log: str | None = option(
-        kinds.LogPath(off=True),
-        "none",
+        kinds.LogPath(off=True), "none",
         section="logging",
         help="file that gets one line per request; - is stdout, none turns it off",
     )
     log_format: str = option(
-        kinds.Choice(("text", "json")),
-        "text",
+        kinds.Choice(("text", "json")), "text",
         section="logging",
         help="format of both logs",
     )

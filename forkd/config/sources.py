@@ -17,8 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forkd.config import OPTIONS, Config, default_runtime_dir, resolve_paths, spelling
-from forkd.config import options as kinds
+from forkd.config import OPTIONS, Config, default_runtime_dir, options, resolve_paths, spelling
 from forkd.config.options import Option, Workers
 from forkd.config.rules import Rule, combinations
 from forkd.errors import ConfigError, Problem, show
@@ -53,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = No
         absent = argparse.SUPPRESS
         if row.positional:
             add(row.attr, nargs="?", metavar=row.metavar, default=absent, help=text)
-        elif isinstance(row.kind, kinds.Bool):
+        elif isinstance(row.kind, options.Bool):
             # --no-foreground too: a flag must be able to overrule the file.
             both = argparse.BooleanOptionalAction
             add(*row.flags, dest=row.attr, action=both, default=absent, help=text)
@@ -197,7 +196,7 @@ def _current_directory(environ: Mapping[str, str]) -> str:
 
 def _absolute(path: str, cwd: str) -> str:
     try:
-        return kinds.Path().read(path, cwd)
+        return options.Path().read(path, cwd)
     except ValueError as error:
         where = "flag --config, or environment FORKD_CONFIG"
         raise ConfigError([Problem("config", path, str(error), where)]) from error

@@ -1,7 +1,8 @@
-"""The stake of the leader of a child's threads: the connection it is inside the application for.
+"""The baton of the leader of a child's threads ("passing the baton", Andrews 1991): the connection for which
+it is inside the application.
 
-The leader puts the connection in and drops it again; one follower watches meanwhile, and may take it, and so
-the leadership, when the leader stands still. `put`, `drop` and `take` are atomic. The native twin
+The leader holds the connection and releases it again; one follower watches meanwhile, and may seize it, and
+so the leadership, when the leader stands still. `hold`, `release` and `seize` are atomic. The native twin
 (native/engine_baton.c) watches without the interpreter's lock: then a fast application pays next to nothing
 for being watched.
 """
@@ -17,24 +18,25 @@ from forkd.system.originals import Empty, SimpleQueue
 #: What `watch` has seen.
 NOTHING, GIVEN, STILL = range(3)
 
-_CALM_LOOKS = 50  # looks at an empty stake after which the watcher sleeps until there is something in it
+_CALM_LOOKS = 50  # looks at a free baton after which the watcher sleeps until it is held
 _MAX_LOOKS = 200  # after which `watch` returns in any case
 
 
-class Stake(Protocol):
-    def put(self, conn: Connection) -> None:
+class Baton(Protocol):
+    def hold(self, conn: Connection) -> None:
         """The leader enters the application."""
 
-    def drop(self, conn: Connection) -> bool:
+    def release(self, conn: Connection) -> bool:
         """The leader has come back. Returns whether it still leads: no watcher took that very connection (by
-        then the stake may hold that of another leader)."""
+        then another leader may hold the baton for another one)."""
         ...
 
-    def take(self) -> Connection | None:
-        """Overtake the leader; None when it has just come back."""
+    def seize(self) -> Connection | None:
+        """Overtake the leader that `watch` has seen stand still. None when it has moved on since then, be it
+        to the next connection: the watcher may have waited for the interpreter's lock for milliseconds."""
         ...
 
-    def give(self) -> None:
+    def pass_on(self) -> None:
         """The leader gives leadership away: the watcher shall have it."""
 
     def end(self) -> None:
@@ -46,38 +48,41 @@ class Stake(Protocol):
         ...
 
 
-class PythonStake:
+class PythonBaton:
     def __init__(self, calm: int, looks: int) -> None:
         self._calm = calm
         self._looks = looks
         self._held: list[Connection] = []
-        #: How often it was put in: by that the watcher sees whether the leader stands still.
+        #: How often one was held: by that the watcher sees whether the leader stands still.
         self._entries = 0
+        self._still = 0  # the entry that `watch` has seen stand still
         self._asleep = False  # the watcher is, or is about to be
         self._given = self._ended = False
         self._news: SimpleQueue[None] = SimpleQueue()
 
-    def put(self, conn: Connection) -> None:
+    def hold(self, conn: Connection) -> None:
         self._entries += 1
         self._held.append(conn)
         if self._asleep:
             self._asleep = False
             self._news.put(None)
 
-    def drop(self, conn: Connection) -> bool:
+    def release(self, conn: Connection) -> bool:
         try:
             self._held.remove(conn)
         except ValueError:
             return False
         return True
 
-    def take(self) -> Connection | None:
+    def seize(self) -> Connection | None:
+        if self._entries != self._still:
+            return None
         try:
             return self._held.pop()
         except IndexError:
             return None
 
-    def give(self) -> None:
+    def pass_on(self) -> None:
         self._given = True
         self._news.put(None)
 
@@ -94,6 +99,7 @@ class PythonStake:
             if self._held:
                 calm = 0
                 if entries == seen:
+                    self._still = entries
                     return STILL
             else:
                 calm += 1
@@ -101,7 +107,7 @@ class PythonStake:
                     self._sleep()
                     return NOTHING
             seen = entries
-        # Cleared only when it was seen: `give` may come between a look and a store, and is not repeated.
+        # Cleared only when it was seen: `pass_on` may come between a look and a store, and is not repeated.
         if self._given:
             self._given = False
             return GIVEN
@@ -122,8 +128,8 @@ class PythonStake:
         return True
 
 
-def make(native: bool) -> Stake:
+def make(native: bool) -> Baton:
     """`native`: by native code, where it was built."""
-    kind = _native.Stake if native and _native is not None else PythonStake
-    stake: Stake = kind(_CALM_LOOKS, _MAX_LOOKS)
-    return stake
+    kind = _native.Baton if native and _native is not None else PythonBaton
+    baton: Baton = kind(_CALM_LOOKS, _MAX_LOOKS)
+    return baton

@@ -43,7 +43,7 @@ class BlockingFollowers(ChildLoop):
         conn = Connection(
             sock, client, server, self.context.interface, seconds, self.woken, self.context.host.ledger
         )
-        self.keeper.connections[conn.fd] = conn
+        self.connections.by_fd[conn.fd] = conn
         self._counted(1)
         try:
             self._serve(conn)
@@ -53,7 +53,7 @@ class BlockingFollowers(ChildLoop):
             self.log.exception(f"a session failed; its connection from {conn.client} is closed")
         finally:
             conn.end(self.log)
-            del self.keeper.connections[conn.fd]
+            del self.connections.by_fd[conn.fd]
             conn.close()
             self._counted(0)
             self.context.after_turn()

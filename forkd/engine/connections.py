@@ -1,8 +1,8 @@
-"""The keeper: the connections of one handle set, and what each waits for.
+"""The connections of one handle set, and what each waits for.
 
 Belongs to the thread that waits on the handle set. A connection is either kept (in the handle set,
-with a deadline), or lent to another thread, which has it to itself until it is settled again, or the
-thread lays it down.
+with a deadline), or checked out to another thread, which has it to itself until the outcome of its step is
+followed here, or the thread itself leaves it to be kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from forkd.system.retry import WAITING_CALL, Retry
 LINGER_SECONDS = 2.0
 
 
-class Keeper:
+class Connections:
     def __init__(
         self,
         context: ChildContext,
@@ -35,7 +35,7 @@ class Keeper:
     ) -> None:
         """`counted` is called with the number of connections whenever it changes; `make` is their class;
         `wake` is `Peer.wake`."""
-        self.connections: dict[int, Connection] = {}
+        self.by_fd: dict[int, Connection] = {}
         self.wheel: Wheel[Connection] = Wheel()
         self.now = monotonic()  # the model stores the time here after each wait
         self.log = context.log
@@ -50,10 +50,10 @@ class Keeper:
         self._wake = wake
         self._retry = Retry(context.log.error)
         self._idle_grace: float | None = None  # set when draining
-        self._lock = Lock()  # between `lay_down` and what looks at connections that are lent
+        self._lock = Lock()  # between `keep_from_thread` and what looks at connections that are lent
 
-    def adopt(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
-        """Take an accepted socket. The caller starts its session and settles it."""
+    def add(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
+        """Take an accepted socket. The caller starts its session and has its outcome followed."""
         sock.setblocking(False)
         config = self._unit.config
         conn = self._make(
@@ -65,11 +65,11 @@ class Keeper:
             self._wake,
             self._unit.host.ledger,
         )
-        self.connections[conn.fd] = conn
-        self._counted(len(self.connections))
+        self.by_fd[conn.fd] = conn
+        self._counted(len(self.by_fd))
         return conn
 
-    def settle(self, conn: Connection, outcome: Outcome) -> None:
+    def follow(self, conn: Connection, outcome: Outcome) -> None:
         """A step is done: leave the connection as its outcome says."""
         if type(outcome) is Await:
             self._wait(conn, outcome)
@@ -82,14 +82,14 @@ class Keeper:
         else:
             raise TypeError(f"a connection cannot be kept in {outcome!r}")
 
-    def lend(self, conn: Connection) -> None:
-        """Take the connection out of the handle set: a thread has it until it is settled."""
+    def check_out(self, conn: Connection) -> None:
+        """Take the connection out of the handle set: a thread has it until its outcome is followed."""
         if conn.mask is not None:
             self._handles.remove(conn.fd)
             conn.mask = None
 
-    def lay_down(self, conn: Connection, op: Await) -> bool:
-        """Keep the connection for input, as `settle`, by the thread that it was lent to and without its
+    def keep_from_thread(self, conn: Connection, op: Await) -> bool:
+        """Keep the connection for input, as `follow`, by the thread that it was lent to and without its
         owner's help. Not where that has to set a deadline first, or does not see what is added to its handle
         set while it waits there: then False."""
         deadline = monotonic() + op.seconds
@@ -110,7 +110,7 @@ class Keeper:
                 self._handles.add(conn.fd, READ)
             except OSError:
                 conn.mask = None
-                return False  # `settle` will see it, too, and can say so
+                return False  # `follow` will see it, too, and can say so
         return True
 
     def linger(self, conn: Connection) -> bool:
@@ -168,27 +168,27 @@ class Keeper:
         when their sessions end. The grace is for requests that are already on their way."""
         with self._lock:
             self._idle_grace = idle_grace
-            for conn in list(self.connections.values()):
+            for conn in list(self.by_fd.values()):
                 if conn.op.idle and conn.mask is not None:
                     self._set_deadline(conn, idle_grace)
 
     def abandon(self) -> None:
         """Close everything now. Lent connections end with the process."""
         with self._lock:
-            for conn in list(self.connections.values()):
+            for conn in list(self.by_fd.values()):
                 if conn.mask is not None:
                     conn.end(self.log)
                     self.close(conn)
 
     def close(self, conn: Connection) -> None:
-        if self.connections.pop(conn.fd, None) is None:
+        if self.by_fd.pop(conn.fd, None) is None:
             return
         self.wheel.drop(conn)
         # Explicitly: epoll forgets a closed descriptor only when no process has a copy of it, and
         # the application may have forked.
-        self.lend(conn)
+        self.check_out(conn)
         conn.close()
-        self._counted(len(self.connections))
+        self._counted(len(self.by_fd))
 
     def _wait(self, conn: Connection, op: Await) -> None:
         """Leave the connection in the handle set until `op` is satisfied."""
@@ -219,7 +219,7 @@ class Keeper:
         self._retry.refuse(WAITING_CALL, error)
         conn.end(self.log)
         with contextlib.suppress(OSError, KeyError):
-            self.lend(conn)
+            self.check_out(conn)
         conn.mask = None
         self.close(conn)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from heapq import nsmallest
 
 from forkd.engine.connection import Connection
-from forkd.engine.connections import Keeper
+from forkd.engine.connections import Connections
 from forkd.engine.deadlines import NEVER
 
 #: Connections that are looked out at a time: all of a child's are looked at for that.
@@ -20,10 +20,10 @@ _PAUSE_SECONDS = 0.1
 
 
 class Eviction:
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, connections: Connections) -> None:
         self.look_at = 0.0  # not before then
         self.owed = False  # a look was asked for before that
-        self._keeper = keeper
+        self._connections = connections
         self._found: list[tuple[float, Connection]] = []  # the one that is idle for the longest is last
 
     def candidate(self, now: float) -> Connection | None:
@@ -49,11 +49,11 @@ class Eviction:
         return None
 
     def _all(self) -> list[Connection]:
-        return list(self._keeper.connections.values())
+        return list(self._connections.by_fd.values())
 
     def _idle(self, conn: Connection) -> bool:
         return (
-            conn.op.idle and conn.mask is not None and self._keeper.connections.get(conn.fd) is conn
+            conn.op.idle and conn.mask is not None and self._connections.by_fd.get(conn.fd) is conn
         )
 
 

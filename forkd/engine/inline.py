@@ -31,17 +31,17 @@ class InlineLoop(BriefLoop):
             super().demultiplex(events)
         else:
             if self._batch.size > 1:
-                self.heed(self.keeper.now)
+                self.heed(self.connections.now)
                 # Deadlines, the log and the count of requests are looked at when they are due, or soon.
                 self.dispatcher.due = min(
-                    self.keeper.now + SECONDS, self.keeper.wheel.next, self._again
+                    self.connections.now + SECONDS, self.connections.wheel.next, self._again
                 )
-            self.dispatcher.run(events, self.keeper.now)
+            self.dispatcher.run(events, self.connections.now)
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Start the session, and serve at once what has usually arrived already, before the connection is put
         into the handle set: it may be all that the client sends."""
-        conn = self.keeper.adopt(sock, client, server)
+        conn = self.connections.add(sock, client, server)
         outcome = advance(conn, conn.resume, None, self.log, to_ready=True)
         if outcome is TAKE:
             self._enter(conn, outcome)
@@ -53,24 +53,24 @@ class InlineLoop(BriefLoop):
             if (
                 conn.moved == greeted
                 and conn.mask is None
-                and self.keeper.connections.get(conn.fd) is conn
+                and self.connections.by_fd.get(conn.fd) is conn
             ):
-                self.keeper.settle(conn, conn.op)
+                self.connections.follow(conn, conn.op)
         else:
-            self.keeper.settle(conn, outcome)
+            self.connections.follow(conn, outcome)
 
     def ready(self, conn: Connection, mask: int) -> None:
         op = conn.op
-        if op is self.keeper.writing:
+        if op is self.connections.writing:
             self._flush(conn)
         elif op.write and mask & WRITE:
             self._go(conn, conn.resume, None)
         elif op.read:
-            if op.idle or not self.keeper.linger(conn):
+            if op.idle or not self.connections.linger(conn):
                 self._receive(conn)
         elif mask & HANGUP:
             conn.end(self.log)  # only HANGUP wakes a connection that waits for nothing
-            self.keeper.close(conn)
+            self.connections.close(conn)
 
     # ---- what native code calls -----------------------------------------------------------
 
@@ -81,20 +81,20 @@ class InlineLoop(BriefLoop):
     def lost(self, conn: Connection) -> None:
         """Receiving has failed: the client has left."""
         conn.end(self.log)
-        self.keeper.settle(conn, ABORTED)
+        self.connections.follow(conn, ABORTED)
 
     def failed(self, conn: Connection, failure: BaseException) -> None:
         """The protocol that the session drives has raised this."""
         self._go(conn, conn.session.throw, failure)
 
-    def rest(self, conn: Connection, op: Await) -> None:
+    def rests(self, conn: Connection, op: Await) -> None:
         """A request is answered, and the connection waits for the next one."""
-        self.keeper.settle(conn, op)
+        self.connections.follow(conn, op)
 
     def ended(self, conn: Connection) -> None:
         """A request is answered, and it was the last one."""
         conn.end(self.log)
-        self.keeper.settle(conn, FINISHED)
+        self.connections.follow(conn, FINISHED)
 
     # ---- the rest -------------------------------------------------------------------------
 
@@ -102,11 +102,11 @@ class InlineLoop(BriefLoop):
         self._go(conn, conn.session.throw, Deadline(conn.op.name))
 
     def woken(self, conn: Connection) -> None:
-        if conn.mask is not None and conn.op is not self.keeper.writing:
+        if conn.mask is not None and conn.op is not self.connections.writing:
             self._go(conn, conn.resume, None)
 
     def _receive(self, conn: Connection) -> None:
-        if self.dispatcher is not None and self.dispatcher.receive(conn, self.keeper.now):
+        if self.dispatcher is not None and self.dispatcher.receive(conn, self.connections.now):
             return
         try:
             data = conn.recv(CHUNK_BYTES)
@@ -124,7 +124,7 @@ class InlineLoop(BriefLoop):
         if outcome is None:
             self._go(conn, conn.resume, None)
         else:
-            self.keeper.settle(conn, outcome)
+            self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
         """From READY or TAKE on."""
@@ -132,4 +132,4 @@ class InlineLoop(BriefLoop):
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
         """The one way into a session: models/leader_threads.py, where it may block, has others."""
-        self.keeper.settle(conn, advance(conn, step, value, self.log))
+        self.connections.follow(conn, advance(conn, step, value, self.log))

@@ -15,7 +15,7 @@ from typing import Any
 
 from forkd.engine.acceptor import Acceptor
 from forkd.engine.connection import Connection
-from forkd.engine.connections import Keeper
+from forkd.engine.connections import Connections
 from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.eviction import Eviction
@@ -40,7 +40,7 @@ class ChildLoop:
         self.handles = self.handle_set()
         self.acceptor = Acceptor(context, self.handles)
         self.accept_wait = AcceptWait(context.row)
-        self.keeper = Keeper(context, self.handles, self._counted, self.connection, self.woken)
+        self.connections = Connections(context, self.handles, self._counted, self.connection, self.woken)
         self._cells = context.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
         for fd, call in context.watched.items():
@@ -48,7 +48,7 @@ class ChildLoop:
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self.share = Share()
-        self._eviction = Eviction(self.keeper)
+        self._eviction = Eviction(self.connections)
         #: With so many connections one place is left: the next one makes room before it takes that, so that
         #: no client ever finds all children full while one of their connections is idle.
         self._crowd = max(1, context.config.worker_connections - 1)
@@ -96,7 +96,7 @@ class ChildLoop:
         self.handles.remove(fd)
 
     def turn(self, timeout: float | None) -> None:
-        keeper, acceptor = self.keeper, self.acceptor
+        connections, acceptor = self.connections, self.acceptor
         acceptor.join()
         if not acceptor.backpressure.busy:  # else another child should lead: see master/doorbell.py
             self._cells[WORKING] = 0
@@ -107,16 +107,16 @@ class ChildLoop:
         if in_fork:
             leave()  # a handler of a signal has forked; all else is seen where it returns
         self._cells[WORKING] = monotonic_ns()
-        keeper.now = now = monotonic()
+        connections.now = now = monotonic()
         self.share.begin()
         self.demultiplex(events)
-        if keeper.wheel.next <= now:
-            self._due.extend(keeper.overdue())
+        if connections.wheel.next <= now:
+            self._due.extend(connections.overdue())
         while self._due:
             conn = self._due.popleft()
-            if conn.mask is None or keeper.connections.get(conn.fd) is not conn:
+            if conn.mask is None or connections.by_fd.get(conn.fd) is not conn:
                 continue
-            if not keeper.reprieve(conn):
+            if not connections.reprieve(conn):
                 self.late(conn)
         if acceptor.no_room():
             acceptor.resume(now)
@@ -149,10 +149,10 @@ class ChildLoop:
             # The master's word first: a request that came with it is answered as the last one.
             if fd in calls:
                 calls[fd]()
-        connections = self.keeper.connections
+        by_fd = self.connections.by_fd
         others: list[int] = []
         for fd, mask in events:
-            conn = connections.get(fd)
+            conn = by_fd.get(fd)
             if conn is not None:
                 self.ready(conn, mask)
             else:
@@ -189,8 +189,8 @@ class ChildLoop:
         if accepted is None:
             return False
         self.share.taken += 1
-        if self.keeper.now >= self.accept_wait.due and fd in self._kernels:
-            self.accept_wait.look(accepted[0], self.keeper.now)
+        if self.connections.now >= self.accept_wait.due and fd in self._kernels:
+            self.accept_wait.look(accepted[0], self.connections.now)
         self.serve(*accepted)
         return True
 
@@ -198,7 +198,7 @@ class ChildLoop:
 
     def before(self, fd: int) -> None:
         """Make room before an accept, which may be about to take the last place."""
-        if len(self.keeper.connections) >= self._crowd and _readable(fd):
+        if len(self.connections.by_fd) >= self._crowd and _readable(fd):
             self.make_room()
 
     def make_room(self) -> bool:
@@ -234,7 +234,7 @@ class ChildLoop:
         acceptor = self.acceptor
         if acceptor.hasty or self._left:
             return 0
-        until, again = self.keeper.wheel.next, self._again
+        until, again = self.connections.wheel.next, self._again
         if again < until:
             until = again
         if acceptor.no_room():
@@ -277,8 +277,8 @@ class ChildLoop:
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         self.acceptor.retire(drain_queue)
-        self.keeper.now = monotonic()
-        self.keeper.drain(idle_grace)
+        self.connections.now = monotonic()
+        self.connections.drain(idle_grace)
         self.context.interface.retire()
         self._retired = self._aside = True
 
@@ -292,14 +292,14 @@ class ChildLoop:
         self.done = self.acceptor.finished
 
     def abandon(self) -> None:
-        self.keeper.abandon()
+        self.connections.abandon()
         self.done = True
 
     # ---- in a process that the application has forked -------------------------------------
 
     def descriptors(self) -> set[int]:
         me = get_ident()
-        conns = self.keeper.connections
+        conns = self.connections.by_fd
         waiting = [sock.fileno() for sock, *_ in self._left]
         mine = {fd for fd, conn in conns.items() if conn.taken == me}
         return {*self.handles.descriptors(), *self.calls, *self.acceptor.intakes, *conns, *waiting} - mine

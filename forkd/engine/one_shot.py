@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forkd.engine.batch import Batch
-from forkd.engine.baton import Stake
+from forkd.engine.baton import Baton
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
@@ -36,10 +36,10 @@ _MAX_EARLY_LINKS = 256
 
 
 class BriefLoop(ChildLoop):
-    def __init__(self, context: ChildContext, stake: Stake | None = None) -> None:
-        """`stake`: where threads take turns; there native code accepts nothing."""
+    def __init__(self, context: ChildContext, baton: Baton | None = None) -> None:
+        """`baton`: where threads take turns; there native code accepts nothing."""
         super().__init__(context)
-        self._alone = stake is None
+        self._alone = baton is None
         self._batch = Batch()
         self._caution = context.lease.caution if context.lease is not None else None
         self._early: dict[int, Link] = {}
@@ -47,7 +47,7 @@ class BriefLoop(ChildLoop):
         self._look_at = NEVER  # when to look for them
         self._epoll = self.handles.fileno() if isinstance(self.handles, NativeEpollSet) else -1
         self.dispatcher: Dispatcher | None = (
-            native.Dispatcher(self, self.calls, self.keeper.connections, self._early, stake)
+            native.Dispatcher(self, self.calls, self.connections.by_fd, self._early, baton)
             if native is not None and context.config.native
             else None
         )
@@ -83,8 +83,8 @@ class BriefLoop(ChildLoop):
         links = self.acceptor.accept_links(fd, size)
         if links:
             self.share.taken += len(links)
-            if self.keeper.now >= self.accept_wait.due:
-                self.accept_wait.look_at(links[0].fd, self.keeper.now)
+            if self.connections.now >= self.accept_wait.due:
+                self.accept_wait.look_at(links[0].fd, self.connections.now)
             self._begin(dispatcher, intake, opening, links)
         return len(links) == size
 
@@ -115,14 +115,14 @@ class BriefLoop(ChildLoop):
         several = self._batch.size > 1
         if seconds >= SLOW_SECONDS and self._caution is not None:
             self._caution.slow(monotonic(), seconds)
-        self._batch.served(count, seconds, len(self.keeper.connections))
-        self.acceptor.served(count if several else 0, len(self.keeper.connections))
+        self._batch.served(count, seconds, len(self.connections.by_fd))
+        self.acceptor.served(count if several else 0, len(self.connections.by_fd))
         if not self._batch.full and self.dispatcher is not None:
             self.dispatcher.brief = None
 
     def grown(self, link: Link) -> Connection:
         """The Connection of a link that native code has begun with, and that needs a session."""
-        conn = self.keeper.adopt(*link.origin.grown(link))
+        conn = self.connections.add(*link.origin.grown(link))
         conn.forks = link.forks
         conn.op = advance(conn, conn.resume, None, self.log)
         return conn
@@ -145,11 +145,11 @@ class BriefLoop(ChildLoop):
             self._cells[ACCEPTED] += dispatcher.accepted
             dispatcher.accepted = 0
         if self._early and self._look_at == NEVER:
-            self._look_at = self.keeper.now + _EARLY_SECONDS
-        if self._look_at <= self.keeper.now:
+            self._look_at = self.connections.now + _EARLY_SECONDS
+        if self._look_at <= self.connections.now:
             self._grow(self._silent)
             self._silent = self._early.copy()
-            self._look_at = self.keeper.now + _EARLY_SECONDS if self._silent else NEVER
+            self._look_at = self.connections.now + _EARLY_SECONDS if self._silent else NEVER
         if self._look_at < self._again:
             self._again = self._look_at
 
@@ -160,7 +160,7 @@ class BriefLoop(ChildLoop):
                 assert self.dispatcher is not None
                 del self._early[fd]
                 conn = self.dispatcher.grow(link)
-                self.keeper.settle(conn, conn.op)
+                self.connections.follow(conn, conn.op)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         self._grow(self._early)

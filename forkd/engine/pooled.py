@@ -105,14 +105,14 @@ class PooledLoop(ChildLoop):
     def finished(self, conn: Connection, outcome: Outcome) -> None:
         """A task is done: keep the connection as its outcome says. A model that goes on
         elsewhere (READY, WRITING) overrides this."""
-        self.keeper.settle(conn, outcome)
+        self.connections.follow(conn, outcome)
 
     # ---- the queue ------------------------------------------------------------------------
 
     def lend(self, conn: Connection, task: Task) -> None:
         """Put a task for the connection into the request queue."""
-        self.keeper.lend(conn)
-        conn.lent = self.keeper.now
+        self.connections.check_out(conn)
+        conn.lent = self.connections.now
         if self._queue.full:
             self._waiting.append((conn, task))
         else:
@@ -128,7 +128,7 @@ class PooledLoop(ChildLoop):
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Start the session here, up to its first need; logic goes to the pool."""
-        conn = self.keeper.adopt(sock, client, server)
+        conn = self.connections.add(sock, client, server)
         self.go(conn, conn.resume, None)
 
     def go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
@@ -142,7 +142,7 @@ class PooledLoop(ChildLoop):
         if outcome is READY or outcome is TAKE:
             self.lend(conn, lambda: self.logic(conn, outcome))
         else:
-            self.keeper.settle(conn, outcome)
+            self.connections.follow(conn, outcome)
 
     def logic(self, conn: Connection, reached: Outcome) -> Outcome:
         """Go on from READY or TAKE; called in a pool thread."""

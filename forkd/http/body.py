@@ -2,7 +2,7 @@
 
 Called by the session that reads `wsgi.input`, in a child. Both classes have one interface:
 `feed(data)` gives the payload in `data` (it may be empty), `done` says that the message is over,
-and `rest` is what came after it: the beginning of the next request.
+and `leftover` is what came after it: the beginning of the next request.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NOT_IN_TRAILER = frozenset(
 class LengthBody:
     """Exactly `length` bytes."""
 
-    __slots__ = ("done", "left", "rest")
+    __slots__ = ("done", "left", "leftover")
 
     def __init__(self, length: int) -> None:
         self.left = length
         self.done = length == 0
-        self.rest = b""
+        self.leftover = b""
 
     def feed(self, data: bytes) -> bytes:
         """The part of `data` that belongs to the body."""
@@ -42,7 +42,7 @@ class LengthBody:
             return data
         self.left = 0
         self.done = True
-        self.rest += data[left:]
+        self.leftover += data[left:]
         return data[:left]
 
 
@@ -58,12 +58,12 @@ class ChunkedBody:
         "_state",
         "_taken",
         "done",
-        "rest",
+        "leftover",
     )
 
     def __init__(self, limit: int) -> None:
         self.done = False
-        self.rest = b""
+        self.leftover = b""
         self._limit = limit
         self._state = _SIZE
         self._left = 0  # bytes of this chunk still to come; in the trailer: bytes it may still have
@@ -97,7 +97,7 @@ class ChunkedBody:
                 break
             at = step
         if self.done:
-            self.rest += data[at:]
+            self.leftover += data[at:]
         return b"".join(parts)
 
     # Each step reads one element of the grammar at data[at:] and gives the position after it, or

@@ -2,7 +2,7 @@
 
 Called by the WSGI session in a child and the admin endpoint in the master, one parser a
 connection. Only heads pass here, each cut out of the stream and given to llhttp alone: bodies are
-read by `body`, and pipelined requests wait in `rest`, so llhttp's own idea of where a message ends
+read by `body`, and pipelined requests wait in `leftover`, so llhttp's own idea of where a message ends
 never counts.
 
 Two ways lead to a request. A head that comes whole, is short and usual takes the fast one, which
@@ -52,13 +52,13 @@ class RequestParser:
         "_short",
         "_start",
         "_taken",
-        "rest",
+        "leftover",
     )
 
-    rest: bytes  # what followed the last head: body bytes, or further requests
+    leftover: bytes  # what followed the last head: body bytes, or further requests
 
     def __init__(self, limits: Limits = _DEFAULT) -> None:
-        self.rest = b""
+        self.leftover = b""
         self._limits = limits
         self._short = min(limits.line, limits.field, limits.head)  # no limit can be passed in it
         self._taken = _Taken()
@@ -90,7 +90,7 @@ class RequestParser:
     def feed(self, data: bytes) -> Request | None:
         """Take bytes as they arrive; the request once its head is complete, else None.
 
-        With the request, `rest` holds what followed. When its body has been consumed, the next
+        With the request, `leftover` holds what followed. When its body has been consumed, the next
         request begins with `feed(what is left)`. Raises Refused, and from then on nothing else.
         """
         try:
@@ -99,14 +99,14 @@ class RequestParser:
                 if 4 <= end <= self._short:
                     request = self._whole(data[:end])
                     if request is not None:
-                        self.rest = data[end:]
+                        self.leftover = data[end:]
                         return request
             return self._lines(data)
         except Refused as refused:
             self._dead = refused.status, refused.reason
             # What `line` shows; it also keeps the next feed off the fast way.
             self._head = bytearray(_first_line(data if self._head is None else self._head))
-            self.rest = b""
+            self.leftover = b""
             raise
 
     def _whole(self, head: bytes) -> Request | None:
@@ -153,7 +153,7 @@ class RequestParser:
         """The slow way: each byte in order, so that the first thing wrong decides."""
         if self._dead is not None:
             raise Refused(*self._dead)
-        self.rest = b""
+        self.leftover = b""
         limits = self._limits
         head = self._head
         if head is None:
@@ -237,7 +237,7 @@ class RequestParser:
         fields = read_fields(whole, len(line.line) + 2)
         request = read_head(*line, fields, self._limits)
         self._ask(b"\n")
-        self.rest = bytes(head[end:])
+        self.leftover = bytes(head[end:])
         self._head = self._llhttp = None
         self._blanks = 0
         return request

@@ -12,7 +12,7 @@ from typing import Any
 from forkd.config import Config
 from forkd.ipc.messages import Channel
 from forkd.log.sink import LineSink, Sink
-from forkd.system import process
+from forkd.system.accounts import Identity
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.lease import Lease
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
@@ -62,7 +62,7 @@ class Heritage:
     stacks: int  # memfd for faulthandler
     sockets: SignalSockets  # by which it is signalled, where it has to be that way
     logs: Sinks  # where it writes them
-    identity: process.Identity | None
+    identity: Identity | None
     admin: str | None  # address of the metrics, for the welcome app
     master: int  # its pid
     #: Closes, in the child, what belongs to the master only.
@@ -82,7 +82,7 @@ class TemplateHeritage:
     master_accepts: bool  # and its children have no listeners, but a queue
     queue: socket.socket | None  # one for all children: dispatch = competition
     logs: Sinks  # for its children
-    identity: process.Identity | None
+    identity: Identity | None
     admin: str | None
     master: int  # its pid
     forget: Callable[[], None]

@@ -15,17 +15,17 @@ from forkd.config import Config
 from forkd.errors import BindError, ForkdError
 from forkd.ipc.control import ANNOUNCE_SECONDS, Command
 from forkd.ipc.messages import Retire
-from forkd.master import announcement, leadership, scaling
-from forkd.master import deaths as departures
-from forkd.master import reload as reloading
+from forkd.master import announcement, deaths, leadership, plan, reload, scaling
 from forkd.master.children import Child, State
 from forkd.master.generation import Generation
 from forkd.master.lateness import loading
 from forkd.master.parts import Parts
+from forkd.master.phase import Phase
 from forkd.master.service import Service
+from forkd.master.spawn import mark_gone
 from forkd.master.upgrade import Upgrade, describe, seconds_for
 from forkd.models import registry
-from forkd.system import process
+from forkd.system import memory
 from forkd.system.sockets import Listener
 
 #: How long connections between requests are kept for a request that is on its way, seconds.
@@ -65,6 +65,44 @@ class Actions:
         message = Retire(grace, last, ending and not self.lent())
         return self._parts.termination.retire(child, why, seconds, message)
 
+    def kill(self, child: Child, why: str) -> bool:
+        """Its time is over, to be ready or to finish. Returns True: its state changes."""
+        service, termination = self._service, self._parts.termination
+        if why == plan.BOOT_TIMEOUT:
+            generation = service.generation_of(child)
+            assert generation is not None
+            termination.end_boot(child, generation.config.boot_timeout)
+        else:
+            limit = f"--graceful-timeout {service.generation.config.graceful_timeout:g}"
+            termination.end_late(child, why, f"{why}: not done in time ({limit})")
+        return True
+
+    def mark_gone(self, child: Child) -> None:
+        for generation in (self._service.generation, self._service.incoming):
+            if generation is not None and generation.number == child.generation:
+                mark_gone(generation, child.slot)
+
+    def scene(self) -> plan.Scene:
+        """What the plan is made of."""
+        service, generation = self._service, self._service.generation
+        # New children wait for a hook that runs before them, and for the files of their logs.
+        hold = self._parts.hooks.busy or self._parts.logs.opening
+        incoming = None if hold else service.incoming
+        first = 0 if hold else generation.proof
+        return plan.Scene(
+            now=monotonic(),
+            want=first if service.phase.booting else generation.want,
+            active=generation.number,
+            incoming=incoming.number if incoming else None,
+            incoming_want=incoming.proof if incoming else 0,
+            incoming_not_before=service.incoming_backoff.not_before,
+            surge=(incoming or generation).config.max_surge,
+            stopping=service.phase.stopping,
+            stopping_soon=service.phase is Phase.LAST_CALL,
+            backoff=service.backoff,
+            children=tuple(service.children),
+        )
+
     def keep_templates(self) -> None:
         """End those that fork no children any more."""
         service = self._service
@@ -72,10 +110,10 @@ class Actions:
         numbers = set() if service.phase.stopping else {g.number for g in kept}
         self._parts.templates.keep(numbers)
 
-    def facts(self) -> departures.Facts:
+    def facts(self) -> deaths.Facts:
         """What the end of a child is judged by."""
         service = self._service
-        return departures.Facts(
+        return deaths.Facts(
             active=service.generation.number,
             incoming=service.incoming.number if service.incoming is not None else None,
             booting=service.phase.booting,
@@ -270,10 +308,10 @@ class Actions:
 
     # ---- a new generation -----------------------------------------------------------------
 
-    def build(self, loaded: Config) -> tuple[Generation, reloading.Wanted]:
+    def build(self, loaded: Config) -> tuple[Generation, reload.Wanted]:
         """What a reload brings up. Raises ConfigError, BindError, StartError or SlotsTaken."""
         service, parts, old = self._service, self._parts, self._service.generation
-        wanted = reloading.wanted(
+        wanted = reload.wanted(
             loaded, old=old.config, most=old.most, paused=service.paused,
             max_workers=service.max_workers, lanes=service.board.threads,
             children=list(service.children), slots=service.children.slots,
@@ -286,14 +324,14 @@ class Actions:
         new = Generation.build(old.number + 1, wanted.config, binds, bells, known=old.listeners)
         return new, wanted
 
-    def begin(self, new: Generation, wanted: reloading.Wanted) -> None:
+    def begin(self, new: Generation, wanted: reload.Wanted) -> None:
         """It boots next to the old one."""
         service, parts, old = self._service, self._parts, self._service.generation
         for listener in old.listeners:
             if listener not in new.listeners:
                 listener.defer(False)  # until it is closed, what was held back has come
         new.warn(service.log)
-        process.share_heap()
+        memory.share_heap()
         parts.logs.open(new.number, new.config)
         if wanted.same_size:
             new.keep_size(old)

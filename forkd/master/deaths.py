@@ -7,12 +7,14 @@ shown, never acted on.
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 from collections.abc import Iterable
 from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
+from forkd.errors import StartError
 from forkd.log.lines import escape
 from forkd.master import events, plan, stacks
 from forkd.master.children import Child, State
@@ -117,6 +119,20 @@ def killed(generation: int, error: str, facts: Facts) -> Verdict:
     return Delay(backoff)
 
 
+def unborn(generation: int, error: StartError, facts: Facts) -> Verdict:
+    """A child of that generation could not be forked. Another try soon is of no use where the system has
+    refused it; a template that did not answer is another matter."""
+    if generation == facts.incoming:
+        return FailReload(str(error))
+    cause, backoff = error.__cause__, facts.backoff.short(facts.now, str(error))
+    lasting = isinstance(cause, OSError) and cause.errno not in (errno.ETIMEDOUT, errno.EPROTO)
+    if facts.booting and lasting:
+        return GiveUp(str(error))
+    if facts.booting and backoff.waits >= plan.BREAKER:
+        return GiveUp(f"{backoff.waits} times in a row: {error}")
+    return Delay(backoff)
+
+
 # ---- its report ---------------------------------------------------------------------------------
 
 
@@ -135,6 +151,14 @@ def note(record: events.Events, departure: Departure, told: bool) -> None:
     overdue = child.state is State.KILLED and child.why != "timeout"
     level = "warning" if overdue else "error"
     record.note("departure", level, title, details, _shown(found), {"departure": found})
+
+
+def note_loop(record: events.Events, crashes: int, error: str) -> None:
+    record.note(
+        "crash-loop", "error",
+        f"crash loop: {crashes} children in a row crashed; from now on one is tried at a time, with growing "
+        f"delays. The last error:\n{error}",
+    )  # fmt: skip
 
 
 def _report(departure: Departure) -> dict[str, Any]:

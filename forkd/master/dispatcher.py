@@ -92,7 +92,7 @@ class Dispatcher:
         self._listen()
         self.accept()  # what came before the signal was armed did not ring
 
-    def rest(self) -> None:
+    def look_away(self) -> None:
         """Look away from the listeners, until `watch`."""
         self._deafen()
 

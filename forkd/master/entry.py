@@ -16,7 +16,14 @@ from forkd.master.main import Master
 from forkd.master.stand_in import stand_in
 from forkd.models import registry
 from forkd.system import process, terminal
+from forkd.system.pinned import pin
 from forkd.title import set_title
+
+#: What is imported later, and not by all: by a scrape, and by a worker whose application needs asyncio.
+LATER = (
+    "forkd.metrics.exposition", "forkd.metrics.names", "forkd.worker.asyncio_loop",
+    "forkd.app.stream", "forkd.app.stream.handlers", "forkd.app.stream.transport", "forkd.app.stream.flow",
+)  # fmt: skip
 
 
 def take_over(heir: Inheritance) -> int:
@@ -54,6 +61,7 @@ def serve(sources: Sources, launch: Launch) -> int:
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()
         process.require_signals()
+        pin(LATER)
         launch.pidfile = (
             Pidfile(config.pidfile, launch.inheritance.pidfile)
             if launch.inheritance is not None

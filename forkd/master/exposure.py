@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from forkd.config import Config
 from forkd.log.lines import Log
 from forkd.system import rights, writers
-from forkd.system.process import Identity
+from forkd.system.accounts import Identity
 
 _OPTIONS = "each start, reload and upgrade by root reads its options there, the workers' user too"
 _IMPORTS = "each start, upgrade and verb of forkd by root runs Python from there"

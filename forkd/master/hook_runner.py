@@ -18,6 +18,7 @@ from forkd.master.generation import Generation
 from forkd.master.signalling import send
 from forkd.master.spawn import Spawner
 from forkd.system import forked, process
+from forkd.system.accounts import Identity
 from forkd.system.loop import Loop
 from forkd.system.originals import monotonic, os, signal
 from forkd.system.signal_sockets import SignalSockets
@@ -166,7 +167,7 @@ def _main(
     hook: str,
     generation: Generation,
     master: int,
-    identity: process.Identity | None,
+    identity: Identity | None,
     forget: Callable[[], None],
     sockets: SignalSockets,
 ) -> NoReturn:

@@ -65,10 +65,10 @@ class Leadership:
         if generation.lease is not None or generation.least < generation.most:
             self._doorbell.watch(generation.listeners, generation.lease)
 
-    def rest(self) -> None:
+    def look_away(self) -> None:
         """Look away from the listeners, until `listen`."""
         self._doorbell.mute()
-        self._dispatcher.rest()
+        self._dispatcher.look_away()
 
     def ring(self) -> None:
         """SIGIO."""

@@ -57,14 +57,14 @@ class Listening:
         templates: Templates,
         *,
         look: Callable[[], None],
-        rest: Callable[[], None],
+        look_away: Callable[[], None],
         listen: Callable[[], None],
         making: Callable[[Listener], None],
         replacing: Callable[[Listener, socket.socket], None],
         renewed: Callable[[Listener], None],
         failed: Callable[[str], None],
     ) -> None:
-        """`look` calls `self.look` with the listeners. `rest` has the master look away from them, while
+        """`look` calls `self.look` with the listeners. `look_away` has the master look away from them, while
         descriptors get other sockets, and `listen` look again. A listener is told to `making` before it is
         listened on anew; to `replacing`, with its old socket, before it gets another one; to `renewed` when
         clients can come again. `failed` is told why they cannot."""
@@ -73,7 +73,7 @@ class Listening:
         self._children = children
         self._templates = templates
         self._look = look
-        self._rest = rest
+        self._look_away = look_away
         self._listen = listen
         self._making = making
         self._replacing = replacing
@@ -165,7 +165,7 @@ class Listening:
         """Raises BindError."""
         self._not_before = monotonic() + _PAUSE_SECONDS
         self._making(listener)
-        self._rest()
+        self._look_away()
         try:
             which = range(len(listener.sockets)) if listener.unlinked else listener.shut_down()
             for index in which:
@@ -197,7 +197,7 @@ class Listening:
             self._send(sock.fileno(), anew=False)
 
     def _watch_the_others(self) -> None:
-        self._rest()
+        self._look_away()
         self._listen()
 
     # ---- the children ---------------------------------------------------------------------

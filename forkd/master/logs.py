@@ -15,6 +15,7 @@ from forkd.logger import main as logger
 from forkd.logger import messages
 from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
 from forkd.system import process
+from forkd.system.accounts import Identity
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
 from forkd.system.loop import Loop
@@ -72,7 +73,7 @@ class Logs:
             log.use(RingSink(rings, row.index, ERROR, STDERR))
         log.sink.lost = partial(row.add, LOST_ERROR)
 
-    def become(self, identity: process.Identity | None) -> None:
+    def become(self, identity: Identity | None) -> None:
         """The children will be that user. Raises OSError."""
         if identity is not None:
             self._standard.give_to(*identity[:2])

@@ -8,7 +8,6 @@ in `Service`, of which only this file assigns a field; its life is the table in 
 
 from __future__ import annotations
 
-import errno
 import signal
 from functools import partial
 from time import monotonic
@@ -19,10 +18,7 @@ from forkd.errors import BindError, ConfigError, ForkdError, StartError
 from forkd.ipc.control import Command
 from forkd.ipc.messages import Deaf, Failed, Ready, Recycle
 from forkd.log.lines import Log
-from forkd.master import deaths as departures
-from forkd.master import exposure, plan, scaling, verbs
-from forkd.master import stand_in as foreground
-from forkd.master import tick as watchdog
+from forkd.master import deaths, exposure, plan, scaling, stand_in, tick, verbs
 from forkd.master.actions import Actions
 from forkd.master.children import Child
 from forkd.master.events import Events
@@ -34,10 +30,9 @@ from forkd.master.phase import Action, Event, Phase, after
 from forkd.master.reload import SUPERSEDED, SlotsTaken
 from forkd.master.service import Service
 from forkd.master.signals import SIGNALS
-from forkd.master.spawn import mark_gone
 from forkd.master.upgrade import Succession
 from forkd.models import registry
-from forkd.system import process
+from forkd.system import accounts, memory
 from forkd.system.loop import Loop
 from forkd.system.sockets import Listener
 
@@ -75,8 +70,8 @@ class Master:
         service, parts, actions = self.service, self.parts, self.actions
         config, launch = service.generation.config, service.launch
         try:
-            identity = parts.spawner.identity = process.identity(config.user, config.group)
-            parts.leadership.other_ids = process.is_other(identity)
+            identity = parts.spawner.identity = accounts.find(config.user, config.group)
+            parts.leadership.other_ids = accounts.is_other(identity)
             for text in launch.warnings:
                 service.log.warning(text)
             exposure.warn(service.log, service.sources.path, config, identity)
@@ -88,7 +83,7 @@ class Master:
                 if service.owns:
                     actions.listen()
                 self._tick()
-                process.share_heap()
+                memory.share_heap()
                 parts.logs.start()
                 if service.phase is not Phase.ENDED:  # there is a logger, where one is needed
                     first = "on_starting" if launch.inheritance is None else "on_reload"
@@ -173,60 +168,32 @@ class Master:
             changed = False
             # Once it ends, nobody is forked: the plan does not know that the start was given up.
             if service.phase is not Phase.ENDED:
-                for action in plan.plan(self._scene()):
+                for action in plan.plan(self.actions.scene()):
                     changed = self._perform(action) or changed
             if not changed:
                 break
         self.actions.keep_templates()
 
-    def _scene(self) -> plan.Scene:
-        service, generation = self.service, self.service.generation
-        # New children wait for a hook that runs before them, and for the files of their logs.
-        hold = self.parts.hooks.busy or self.parts.logs.opening
-        incoming = None if hold else service.incoming
-        first = 0 if hold else generation.proof
-        return plan.Scene(
-            now=monotonic(),
-            want=first if service.phase.booting else generation.want,
-            active=generation.number,
-            incoming=incoming.number if incoming else None,
-            incoming_want=incoming.proof if incoming else 0,
-            incoming_not_before=service.incoming_backoff.not_before,
-            surge=(incoming or generation).config.max_surge,
-            stopping=service.phase.stopping,
-            stopping_soon=service.phase is Phase.LAST_CALL,
-            backoff=service.backoff,
-            children=tuple(service.children),
-        )
-
     def _perform(self, action: plan.Action) -> bool:
         """Returns whether anything changed."""
-        service, termination = self.service, self.parts.termination
         match action:
             case plan.Spawn(number, count):
                 return self._spawn(number, count)
             case plan.RetireChild(child, why):
                 return self.actions.retire(child, why)
-            case plan.KillChild(child, plan.BOOT_TIMEOUT):
-                generation = service.generation_of(child)
-                assert generation is not None
-                termination.end_boot(child, generation.config.boot_timeout)
-                return True
             case plan.KillChild(child, why):
-                limit = f"--graceful-timeout {service.generation.config.graceful_timeout:g}"
-                termination.end_late(child, why, f"{why}: not done in time ({limit})")
-                return True
+                return self.actions.kill(child, why)
             case plan.Activate():
                 self._activate()
                 return True
             case plan.Exit():
                 # A manager that does not know of the new master takes our end for the service's.
                 heard = not self.parts.notifier.waits or monotonic() > self._hear_until
-                if heard if service.handed_over else not self.parts.hooks.busy:
+                if heard if self.service.handed_over else not self.parts.hooks.busy:
                     self._live(Event.CHILDLESS)
                 return False
             case plan.WakeAt(when):
-                service.loop.timers.set("plan", when, lambda: None)
+                self.service.loop.timers.set("plan", when, lambda: None)
                 return False
 
     def _spawn(self, number: int, count: int) -> bool:
@@ -239,18 +206,12 @@ class Master:
                 if spawner.fork(generation, self.parts.endpoints.admin_address) is None:
                     return False
             except StartError as error:
-                if generation is not service.generation:
-                    self._fail_reload(str(error))
-                    return True
-                backoff = service.backoff = service.backoff.short(monotonic(), str(error))
-                if service.phase.booting and _lasting(error):
-                    self._live(Event.BOOT_FAILED, str(error))
-                    return True
-                if service.phase.booting and backoff.waits >= plan.BREAKER:
-                    self._live(Event.BOOT_FAILED, f"{backoff.waits} times in a row: {error}")
-                    return True
-                service.log.error(f"{error}; trying again")
-                return False
+                verdict = deaths.unborn(number, error, self.actions.facts())
+                self._conclude(verdict, str(error))
+                if isinstance(verdict, deaths.Delay):
+                    service.log.error(f"{error}; trying again")
+                    return False
+                return True
         return True
 
     # ---- what children say, and their ends --------------------------------------------------
@@ -275,7 +236,7 @@ class Master:
         generation = service.generation_of(child)
         if generation is not None:
             generation.interface, generation.flavour = message.interface, message.flavour
-            child.expires = watchdog.expiry(generation.config, monotonic())
+            child.expires = tick.expiry(generation.config, monotonic())
         if message.fallback and message.fallback != service.fallback:
             service.log.warning(message.fallback)
         service.fallback = message.fallback
@@ -304,16 +265,14 @@ class Master:
         service = self.service
         # What ends the start or the reload is said there, and once.
         told = child.generation == service.generation.number and not service.phase.booting
-        departures.note(service.events, departure, told)
+        deaths.note(service.events, departure, told)
         self.parts.dispatcher.gone(child)
         child.close()
-        for generation in (service.generation, service.incoming):
-            if generation is not None and generation.number == child.generation:
-                mark_gone(generation, child.slot)
+        self.actions.mark_gone(child)
         self.actions.ring_again()
         if departure.crashed:
-            error = departures.error_of(departure)
-            self._conclude(departures.crashed(child, error, self.actions.facts()), error)
+            error = deaths.error_of(departure)
+            self._conclude(deaths.crashed(child, error, self.actions.facts()), error)
         elif departure.killed:
             self.on_killed(child.generation, killed_at_boot(str(child), -departure.code))
         waiters = self.parts.reloads.take_queued()
@@ -327,33 +286,29 @@ class Master:
 
     def on_failure(self, generation: int, error: str) -> None:
         """A child of it, or a template, has failed at its start."""
-        self._conclude(departures.failed(generation, error, self.actions.facts()), error)
+        self._conclude(deaths.failed(generation, error, self.actions.facts()), error)
 
     def on_killed(self, generation: int, error: str) -> None:
         """One was killed from outside while it booted."""
-        self._conclude(departures.killed(generation, error, self.actions.facts()), error)
+        self._conclude(deaths.killed(generation, error, self.actions.facts()), error)
 
     def on_log_failed(self, generation: int, why: str) -> None:
         """A log file that is needed cannot be opened (0: the error log), or the logger cannot be forked."""
         self.on_failure(generation or self.service.generation.number, why)
 
-    def _conclude(self, verdict: departures.Verdict, error: str) -> None:
+    def _conclude(self, verdict: deaths.Verdict, error: str) -> None:
         service = self.service
         service.last_error = error
         match verdict:
-            case departures.FailReload(why):
+            case deaths.FailReload(why):
                 self._fail_reload(why)
-            case departures.GiveUp(why):
+            case deaths.GiveUp(why):
                 self._live(Event.BOOT_FAILED, why)
-            case departures.Delay(backoff):
+            case deaths.Delay(backoff):
                 if backoff.open and not service.backoff.open:
-                    service.events.note(
-                        "crash-loop", "error",
-                        f"crash loop: {backoff.crashes} children in a row crashed; from now on one "
-                        f"is tried at a time, with growing delays. The last error:\n{error}",
-                    )  # fmt: skip
+                    deaths.note_loop(service.events, backoff.crashes, error)
                 service.backoff = backoff
-            case departures.DelayIncoming(backoff):
+            case deaths.DelayIncoming(backoff):
                 service.incoming_backoff = backoff
 
     # ---- the end --------------------------------------------------------------------------
@@ -414,10 +369,10 @@ class Master:
         service, now = self.service, monotonic()
         self.actions.look_after(now)
         ready, want = len(service.serving(service.generation)), service.generation.want
-        if watchdog.settled(service.backoff, ready, want, service.children, now):
+        if tick.settled(service.backoff, ready, want, service.children, now):
             service.events.note("crash-loop", "info", "children are stable again")
             service.backoff = service.backoff.settled()
-        period = watchdog.period(service.generation.config.timeout)
+        period = tick.period(service.generation.config.timeout)
         service.loop.timers.set("tick", now + period, self._tick)
 
     # ---- signals and verbs ----------------------------------------------------------------
@@ -429,7 +384,7 @@ class Master:
             name = does[signal.Signals(number)]
             if service.handed_over and service.launch.stays:
                 config = service.generation.config
-                foreground.forward(number, config.pidfile, config.control)
+                stand_in.forward(number, config.pidfile, config.control)
                 if name not in ("quit", "reopen", "reap"):  # what our own last children need
                     continue
             try:
@@ -591,10 +546,3 @@ class Master:
         """The counters of the master before are here; it has retired."""
         self.parts.endpoints.open()
         self.actions.notify_ready()  # as the main process now
-
-
-def _lasting(error: StartError) -> bool:
-    """Whether trying to fork again soon is of no use, as far as one can see: the system has refused it. A
-    template that did not answer is another matter."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno not in (errno.ETIMEDOUT, errno.EPROTO)

@@ -108,7 +108,7 @@ class Parts:
         self.listening = Listening(
             loop, log, self.children, self.templates,
             look=lambda: actions().look_at_listeners(),
-            rest=lambda: self.leadership.rest(),
+            look_away=lambda: self.leadership.look_away(),
             listen=lambda: actions().listen(),
             making=master.on_making,
             replacing=lambda listener, old: actions().take_from_old(listener, old),

@@ -21,6 +21,7 @@ from forkd.master.generation import Generation
 from forkd.master.lateness import FROM_OUTSIDE
 from forkd.master.unanswered import Unanswered
 from forkd.system import process
+from forkd.system.accounts import Identity
 from forkd.system.cells import REQUESTS
 from forkd.system.fd_passing import make_queue
 from forkd.system.lease import FULL, make_bells
@@ -82,7 +83,7 @@ class Spawner:
         self.templates = templates.Templates(loop, log, on_failure, on_killed)
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = [self.templates.forget]
-        self.identity: process.Identity | None = None
+        self.identity: Identity | None = None
         self._loop = loop
         self._log = log
         self._generations = generations

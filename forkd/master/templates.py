@@ -20,8 +20,7 @@ from forkd.ipc.heritage import TemplateHeritage
 from forkd.log.lines import Log
 from forkd.master.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
 from forkd.master.signalling import send
-from forkd.system import fd_passing as passing
-from forkd.system import process
+from forkd.system import fd_passing, process
 from forkd.system.loop import Loop
 from forkd.system.signal_sockets import SignalSockets
 from forkd.worker.main import SENT, STACKS
@@ -89,7 +88,7 @@ class _Template:
         """Have a child forked. Raises OSError."""
         self._sock.settimeout(_PATIENCE)
         try:
-            passing.send(self._sock, json.dumps([slot, number]).encode(), fds)
+            fd_passing.send(self._sock, json.dumps([slot, number]).encode(), fds)
             found = json.loads(self._sock.recv(MOST) or _ENDED)
             if type(found) is list and len(found) == 1 and type(found[0]) is int:
                 raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
@@ -112,7 +111,7 @@ class _Template:
         """Have it give its children the listening socket that the master has by that number now."""
         try:
             self._sock.setblocking(False)
-            passing.send(self._sock, json.dumps(number).encode(), [number])
+            fd_passing.send(self._sock, json.dumps(number).encode(), [number])
         except OSError:
             pass  # it has ended, or does not answer, as the next fork will find out
 

@@ -27,16 +27,16 @@ from forkd.system.handles import WRITE
 class HalfSyncHalfReactive(PooledLoop):
     def ready(self, conn: Connection, mask: int) -> None:
         """Step 2."""
-        if self.keeper.linger(conn):
+        if self.connections.linger(conn):
             return
-        if self.context.config.handoff == "socket" or conn.op is self.keeper.writing:
+        if self.context.config.handoff == "socket" or conn.op is self.connections.writing:
             self.lend(conn, lambda: self._exchange(conn, mask))
         else:
             self.begun(conn, read(conn, self.log, to_ready=True))
 
     def _exchange(self, conn: Connection, mask: int) -> Outcome:
         """Steps 3 and 4, in a pool thread: read or write what the socket is ready for, and go on."""
-        if conn.op is self.keeper.writing:
+        if conn.op is self.connections.writing:
             outcome = flush(conn, self.log)
             return advance(conn, conn.resume, None, self.log) if outcome is None else outcome
         if conn.op.write and mask & WRITE:

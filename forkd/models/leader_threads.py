@@ -14,7 +14,7 @@
 With `--threads N` up to N requests are in the application (engine/bulkhead.py). There is one thread more, so
 that one leads even then: it reads, writes, and keeps deadlines, but accepts nothing.
 
-The handle set, the keeper and the acceptor belong to the thread that leads. While it is inside the
+The handle set, the connections and the acceptor belong to the thread that leads. While it is inside the
 application its leadership is at stake (engine/baton.py): the thread that takes the connection out leads on,
 which is the leader itself when it comes back, or the watcher. A watcher holds `_lock` from there until it
 leads.
@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from forkd.engine import baton as stake
+from forkd.engine import baton
 from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
@@ -61,8 +61,8 @@ class _Deposed(Exception):
 
 class LeaderThreads(InlineLoop):
     def __init__(self, context: ChildContext) -> None:
-        self._stake = stake.make(context.config.native)
-        super().__init__(context, self._stake)
+        self._baton = baton.make(context.config.native)
+        super().__init__(context, self._baton)
         assert context.lanes is not None
         self._lock = Lock()
         self._leader = get_ident()
@@ -95,7 +95,7 @@ class LeaderThreads(InlineLoop):
         except _Deposed:
             pass
         if self.done:
-            self._stake.end()  # let the followers see it
+            self._baton.end()  # let the followers see it
 
     def demultiplex(self, events: Events) -> None:
         """As in the base class; but a turn ends with the first request that blocks, and then the listeners,
@@ -138,21 +138,21 @@ class LeaderThreads(InlineLoop):
         """Watch, when it is this thread's turn to watch; return as the leader, or when done."""
         with self._watching:
             while not self.done:
-                found = self._stake.watch(_ALERT_SECONDS if self._routes.surprises else _STANDSTILL_SECONDS)
-                if found == stake.GIVEN:
+                found = self._baton.watch(_ALERT_SECONDS if self._routes.surprises else _STANDSTILL_SECONDS)
+                if found == baton.GIVEN:
                     self._leader = get_ident()
                     return
-                if found == stake.STILL and self._overtake():
+                if found == baton.STILL and self._overtake():
                     return
 
     def _overtake(self) -> bool:
         """Step 3. False when the leader has just come back."""
         with self._lock:
-            conn = self._stake.take()
+            conn = self._baton.seize()
             if conn is not None:
                 self._leader = get_ident()
                 self._entrance.entered()
-                self.keeper.lend(conn)
+                self.connections.check_out(conn)
             return conn is not None
 
     # ---- the leader -----------------------------------------------------------------------
@@ -171,17 +171,17 @@ class LeaderThreads(InlineLoop):
         self._routes.judge(line, took)
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
-        if conn.op is self.keeper.writing:
+        if conn.op is self.connections.writing:
             self._enter(conn, None)
             return
-        self._stake.put(conn)
+        self._baton.hold(conn)
         outcome = advance(conn, step, value, self.log, to_ready=True)
-        if not self._stake.drop(conn):
+        if not self._baton.release(conn):
             self._deposed(conn, outcome)
         if outcome is READY or outcome is TAKE:
             self._enter(conn, outcome)
         else:
-            self.keeper.settle(conn, outcome)
+            self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
         line, routes = conn.line, self._routes
@@ -189,23 +189,23 @@ class LeaderThreads(InlineLoop):
         if blocks or self._entrance.full:
             self._enter_apart(Work(conn, reached, line, routes.long(line)))
             return
-        self._stake.put(conn)
+        self._baton.hold(conn)
         began = monotonic()
         outcome = self._advance(conn, reached)
         took = monotonic() - began
         if took > SLOW_SECONDS or routes.alert:
             routes.judge(line, took)
-        if not self._stake.drop(conn):
+        if not self._baton.release(conn):
             self._deposed(conn, outcome)
-        self.keeper.settle(conn, outcome)
+        self.connections.follow(conn, outcome)
 
     def _enter_apart(self, work: Work) -> None:
         """Step 5."""
-        self.keeper.lend(work.conn)
-        work.conn.lent = self.keeper.now
+        self.connections.check_out(work.conn)
+        work.conn.lent = self.connections.now
         if self._entrance.enter(work):
             self._leader = _NO_THREAD_ID
-            self._stake.give()
+            self._baton.pass_on()
             self._work(work, queued=True)
 
     # ---- former leaders -------------------------------------------------------------------
@@ -255,7 +255,7 @@ class LeaderThreads(InlineLoop):
         """Hand the connection back to the handle set, or to the leader. Returns the next work, if there is
         any."""
         work = self._entrance.leave(long)
-        if type(outcome) is not Await or not self.keeper.lay_down(conn, outcome):
+        if type(outcome) is not Await or not self.connections.keep_from_thread(conn, outcome):
             self._outcomes.append((conn, outcome))
             self._ring()
         elif (work is None and self.acceptor.backpressure.busy) or self.context.access is not None:
@@ -284,8 +284,8 @@ class LeaderThreads(InlineLoop):
             pass
         self._rung = False  # from here on it is rung again: see `_ring`
         while self._outcomes:
-            self.keeper.settle(*self._outcomes.popleft())
+            self.connections.follow(*self._outcomes.popleft())
 
     def abandon(self) -> None:
         super().abandon()
-        self._stake.end()
+        self._baton.end()

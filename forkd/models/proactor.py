@@ -1,6 +1,6 @@
 """Proactor (POSA2, Schmidt, Stal, Rohnert, Buschmann): the kernel reads and writes.
 
-1. The *initiator*, which is the keeper or the acceptor, starts an *asynchronous operation*: to wait for
+1. The *initiator*, which is the loop or the acceptor, starts an *asynchronous operation*: to wait for
    a client is to start a receive into our buffers, to lead is to start an accept.
 2. The *asynchronous operation processor* carries it out: the kernel (`--io io_uring`, system/uring.py),
    or the threads of glibc (`--io aio`, system/aio.py).
@@ -50,7 +50,7 @@ class Proactor(PooledLoop):
         super().__init__(context)
         self._arrived: deque[tuple[int, Any]] = deque()  # accepted by the kernel, and not served yet
         if not self.pooled:
-            self.handles.serve(self, self.keeper.connections)
+            self.handles.serve(self, self.connections.by_fd)
 
     def handle_set(self) -> Operations:
         if self.context.io == "aio":
@@ -70,7 +70,7 @@ class Proactor(PooledLoop):
 
     def demultiplex(self, events: Events) -> None:
         super().demultiplex(events)  # aio has no accept: its listeners are reported as ready
-        connections = self.keeper.connections
+        connections = self.connections.by_fd
         for kind, fd, result in self.handles.completed():
             if kind is _ACCEPTED:
                 self._arrived.append((fd, result))
@@ -79,7 +79,7 @@ class Proactor(PooledLoop):
             assert isinstance(conn, Completing)
             if isinstance(result, OSError):
                 conn.end(self.log)
-                self.keeper.close(conn)
+                self.connections.close(conn)
             elif kind is _RECEIVED:
                 self._received(conn, result)
             else:
@@ -96,7 +96,7 @@ class Proactor(PooledLoop):
         share.lead(monotonic())
         while self._arrived and not share.over(monotonic()):
             share.taken += 1
-            if len(self.keeper.connections) >= self._crowd:
+            if len(self.connections.by_fd) >= self._crowd:
                 self.make_room()
             self._accepted(*self._arrived.popleft())
 
@@ -106,29 +106,29 @@ class Proactor(PooledLoop):
     def _accepted(self, fd: int, result: Any) -> None:
         accepted = self.acceptor.accepted(fd, result)
         if accepted is not None:
-            if self.keeper.now >= self.accept_wait.due:
-                self.accept_wait.look(accepted[0], self.keeper.now)
+            if self.connections.now >= self.accept_wait.due:
+                self.accept_wait.look(accepted[0], self.connections.now)
             self.serve(*accepted)
 
     def _received(self, conn: Completing, data: Any) -> None:
         """Step 5."""
         conn.moved += len(data)
         conn.ledger.add(RECEIVED, len(data))
-        if conn.op is not self.keeper.lingering:
+        if conn.op is not self.connections.lingering:
             self.go(conn, conn.resume, data)
         elif not data:
-            self.keeper.close(conn)
+            self.connections.close(conn)
 
     def _sent(self, conn: Completing, count: Any) -> None:
         """Step 6, when all is sent."""
         conn.moved += count
         conn.ledger.add(SENT, count)
         if self.handles.sending(conn.fd):
-            if conn.op is self.keeper.writing:
-                self.keeper.settle(conn, WRITING)  # a part: the client is alive
+            if conn.op is self.connections.writing:
+                self.connections.follow(conn, WRITING)  # a part: the client is alive
         elif conn.last is not None:
-            self.keeper.settle(conn, conn.last)
-        elif conn.op is self.keeper.writing:
+            self.connections.follow(conn, conn.last)
+        elif conn.op is self.connections.writing:
             self._write(conn)
         elif conn.op.write:
             self.go(conn, conn.resume, None)
@@ -144,8 +144,8 @@ class Proactor(PooledLoop):
         else:
             super().late(conn)
 
-    def rest(self, conn: Connection, op: Await) -> None:
-        self.keeper.settle(conn, op)
+    def rests(self, conn: Connection, op: Await) -> None:
+        self.connections.follow(conn, op)
 
     def ended(self, conn: Connection) -> None:
         conn.end(self.log)
@@ -177,7 +177,7 @@ class Proactor(PooledLoop):
             self._write(conn)
         elif (outcome is FINISHED or outcome is LINGERING) and self.handles.sending(conn.fd):
             conn.last = outcome
-            self.keeper.settle(conn, WRITING)
+            self.connections.follow(conn, WRITING)
         else:
             super().begun(conn, outcome)
 
@@ -189,18 +189,18 @@ class Proactor(PooledLoop):
             piece = conn.piece()
         except OSError:
             conn.end(self.log)
-            self.keeper.settle(conn, ABORTED)
+            self.connections.follow(conn, ABORTED)
             return
         if piece:
             self.handles.send(conn.fd, piece)
-            self.keeper.settle(conn, WRITING)
+            self.connections.follow(conn, WRITING)
         elif self.pooled and conn.line:
             self.lend(conn, lambda: self.logic(conn, READY))
         else:
             self.go(conn, conn.resume, None)
 
     def woken(self, conn: Connection) -> None:
-        if conn.mask is not None and conn.op is not self.keeper.writing:
+        if conn.mask is not None and conn.op is not self.connections.writing:
             self.go(conn, conn.resume, None)
 
 

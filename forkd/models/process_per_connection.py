@@ -232,7 +232,7 @@ class ProcessPerConnection(ChildLoop):
         if host.draining:
             loop.retire(_IDLE_GRACE_SECONDS, False)
         loop.serve(sock, client, server)
-        while loop.keeper.connections and not loop.done:
+        while loop.connections.by_fd and not loop.done:
             loop.turn(None)
         if context.access is not None:
             context.access.finish()

@@ -24,9 +24,9 @@ from forkd.system.handles import WRITE
 class Reactor(PooledLoop):
     def ready(self, conn: Connection, mask: int) -> None:
         """Steps 2 and 4: demultiplex, dispatch into the queue, and wait again."""
-        if self.keeper.linger(conn):
+        if self.connections.linger(conn):
             return
-        if conn.op is self.keeper.writing or (conn.op.write and mask & WRITE):
+        if conn.op is self.connections.writing or (conn.op.write and mask & WRITE):
             self.lend(conn, lambda: self._writable(conn))
         else:
             self.lend(conn, lambda: self._readable(conn))

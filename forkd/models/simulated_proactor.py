@@ -25,9 +25,9 @@ class SimulatedProactor(PooledLoop):
     sends = False  # step 3 hands the response back
 
     def ready(self, conn: Connection, mask: int) -> None:
-        if self.keeper.linger(conn):
+        if self.connections.linger(conn):
             return
-        if conn.op is self.keeper.writing:
+        if conn.op is self.connections.writing:
             self._write(conn)
         else:
             self._read(conn)
@@ -46,7 +46,7 @@ class SimulatedProactor(PooledLoop):
         if outcome is WRITING:
             self._write(conn)
         else:
-            self.keeper.settle(conn, outcome)
+            self.connections.follow(conn, outcome)
 
     def _write(self, conn: Connection) -> None:
         """Steps 4 and 5, in the main thread."""
@@ -56,7 +56,7 @@ class SimulatedProactor(PooledLoop):
         elif outcome is None:
             self.go(conn, conn.resume, None)
         else:
-            self.keeper.settle(conn, outcome)
+            self.connections.follow(conn, outcome)
 
 
 ROW = ModelRow(

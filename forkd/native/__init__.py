@@ -33,7 +33,7 @@ class Resumes(Protocol):
     def feed(self, conn: Any, value: Any) -> None:
         """This has arrived for the session: bytes, or a request that was begun."""
 
-    def rest(self, conn: Any, op: Any) -> None:
+    def rests(self, conn: Any, op: Any) -> None:
         """A request is answered, and the connection waits for the next one."""
 
     def ended(self, conn: Any) -> None:

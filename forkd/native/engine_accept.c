@@ -161,7 +161,7 @@ static int end_link(Dispatcher *self, Link *link)
         link_close(link);
         return 0;
     }
-    PyObject *conn = link_grown(link); /* it sends more: see Keeper */
+    PyObject *conn = link_grown(link); /* it sends more: see engine/connections.py */
     int failed = conn ? loop_tell(self->loop, n_ended, (Link *)conn, NULL) : -1;
     Py_XDECREF(conn);
     return failed;
@@ -177,7 +177,7 @@ static int wait_early(Dispatcher *self, Link *link, int epoll)
         return -1;
     if (epoll_ctl(epoll, again ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, link->fd, &event)) {
         Py_DECREF(fd);
-        return grow(self, link, n_rest, Py_NewRef(link->op));
+        return grow(self, link, n_rests, Py_NewRef(link->op));
     }
     link->epoll = epoll;
     int failed = PyDict_SetItem(self->early, fd, (PyObject *)link);
@@ -202,7 +202,7 @@ int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
 
 int link_later(Dispatcher *self, Link *link, int epoll)
 {
-    return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rest, Py_NewRef(link->op));
+    return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rests, Py_NewRef(link->op));
 }
 
 static int begin(Dispatcher *self, Link *link, int epoll)
@@ -214,13 +214,13 @@ static int begin(Dispatcher *self, Link *link, int epoll)
         link_close(link);
         return 0;
     }
-    int rests = rest_known(&self->rest, link), failed = -1;
+    int rests = resting_known(&self->resting, link), failed = -1;
     if (rests < 0)
         return -1;
     if (rests && !link->ledger)
-        link->ledger = Py_NewRef(exchange_ledger(self->rest.exchange));
+        link->ledger = Py_NewRef(exchange_ledger(self->resting.exchange));
     ledger_add(link->ledger, CELL_RECEIVED, size);
-    PyObject *exchange = Py_XNewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *rest;
+    PyObject *exchange = Py_XNewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *rest;
     UsualRequest *request = NULL;
     int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;
     if (begun > 0)
@@ -234,7 +234,7 @@ static int begin(Dispatcher *self, Link *link, int epoll)
             request->answer = Py_NewRef(rest);
             failed = grow(self, link, n_feed, Py_NewRef((PyObject *)request));
         } else if (exchange_end(exchange, request) >= 0) {
-            failed = request->close ? end_link(self, link) : grow(self, link, n_rest, Py_NewRef(then));
+            failed = request->close ? end_link(self, link) : grow(self, link, n_rests, Py_NewRef(then));
         }
         Py_DECREF(rest);
     }

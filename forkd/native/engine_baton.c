@@ -1,4 +1,4 @@
-/* The stake of the leader of a child's threads, and the wait of the follower that watches it (engine/baton.py, the
+/* The baton of the leader of a child's threads, and the wait of the follower that watches it (engine/baton.py, the
  * twin).
  *
  * The watcher looks a thousand times a second. Here it does so without the GIL, which otherwise each look
@@ -12,30 +12,31 @@ typedef struct {
     PyObject *held; /* under the GIL */
     /* Read by the watcher without it. */
     unsigned entries;
+    unsigned still; /* the entry that `watch` has seen stand still; its own until it returns */
     char occupied, asleep;
     /* Under the mutex. */
     char given, ended;
     pthread_mutex_t mutex;
     pthread_cond_t news;
     int calm, looks;
-} Stake;
+} Baton;
 
 enum { NOTHING, GIVEN, STILL };
 
-PyTypeObject *stake_type;
+PyTypeObject *baton_type;
 
 #define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
 #define STORE(place, value) __atomic_store_n(&(place), value, __ATOMIC_SEQ_CST)
 
-/* Stake(calm, looks): the watcher sleeps after so many looks at an empty stake; `watch` returns after so many. */
-static PyObject *stake_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+/* Baton(calm, looks): the watcher sleeps after so many looks at an empty baton; `watch` returns after so many. */
+static PyObject *baton_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     int calm, looks;
     pthread_condattr_t attributes;
     (void)keywords;
     if (!PyArg_ParseTuple(args, "ii", &calm, &looks))
         return NULL;
-    Stake *self = (Stake *)allocate(type);
+    Baton *self = (Baton *)allocate(type);
     if (!self)
         return NULL;
     pthread_condattr_init(&attributes);
@@ -48,30 +49,30 @@ static PyObject *stake_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     return (PyObject *)self;
 }
 
-static int stake_traverse(Stake *self, visitproc visit, void *arg)
+static int baton_traverse(Baton *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->held);
     return 0;
 }
 
-static int stake_clear(Stake *self)
+static int baton_clear(Baton *self)
 {
     Py_CLEAR(self->held);
     return 0;
 }
 
-static void stake_dealloc(Stake *self)
+static void baton_dealloc(Baton *self)
 {
     PyObject_GC_UnTrack(self);
-    stake_clear(self);
+    baton_clear(self);
     pthread_cond_destroy(&self->news);
     pthread_mutex_destroy(&self->mutex);
     release((PyObject *)self);
 }
 
 /* Set `flag`, unless it is NULL, and wake the watcher, which holds the mutex only to look at it. */
-static void tell(Stake *self, char *flag)
+static void tell(Baton *self, char *flag)
 {
     pthread_mutex_lock(&self->mutex);
     if (flag)
@@ -80,11 +81,11 @@ static void tell(Stake *self, char *flag)
     pthread_mutex_unlock(&self->mutex);
 }
 
-int stake_hold(PyObject *stake, PyObject *conn)
+int baton_hold(PyObject *baton, PyObject *conn)
 {
-    Stake *self = (Stake *)stake;
+    Baton *self = (Baton *)baton;
     if (self->held) {
-        PyErr_SetString(PyExc_RuntimeError, "the stake is held already");
+        PyErr_SetString(PyExc_RuntimeError, "the baton is held already");
         return -1;
     }
     self->held = Py_NewRef(conn);
@@ -97,14 +98,14 @@ int stake_hold(PyObject *stake, PyObject *conn)
     return 0;
 }
 
-static PyObject *stake_put(PyObject *self, PyObject *conn)
+static PyObject *baton_hold_method(PyObject *self, PyObject *conn)
 {
-    return stake_hold(self, conn) ? NULL : Py_NewRef(Py_None);
+    return baton_hold(self, conn) ? NULL : Py_NewRef(Py_None);
 }
 
-int stake_let_go(PyObject *stake, PyObject *conn)
+int baton_release(PyObject *baton, PyObject *conn)
 {
-    Stake *self = (Stake *)stake;
+    Baton *self = (Baton *)baton;
     if (self->held != conn)
         return 0;
     STORE(self->occupied, 0);
@@ -112,30 +113,30 @@ int stake_let_go(PyObject *stake, PyObject *conn)
     return 1;
 }
 
-static PyObject *stake_drop(PyObject *self, PyObject *conn)
+static PyObject *baton_release_method(PyObject *self, PyObject *conn)
 {
-    return PyBool_FromLong(stake_let_go(self, conn));
+    return PyBool_FromLong(baton_release(self, conn));
 }
 
-static PyObject *stake_take(Stake *self, PyObject *unused)
+static PyObject *baton_seize(Baton *self, PyObject *unused)
 {
     (void)unused;
     PyObject *conn = self->held;
-    if (!conn)
-        Py_RETURN_NONE;
+    if (!conn || self->entries != self->still)
+        Py_RETURN_NONE; /* the leader has moved on while the watcher waited for the GIL */
     STORE(self->occupied, 0);
     self->held = NULL;
     return conn;
 }
 
-static PyObject *stake_give(Stake *self, PyObject *unused)
+static PyObject *baton_pass_on(Baton *self, PyObject *unused)
 {
     (void)unused;
     tell(self, &self->given);
     Py_RETURN_NONE;
 }
 
-static PyObject *stake_end(Stake *self, PyObject *unused)
+static PyObject *baton_end(Baton *self, PyObject *unused)
 {
     (void)unused;
     tell(self, &self->ended);
@@ -143,7 +144,7 @@ static PyObject *stake_end(Stake *self, PyObject *unused)
 }
 
 /* Wait for `tick`; whether leadership was given away meanwhile, or the end came. With the mutex. */
-static int told(Stake *self, int64_t tick)
+static int told(Baton *self, int64_t tick)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -156,7 +157,7 @@ static int told(Stake *self, int64_t tick)
     return self->given || self->ended;
 }
 
-static int look(Stake *self, int64_t tick)
+static int look(Baton *self, int64_t tick)
 {
     unsigned seen = 0;
     int calm = 0;
@@ -166,8 +167,10 @@ static int look(Stake *self, int64_t tick)
         unsigned entries = LOAD(self->entries);
         if (LOAD(self->occupied)) {
             calm = 0;
-            if (looks && entries == seen)
+            if (looks && entries == seen) {
+                self->still = entries;
                 return STILL;
+            }
         } else if (++calm > self->calm) {
             STORE(self->asleep, 1);
             /* Looked at after that: a thread that puts something in after this look sees it. */
@@ -183,7 +186,7 @@ static int look(Stake *self, int64_t tick)
     return given ? GIVEN : NOTHING;
 }
 
-static PyObject *stake_watch(Stake *self, PyObject *seconds)
+static PyObject *baton_watch(Baton *self, PyObject *seconds)
 {
     int64_t tick = (int64_t)(PyFloat_AsDouble(seconds) * 1e9);
     int found;
@@ -198,30 +201,30 @@ static PyObject *stake_watch(Stake *self, PyObject *seconds)
 }
 
 static PyMethodDef methods[] = {
-    {"put", (PyCFunction)stake_put, METH_O, NULL},
-    {"drop", (PyCFunction)stake_drop, METH_O, NULL},
-    {"take", (PyCFunction)stake_take, METH_NOARGS, NULL},
-    {"give", (PyCFunction)stake_give, METH_NOARGS, NULL},
-    {"end", (PyCFunction)stake_end, METH_NOARGS, NULL},
-    {"watch", (PyCFunction)stake_watch, METH_O, NULL},
+    {"hold", (PyCFunction)baton_hold_method, METH_O, NULL},
+    {"release", (PyCFunction)baton_release_method, METH_O, NULL},
+    {"seize", (PyCFunction)baton_seize, METH_NOARGS, NULL},
+    {"pass_on", (PyCFunction)baton_pass_on, METH_NOARGS, NULL},
+    {"end", (PyCFunction)baton_end, METH_NOARGS, NULL},
+    {"watch", (PyCFunction)baton_watch, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_new, stake_new},
-    {Py_tp_traverse, stake_traverse},
-    {Py_tp_clear, stake_clear},
-    {Py_tp_dealloc, stake_dealloc},
+    {Py_tp_new, baton_new},
+    {Py_tp_traverse, baton_traverse},
+    {Py_tp_clear, baton_clear},
+    {Py_tp_dealloc, baton_dealloc},
     {Py_tp_methods, methods},
     {0, NULL},
 };
 
 static PyType_Spec spec = {
-    "forkd._native.Stake", sizeof(Stake), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+    "forkd._native.Baton", sizeof(Baton), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
 };
 
-int stake_init(PyObject *module)
+int baton_init(PyObject *module)
 {
-    stake_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return !stake_type || PyModule_AddObjectRef(module, "Stake", (PyObject *)stake_type) ? -1 : 0;
+    baton_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !baton_type || PyModule_AddObjectRef(module, "Baton", (PyObject *)baton_type) ? -1 : 0;
 }

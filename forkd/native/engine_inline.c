@@ -25,8 +25,8 @@ static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
     Py_VISIT(self->connections);
     Py_VISIT(self->early);
     Py_VISIT(self->brief);
-    Py_VISIT(self->stake);
-    return rest_traverse(&self->rest, visit, arg);
+    Py_VISIT(self->baton);
+    return resting_traverse(&self->resting, visit, arg);
 }
 
 static int dispatcher_clear(Dispatcher *self)
@@ -36,8 +36,8 @@ static int dispatcher_clear(Dispatcher *self)
     Py_CLEAR(self->connections);
     Py_CLEAR(self->early);
     Py_CLEAR(self->brief);
-    Py_CLEAR(self->stake);
-    rest_clear(&self->rest);
+    Py_CLEAR(self->baton);
+    resting_clear(&self->resting);
     return 0;
 }
 
@@ -48,17 +48,17 @@ static void dispatcher_dealloc(Dispatcher *self)
     release((PyObject *)self);
 }
 
-/* Dispatcher(loop, calls, connections, early, stake): `calls`, `connections` and `early`, which are Links, are by
- * descriptor; `stake` None: no other thread leads. */
+/* Dispatcher(loop, calls, connections, early, baton): `calls`, `connections` and `early`, which are Links, are by
+ * descriptor; `baton` None: no other thread leads. */
 static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *loop, *calls, *connections, *early, *stake;
+    PyObject *loop, *calls, *connections, *early, *baton;
     (void)keywords;
     if (!PyArg_ParseTuple(args, "OO!O!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &early,
-                          &stake))
+                          &baton))
         return NULL;
-    if (stake != Py_None && Py_TYPE(stake) != stake_type) {
-        PyErr_SetString(PyExc_TypeError, "that is no stake");
+    if (baton != Py_None && Py_TYPE(baton) != baton_type) {
+        PyErr_SetString(PyExc_TypeError, "that is no baton");
         return NULL;
     }
     Dispatcher *self = (Dispatcher *)allocate(type);
@@ -67,7 +67,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
         self->calls = Py_NewRef(calls);
         self->connections = Py_NewRef(connections);
         self->early = Py_NewRef(early);
-        self->stake = stake == Py_None ? NULL : Py_NewRef(stake);
+        self->baton = baton == Py_None ? NULL : Py_NewRef(baton);
         self->patience = 1e9;
     }
     return (PyObject *)self;
@@ -107,10 +107,10 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
     if (!sent)
         return Py_NewRef(answer);
     if ((size_t)sent < pieces[0].iov_len) {
-        PyObject *rest = rest_of(parts[0], sent);
+        PyObject *rest = remainder_of(parts[0], sent);
         return !rest ? NULL : count == 1 ? Py_BuildValue("(N)", rest) : Py_BuildValue("(NO)", rest, parts[1]);
     }
-    PyObject *rest = rest_of(parts[1], sent - (ssize_t)pieces[0].iov_len);
+    PyObject *rest = remainder_of(parts[1], sent - (ssize_t)pieces[0].iov_len);
     return rest ? Py_BuildValue("(N)", rest) : NULL;
 }
 
@@ -143,8 +143,8 @@ static int serve(Dispatcher *self, Link *conn, double now)
         return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
     ledger_add(conn->ledger, CELL_RECEIVED, size);
     /* The application may come back here: another Await may be known by then. */
-    PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *value;
-    double until = now + self->rest.seconds;
+    PyObject *exchange = Py_NewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *value;
+    double until = now + self->resting.seconds;
     UsualRequest *request = NULL;
     int begun = size ? exchange_read(exchange, self->buffer, size, conn, &request) : 0, leads = 1, failed;
     if (begun > 0 && self->wary) {
@@ -157,10 +157,10 @@ static int serve(Dispatcher *self, Link *conn, double now)
         conn->moved -= size;
     }
     if (begun > 0) { /* from here on the buffer may be another leader's */
-        begun = self->stake && stake_hold(self->stake, (PyObject *)conn)
+        begun = self->baton && baton_hold(self->baton, (PyObject *)conn)
                     ? -1
                     : exchange_call(exchange, conn, request, &answer);
-        leads = !self->stake || stake_let_go(self->stake, (PyObject *)conn);
+        leads = !self->baton || baton_release(self->baton, (PyObject *)conn);
     }
     failed = begun < 0 ? -1 : 0;
     if (!begun) {
@@ -226,7 +226,7 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
     if (!conn)
         return PyErr_Occurred() ? -1 : 1;
     Py_INCREF((PyObject *)conn);
-    int rests = rest_known(&self->rest, conn);
+    int rests = resting_known(&self->resting, conn);
     if (rests > 0 && mask == READABLE) {
         failed = serve(self, conn, now);
     } else if (rests == 0 && mask == READABLE && flow_plain(self, conn)) {
@@ -391,7 +391,7 @@ static PyObject *dispatcher_held(Dispatcher *self, PyObject *unused)
  * have one, wait in the Await `opening` first. They are early in `epoll`, unless that is -1. */
 static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 4 || !PyList_Check(args[0]) || self->stake) {
+    if (nargs != 4 || !PyList_Check(args[0]) || self->baton) {
         PyErr_SetString(PyExc_TypeError, "begin takes a list of links, an Await, an intake and a descriptor, where no "
                                          "other thread leads");
         return NULL;
@@ -412,11 +412,11 @@ static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_s
     }
     Link *conn = (Link *)args[0];
     UsualRequest *request = (UsualRequest *)args[1];
-    int rests = rest_known(&self->rest, conn);
+    int rests = resting_known(&self->resting, conn);
     if (rests <= 0)
         return rests ? NULL : PyErr_Format(PyExc_RuntimeError, "the connection does not rest");
     /* Another thread may meet another Await meanwhile. */
-    PyObject *exchange = Py_NewRef(self->rest.exchange), *then = Py_NewRef(self->rest.then), *answer = NULL, *left = NULL;
+    PyObject *exchange = Py_NewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *left = NULL;
     int begun = exchange_call(exchange, conn, request, &answer);
     if (begun == 1)
         left = send_now(conn, answer, 0);
@@ -454,7 +454,7 @@ static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_
     }
     Link *conn = (Link *)args[0];
     double now = PyFloat_AsDouble(args[1]);
-    int rests = PyErr_Occurred() ? -1 : rest_known(&self->rest, conn);
+    int rests = PyErr_Occurred() ? -1 : resting_known(&self->resting, conn);
     if (rests < 0 || (rests && serve(self, conn, now)))
         return NULL;
     return PyBool_FromLong(rests);

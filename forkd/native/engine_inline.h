@@ -18,7 +18,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *loop, *calls, *connections;
     PyObject *early; /* bare Links of which nothing has come yet, by descriptor */
-    PyObject *stake; /* NULL where one thread leads for good */
+    PyObject *baton; /* NULL where one thread leads for good */
     PyObject *brief; /* what `accept` and `begin` take, where connections are brief, and how many may be early */
     long accepted;   /* of those, since this was set to 0 */
     long taken;      /* of those, in this share: see engine/share.py */
@@ -27,7 +27,7 @@ typedef struct {
     char wary;       /* `loop.claims` is asked before the application is called */
     PyObject *batch; /* bare Links that are being begun, one after the other; borrowed, NULL when none are */
     Link *begun;     /* the one that is; borrowed, as well */
-    Rest rest;
+    Resting resting;
     char buffer[CHUNK];
 } Dispatcher;
 

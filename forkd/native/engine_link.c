@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 PyTypeObject *link_type;
-PyObject *n_feed, *n_lost, *n_failed, *n_rest, *n_ended;
+PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended;
 static PyObject *n_grown, *n_shortcut, *n_then, *n_seconds;
 
 static int link_traverse(Link *self, visitproc visit, void *arg)
@@ -95,32 +95,32 @@ PyObject *link_grown(Link *self)
 /* ---- a connection at rest ------------------------------------------------------------------- */
 
 
-int rest_traverse(Rest *rest, visitproc visit, void *arg)
+int resting_traverse(Resting *resting, visitproc visit, void *arg)
 {
-    Py_VISIT(rest->op);
-    Py_VISIT(rest->exchange);
-    Py_VISIT(rest->then);
+    Py_VISIT(resting->op);
+    Py_VISIT(resting->exchange);
+    Py_VISIT(resting->then);
     return 0;
 }
 
-void rest_clear(Rest *rest)
+void resting_clear(Resting *resting)
 {
-    Py_CLEAR(rest->op);
-    Py_CLEAR(rest->exchange);
-    Py_CLEAR(rest->then);
+    Py_CLEAR(resting->op);
+    Py_CLEAR(resting->exchange);
+    Py_CLEAR(resting->then);
 }
 
-static int meet(Rest *rest, PyObject *op)
+static int meet(Resting *resting, PyObject *op)
 {
     PyObject *exchange = PyObject_GetAttr(op, n_shortcut), *then = PyObject_GetAttr(op, n_then), *seconds = NULL;
     if (exchange && then && (seconds = PyObject_GetAttr(then == Py_None ? op : then, n_seconds))) {
-        Rest old = *rest;
-        rest->op = Py_NewRef(op);
-        rest->exchange = Py_TYPE(exchange) == exchange_type ? Py_NewRef(exchange) : NULL;
-        rest->flows = exchange == (PyObject *)flow_type;
-        rest->then = Py_NewRef(then == Py_None ? op : then);
-        rest->seconds = PyFloat_AsDouble(seconds);
-        rest_clear(&old);
+        Resting old = *resting;
+        resting->op = Py_NewRef(op);
+        resting->exchange = Py_TYPE(exchange) == exchange_type ? Py_NewRef(exchange) : NULL;
+        resting->flows = exchange == (PyObject *)flow_type;
+        resting->then = Py_NewRef(then == Py_None ? op : then);
+        resting->seconds = PyFloat_AsDouble(seconds);
+        resting_clear(&old);
     }
     Py_XDECREF(exchange);
     Py_XDECREF(then);
@@ -128,18 +128,18 @@ static int meet(Rest *rest, PyObject *op)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-int rest_known(Rest *rest, const Link *conn)
+int resting_known(Resting *resting, const Link *conn)
 {
     if (!PyObject_TypeCheck((PyObject *)conn, link_type)) {
         PyErr_SetString(PyExc_TypeError, "a connection is a Link");
         return -1;
     }
-    if (conn->op != rest->op && conn->op && meet(rest, conn->op))
+    if (conn->op != resting->op && conn->op && meet(resting, conn->op))
         return -1;
-    return conn->op && rest->exchange && conn->note;
+    return conn->op && resting->exchange && conn->note;
 }
 
-PyObject *rest_of(PyObject *buffer, Py_ssize_t sent)
+PyObject *remainder_of(PyObject *buffer, Py_ssize_t sent)
 {
     PyObject *view = PyMemoryView_FromObject(buffer), *rest;
     rest = view ? PySequence_GetSlice(view, sent, PY_SSIZE_T_MAX) : NULL;
@@ -159,7 +159,7 @@ int loop_answered(PyObject *loop, Link *conn, const UsualRequest *request, PyObj
     if (request->close)
         return loop_tell(loop, n_ended, conn, NULL);
     if (conn->op != then)
-        return loop_tell(loop, n_rest, conn, then);
+        return loop_tell(loop, n_rests, conn, then);
     conn->deadline = until;
     conn->moved = 0;
     return 0;
@@ -171,7 +171,7 @@ int link_init(PyObject *module)
         PyObject **place;
         const char *text;
     } names[] = {
-        {&n_feed, "feed"}, {&n_lost, "lost"}, {&n_failed, "failed"}, {&n_grown, "grown"}, {&n_rest, "rest"}, {&n_ended, "ended"},
+        {&n_feed, "feed"}, {&n_lost, "lost"}, {&n_failed, "failed"}, {&n_grown, "grown"}, {&n_rests, "rests"}, {&n_ended, "ended"},
         {&n_shortcut, "shortcut"}, {&n_then, "then"}, {&n_seconds, "seconds"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

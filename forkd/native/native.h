@@ -111,7 +111,7 @@ typedef struct {
     char flows;         /* its bytes are a Flow's, which is the note of its connection */
     PyObject *then;
     double seconds; /* of `then` */
-} Rest;
+} Resting;
 
 /* An asyncio stream (stream_flow.c). */
 typedef struct {
@@ -125,17 +125,17 @@ int flow_init(PyObject *module);
 int accept_init(PyObject *module);
 
 /* Know the Await that a connection is in. Whether requests may be served there, or -1 with an exception. */
-int rest_known(Rest *rest, const Link *conn);
-int rest_traverse(Rest *rest, visitproc visit, void *arg);
-void rest_clear(Rest *rest);
+int resting_known(Resting *resting, const Link *conn);
+int resting_traverse(Resting *resting, visitproc visit, void *arg);
+void resting_clear(Resting *resting);
 /* What is left of a buffer of which `sent` bytes were sent. New reference. */
-PyObject *rest_of(PyObject *buffer, Py_ssize_t sent);
+PyObject *remainder_of(PyObject *buffer, Py_ssize_t sent);
 /* Call the loop with the connection, and an argument unless that is NULL. Returns 0, or -1 with an exception. */
 int loop_tell(PyObject *loop, PyObject *name, Link *conn, PyObject *argument);
 /* The request is answered: its connection is at its end, or rests until then. Returns 0, or -1 with an exception. */
 int loop_answered(PyObject *loop, Link *conn, const UsualRequest *request, PyObject *then, double until);
 /* What a loop is called for. */
-extern PyObject *n_feed, *n_lost, *n_failed, *n_rest, *n_ended;
+extern PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended;
 
 /* What a request may be: see read_head. */
 typedef struct {
@@ -265,9 +265,9 @@ int make_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t statu
               PyObject *agent, uint64_t ns, Line *line);
 
 /* engine_baton.c: see there; what can be done without a call from Python. */
-extern PyTypeObject *stake_type;
-int stake_hold(PyObject *stake, PyObject *conn); /* put; -1 with an exception */
-int stake_let_go(PyObject *stake, PyObject *conn); /* drop; whether it still leads */
+extern PyTypeObject *baton_type;
+int baton_hold(PyObject *baton, PyObject *conn); /* put; -1 with an exception */
+int baton_release(PyObject *baton, PyObject *conn); /* drop; whether it still leads */
 
 /* What epoll_wait returned (system_handles.c). */
 enum { MOST_EVENTS = 256 };
@@ -295,6 +295,6 @@ int lane_init(PyObject *module);
 int ring_init(PyObject *module);
 int handle_init(PyObject *module);
 int complete_init(PyObject *module);
-int stake_init(PyObject *module);
+int baton_init(PyObject *module);
 
 #endif

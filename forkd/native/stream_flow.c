@@ -100,7 +100,7 @@ static int receive(Flow *self, const char *data, Py_ssize_t size)
 
 int flow_plain(const Dispatcher *self, const Link *conn)
 {
-    return self->rest.flows && !self->stake && conn->note && Py_TYPE(conn->note) == flow_type &&
+    return self->resting.flows && !self->baton && conn->note && Py_TYPE(conn->note) == flow_type &&
            ((Flow *)conn->note)->plain;
 }
 
@@ -117,7 +117,7 @@ int flow_ready(Dispatcher *self, Link *conn, double now)
     }
     ledger_add(conn->ledger, CELL_RECEIVED, size);
     PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
-    double until = now + self->rest.seconds;
+    double until = now + self->resting.seconds;
     int failed = receive((Flow *)flow, self->buffer, size);
     conn->moved += size;
     if (failed) { /* the protocol: its session knows what to do */

@@ -19,7 +19,7 @@ typedef struct {
     Buffers *buffers;
     PyObject *operations, *handles, *disarmed;
     PyObject *loop, *connections; /* NULL until they are passed to `serve` */
-    Rest rest;
+    Resting resting;
     unsigned looked; /* up to there, plain handles have been returned */
     unsigned more;   /* completions of this turn that have come since */
 } Completions;
@@ -33,7 +33,7 @@ static int completions_traverse(Completions *self, visitproc visit, void *arg)
     Py_VISIT(self->disarmed);
     Py_VISIT(self->loop);
     Py_VISIT(self->connections);
-    return rest_traverse(&self->rest, visit, arg);
+    return resting_traverse(&self->resting, visit, arg);
 }
 
 static int completions_clear(Completions *self)
@@ -43,7 +43,7 @@ static int completions_clear(Completions *self)
     Py_CLEAR(self->disarmed);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->connections);
-    rest_clear(&self->rest);
+    resting_clear(&self->resting);
     return 0;
 }
 
@@ -131,10 +131,10 @@ static int begin_send(Completions *self, Handle *handle, const Link *conn, Usual
     handle->offset = 0;
     handle->mask = 0; /* until then, what is received is held */
     handle->request = (UsualRequest *)Py_NewRef((PyObject *)request);
-    handle->exchange = Py_NewRef(self->rest.exchange);
+    handle->exchange = Py_NewRef(self->resting.exchange);
     handle->op = Py_NewRef(conn->op);
-    handle->then = Py_NewRef(self->rest.then);
-    handle->seconds = self->rest.seconds;
+    handle->then = Py_NewRef(self->resting.then);
+    handle->seconds = self->resting.seconds;
     return 0;
 }
 
@@ -146,13 +146,13 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
     if (!data || handle->fd < 0 || !(handle->mask & READABLE) || PyObject_Size(handle->held) ||
         PyObject_Size(handle->data) || !(conn = connection_of(self, handle)))
         return PyErr_Occurred() ? -1 : 0;
-    int rests = rest_known(&self->rest, conn);
+    int rests = resting_known(&self->resting, conn);
     if (rests <= 0)
         return rests;
     Py_INCREF((PyObject *)conn);
     PyObject *answer = NULL, *op = Py_NewRef(conn->op);
     UsualRequest *request = NULL;
-    int begun = exchange_read(self->rest.exchange, data, cqe->res, conn, &request), failed = 0;
+    int begun = exchange_read(self->resting.exchange, data, cqe->res, conn, &request), failed = 0;
     if (begun) {
         ring_give_back(self->buffers, cqe);
         if (!(cqe->flags & IORING_CQE_F_MORE)) {
@@ -163,9 +163,9 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
         ledger_add(conn->ledger, CELL_RECEIVED, cqe->res);
     }
     if (begun > 0 && !failed)
-        begun = exchange_call(self->rest.exchange, conn, request, &answer);
+        begun = exchange_call(self->resting.exchange, conn, request, &answer);
     if (begun > 0 && !failed) {
-        if (begun == 1 && PyBytes_CheckExact(answer) && self->rest.op == op && handle->fd >= 0) {
+        if (begun == 1 && PyBytes_CheckExact(answer) && self->resting.op == op && handle->fd >= 0) {
             failed = begin_send(self, handle, conn, request, answer);
         } else {
             request->answer = answer;
@@ -204,12 +204,12 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
         if (cqe->res == size) {
             failed = exchange_end(exchange, (UsualRequest *)request) < 0;
             if (!failed && exchange_drains(exchange) && !((UsualRequest *)request)->close)
-                failed = loop_tell(self->loop, n_rest, conn, then); /* for less long, which the keeper knows */
+                failed = loop_tell(self->loop, n_rests, conn, then); /* for less long, which Connections knows */
             else if (!failed)
                 failed = loop_answered(self->loop, conn, (UsualRequest *)request, then,
                                        (double)now_ns() / 1e9 + handle->seconds);
         } else {
-            PyObject *rest = cqe->res <= 0 ? Py_NewRef(data) : rest_of(data, cqe->res);
+            PyObject *rest = cqe->res <= 0 ? Py_NewRef(data) : remainder_of(data, cqe->res);
             ((UsualRequest *)request)->answer = cqe->res <= 0 || !rest ? rest : Py_BuildValue("(N)", rest);
             failed = !rest || loop_tell(self->loop, n_feed, conn, request);
         }
@@ -228,7 +228,7 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
     return failed ? -1 : served;
 }
 
-/* sent(name, result, flags) -> whether that completion of a send, which was taken from the queue by `rest`, was one that
+/* sent(name, result, flags) -> whether that completion of a send, which was taken from the queue by `remainder`, was one that
  * was begun here, and is served. */
 static PyObject *completions_sent(Completions *self, PyObject *args)
 {
@@ -302,8 +302,8 @@ static PyObject *completions_next(Completions *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* rest() -> all completions that were not returned yet. */
-static PyObject *completions_rest(Completions *self, PyObject *unused)
+/* remainder() -> all completions that were not returned yet. */
+static PyObject *completions_remainder(Completions *self, PyObject *unused)
 {
     const struct io_uring_cqe *cqe;
     PyObject *found = PyList_New(0);
@@ -327,7 +327,7 @@ static PyMethodDef completions_methods[] = {
     {"sent", (PyCFunction)completions_sent, METH_VARARGS, NULL},
     {"plain", (PyCFunction)completions_plain, METH_NOARGS, NULL},
     {"next", (PyCFunction)completions_next, METH_NOARGS, NULL},
-    {"rest", (PyCFunction)completions_rest, METH_NOARGS, NULL},
+    {"remainder", (PyCFunction)completions_remainder, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -83,4 +83,4 @@ class Collector:
                 peer.fill(None)
         if isinstance(request, Request):
             request.length = spool.size
-        return spool.rewind(), decoder.rest
+        return spool.rewind(), decoder.leftover

@@ -60,11 +60,11 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         """To be called before `fd` is closed. Harmless when it is not watched."""
-        self.timers.cancel(f"rest {fd}")
+        self.timers.cancel(f"snooze {fd}")
         if self._calls.pop(fd, None) is not None:
             self._handles.remove(fd)
 
-    def rest(self, fd: int, error: OSError) -> None:
+    def snooze(self, fd: int, error: OSError) -> None:
         """Look away from `fd` for a moment: a listener, when accept(2) fails because descriptors or memory
         are exhausted. Clients that wait there keep it readable, and the loop would spin."""
         self.look_away(fd, self.pause(error))
@@ -73,7 +73,7 @@ class Loop:
         """Watch `fd` again after that time."""
         call = self._calls[fd]
         self.unwatch(fd)
-        self.timers.set(f"rest {fd}", monotonic() + seconds, lambda: self.watch(fd, call))
+        self.timers.set(f"snooze {fd}", monotonic() + seconds, lambda: self.watch(fd, call))
 
     def turn(self) -> None:
         """Wait for the next descriptor or timer, and call what is due."""

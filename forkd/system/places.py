@@ -150,7 +150,7 @@ class Places:
             except (BlockingIOError, ConnectionAbortedError):
                 return  # it has left
             except OSError as error:
-                self._loop.rest(self._sock.fileno(), error)
+                self._loop.snooze(self._sock.fileno(), error)
                 return
             if not self._admits(sock):
                 sock.close()

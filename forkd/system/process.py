@@ -1,20 +1,17 @@
-"""Processes: fork, watch, end, and the rights they run with. Called by the master and by new children."""
+"""Processes: fork, watch and end them. Called by the master and by new children."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import errno
-import gc
-import grp
 import mmap
-import pwd
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
-from forkd.errors import StartError, SystemCallError
+from forkd.errors import SystemCallError
 from forkd.system import forked
 from forkd.system.originals import os, signal
 from forkd.system.signal_sockets import SignalSockets
@@ -22,10 +19,6 @@ from forkd.system.signal_sockets import SignalSockets
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-#: uid, gid, and the supplementary groups.
-Identity = tuple[int, int, list[int]]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc
 
@@ -402,100 +395,6 @@ _STATES = {
     "T": "stopped",
     "t": "stopped",  # by a tracer
 }
-
-
-def identity(user: str | None, group: str | None) -> Identity | None:
-    """The (uid, gid, supplementary groups) to become, or None for no change.
-
-    Names or numbers. Raises StartError when the user or group does not exist or when this process
-    may not change its identity, before anything was changed.
-    """
-    if user is None and group is None:
-        return None
-    uid, gid, name = os.getuid(), os.getgid(), None
-    if user is not None:
-        try:
-            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
-        except KeyError:
-            if not user.isdigit():
-                raise StartError(f"user: there is no user {user!r} on this machine") from None
-            uid = gid = int(user)
-    if group is not None:
-        try:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise StartError(f"group: there is no group {group!r} on this machine") from None
-    if os.geteuid() != 0:
-        if (uid, gid) == (os.getuid(), os.getgid()):
-            return None
-        raise StartError("user/group: only root can change them; start forkd as root or drop them")
-    return uid, gid, os.getgrouplist(name, gid) if name else [gid]
-
-
-def login_environ(uid: int) -> dict[str, str]:
-    """The variables that a login sets for a user (environ(7)), as systemd does for User=; the home of a uid
-    without an account is the root directory."""
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        return {"HOME": "/", "USER": str(uid), "LOGNAME": str(uid)}
-    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
-
-
-def is_other(who: Identity | None) -> bool:
-    """Whether a process that becomes `who` has other ids than this one."""
-    return who is not None and who[:2] != (os.geteuid(), os.getegid())
-
-
-def become(who: Identity) -> None:
-    """Drop privileges for good: groups first, while we still may; then verify (setresuid(2))."""
-    uid, gid, groups = who
-    try:
-        os.setgroups(groups)
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    except OSError as error:
-        raise SystemCallError("setresuid", f"uid {uid}, gid {gid}", error) from error
-    if os.getresuid() != (uid,) * 3 or os.getresgid() != (gid,) * 3:
-        raise StartError(f"the kernel did not change to uid {uid}, gid {gid}")
-    if uid != 0:
-        try:
-            os.setuid(0)
-        except PermissionError:
-            return
-        raise StartError("root privileges could be taken back after dropping them")
-
-
-def keep_heap() -> None:
-    """Have malloc keep some free memory rather than return it at once (mallopt(3)).
-
-    glibc maps large blocks one by one, and cuts the heap when its end is free: each body of a megabyte
-    would cost hundreds of page faults, more than all the rest of it. No other libc is asked.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 8 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 16 << 20)
-
-
-def share_heap() -> None:
-    """Before long-lived processes are forked: what is here now stays shared with them, since no
-    collector, theirs or ours, walks (and so writes) its pages any more. To be called again before the
-    next ones: what has become garbage since the last time is collected, too."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
-def give_memory_back() -> None:
-    """Give what was freed back to the kernel. A full collection empties Python's free lists, which pin its
-    arenas; glibc returns what is free below the top of its heap only when it is told to."""
-    if gc.isenabled():  # an application that has turned it off does not want its pauses
-        gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def raise_descriptor_limit() -> None:

@@ -257,7 +257,7 @@ class UringOperations:
 
     def _rest(self) -> list[abi.Completion]:
         """Completions that were not looked at yet."""
-        return self._ring.completions() if self._native is None else self._native.rest()
+        return self._ring.completions() if self._native is None else self._native.remainder()
 
     def _sort(self, completions: list[abi.Completion]) -> None:
         """Sort out plain handles, which are ready; the rest is returned later."""

@@ -40,8 +40,8 @@ from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
 from forkd.models.row import ModelRow
 from forkd.session.seam import Interface, Ledger
-from forkd.system import forked, process, rights, terminal
-from forkd.system import stdio as standard
+from forkd.system import accounts, forked, memory, process, rights, stdio, terminal
+from forkd.system.accounts import Identity
 from forkd.system.cells import REQUESTS
 from forkd.system.forked import in_fork, leave
 from forkd.system.interpreter import set_requirements_aside
@@ -113,7 +113,7 @@ class Worker:
             self._hooks = Hooks.load(self._heritage.config.hooks, self.log)
             self._hooks.call("post_fork", self._place)
             interface, model_row, flavour = self._load()
-            standard.mend()  # an application that daemonises at import has closed them
+            stdio.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
             return 3
@@ -170,7 +170,7 @@ class Worker:
         faulthandler.enable(heritage.stacks, all_threads=True)
         faulthandler.register(STACKS, heritage.stacks, all_threads=True)
         process.enlarge_signal_stack()
-        process.keep_heap()
+        memory.keep_heap()
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *QUIET, NEWS])
         for handled_by_them, handler in theirs.items():
@@ -290,7 +290,7 @@ class Worker:
             elif isinstance(message, Quit):
                 self._model.abandon()
             elif isinstance(message, Trim):
-                process.give_memory_back()
+                memory.give_memory_back()
             elif isinstance(message, Relisten):
                 self._model.relisten(*message)
 
@@ -414,7 +414,7 @@ def end_in_fork(own: Iterable[int], stacks: int) -> None:
 
 
 def settle(
-    title: str, config: Config, identity: process.Identity | None, master: int,
+    title: str, config: Config, identity: Identity | None, master: int,
     sockets: SignalSockets,
 ) -> None:  # fmt: skip
     """What each process that the master forks does once it has closed what is not its own: be named,
@@ -427,13 +427,13 @@ def settle(
     if identity is not None:
         if identity[0] != os.geteuid():
             rights.empty_bounding_set()
-        process.become(identity)
+        accounts.become(identity)
         if config.user is not None:
-            os.environ.update(process.login_environ(identity[0]))
+            os.environ.update(accounts.login_environ(identity[0]))
     rights.empty_inheritable_set()
     if not config.new_privileges:
         rights.allow_no_new_privileges()
     terminal.leave()  # of a master that leads a session
     process.die_with_parent(master)  # after become(), which clears it
     sockets.listen()
-    standard.print_by_lines()
+    stdio.print_by_lines()

@@ -68,7 +68,7 @@ def compare(
     trees cannot be built, or this one has changes that are not committed."""
     if command_output("git", "status", "--porcelain", "--untracked-files=no").strip():
         raise Failed("there are changes that are not committed: what is compared are commits")
-    theirs, ours = (_build(each) for each in (commit, "HEAD"))
+    theirs, ours = (build(each) for each in (commit, "HEAD"))
     core, _ = run.prepare()
     passed = True
     print(f"{ours.name} against {theirs.name}: requests per CPU-second, ratios of {rounds} rounds")
@@ -131,7 +131,7 @@ def _per_cpu(work: Work, server: Server, seconds: float) -> float:
     return found["per_cpu"]
 
 
-def _build(commit: str) -> Path:
+def build(commit: str) -> Path:
     """The tree of the commit, with forkd installed in its `.venv`."""
     name = command_output("git", "rev-parse", "--short=10", f"{commit}^{{commit}}").strip()
     tree = BUILD / "trees" / name

@@ -1,4 +1,4 @@
-"""The stake of a leader among threads (engine/baton.py): the native one and its twin do the same."""
+"""The baton of a leader among threads (engine/baton.py): the native one and its twin do the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from forkd.engine.baton import GIVEN, NOTHING, STILL, PythonStake, Stake, make
+from forkd.engine.baton import GIVEN, NOTHING, STILL, Baton, PythonBaton, make
 from forkd.native import native
 
 SECONDS = 20  # in which whatever is waited for has happened
@@ -19,17 +19,17 @@ TICK = 0.001
 @pytest.fixture(params=["python", "native"])
 def kind(request: pytest.FixtureRequest) -> Any:
     if request.param == "python":
-        return PythonStake
-    return pytest.importorskip("forkd._native").Stake
+        return PythonBaton
+    return pytest.importorskip("forkd._native").Baton
 
 
 @pytest.fixture
-def stake(kind: Any) -> Stake:
+def baton(kind: Any) -> Baton:
     return kind(50, 200)
 
 
 @pytest.fixture
-def sleeping(kind: Any) -> Stake:
+def sleeping(kind: Any) -> Baton:
     """Its watcher sleeps at once when there is nothing; then no tick wakes it."""
     return kind(0, 1)
 
@@ -37,13 +37,13 @@ def sleeping(kind: Any) -> Stake:
 class Watcher:
     """A thread that watches until it finds something."""
 
-    def __init__(self, stake: Stake, until: Callable[[int], bool] = bool) -> None:
-        self._stake, self._until = stake, until
+    def __init__(self, baton: Baton, until: Callable[[int], bool] = bool) -> None:
+        self._baton, self._until = baton, until
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._until(found := self._stake.watch(TICK)):
+        while not self._until(found := self._baton.watch(TICK)):
             pass
         self._found = found
 
@@ -58,90 +58,105 @@ def conn() -> Any:
 
 
 def test_the_kinds() -> None:
-    assert isinstance(make(False), PythonStake)
-    assert native is None or isinstance(make(True), native.Stake)
+    assert isinstance(make(False), PythonBaton)
+    assert native is None or isinstance(make(True), native.Baton)
 
 
-def test_put_and_drop(stake: Stake) -> None:
+def test_hold_and_release(baton: Baton) -> None:
     first, second = conn(), conn()
-    stake.put(first)
-    assert not stake.drop(second)  # it is another leader's
-    assert stake.drop(first)
-    assert not stake.drop(first)
-    assert stake.take() is None
+    baton.hold(first)
+    assert not baton.release(second)  # it is another leader's
+    assert baton.release(first)
+    assert not baton.release(first)
+    assert baton.seize() is None
 
 
-def test_take(stake: Stake) -> None:
+def test_seize(baton: Baton) -> None:
     first = conn()
-    stake.put(first)
-    assert stake.take() is first
-    assert not stake.drop(first)
+    baton.hold(first)
+    assert Watcher(baton).found() == STILL
+    assert baton.seize() is first
+    assert not baton.release(first)
     second = conn()
-    stake.put(second)  # by the next leader
-    assert not stake.drop(first)
-    assert stake.drop(second)
+    baton.hold(second)  # by the next leader
+    assert not baton.release(first)
+    assert baton.release(second)
 
 
-def test_a_leader_that_stands_still(stake: Stake) -> None:
-    stake.put(conn())
-    assert Watcher(stake).found() == STILL
+def test_a_leader_that_has_moved_on_since_is_not_overtaken(baton: Baton) -> None:
+    """The watcher had to wait for the interpreter's lock."""
+    first, second = conn(), conn()
+    baton.hold(first)
+    assert Watcher(baton).found() == STILL
+    assert baton.release(first)
+    assert baton.seize() is None
+    baton.hold(second)
+    assert baton.seize() is None
+    assert Watcher(baton).found() == STILL
+    assert baton.seize() is second
 
 
-def test_a_leader_that_moves_on_does_not_stand_still(stake: Stake) -> None:
-    watcher = Watcher(stake)
+def test_a_leader_that_stands_still(baton: Baton) -> None:
+    baton.hold(conn())
+    assert Watcher(baton).found() == STILL
+
+
+def test_a_leader_that_moves_on_does_not_stand_still(baton: Baton) -> None:
+    watcher = Watcher(baton)
     for _ in range(20_000):
         one = conn()
-        stake.put(one)
-        if not stake.drop(one):
+        baton.hold(one)
+        if not baton.release(one):
             break  # this thread had no processor for a tick
-    stake.give()
+    baton.pass_on()
     assert watcher.found() in (GIVEN, STILL)
 
 
-def test_leadership_that_is_given(stake: Stake) -> None:
-    watcher = Watcher(stake)
-    stake.give()
+def test_leadership_that_is_given(baton: Baton) -> None:
+    watcher = Watcher(baton)
+    baton.pass_on()
     assert watcher.found() == GIVEN
 
 
-def test_leadership_that_was_given_before_anybody_watched(stake: Stake) -> None:
-    stake.give()
-    assert Watcher(stake).found() == GIVEN
+def test_leadership_that_was_given_before_anybody_watched(baton: Baton) -> None:
+    baton.pass_on()
+    assert Watcher(baton).found() == GIVEN
 
 
-def test_a_watcher_that_sleeps_wakes_up_for_a_leader(sleeping: Stake) -> None:
+def test_a_watcher_that_sleeps_wakes_up_for_a_leader(sleeping: Baton) -> None:
     found = threading.Event()
     watcher = Watcher(sleeping, lambda _: found.is_set() or bool(found.set()))
     while not found.is_set():  # it has looked once more since it last slept
         one = conn()
-        sleeping.put(one)
-        sleeping.drop(one)
-    sleeping.put(conn())
+        sleeping.hold(one)
+        sleeping.release(one)
+    sleeping.hold(conn())
     watcher.found()
 
 
-def test_a_watcher_that_sleeps_wakes_up_for_what_is_given(sleeping: Stake) -> None:
+def test_a_watcher_that_sleeps_wakes_up_for_what_is_given(sleeping: Baton) -> None:
     watcher = Watcher(sleeping)
-    sleeping.give()
+    sleeping.pass_on()
     assert watcher.found() == GIVEN
 
 
-def test_the_end(stake: Stake) -> None:
+def test_the_end(baton: Baton) -> None:
     ended = False
-    watcher = Watcher(stake, lambda found: ended and found == NOTHING)
+    watcher = Watcher(baton, lambda found: ended and found == NOTHING)
     ended = True
-    stake.end()
+    baton.end()
     assert watcher.found() == NOTHING
 
 
-def test_a_stake_does_not_keep_a_connection(stake: Stake) -> None:
+def test_a_baton_does_not_keep_a_connection(baton: Baton) -> None:
     import gc
     import weakref
 
     one = conn()
     gone = weakref.ref(one)
-    stake.put(one)
-    assert stake.take() is one
+    baton.hold(one)
+    assert Watcher(baton).found() == STILL
+    assert baton.seize() is one
     del one
     gc.collect()
     assert gone() is None
@@ -149,11 +164,11 @@ def test_a_stake_does_not_keep_a_connection(stake: Stake) -> None:
 
 def test_leadership_that_is_given_is_had_whenever_that_comes(kind: Any) -> None:
     """Between any two steps of a watch: each of these ends at once, so that it comes at its end, too."""
-    stake, had, rounds = kind(1000, 1), threading.Semaphore(0), 2000
+    baton, had, rounds = kind(1000, 1), threading.Semaphore(0), 2000
 
     def watch() -> None:
         for _ in range(rounds):
-            while stake.watch(0.0) != GIVEN:
+            while baton.watch(0.0) != GIVEN:
                 pass
             had.release()
 
@@ -162,7 +177,7 @@ def test_leadership_that_is_given_is_had_whenever_that_comes(kind: Any) -> None:
     try:
         threading.Thread(target=watch, daemon=True).start()
         for number in range(rounds):
-            stake.give()
+            baton.pass_on()
             assert had.acquire(timeout=SECONDS), f"lost after {number}"
     finally:
         sys.setswitchinterval(interval)

@@ -37,7 +37,7 @@ def read(body: LengthBody | ChunkedBody, split: list[bytes]) -> tuple[bytes, boo
             rest.append(piece)
         else:
             payload.append(body.feed(piece))
-    return b"".join(payload), body.done, body.rest + b"".join(rest)
+    return b"".join(payload), body.done, body.leftover + b"".join(rest)
 
 
 def test_length() -> None:

@@ -78,7 +78,7 @@ def serve(pieces: list[bytes]) -> Outcome:
                     request = parser.feed(data)
                     if request is None:
                         break
-                    data = parser.rest
+                    data = parser.leftover
                     body = (
                         ChunkedBody(limits.body)
                         if request.chunked
@@ -89,7 +89,7 @@ def serve(pieces: list[bytes]) -> Outcome:
                     payload += body.feed(data)
                     if not body.done:
                         break
-                    data = body.rest
+                    data = body.leftover
                 out.statuses.append(200)
                 out.served.append((request.method, request.path, payload))
                 if not request.keep_alive:

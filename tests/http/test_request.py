@@ -29,7 +29,7 @@ def talk(pieces: list[bytes], limits: Limits | None = None) -> list[Any]:
             request = parser.feed(piece)
             while request is not None:
                 seen.append(facts(request))
-                request = parser.feed(parser.rest) if parser.rest else None
+                request = parser.feed(parser.leftover) if parser.leftover else None
     except Refused as refused:
         seen.append((refused.status, refused.reason))
         for more in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
@@ -116,7 +116,7 @@ def test_any_split_is_the_same_request(raw: bytes) -> None:
         assert parser.feed(byte) is None
     assert parser.started
     last = parser.feed(raw[-1:])
-    assert last is not None and [facts(last)] == whole and parser.rest == b""
+    assert last is not None and [facts(last)] == whole and parser.leftover == b""
     assert not parser.started
     for cut in range(1, len(raw)):
         assert talk([raw[:cut], raw[cut:]]) == whole
@@ -124,10 +124,10 @@ def test_any_split_is_the_same_request(raw: bytes) -> None:
         assert parser.feed(raw[:cut]) is None
         request = parser.feed(raw[cut:] + b"body\r\n\r\nbytes")
         assert request is not None and facts(request) == whole[0]
-        assert parser.rest == b"body\r\n\r\nbytes"
+        assert parser.leftover == b"body\r\n\r\nbytes"
     parser = RequestParser()
     assert parser.feed(raw + b"\r\n\r\nXX") is not None
-    assert parser.rest == b"\r\n\r\nXX"
+    assert parser.leftover == b"\r\n\r\nXX"
 
 
 def test_pipelining() -> None:
@@ -463,7 +463,7 @@ def test_every_one_byte_change() -> None:
             outcome = request and facts(request)
             if request is not None:
                 taken += 1
-                assert REFERENCE.fullmatch(raw[: len(raw) - len(parser.rest)]), raw
+                assert REFERENCE.fullmatch(raw[: len(raw) - len(parser.leftover)]), raw
         slow = RequestParser()
         try:
             request = None

@@ -236,7 +236,7 @@ class _Play:
         self.until(lambda: len(self.answered) == KEPT and ("stream", 0) in self.events)
         self.slow = _connected(self.listeners[1])
         self.slow.sendall(b"GET /never")
-        self.until(lambda: len(self.loop.keeper.connections) == KEPT + 2)
+        self.until(lambda: len(self.loop.connections.by_fd) == KEPT + 2)
 
     def until(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -170,14 +170,14 @@ class Daemon:
     def _sending(self) -> bool:
         loop = self.loop
         return isinstance(loop, Proactor) and any(
-            map(loop.handles.sending, loop.keeper.connections)
+            map(loop.handles.sending, loop.connections.by_fd)
         )
 
     def outcome(self) -> list[Any]:
         if isinstance(self.loop, InlineLoop):
             self.later()
         accepted = self.row.cells[ACCEPTED], self.row.cells[CONNECTIONS]
-        ended = sorted(conn.op.name for conn in self.loop.keeper.connections.values())
+        ended = sorted(conn.op.name for conn in self.loop.connections.by_fd.values())
         self.loop.abandon()
         self.loop.turn(0)  # a ring closes what it was told to when it is entered
         self.loop.handles.close()

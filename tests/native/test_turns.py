@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from forkd.app.stream.handlers import Evented
-from forkd.engine import baton as stake
+from forkd.engine import baton
 from forkd.engine.link import Link
 from forkd.models.proactor import Proactor
 from forkd.native import native
@@ -97,7 +97,7 @@ def test_a_client_that_reads_slowly_gets_its_last_answer(natively: bool, why: st
     service = Daemon(kilobyte, 0, natively, Proactor)
     loop: Any = service.loop
     service.send(0, GET % b"/")
-    (conn,) = loop.keeper.connections.values()
+    (conn,) = loop.connections.by_fd.values()
     client, heard = service.clients[0], service.heard[0]
     sent = 1
     while not loop.handles.sending(conn.fd):  # the client's buffer is full
@@ -110,7 +110,7 @@ def test_a_client_that_reads_slowly_gets_its_last_answer(natively: bool, why: st
         loop.retire(0.0, False)
     elif conn.op.idle:
         conn.deadline = monotonic()
-        loop.keeper.wheel.put(conn)
+        loop.connections.wheel.put(conn)
     until = monotonic() + 0.5  # two buckets of the wheel
     while monotonic() < until:
         loop.turn(0.01)
@@ -205,7 +205,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         conns[conn.fd] = conn
         theirs.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nof %3d" % conn.fd)
     first, second = conns.values()
-    shared = stake.make(True)
+    shared = baton.make(True)
     dispatcher = native.Dispatcher(told, {}, conns, {}, shared)
 
     def overtake() -> None:

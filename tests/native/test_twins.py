@@ -93,7 +93,7 @@ def twin_of_read_head(data: bytes) -> tuple[Request, bytes]:
     parser = RequestParser(LIMITS)
     request = parser.feed(data)
     assert request is not None
-    return request, parser.rest
+    return request, parser.leftover
 
 
 def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None:

@@ -431,19 +431,58 @@ def test_the_service_ends_with_it_while_it_finishes_its_work(service: Daemon) ->
 # ---- what cannot become a new master ------------------------------------------------------------
 
 
-def started_by_a_link(service: Daemon, *arguments: str) -> tuple[Path, Path]:
+def started_by_a_link(
+    service: Daemon, *arguments: str, app: str = "app:app", forkd: Path = Path(__file__).parents[2] / "forkd"
+) -> tuple[Path, Path]:
     """A service whose interpreter, and the directory of its forkd, are links that a test can remove."""
     python, lib = service.dir / "python", service.dir / "lib"
     python.symlink_to(os.path.realpath(sys.executable))
     lib.mkdir()
-    (lib / "forkd").symlink_to(Path(__file__).parents[2] / "forkd")
+    (lib / "forkd").symlink_to(forkd)
     environ = {**service.environ, "PYTHONPATH": f"{lib}:{sysconfig.get_paths()['purelib']}"}
     done = subprocess.run(
-        [python, *service.argv("start", *service.flags(*arguments))[1:]],
+        [python, *service.argv("start", *service.flags(*arguments, app=app))[1:]],
         cwd=service.dir, env=environ, capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return python, lib
+
+
+ECHO = """
+    import asyncio
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+"""
+
+
+@pytest.mark.parametrize("io", ["epoll", "sigio"])
+def test_files_that_are_replaced_change_nothing_before_an_upgrade(service: Daemon, io: str) -> None:
+    """Not even what is imported later: by a worker whose application needs it, or by the first scrape."""
+    service.write_app(ECHO)
+    _, lib = started_by_a_link(service, "-w", "1", "--io", io, app="app:Echo")
+    (lib / "forkd").unlink()
+    (lib / "forkd").mkdir()
+    (lib / "forkd" / "__init__.py").write_text("raise ImportError('another version')")
+    (worker,) = service.worker_pids()
+    service.expected_errors = ["gone: SIGKILL"]
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: service.worker_pids() not in ([], [worker]), "a new worker")
+    host, _, port = service.live()["listeners"][0]["address"].rpartition(":")
+
+    def echoed() -> bytes:
+        with socket.create_connection((host, int(port)), 10) as client:
+            client.sendall(b"hello")
+            return client.recv(100)
+
+    assert echoed() == b"hello"
+    service.ok("reload")
+    service.settles(2, "forkd_generation")
+    assert echoed() == b"hello"
 
 
 @pytest.mark.parametrize("how", ["verb", "signal"])

@@ -137,7 +137,7 @@ class Wsgi:
                     return None
                 late = Refused(408, "the request head did not arrive in time")
                 return (yield from self._refuse(peer, late, parser.line))
-            data = parser.rest
+            data = parser.leftover
             try:
                 if exchange is None or not isinstance(request, usual):
                     close, data = yield from self._general(request, peer, data)

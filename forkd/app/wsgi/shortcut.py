@@ -102,13 +102,13 @@ class _Never(UsualRequest):
 class UsualParser:
     """One connection's request heads: `read` looks at each first, a RequestParser at the others."""
 
-    __slots__ = ("_ends", "_general", "_limits", "_read", "_short", "_template", "rest")
+    __slots__ = ("_ends", "_general", "_limits", "_read", "_short", "_template", "leftover")
 
-    rest: bytes  # what followed the last head
+    leftover: bytes  # what followed the last head
 
     def __init__(self, limits: Limits, read: ReadHead, template: Environ, ends: Ends) -> None:
         """The environ of each usual request is made from a copy of `template`."""
-        self.rest = b""
+        self.leftover = b""
         self._limits = limits
         self._read = read
         self._template = template
@@ -129,7 +129,7 @@ class UsualParser:
     def feed(self, data: bytes | UsualRequest) -> Request | UsualRequest | None:
         """As RequestParser's; passes through a request that was read elsewhere."""
         if not isinstance(data, (bytes, memoryview)):
-            self.rest = b""
+            self.leftover = b""
             return data
         general = self._general
         if general is None or general.fresh:
@@ -138,10 +138,10 @@ class UsualParser:
                 data, self._short, limits.fields, limits.body, self._template, self._ends
             )
             if found is not None:
-                self.rest = data[found.end :]
+                self.leftover = data[found.end :]
                 return found
             if general is None:
                 general = self._general = RequestParser(self._limits)
         request = general.feed(data)
-        self.rest = general.rest
+        self.leftover = general.leftover
         return request
