@@ -1,4 +1,4 @@
-"""Find the application that `module:attr` names, and tell which interface it speaks.
+"""Find the application that `module:attr` names.
 
 Called in a child, after the fork, and by `forkd check`; never in the master.
 """
@@ -6,7 +6,6 @@ Called in a child, after the fork, and by `forkd check`; never in the master.
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import inspect
 import os
@@ -148,65 +147,3 @@ def _trace() -> str:
 
 def _is_machinery(path: str) -> bool:
     return path in (__file__, forked.__file__, importlib.__file__) or path.startswith("<frozen importlib")
-
-
-def detect(app: Any, wanted: str | None) -> str:
-    """The interface of `app`: "wsgi" or "stream"; `wanted` wins. Raises AppError."""
-    if wanted not in (None, "wsgi"):
-        return wanted
-    if wanted == "wsgi":
-        _refuse_asgi(app)
-        return wanted
-    if _is_handler(app) or _has(app, "forkd_interface") == "stream":
-        return "stream"
-    if callable(app):
-        _refuse_asgi(app)
-        return "wsgi"
-    raise AppError(
-        f"{_shown(app)} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
-        "nor a socketserver.BaseRequestHandler"
-    )
-
-
-def _is_handler(app: Any) -> bool:
-    """Whether it is a class, or an object of one, that derives from one of the standard library's for
-    protocols. Its module has imported them."""
-    kind = app if inspect.isclass(app) else type(app)
-    bases = [
-        getattr(sys.modules.get(module), name, None)
-        for module, name in (("asyncio", "BaseProtocol"), ("socketserver", "BaseRequestHandler"))
-    ]
-    return issubclass(kind, tuple(base for base in bases if base is not None))
-
-
-def _refuse_asgi(app: Any) -> None:
-    """Raises AppError where a call of it would return a coroutine, or an asynchronous generator."""
-    functions = (types.FunctionType, types.MethodType)
-    for _ in range(10):  # a partial of an object whose __call__ is a partial, and so on
-        if isinstance(app, functools.partial):
-            app = app.func
-        elif isinstance(app, staticmethod):
-            app = app.__func__
-        elif isinstance(app, functions):
-            break
-        else:
-            app = _has(app, "__call__")
-    if inspect.iscoroutinefunction(app) or inspect.isasyncgenfunction(app):
-        raise AppError(
-            "the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream"
-        )
-
-
-def _has(app: Any, name: str) -> Any:
-    """An attribute; None where there is none, or where the application's code fails that is asked for it."""
-    try:
-        return getattr(app, name, None)
-    except Exception:
-        return None
-
-
-def _shown(app: Any) -> str:
-    try:
-        return repr(app)[:200]
-    except Exception:
-        return f"a {type(app).__name__}"

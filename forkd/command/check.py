@@ -192,8 +192,8 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, sockets: SignalSockets, 
 def _load(config: Config) -> tuple[str, str]:
     Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
     row, how = registry.get(config.model), registry.io_of(config.model, config.io)
-    interface, flavour = worker.make_interface(config, _Host(config), how, None)
-    why = registry.refusal(row, how, flavour, config.threads)
+    _, speaks = worker.make_interface(config, _Host(config), how, None)
+    why = registry.refusal(row, how, speaks.name, config.threads)
     if why is not None:
         raise AppError(why)
-    return interface.name, flavour
+    return speaks.flag, speaks.name

@@ -59,11 +59,6 @@ def _age_jitter(config: Config) -> str:
     return "has no effect without max-age" if alone else ""
 
 
-def _interface(config: Config) -> str:
-    asgi = config.interface == "asgi"
-    return "ASGI is not served yet; use wsgi or stream" if asgi else ""
-
-
 def _bind_twice(config: Config) -> str:
     fixed = [a for a in config.bind if a.kind not in ("tcp", "tcp6") or a.port]
     twice = sorted({str(a) for a in fixed if fixed.count(a) > 1})
@@ -105,7 +100,6 @@ def _same_file(config: Config) -> str:
 
 
 _RULES = (
-    Rule(("interface",), _interface),
     Rule(("bind",), _bind_twice),
     Rule(("accept", "bind"), _reuseport_bind),
     Rule(("accept", "workers"), _reuseport_workers),

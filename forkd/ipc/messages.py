@@ -41,7 +41,7 @@ class Ready(NamedTuple):
 
     interface: str
     fallback: str  # why the configured --io cannot be used, and what serves instead; or ""
-    flavour: str = ""  # of the interface: "wsgi", "asyncio" or "socketserver"
+    flavour: str = ""  # the name of its row in app/interfaces.py
 
 
 @_message

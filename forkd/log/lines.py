@@ -275,13 +275,22 @@ class AccessLog:
         """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To wake the logger
         for each costs more than all the rest of a line. `now` and the answer are monotonic."""
         sink = self.sink
-        unheard = sink.ring.head - sink.heard
-        if not unheard:
+        if sink.ring.head == sink.heard:
             self._deadline = 0.0
-            return inf
+            # Still: a thread that has added a line before that store asks nobody to look.
+            if sink.ring.head == sink.heard:
+                return inf
+        unheard = sink.ring.head - sink.heard
         if not self._deadline:
             self._deadline = now + _WAKE_SECONDS
         return now if unheard >= sink.many_bytes else self._deadline
+
+    @property
+    def news(self) -> bool:
+        """Whether there are lines that make `due` earlier than the loop knows, which may wait without a
+        deadline. Asked by other threads than the loop's, after they have added one."""
+        unheard = self.sink.ring.head - self.sink.heard
+        return bool(unheard) and (not self._deadline or unheard >= self.sink.many_bytes)
 
     def flush(self) -> bool:
         """Wake the logger for what there is. Returns whether lines were lost, and the loss is to be logged

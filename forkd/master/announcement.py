@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from forkd import __version__
+from forkd.app import interfaces
 from forkd.master.endpoints import Endpoints
 from forkd.master.service import Service
 from forkd.models import registry
@@ -15,7 +16,7 @@ from forkd.system.output import native_or_not
 def lines(service: Service, endpoints: Endpoints) -> list[str]:
     """What serves, where, and where to look."""
     generation, config = service.generation, service.generation.config
-    where = ", ".join(_url(listener.name, generation.interface) for listener in generation.listeners)
+    where = ", ".join(_url(listener.name, generation.flavour) for listener in generation.listeners)
     io = registry.io_of(config.model, config.io)
     found = [
         f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
@@ -34,4 +35,6 @@ def lines(service: Service, endpoints: Endpoints) -> list[str]:
 
 
 def _url(name: str, interface: str) -> str:
-    return name if name.startswith("unix:") or interface == "stream" else f"http://{name}/"
+    speaks = interfaces.named(interface)
+    http = speaks is None or speaks.http
+    return f"http://{name}/" if http and not name.startswith("unix:") else name

@@ -10,6 +10,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 
+from forkd.app import interfaces
 from forkd.config import Config
 from forkd.errors import BindError, StartError, SystemCallError
 from forkd.ipc.heritage import Listening, sockets_of
@@ -40,7 +41,7 @@ class Generation:
     master_accepts: bool = False  # and hands sockets to the children
     queue: Queue | None = None  # one for all: dispatch = competition
     interface: str = ""  # of its application, as its children say
-    flavour: str = ""  # of the interface
+    flavour: str = ""  # the name of the row in app/interfaces.py
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
     left_out: list[str] = field(default_factory=list)  # lines for the log
@@ -140,8 +141,9 @@ class Generation:
     def defer(self) -> None:
         """Have the kernel hold connections back until their first bytes are there, if so configured, and
         if it is the client who speaks first. To be called when the generation serves."""
+        speaks = interfaces.named(self.flavour)
         for listener in self.listeners:
-            listener.defer(self.config.defer_accept and self.interface not in ("", "stream"))
+            listener.defer(self.config.defer_accept and speaks is not None and speaks.http)
 
     def admit(self, log: Log) -> None:
         """Have the files of its unix sockets let those in that the configuration says, also where they are

@@ -258,10 +258,12 @@ class LeaderThreads(InlineLoop):
         if type(outcome) is not Await or not self.connections.keep_from_thread(conn, outcome):
             self._outcomes.append((conn, outcome))
             self._ring()
-        elif (work is None and self.acceptor.backpressure.busy) or self.context.access is not None:
+        elif (work is None and self.acceptor.backpressure.busy) or (
+            self.context.access is not None and self.context.access.news
+        ):
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
-            # thread that leaves finds it set, or was seen to have left. Or a line of the access log is to be
-            # written.
+            # thread that leaves finds it set, or was seen to have left. Or the logger has to be woken for a
+            # line of the access log.
             self._ring()
         return work
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from forkd.app import interfaces
 from forkd.config import Config
 from forkd.config.rules import Rule
 from forkd.models import (
@@ -32,8 +33,6 @@ MODELS: tuple[ModelRow, ...] = (
     simulated_proactor.ROW,
     proactor.ROW,
 )
-
-INTERFACES = ("wsgi", "socketserver", "asyncio")
 
 
 def find(name: str) -> ModelRow | None:
@@ -102,13 +101,14 @@ def _native(config: Config) -> str:
     )
 
 
-#: For `Sources.load`: what the table of models knows of combinations.
+#: For `Sources.load`: what the tables of models and interfaces know of combinations.
 RULES = (
     Rule(("model",), _model),
     Rule(("io",), _io),
     Rule(("accept",), _accept),
     Rule(("threads",), _threads),
     Rule(("native",), _native),
+    *interfaces.RULES,
 )
 
 
@@ -137,11 +137,12 @@ def usable(config: Config) -> tuple[Config, str]:
     return replace(config, model="simulated-proactor", io=None), why
 
 
-def refusal(row: ModelRow, io: str, flavour: str, threads: int) -> str | None:
-    """Why `flavour` ("wsgi", "socketserver", "asyncio") cannot run so, or None."""
-    if flavour == "asyncio" and threads > 1 and not row.pooled:
+def refusal(row: ModelRow, io: str, interface: str, threads: int) -> str | None:
+    """Why an interface of that name cannot run so, or None."""
+    speaks = interfaces.named(interface)
+    if speaks is not None and speaks.needs_loop and threads > 1 and not row.pooled:
         return (
             "an asyncio protocol belongs to the thread of its event loop; use --threads 1, "
             "and more workers"
         )
-    return row.refused.get((io, flavour))
+    return row.refused.get((io, interface))

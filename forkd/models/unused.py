@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from forkd.app import interfaces
+from forkd.app.interfaces import InterfaceRow
 from forkd.config import OPTIONS, Config
 from forkd.errors import show
 from forkd.models import registry
@@ -21,7 +23,7 @@ from forkd.system.aio import MAX_CLIENTS
 @dataclass(frozen=True)
 class _Service:
     config: Config
-    flavour: str  # "wsgi", "asyncio" or "socketserver"
+    interface: InterfaceRow
 
     @property
     def row(self) -> ModelRow:
@@ -37,7 +39,7 @@ class _Service:
 
 
 def _no_http(service: _Service) -> str:
-    return "" if service.flavour == "wsgi" else "the application is a stream, and this is for HTTP"
+    return "" if service.interface.http else "the application is a stream, and this is for HTTP"
 
 
 def _field_size(service: _Service) -> str:
@@ -48,18 +50,18 @@ def _field_size(service: _Service) -> str:
 
 
 def _no_stream(service: _Service) -> str:
-    return "the application is WSGI, and this is for streams" if service.flavour == "wsgi" else ""
+    return "the application is WSGI, and this is for streams" if service.interface.http else ""
 
 
 def _timeout(service: _Service) -> str:
     # Hooks of the daemon have it for a limit, too.
-    if service.flavour == "wsgi" or service.config.hooks is not None:
+    if service.interface.http or service.config.hooks is not None:
         return ""
     return "the application is a stream, and this is for requests; see idle-timeout"
 
 
 def _write_timeout(service: _Service) -> str:
-    if service.flavour != "socketserver" or not service.config.idle_timeout:
+    if not service.interface.takes_socket or not service.config.idle_timeout:
         return ""
     return "a socketserver handler has the socket itself, whose limit is idle-timeout"
 
@@ -166,10 +168,13 @@ def _written(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else show(value)
 
 
-def unused(config: Config, flavour: str) -> list[str]:
-    """A sentence for each option that was set and has no effect. `flavour`: of the application."""
+def unused(config: Config, interface: str) -> list[str]:
+    """A sentence for each option that was set and has no effect. `interface`: the name of its row."""
     found = []
-    service = _Service(config, flavour)
+    speaks = interfaces.named(interface)
+    if speaks is None:
+        return []  # no worker has said it yet
+    service = _Service(config, speaks)
     for attr, where in config.origins.items():
         why = _UNUSED[attr](service) if attr in _UNUSED else ""
         if why:

@@ -187,6 +187,11 @@ class Ledger(Protocol):
 class AccessLog(Protocol):
     lines: Any  # where native code puts them
 
+    @property
+    def news(self) -> bool:
+        """Whether the loop has to take a turn for lines that another thread has added."""
+        ...
+
     def add(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None:
@@ -231,9 +236,6 @@ class Host(Protocol):
 class Interface(Protocol):
     """Makes sessions for one application."""
 
-    name: str
-    #: Sessions expect a running asyncio loop around them.
-    needs_loop: bool
     #: What each of its sessions waits in first, if that has a shortcut: a connection that is over by then
     #: never gets one.
     opening: Await | None

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from forkd.app import loader, welcome
+from forkd.app import interfaces, loader, welcome
 from forkd.app.hooks import Hooks, Place
-from forkd.app.wsgi.exchange import Wsgi
-from forkd.app.wsgi.shed import SheddingWsgi
+from forkd.app.interfaces import InterfaceRow
 from forkd.config import Config
 from forkd.engine.context import ChildContext, Model
 from forkd.engine.deadlines import NEVER
@@ -112,7 +111,7 @@ class Worker:
             self._after_fork()
             self._hooks = Hooks.load(self._heritage.config.hooks, self.log)
             self._hooks.call("post_fork", self._place)
-            interface, model_row, flavour = self._load()
+            interface, model_row, speaks = self._load()
             stdio.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
@@ -130,9 +129,9 @@ class Worker:
         fallback = (
             f"{self._denied}: {self._heritage.config.model} serves instead" if self._denied else ""
         )
-        self._channel.send(Ready(interface.name, fallback, flavour))
+        self._channel.send(Ready(speaks.flag, fallback, speaks.name))
         self.ready = True
-        if interface.needs_loop:
+        if speaks.needs_loop:
             self._loop = _asyncio_loop(model)
             self._loop.run()
         else:
@@ -182,28 +181,28 @@ class Worker:
             block(BLOCKED[self._io()])
         forked.arm(self._end_in_fork)
 
-    def _load(self) -> tuple[Interface, ModelRow, str]:
-        """The application as an interface, the model, and the interface's flavour. Raises AppError."""
+    def _load(self) -> tuple[Interface, ModelRow, InterfaceRow]:
+        """The application as an interface, the model, and what it is of. Raises AppError."""
         config = self._heritage.config
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
-        interface, flavour = make_interface(
+        interface, speaks = make_interface(
             config, self, io, self._heritage.admin, self._heritage.app, self._heritage.number
         )
-        if self._denied and registry.refusal(row, io, flavour, config.threads):
+        if self._denied and registry.refusal(row, io, speaks.name, config.threads):
             config = replace(config, model="leader-followers")
             self._heritage = replace(self._heritage, config=config)
             row, io = registry.get(config.model), registry.io_of(config.model, config.io)
-        why = registry.refusal(row, io, flavour, config.threads)
+        why = registry.refusal(row, io, speaks.name, config.threads)
         if why is not None:
             raise AppError(f"app {config.app}: --model {config.model} --io {io}: {why}")
-        if interface.needs_loop and (patched := threads_are()):
+        if speaks.needs_loop and (patched := threads_are()):
             self.log.warning(
                 f"{patched} has made greenlets of threads, which asyncio's executors need: getaddrinfo and "
                 "run_in_executor will not complete; leave threads as they are (patch_all(thread=False))"
             )
-        return interface, row, flavour
+        return interface, row, speaks
 
     def _end_in_fork(self) -> None:
         """In a process that the application has forked."""
@@ -338,24 +337,15 @@ def _recycle_at(config: Config) -> int:
 
 def make_interface(
     config: Config, host: Any, io: str, admin: str | None, app: Any = None, worker: int = 0
-) -> tuple[Interface, str]:
-    """Load the application, unless it has been, and wrap it; also its flavour, "wsgi", "socketserver"
-    or "asyncio"."""
+) -> tuple[Interface, InterfaceRow]:
+    """Load the application, unless it has been, and wrap it. Raises AppError."""
     if config.app is None:
         app = welcome.make(config.model, io, admin)
     elif app is None:
         app = loader.load(config.app)
-    if loader.detect(app, config.interface) == "wsgi":
-        if not callable(app):
-            raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
-        multithread = config.threads > 1
-        make = SheddingWsgi if config.shed_after else Wsgi
-        return make(app, config, host, multithread=multithread, worker=worker), "wsgi"
-    # asyncio costs 40 ms and 5 MiB: only those pay that have a use for it.
-    from forkd.app.stream import handlers
-
-    interface = handlers.make(app, config, host)
-    return interface, "asyncio" if interface.needs_loop else "socketserver"
+    speaks = interfaces.find(app, config.interface)
+    speaks.require(app, config)
+    return speaks.make(app, config, host, worker), speaks
 
 
 def _asyncio_loop(model: Model) -> AsyncioLoop:

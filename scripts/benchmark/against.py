@@ -22,8 +22,8 @@ from scripts.benchmark.process import Server, Unavailable
 from scripts.benchmark.servers import Contender
 from scripts.benchmark.works import WORKS, Work
 
-#: The works that a change is held to, and the least ratio: of requests per CPU-second, but for COSTS. The first six
-#: are those that are measured when none is named.
+#: The works that a change is held to, and the least ratio: of requests per CPU-second, or of COSTS. The first
+#: six are those that are measured when none is named.
 LEAST_RATIOS = {
     "hello": 0.98,
     "headers": 0.98,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from forkd.app import loader
+from forkd.app import interfaces, loader
+from forkd.config import Config
 from forkd.errors import AppError
 from tests.process.conftest import Daemon
 
@@ -135,16 +136,20 @@ def test_what_cannot_be_loaded_has_a_reason(module: str, expression: str, said: 
 @pytest.mark.parametrize("wanted", [None, "wsgi"])
 def test_asgi_is_refused_by_its_name(module: str, name: str, wanted: str | None) -> None:
     with pytest.raises(AppError, match="speaks ASGI"):
-        loader.detect(loader.load(f"{module}:{name}"), wanted)
+        app = loader.load(f"{module}:{name}")
+        interfaces.find(app, wanted).require(app, Config())
 
 
 def test_what_cannot_be_asked_for_anything_is_no_application(module: str) -> None:
     with pytest.raises(AppError, match="a Reluctant is no application"):
-        loader.detect(loader.load(f"{module}:reluctant"), None)
+        interfaces.find(loader.load(f"{module}:reluctant"), None)
 
 
 def test_a_partial_of_wsgi_is_wsgi(module: str) -> None:
-    assert loader.detect(loader.load(f"{module}:wsgi_partial"), None) == "wsgi"
+    app = loader.load(f"{module}:wsgi_partial")
+    speaks = interfaces.find(app, None)
+    speaks.require(app, Config())
+    assert speaks.name == "wsgi"
 
 
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forkd.app import interfaces
 from forkd.config import (
     OPTIONS,
     Config,
@@ -31,7 +32,7 @@ def sources(*argv: str, environ: dict[str, str] | None = None) -> Sources:
 
 def problems(of: Sources) -> list[Problem]:
     with pytest.raises(ConfigError) as caught:
-        of.load()
+        of.load(interfaces.RULES)
     assert caught.value.exit_code == 2
     return list(caught.value.problems)
 

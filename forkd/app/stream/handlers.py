@@ -8,10 +8,8 @@ their thread until they return.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socketserver
 from collections.abc import Callable
-from typing import Any
 
 from forkd.app.stream import flow
 from forkd.app.stream.transport import Transport
@@ -24,7 +22,6 @@ from forkd.session.seam import (
     ClientGone,
     Deadline,
     Host,
-    Interface,
     Peer,
     Session,
 )
@@ -38,18 +35,9 @@ _REST_LOOK_SECONDS = 1.0
 _CUT_SHARE = 0.9
 
 
-def make(app: Any, config: Config, host: Host) -> Interface:
-    """The interface for a handler class, or for a factory of protocols."""
-    if inspect.isclass(app) and issubclass(app, socketserver.BaseRequestHandler):
-        return Blocking(app, config, host)
-    return Evented(app, config, host)
-
-
 class Blocking:
     """Sessions that run a socketserver request handler."""
 
-    name = "stream"
-    needs_loop = False
     opening: Await | None = None
 
     def __init__(
@@ -98,8 +86,6 @@ class Blocking:
 class Evented:
     """Sessions that drive an asyncio protocol. `factory` is a Protocol class or a callable."""
 
-    name = "stream"
-    needs_loop = True
     opening: Await | None = None
 
     def __init__(

@@ -52,9 +52,6 @@ _MAX_COPY_BYTES = 16384
 class Wsgi:
     """Makes the sessions of one WSGI application. One per child."""
 
-    name = "wsgi"
-    needs_loop = False
-
     def __init__(
         self, app: Application, config: Config, host: Host, *, multithread: bool, worker: int = 0
     ) -> None:

@@ -1,0 +1,160 @@
+"""The interfaces of applications, as a table: how each is told from the others, what it needs, and what makes
+its sessions. A new one is a row here. In a child, once the application is there; the master has the facts.
+
+Which models carry it is said by the models: `ModelRow.refused`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from forkd.app.wsgi.exchange import Wsgi
+from forkd.app.wsgi.shed import SheddingWsgi
+from forkd.config import Config
+from forkd.config.rules import Rule
+from forkd.errors import AppError
+from forkd.session.seam import Host, Interface
+
+
+@dataclass(frozen=True)
+class InterfaceRow:
+    name: str
+    flag: str  # of --interface; several may have the same
+    fits: Callable[[Any], bool]  # an application, when --interface does not say
+    require: Callable[[Any, Config], None]  # raises AppError for what is none, though it was taken for one
+    make: Callable[[Any, Config, Host, int], Interface]  # the last one is the number of the worker, from 1
+    http: bool = False  # the client speaks first, and in requests
+    needs_loop: bool = False  # an asyncio loop around its sessions, on one thread
+    takes_socket: bool = False  # its sessions have the socket itself, and their thread until they end
+
+
+def find(app: Any, wanted: str | None) -> InterfaceRow:
+    """The interface that `app` speaks. `wanted` (--interface) decides between flags. Raises AppError."""
+    rows = [row for row in INTERFACES if wanted in (None, row.flag)]
+    found = next((row for row in rows if row.fits(app)), rows[-1] if wanted is not None else None)
+    if found is None:
+        raise AppError(
+            f"{_shown(app)} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
+            "nor a socketserver.BaseRequestHandler"
+        )
+    return found
+
+
+def named(name: str) -> InterfaceRow | None:
+    """None before any child has told which it is."""
+    return next((row for row in INTERFACES if row.name == name), None)
+
+
+# ---- wsgi -------------------------------------------------------------------------------------
+
+
+def _require_wsgi(app: Any, config: Config) -> None:
+    _refuse_asgi(app)
+    if not callable(app):
+        raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
+
+
+def _make_wsgi(app: Any, config: Config, host: Host, worker: int) -> Interface:
+    make = SheddingWsgi if config.shed_after else Wsgi
+    return make(app, config, host, multithread=config.threads > 1, worker=worker)
+
+
+def _refuse_asgi(app: Any) -> None:
+    """Raises AppError where a call of it would return a coroutine, or an asynchronous generator."""
+    functions = (types.FunctionType, types.MethodType)
+    for _ in range(10):  # a partial of an object whose __call__ is a partial, and so on
+        if isinstance(app, functools.partial):
+            app = app.func
+        elif isinstance(app, staticmethod):
+            app = app.__func__
+        elif isinstance(app, functions):
+            break
+        else:
+            app = _has(app, "__call__")
+    if inspect.iscoroutinefunction(app) or inspect.isasyncgenfunction(app):
+        raise AppError(
+            "the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream"
+        )
+
+
+# ---- streams ----------------------------------------------------------------------------------
+
+
+def _is_handler(app: Any) -> bool:
+    return inspect.isclass(app) and issubclass(app, _loaded("socketserver", "BaseRequestHandler"))
+
+
+def _is_stream(app: Any) -> bool:
+    """A protocol, or what says of itself that it makes some; an object of a handler's class is taken for such
+    a factory, too."""
+    kind = app if inspect.isclass(app) else type(app)
+    bases = _loaded("asyncio", "BaseProtocol") + _loaded("socketserver", "BaseRequestHandler")
+    return issubclass(kind, bases) or _has(app, "forkd_interface") == "stream"
+
+
+def _loaded(module: str, name: str) -> tuple[type, ...]:
+    """A class of the standard library's, where its module is loaded: an application that derives from it has
+    loaded it."""
+    found = getattr(sys.modules.get(module), name, None)
+    return () if found is None else (found,)
+
+
+# asyncio, which both import, costs 40 ms and 5 MiB: only those pay that have a use for it.
+
+
+def _make_blocking(app: Any, config: Config, host: Host, worker: int) -> Interface:
+    from forkd.app.stream.handlers import Blocking
+
+    return Blocking(app, config, host)
+
+
+def _make_evented(app: Any, config: Config, host: Host, worker: int) -> Interface:
+    from forkd.app.stream.handlers import Evented
+
+    return Evented(app, config, host)
+
+
+def _anything(app: Any, config: Config) -> None:
+    """It is called for each connection, and then one sees."""
+
+
+# ---- the table --------------------------------------------------------------------------------
+
+#: In the order in which they are tried.
+INTERFACES: tuple[InterfaceRow, ...] = (
+    InterfaceRow("socketserver", "stream", _is_handler, _anything, _make_blocking, takes_socket=True),
+    InterfaceRow("asyncio", "stream", _is_stream, _anything, _make_evented, needs_loop=True),
+    InterfaceRow("wsgi", "wsgi", callable, _require_wsgi, _make_wsgi, http=True),
+)
+
+
+def _served(config: Config) -> str:
+    flags = sorted({row.flag for row in INTERFACES}, reverse=True)
+    if config.interface in (None, *flags):
+        return ""
+    return f"{str(config.interface).upper()} is not served yet; use {' or '.join(flags)}"
+
+
+#: For `Sources.load`: what this table knows of a configuration.
+RULES = (Rule(("interface",), _served),)
+
+
+def _has(app: Any, name: str) -> Any:
+    """An attribute; None where there is none, or where the application's code fails that is asked for it."""
+    try:
+        return getattr(app, name, None)
+    except Exception:
+        return None
+
+
+def _shown(app: Any) -> str:
+    try:
+        return repr(app)[:200]
+    except Exception:
+        return f"a {type(app).__name__}"
