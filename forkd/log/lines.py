@@ -275,12 +275,13 @@ class AccessLog:
         """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To wake the logger
         for each costs more than all the rest of a line. `now` and the answer are monotonic."""
         sink = self.sink
-        if sink.ring.head == sink.heard:
-            self._deadline = 0.0
-            # Still: a thread that has added a line before that store asks nobody to look.
-            if sink.ring.head == sink.heard:
-                return inf
         unheard = sink.ring.head - sink.heard
+        if not unheard:
+            self._deadline = 0.0
+            # Again: a thread that has added a line before that store has asked nobody to look.
+            unheard = sink.ring.head - sink.heard
+            if not unheard:
+                return inf
         if not self._deadline:
             self._deadline = now + _WAKE_SECONDS
         return now if unheard >= sink.many_bytes else self._deadline
