@@ -50,7 +50,7 @@ class Lines:
         /,
     ) -> bytes | None: ...
 
-class _Ledger:
+class _Recorder:
     def begin(self, line: bytes, client: str = ..., fd: int = ..., /) -> int: ...
     def pause(self) -> None: ...
     def resume(self, ticket: int, /) -> None: ...
@@ -79,7 +79,7 @@ class Places:
         /,
     ) -> None: ...
 
-class Lane(_Ledger):
+class Lane(_Recorder):
     def __init__(
         self,
         memory: memoryview,
@@ -90,12 +90,12 @@ class Lane(_Ledger):
         /,
     ) -> None: ...
 
-class OwnLane(_Ledger):
+class OwnLane(_Recorder):
     def become(self, lane: Lane, /) -> None: ...
 
 class Link:  # PythonLink in engine/link.py
     fd: int
-    ledger: Any
+    recorder: Any
     forks: int
     moved: int
     deadline: float
@@ -158,7 +158,7 @@ class Completions:
 class Dispatcher:
     patience: float
     wary: bool
-    brief: tuple[Any, ...] | None
+    one_shot: tuple[Any, ...] | None
     accepted: int
     taken: int
     due: float
@@ -167,7 +167,7 @@ class Dispatcher:
         loop: object,
         calls: dict[int, Callable[[], None]],
         connections: dict[int, Any],
-        early: dict[int, Any],
+        silent: dict[int, Any],
         baton: object | None,
         /,
     ) -> None: ...

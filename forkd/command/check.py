@@ -56,7 +56,7 @@ class _Host:
 
     def __init__(self, config: Config) -> None:
         self.draining = False
-        self.ledger = Scoreboard(1).lanes[1][0]
+        self.recorder = Scoreboard(1).lanes[1][0]
         self.access = None
         self.log = Log(config.log_level, config.log_format, "check")
 

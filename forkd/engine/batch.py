@@ -14,8 +14,8 @@ from forkd.engine.share import MOST_ACCEPTS
 #: Connections taken at a time, at most. A child that has more of them open should not get several of those
 #: that stay.
 MAX_CONNECTIONS = MOST_ACCEPTS
-#: Brief connections in a row after which one more is taken at a time: where one in a hundred takes long, the
-#: others hardly ever wait for it.
+#: One-shot connections in a row after which one more is taken at a time: where one in a hundred takes long,
+#: the others hardly ever wait for it.
 RUN_CONNECTIONS = 64
 _FULL_CONNECTIONS = (MAX_CONNECTIONS - 1) * RUN_CONNECTIONS
 #: Connections taken off the run: for a batch with more than MAX_CONNECTIONS open, and for one that took a

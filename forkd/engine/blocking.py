@@ -18,7 +18,7 @@ from forkd.engine.connections import LINGER_SECONDS
 from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import TURN_SENDS
-from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline
+from forkd.session.seam import HIJACK, LINGER, READY, Await, Deadline
 from forkd.system.cells import RECEIVED
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import monotonic, select, socket
@@ -41,7 +41,7 @@ class BlockingFollowers(ChildLoop):
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         conn = Connection(
-            sock, client, server, self.context.interface, seconds, self.woken, self.context.host.ledger
+            sock, client, server, self.context.interface, seconds, self.woken, self.context.host.recorder
         )
         self.connections.by_fd[conn.fd] = conn
         self._counted(1)
@@ -70,7 +70,7 @@ class BlockingFollowers(ChildLoop):
                         self._readable(conn.fd, 0)
                     op = conn.resume(self._perform(conn, op))
         except StopIteration as stop:
-            if not conn.taken and (stop.value is LINGER or conn.has_input()):
+            if not conn.hijacked and (stop.value is LINGER or conn.has_input()):
                 self._linger(conn)
 
     def _linger(self, conn: Connection) -> None:
@@ -80,7 +80,7 @@ class BlockingFollowers(ChildLoop):
         while (left := ends - monotonic()) > 0:
             if self._readable(conn.fd, left):
                 data = conn.recv(CHUNK_BYTES)
-                conn.ledger.add(RECEIVED, len(data))
+                conn.recorder.add(RECEIVED, len(data))
                 if not data:
                     break
 
@@ -96,7 +96,7 @@ class BlockingFollowers(ChildLoop):
             if conn.deadline <= monotonic():
                 return conn.session.throw(Deadline(op.name))
         data = conn.recv(CHUNK_BYTES)
-        conn.ledger.add(RECEIVED, len(data))
+        conn.recorder.add(RECEIVED, len(data))
         if op.rate:
             conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)
         return conn.resume(data)
@@ -118,8 +118,8 @@ class BlockingFollowers(ChildLoop):
     def _perform(self, conn: Connection, op: Any) -> Any:
         if type(op) is bytes:
             conn.push(op)
-        elif op is TAKE:
-            return conn.take()
+        elif op is HIJACK:
+            return conn.hijack()
         elif op is not READY:
             conn.queue(op)
             conn.push_out()

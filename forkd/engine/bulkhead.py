@@ -17,7 +17,7 @@ class Work(NamedTuple):
     """A connection whose session goes on in the application."""
 
     conn: Connection
-    reached: Any  # READY or TAKE, or a request that its session knows nothing of; None: mid-answer
+    reached: Any  # READY or HIJACK, or a request that its session knows nothing of; None: mid-answer
     line: bytes  # of the request
     long: bool  # see routes.py
 

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.engine.deadlines import NEVER, NOWHERE
-from forkd.engine.hijack import TakenSocket
+from forkd.engine.hijack import HijackedSocket
 from forkd.engine.link import Link
 from forkd.session.seam import (
     Await,
     ClientGone,
     Interface,
-    Ledger,
     Log,
     Patience,
+    Recorder,
     SendFile,
     Session,
 )
@@ -91,6 +91,7 @@ class Connection(Link):
     __slots__ = (
         "client_port",
         "ended",
+        "hijacked",
         "lent",
         "line",
         "mask",
@@ -102,7 +103,6 @@ class Connection(Link):
         "server_port",
         "session",
         "sock",
-        "taken",
         "waker",
     )
 
@@ -114,7 +114,7 @@ class Connection(Link):
         interface: Interface,
         push_seconds: float,
         waker: Any,
-        ledger: Ledger,
+        recorder: Recorder,
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
@@ -124,12 +124,12 @@ class Connection(Link):
         self.server, self.server_port = server
         self.push_seconds = push_seconds
         self.waker = waker
-        self.ledger = ledger
+        self.recorder = recorder
         self.lent = 0.0  # when it came into the request queue, in the models that have one
         self.line = b""
         self.moved = 0
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
-        self.taken = 0  # the thread in which the session has the socket itself
+        self.hijacked = 0  # the thread in which the session has the socket itself
         self.ended = False
         self.forks = in_fork.forks
         self.op = _NOTHING_YET
@@ -159,17 +159,17 @@ class Connection(Link):
         except BlockingIOError:
             sent = 0
         self.moved += sent
-        self.ledger.add(SENT, sent)
+        self.recorder.add(SENT, sent)
         for buffer in op:
             if sent < len(buffer):
                 self.out.append(memoryview(buffer)[sent:])
             sent = max(0, sent - len(buffer))
         return not self.out
 
-    def take(self) -> TakenSocket:
+    def hijack(self) -> HijackedSocket:
         """Give the socket away to the session, blocking, until it returns."""
-        self.taken = get_ident()
-        self.sock = taken = TakenSocket(self.sock, self.ledger)
+        self.hijacked = get_ident()
+        self.sock = taken = HijackedSocket(self.sock, self.recorder)
         taken.settimeout(None)
         return taken
 
@@ -223,7 +223,7 @@ class Connection(Link):
             except BlockingIOError:
                 return False
             self.moved += sent
-            self.ledger.add(SENT, sent)
+            self.recorder.add(SENT, sent)
             if not left:
                 del out[0]
         return True
@@ -262,7 +262,7 @@ class Connection(Link):
         except OSError as error:
             raise ClientGone("the client has left") from error
         self.moved += sent
-        self.ledger.add(SENT, sent)
+        self.recorder.add(SENT, sent)
         return sent
 
     def fill(self, buffer: memoryview | None) -> int:
@@ -275,7 +275,7 @@ class Connection(Link):
         except OSError:  # the next receive will see it, or the end
             return 0
         self.moved += count
-        self.ledger.add(RECEIVED, count)
+        self.recorder.add(RECEIVED, count)
         return count
 
     def shutdown(self) -> bool:

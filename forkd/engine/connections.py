@@ -63,7 +63,7 @@ class Connections:
             self._unit.interface,
             config.write_timeout,
             self._wake,
-            self._unit.host.ledger,
+            self._unit.host.recorder,
         )
         self.by_fd[conn.fd] = conn
         self._counted(len(self.by_fd))
@@ -235,7 +235,7 @@ class Connections:
         answers that it has not read yet (RFC 9112, 9.6). So wait for its EOF, for a while.
         """
         try:
-            if not conn.taken and (linger or conn.has_input()):
+            if not conn.hijacked and (linger or conn.has_input()):
                 conn.sock.shutdown(socket.SHUT_WR)
                 self._wait(conn, self.lingering)
                 return

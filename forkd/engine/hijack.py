@@ -13,21 +13,21 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from forkd.session.seam import Ledger
+from forkd.session.seam import Recorder
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork
 from forkd.system.originals import socket
 from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 
 
-class TakenSocket(socket.socket):
+class HijackedSocket(socket.socket):
     """Takes over the descriptor of `sock`."""
 
     _failure: OSError | None = None
 
-    def __init__(self, sock: socket.socket, ledger: Ledger) -> None:
+    def __init__(self, sock: socket.socket, recorder: Recorder) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
-        self._ledger = ledger
+        self._recorder = recorder
         self._sent = 0  # by all methods but sendfile
 
     def caused(self, error: BaseException) -> bool:
@@ -38,12 +38,12 @@ class TakenSocket(socket.socket):
 
     def count_received(self, count: int, flags: int) -> None:
         if not flags & socket.MSG_PEEK and not in_fork:
-            self._ledger.add(RECEIVED, count)
+            self._recorder.add(RECEIVED, count)
 
     def count_sent(self, count: int) -> None:
         self._sent += count
         if not in_fork:
-            self._ledger.add(SENT, count)
+            self._recorder.add(SENT, count)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As socket.sendfile, which calls `send` where sendfile(2) cannot be used."""
@@ -54,7 +54,7 @@ class TakenSocket(socket.socket):
             self._failure = error
             raise
         if not in_fork:
-            self._ledger.add(SENT, total - (self._sent - before))
+            self._recorder.add(SENT, total - (self._sent - before))
         return total
 
 
@@ -74,7 +74,7 @@ def _remembering(name: str, counted: Callable[..., None] | None) -> Any:
     before_flags = _BEFORE_FLAGS.get(name)
 
     @functools.wraps(method)
-    def call(self: TakenSocket, *args: Any, **options: Any) -> Any:
+    def call(self: HijackedSocket, *args: Any, **options: Any) -> Any:
         if before_flags is not None and args:
             args = _quiet(args, before_flags)
         try:
@@ -93,7 +93,7 @@ def _receives(size_of: Callable[[Any], int], place: int) -> Callable[..., None]:
     """`place`: where the flags are among the arguments."""
 
     def counted(
-        self: TakenSocket, result: Any, args: tuple[Any, ...], options: dict[str, Any]
+        self: HijackedSocket, result: Any, args: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
         flags = args[place] if len(args) > place else options.get("flags", 0)
         self.count_received(size_of(result), flags)
@@ -101,11 +101,11 @@ def _receives(size_of: Callable[[Any], int], place: int) -> Callable[..., None]:
     return counted
 
 
-def _sends(self: TakenSocket, result: int, args: Any, options: Any) -> None:
+def _sends(self: HijackedSocket, result: int, args: Any, options: Any) -> None:
     self.count_sent(result)
 
 
-def _sends_all(self: TakenSocket, result: None, args: Any, options: Any) -> None:
+def _sends_all(self: HijackedSocket, result: None, args: Any, options: Any) -> None:
     self.count_sent(memoryview(args[0]).nbytes)
 
 
@@ -133,4 +133,4 @@ for _name, _counted in {
     "sendmsg": _sends,
     "shutdown": None,
 }.items():
-    setattr(TakenSocket, _name, _remembering(_name, _counted))
+    setattr(HijackedSocket, _name, _remembering(_name, _counted))

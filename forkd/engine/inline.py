@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
-from forkd.engine.one_shot import BriefLoop
+from forkd.engine.one_shot import OneShotLoop
 from forkd.engine.share import SECONDS
 from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
-from forkd.session.seam import TAKE, Await, Deadline
+from forkd.session.seam import HIJACK, Await, Deadline
 from forkd.system.cells import RECEIVED
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
 from forkd.system.originals import socket
 
 
-class InlineLoop(BriefLoop):
+class InlineLoop(OneShotLoop):
     def handle_set(self) -> HandleSet:
         if native is not None and self.context.config.native and self.context.io == "epoll":
             return NativeEpollSet()
@@ -43,7 +43,7 @@ class InlineLoop(BriefLoop):
         into the handle set: it may be all that the client sends."""
         conn = self.connections.add(sock, client, server)
         outcome = advance(conn, conn.resume, None, self.log, to_ready=True)
-        if outcome is TAKE:
+        if outcome is HIJACK:
             self._enter(conn, outcome)
         elif type(outcome) is Await and outcome.read and not outcome.write:
             conn.op = outcome
@@ -116,7 +116,7 @@ class InlineLoop(BriefLoop):
             self.lost(conn)
             return
         conn.moved += len(data)
-        conn.ledger.add(RECEIVED, len(data))
+        conn.recorder.add(RECEIVED, len(data))
         self.feed(conn, data)
 
     def _flush(self, conn: Connection) -> None:
@@ -127,8 +127,8 @@ class InlineLoop(BriefLoop):
             self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
-        """From READY or TAKE on."""
-        self._go(conn, conn.resume, conn.take() if reached is TAKE else None)
+        """From READY or HIJACK on."""
+        self._go(conn, conn.resume, conn.hijack() if reached is HIJACK else None)
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
         """The one way into a session: models/leader_threads.py, where it may block, has others."""

@@ -3,7 +3,7 @@
 `fd`: its descriptor. `forks`: what `in_fork` had counted when it
 was new. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
 and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address. `note`:
-see `Peer` in session/seam.py. `ledger`: where its bytes are counted. `origin`: of a bare Link, which native
+see `Peer` in session/seam.py. `recorder`: where its bytes are counted. `origin`: of a bare Link, which native
 code has accepted, the intake.
 """
 
@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from forkd.native import native
-from forkd.session.seam import Await, Ledger
+from forkd.session.seam import Await, Recorder
 
 
 class PythonLink:
-    __slots__ = ("bucket", "client", "deadline", "fd", "forks", "ledger", "moved", "note", "op", "origin")
+    __slots__ = ("bucket", "client", "deadline", "fd", "forks", "moved", "note", "op", "origin", "recorder")
 
     fd: int
-    ledger: Ledger
+    recorder: Recorder
     forks: int
     moved: int
     deadline: float

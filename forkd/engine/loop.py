@@ -301,7 +301,7 @@ class ChildLoop:
         me = get_ident()
         conns = self.connections.by_fd
         waiting = [sock.fileno() for sock, *_ in self._left]
-        mine = {fd for fd, conn in conns.items() if conn.taken == me}
+        mine = {fd for fd, conn in conns.items() if conn.hijacked == me}
         return {*self.handles.descriptors(), *self.calls, *self.acceptor.intakes, *conns, *waiting} - mine
 
 

@@ -1,8 +1,8 @@
 """The fast path for one-request connections: native code accepts and answers them as bare Links.
 
-A Connection is made only for a client that does more (native/engine_accept.c). Where all connections are so
-brief, native code accepts several at a time (engine/batch.py), and waits for those that have sent nothing
-yet, which are *early*. Without native code `lead` and `serve` of the other loops do the same.
+A Connection is made only for a client that does more (native/engine_accept.c). Where all connections are
+one-shot, native code accepts several at a time (engine/batch.py), and waits for those that have sent nothing
+yet, which are *silent*. Without native code `lead` and `serve` of the other loops do the same.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from forkd.system.stdio import mend
 if TYPE_CHECKING:
     from forkd._native import Dispatcher
 
-#: Seconds between two looks at early connections. One that is early at both gets a Connection.
-_EARLY_SECONDS = 0.05
-_MAX_EARLY_LINKS = 256
+#: Seconds between two looks at silent connections. One that is silent at both gets a Connection.
+_SILENT_SECONDS = 0.05
+_MAX_SILENT_LINKS = 256
 
 
-class BriefLoop(ChildLoop):
+class OneShotLoop(ChildLoop):
     def __init__(self, context: ChildContext, baton: Baton | None = None) -> None:
         """`baton`: where threads take turns; there native code accepts nothing."""
         super().__init__(context)
         self._alone = baton is None
         self._batch = Batch()
         self._caution = context.lease.caution if context.lease is not None else None
-        self._early: dict[int, Link] = {}
-        self._silent: dict[int, Link] = {}  # those that have been early for a while
+        self._silent: dict[int, Link] = {}
+        self._silent_before: dict[int, Link] = {}  # those that have been silent for a while
         self._look_at = NEVER  # when to look for them
         self._epoll = self.handles.fileno() if isinstance(self.handles, NativeEpollSet) else -1
         self.dispatcher: Dispatcher | None = (
-            native.Dispatcher(self, self.calls, self.connections.by_fd, self._early, baton)
+            native.Dispatcher(self, self.calls, self.connections.by_fd, self._silent, baton)
             if native is not None and context.config.native
             else None
         )
@@ -61,14 +61,14 @@ class BriefLoop(ChildLoop):
             self.share.taken = dispatcher.taken
         super().lead(fd)
         intake, opening = intakes.get(fd), self.context.interface.opening
-        dispatcher.brief = None
+        dispatcher.one_shot = None
         if (
             self._alone and self._epoll >= 0 and self._batch.full and opening is not None
             and len(intakes) == 1  # native code knows no turns of listeners
             and isinstance(intake, ListenerIntake)
         ):  # fmt: skip
             size = 1 if self.context.lease is None else self._batch.size
-            dispatcher.brief = (
+            dispatcher.one_shot = (
                 fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size
             )  # fmt: skip
 
@@ -92,14 +92,14 @@ class BriefLoop(ChildLoop):
         self, dispatcher: Dispatcher, intake: ListenerIntake, opening: Await, links: list[Link]
     ) -> None:
         began, several = monotonic(), self._batch.size > 1
-        early = several and len(self._early) + len(links) < self._room
-        dispatcher.begin(links, opening, intake, self._epoll if early else -1)
+        silent = several and len(self._silent) + len(links) < self._room
+        dispatcher.begin(links, opening, intake, self._epoll if silent else -1)
         self.served(len(links), monotonic() - began)
 
     @property
     def _room(self) -> int:
-        """For early connections, which are not counted until they have a Connection."""
-        return min(_MAX_EARLY_LINKS, self.acceptor.room)
+        """For silent connections, which are not counted until they have a Connection."""
+        return min(_MAX_SILENT_LINKS, self.acceptor.room)
 
     # ---- what native code calls -----------------------------------------------------------
 
@@ -111,14 +111,14 @@ class BriefLoop(ChildLoop):
         self._begin(self.dispatcher, intake, self.context.interface.opening, links)
 
     def served(self, count: int, seconds: float) -> None:
-        """So many connections that were not early have been served within `seconds`."""
+        """So many connections that were not silent have been served within `seconds`."""
         several = self._batch.size > 1
         if seconds >= SLOW_SECONDS and self._caution is not None:
             self._caution.slow(monotonic(), seconds)
         self._batch.served(count, seconds, len(self.connections.by_fd))
         self.acceptor.served(count if several else 0, len(self.connections.by_fd))
         if not self._batch.full and self.dispatcher is not None:
-            self.dispatcher.brief = None
+            self.dispatcher.one_shot = None
 
     def grown(self, link: Link) -> Connection:
         """The Connection of a link that native code has begun with, and that needs a session."""
@@ -132,11 +132,11 @@ class BriefLoop(ChildLoop):
         requests. When a measure of the accept queue is due, `take` gets the next connections."""
         if now >= self.accept_wait.due:
             assert self.dispatcher is not None
-            self.dispatcher.brief = None
+            self.dispatcher.one_shot = None
         if self._caution is not None and self._caution.advised(now):
             self._batch.begin_anew()
             assert self.dispatcher is not None
-            self.dispatcher.brief = None
+            self.dispatcher.one_shot = None
 
     def turn(self, timeout: float | None) -> None:
         super().turn(timeout)
@@ -144,34 +144,34 @@ class BriefLoop(ChildLoop):
         if dispatcher is not None and dispatcher.accepted:
             self._cells[ACCEPTED] += dispatcher.accepted
             dispatcher.accepted = 0
-        if self._early and self._look_at == NEVER:
-            self._look_at = self.connections.now + _EARLY_SECONDS
+        if self._silent and self._look_at == NEVER:
+            self._look_at = self.connections.now + _SILENT_SECONDS
         if self._look_at <= self.connections.now:
-            self._grow(self._silent)
-            self._silent = self._early.copy()
-            self._look_at = self.connections.now + _EARLY_SECONDS if self._silent else NEVER
+            self._grow(self._silent_before)
+            self._silent_before = self._silent.copy()
+            self._look_at = self.connections.now + _SILENT_SECONDS if self._silent_before else NEVER
         if self._look_at < self._again:
             self._again = self._look_at
 
     def _grow(self, links: dict[int, Link]) -> None:
-        """Make a Connection of each of these links that is still early."""
+        """Make a Connection of each of these links that is still silent."""
         for fd, link in list(links.items()):
-            if self._early.get(fd) is link:
+            if self._silent.get(fd) is link:
                 assert self.dispatcher is not None
-                del self._early[fd]
+                del self._silent[fd]
                 conn = self.dispatcher.grow(link)
                 self.connections.follow(conn, conn.op)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
-        self._grow(self._early)
+        self._grow(self._silent)
         if self.dispatcher is not None:
-            self.dispatcher.brief = None
+            self.dispatcher.one_shot = None
         super().retire(idle_grace, drain_queue)
 
     def descriptors(self) -> set[int]:
         held = self.dispatcher.held() if self.dispatcher is not None else ()
-        return super().descriptors() | {*self._early, *held}
+        return super().descriptors() | {*self._silent, *held}
 
     def abandon(self) -> None:
-        self._early.clear()  # that closes them
+        self._silent.clear()  # that closes them
         super().abandon()

@@ -18,7 +18,7 @@ from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, Outcome, advance
-from forkd.session.seam import READY, TAKE, Deadline, Log
+from forkd.session.seam import HIJACK, READY, Deadline, Log
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import SimpleQueue, socket, start_thread
 from forkd.system.scoreboard import Row
@@ -139,14 +139,14 @@ class PooledLoop(ChildLoop):
 
     def begun(self, conn: Connection, outcome: Outcome) -> None:
         """A step in the waiting thread is done: logic goes to the pool, the rest is kept."""
-        if outcome is READY or outcome is TAKE:
+        if outcome is READY or outcome is HIJACK:
             self.lend(conn, lambda: self.logic(conn, outcome))
         else:
             self.connections.follow(conn, outcome)
 
     def logic(self, conn: Connection, reached: Outcome) -> Outcome:
-        """Go on from READY or TAKE; called in a pool thread."""
-        value = conn.take() if reached is TAKE else None
+        """Go on from READY or HIJACK; called in a pool thread."""
+        value = conn.hijack() if reached is HIJACK else None
         return advance(conn, conn.resume, value, self.log, send=self.sends)
 
     def late(self, conn: Connection) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
-from forkd.session.seam import LINGER, READY, TAKE, Await, Deadline, Log
+from forkd.session.seam import HIJACK, LINGER, READY, Await, Deadline, Log
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork, leave
 from forkd.system.sigpipe import NO_SIGPIPE
@@ -39,7 +39,7 @@ LINGERING: Final = _Outcome("LINGERING")
 #: The client left, or the session failed.
 ABORTED: Final = _Outcome("ABORTED")
 
-Outcome = Any  # Await | READY | TAKE | one of the above
+Outcome = Any  # Await | READY | HIJACK | one of the above
 
 
 def receive(conn: Connection) -> bytes | memoryview | None:
@@ -49,7 +49,7 @@ def receive(conn: Connection) -> bytes | memoryview | None:
     except BlockingIOError:
         return None
     conn.moved += len(data)
-    conn.ledger.add(RECEIVED, len(data))
+    conn.recorder.add(RECEIVED, len(data))
     return data
 
 
@@ -65,7 +65,7 @@ def advance(
     """Resume the session with `step(value)` and do what it yields, until it has to wait.
 
     `send` False leaves writing to the caller: what is to be sent is queued, and WRITING returned.
-    `to_ready` True returns READY or TAKE where the application would run: logic goes on elsewhere.
+    `to_ready` True returns READY or HIJACK where the application would run: logic goes on elsewhere.
     """
     resume = conn.resume
     turn = TURN_SENDS
@@ -80,7 +80,7 @@ def advance(
                     except BlockingIOError:
                         pass
                 conn.moved += sent
-                conn.ledger.add(SENT, sent)
+                conn.recorder.add(SENT, sent)
                 turn -= 1
                 if sent < len(op):
                     conn.out.append(memoryview(op)[sent:])
@@ -94,10 +94,10 @@ def advance(
                 if to_ready:
                     return READY
                 op = resume(None)
-            elif op is TAKE:
+            elif op is HIJACK:
                 if to_ready:
-                    return TAKE
-                op = resume(conn.take())
+                    return HIJACK
+                op = resume(conn.hijack())
             else:
                 turn -= 1
                 if not send:

@@ -196,7 +196,7 @@ class AccessLog:
 
     def end(
         self,
-        ledger: Any,
+        recorder: Any,
         ticket: int,
         host: str,
         line: bytes,
@@ -206,9 +206,9 @@ class AccessLog:
         agent: str,
         took_ns: int,
     ) -> None:
-        """Add the line of a request, and end the request in that ledger, which knows it by its ticket."""
+        """Add the line of a request, and end the request in that recorder, which knows it by its ticket."""
         text = self._make(host, line, status, size, referer, agent, took_ns)
-        self.sink.end_request(ledger, ticket, status, took_ns, text)
+        self.sink.end_request(recorder, ticket, status, took_ns, text)
 
     def broken(
         self, host: str, line: bytes, status: int, size: int, took_ns: int, reason: str

@@ -57,8 +57,8 @@ class RequestSink(LineSink, Protocol):
     heard: int  # of the ring's head: the reader was woken for all before
     many_bytes: int  # for which the reader is woken at once
 
-    def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes, /) -> None:
-        """A request ends that has this line: it is counted in the ledger, and there is its line."""
+    def end_request(self, recorder: Any, ticket: int, status: int, took: int, line: bytes, /) -> None:
+        """A request ends that has this line: it is counted in the recorder, and there is its line."""
 
     def head_of(self, lane: int) -> int:
         """The position that a lane's lines have reached, for `Row.complete`."""

@@ -35,7 +35,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.inline import InlineLoop
 from forkd.engine.routes import SLOW_SECONDS, Routes
 from forkd.engine.steps import FINISHED, Outcome, advance
-from forkd.session.seam import READY, TAKE, Await
+from forkd.session.seam import HIJACK, READY, Await
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import Events
 from forkd.system.lanes import Lanes
@@ -178,7 +178,7 @@ class LeaderThreads(InlineLoop):
         outcome = advance(conn, step, value, self.log, to_ready=True)
         if not self._baton.release(conn):
             self._deposed(conn, outcome)
-        if outcome is READY or outcome is TAKE:
+        if outcome is READY or outcome is HIJACK:
             self._enter(conn, outcome)
         else:
             self.connections.follow(conn, outcome)
@@ -219,7 +219,7 @@ class LeaderThreads(InlineLoop):
     def _deposed(self, conn: Connection, outcome: Outcome) -> NoReturn:
         with self._lock:
             pass  # from here on the other leads
-        if outcome is READY or outcome is TAKE:
+        if outcome is READY or outcome is HIJACK:
             self._work(Work(conn, outcome, conn.line, False))
         self._work(self._hand_back(conn, outcome, False), queued=True)
 
@@ -238,8 +238,8 @@ class LeaderThreads(InlineLoop):
 
     def _advance(self, conn: Connection, reached: Any) -> Outcome:
         value = None
-        if reached is TAKE:
-            value = conn.take()
+        if reached is HIJACK:
+            value = conn.hijack()
         elif reached is not READY and reached is not None:
             assert self.dispatcher is not None
             outcome = self.dispatcher.answer(conn, reached)

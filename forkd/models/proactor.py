@@ -113,7 +113,7 @@ class Proactor(PooledLoop):
     def _received(self, conn: Completing, data: Any) -> None:
         """Step 5."""
         conn.moved += len(data)
-        conn.ledger.add(RECEIVED, len(data))
+        conn.recorder.add(RECEIVED, len(data))
         if conn.op is not self.connections.lingering:
             self.go(conn, conn.resume, data)
         elif not data:
@@ -122,7 +122,7 @@ class Proactor(PooledLoop):
     def _sent(self, conn: Completing, count: Any) -> None:
         """Step 6, when all is sent."""
         conn.moved += count
-        conn.ledger.add(SENT, count)
+        conn.recorder.add(SENT, count)
         if self.handles.sending(conn.fd):
             if conn.op is self.connections.writing:
                 self.connections.follow(conn, WRITING)  # a part: the client is alive

@@ -168,7 +168,7 @@ static int end_link(Dispatcher *self, Link *link)
 }
 
 /* Wait in `epoll`, for once: then nothing has to be said there when it is closed. Returns 0, or -1 with an exception. */
-static int wait_early(Dispatcher *self, Link *link, int epoll)
+static int wait_silent(Dispatcher *self, Link *link, int epoll)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = link->fd};
     int again = link->epoll >= 0;
@@ -180,14 +180,14 @@ static int wait_early(Dispatcher *self, Link *link, int epoll)
         return grow(self, link, n_rests, Py_NewRef(link->op));
     }
     link->epoll = epoll;
-    int failed = PyDict_SetItem(self->early, fd, (PyObject *)link);
+    int failed = PyDict_SetItem(self->silent, fd, (PyObject *)link);
     Py_DECREF(fd);
     return failed;
 }
 
 int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
 {
-    if (PyDict_DelItem(self->early, fd))
+    if (PyDict_DelItem(self->silent, fd))
         return -1;
     int64_t began = now_ns();
     if (link_begin(self, link, link->epoll))
@@ -202,7 +202,7 @@ int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
 
 int link_later(Dispatcher *self, Link *link, int epoll)
 {
-    return epoll >= 0 ? wait_early(self, link, epoll) : grow(self, link, n_rests, Py_NewRef(link->op));
+    return epoll >= 0 ? wait_silent(self, link, epoll) : grow(self, link, n_rests, Py_NewRef(link->op));
 }
 
 static int begin(Dispatcher *self, Link *link, int epoll)
@@ -217,9 +217,9 @@ static int begin(Dispatcher *self, Link *link, int epoll)
     int rests = resting_known(&self->resting, link), failed = -1;
     if (rests < 0)
         return -1;
-    if (rests && !link->ledger)
-        link->ledger = Py_NewRef(exchange_ledger(self->resting.exchange));
-    ledger_add(link->ledger, CELL_RECEIVED, size);
+    if (rests && !link->recorder)
+        link->recorder = Py_NewRef(exchange_recorder(self->resting.exchange));
+    recorder_add(link->recorder, CELL_RECEIVED, size);
     PyObject *exchange = Py_XNewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *rest;
     UsualRequest *request = NULL;
     int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;
@@ -254,19 +254,19 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
     return failed;
 }
 
-/* ---- a leader whose connections are all brief ----------------------------------------------- */
+/* ---- a leader whose connections are all one-shot ----------------------------------------------- */
 
 int links_accepted(Dispatcher *self, PyObject *fd)
 {
     enum { FD, MOST, MEND = 4, OPENING, INTAKE, EPOLL, ROOM, ALL };
-    PyObject *brief = self->brief, *given[ALL], *done = NULL;
-    if (!brief || !PyTuple_Check(brief) || PyDict_Size(self->connections))
+    PyObject *one_shot = self->one_shot, *given[ALL], *done = NULL;
+    if (!one_shot || !PyTuple_Check(one_shot) || PyDict_Size(self->connections))
         return 0;
     for (int i = 0; i < ALL; i++)
-        if (!(given[i] = PyTuple_GetItem(brief, i)))
+        if (!(given[i] = PyTuple_GetItem(one_shot, i)))
             return -1;
     int ours = PyObject_RichCompareBool(fd, given[FD], Py_EQ);
-    if (ours <= 0 || PyDict_Size(self->early) >= PyLong_AsLong(given[ROOM]))
+    if (ours <= 0 || PyDict_Size(self->silent) >= PyLong_AsLong(given[ROOM]))
         return ours < 0 ? -1 : 0;
     /* What is left of this turn's share. Only after a whole batch may more be waiting: a part of one ends the turn. */
     long whole = PyLong_AsLong(given[MOST]), most = MOST_ACCEPTS - self->taken;
@@ -274,7 +274,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     if (!limit)
         return most <= 0 ? 1 : -1;
     given[MOST] = limit;
-    Py_INCREF(brief); /* the loop may set another meanwhile */
+    Py_INCREF(one_shot); /* the loop may set another meanwhile */
     int64_t began = now_ns();
     PyObject *links = native_accept(NULL, given, MEND + 1);
     if (links)
@@ -300,7 +300,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     Py_XDECREF(links);
     Py_XDECREF(done);
     Py_DECREF(limit);
-    Py_DECREF(brief);
+    Py_DECREF(one_shot);
     return done || !ours ? ours : -1;
 }
 

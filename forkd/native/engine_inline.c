@@ -23,8 +23,8 @@ static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
     Py_VISIT(self->loop);
     Py_VISIT(self->calls);
     Py_VISIT(self->connections);
-    Py_VISIT(self->early);
-    Py_VISIT(self->brief);
+    Py_VISIT(self->silent);
+    Py_VISIT(self->one_shot);
     Py_VISIT(self->baton);
     return resting_traverse(&self->resting, visit, arg);
 }
@@ -34,8 +34,8 @@ static int dispatcher_clear(Dispatcher *self)
     Py_CLEAR(self->loop);
     Py_CLEAR(self->calls);
     Py_CLEAR(self->connections);
-    Py_CLEAR(self->early);
-    Py_CLEAR(self->brief);
+    Py_CLEAR(self->silent);
+    Py_CLEAR(self->one_shot);
     Py_CLEAR(self->baton);
     resting_clear(&self->resting);
     return 0;
@@ -48,13 +48,13 @@ static void dispatcher_dealloc(Dispatcher *self)
     release((PyObject *)self);
 }
 
-/* Dispatcher(loop, calls, connections, early, baton): `calls`, `connections` and `early`, which are Links, are by
+/* Dispatcher(loop, calls, connections, silent, baton): `calls`, `connections` and `silent`, which are Links, are by
  * descriptor; `baton` None: no other thread leads. */
 static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *loop, *calls, *connections, *early, *baton;
+    PyObject *loop, *calls, *connections, *silent, *baton;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &early,
+    if (!PyArg_ParseTuple(args, "OO!O!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &silent,
                           &baton))
         return NULL;
     if (baton != Py_None && Py_TYPE(baton) != baton_type) {
@@ -66,7 +66,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
         self->loop = Py_NewRef(loop);
         self->calls = Py_NewRef(calls);
         self->connections = Py_NewRef(connections);
-        self->early = Py_NewRef(early);
+        self->silent = Py_NewRef(silent);
         self->baton = baton == Py_None ? NULL : Py_NewRef(baton);
         self->patience = 1e9;
     }
@@ -100,7 +100,7 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
     if (sent < 0)
         sent = 0; /* the send of the rest will fail in the same way, and is looked at */
     conn->moved += sent;
-    ledger_add(conn->ledger, CELL_SENT, sent);
+    recorder_add(conn->recorder, CELL_SENT, sent);
     size_t all = pieces[0].iov_len + pieces[1].iov_len;
     if ((size_t)sent == all)
         return Py_NewRef(Py_None);
@@ -141,7 +141,7 @@ static int serve(Dispatcher *self, Link *conn, double now)
     ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
     if (size < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
-    ledger_add(conn->ledger, CELL_RECEIVED, size);
+    recorder_add(conn->recorder, CELL_RECEIVED, size);
     /* The application may come back here: another Await may be known by then. */
     PyObject *exchange = Py_NewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *value;
     double until = now + self->resting.seconds;
@@ -195,7 +195,7 @@ static int accept_at(Dispatcher *self, PyObject *fd)
 {
     int held = PyDict_Contains(self->connections, fd); /* since then */
     if (!held)
-        held = PyDict_Contains(self->early, fd);
+        held = PyDict_Contains(self->silent, fd);
     if (held)
         return held < 0 ? -1 : 0;
     int accepted = links_accepted(self, fd);
@@ -214,12 +214,12 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
     PyObject *number;
     Link *conn = (Link *)PyDict_GetItemWithError(self->connections, fd); /* borrowed */
     int failed = -1;
-    if (!conn && !PyErr_Occurred() && (conn = (Link *)PyDict_GetItemWithError(self->early, fd))) {
+    if (!conn && !PyErr_Occurred() && (conn = (Link *)PyDict_GetItemWithError(self->silent, fd))) {
         Py_INCREF((PyObject *)conn);
         if (Py_TYPE((PyObject *)conn) == link_type)
             failed = link_go_on(self, fd, conn);
         else
-            PyErr_SetString(PyExc_TypeError, "only a bare link is early");
+            PyErr_SetString(PyExc_TypeError, "only a bare link is silent");
         Py_DECREF((PyObject *)conn);
         return failed;
     }
@@ -388,7 +388,7 @@ static PyObject *dispatcher_held(Dispatcher *self, PyObject *unused)
 }
 
 /* begin(links, opening, intake, epoll): bare Links, which the intake has accepted, and whose sessions, if they ever
- * have one, wait in the Await `opening` first. They are early in `epoll`, unless that is -1. */
+ * have one, wait in the Await `opening` first. They are silent in `epoll`, unless that is -1. */
 static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 4 || !PyList_Check(args[0]) || self->baton) {
@@ -434,7 +434,7 @@ static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_s
     return failed ? NULL : Py_NewRef(Py_None);
 }
 
-/* grow(link) -> the Connection that takes over from an early Link, which is early no more. */
+/* grow(link) -> the Connection that takes over from a silent Link, which is silent no more. */
 static PyObject *dispatcher_grow(Dispatcher *self, PyObject *link)
 {
     (void)self;
@@ -475,7 +475,7 @@ static PyMemberDef members[] = {
     {"accepted", T_LONG, offsetof(Dispatcher, accepted), 0, NULL},
     {"taken", T_LONG, offsetof(Dispatcher, taken), 0, NULL},
     {"due", T_DOUBLE, offsetof(Dispatcher, due), 0, NULL},
-    {"brief", T_OBJECT, offsetof(Dispatcher, brief), 0, NULL},
+    {"one_shot", T_OBJECT, offsetof(Dispatcher, one_shot), 0, NULL},
     {"wary", T_BOOL, offsetof(Dispatcher, wary), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -17,9 +17,9 @@ enum {
 typedef struct {
     PyObject_HEAD
     PyObject *loop, *calls, *connections;
-    PyObject *early; /* bare Links of which nothing has come yet, by descriptor */
+    PyObject *silent; /* bare Links of which nothing has come yet, by descriptor */
     PyObject *baton; /* NULL where one thread leads for good */
-    PyObject *brief; /* what `accept` and `begin` take, where connections are brief, and how many may be early */
+    PyObject *one_shot; /* what `accept` and `begin` take, where connections are one-shot, and how many may be silent */
     long accepted;   /* of those, since this was set to 0 */
     long taken;      /* of those, in this share: see engine/share.py */
     double due;      /* seconds of CLOCK_MONOTONIC: the rest of a turn is not before that, if shares are whole */
@@ -34,16 +34,16 @@ typedef struct {
 /* Send what can be sent now of an answer: bytes, or a tuple of two; `flags` as send(2) has them. Returns what is left to
  * send, or None. */
 PyObject *send_now(Link *conn, PyObject *answer, int flags);
-/* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is early
+/* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is silent
  * where there is an `epoll` to wait in, else a Connection. Returns 0, or -1 with an exception. */
 int link_begin(Dispatcher *self, Link *link, int epoll);
 /* The same, but for the next turn, as if nothing had come yet. */
 int link_later(Dispatcher *self, Link *link, int epoll);
-/* Whether the handle is the listener of `brief`: then what waits there is accepted and begun. Or -1 with an exception. */
+/* Whether the handle is the listener of `one_shot`: then what waits there is accepted and begun. Or -1 with an exception. */
 int links_accepted(Dispatcher *self, PyObject *fd);
 /* See dispatcher_begin. */
 int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
-/* One that was early may have something by now. */
+/* One that was silent may have something by now. */
 int link_go_on(Dispatcher *self, PyObject *fd, Link *link);
 /* Whether what arrives at a connection is a plain stream's. */
 int flow_plain(const Dispatcher *self, const Link *conn);

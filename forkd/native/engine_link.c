@@ -17,7 +17,7 @@ static int link_traverse(Link *self, visitproc visit, void *arg)
     Py_VISIT(self->op);
     Py_VISIT(self->client);
     Py_VISIT(self->note);
-    Py_VISIT(self->ledger);
+    Py_VISIT(self->recorder);
     Py_VISIT(self->loop);
     Py_VISIT(self->origin);
     return 0;
@@ -28,7 +28,7 @@ static int link_clear(Link *self)
     Py_CLEAR(self->op);
     Py_CLEAR(self->client);
     Py_CLEAR(self->note);
-    Py_CLEAR(self->ledger);
+    Py_CLEAR(self->recorder);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->origin);
     return 0;
@@ -63,7 +63,7 @@ static PyMemberDef members[] = {
     MEMBER(op, T_OBJECT_EX),
     MEMBER(client, T_OBJECT_EX),
     MEMBER(note, T_OBJECT_EX),
-    MEMBER(ledger, T_OBJECT_EX),
+    MEMBER(recorder, T_OBJECT_EX),
     MEMBER(origin, T_OBJECT_EX),
     {NULL, 0, 0, 0, NULL},
 };

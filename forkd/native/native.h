@@ -90,7 +90,7 @@ typedef struct {
     Py_ssize_t moved;
     double deadline, bucket;
     PyObject *op, *client, *note;
-    PyObject *ledger; /* where its bytes are counted */
+    PyObject *recorder; /* where its bytes are counted */
     /* Of a bare one (engine_accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
      * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
@@ -169,7 +169,7 @@ int exchange_read(PyObject *exchange, const char *data, Py_ssize_t size, Link *p
  * exception. */
 int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObject **answer);
 /* Where it counts. Borrowed. */
-PyObject *exchange_ledger(PyObject *exchange);
+PyObject *exchange_recorder(PyObject *exchange);
 /* Whether connections end, or wait for less than else, since the process retires. */
 int exchange_drains(PyObject *exchange);
 /* Its answer is on its way, or its client has left: count it, and log it. Returns how long it took (ns), or -1 with
@@ -247,10 +247,10 @@ typedef struct {
 enum { NATIVE_CELLS(AS_CELL) CELL_COUNT };
 
 extern PyTypeObject *lines_type;
-/* The lane that a ledger writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
-PyObject *lane_of(PyObject *ledger);
-/* A counter grows by `n`: CELL_ and a name of NATIVE_CELLS. Nothing for a ledger that is not native, or NULL. */
-void ledger_add(PyObject *ledger, int cell, int64_t n);
+/* The lane that a recorder writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
+PyObject *lane_of(PyObject *recorder);
+/* A counter grows by `n`: CELL_ and a name of NATIVE_CELLS. Nothing for a recorder that is not native, or NULL. */
+void recorder_add(PyObject *recorder, int cell, int64_t n);
 /* Its ticket, or 0 with an exception. `client`: a str; anything else is as an empty one. `fd`: of its socket. */
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began);
 /* The application has given control back. */

@@ -68,7 +68,7 @@ static PyObject *flow_write(Flow *self, PyObject *data)
         }
         if (sent > 0) {
             peer->moved += sent;
-            ledger_add(peer->ledger, CELL_SENT, sent);
+            recorder_add(peer->recorder, CELL_SENT, sent);
             self->owed = self->quiet = 0;
         }
         if (sent == size)
@@ -115,7 +115,7 @@ int flow_ready(Dispatcher *self, Link *conn, double now)
         Py_XDECREF(end);
         return told;
     }
-    ledger_add(conn->ledger, CELL_RECEIVED, size);
+    recorder_add(conn->recorder, CELL_RECEIVED, size);
     PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
     double until = now + self->resting.seconds;
     int failed = receive((Flow *)flow, self->buffer, size);

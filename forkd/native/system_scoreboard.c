@@ -394,24 +394,24 @@ static PyType_Spec lanes_spec = {
     "forkd._native.OwnLane", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT, lanes_slots,
 };
 
-PyObject *lane_of(PyObject *ledger)
+PyObject *lane_of(PyObject *recorder)
 {
-    if (Py_TYPE(ledger) == lane_type)
-        return ledger;
-    return Py_TYPE(ledger) == lanes_type ? (PyObject *)own : NULL;
+    if (Py_TYPE(recorder) == lane_type)
+        return recorder;
+    return Py_TYPE(recorder) == lanes_type ? (PyObject *)own : NULL;
 }
 
 /* As `lane_of`, for bytes that any thread may have moved. */
-static Lane *mover_of(PyObject *ledger)
+static Lane *mover_of(PyObject *recorder)
 {
-    if (!ledger || Py_TYPE(ledger) == lane_type)
-        return (Lane *)ledger;
-    return Py_TYPE(ledger) == lanes_type ? own_or_latest() : NULL;
+    if (!recorder || Py_TYPE(recorder) == lane_type)
+        return (Lane *)recorder;
+    return Py_TYPE(recorder) == lanes_type ? own_or_latest() : NULL;
 }
 
-void ledger_add(PyObject *ledger, int cell, int64_t n)
+void recorder_add(PyObject *recorder, int cell, int64_t n)
 {
-    Lane *self = mover_of(ledger);
+    Lane *self = mover_of(recorder);
     if (self)
         self->cells[self->at[cell]] += n;
 }

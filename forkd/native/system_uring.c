@@ -160,7 +160,7 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
             failed = PyList_Append(self->disarmed, (PyObject *)handle);
         }
         conn->moved += cqe->res;
-        ledger_add(conn->ledger, CELL_RECEIVED, cqe->res);
+        recorder_add(conn->recorder, CELL_RECEIVED, cqe->res);
     }
     if (begun > 0 && !failed)
         begun = exchange_call(self->resting.exchange, conn, request, &answer);
@@ -197,7 +197,7 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
     } else {
         served = 1;
         conn->moved += cqe->res > 0 ? cqe->res : 0;
-        ledger_add(conn->ledger, CELL_SENT, cqe->res > 0 ? cqe->res : 0);
+        recorder_add(conn->recorder, CELL_SENT, cqe->res > 0 ? cqe->res : 0);
         Py_DECREF(handle->data);
         handle->data = PyBytes_FromStringAndSize(NULL, 0);
         handle->mask = READABLE;

@@ -12,7 +12,7 @@ static PyObject *n_client, *k_input, *dash, *bytes_io;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *app, *ledger, *access, *lines, *date_at;
+    PyObject *app, *recorder, *access, *lines, *date_at;
     PyObject *respond; /* see wsgi_start_response.c */
     char draining;     /* each answer is its connection's last */
     HeadLimits limits;
@@ -27,7 +27,7 @@ static int exchange_traverse(Exchange *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->app);
     Py_VISIT(self->respond);
-    Py_VISIT(self->ledger);
+    Py_VISIT(self->recorder);
     Py_VISIT(self->access);
     Py_VISIT(self->lines);
     Py_VISIT(self->date_at);
@@ -39,7 +39,7 @@ static int exchange_clear(Exchange *self)
 {
     Py_CLEAR(self->app);
     Py_CLEAR(self->respond);
-    Py_CLEAR(self->ledger);
+    Py_CLEAR(self->recorder);
     Py_CLEAR(self->access);
     Py_CLEAR(self->lines);
     Py_CLEAR(self->date_at);
@@ -55,18 +55,18 @@ static void exchange_dealloc(Exchange *self)
     release((PyObject *)self);
 }
 
-/* Exchange(app, respond, ledger, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
- * makes a Response, `keep_alive` False ends the connection, `ledger` and `access` (or None) record each request,
+/* Exchange(app, respond, recorder, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
+ * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
  * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, and a body of more
  * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
 static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *app, *respond, *ledger, *access, *lines, *date_at, *limit[4];
+    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *limit[4];
     int keep_alive;
     Py_ssize_t most;
     HeadLimits limits;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOOOpn(OOOO!)", &app, &respond, &ledger, &access, &lines, &date_at,
+    if (!PyArg_ParseTuple(args, "OOOOOOpn(OOOO!)", &app, &respond, &recorder, &access, &lines, &date_at,
                           &keep_alive, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3]) ||
         limits_of(limit, &limits))
         return NULL;
@@ -74,7 +74,7 @@ static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     if (self) {
         self->app = Py_NewRef(app);
         self->respond = Py_NewRef(respond);
-        self->ledger = Py_NewRef(ledger);
+        self->recorder = Py_NewRef(recorder);
         self->access = Py_NewRef(access);
         self->lines = Py_NewRef(lines);
         self->date_at = Py_NewRef(date_at);
@@ -98,15 +98,15 @@ static PyObject *client_of(const UsualRequest *request, int *fd)
     return PyObject_GetAttr(peer, n_client);
 }
 
-/* Record in the ledger that the request begins. Returns 0, or -1 with an exception. */
+/* Record in the recorder that the request begins. Returns 0, or -1 with an exception. */
 static int begin(Exchange *self, UsualRequest *request)
 {
     int fd;
-    PyObject *lane = lane_of(self->ledger), *ticket, *client = client_of(request, &fd);
+    PyObject *lane = lane_of(self->recorder), *ticket, *client = client_of(request, &fd);
     if (client && lane) {
         request->ticket = begin_request(lane, request->line, client, fd, &request->began);
     } else if (client) {
-        ticket = PyObject_CallMethod(self->ledger, "begin", "OOi", request->line, client, fd);
+        ticket = PyObject_CallMethod(self->recorder, "begin", "OOi", request->line, client, fd);
         request->ticket = ticket ? PyLong_AsLongLong(ticket) : 0;
         Py_XDECREF(ticket);
     }
@@ -117,12 +117,12 @@ static int begin(Exchange *self, UsualRequest *request)
 /* The application has given control back for good. Returns 0, or -1 with an exception. */
 static int lay_down(Exchange *self)
 {
-    PyObject *lane = lane_of(self->ledger), *done;
+    PyObject *lane = lane_of(self->recorder), *done;
     if (lane) {
         pause_request(lane);
         return 0;
     }
-    done = PyObject_CallMethod(self->ledger, "pause", NULL);
+    done = PyObject_CallMethod(self->recorder, "pause", NULL);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -234,9 +234,9 @@ int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObjec
     return 2;
 }
 
-PyObject *exchange_ledger(PyObject *exchange)
+PyObject *exchange_recorder(PyObject *exchange)
 {
-    return ((Exchange *)exchange)->ledger;
+    return ((Exchange *)exchange)->recorder;
 }
 
 int exchange_drains(PyObject *exchange)
@@ -247,10 +247,10 @@ int exchange_drains(PyObject *exchange)
 /* How long it has taken so far (ns), or -1 with an exception. */
 static int64_t took_so_far(Exchange *self, const UsualRequest *request)
 {
-    PyObject *lane = lane_of(self->ledger), *took;
+    PyObject *lane = lane_of(self->recorder), *took;
     if (lane)
         return request_took(lane, request->ticket);
-    took = PyObject_CallMethod(self->ledger, "took", "L", (long long)request->ticket);
+    took = PyObject_CallMethod(self->recorder, "took", "L", (long long)request->ticket);
     int64_t ns = took ? PyLong_AsLongLong(took) : -1;
     Py_XDECREF(took);
     return ns;
@@ -259,7 +259,7 @@ static int64_t took_so_far(Exchange *self, const UsualRequest *request)
 int64_t exchange_end(PyObject *exchange, UsualRequest *request)
 {
     Exchange *self = (Exchange *)exchange;
-    PyObject *client, *done, *lane = lane_of(self->ledger);
+    PyObject *client, *done, *lane = lane_of(self->recorder);
     Line line = {NULL, 0, NULL, 0};
     int64_t ns = took_so_far(self, request);
     int fd;
@@ -271,7 +271,7 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
             end_request(lane, request->ticket, request->code, ns, &line);
             return ns;
         }
-        done = PyObject_CallMethod(self->ledger, "end", "LlL", (long long)request->ticket, request->code, (long long)ns);
+        done = PyObject_CallMethod(self->recorder, "end", "LlL", (long long)request->ticket, request->code, (long long)ns);
         Py_XDECREF(done);
         return done ? ns : -1;
     }
@@ -285,7 +285,7 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
     if (made > 0) {
         end_request(lane, request->ticket, request->code, ns, &line);
     } else if (!made) {
-        done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->ledger, (long long)request->ticket, client,
+        done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->recorder, (long long)request->ticket, client,
                                    request->line, request->code, request->sent, referer, agent, (long long)ns);
         Py_XDECREF(done);
         made = done ? 1 : -1;

@@ -13,7 +13,7 @@ of them
 `SendFile`          send a head, then a piece of a file             None, once all are accepted
 `READY`             a whole request is here; logic may run          None, where logic runs
                     elsewhere
-`TAKE`              logic wants the socket itself, blocking         a `TakenSocket`
+`HIJACK`              logic wants the socket itself, blocking         a `HijackedSocket`
 ==================  ==============================================  ============================
 
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
@@ -114,7 +114,7 @@ class _Token:
 
 
 READY: Final = _Token("READY")
-TAKE: Final = _Token("TAKE")
+HIJACK: Final = _Token("HIJACK")
 LINGER: Final = _Token("LINGER")
 
 Op = Await | bytes | tuple[bytes | memoryview, ...] | SendFile | _Token
@@ -171,7 +171,7 @@ class Peer(Protocol):
         """Resume the session with None, unless it runs right now: its needs have changed."""
 
 
-class Ledger(Protocol):
+class Recorder(Protocol):
     """The scoreboard, to which a session reports requests, and a driver the bytes of connections. A request
     that has begun has a ticket, never 0."""
 
@@ -199,7 +199,7 @@ class AccessLog(Protocol):
 
     def end(
         self,
-        ledger: Ledger,
+        recorder: Recorder,
         ticket: int,
         host: str,
         line: bytes,
@@ -209,7 +209,7 @@ class AccessLog(Protocol):
         agent: str,
         took_ns: int,
     ) -> None:
-        """A request ends: the ledger and the log get to know of it, or neither does."""
+        """A request ends: the recorder and the log get to know of it, or neither does."""
 
 
 class Log(Protocol):
@@ -226,7 +226,7 @@ class Host(Protocol):
     draining: bool  # answer with Connection: close; there will be no next request
 
     @property
-    def ledger(self) -> Ledger: ...
+    def recorder(self) -> Recorder: ...
     @property
     def access(self) -> AccessLog | None: ...
     @property

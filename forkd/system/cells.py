@@ -5,7 +5,7 @@ goes to the end, and none is moved, removed or made longer (tests/system/test_ce
 
 Made from it: the size of a lane, what is kept and what is zeroed when a child dies (system/scoreboard.py),
 the numbers that native code has (native/system_scoreboard.c), and the metrics of plain counters (metrics/).
-What workers count takes a row here, and `ledger.add(NAME)` where it happens.
+What workers count takes a row here, and `recorder.add(NAME)` where it happens.
 """
 
 from __future__ import annotations

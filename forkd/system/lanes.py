@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """Those of one child. Each thread writes its own through `ledger`."""
+    """Those of one child. Each thread writes its own through `recorder`."""
 
     def __init__(self, rows: list[Row], native: bool) -> None:
         self._native = native
         self._places = rows[0].entries.places(native and _native is not None)
-        self.ledger: OwnLane = _native.OwnLane() if native and _native is not None else OwnLane()
-        self._ledgers: list[Row | Lane] = []  # kept alive for it
+        self.recorder: OwnLane = _native.OwnLane() if native and _native is not None else OwnLane()
+        self._recorders: list[Row | Lane] = []  # kept alive for it
         self._main = rows[0]
         self.become(self._main)
         self._most = len(rows) - 1
@@ -64,9 +64,9 @@ class Lanes:
 
     def become(self, row: Row) -> None:
         """The calling thread writes to `row` from now on."""
-        ledger = row.ledger(self._native, self._places)
-        self._ledgers.append(ledger)
-        self.ledger.become(ledger)
+        recorder = row.recorder(self._native, self._places)
+        self._recorders.append(recorder)
+        self.recorder.become(recorder)
 
 
 class OwnLane(ThreadLocal):
@@ -81,10 +81,10 @@ class OwnLane(ThreadLocal):
     #: The last that any thread of this process has become.
     _latest: ClassVar[Row | Lane]
 
-    def become(self, ledger: Row | Lane) -> None:
-        self.begin, self.pause, self.resume = ledger.begin, ledger.pause, ledger.resume
-        self.took, self.end, self.add = ledger.took, ledger.end, ledger.add
-        OwnLane._latest = ledger
+    def become(self, recorder: Row | Lane) -> None:
+        self.begin, self.pause, self.resume = recorder.begin, recorder.pause, recorder.resume
+        self.took, self.end, self.add = recorder.took, recorder.end, recorder.add
+        OwnLane._latest = recorder
 
     def __getattr__(self, name: str) -> Any:
         """A thread that the application has started has no lane, and may move bytes: a handler may give its

@@ -223,13 +223,13 @@ class RingSink:
         if at_once or self.unheard >= self.many_bytes:
             self._ring_bell()
 
-    def end_request(self, ledger: Any, ticket: int, status: int, took: int, line: bytes) -> None:
+    def end_request(self, recorder: Any, ticket: int, status: int, took: int, line: bytes) -> None:
         """End a request that has this line; see scoreboard.py's `Row.end`. The bell is rung later."""
         with self._lock:
             if self._missing:
                 self._resume()
-            if not ledger.end(ticket, status, took, self.ring, self.log, line):
-                ledger.end(ticket, status, took)
+            if not recorder.end(ticket, status, took, self.ring, self.log, line):
+                recorder.end(ticket, status, took)
                 self._lose(line)
 
     def retry(self) -> None:

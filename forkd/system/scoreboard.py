@@ -93,7 +93,7 @@ class Row:
 
     # ---- written by the child -------------------------------------------------------------
 
-    def ledger(self, wanted: bool, places: Places | NativePlaces | None = None) -> Row | Lane:
+    def recorder(self, wanted: bool, places: Places | NativePlaces | None = None) -> Row | Lane:
         """What writes requests of the calling thread to this row: native code where it was built and is
         `wanted`, else this object, its twin (native/system_scoreboard.c).
 

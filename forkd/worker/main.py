@@ -38,7 +38,7 @@ from forkd.ipc.messages import (
 from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
 from forkd.models.row import ModelRow
-from forkd.session.seam import Interface, Ledger
+from forkd.session.seam import Interface, Recorder
 from forkd.system import accounts, forked, memory, process, rights, stdio, terminal
 from forkd.system.accounts import Identity
 from forkd.system.cells import REQUESTS
@@ -85,8 +85,8 @@ class Worker:
         lanes = registry.lanes(config)
         self._rows = heritage.lanes[: 1 + lanes]
         self._lanes = Lanes(self._rows, config.native) if lanes else None
-        self.ledger: Ledger = (
-            self._lanes.ledger if self._lanes is not None else self._rows[0].ledger(config.native)
+        self.recorder: Recorder = (
+            self._lanes.recorder if self._lanes is not None else self._rows[0].recorder(config.native)
         )
         self.log = Log(
             config.log_level, config.log_format, f"worker {heritage.slot}",

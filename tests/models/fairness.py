@@ -105,7 +105,7 @@ class _Play:
             header_timeout=HEADER_SECONDS,
         )  # fmt: skip
         lanes = Lanes(rows, cell.native) if cell.threads > 1 else None
-        host.ledger = lanes.ledger if lanes is not None else rows[0].ledger(cell.native)
+        host.recorder = lanes.recorder if lanes is not None else rows[0].recorder(cell.native)
         host.access, host.log = Access(cell.native), Log()
         lease = None
         if cell.accept == "lock":

@@ -1,4 +1,4 @@
-"""A session over native code against one without: whatever an application does, the client, the ledger, the
+"""A session over native code against one without: whatever an application does, the client, the recorder, the
 access log and the error log see the same.
 
 Applications are put together at random, by a seed that a failure prints.
@@ -349,7 +349,7 @@ def run(
     out: list[Any] = []
     events: list[str] = []
     row, host = scratch_row(), Host()
-    host.ledger, host.access, host.log = row.ledger(native), Access(native), Log()  # type: ignore[attr-defined]
+    host.recorder, host.access, host.log = row.recorder(native), Access(native), Log()  # type: ignore[attr-defined]
 
     def retire() -> None:
         host.draining = True

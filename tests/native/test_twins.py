@@ -311,7 +311,7 @@ def test_a_lane_counts_as_its_twin_does(
     rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [scratch_row(), scratch_row()]
-    writers = [rows[0].ledger(True), rows[1].ledger(False)]
+    writers = [rows[0].recorder(True), rows[1].recorder(False)]
     assert writers[0] is not rows[0] and writers[1] is rows[1]
     logs = [MemoryAccess(), MemoryAccess(native=False)]
     tickets: list[list[int]] = []  # of both
@@ -415,10 +415,10 @@ def test_memory_that_is_too_small_for_entries_or_lines_is_an_error() -> None:
     for index, start, room in ((2, 64, 64), (-1, 64, 64), (0, 480, 64), (0, 64, 100), (0, -8, 64)):
         with pytest.raises(ValueError, match="no ring"):
             native.RingWriter(entries, 2, index, start, room)
-    ledger = scratch_row().ledger(True)
+    recorder = scratch_row().recorder(True)
     for ticket in (0, 1 << 40):
         with pytest.raises(ValueError, match="no ticket"):
-            ledger.end(ticket, 200, 1)
+            recorder.end(ticket, 200, 1)
 
 
 def test_cells_that_are_not_known_or_not_in_the_lane_are_an_error() -> None:

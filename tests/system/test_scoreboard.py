@@ -54,8 +54,8 @@ def durations(board: Scoreboard) -> tuple[list[tuple[str, float]], float]:
 
 
 def serve(board: Scoreboard, slot: int, status: int = 200) -> None:
-    ledger = board.lanes[slot][0].ledger(True)
-    ledger.end(ledger.begin(b"GET / HTTP/1.1"), status, 1000)
+    recorder = board.lanes[slot][0].recorder(True)
+    recorder.end(recorder.begin(b"GET / HTTP/1.1"), status, 1000)
 
 
 def test_a_request_is_counted_once_everywhere() -> None:
@@ -103,9 +103,9 @@ def test_folding_keeps_totals_and_clears_the_row() -> None:
 def test_a_refusal_outlives_its_child_and_its_master() -> None:
     board = Scoreboard(2)
     for kind in (0, 3, 3, REFUSED_CELLS - 1):
-        board.lanes[1][0].ledger(True).add(REFUSED + kind)
+        board.lanes[1][0].recorder(True).add(REFUSED + kind)
     board.fold(1)
-    board.lanes[2][0].ledger(True).add(REFUSED + 3)
+    board.lanes[2][0].recorder(True).add(REFUSED + 3)
     later = Scoreboard(1)
     later.absorb(board.export())
     for seen in (board, later):
@@ -250,8 +250,8 @@ def test_threads_bind_at_once_and_all_are_counted() -> None:
 
     def run() -> None:
         lanes.bind()
-        lanes.ledger.add(REQUESTS)
-        lanes.ledger.add(CODES + 200)
+        lanes.recorder.add(REQUESTS)
+        lanes.recorder.add(CODES + 200)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -307,13 +307,13 @@ def test_bytes_that_a_thread_of_the_application_moves_are_counted_too() -> None:
     lanes.bind()
 
     def run() -> None:
-        lanes.ledger.add(RECEIVED, 5)
-        lanes.ledger.add(SENT, 7)
+        lanes.recorder.add(RECEIVED, 5)
+        lanes.recorder.add(SENT, 7)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    lanes.ledger.add(RECEIVED, 100)
+    lanes.recorder.add(RECEIVED, 100)
     assert (board.total(RECEIVED), board.total(SENT)) == (105, 7)
 
 
@@ -361,9 +361,9 @@ def test_totals_of_a_version_that_knew_fewer_counters_are_taken_as_they_are() ->
 def test_requests_in_flight_are_named_with_their_clients_and_threads() -> None:
     board = Scoreboard(1, threads=2)
     lanes = Lanes(board.lanes[1], True)
-    first = lanes.ledger.begin(b"GET /paused HTTP/1.1", "10.0.0.1", 5)
-    lanes.ledger.pause()
-    second = lanes.ledger.begin(b"GET /held HTTP/1.1", "fe80::1", 6)
+    first = lanes.recorder.begin(b"GET /paused HTTP/1.1", "10.0.0.1", 5)
+    lanes.recorder.pause()
+    second = lanes.recorder.begin(b"GET /held HTTP/1.1", "fe80::1", 6)
     assert first != second
     left = left_by(board.used(1), [0], True, time.monotonic_ns())
     assert [(r.line, r.client, r.thread, r.is_stream) for r in left.requests] == [
@@ -377,14 +377,14 @@ def test_requests_in_flight_are_named_with_their_clients_and_threads() -> None:
 
 def test_entries_are_used_again_and_those_without_one_are_counted() -> None:
     board = Scoreboard(1)
-    ledger = board.lanes[1][0].ledger(True)
+    recorder = board.lanes[1][0].recorder(True)
     for _ in range(3):
-        tickets = [ledger.begin(b"GET / HTTP/1.1") for _ in range(1005)]
+        tickets = [recorder.begin(b"GET / HTTP/1.1") for _ in range(1005)]
         left = left_by(board.used(1), [0], True, time.monotonic_ns())
         assert (len(left.requests), left.more) == (1001, 4)  # the pool's, and the lane's own
         assert [ticket < 0 for ticket in tickets].count(True) == 4
         for ticket in tickets:
-            ledger.end(ticket, 200, ledger.took(ticket))
+            recorder.end(ticket, 200, recorder.took(ticket))
         assert left_by(board.used(1), [0], True, time.monotonic_ns()) == ([], 0)
     assert board.codes() == {200: 3015}
 
@@ -416,7 +416,7 @@ def test_killed_between_any_two_stores_a_request_is_counted_and_logged_once(logg
     for stores in range(200):
         board, rings = Scoreboard(1), Rings(2, 1)
         row, left = board.lanes[1][0], [stores]
-        row.ledger(False)
+        row.recorder(False)
         ring = Writer(rings, rings.index(1, ACCESS))
         serve_python(row, ring)  # one that is over
         cells, row.cells = row.cells, Dying(row.cells, left)  # type: ignore[assignment]

@@ -16,8 +16,8 @@ from forkd.app.stream.transport import Transport
 from forkd.config import Config
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
+    HIJACK,
     SLOWEST_BYTES_PER_SECOND,
-    TAKE,
     Await,
     ClientGone,
     Deadline,
@@ -27,7 +27,7 @@ from forkd.session.seam import (
 )
 from forkd.system.forked import in_fork, leave
 
-#: What a conversation has for a request line in the ledger (system/in_flight.py).
+#: What a conversation has for a request line in the recorder (system/in_flight.py).
 STREAM = b"stream"
 #: While the process retires: how often it looks for streams that are at rest, seconds.
 _REST_LOOK_SECONDS = 1.0
@@ -54,14 +54,14 @@ class Blocking:
             self._host.log.info(f"waits for the handlers of {', '.join(sorted(self._clients))}")
 
     def session(self, peer: Peer) -> Session:
-        sock = yield TAKE
+        sock = yield HIJACK
         sock.settimeout(self._idle)
         server = socketserver.BaseServer((peer.server, peer.server_port), self._handler)
         client = _name(peer)
         self._clients.add(client)
-        ledger = self._host.ledger
-        ticket = ledger.begin(STREAM, peer.client, peer.fd)
-        ledger.pause()  # a conversation may be long: --timeout is for requests
+        recorder = self._host.recorder
+        ticket = recorder.begin(STREAM, peer.client, peer.fd)
+        recorder.pause()  # a conversation may be long: --timeout is for requests
         try:
             self._handler(sock, (peer.client, peer.client_port), server)
             if in_fork:
@@ -80,7 +80,7 @@ class Blocking:
                 self._host.log.info(f"{peer.client}: {idle}; closed")
         finally:
             self._clients.discard(client)
-            ledger.end(ticket, 0, ledger.took(ticket))
+            recorder.end(ticket, 0, recorder.took(ticket))
 
 
 class Evented:
@@ -117,9 +117,9 @@ class Evented:
             leave()
         transport = Transport(peer, protocol, self._host.log, self._native)
         self._streams[transport] = _name(peer)
-        ledger = self._host.ledger
-        ticket = ledger.begin(STREAM, peer.client, peer.fd)
-        ledger.pause()
+        recorder = self._host.recorder
+        ticket = recorder.begin(STREAM, peer.client, peer.fd)
+        recorder.pause()
         reason: Exception | None = None
         try:
             transport.connected()
@@ -150,7 +150,7 @@ class Evented:
         finally:
             del self._streams[transport]
             transport.lost(reason)
-            ledger.end(ticket, 0, ledger.took(ticket))
+            recorder.end(ticket, 0, recorder.took(ticket))
 
     # ---- the end --------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class Wsgi:
         """`worker`: the number of this child, from 1, which its successor will have, too."""
         self._app = app
         self._host = host
-        self._ledger = host.ledger
+        self._recorder = host.recorder
         self._limits = Limits(
             line=config.limit_request_line,
             field=config.limit_request_field_size,
@@ -102,7 +102,7 @@ class Wsgi:
         lines = host.access.lines if host.access is not None else None
         limits = self._limits
         return make(
-            self._app, self._response, host.ledger, host.access, lines, date,
+            self._app, self._response, host.recorder, host.access, lines, date,
             self._keep_alive, _MAX_COPY_BYTES,
             (limits.shortest, limits.fields, limits.body, self._template),
         )  # fmt: skip
@@ -231,7 +231,7 @@ class Wsgi:
         far as it is here; without `shown` its head is not complete, or is not one."""
         status, reason = refused.status, refused.reason
         for cell in (REQUESTS, CODES + status, REFUSED + refused.kind):
-            self._ledger.add(cell)
+            self._recorder.add(cell)
         answer = error(status, reason, method="HEAD" if line.startswith(b"HEAD ") else "GET")
         if shown is None and len(line) > _SHOWN_LINE_BYTES:
             line = line[:_SHOWN_LINE_BYTES] + b"..."
@@ -275,9 +275,9 @@ class Wsgi:
     ) -> Generator[Any, Any, None]:
         """Yield the answer of the application, which `outcome` returns; account for it however it ends.
         `ticket`: the request's, if the application was called."""
-        ledger = self._ledger
+        recorder = self._recorder
         if not ticket:
-            ticket = ledger.begin(request.line, peer.client, peer.fd)
+            ticket = recorder.begin(request.line, peer.client, peer.fd)
         response.ticket = ticket
         result: Any = None
         try:
@@ -290,7 +290,7 @@ class Wsgi:
                     peer.line = b""  # a list has no close()
                     if len(data) <= _MAX_COPY_BYTES:
                         answer = response.whole(data)
-                        ledger.pause()
+                        recorder.pause()
                         yield answer
                     else:
                         yield from self._large(response, data)
@@ -305,7 +305,7 @@ class Wsgi:
                     leave(sys.exc_info()[1])
                 close = getattr(result, "close", None)
                 if close is not None:
-                    ledger.resume(ticket)
+                    recorder.resume(ticket)
                     try:
                         close()
                     except BaseException as failure:
@@ -321,26 +321,26 @@ class Wsgi:
             self._host.log.exception(f"the application failed on {request.line.decode('latin-1')}")
             response.close = True
             if not response.head_sent:
-                ledger.pause()  # another thread may go on, and this one would seem to be held for good
-                ledger.add(REFUSED + Refusal.APPLICATION_FAILED)
+                recorder.pause()  # another thread may go on, and this one would seem to be held for good
+                recorder.add(REFUSED + Refusal.APPLICATION_FAILED)
                 reason = "the application failed; see the error log"
                 answer = error(500, reason, method=request.method)
                 response.code, response.sent = 500, body_size(answer)
                 response.head_sent = True
                 yield answer
             else:
-                ledger.add(REFUSED + Refusal.BROKEN_OFF)
+                recorder.add(REFUSED + Refusal.BROKEN_OFF)
                 response.code = response.code or 500
                 raise ConnectionAbortedError("the response broke off") from None
         finally:
             response.over = True
-            took = ledger.took(ticket)
+            took = recorder.took(ticket)
             if self._host.access is None:
-                ledger.end(ticket, response.code, took)
+                recorder.end(ticket, response.code, took)
             else:
                 referer, agent = shown
                 self._host.access.end(
-                    ledger,
+                    recorder,
                     ticket,
                     peer.client,
                     request.line,
@@ -357,12 +357,12 @@ class Wsgi:
         count = response.take(len(data))
         response.overrun = 0 < count < len(data)
         response.end()
-        self._ledger.pause()
+        self._recorder.pause()
         yield head, data if count == len(data) else memoryview(data)[:count]
 
     def _pieces(self, response: Response, result: Iterable[bytes]) -> Generator[Any, Any, None]:
         """Each piece is sent before the next is asked for."""
-        ledger = self._ledger
+        recorder = self._recorder
         single = declared(result) == 1
         for block in result:
             if in_fork:
@@ -371,15 +371,15 @@ class Wsgi:
             if data:
                 out = response.piece(data, len(data) if single else None)
                 if out:
-                    ledger.pause()
+                    recorder.pause()
                     yield out
-                    ledger.resume(response.ticket)
+                    recorder.resume(response.ticket)
                 if response.complete:
                     break  # what else there is, maybe without end, has no place in the answer
         if in_fork:
             leave()
         last = b"" if response.head_sent else response.piece(b"", 0)
-        ledger.pause()
+        recorder.pause()
         last += response.end()
         if last:
             yield last
@@ -393,14 +393,14 @@ class Wsgi:
             return
         fd, offset, available = piece
         head = response.head(available)
-        self._ledger.pause()
+        self._recorder.pause()
         yield SendFile(head, fd, offset, response.take(available))
         response.end()
 
     def _complain(self, request: Request | UsualRequest, response: Response) -> None:
         line = request.line.decode("latin-1")
         if response.left:
-            self._ledger.add(REFUSED + Refusal.BROKEN_OFF)
+            self._recorder.add(REFUSED + Refusal.BROKEN_OFF)
             self._host.log.error(
                 f"{line}: {response.left} bytes short of its Content-Length; closed"
             )

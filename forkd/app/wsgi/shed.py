@@ -52,7 +52,7 @@ class SheddingWsgi(Wsgi):
             return (yield from super()._respond(request, shown, outcome, response, peer))
         response.close = True
         for cell in _COUNTED:
-            self._ledger.add(cell)
+            self._recorder.add(cell)
         reason = f"overloaded: the request has waited for {waited:.1f} s"
         answer = error(503, reason, method=request.method, fields=self._retry)
         self._log_own(peer, request.line, 503, answer, shown, int(waited * 1e9))

@@ -36,7 +36,7 @@ class UsualRequest(Protocol):
 
     # Since its Exchange.
     began: int  # ns of CLOCK_MONOTONIC
-    ticket: int  # in the ledger; 0 before it has begun
+    ticket: int  # in the recorder; 0 before it has begun
     answer: Any  # what is left to send of it, where native code has begun before the session knew
     response: Any  # what `respond` made, when there is anything unusual
     code: int

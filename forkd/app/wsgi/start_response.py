@@ -37,7 +37,7 @@ class Response:
     over = False  # what the application has kept of it must not reach the connection any more
     sent = 0  # bytes of body
     left: int | None = None  # bytes of the body that the application promised and has not given yet
-    ticket = 0  # of the request in the ledger, once it has begun
+    ticket = 0  # of the request in the recorder, once it has begun
     _head: Head | None = None  # what start_response was called with, when it was not usual
     _chunked = False
     _bodiless = False
@@ -94,11 +94,11 @@ class Response:
             raise RuntimeError("write() was called after its request (PEP 3333)")
         piece = self.piece(exact(data), None)
         if piece:
-            self._host.ledger.pause()  # waiting for the client is not the application's time
+            self._host.recorder.pause()  # waiting for the client is not the application's time
             try:
                 self._peer.push(piece)
             finally:
-                self._host.ledger.resume(self.ticket)
+                self._host.recorder.resume(self.ticket)
 
     # ---- what the session calls -----------------------------------------------------------
 
