@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "forkd"
+#: What imports a module whose name it is given.
+_IMPORTERS = ("import_module", "__import__")
 
 #: Lowest first: a folder may import those of the lines above its own, and itself, but no other of its line. A
 #: file of forkd/ itself stands for a folder.
@@ -67,6 +69,8 @@ def imports(path: Path) -> set[str]:
             found |= {f"{base}.{name}" if _path_of(f"{base}.{name}") else base for name in names}
             if base.endswith(".originals"):
                 found |= names
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(_IMPORTERS):
+            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
     return found
 
 

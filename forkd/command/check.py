@@ -26,7 +26,7 @@ from forkd.ipc.control import ANNOUNCE_SECONDS
 from forkd.log.lines import Log
 from forkd.master import exposure
 from forkd.master.generation import enter_directory, permissions_of
-from forkd.master.lateness import LAST_WORDS, loading, not_booted
+from forkd.master.lateness import LAST_WORDS_SECONDS, loading, not_booted
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
@@ -183,7 +183,7 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, sockets: SignalSockets, 
         if select.select([read, pidfd], [], [], seconds - first if seconds else None)[0]:
             return ""
     process.send_signal(pidfd, worker.STACKS, sockets)
-    select.select([pidfd], [], [], LAST_WORDS)
+    select.select([pidfd], [], [], LAST_WORDS_SECONDS)
     where = os.pread(stacks, 1 << 16, 0).decode("utf-8", "replace").strip() or process.state(pid)
     process.send_signal(pidfd, signal.SIGKILL, sockets)
     return f"{not_booted(f'the process that imports it (pid {pid})', seconds)}; it was here:\n{where}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.engine.one_shot import OneShotLoop
-from forkd.engine.share import SECONDS
+from forkd.engine.share import SHARE_SECONDS
 from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.native import native
 from forkd.session.seam import HIJACK, Await, Deadline
@@ -34,7 +34,7 @@ class InlineLoop(OneShotLoop):
                 self.heed(self.connections.now)
                 # Deadlines, the log and the count of requests are looked at when they are due, or soon.
                 self.dispatcher.due = min(
-                    self.connections.now + SECONDS, self.connections.wheel.next, self._again
+                    self.connections.now + SHARE_SECONDS, self.connections.wheel.next, self._again
                 )
             self.dispatcher.run(events, self.connections.now)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 #: Connections, over all listeners. The first one is accepted whatever the time.
 MOST_ACCEPTS = 16
-SECONDS = 0.010
+SHARE_SECONDS = 0.010
 
 
 class Share:
@@ -26,7 +26,7 @@ class Share:
 
     def lead(self, now: float) -> None:
         self.led = True
-        self._ends = now + SECONDS
+        self._ends = now + SHARE_SECONDS
 
     def over(self, now: float) -> bool:
         return self.taken >= MOST_ACCEPTS or (self.taken > 0 and now >= self._ends)

@@ -25,7 +25,7 @@ from forkd.system.socket_files import NO_FILE, PRIVATE, bind, inode, make_way
 #: After which whoever waits is told what for, seconds.
 ANNOUNCE_SECONDS = 5.0
 _MOST_REQUEST_BYTES = 65536
-_CLIENTS = 16
+_MAX_CLIENTS = 16
 #: What to do about a control socket that somebody else has.
 ANOTHER_CONTROL = "choose another --control"
 
@@ -69,7 +69,7 @@ class ControlServer:
         self._handle = handle
         self._loop = loop
         self._inode = NO_FILE  # of the socket file, when it is ours
-        self._places = Places(sock, loop, _CLIENTS, self._heard, _may_ask, lingers=False)
+        self._places = Places(sock, loop, _MAX_CLIENTS, self._heard, _may_ask, lingers=False)
 
     def open(self) -> None:
         """Begin to answer, and own the socket file. From here on the kernel names this process to whoever

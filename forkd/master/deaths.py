@@ -87,7 +87,7 @@ def error_of(departure: Departure) -> str:
 def crashed(child: Child, error: str, facts: Facts) -> Verdict:
     """A child has ended, and was not asked to."""
     served = 0.0 if child.ready is None else facts.now - child.ready
-    if child.generation == facts.active and served >= plan.SETTLED:
+    if child.generation == facts.active and served >= plan.SETTLED_SECONDS:
         return Nothing()  # it was no crash at start
     return failed(child.generation, error, facts)
 
@@ -108,13 +108,13 @@ def killed(generation: int, error: str, facts: Facts) -> Verdict:
     another is tried, later each time; without end only when the service has answered before."""
     if generation == facts.incoming:
         incoming = facts.incoming_backoff.killed(facts.now, error)
-        if incoming.waits >= plan.BREAKER:
+        if incoming.waits >= plan.BREAKER_CRASHES:
             return FailReload(f"{incoming.waits} times in a row: {error}")
         return DelayIncoming(incoming)
     if generation != facts.active:
         return Nothing()
     backoff = facts.backoff.killed(facts.now, error)
-    if facts.booting and backoff.waits >= plan.BREAKER:
+    if facts.booting and backoff.waits >= plan.BREAKER_CRASHES:
         return GiveUp(f"{backoff.waits} times in a row: {error}")
     return Delay(backoff)
 
@@ -128,7 +128,7 @@ def unborn(generation: int, error: StartError, facts: Facts) -> Verdict:
     lasting = isinstance(cause, OSError) and cause.errno not in (errno.ETIMEDOUT, errno.EPROTO)
     if facts.booting and lasting:
         return GiveUp(str(error))
-    if facts.booting and backoff.waits >= plan.BREAKER:
+    if facts.booting and backoff.waits >= plan.BREAKER_CRASHES:
         return GiveUp(f"{backoff.waits} times in a row: {error}")
     return Delay(backoff)
 

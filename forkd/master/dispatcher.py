@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from time import monotonic, monotonic_ns
 
-from forkd.engine.share import MOST_ACCEPTS, SECONDS
+from forkd.engine.share import MOST_ACCEPTS, SHARE_SECONDS
 from forkd.ipc.heritage import server_of
 from forkd.log.lines import Log
 from forkd.master.children import Child, Children, State
@@ -39,9 +39,9 @@ from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
 
 #: When to look again after no child had room, seconds.
-_RETRY = 0.005
+_RETRY_SECONDS = 0.005
 #: After so many looks that found nobody, see whether anybody can come.
-_LOOK_EVERY = 64
+_LOOK_EVERY_ROUNDS = 64
 
 
 class Dispatcher:
@@ -144,7 +144,7 @@ class Dispatcher:
             self._end()
             return
         self._queued()
-        ends = monotonic() + SECONDS
+        ends = monotonic() + SHARE_SECONDS
         for number in range(MOST_ACCEPTS):
             if number and monotonic() >= ends:
                 break
@@ -152,7 +152,7 @@ class Dispatcher:
             if child is None:
                 if self._anybody_waits():
                     self._nobody_free()
-                    self._again_in(_RETRY)
+                    self._again_in(_RETRY_SECONDS)
                 elif self._finishing:
                     self._end()  # the last to come has taken the last room
                 return
@@ -161,7 +161,7 @@ class Dispatcher:
                 return
             if not self._hand_over(passed, child):
                 self._held.appendleft(passed)
-                self._again_in(_RETRY)
+                self._again_in(_RETRY_SECONDS)
                 return
         self._again_in(0.0)
 
@@ -208,7 +208,7 @@ class Dispatcher:
             return
         # As the acceptor of a child does: a unix socket that was shut down is ready for ever.
         self._in_vain += 1
-        if self._in_vain % _LOOK_EVERY == 0 and listener.shut_down():
+        if self._in_vain % _LOOK_EVERY_ROUNDS == 0 and listener.shut_down():
             self._shut_down()
 
     def _hand_over(self, passed: Passed, child: Child) -> bool:

@@ -23,11 +23,12 @@ from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import SHUT_DOWN, Listener
 
-WINDOW = 0.002  # seconds
+#: Between two looks at who waits, while somebody does.
+LOOK_SECONDS = 0.002
 #: When everybody has been busy for this many looks, or nobody has accepted upon as many grants (there may be
 #: no descriptor free), looking is slowed down.
-_PATIENT_AFTER = 50
-_PATIENT_WINDOW = 0.01
+_PATIENT_AFTER_LOOKS = 50
+_PATIENT_LOOK_SECONDS = 0.01
 #: A leader at work for less than this is about to accept by itself (ns).
 _BUSY_NS = 1_500_000
 
@@ -145,7 +146,7 @@ class Doorbell:
             return  # one that was under way when the bell was disarmed
         self.rings += 1
         self._arm(False)
-        self._look_in(WINDOW)
+        self._look_in(LOOK_SECONDS)
 
     def look(self) -> None:
         """The window is over: is somebody still waiting?"""
@@ -161,8 +162,8 @@ class Doorbell:
             self._arm(False)  # it came before the bell was armed, and did not ring
         self._queued()
         self._help()
-        patient = max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER
-        self._look_in(_PATIENT_WINDOW if patient else WINDOW)
+        patient = max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
+        self._look_in(_PATIENT_LOOK_SECONDS if patient else LOOK_SECONDS)
 
     def _help(self) -> None:
         lease = self._lease

@@ -26,7 +26,7 @@ from forkd.system.socket_files import Permissions
 from forkd.system.sockets import Listener
 
 #: Descriptors of a child besides its connections: forkd's own, and some for the application.
-_SPARE = 64
+_SPARE_DESCRIPTORS = 64
 
 
 @dataclass(eq=False)
@@ -119,12 +119,12 @@ class Generation:
         """Say what the machine will not let the children do, or the listeners be."""
         for line in self.left_out:
             log.warning(line)
-        wanted, limit = self.config.worker_connections + _SPARE, process.descriptor_limit()
+        wanted, limit = self.config.worker_connections + _SPARE_DESCRIPTORS, process.descriptor_limit()
         if limit < wanted and not registry.get(self.config.model).forks:
             log.warning(
                 f"worker-connections {self.config.worker_connections}: a worker may have {limit} open "
                 f"files only; raise the hard limit (ulimit -Hn, LimitNOFILE=) to {wanted} or more, "
-                f"or set worker-connections to {max(1, limit - _SPARE)} or less"
+                f"or set worker-connections to {max(1, limit - _SPARE_DESCRIPTORS)} or less"
             )
 
         if self.config.max_rss and not process.resident_bytes(os.getpid()):

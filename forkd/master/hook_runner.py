@@ -136,7 +136,7 @@ class HookRunner:
     def _kill(self, child: HookProcess) -> None:
         send(self._log, child, signal.SIGKILL)
         late = partial(self._leave, child)
-        self._loop.timers.set(child.timer, monotonic() + plan.DEATH, late)
+        self._loop.timers.set(child.timer, monotonic() + plan.DEATH_SECONDS, late)
 
     def _leave(self, child: HookProcess) -> None:
         """SIGKILL does not end it: it waits in the kernel, for a disk perhaps, and nobody waits for it."""

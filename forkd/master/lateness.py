@@ -10,7 +10,7 @@ from forkd.config import Config
 from forkd.ipc.control import ANNOUNCE_SECONDS
 
 #: What a process gets to write its stacks before it is killed, seconds.
-LAST_WORDS = 0.4
+LAST_WORDS_SECONDS = 0.4
 #: Signals that no application dies of by itself, unlike SIGSEGV or SIGABRT.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from forkd.master.children import Child, State
 
 #: Consecutive crashes after which the breaker opens: one attempt at a time from then on.
-BREAKER = 5
+BREAKER_CRASHES = 5
 #: A child that served this long was no crash at start (seconds).
-SETTLED = 5.0
+SETTLED_SECONDS = 5.0
 #: Why a child is killed that has not become ready in time.
 BOOT_TIMEOUT = "boot-timeout"
 #: Seconds that a killed child may take to end, before a stop goes on without it.
-DEATH = 3.0
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 30.0
-_LONGEST_SHORTAGE = 1.0
+DEATH_SECONDS = 3.0
+_FIRST_DELAY_SECONDS = 0.1
+_LONGEST_DELAY_SECONDS = 30.0
+_LONGEST_SHORTAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Backoff:
 
     def crashed(self, now: float, error: str) -> Backoff:
         """Doubling from 0.1 s to 30 s; the first respawn is immediate."""
-        later = now + _delay(self.crashes, _LONGEST_DELAY)
+        later = now + _delay(self.crashes, _LONGEST_DELAY_SECONDS)
         return Backoff(self.crashes + 1, later, error, self.waits)
 
     def killed(self, now: float, error: str) -> Backoff:
         """As `crashed`, for one that somebody else killed while it booted: the breaker stays as it is."""
-        later = now + _delay(self.waits, _LONGEST_DELAY)
+        later = now + _delay(self.waits, _LONGEST_DELAY_SECONDS)
         return Backoff(self.crashes, max(later, self.not_before), error, self.waits + 1)
 
     def short(self, now: float, error: str) -> Backoff:
         """None could be forked: the machine has no room. It is seldom for long, so a second is the most."""
-        later = now + _delay(self.waits + 1, _LONGEST_SHORTAGE)
+        later = now + _delay(self.waits + 1, _LONGEST_SHORTAGE_SECONDS)
         return Backoff(self.crashes, max(later, self.not_before), error, self.waits + 1)
 
     def settled(self) -> Backoff:
@@ -55,11 +55,11 @@ class Backoff:
     @property
     def open(self) -> bool:
         """The crash-loop breaker is open."""
-        return self.crashes >= BREAKER
+        return self.crashes >= BREAKER_CRASHES
 
 
 def _delay(before: int, most: float) -> float:
-    return 0.0 if before == 0 else min(most, _FIRST_DELAY * 2.0 ** min(before - 1, 30))
+    return 0.0 if before == 0 else min(most, _FIRST_DELAY_SECONDS * 2.0 ** min(before - 1, 30))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _ends_at(child: Child) -> float:
     """Until when a stop waits for the end of a child. A killed one that waits in the kernel for a disk or a
     server that does not answer ends by no signal."""
     killed = child.state is State.KILLED and child.killed is not None
-    return (child.killed or 0.0) + DEATH if killed else _NEVER
+    return (child.killed or 0.0) + DEATH_SECONDS if killed else _NEVER
 
 
 def _overdue(scene: Scene) -> Iterable[Action]:

@@ -18,17 +18,17 @@ from typing import NoReturn
 from forkd.errors import StartError
 from forkd.ipc.heritage import TemplateHeritage
 from forkd.log.lines import Log
-from forkd.master.lateness import FROM_OUTSIDE, LAST_WORDS, killed_at_boot, not_booted
+from forkd.master.lateness import FROM_OUTSIDE, LAST_WORDS_SECONDS, killed_at_boot, not_booted
 from forkd.master.signalling import send
 from forkd.system import fd_passing, process
 from forkd.system.loop import Loop
 from forkd.system.signal_sockets import SignalSockets
 from forkd.worker.main import SENT, STACKS
-from forkd.worker.template import MOST, main
+from forkd.worker.template import MAX_MESSAGE_BYTES, main
 
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that
 #: does not answer for that long, seconds, is stopped or starved by threads of the application.
-_PATIENCE = 2.0
+_ANSWER_SECONDS = 2.0
 #: For those that were killed to be gone when the master ends.
 _END_SECONDS = 1.0
 #: Instead of an answer, where nobody is left to give one.
@@ -77,7 +77,7 @@ class _Template:
         """Its one message: the application is loaded, or why it cannot be. EOF is no news: the pidfd
         tells."""
         try:
-            data = self._sock.recv(MOST, socket.MSG_DONTWAIT)
+            data = self._sock.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except OSError:
             return
         if data:
@@ -86,10 +86,10 @@ class _Template:
 
     def fork(self, slot: int, number: int, fds: list[int]) -> tuple[int, int]:
         """Have a child forked. Raises OSError."""
-        self._sock.settimeout(_PATIENCE)
+        self._sock.settimeout(_ANSWER_SECONDS)
         try:
             fd_passing.send(self._sock, json.dumps([slot, number]).encode(), fds)
-            found = json.loads(self._sock.recv(MOST) or _ENDED)
+            found = json.loads(self._sock.recv(MAX_MESSAGE_BYTES) or _ENDED)
             if type(found) is list and len(found) == 1 and type(found[0]) is int:
                 raise OSError(found[0], os.strerror(found[0]))  # its fork(2) has failed
         except TimeoutError:
@@ -222,7 +222,7 @@ class Templates:
             return
         send(self._log, template, STACKS)
         end = partial(self._end_boot, number, template, seconds)
-        self._loop.timers.set(f"boot {template.pid}", monotonic() + LAST_WORDS, end)
+        self._loop.timers.set(f"boot {template.pid}", monotonic() + LAST_WORDS_SECONDS, end)
 
     def _end_boot(self, number: int, template: _Template, seconds: float) -> None:
         if self._by_number.get(number) is not template or template.ready:

@@ -15,7 +15,7 @@ from forkd.log.lines import Log
 from forkd.master import plan
 from forkd.master.children import Child, Children, State
 from forkd.master.dispatcher import Dispatcher
-from forkd.master.lateness import LAST_WORDS, not_booted
+from forkd.master.lateness import LAST_WORDS_SECONDS, not_booted
 from forkd.master.signalling import send
 from forkd.master.unanswered import Unanswered
 from forkd.system import process
@@ -80,14 +80,14 @@ class Termination:
         child.on("kill")
         self.ask_stacks(child)
         end = partial(self.end, child, why, fault)
-        self._loop.timers.set(f"kill {child.pid}", monotonic() + LAST_WORDS, end)
+        self._loop.timers.set(f"kill {child.pid}", monotonic() + LAST_WORDS_SECONDS, end)
 
     def end_boot(self, child: Child, seconds: float) -> None:
         """Kill a child that is not ready yet, unless it is once it has had time to write its stacks."""
         child.deadline = float("inf")
         self.ask_stacks(child)
         end = partial(self._end_boot, child, seconds)
-        self._loop.timers.set(f"boot {child.pid}", monotonic() + LAST_WORDS, end)
+        self._loop.timers.set(f"boot {child.pid}", monotonic() + LAST_WORDS_SECONDS, end)
 
     def _end_boot(self, child: Child, seconds: float) -> None:
         if child.state is State.STARTING and self._children.get(child.slot) is child:
@@ -109,5 +109,5 @@ class Termination:
     def report_unkillable(self) -> None:
         """At the master's end: children that no signal has ended."""
         for child in self._children:
-            if child.killed is not None and child.killed + plan.DEATH <= monotonic():
+            if child.killed is not None and child.killed + plan.DEATH_SECONDS <= monotonic():
                 self._log.error(f"{child} {process.unkillable(child.pid)}")

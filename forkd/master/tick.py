@@ -16,7 +16,7 @@ from forkd.ipc.messages import Trim
 from forkd.log.lines import Log, escape
 from forkd.master import plan, scaling
 from forkd.master.children import Child, Children, State
-from forkd.master.lateness import LAST_WORDS
+from forkd.master.lateness import LAST_WORDS_SECONDS
 from forkd.master.termination import Termination
 from forkd.system import process
 from forkd.system.cells import CONNECTIONS
@@ -48,7 +48,7 @@ def settled(
     if not (backoff.crashes or backoff.waits) or ready < want:
         return False
     youngest = max((child.ready or now for child in children), default=now)
-    return now - youngest >= plan.SETTLED
+    return now - youngest >= plan.SETTLED_SECONDS
 
 
 class Watchdog:
@@ -83,7 +83,7 @@ class Watchdog:
                 child.accused = True
                 self._termination.ask_stacks(child)
                 judge = partial(self._judge, child, timeout)
-                self._loop.timers.set(f"judge {child.pid}", monotonic() + LAST_WORDS, judge)
+                self._loop.timers.set(f"judge {child.pid}", monotonic() + LAST_WORDS_SECONDS, judge)
 
     def _held(self, child: Child, timeout: float) -> tuple[float, str] | None:
         """The request that holds the child for longer than `timeout`: (seconds, its line)."""

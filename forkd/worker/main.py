@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 #: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
 STACKS = signal.SIGRTMIN + 3
-_MOST_STACKS = 1 << 16  # bytes
+_MAX_STACKS_BYTES = 1 << 16  # bytes
 #: What the master sends to those that run foreign code.
 SENT = (signal.SIGKILL, STACKS)
 #: What reaches a child by mistake (`pkill -HUP forkd`, Ctrl-C in a terminal) and changes nothing.
@@ -69,7 +69,7 @@ BLOCKED = {"sigio": {NEWS, signal.SIGIO}, "aio": {NEWS}}
 
 _NEVER = 1 << 62  # requests
 #: Seconds until lines that a log did not take are tried again, if no request comes before.
-_RETRY = 0.5
+_LOG_RETRY_SECONDS = 0.5
 
 
 class Worker:
@@ -273,7 +273,7 @@ class Worker:
         stacks = self._heritage.stacks
         at = os.lseek(stacks, 0, os.SEEK_CUR)
         process.send_signal(pidfd, STACKS)
-        return lambda: os.pread(stacks, _MOST_STACKS, at).decode("utf-8", "replace").strip()
+        return lambda: os.pread(stacks, _MAX_STACKS_BYTES, at).decode("utf-8", "replace").strip()
 
     def _on_message(self) -> None:
         assert self._model is not None
@@ -315,10 +315,10 @@ class Worker:
             now = monotonic()
             again = access.due(now)
             if again <= now or access.sink.waiting:
-                again = now + _RETRY if access.flush() else NEVER
+                again = now + _LOG_RETRY_SECONDS if access.flush() else NEVER
         if self.log.sink.waiting:
             self.log.sink.retry()
-            again = min(again, monotonic() + _RETRY)
+            again = min(again, monotonic() + _LOG_RETRY_SECONDS)
         if self._recycle_at != _NEVER and self._answered() >= self._recycle_at:
             self._recycle_at = _NEVER
             self._channel.send(Recycle("max-requests"))

@@ -36,7 +36,7 @@ from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.stdio import mend
 from forkd.worker import main as worker
 
-MOST = 60_000  # bytes of a message
+MAX_MESSAGE_BYTES = 60_000  # bytes of a message
 
 
 def main(
@@ -98,7 +98,7 @@ def _load(
 def _tell(sock: socket.socket, error: str) -> None:
     """The master: that the application is loaded, or why it is not. Its first word counts."""
     with contextlib.suppress(OSError):  # it is gone, and ends this process
-        sock.send(json.dumps({"error": error[-MOST // 2 :]}).encode(), NO_SIGPIPE)
+        sock.send(json.dumps({"error": error[-MAX_MESSAGE_BYTES // 2 :]}).encode(), NO_SIGPIPE)
 
 
 def _serve(
@@ -106,7 +106,7 @@ def _serve(
 ) -> None:
     """Fork children until the master has gone."""
     while True:
-        data, fds = receive(sock, MOST, 8)
+        data, fds = receive(sock, MAX_MESSAGE_BYTES, 8)
         if not data:
             return
         asked = json.loads(data)

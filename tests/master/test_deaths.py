@@ -21,7 +21,7 @@ def facts(**fields: Any) -> Facts:
     return usual._replace(**fields)
 
 
-@pytest.mark.parametrize(("served", "crashes"), [(None, 1), (1.0, 1), (plan.SETTLED + 1, 0)])
+@pytest.mark.parametrize(("served", "crashes"), [(None, 1), (1.0, 1), (plan.SETTLED_SECONDS + 1, 0)])
 def test_only_a_crash_soon_after_its_start_delays_the_next_child(
     served: float | None, crashes: int
 ) -> None:
@@ -44,10 +44,10 @@ def test_what_fails_is_the_reload_the_start_or_only_the_next_child() -> None:
 
 
 def test_who_is_killed_while_it_boots_is_tried_again_and_not_for_ever_at_a_start() -> None:
-    tried = plan.Backoff(waits=plan.BREAKER - 1)
+    tried = plan.Backoff(waits=plan.BREAKER_CRASHES - 1)
     assert departures.killed(1, "no", facts()) == Delay(plan.Backoff(0, NOW, "no", 1))
     found = departures.killed(1, "no", facts(backoff=tried))
-    assert isinstance(found, Delay) and found.backoff.waits == plan.BREAKER
+    assert isinstance(found, Delay) and found.backoff.waits == plan.BREAKER_CRASHES
     assert departures.killed(1, "no", facts(backoff=tried, booting=True)) == GiveUp(
         "5 times in a row: no"
     )

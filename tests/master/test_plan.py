@@ -155,21 +155,21 @@ def test_waiting_is_over_exactly_on_time() -> None:
 
 def test_breaker_opens_after_several_crashes_and_keeps_the_error() -> None:
     backoff = Backoff()
-    for number in range(plan.BREAKER):
+    for number in range(plan.BREAKER_CRASHES):
         assert not backoff.open
         backoff = backoff.crashed(NOW, f"error {number}")
     assert backoff.open
-    assert backoff.error == f"error {plan.BREAKER - 1}"
+    assert backoff.error == f"error {plan.BREAKER_CRASHES - 1}"
 
 
 def test_open_breaker_tries_one_child_at_a_time() -> None:
-    open_ = Backoff(plan.BREAKER, NOW - 1)
+    open_ = Backoff(plan.BREAKER_CRASHES, NOW - 1)
     assert plan.plan(scene(want=8, backoff=open_)) == [Spawn(1, 1)]
     assert plan.plan(scene(child(1, STARTING), want=8, backoff=open_)) == []
 
 
 def test_settled_closes_the_breaker() -> None:
-    settled = Backoff(plan.BREAKER + 3, NOW + 30, "boom").settled()
+    settled = Backoff(plan.BREAKER_CRASHES + 3, NOW + 30, "boom").settled()
     assert not settled.open
     assert plan.plan(scene(want=8, backoff=settled)) == [Spawn(1, 8)]
 

@@ -10,7 +10,7 @@ from forkd.master import plan
 from forkd.master.phase import Phase
 from forkd.master.status import Facts, state, why_not_ready
 
-LOOP = plan.Backoff(crashes=plan.BREAKER, not_before=107.2)
+LOOP = plan.Backoff(crashes=plan.BREAKER_CRASHES, not_before=107.2)
 USUAL = Facts(
     phase=Phase.SERVING, backoff=plan.Backoff(), reloading=False, paused="", fixed=False,
     want=2, ready=2, new=2, full=[None, None], unreachable="", now=100.0,
