@@ -27,14 +27,109 @@ else:
     missing = ""
 
 
+# ---- what native code asks of Python, by name -------------------------------------------------
+# Each name that C looks up is here, and each that is here is in C (tests/native/test_names.py).
+
+
 class Resumes(Protocol):
-    """A loop, as native code calls it for what it cannot do by itself of a connection that rests."""
+    """A loop, for what native code cannot do by itself of a connection that rests."""
 
     def feed(self, conn: Any, value: Any) -> None:
         """This has arrived for the session: bytes, or a request that was begun."""
+
+    def lost(self, conn: Any) -> None:
+        """Receiving has failed: the client has left."""
+
+    def failed(self, conn: Any, failure: BaseException) -> None:
+        """The protocol that the session drives has raised this."""
 
     def rests(self, conn: Any, op: Any) -> None:
         """A request is answered, and the connection waits for the next one."""
 
     def ended(self, conn: Any) -> None:
         """A request is answered, and it was the last one."""
+
+
+class Accepts(Protocol):
+    """A loop whose connections native code accepts, and that hears of all else that is ready."""
+
+    def ready(self, conn: Any, mask: int) -> None:
+        """A Connection that does not rest is ready."""
+
+    def other(self, fd: int) -> bool:
+        """What is ready and no connection; True: a listener, whose turn is over."""
+        ...
+
+    def grown(self, link: Any) -> Any:
+        """The Connection of a bare Link that needs a session."""
+
+    def crowded(self, intake: Any, links: list[Any]) -> None:
+        """These were accepted, and more may be waiting."""
+
+    def served(self, count: int, seconds: float) -> None:
+        """So many connections have been served within `seconds`."""
+
+
+class TakesTurns(Protocol):
+    """A loop whose threads take turns as the leader."""
+
+    def claims(self, conn: Any, request: Any) -> bool:
+        """Whether the loop has taken this request, which may block. Asked while the driver is wary."""
+        ...
+
+    def judge(self, line: bytes, took: float) -> None:
+        """The application has taken so many seconds for the request with this line."""
+
+    def deposed(self, conn: Any, request: Any) -> None:
+        """Another thread leads by now. Does not return."""
+
+
+class Awaited(Protocol):
+    """What a connection waits in: session/seam.py's Await."""
+
+    shortcut: Any
+    then: Any
+    seconds: float
+
+
+class Records(Protocol):
+    """The recorder of requests, and the access log, whose `end` has a line besides."""
+
+    def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int: ...
+    def pause(self) -> None: ...
+    def took(self, ticket: int, /) -> int: ...
+    def end(self, *facts: Any) -> Any: ...
+
+
+class Peers(Protocol):
+    """The connection as a session has it: session/seam.py's Peer."""
+
+    client: str
+
+
+class Answers(Protocol):
+    """One answer of a WSGI application: app/wsgi/start_response.py's Response."""
+
+    over: bool
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any: ...
+    def write(self, data: bytes) -> None: ...
+
+
+class Receives(Protocol):
+    """A protocol of asyncio's, of the application."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+
+class Registers(Protocol):
+    """The operations of a ring: system/uring.py."""
+
+    def modify(self, fd: int, mask: int) -> None: ...
+
+
+class Leaves(Protocol):
+    """The module system/forked.py."""
+
+    def leave(self, error: BaseException | None = None) -> Any:
+        """End the process that the application has forked. Does not return."""
