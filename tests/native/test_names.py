@@ -10,7 +10,7 @@ from typing import Protocol
 import forkd.native
 
 C = "\n".join(path.read_text() for path in sorted(Path(forkd.native.__file__).parent.glob("*.c")))
-#: A table of names, or one of them; and a call or a store by name. What is interned as k_ is a key of an environ.
+#: A table of names, or one of them; a call; a store. What is interned as k_ is a key of an environ.
 INTERNED = r'n_(?:\w+)(?:, | = PyUnicode_InternFromString\()"(\w+)"'
 CALLED = r'PyObject_CallMethod\([^,]+(?:\([^()]*\))?, "(\w+)"'
 STORED = r'PyObject_SetAttrString\(self->\w+, "(\w+)"'
