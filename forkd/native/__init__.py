@@ -37,17 +37,21 @@ class Resumes(Protocol):
     def feed(self, conn: Any, value: Any) -> None:
         """This has arrived for the session: bytes, or a request that was begun."""
 
-    def lost(self, conn: Any) -> None:
-        """Receiving has failed: the client has left."""
-
-    def failed(self, conn: Any, failure: BaseException) -> None:
-        """The protocol that the session drives has raised this."""
-
     def rests(self, conn: Any, op: Any) -> None:
         """A request is answered, and the connection waits for the next one."""
 
     def ended(self, conn: Any) -> None:
         """A request is answered, and it was the last one."""
+
+
+class Receives(Resumes, Protocol):
+    """The same, where native code receives, too."""
+
+    def lost(self, conn: Any) -> None:
+        """Receiving has failed: the client has left."""
+
+    def failed(self, conn: Any, failure: BaseException) -> None:
+        """The protocol that the session drives has raised this."""
 
 
 class Accepts(Protocol):
@@ -116,7 +120,7 @@ class Answers(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
-class Receives(Protocol):
+class Handler(Protocol):
     """A protocol of asyncio's, of the application."""
 
     def data_received(self, data: bytes) -> None: ...
