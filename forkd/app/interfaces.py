@@ -11,6 +11,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,8 @@ def named(name: str) -> InterfaceRow | None:
 
 
 def _require_wsgi(app: Any, config: Config) -> None:
+    if _is_stream(app):
+        raise AppError(f"app {config.app!r} makes streams, and is no WSGI application; leave out --interface")
     _refuse_asgi(app)
     if not callable(app):
         raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
@@ -120,16 +123,32 @@ def _make_evented(app: Any, config: Config, host: Host, worker: int) -> Interfac
     return Evented(app, config, host)
 
 
-def _anything(app: Any, config: Config) -> None:
-    """It is called for each connection, and then one sees."""
+def _require_handler(app: Any, config: Config) -> None:
+    """It is a class for it."""
+
+
+def _require_factory(app: Any, config: Config) -> None:
+    """It is called for each connection, and has to give a protocol. What has no signature is tried then."""
+    if not callable(app):
+        raise AppError(f"app {config.app!r} is not callable, as a factory of protocols must be")
+    with suppress(ValueError):
+        needed = inspect.signature(app)
+        try:
+            needed.bind()
+        except TypeError as error:
+            name = repr(config.app) if config.app else "the built-in one"
+            raise AppError(
+                f"app {name} makes no streams: it would be called without arguments for each connection, and "
+                f"takes {needed} ({error}); leave out --interface, or name a factory"
+            ) from None
 
 
 # ---- the table --------------------------------------------------------------------------------
 
 #: In the order in which they are tried.
 INTERFACES: tuple[InterfaceRow, ...] = (
-    InterfaceRow("socketserver", "stream", _is_handler, _anything, _make_blocking, takes_socket=True),
-    InterfaceRow("asyncio", "stream", _is_stream, _anything, _make_evented, needs_loop=True),
+    InterfaceRow("socketserver", "stream", _is_handler, _require_handler, _make_blocking, takes_socket=True),
+    InterfaceRow("asyncio", "stream", _is_stream, _require_factory, _make_evented, needs_loop=True),
     InterfaceRow("wsgi", "wsgi", callable, _require_wsgi, _make_wsgi, http=True),
 )
 

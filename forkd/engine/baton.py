@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from forkd.engine.connection import Connection
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system.originals import Empty, SimpleQueue
 
 #: What `watch` has seen.
@@ -130,6 +130,4 @@ class PythonBaton:
 
 def make(native: bool) -> Baton:
     """`native`: by native code, where it was built."""
-    kind = _native.Baton if native and _native is not None else PythonBaton
-    baton: Baton = kind(_CALM_LOOKS, _MAX_LOOKS)
-    return baton
+    return pick("Baton", PythonBaton, native)(_CALM_LOOKS, _MAX_LOOKS)

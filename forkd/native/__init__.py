@@ -10,7 +10,7 @@ models/registry.py, which says whether it is there.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 #: Why there is none; "" where there is.
 missing: str
@@ -25,6 +25,15 @@ except ImportError as error:
 else:
     native = _native
     missing = ""
+
+
+T = TypeVar("T")
+
+
+def pick(name: str, twin: T, wanted: bool = True) -> T:
+    """What native code has of that name, where there is native code and it is `wanted`; else its twin."""
+    found: T = getattr(native, name) if wanted and native is not None else twin
+    return found
 
 
 # ---- what native code asks of Python, by name -------------------------------------------------

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from forkd.native import native
+from forkd.native import pick
 from forkd.system.originals import ThreadLocal, get_ident, os, signal
 from forkd.system.sigpipe import without_sigpipe
 
@@ -50,7 +50,7 @@ class PythonForkState(list[bool]):
         Python writes them to, or -1; for forks by C code."""
 
 
-in_fork: Any = PythonForkState() if native is None else native.ForkState()
+in_fork: Any = pick("ForkState", PythonForkState)()
 
 #: What ends in a process that the application forks; None where no application runs.
 _end: Callable[[], None] | None = None

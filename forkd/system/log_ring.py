@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system.originals import Lock
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ class Reader:
 
     def __init__(self, rings: Rings, *, native: bool = True) -> None:
         self._rings = rings
-        self._records = records if _native is None or not native else _native.records
+        self._records = pick("records", records, native)
         # A copy: a writer could change those that it sees.
         self._tails = array("Q", rings.tails.tobytes())
 

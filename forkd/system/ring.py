@@ -19,7 +19,7 @@ import mmap
 import struct
 
 from forkd.errors import SystemCallError
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system.originals import os
 
 #: Operations (io_uring_enter(2)), and what they return in a completion's flags.
@@ -113,7 +113,7 @@ class Ring:
         array = sq[6] // 4
         for index in range(params.sq_entries):
             words[array + index] = index
-        make = _native.Queues if native and _native is not None else Queues
+        make = pick("Queues", Queues, native)
         self.queues = queues = make(
             self.fd,
             rings,
@@ -250,7 +250,7 @@ class ProvidedBuffers:
             "io_uring_register", _REGISTER, ring.fd, _REGISTER_PBUF_RING,
             ctypes.addressof(registration), 1,
         )  # fmt: skip
-        make = _native.Buffers if native and _native is not None else Buffers
+        make = pick("Buffers", Buffers, native)
         self.buffers = make(memory, entries, self.SIZE, self.COUNT)
         self.take = self.buffers.take
 

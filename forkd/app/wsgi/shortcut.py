@@ -15,7 +15,7 @@ from forkd.app.wsgi.environ import Ends, Environ
 from forkd.http.guard import Request
 from forkd.http.limits import Limits
 from forkd.http.request import RequestParser
-from forkd.native import native
+from forkd.native import pick
 
 
 class UsualRequest(Protocol):
@@ -80,15 +80,14 @@ class Usual:
     not `wanted`."""
 
     def __init__(self, wanted: bool) -> None:
-        found = native if wanted else None
-        self.read_head: ReadHead | None = found.read_head if found else None
-        self.block: MakeBlock = found.block if found else _never
-        self.answer: MakeAnswer = found.answer if found else _never
+        self.read_head: ReadHead | None = pick("read_head", None, wanted)
+        self.block: MakeBlock = pick("block", _never, wanted)
+        self.answer: MakeAnswer = pick("answer", _never, wanted)
         #: Bytes that will be written, through a buffer, before they are read.
-        self.blank: Callable[[int], bytes] = found.blank if found else bytes
-        self.exchange: MakeExchange | None = found.Exchange if found else None
+        self.blank: Callable[[int], bytes] = pick("blank", bytes, wanted)
+        self.exchange: MakeExchange | None = pick("Exchange", None, wanted)
         #: The type of what `read_head` returns.
-        self.request: type[UsualRequest] = found.UsualRequest if found else _Never
+        self.request: Any = pick("UsualRequest", _Never, wanted)
 
 
 def _never(*_: Any) -> None:
