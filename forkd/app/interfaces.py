@@ -52,6 +52,12 @@ def named(name: str) -> InterfaceRow | None:
     return next((row for row in INTERFACES if row.name == name), None)
 
 
+def flag_of(name: str) -> str:
+    """What --interface has for it; "" before any child has told which it is."""
+    speaks = named(name)
+    return "" if speaks is None else speaks.flag
+
+
 # ---- wsgi -------------------------------------------------------------------------------------
 
 

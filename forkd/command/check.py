@@ -15,6 +15,7 @@ import traceback
 from typing import NoReturn
 
 from forkd.app.hooks import Hooks
+from forkd.app.interfaces import flag_of
 from forkd.command import advice
 from forkd.command.arguments import add_all
 from forkd.command.probe import probe
@@ -64,7 +65,7 @@ class _Host:
 def check(sources: Sources, config: Config) -> str:
     """What would be served. Raises CheckError with all for which a start would fail."""
     found = probe(sources, config)
-    name = flavour = ""
+    interface = ""
     try:
         identity = accounts.find(config.user, config.group)
         enter_directory(config)
@@ -72,7 +73,7 @@ def check(sources: Sources, config: Config) -> str:
         log = Log(config.log_level, config.log_format, "check")
         exposure.warn(log, sources.path, config, identity)
         Access.of(config)
-        name, flavour = _import_as_a_worker(config, identity)
+        interface = _import_as_a_worker(config, identity)
     except ForkdError as error:
         found.problems.append(str(error))
     _, denied = registry.usable(config)
@@ -82,7 +83,7 @@ def check(sources: Sources, config: Config) -> str:
         raise CheckError(found.problems)
     how = registry.io_of(config.model, config.io)
     lines = [
-        f"ok: {config.app or 'the built-in welcome app'} ({name}) under "
+        f"ok: {config.app or 'the built-in welcome app'} ({flag_of(interface)}) under "
         f"{config.model}/{how}, {native_or_not(registry.without_native(config))}, workers "
         f"{config.workers}, on {', '.join(map(str, config.bind))}"
     ]
@@ -92,13 +93,13 @@ def check(sources: Sources, config: Config) -> str:
         lines.append(f"held by the running daemon itself (pid {found.pid}): {', '.join(found.held)}")
     lines += [f"note: {note}" for note in found.notes]
     lines += [
-        f"warning: {line}" for line in (*advice.warnings(sources, config), *unused(config, flavour))
+        f"warning: {line}" for line in (*advice.warnings(sources, config), *unused(config, interface))
     ]
     return "\n".join(lines)
 
 
-def _import_as_a_worker(config: Config, identity: Identity | None) -> tuple[str, str]:
-    """The interface of the application, and its flavour. Raises AppError."""
+def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
+    """The name of the interface of the application. Raises AppError."""
     try:
         stacks = process.make_memfd("forkd-stacks-check")
     except OSError as error:
@@ -112,7 +113,7 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> tuple[str,
     def child() -> NoReturn:
         os.close(read)
         sockets.close()
-        answer: str | tuple[str, str] = ""
+        answer = ""
         code = 1
         try:
             worker.settle("check", config, identity, command, listening)
@@ -154,7 +155,7 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> tuple[str,
     done, answer = json.loads(text)
     if not done:
         raise AppError(answer)
-    return answer[0], answer[1]
+    return str(answer)
 
 
 def _answer(pipe: io.FileIO, pidfd: int) -> bytes:
@@ -189,11 +190,11 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, sockets: SignalSockets, 
     return f"{not_booted(f'the process that imports it (pid {pid})', seconds)}; it was here:\n{where}"
 
 
-def _load(config: Config) -> tuple[str, str]:
+def _load(config: Config) -> str:
     Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
     row, how = registry.get(config.model), registry.io_of(config.model, config.io)
     _, speaks = worker.make_interface(config, _Host(config), how, None)
     why = registry.refusal(row, how, speaks.name, config.threads)
     if why is not None:
         raise AppError(why)
-    return speaks.flag, speaks.name
+    return speaks.name

@@ -44,10 +44,10 @@ def table(rows: Iterable[ModelRow]) -> str:
 def _refused(row: ModelRow) -> Iterator[str]:
     """The pairs that make no sense, those with one reason together."""
     by_reason: dict[tuple[str, str], list[str]] = {}
-    for (io, flavour), why in row.refused.items():
-        by_reason.setdefault((flavour, why), []).append(io)
-    for (flavour, why), ios in by_reason.items():
-        yield f"{flavour}{'' if set(ios) == set(row.ios) else f' with --io {_or(ios)}'}: {why}"
+    for (io, interface), why in row.refused.items():
+        by_reason.setdefault((interface, why), []).append(io)
+    for (interface, why), ios in by_reason.items():
+        yield f"{interface}{'' if set(ios) == set(row.ios) else f' with --io {_or(ios)}'}: {why}"
 
 
 def _or(words: Sequence[str]) -> str:

@@ -32,8 +32,7 @@ class Config:
     # application
     app: str | None = option(
         kinds.Text(r"[^:]+(:.+)?", "module:attribute, or a module"), None,
-        section="application",
-        positional=True,
+        section="application", positional=True,
         metavar="APP",
         unset="the built-in welcome app",
         example="project.wsgi:application",
@@ -42,14 +41,12 @@ class Config:
     )
     name: str = option(
         kinds.Text(r"[A-Za-z0-9_.-]+", "letters, digits, and any of _ . -"), "forkd",
-        section="application",
-        reloadable=False,
+        section="application", reloadable=False,
         help="name of this daemon in process titles and default file names",
     )
     interface: str | None = option(
         kinds.Choice(("wsgi", "asgi", "stream")), None,
-        section="application",
-        short="-k",
+        section="application", short="-k",
         unset="detected from the application",
         example="wsgi",
         help="how the application is called",
@@ -82,15 +79,13 @@ class Config:
     # sockets
     bind: tuple[Address, ...] = option(
         kinds.AddressList(), ("127.0.0.1:8000",),
-        section="sockets",
-        short="-b",
+        section="sockets", short="-b",
         help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated; with "
         "?freebind=on after it, a TCP address is bound also while no interface has it",
     )
     backlog: int = option(
         kinds.Int(1, 65535), 2048,
-        section="sockets",
-        reloadable=False,
+        section="sockets", reloadable=False,
         help="connections that may wait to be accepted, per listener; "
         "the kernel caps it at net.core.somaxconn",
     )
@@ -125,8 +120,7 @@ class Config:
     # model
     model: str = option(
         kinds.Text(r"[a-z][a-z-]*", "the name of a model (see forkd models)"), "leader-followers",
-        section="model",
-        short="-m",
+        section="model", short="-m",
         help="concurrency model: who accepts, reads, and runs the application",
     )
     io: str | None = option(
@@ -163,16 +157,14 @@ class Config:
     # workers
     workers: Workers = option(
         kinds.WorkersKind(), "auto",
-        section="workers",
-        short="-w",
+        section="workers", short="-w",
         help="number of children, or a range that follows the load; auto is the number of CPUs forkd may "
         "use, by its affinity mask and its cgroups' quota; not given at all, WEB_CONCURRENCY counts; both "
         "have --max-workers for a bound",
     )
     max_workers: int | None = option(
         kinds.Int(1, kinds.MAX_WORKERS), None,
-        section="workers",
-        reloadable=False,
+        section="workers", reloadable=False,
         unset="twice `workers`, and at least 16",
         example=64,
         help="children that `forkd scale`, SIGTTIN or a reload with other `workers` may ask for at most; "
@@ -180,8 +172,7 @@ class Config:
     )
     threads: int = option(
         kinds.Int(1, 512), 1,
-        section="workers",
-        reloadable=False,
+        section="workers", reloadable=False,
         help="requests that may be in the application of one worker at a time, each in a thread of its "
         "own, in the models that have threads (see forkd models)",
     )
@@ -328,16 +319,14 @@ class Config:
     # process
     foreground: bool = option(
         kinds.Bool(), False,
-        section="process",
-        short="-f",
+        section="process", short="-f",
         reloadable=False,
         help="stay in the foreground instead of detaching",
     )
     pidfile: str = option(
         kinds.Path(), None,
         absent="",  # resolve_paths fills it in
-        section="process",
-        reloadable=False,
+        section="process", reloadable=False,
         unset="NAME.pid in /run/forkd, or for others than root in $XDG_RUNTIME_DIR/forkd "
         "or /tmp/forkd-UID",
         example="/run/forkd/forkd.pid",
@@ -346,8 +335,7 @@ class Config:
     control: str = option(
         kinds.Path(), None,
         absent="",  # resolve_paths fills it in
-        section="process",
-        reloadable=False,
+        section="process", reloadable=False,
         unset="beside the pid file, as .sock",
         example="/run/forkd/forkd.sock",
         help="unix socket on which the master takes the other verbs",
@@ -355,8 +343,7 @@ class Config:
     user: str | None = option(
         _ACCOUNT,
         None,
-        section="process",
-        reloadable=False,
+        section="process", reloadable=False,
         unset="unchanged",
         example="www-data",
         help="user, by name or number, that workers become; the master binds first, and keeps its own",
@@ -364,8 +351,7 @@ class Config:
     group: str | None = option(
         _ACCOUNT,
         None,
-        section="process",
-        reloadable=False,
+        section="process", reloadable=False,
         unset="the user's group",
         example="www-data",
         help="group, by name or number, that forkd becomes once it is bound",
@@ -378,8 +364,7 @@ class Config:
     )
     umask: int | None = option(
         kinds.Octal(), None,
-        section="process",
-        reloadable=False,
+        section="process", reloadable=False,
         unset="that of whoever starts forkd: a unit's UMask=, a shell's umask",
         example="022",
         help="permission bits taken from every file made, in octal; unix sockets have --socket-mode",
@@ -388,8 +373,7 @@ class Config:
     # admin
     admin: Address | None = option(
         kinds.AddressOrNone(), "127.0.0.1:9464",
-        section="admin",
-        reloadable=False,
+        section="admin", reloadable=False,
         help="address of /metrics, /healthz, /readyz and the status page; none turns it off",
     )
     admin_hosts: tuple[str, ...] = option(
@@ -417,16 +401,14 @@ class Config:
     )
     health: Address | None = option(
         kinds.AddressOrNone(), "none",
-        section="admin",
-        reloadable=False,
+        section="admin", reloadable=False,
         help="address of a listener with /healthz and /readyz alone, for probes that may not see the rest",
     )
 
     # logging
     error_log: str | None = option(
         kinds.LogPath(off=False), None,
-        section="logging",
-        reloadable=False,
+        section="logging", reloadable=False,
         unset="stderr in the foreground, else a file beside the pid file, as .log",
         example="/var/log/forkd/error.log",
         help="file of forkd's own log and the application's stderr; - is stderr",

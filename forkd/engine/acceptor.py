@@ -42,7 +42,7 @@ class Acceptor:
         self.bell = context.lease.bells[context.slot] if context.lease is not None else None
         self.pause_ends = NEVER
         self.backpressure = Backpressure(context.lease, any(intake.shared for intake in context.intakes))
-        self._unit = context
+        self._context = context
         self._handles = handles
         self._lease = context.lease
         self._slot = context.slot
@@ -234,7 +234,7 @@ class Acceptor:
             else:
                 self._deafen(intake)  # or will retire in a moment, as the master knows
             return
-        self._unit.row.failed(error.errno or 0)
+        self._context.row.failed(error.errno or 0)
         self.pause("accept", error)
 
     def pause(self, call: str, error: OSError) -> None:
@@ -262,7 +262,7 @@ class Acceptor:
             if self._listening:
                 self._handles.remove(fd)
             self._deaf.add(fd)
-            self._unit.deaf(fd)
+            self._context.deaf(fd)
 
     def leftover(self, fd: int) -> Accepted | None:
         """A connection that still waits in a socket which another is to replace."""
@@ -300,7 +300,7 @@ class Acceptor:
         self._retired = True
         self._nobody_after = drain_queue
         # The rest of the time is for the requests in flight.
-        self._patience_ends = monotonic() + self._unit.config.graceful_timeout / 2
+        self._patience_ends = monotonic() + self._context.config.graceful_timeout / 2
         self.announce(self._connections)
         self.join()
         if self._lease is not None and self._lease.leads(self._slot):

@@ -43,7 +43,7 @@ class Connections:
             "write", context.config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True
         )
         self.lingering = Await("linger", LINGER_SECONDS)
-        self._unit = context
+        self._context = context
         self._handles = handles
         self._counted = counted
         self._make = make
@@ -55,15 +55,15 @@ class Connections:
     def add(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
         """Take an accepted socket. The caller starts its session and has its outcome followed."""
         sock.setblocking(False)
-        config = self._unit.config
+        config = self._context.config
         conn = self._make(
             sock,
             client,
             server,
-            self._unit.interface,
+            self._context.interface,
             config.write_timeout,
             self._wake,
-            self._unit.host.recorder,
+            self._context.host.recorder,
         )
         self.by_fd[conn.fd] = conn
         self._counted(len(self.by_fd))
@@ -215,7 +215,7 @@ class Connections:
     def _refuse(self, conn: Connection, error: OSError) -> None:
         """Close it: there is no room to wait for it (epoll_ctl(2): ENOSPC, ENOMEM; FD_SETSIZE). The others go
         on."""
-        self._unit.row.failed(error.errno or 0)
+        self._context.row.failed(error.errno or 0)
         self._retry.refuse(WAITING_CALL, error)
         conn.end(self.log)
         with contextlib.suppress(OSError, KeyError):

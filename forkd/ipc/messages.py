@@ -39,9 +39,8 @@ def _message(kind: type[T]) -> type[T]:
 class Ready(NamedTuple):
     """Child to master: the application is loaded, I serve."""
 
-    interface: str
+    interface: str  # the name of its row in app/interfaces.py
     fallback: str  # why the configured --io cannot be used, and what serves instead; or ""
-    flavour: str = ""  # the name of its row in app/interfaces.py
 
 
 @_message

@@ -138,14 +138,14 @@ class Actions:
             text = f"scaling up to {want}: connections wait and nobody is free"
             service.events.note("scale", "info", text)
             generation.want = want
-            self._parts.watchdog.restless()
+            self._parts.tick.restless()
 
     def shrink(self, now: float) -> None:
         """One child fewer, when there has been one too many for a while."""
         service, generation = self._service, self._service.generation
         if service.paused or service.incoming or generation.least == generation.most:
             return
-        want = self._parts.watchdog.calm_down(
+        want = self._parts.tick.calm_down(
             generation.want, generation.least, generation.config.scale_down_after, now
         )
         if want != generation.want:
@@ -297,7 +297,7 @@ class Actions:
         """What no event announces."""
         service, parts, config = self._service, self._parts, self._service.generation.config
         timeout = 0.0 if registry.get(config.model).forks else config.timeout
-        parts.watchdog.look(now, timeout, config.max_rss)
+        parts.tick.look(now, timeout, config.max_rss)
         parts.doorbell.forgive()
         self.look_at_listeners()
         if service.owns and service.launch.keep_pidfile(service.log):

@@ -40,8 +40,7 @@ class Generation:
     most: int  # children, under load
     master_accepts: bool = False  # and hands sockets to the children
     queue: Queue | None = None  # one for all: dispatch = competition
-    interface: str = ""  # of its application, as its children say
-    flavour: str = ""  # the name of the row in app/interfaces.py
+    interface: str = ""  # the name of its row in app/interfaces.py, once a child has said it
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # nobody will accept after it, on some of its listeners or on all
     left_out: list[str] = field(default_factory=list)  # lines for the log
@@ -132,7 +131,7 @@ class Generation:
 
     def unused(self) -> list[str]:
         """Options that were set and have no effect, in sentences, once a child is ready."""
-        return unused(self.config, self.flavour)
+        return unused(self.config, self.interface)
 
     def sockets_of(self, number: int) -> list[Listening]:
         """The listening sockets of the child with that number, with the server's name and port."""
@@ -141,7 +140,7 @@ class Generation:
     def defer(self) -> None:
         """Have the kernel hold connections back until their first bytes are there, if so configured, and
         if it is the client who speaks first. To be called when the generation serves."""
-        speaks = interfaces.named(self.flavour)
+        speaks = interfaces.named(self.interface)
         for listener in self.listeners:
             listener.defer(self.config.defer_accept and speaks is not None and speaks.http)
 

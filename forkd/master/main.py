@@ -235,7 +235,7 @@ class Master:
         service = self.service
         generation = service.generation_of(child)
         if generation is not None:
-            generation.interface, generation.flavour = message.interface, message.flavour
+            generation.interface = message.interface
             child.expires = tick.expiry(generation.config, monotonic())
         if message.fallback and message.fallback != service.fallback:
             service.log.warning(message.fallback)

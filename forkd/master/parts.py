@@ -32,7 +32,7 @@ from forkd.master.spawn import Spawner
 from forkd.master.status import Status
 from forkd.master.systemd import Notifier
 from forkd.master.termination import Termination
-from forkd.master.tick import Watchdog
+from forkd.master.tick import Tick
 from forkd.master.upgrade import Counters
 from forkd.models import registry
 from forkd.system.loop import Loop
@@ -124,7 +124,7 @@ class Parts:
         self.termination = Termination(
             loop, log, self.children, self.spawner.unanswered, self.dispatcher, master.on_failure
         )
-        self.watchdog = Watchdog(loop, log, self.board, self.children, self.termination)
+        self.tick = Tick(loop, log, self.board, self.children, self.termination)
         self.reloads = Reloads()
         self.notifier = Notifier(loop, self.board, self.children, launch.manager, launch.stored)
         self.counters = Counters(

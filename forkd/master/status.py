@@ -10,6 +10,7 @@ from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
 from forkd import __version__
+from forkd.app.interfaces import flag_of
 from forkd.master import plan
 from forkd.master.children import Child, State
 from forkd.master.doorbell import Doorbell
@@ -194,7 +195,7 @@ class Status:
             "native": not registry.without_native(config),
             "native_why": registry.without_native(config),
             "app": config.app,
-            "interface": generation.interface,
+            "interface": flag_of(generation.interface),
             "uptime": round(monotonic() - service.started, 3),
             "templates": self.templates.pids(),
             "workers_wanted": generation.want,

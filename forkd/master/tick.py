@@ -51,7 +51,7 @@ def settled(
     return now - youngest >= plan.SETTLED_SECONDS
 
 
-class Watchdog:
+class Tick:
     """Looks after the children. What it finds it marks in their records, for the plan, or it ends them."""
 
     def __init__(

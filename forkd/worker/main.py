@@ -129,7 +129,7 @@ class Worker:
         fallback = (
             f"{self._denied}: {self._heritage.config.model} serves instead" if self._denied else ""
         )
-        self._channel.send(Ready(speaks.flag, fallback, speaks.name))
+        self._channel.send(Ready(speaks.name, fallback))
         self.ready = True
         if speaks.needs_loop:
             self._loop = _asyncio_loop(model)
