@@ -209,7 +209,7 @@ class Master:
                 verdict = deaths.unborn(number, error, self.actions.facts())
                 self._conclude(verdict, str(error))
                 if isinstance(verdict, deaths.Delay):
-                    service.log.error(f"{error}; trying again")
+                    service.events.note("spawn", "error", f"{error}; trying again")
                     return False
                 return True
         return True
@@ -453,7 +453,7 @@ class Master:
         """A generation that is not ready yet is given up for it: its code may be what was mended."""
         service, reloads = self.service, self.parts.reloads
         if service.incoming is not None or reloads.queued is not None:
-            service.log.warning(f"reload {SUPERSEDED}")
+            service.events.note("reload", "warning", f"reload {SUPERSEDED}")
             reloads.results["superseded"] += 1
             reloads.join_queued()
             self._withdraw(SUPERSEDED, "superseded")

@@ -36,7 +36,7 @@ LEAVING      no child is left; the hook on_exit runs
 ENDED        the loop ends
 
 Beside the phase there are facts, which do not exclude each other: an incoming generation, an upgrade under
-way, a pause (`Generation.want` is 0), the crash breaker (`plan.Backoff`). The other signals (HUP and USR2
+way, a pause (`Service.paused`), the crash breaker (`plan.Backoff`). The other signals (HUP and USR2
 apart) and verbs, the events of children, and timers do not look at the phase.
 """
 
