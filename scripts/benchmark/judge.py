@@ -52,13 +52,13 @@ def _verdicts(
         others = (
             ((max if more else min)(present, key=middles.__getitem__),) if present else others[:1]
         )
-    ratios = {name: _ratio(figures, metric, goal.of, name) for name in others}
+    ratios = {name: ratio(figures, metric, goal.of, name) for name in others}
     return [
-        _verdict(f"{goal.of} ÷ {name}", ratio, goal.bound, more) for name, ratio in ratios.items()
+        _verdict(f"{goal.of} ÷ {name}", found, goal.bound, more) for name, found in ratios.items()
     ]
 
 
-def _ratio(
+def ratio(
     figures: dict[str, list[dict[str, float]]], metric: str, one: str, other: str
 ) -> float | None:
     """The median of the rounds' ratios: what the machine does for longer than a round, to whatever it
