@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from scripts.benchmark.readme import with_figures
 
 PAGE = "# forkd\n\n## How fast it is\n\nVery.\n\n## Limits\n\nNone.\n"
