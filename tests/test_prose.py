@@ -20,7 +20,7 @@ PACKAGE = ROOT / "forkd"
 SOURCES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyi", ".c", ".h"))
 PAGES = sorted(
     path
-    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
     if ROOT / "docs/decisions" not in path.parents
 )
 
@@ -77,7 +77,7 @@ def wrong(name: str, folder: Path) -> str:
     if "/" in name:
         return "" if (PACKAGE / name).is_file() or (ROOT / name).is_file() else "there is no such file"
     found = BARE[name]
-    if len(found) == 1 or any(path.parent == folder for path in found):
+    if len(found) == 1:
         return ""
     if not found:
         return "there is no such file"

@@ -37,6 +37,7 @@ from forkd.system.originals import os, select, signal
 from forkd.system.output import complain, native_or_not, say
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
+from forkd.system.signals import STACKS
 from forkd.worker import main as worker
 
 add_flags = add_all
@@ -116,8 +117,8 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
         answer = ""
         code = 1
         try:
-            worker.settle("check", config, identity, command, listening)
-            faulthandler.register(worker.STACKS, stacks, all_threads=True)
+            worker.prepare("check", config, identity, command, listening)
+            faulthandler.register(STACKS, stacks, all_threads=True)
             process.unblock()
             forked.arm(lambda: worker.end_in_fork([write], stacks))
             answer, code = _load(config), 0
@@ -183,7 +184,7 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, sockets: SignalSockets, 
         complain(f"forkd: {loading(config, [pid])}")
         if select.select([read, pidfd], [], [], seconds - first if seconds else None)[0]:
             return ""
-    process.send_signal(pidfd, worker.STACKS, sockets)
+    process.send_signal(pidfd, STACKS, sockets)
     select.select([pidfd], [], [], LAST_WORDS_SECONDS)
     where = os.pread(stacks, 1 << 16, 0).decode("utf-8", "replace").strip() or process.state(pid)
     process.send_signal(pidfd, signal.SIGKILL, sockets)

@@ -1,6 +1,6 @@
 """What the master does to its parts on the way from one state to the next. In the master.
 
-main.py says when. Nothing here assigns a field of `Service`.
+master/main.py says when. Nothing here assigns a field of `Service`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Actions:
 
     # ---- children -------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def derive_leader(self) -> None:
         """Derive who may lead. The newest generation first."""
         service = self._service
         for generation in service.generations_that_serve():
             if generation.lease is not None:
                 serving = service.serving(generation)
-                leadership.settle(generation.lease, serving, self._parts.doorbell.suspects)
+                leadership.derive(generation.lease, serving, self._parts.doorbell.suspects)
 
     def ring_again(self) -> None:
         for generation in self._service.generations_that_serve():
@@ -348,7 +348,7 @@ class Actions:
         self._service.log.configure(new.config.log_level, new.config.log_format)
         new.defer()
         new.admit(self._service.log)
-        self.settle()
+        self.derive_leader()
         self.listen()
 
     def drop(self, old: Generation) -> None:
@@ -392,7 +392,7 @@ class Actions:
         assert service.launch.standard is not None
         if leadership.expose(service.generation.listeners) and service.owns:
             self.listen()  # the new master's children may have other ids than ours
-        self.settle()
+        self.derive_leader()
         handed = partial(
             describe, sources=service.sources, generation=service.generation,
             launch=service.launch, endpoints=self._parts.endpoints,

@@ -38,7 +38,7 @@ class Arrivals(Protocol):
 
 
 class BySignal:
-    """The owner of the loop hears SIGIO; see signals.py of this folder."""
+    """The owner of the loop hears SIGIO; see master/signals.py."""
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets

@@ -85,7 +85,7 @@ class Doorbell:
         self.rings = 0  # that found the bell armed
         self.looks = 0
         self.grants = 0
-        #: Slots that did not answer their bell: leaders must not promote them (leadership.settle).
+        #: Slots that did not answer their bell: leaders must not promote them (leadership.derive).
         self.suspects: set[int] = set()
         self._loop = loop
         self._timers = loop.timers

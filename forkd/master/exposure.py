@@ -1,5 +1,5 @@
-"""Which files that root runs or obeys can be written by the workers' user, and whether anybody else can write
-the configuration. Asked at a start, and by `forkd check`; each answer is a warning.
+"""Which files that root runs or obeys can be written by the workers' user, and whether others can write the
+configuration. In the master, at a start, and in the command, by `forkd check`; each answer is a warning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A generation: configuration, listeners and accept lock as one value. In the master.
+"""A generation: configuration, listeners and accept lock as one value. In the master; the command asks
+here for the directory and the permissions that a start would have.
 
 A reload makes a new one beside the old. Listeners for addresses that both have are the same
 objects: their sockets, and what waits in their queues, pass from one to the next.

@@ -178,7 +178,7 @@ def _main(
         for number in (signal.SIGTERM, signal.SIGCHLD, *worker.QUIET):
             signal.signal(number, signal.SIG_DFL)
         forget()
-        worker.settle(f"hook {hook}", config, identity, master, sockets)
+        worker.prepare(f"hook {hook}", config, identity, master, sockets)
         process.unblock()
         forked.arm(lambda: None)  # there is nothing of forkd's in it
         here = Place("own", os.getpid(), master, config.name, generation.number)

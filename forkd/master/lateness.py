@@ -32,5 +32,5 @@ def not_booted(who: str, seconds: float) -> str:
 def killed_at_boot(who: str, number: int) -> str:
     return (
         f"{who} was killed by {signal.Signals(number).name} from outside while it booted: by somebody, or "
-        "for want of memory (see the kernel's log, and memory.max of its cgroup)"
+        "since there was no memory (see the kernel's log, and memory.max of its cgroup)"
     )

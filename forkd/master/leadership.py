@@ -17,7 +17,7 @@ from forkd.system.lease import FULL, NOBODY, Lease
 from forkd.system.sockets import Listener
 
 
-def settle(lease: Lease, serving: Collection[Child], suspects: Collection[int]) -> None:
+def derive(lease: Lease, serving: Collection[Child], suspects: Collection[int]) -> None:
     """Say which children of a generation may lead; where the holder may not (any more), grant the lease anew.
 
     Derived from what is, before each round of the plan and before each fork, which takes milliseconds.

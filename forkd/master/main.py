@@ -163,7 +163,7 @@ class Master:
         """Do what the plan says until it says nothing more."""
         service = self.service
         for _ in range(100):
-            self.actions.settle()
+            self.actions.derive_leader()
             service.loop.timers.cancel("plan")
             changed = False
             # Once it ends, nobody is forked: the plan does not know that the start was given up.
@@ -518,7 +518,7 @@ class Master:
     # ---- a new master ---------------------------------------------------------------------
 
     def upgrade(self, command: Command | None = None) -> None:
-        """Have a new master take over (see upgrade.py). Raises ForkdError when one cannot start."""
+        """Have a new master take over (see master/upgrade.py). Raises ForkdError when one cannot start."""
         self._live(Event.UPGRADE, command=command)
 
     def _on_heir_failed(self, error: str) -> None:

@@ -59,7 +59,7 @@ class Listens(Protocol):
 class Acts(Protocol):
     """What follows at once."""
 
-    def settle(self) -> None: ...
+    def derive_leader(self) -> None: ...
     def listen(self) -> None: ...
     def measure(self) -> None: ...
     def look_at_listeners(self) -> None: ...
@@ -94,7 +94,7 @@ class Parts:
             slots_for(config), registry.lanes(config), loop, log,
             generations=master.generations, on_message=master.on_message, on_exit=master.on_exit,
             on_failure=master.on_failure, on_killed=master.on_killed, sinks=self._sinks,
-            about_to_fork=lambda: actions().settle(),
+            about_to_fork=lambda: actions().derive_leader(),
         )  # fmt: skip
         self.board, self.children = self.spawner.board, self.spawner.children
         self.templates = self.spawner.templates

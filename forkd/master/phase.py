@@ -1,7 +1,7 @@
 """The life of the master as a table: its phases, and what each event does in each of them.
 
-A cell names the next phase and an action of main.py, or the refusal that the caller of the verb reads. An
-event without a cell changes nothing. In the master.
+A cell names the next phase and an action of master/main.py, or the refusal that the caller of the verb
+reads. An event without a cell changes nothing. In the master.
 
 ===========  ========  ===========  =======================  =============  ===========  ==============
 phase        proven    boot_failed  term, lame, last_call    int            heir_serves  besides
@@ -92,7 +92,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What main.py does on the way into the next phase."""
+    """What master/main.py does on the way into the next phase."""
 
     NOTHING = auto()
     ANNOUNCE = auto()

@@ -1,7 +1,7 @@
 """The service as the master knows it: facts, and what follows from them.
 
-Only main.py assigns a field. A decision takes the fields that it reads, by name, and returns what is to be
-done; `status` and `verbs` read all of it. In the master.
+Only master/main.py assigns a field. A decision takes the fields that it reads, by name, and returns what
+is to be done; `status` and `verbs` read all of it. In the master.
 """
 
 from __future__ import annotations

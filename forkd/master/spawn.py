@@ -269,7 +269,7 @@ class Spawner:
         crashed = not asked and not outside
         untimely = crashed or died or child.fault is not None or not asked
         held = self.board.longest(child.slot, monotonic_ns())
-        left = self.unanswered.settle(child, reason)
+        left = self.unanswered.account_for(child, reason)
         requests = self.board.counter(child.slot, REQUESTS) - len(left.requests) - left.more
         self.exits[reason] += 1
         if untimely:

@@ -51,7 +51,7 @@ class Facts(NamedTuple):
     now: float  # CLOCK_MONOTONIC, seconds
 
 
-class Row(NamedTuple):
+class StatusRow(NamedTuple):
     """`word` and `why` are those of the first row that has one and whose test holds."""
 
     test: Callable[[Facts], bool]
@@ -78,20 +78,20 @@ def _all_full(facts: Facts) -> bool:
 
 #: Anybody may ask for the sentences: there is nothing of the application's in them.
 ROWS = (
-    Row(lambda f: f.phase.ending, "stopping", lambda f: "draining: the master is stopping"),
-    Row(lambda f: f.backoff.open and f.ready < f.want, "", _crash_loop),
-    Row(lambda f: f.backoff.open and f.new < f.want, "crash-loop"),
-    Row(lambda f: f.reloading, "reloading"),
-    Row(lambda f: bool(f.paused), "paused", _paused),
-    Row(lambda f: f.ready < f.want, "", lambda f: f"{f.ready} of {f.want} workers are ready"),
-    Row(
+    StatusRow(lambda f: f.phase.ending, "stopping", lambda f: "draining: the master is stopping"),
+    StatusRow(lambda f: f.backoff.open and f.ready < f.want, "", _crash_loop),
+    StatusRow(lambda f: f.backoff.open and f.new < f.want, "crash-loop"),
+    StatusRow(lambda f: f.reloading, "reloading"),
+    StatusRow(lambda f: bool(f.paused), "paused", _paused),
+    StatusRow(lambda f: f.ready < f.want, "", lambda f: f"{f.ready} of {f.want} workers are ready"),
+    StatusRow(
         _all_full, "",
         lambda f: f"all {len(f.full)} workers have --worker-connections connections, and none is idle: "
         "clients wait in the accept queue",
     ),
-    Row(lambda f: bool(f.unreachable), "", lambda f: f.unreachable),
-    Row(lambda f: f.phase.booting, "starting"),
-    Row(lambda f: True, "running"),
+    StatusRow(lambda f: bool(f.unreachable), "", lambda f: f.unreachable),
+    StatusRow(lambda f: f.phase.booting, "starting"),
+    StatusRow(lambda f: True, "running"),
 )  # fmt: skip
 
 

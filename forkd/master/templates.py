@@ -23,7 +23,8 @@ from forkd.master.signalling import send
 from forkd.system import fd_passing, process
 from forkd.system.loop import Loop
 from forkd.system.signal_sockets import SignalSockets
-from forkd.worker.main import SENT, STACKS
+from forkd.system.signals import STACKS
+from forkd.worker.main import SENT
 from forkd.worker.template import MAX_MESSAGE_BYTES, main
 
 #: A template that has loaded the application only waits; it forks in a millisecond or so. One that

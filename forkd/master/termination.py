@@ -20,7 +20,7 @@ from forkd.master.signalling import send
 from forkd.master.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.loop import Loop
-from forkd.worker import main as worker
+from forkd.system.signals import STACKS
 
 
 class Termination:
@@ -73,7 +73,7 @@ class Termination:
         """faulthandler writes them in the signal handler itself, in C: also when the child is stuck there and
         holds the GIL."""
         child.forget_stacks()
-        send(self._log, child, worker.STACKS)
+        send(self._log, child, STACKS)
 
     def end_late(self, child: Child, why: str, fault: str) -> None:
         """Kill a child for `fault`, a sentence, once it has had time to write its stacks."""

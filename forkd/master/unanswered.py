@@ -51,7 +51,7 @@ class Unanswered:
         for parting in self._partings.values():
             parting.close()
 
-    def settle(self, child: Child, reason: str) -> Left:
+    def account_for(self, child: Child, reason: str) -> Left:
         """Count and log what the child has left, whose process is gone. Its lanes are folded next."""
         generation = self._generation(child)
         rows, now = self._board.used(child.slot), monotonic_ns()

@@ -36,15 +36,13 @@ from forkd.system.left import left_by
 from forkd.system.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
 from forkd.system.retry import WAITING_CALL, Retry
 from forkd.system.scoreboard import Row, scratch_row
-from forkd.system.signals import SignalQueue
+from forkd.system.signals import MAKE_ROOM, SignalQueue
 
 #: Processes of one worker; more clients wait in its queue.
 MAX_PROCESSES = 256
 _IDLE_GRACE_SECONDS = 0.5
 #: Time that a process gets to write its stacks before it is killed.
 _LAST_WORDS_SECONDS = 0.4
-#: To a client's process: end now, if the client is idle, so that another one finds room.
-_MAKE_ROOM_SIGNAL = signal.SIGRTMIN + 5
 _RETRY_SECONDS = 0.5  # until lines that the access log did not take are tried again
 
 
@@ -146,7 +144,7 @@ class ProcessPerConnection(ChildLoop):
             self._asked = next(idle, None)
             if self._asked is not None:
                 self._cells[EVICTED] += 1
-                process.send_signal(self._asked.pidfd, _MAKE_ROOM_SIGNAL)
+                process.send_signal(self._asked.pidfd, MAKE_ROOM)
         return False
 
     def turn(self, timeout: float | None) -> None:
@@ -206,7 +204,7 @@ class ProcessPerConnection(ChildLoop):
             other.close()
         for parting in self._partings.values():
             parting.close()
-        signals = SignalQueue([signal.SIGTERM, _MAKE_ROOM_SIGNAL])
+        signals = SignalQueue([signal.SIGTERM, MAKE_ROOM])
         process.die_with_parent(worker)
         process.unblock()
         renew_loops()
@@ -223,7 +221,7 @@ class ProcessPerConnection(ChildLoop):
 
         def told_to_end() -> None:
             came = signals.read()  # the others change nothing, as in any child
-            if signal.SIGTERM in came or _MAKE_ROOM_SIGNAL in came:
+            if signal.SIGTERM in came or MAKE_ROOM in came:
                 host.draining = True
                 loop.retire(_IDLE_GRACE_SECONDS if signal.SIGTERM in came else 0.0, False)
 

@@ -99,7 +99,7 @@ SHED = _cell(
     help="Requests answered 503 because they had waited for longer than --shed-after.",
 )  # fmt: skip
 _LOST_METRIC = "forkd_log_lines_lost_total"
-_LOST_HELP = "Lines that a log did not take, for want of room on the disk or of a reader."
+_LOST_HELP = "Lines that a log did not take, since there was no room on the disk, or no reader."
 LOST_ACCESS = _cell(
     "LOST_ACCESS", COUNTER, metric=_LOST_METRIC, label=("log", "access"), help=_LOST_HELP
 )
@@ -107,7 +107,7 @@ LOST_ERROR = _cell("LOST_ERROR", COUNTER, metric=_LOST_METRIC, label=("log", "er
 EVICTED = _cell(
     "EVICTED", COUNTER, main=True,
     metric="forkd_connections_evicted_total",
-    help="Idle connections that were closed to make room, for want of --worker-connections.",
+    help="Idle connections that were closed since all --worker-connections were taken.",
 )  # fmt: skip
 # Answers of forkd's own, by their http.limits.Refusal.
 REFUSED = _cell("REFUSED", ARRAY, REFUSED_CELLS)

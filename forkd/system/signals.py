@@ -22,8 +22,13 @@ from forkd.system import forked, terminal
 from forkd.system.forked import in_fork
 from forkd.system.originals import os, signal, socket
 
-#: The real-time signal of signal-driven I/O on connections (sigio.py).
+#: The real-time signals of forkd, of which the first three are the C library's and the application's.
+#: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
+STACKS = signal.SIGRTMIN + 3
+#: Signal-driven I/O on connections (system/sigio.py).
 NEWS = signal.SIGRTMIN + 4
+#: Asks the process of a client to end if that is idle (models/process_per_connection.py).
+MAKE_ROOM = signal.SIGRTMIN + 5
 
 Handler = Callable[[int, FrameType | None], None]
 

@@ -47,15 +47,13 @@ from forkd.system.interpreter import set_requirements_aside
 from forkd.system.lanes import Lanes
 from forkd.system.originals import monotonic, os, signal, threads_are
 from forkd.system.signal_sockets import SignalSockets
-from forkd.system.signals import NEWS, SignalQueue, block, set_by_application, take_back
+from forkd.system.signals import NEWS, STACKS, SignalQueue, block, set_by_application, take_back
 from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
 
 if TYPE_CHECKING:
     from forkd.worker.asyncio_loop import AsyncioLoop
 
-#: Asks a child for the Python stacks of all its threads (faulthandler; works while stuck in C).
-STACKS = signal.SIGRTMIN + 3
 _MAX_STACKS_BYTES = 1 << 16  # bytes
 #: What the master sends to those that run foreign code.
 SENT = (signal.SIGKILL, STACKS)
@@ -162,7 +160,7 @@ class Worker:
                 heritage.logs.access(heritage.lanes[0]), heritage.config.log_format, self.log,
                 heritage.config.native,
             )  # fmt: skip
-        settle(
+        prepare(
             f"worker {heritage.slot}", heritage.config, heritage.identity, heritage.master, heritage.sockets
         )  # fmt: skip
         os.environ["FORKD_WORKER"] = str(heritage.number)  # for the application, before it is imported
@@ -403,7 +401,7 @@ def end_in_fork(own: Iterable[int], stacks: int) -> None:
         os.dup2(2, stacks, inheritable=False)
 
 
-def settle(
+def prepare(
     title: str, config: Config, identity: Identity | None, master: int,
     sockets: SignalSockets,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The template of a generation: `preload` (DESIGN: load once, fork often).
+"""The template of a generation (`preload`): it loads the application once, and is forked often.
 
 A process that the master forks for each generation. It becomes the configured user, imports the
 application once, freezes the collector, and then forks the generation's children when the master asks
@@ -31,7 +31,7 @@ from forkd.system import forked, process, programs
 from forkd.system.fd_passing import receive
 from forkd.system.originals import os, renew_loops, signal, socket
 from forkd.system.signal_sockets import SignalSockets
-from forkd.system.signals import handle
+from forkd.system.signals import STACKS, handle
 from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.stdio import mend
 from forkd.worker import main as worker
@@ -68,8 +68,8 @@ def _load(
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
         handle(number)
     heritage.forget()
-    worker.settle("template", config, heritage.identity, heritage.master, sockets)
-    faulthandler.register(worker.STACKS, stacks, all_threads=True)  # the master asks when this takes long
+    worker.prepare("template", config, heritage.identity, heritage.master, sockets)
+    faulthandler.register(STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
     io = registry.child_io(config.model, config.io)
     if io in worker.BLOCKED:  # its children will block them, and the application keeps names that it imports
