@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Host:
-    """A host that serves nobody."""
+    """A host without clients."""
 
     def __init__(self, config: Config) -> None:
         self.draining = False

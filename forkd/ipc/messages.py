@@ -59,7 +59,7 @@ class Recycle(NamedTuple):
 
 @_message
 class Deaf(NamedTuple):
-    """Child to master: somebody has shut this listening socket down."""
+    """Child to master: a process has shut this listening socket down."""
 
     number: int  # its descriptor, which is the same one in every process that has it
 
@@ -69,7 +69,7 @@ class Retire(NamedTuple):
     """Master to child: stop accepting, finish, exit."""
 
     idle_grace: float  # seconds that connections between requests are kept
-    drain_queue: bool  # nobody accepts after you: empty the accept queue first
+    drain_queue: bool  # no child accepts after you: empty the accept queue first
     ends: bool  # the whole service ends, and its listeners with it
 
 

@@ -1,4 +1,4 @@
-"""How the master learns that somebody has come to a listener: once, each time this is armed.
+"""How the master learns that a client has come to a listener: once, each time this is armed.
 
 The children wait for the same listeners, so there are two ways:
 

@@ -40,7 +40,7 @@ from forkd.system.sockets import Listener
 
 #: When to look again after no child had room, seconds.
 _RETRY_SECONDS = 0.005
-#: After so many looks that found nobody, see whether anybody can come.
+#: After so many looks that found no client, see whether one can come.
 _LOOK_EVERY_ROUNDS = 64
 
 
@@ -55,7 +55,7 @@ class Dispatcher:
         shut_down: Callable[[], None],
         queued: Callable[[], None],
     ) -> None:
-        """`shut_down`: somebody has shut a listener down. `queued`: somebody may be waiting in one."""
+        """`shut_down`: a process has shut a listener down. `queued`: clients may be waiting in one."""
         self.ending: list[Listener] = []  # to accept from until they are empty
         self._loop = loop
         self._log = log
@@ -65,7 +65,7 @@ class Dispatcher:
         self._nobody_free = nobody_free
         self._shut_down = shut_down
         self._queued = queued
-        self._in_vain = 0  # looks at listeners that found nobody
+        self._in_vain = 0  # looks at listeners that found no client
         self._retry = Retry(log.error)
         self._generation: Generation | None = None  # whose children get connections
         self._by_signal = False
@@ -136,7 +136,7 @@ class Dispatcher:
     # ---- accepting ------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Accept and hand over, until nobody waits, no child has room, or this turn's share is over."""
+        """Accept and hand over, until no client waits, no child has room, or this turn's share is over."""
         if self._generation is None:
             return
         crew = self._crew()
@@ -201,7 +201,7 @@ class Dispatcher:
         return [listener for listener in self._listeners if not listener.broken]
 
     def _found_nobody(self, listener: Listener) -> None:
-        """Once that is so for good, nobody is waited for."""
+        """Once that is so for good, no client is waited for."""
         if listener in self.ending:
             self.ending.remove(listener)
             listener.close()
@@ -334,7 +334,7 @@ class Dispatcher:
                 self.ending.append(listener)
 
     def _end(self) -> None:
-        """All is handed over, or nobody is left to take it."""
+        """All is handed over, or no child is left to take it."""
         for listener in self.ending:
             listener.close()
         self.ending.clear()

@@ -1,9 +1,9 @@
-"""The bell of the listeners: somebody is waiting. In the master.
+"""The bell of the listeners: a client is waiting. In the master.
 
-It rings by SIGIO or by epoll (arrivals.py), and would for every connection, whoever accepts it. So
+It rings by SIGIO or by epoll (arrivals.py), and would for every connection, whichever child accepts it. So
 after a ring the bell is disarmed and the master looks again 2 ms later: what is served by then costs
 nothing. If the queue is still readable, its leader is inside application code, stopped or slow, and the
-lease is granted to an idle follower; when nobody is idle, one more child may be wanted. It looks again
+lease is granted to an idle follower; when none is idle, one more child may be wanted. It looks again
 every 2 ms until the queue is empty, and arms the bell anew. Idle, nothing runs at all.
 """
 
@@ -23,10 +23,10 @@ from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import SHUT_DOWN, Listener
 
-#: Between two looks at who waits, while somebody does.
+#: Between two looks at who waits, while a client does.
 LOOK_SECONDS = 0.002
-#: When everybody has been busy for this many looks, or nobody has accepted upon as many grants (there may be
-#: no descriptor free), looking is slowed down.
+#: When all children have been busy for this many looks, or none has accepted upon as many grants (there may
+#: be no descriptor free), looking is slowed down.
 _PATIENT_AFTER_LOOKS = 50
 _PATIENT_LOOK_SECONDS = 0.01
 #: A leader at work for less than this is about to accept by itself (ns).
@@ -47,7 +47,7 @@ class Candidate:
 
 
 def judge(holder: int, candidates: list[Candidate], patience_over: bool) -> int | Verdict:
-    """Whom to grant the lease while the queue has waiters: a slot, or why nobody.
+    """Whom to grant the lease while the queue has waiters: a slot, or why none.
 
     `patience_over`: an idle-looking leader had a whole window and did not accept.
     """
@@ -141,7 +141,7 @@ class Doorbell:
         self.grants += counters["grants"]
 
     def ring(self) -> None:
-        """Somebody has come."""
+        """A client has come."""
         if not self._armed:
             return  # one that was under way when the bell was disarmed
         self.rings += 1
@@ -149,7 +149,7 @@ class Doorbell:
         self._look_in(LOOK_SECONDS)
 
     def look(self) -> None:
-        """The window is over: is somebody still waiting?"""
+        """The window is over: is a client still waiting?"""
         if not self._sockets:
             return
         self.looks += 1
@@ -188,14 +188,14 @@ class Doorbell:
             self._accepted = accepted
         elif verdict is Verdict.NOBODY_FREE:
             if patience_over and holder != NOBODY and not self._busy(holder):
-                # It sleeps, and may not know that it leads: whoever named it has not rung its bell yet, and
-                # will not as long as it is stopped.
+                # It sleeps, and may not know that it leads: the process that named it has not rung its bell yet,
+                # and will not as long as it is stopped.
                 lease.ring(holder)
             self._busy_looks += 1
             self._nobody_free()
 
     def forgive(self) -> None:
-        """Whoever has answered its bell since is no suspect any more."""
+        """A child that has answered its bell since is no suspect any more."""
         if self.suspects and self._lease is not None:
             self.suspects = {slot for slot in self.suspects if not self._lease.heard(slot)}
 
@@ -213,7 +213,7 @@ class Doorbell:
         found = [mask & SHUT_DOWN for _, mask in self._poll.poll(0)]
         if any(found):
             self._shut_down()
-        return not all(found)  # nobody waits in a listener that was shut down, which is ready for ever
+        return not all(found)  # no client waits in a listener that was shut down, which is ready for ever
 
     def _arm(self, on: bool) -> None:
         self._armed = on

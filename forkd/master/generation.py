@@ -43,7 +43,7 @@ class Generation:
     queue: Queue | None = None  # one for all: dispatch = competition
     interface: str = ""  # the name of its row in app/interfaces.py, once a child has said it
     exposed: bool = False  # processes of other ids than the master's have its listeners
-    last: bool = False  # nobody will accept after it, on some of its listeners or on all
+    last: bool = False  # no child will accept after it, on some of its listeners or on all
     left_out: list[str] = field(default_factory=list)  # lines for the log
     directory: int = -1  # an open file: where its children begin, whatever has that name by then
     access: Access = field(default_factory=Access)  # to the pages of the admin endpoint
@@ -104,7 +104,7 @@ class Generation:
     @property
     def proof(self) -> int:
         """Children that must have been ready before it may serve: one also where none is wanted, or
-        nobody would know that the application can be loaded."""
+        it would not be known that the application can be loaded."""
         return max(1, self.want)
 
     def enter(self) -> None:
@@ -223,7 +223,7 @@ def _listen(
 
 def _require_fit(listener: Listener, copies: int) -> None:
     """The sockets of a SO_REUSEPORT group have a queue each: a group that grows, shrinks or ends
-    would reset whoever waits in one of them."""
+    would reset the clients that wait in one of them."""
     if len(listener.sockets) != max(1, copies):
         raise BindError(
             f"bind {listener.wanted}: --accept reuseport has a socket for each worker, so a change to "

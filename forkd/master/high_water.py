@@ -1,8 +1,8 @@
 """The greatest lengths of the accept queues that the master has seen. In the master.
 
-It looks by itself: once a second in the watchdog's tick; when somebody has waited for 2 ms and as long as
+It looks by itself: once a second in the watchdog's tick; when a client has waited for 2 ms and as long as
 anybody does, which the doorbell hears, or when it accepts itself, then every 10 ms at most; and whenever
-somebody asks for the present length. Nobody who asks changes what the next one hears. What comes and goes
+a scrape asks for the present length. No scrape changes what the next one hears. What comes and goes
 between two looks is not seen: the kernel keeps no such mark.
 """
 

@@ -40,7 +40,7 @@ class Backoff:
         return Backoff(self.crashes + 1, later, error, self.waits)
 
     def killed(self, now: float, error: str) -> Backoff:
-        """As `crashed`, for one that somebody else killed while it booted: the breaker stays as it is."""
+        """As `crashed`, for one that was killed from outside while it booted: the breaker stays as it is."""
         later = now + _delay(self.waits, _LONGEST_DELAY_SECONDS)
         return Backoff(self.crashes, max(later, self.not_before), error, self.waits + 1)
 
@@ -73,7 +73,7 @@ class Scene:
     incoming_want: int = 0
     surge: int = 0  # children beyond `want` that a reload may have; 0: as many as it needs
     stopping: bool = False
-    stopping_soon: bool = False  # nobody is worth replacing who still serves
+    stopping_soon: bool = False  # no child that still serves is worth replacing
     backoff: Backoff = Backoff()
     children: tuple[Child, ...] = ()
     incoming_not_before: float = 0.0  # when the incoming generation may have its next child
@@ -104,7 +104,7 @@ class Activate:
 
 @dataclass(frozen=True)
 class Exit:
-    """Stopped, and nobody is left."""
+    """Stopped, and no child is left."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _keep(scene: Scene) -> list[Action]:
         return [RetireChild(gone, gone.replace or "replace")]
     surplus = serving - want
     if surplus > 0:
-        # The highest numbers go first, so that 1 to N are left; and those that serve nobody yet before
+        # The highest numbers go first, so that 1 to N are left; and those that do not serve yet before
         # those that do.
         doomed = sorted(starting, key=_rank) + sorted(ready, key=_rank)
         return [RetireChild(c, "scale-down") for c in doomed[:surplus]]
@@ -223,7 +223,7 @@ def _old(scene: Scene) -> list[Child]:
 
 def _succeeded(worn: list[Child], ready: list[Child]) -> Child:
     """Which of the worn ones is replaced now: the one whose number, and so whose socket under reuseport, a
-    new child has. Any other would leave its number to nobody for as long as its own successor boots."""
+    new child has. Any other would leave its number unused for as long as its own successor boots."""
     fresh = {c.number for c in ready if not c.replace}
     return next((c for c in worn if c.number in fresh), worn[0])
 

@@ -16,7 +16,7 @@ class Demand:
 
 
 def grow(want: int, most: int, starting: int) -> int:
-    """Somebody waits in the accept queue and nobody is free: one more, or as many again while
+    """A client waits in the accept queue and no child is free: one more, or as many again while
     children that were asked for are not there yet would overshoot, so none then."""
     return want if starting else min(most, want + max(1, want // 4))
 

@@ -39,7 +39,7 @@ SIGNALS: tuple[SignalRow, ...] = (
     ),
     SignalRow(signal.SIGTTIN, "more", "One worker more."),
     SignalRow(signal.SIGTTOU, "fewer", "One worker fewer."),
-    SignalRow(signal.SIGIO, "ring", "From the kernel: somebody waits in an accept queue."),
+    SignalRow(signal.SIGIO, "ring", "From the kernel: a client waits in an accept queue."),
     SignalRow(
         signal.SIGCHLD, "reap",
         "From the kernel: a process ended. Workers are watched by pidfd; this is for strangers, "

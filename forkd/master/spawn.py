@@ -264,7 +264,7 @@ class Spawner:
             reason = process.exit_reason(code)
         asked = child.state in (State.RETIRING, State.KILLED) or child.why is not None
         # Not a crash: what comes from outside (an operator, the OOM killer, systemd-oomd). Exit code 0 is
-        # one: a child that nobody asked to go has no reason to.
+        # one: a child that was not asked to go has no reason to.
         outside = not asked and -code in FROM_OUTSIDE
         crashed = not asked and not outside
         untimely = crashed or died or child.fault is not None or not asked
@@ -299,6 +299,6 @@ class Spawner:
 
 
 def mark_gone(generation: Generation, slot: int) -> None:
-    """Nobody is in the slot: no leader shall think that it is idle."""
+    """No child is in the slot: no leader shall think that it is idle."""
     if generation.lease is not None:
         generation.lease.load[slot] = FULL

@@ -32,7 +32,7 @@ from forkd.worker.template import MAX_MESSAGE_BYTES, main
 _ANSWER_SECONDS = 2.0
 #: For those that were killed to be gone when the master ends.
 _END_SECONDS = 1.0
-#: Instead of an answer, where nobody is left to give one.
+#: Instead of an answer, where no process is left to give one.
 _ENDED = b'"nothing: it has ended"'
 
 #: (pid, pidfd) of a child with that slot and number; it gets these descriptors.
@@ -134,7 +134,7 @@ class Templates:
         killed: Callable[[int, str], None],
     ) -> None:
         """`failed` is told the number of a generation whose application cannot be loaded, and why;
-        `killed` of one whose template somebody has killed while it loaded that."""
+        `killed` of one whose template was killed from outside while it loaded that."""
         self._loop = loop
         self._log = log
         self._failed = failed
@@ -193,7 +193,7 @@ class Templates:
         return [*self._by_number.values(), *self._killed_by_us]
 
     def _kill(self, number: int) -> None:
-        """It forks nobody any more from here on, whenever it is gone."""
+        """It forks none any more from here on, whenever it is gone."""
         template = self._by_number.pop(number)
         self._loop.unwatch(template.fileno())
         self._loop.timers.cancel(f"boot {template.pid}")

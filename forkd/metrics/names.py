@@ -59,7 +59,7 @@ _ORDER: tuple[Metric | str, ...] = (
     "forkd_connections_evicted_total",
     Metric(
         "forkd_workers_full", "gauge", (),
-        "Workers that have no place left for a connection, and nobody idle who could make room.",
+        "Workers that have no place left for a connection, and no idle connection that could make room.",
     ),
     Metric("forkd_workers", "gauge", ("state",), "Workers, by state."),
     Metric("forkd_workers_wanted", "gauge", (), "Workers that the present generation should have."),

@@ -111,7 +111,7 @@ EVICTED = _cell(
 )  # fmt: skip
 # Answers of forkd's own, by their http.limits.Refusal.
 REFUSED = _cell("REFUSED", ARRAY, REFUSED_CELLS)
-# Since when all places are taken and nobody is idle; or 0.
+# Since when all places are taken and no connection is idle; or 0.
 FULL_SINCE = _cell("FULL_SINCE", GAUGE, main=True)
 # Durations by STATUS_CLASSES.
 CLASSES = _cell("CLASSES", HISTOGRAMS, len(STATUS_CLASSES) * DURATION_CELLS)

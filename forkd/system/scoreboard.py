@@ -154,9 +154,9 @@ class Row:
         Returns whether it has ended: not when the ring does not take the line.
 
         It is ended once, whenever the process is killed. What is to be stored is noted first, then the line
-        is put, then it is stored. Whoever finds the note of a dead process knows by the head of the ring
+        is put, then it is stored. The process that finds the note of a dead one knows by the head of the ring
         whether the end was reached, and stores the same again (`_complete`); without a line, it is reached
-        with the note. Nobody else writes to the ring meanwhile."""
+        with the note. No other process writes to the ring meanwhile."""
         cells = self.cells
         if ring is not None and not ring.takes(line):
             return False
@@ -200,7 +200,7 @@ class Row:
         self.cells[cell] += n
 
     def waited(self, queue: int, ns: int) -> None:
-        """Somebody has left that one of QUEUES, and was in it for so long."""
+        """A connection or a task has left that one of QUEUES, and was in it for so long."""
         total = WAITS + queue * WAIT_CELLS
         self.cells[total] += max(0, ns)
         self.cells[total + 1 + bisect_left(_WAIT_BOUNDS_NS, ns)] += 1
@@ -268,7 +268,7 @@ def _durations_of(status: int) -> int:
 
 
 def scratch_row() -> Row:
-    """A row that nobody reads."""
+    """A row that is not read."""
     return Row(memoryview(bytearray(_ROW)))
 
 
@@ -328,7 +328,7 @@ class Scoreboard:
         return self.lanes[slot][0].since(WORKING, now_ns)
 
     def full(self, slot: int, now_ns: int) -> float | None:
-        """Seconds for which the child in `slot` has had no place left, and nobody idle; None: it has."""
+        """Seconds for which the child in `slot` has had neither a place left nor an idle connection; or None."""
         return self.lanes[slot][0].since(FULL_SINCE, now_ns)
 
     def longest(self, slot: int, now_ns: int) -> tuple[float, bytes] | None:

@@ -144,7 +144,7 @@ def _fork(
         for fd in (read, write, let_go):
             os.close(fd)
         if not os.read(go, 1):
-            os._exit(0)  # the template is gone: nobody knows of this child
+            os._exit(0)  # the template is gone: it knows nothing of this child
         os.close(go)
         sock.close()
         os.close(stacks)
