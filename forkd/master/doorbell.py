@@ -188,8 +188,8 @@ class Doorbell:
             self._accepted = accepted
         elif verdict is Verdict.NOBODY_FREE:
             if patience_over and holder != NOBODY and not self._busy(holder):
-                # It sleeps, and may not know that it leads: the process that named it has not rung its bell yet,
-                # and will not as long as it is stopped.
+                # It sleeps, and may not know that it leads: the process that named it has not rung its bell
+                # yet, and will not as long as it is stopped.
                 lease.ring(holder)
             self._busy_looks += 1
             self._nobody_free()

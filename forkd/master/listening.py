@@ -5,7 +5,8 @@ Every process that has a copy of a listening socket can shut it down for all (sh
 when accept(2) fails or finds no client again and again, the doorbell and the dispatcher when they look, the
 watchdog once a second. A TCP socket listens again as it is. A unix socket is shut down for good: another one
 is bound, and gets the descriptor of the old one in each process that has that, templates included; the
-clients that wait in the old one are served first. No loop waits for a broken listener meanwhile: it is ready for ever.
+clients that wait in the old one are served first. No loop waits for a broken listener meanwhile: it is ready
+for ever.
 
 A socket file is made again at a reload only: who has removed it may have meant it.
 """

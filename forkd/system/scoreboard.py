@@ -328,7 +328,7 @@ class Scoreboard:
         return self.lanes[slot][0].since(WORKING, now_ns)
 
     def full(self, slot: int, now_ns: int) -> float | None:
-        """Seconds for which the child in `slot` has had neither a place left nor an idle connection; or None."""
+        """Seconds for which the child in `slot` has neither a place left nor an idle connection; or None."""
         return self.lanes[slot][0].since(FULL_SINCE, now_ns)
 
     def longest(self, slot: int, now_ns: int) -> tuple[float, bytes] | None:
