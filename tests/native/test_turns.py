@@ -205,11 +205,11 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         conns[conn.fd] = conn
         theirs.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nof %3d" % conn.fd)
     first, second = conns.values()
-    shared = baton.make(True)
+    shared = native.Baton(1000, 3)  # three looks, and no sleep
     dispatcher = native.Dispatcher(told, {}, conns, {}, shared)
 
     def overtake() -> None:
-        if shared.take() is first:
+        if shared.watch(0.0) == baton.STILL and shared.seize() is first:
             dispatcher.run([(second.fd, 1)], 0.0)
 
     class Finalizer:

@@ -341,5 +341,6 @@ def test_the_page_tells_what_status_tells(service: Daemon) -> None:
         until(lambda c=count: service.live()["totals"]["untimely"] == {"SIGKILL": c}, "it is counted")
         until(lambda p=pid: len(set(service.worker_pids()) - {p}) == 2, "another in its place")
     service.get()
+    service.settles(1, "forkd_requests_total")
     page = service.admin("/")[1]
     assert "<li>answered: 1 requests, 0 of them 5xx</li><li>workers that died: 2 SIGKILL</li>" in page
