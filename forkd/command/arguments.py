@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from forkd.config import Config
 from forkd.config.sources import Sources, add_flags, is_named
+from forkd.ipc.control import ask
+from forkd.ipc.pidfile import running
 
 #: What those verbs need to know of the options.
 WHERE = {"name", "pidfile", "control"}
@@ -31,6 +34,13 @@ def add_json(parser: argparse.ArgumentParser, help: str = "print it as JSON") ->
 def locate(args: argparse.Namespace) -> Config:
     """The configuration that locates the running daemon."""
     return Sources.gather(args, os.environ, locating=True).locate()
+
+
+def ask_daemon(args: argparse.Namespace, verb: str, **how: Any) -> Any:
+    """The answer of the running daemon; `how` is as `ask` has it. Raises NotRunning, and what it refuses."""
+    config = locate(args)
+    running(config.pidfile, config.control)
+    return ask(config.control, verb, **how)
 
 
 def found_file(args: argparse.Namespace) -> str | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from forkd.command.arguments import add_where, locate
-from forkd.ipc.control import ask
-from forkd.ipc.pidfile import running
+from forkd.command.arguments import add_where, ask_daemon
 from forkd.system.output import complain, say
 
 add_flags = add_where
@@ -14,9 +12,7 @@ add_flags = add_where
 
 def run(args: argparse.Namespace) -> int:
     """Waits however long the application takes to import."""
-    config = locate(args)
-    running(config.pidfile, config.control)
-    reply = ask(config.control, "reload", seconds=None, late=say_late)
+    reply = ask_daemon(args, "reload", seconds=None, late=say_late)
     say(f"generation {reply['generation']} serves", done="the reload is done")
     if reply["restart"]:
         complain(f"changed, but need a restart: {', '.join(reply['restart'])}")

@@ -6,10 +6,8 @@ import argparse
 import re
 from typing import Any
 
-from forkd.command.arguments import add_where, locate
+from forkd.command.arguments import add_where, ask_daemon
 from forkd.errors import UsageError
-from forkd.ipc.control import ask
-from forkd.ipc.pidfile import running
 from forkd.system.output import complain, say
 
 
@@ -26,10 +24,8 @@ def run(args: argparse.Namespace) -> int:
     amount: str = args.amount
     if not re.fullmatch(r"[+-]?[0-9]+", amount):
         raise UsageError(f"scale {amount}: write N, +N or -N")
-    config = locate(args)
-    running(config.pidfile, config.control)
     how: dict[str, Any] = {"by" if amount[0] in "+-" else "to": int(amount)}
-    reply = ask(config.control, "scale", **how)
+    reply = ask_daemon(args, "scale", **how)
     say(f"{reply['workers']} workers", done="the number is changed")
     if reply.get("why"):
         complain(f"forkd: {reply['why']}")

@@ -6,9 +6,7 @@ import argparse
 import json
 
 from forkd.command import render
-from forkd.command.arguments import add_json, add_where, locate
-from forkd.ipc.control import ask
-from forkd.ipc.pidfile import running
+from forkd.command.arguments import add_json, add_where, ask_daemon
 from forkd.system.output import say
 
 
@@ -18,8 +16,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = locate(args)
-    running(config.pidfile, config.control)
-    status = ask(config.control, "status")["status"]
+    status = ask_daemon(args, "status")["status"]
     say(json.dumps(status, indent=1) if args.json else render.render(status))
     return 0

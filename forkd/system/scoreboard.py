@@ -73,7 +73,6 @@ if TYPE_CHECKING:
 #: ENDING.
 _NOT, _WITHOUT_LINE, _WITH_LINE = range(3)
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
-_THREAD_WAITS = WAITS + THREAD_QUEUE * WAIT_CELLS
 _WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
 _ROW = (CELLS * 8 + 63) // 64 * 64  # whole cache lines: neighbours do not share one
 
@@ -208,12 +207,10 @@ class Row:
     def occupy(self, queued: float | None) -> None:
         """This thread of a pool has a task from now on, which was `queued` then (seconds of
         CLOCK_MONOTONIC), if it was."""
-        cells, now = self.cells, monotonic_ns()
-        cells[OCCUPIED] = now
-        if queued is not None:  # as `waited`, in one call: each request of a pool comes here
-            ns = max(0, now - int(queued * 1e9))
-            cells[_THREAD_WAITS] += ns
-            cells[_THREAD_WAITS + 1 + bisect_left(_WAIT_BOUNDS_NS, ns)] += 1
+        now = monotonic_ns()
+        self.cells[OCCUPIED] = now
+        if queued is not None:
+            self.waited(THREAD_QUEUE, now - int(queued * 1e9))
 
     def vacate(self) -> None:
         self.cells[OCCUPIED] = 0
