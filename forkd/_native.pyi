@@ -165,6 +165,7 @@ class Dispatcher:
     def __init__(
         self,
         loop: object,
+        driver: object,
         calls: dict[int, Callable[[], None]],
         connections: dict[int, Any],
         silent: dict[int, Any],

@@ -1,7 +1,7 @@
 """The synchronous steps, all in the thread that waits: receive, resume the session, send.
 
-For the models in which the process that has a connection does everything for it. Native code does the
-same for what is usual (native/engine_inline.c), and calls what stands under its name below for the rest.
+For the models in which the process that has a connection does everything for it. The loop's driver
+(engine/driver.py) dispatches what is ready, and may do what is usual itself.
 """
 
 from __future__ import annotations
@@ -9,34 +9,52 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from forkd.engine.baton import Baton
 from forkd.engine.connection import CHUNK_BYTES, Connection
-from forkd.engine.one_shot import OneShotLoop
-from forkd.engine.share import SHARE_SECONDS
+from forkd.engine.context import ChildContext
+from forkd.engine.driver import Driver, driver_row
+from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
-from forkd.native import native
 from forkd.session.seam import HIJACK, Await, Deadline
 from forkd.system.cells import RECEIVED
-from forkd.system.handles import HANGUP, WRITE, Events, HandleSet, NativeEpollSet
+from forkd.system.handles import HANGUP, WRITE, Events, HandleSet
 from forkd.system.originals import socket
 
 
-class InlineLoop(OneShotLoop):
+class InlineLoop(ChildLoop):
+    def __init__(self, context: ChildContext, baton: Baton | None = None) -> None:
+        """`baton`: where threads take turns as the leader."""
+        self._parts = driver_row(context.io, context.config.native)
+        super().__init__(context)
+        self.driver: Driver = self._parts.make(self, self._receive, baton)
+
     def handle_set(self) -> HandleSet:
-        if native is not None and self.context.config.native and self.context.io == "epoll":
-            return NativeEpollSet()
-        return super().handle_set()
+        return self._parts.handle_set()
+
+    # ---- by the driver --------------------------------------------------------------------
 
     def demultiplex(self, events: Events) -> None:
-        if self.dispatcher is None:
-            super().demultiplex(events)
-        else:
-            if self._batch.size > 1:
-                self.heed(self.connections.now)
-                # Deadlines, the log and the count of requests are looked at when they are due, or soon.
-                self.dispatcher.due = min(
-                    self.connections.now + SHARE_SECONDS, self.connections.wheel.next, self._again
-                )
-            self.dispatcher.run(events, self.connections.now)
+        self.driver.run(events)
+
+    def take(self, fd: int) -> bool:
+        return self.driver.take(fd)
+
+    def turn(self, timeout: float | None) -> None:
+        super().turn(timeout)
+        self.driver.turned()
+
+    def retire(self, idle_grace: float, drain_queue: bool) -> None:
+        self.driver.retire()
+        super().retire(idle_grace, drain_queue)
+
+    def descriptors(self) -> set[int]:
+        return super().descriptors() | self.driver.descriptors()
+
+    def abandon(self) -> None:
+        self.driver.abandon()
+        super().abandon()
+
+    # ---- a connection ---------------------------------------------------------------------
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """Start the session, and serve at once what has usually arrived already, before the connection is put
@@ -48,7 +66,7 @@ class InlineLoop(OneShotLoop):
         elif type(outcome) is Await and outcome.read and not outcome.write:
             conn.op = outcome
             greeted = conn.moved  # the session may have sent something
-            self._receive(conn)
+            self.driver.receive(conn)
             # Nothing came; what did has led to something, which may be in another thread by now.
             if (
                 conn.moved == greeted
@@ -67,12 +85,19 @@ class InlineLoop(OneShotLoop):
             self._go(conn, conn.resume, None)
         elif op.read:
             if op.idle or not self.connections.linger(conn):
-                self._receive(conn)
+                self.driver.receive(conn)
         elif mask & HANGUP:
             conn.end(self.log)  # only HANGUP wakes a connection that waits for nothing
             self.connections.close(conn)
 
-    # ---- what native code calls -----------------------------------------------------------
+    def late(self, conn: Connection) -> None:
+        self._go(conn, conn.session.throw, Deadline(conn.op.name))
+
+    def woken(self, conn: Connection) -> None:
+        if conn.mask is not None and conn.op is not self.connections.writing:
+            self._go(conn, conn.resume, None)
+
+    # ---- what a driver calls --------------------------------------------------------------
 
     def feed(self, conn: Connection, value: Any) -> None:
         """Resume the session with what has arrived: bytes, or a request that was begun."""
@@ -96,18 +121,9 @@ class InlineLoop(OneShotLoop):
         conn.end(self.log)
         self.connections.follow(conn, FINISHED)
 
-    # ---- the rest -------------------------------------------------------------------------
-
-    def late(self, conn: Connection) -> None:
-        self._go(conn, conn.session.throw, Deadline(conn.op.name))
-
-    def woken(self, conn: Connection) -> None:
-        if conn.mask is not None and conn.op is not self.connections.writing:
-            self._go(conn, conn.resume, None)
+    # ---- steps ----------------------------------------------------------------------------
 
     def _receive(self, conn: Connection) -> None:
-        if self.dispatcher is not None and self.dispatcher.receive(conn, self.connections.now):
-            return
         try:
             data = conn.recv(CHUNK_BYTES)
         except BlockingIOError:

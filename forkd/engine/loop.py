@@ -34,7 +34,7 @@ _SILENCE_SECONDS = 10.0
 class ChildLoop:
     def __init__(self, context: ChildContext) -> None:
         self.done = False
-        self._again = NEVER  # when the next turn is due, whatever happens
+        self.again = NEVER  # when the next turn is due, whatever happens
         self.context = context
         self.log = context.log
         self.handles = self.handle_set()
@@ -121,11 +121,11 @@ class ChildLoop:
         if acceptor.no_room():
             acceptor.resume(now)
         if self._aside:
-            self._again = 0.0  # `serve` may break off
+            self.again = 0.0  # `serve` may break off
             self._renew()
             if self._retired:
                 self._leave()
-        self._again = self.context.after_turn()
+        self.again = self.context.after_turn()
         if acceptor.full or self._cells[FULL_SINCE]:
             self._relieve()
 
@@ -142,6 +142,9 @@ class ChildLoop:
         return []
 
     def demultiplex(self, events: Events) -> None:
+        self.dispatch(events)
+
+    def dispatch(self, events: Events) -> None:
         """Dispatch to the handlers of connections, listeners, and what else is watched. Listeners come last:
         between two shares of new connections are all others that were ready."""
         calls = self.calls
@@ -184,6 +187,10 @@ class ChildLoop:
 
     def take(self, fd: int) -> bool:
         """Accept there, and work. Returns whether more clients may be waiting there."""
+        return self.take_one(fd)
+
+    def take_one(self, fd: int) -> bool:
+        """The same, one client."""
         self.before(fd)
         accepted = self.acceptor.accept(fd)
         if accepted is None:
@@ -218,7 +225,7 @@ class ChildLoop:
             return
         now = monotonic()
         if self._eviction.owed:
-            self._again = min(self._again, self._eviction.look_at)
+            self.again = min(self.again, self._eviction.look_at)
         if not cells[FULL_SINCE]:
             cells[FULL_SINCE] = monotonic_ns()
         if now >= self._silent_until:
@@ -234,7 +241,7 @@ class ChildLoop:
         acceptor = self.acceptor
         if acceptor.hasty or self._left:
             return 0
-        until, again = self.connections.wheel.next, self._again
+        until, again = self.connections.wheel.next, self.again
         if again < until:
             until = again
         if acceptor.no_room():

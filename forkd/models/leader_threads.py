@@ -117,9 +117,7 @@ class LeaderThreads(InlineLoop):
         backpressure.busy = True  # a thread that leaves from here on rings the bell
         full = self._entrance.full
         backpressure.occupied(full)
-        if self.dispatcher is not None:
-            self.dispatcher.wary = full or routes.wary
-            self.dispatcher.patience = 0.0 if routes.alert else SLOW_SECONDS
+        self.driver.watch_requests(full or routes.wary, 0.0 if routes.alert else SLOW_SECONDS)
 
     def _follow(self, lanes: Lanes) -> None:
         self._own.row = lanes.bind()
@@ -241,8 +239,7 @@ class LeaderThreads(InlineLoop):
         if reached is HIJACK:
             value = conn.hijack()
         elif reached is not READY and reached is not None:
-            assert self.dispatcher is not None
-            outcome = self.dispatcher.answer(conn, reached)
+            outcome = self.driver.answer(conn, reached)
             if outcome is not None:
                 if not reached.close:
                     return outcome

@@ -1,9 +1,9 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
 Imported by the files that have a twin of it, or call it: app/stream/flow.py, system/forked.py,
-app/wsgi/shortcut.py, log/lines.py, engine/one_shot.py, engine/inline.py, engine/intake.py, engine/link.py,
-engine/baton.py, system/aio.py, system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py,
-system/operations.py, system/ring.py, system/scoreboard.py, system/signals.py, system/uring.py; and by
+app/wsgi/shortcut.py, log/lines.py, engine/driver.py, engine/native_driver.py, engine/intake.py,
+engine/link.py, engine/baton.py, system/aio.py, system/handles.py, system/in_flight.py, system/lanes.py,
+system/log_ring.py, system/operations.py, system/ring.py, system/scoreboard.py, system/signals.py, system/uring.py; and by
 models/registry.py, which says whether it is there.
 """
 
@@ -28,6 +28,11 @@ else:
 
 
 T = TypeVar("T")
+
+
+def serves(wanted: bool) -> bool:
+    """Whether there is native code, and it is `wanted`."""
+    return wanted and native is not None
 
 
 def pick(name: str, twin: T, wanted: bool = True) -> T:
@@ -56,6 +61,9 @@ class Resumes(Protocol):
 class Receives(Resumes, Protocol):
     """The same, where native code receives, too."""
 
+    def ready(self, conn: Any, mask: int) -> None:
+        """A Connection that does not rest is ready."""
+
     def lost(self, conn: Any) -> None:
         """Receiving has failed: the client has left."""
 
@@ -64,10 +72,7 @@ class Receives(Resumes, Protocol):
 
 
 class Accepts(Protocol):
-    """A loop whose connections native code accepts, and that hears of all else that is ready."""
-
-    def ready(self, conn: Any, mask: int) -> None:
-        """A Connection that does not rest is ready."""
+    """The driver of a loop whose connections native code accepts: engine/native_driver.py."""
 
     def other(self, fd: int) -> bool:
         """What is ready and no connection; True: a listener, whose turn is over."""

@@ -1,5 +1,5 @@
 /* Accepting connections, and serving their first request, as bare Links: without an object of Python for each
- * (engine/one_shot.py; the twin is `serve` in engine/inline.py). A connection that goes on after that gets a Connection
+ * (engine/native_driver.py; twins: `take_one` in engine/loop.py, `serve` in engine/inline.py). A connection that goes on after that gets a Connection
  * and a session, which continue from there. */
 
 #define _GNU_SOURCE
@@ -195,7 +195,7 @@ int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
     int64_t took = now_ns() - began;
     if (took < SLOW)
         return 0;
-    PyObject *done = PyObject_CallMethod(self->loop, "served", "id", 0, (double)took / 1e9);
+    PyObject *done = PyObject_CallMethod(self->driver, "served", "id", 0, (double)took / 1e9);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -285,7 +285,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     } else if (links && !PyList_Size(links)) {
         ours = 0; /* no connection was there: the loop counts how often */
     } else if (links && PyList_Size(links) >= whole) {
-        done = PyObject_CallMethodObjArgs(self->loop, n_crowded, given[INTAKE], links, NULL);
+        done = PyObject_CallMethodObjArgs(self->driver, n_crowded, given[INTAKE], links, NULL);
     } else if (links && !links_begin(self, links, given[OPENING], given[INTAKE], (int)PyLong_AsLong(given[EPOLL]))) {
         Py_ssize_t count = PyList_Size(links);
         int64_t took = now_ns() - began;
@@ -294,7 +294,7 @@ int links_accepted(Dispatcher *self, PyObject *fd)
             done = Py_NewRef(Py_None);
         } else {
             self->taken = SHARE_OVER; /* so all rounds of a turn take less than its share of time */
-            done = PyObject_CallMethod(self->loop, "served", "nd", count, (double)took / 1e9);
+            done = PyObject_CallMethod(self->driver, "served", "nd", count, (double)took / 1e9);
         }
     }
     Py_XDECREF(links);

@@ -1,5 +1,5 @@
-/* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (engine/inline.py, the
- * twin).
+/* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (engine/inline.py and
+ * `dispatch` in engine/loop.py, the twins).
  *
  * A connection rests while its session waits in an Await that has a `shortcut`. A usual request is answered without
  * the session, which goes on waiting. Anything else is passed to it: as bytes, or as a request that was begun here
@@ -21,6 +21,7 @@ static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->loop);
+    Py_VISIT(self->driver);
     Py_VISIT(self->calls);
     Py_VISIT(self->connections);
     Py_VISIT(self->silent);
@@ -32,6 +33,7 @@ static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
 static int dispatcher_clear(Dispatcher *self)
 {
     Py_CLEAR(self->loop);
+    Py_CLEAR(self->driver);
     Py_CLEAR(self->calls);
     Py_CLEAR(self->connections);
     Py_CLEAR(self->silent);
@@ -48,13 +50,13 @@ static void dispatcher_dealloc(Dispatcher *self)
     release((PyObject *)self);
 }
 
-/* Dispatcher(loop, calls, connections, silent, baton): `calls`, `connections` and `silent`, which are Links, are by
+/* Dispatcher(loop, driver, calls, connections, silent, baton): `calls`, `connections` and `silent`, which are Links, are by
  * descriptor; `baton` None: no other thread leads. */
 static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *loop, *calls, *connections, *silent, *baton;
+    PyObject *loop, *driver, *calls, *connections, *silent, *baton;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O", &loop, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &silent,
+    if (!PyArg_ParseTuple(args, "OOO!O!O!O", &loop, &driver, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &silent,
                           &baton))
         return NULL;
     if (baton != Py_None && Py_TYPE(baton) != baton_type) {
@@ -64,6 +66,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
     Dispatcher *self = (Dispatcher *)allocate(type);
     if (self) {
         self->loop = Py_NewRef(loop);
+        self->driver = Py_NewRef(driver);
         self->calls = Py_NewRef(calls);
         self->connections = Py_NewRef(connections);
         self->silent = Py_NewRef(silent);
@@ -201,7 +204,7 @@ static int accept_at(Dispatcher *self, PyObject *fd)
     int accepted = links_accepted(self, fd);
     if (accepted)
         return accepted < 0 ? -1 : 0;
-    PyObject *done = PyObject_CallMethodObjArgs(self->loop, n_other, fd, NULL);
+    PyObject *done = PyObject_CallMethodObjArgs(self->driver, n_other, fd, NULL);
     if (done == Py_True)
         self->taken = SHARE_OVER; /* a listener */
     Py_XDECREF(done);
@@ -345,7 +348,7 @@ static int begin_all(Dispatcher *self, PyObject *links, PyObject *opening, PyObj
             return -1;
         }
         link->op = Py_NewRef(opening);
-        link->loop = Py_NewRef(self->loop);
+        link->driver = Py_NewRef(self->driver);
         link->origin = Py_NewRef(intake);
         late = late || (i && now_ns() >= ends);
         if (late ? link_later(self, link, epoll) : link_begin(self, link, epoll))

@@ -16,7 +16,7 @@ enum {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *loop, *calls, *connections;
+    PyObject *loop, *driver, *calls, *connections; /* `driver`: engine/native_driver.py */
     PyObject *silent; /* bare Links of which nothing has come yet, by descriptor */
     PyObject *baton; /* NULL where one thread leads for good */
     PyObject *one_shot; /* what `accept` and `begin` take, where connections are one-shot, and how many may be silent */

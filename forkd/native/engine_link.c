@@ -18,7 +18,7 @@ static int link_traverse(Link *self, visitproc visit, void *arg)
     Py_VISIT(self->client);
     Py_VISIT(self->note);
     Py_VISIT(self->recorder);
-    Py_VISIT(self->loop);
+    Py_VISIT(self->driver);
     Py_VISIT(self->origin);
     return 0;
 }
@@ -29,7 +29,7 @@ static int link_clear(Link *self)
     Py_CLEAR(self->client);
     Py_CLEAR(self->note);
     Py_CLEAR(self->recorder);
-    Py_CLEAR(self->loop);
+    Py_CLEAR(self->driver);
     Py_CLEAR(self->origin);
     return 0;
 }
@@ -82,14 +82,14 @@ static PyType_Spec spec = {
 
 PyObject *link_grown(Link *self)
 {
-    if (!self->bare || !self->loop) {
+    if (!self->bare || !self->driver) {
         PyErr_SetString(PyExc_RuntimeError, "it is no bare link");
         return NULL;
     }
     self->bare = 0; /* whatever becomes of it: a descriptor should not be closed twice */
     if (self->epoll >= 0)
         epoll_ctl(self->epoll, EPOLL_CTL_DEL, self->fd, NULL);
-    return PyObject_CallMethodObjArgs(self->loop, n_grown, (PyObject *)self, NULL);
+    return PyObject_CallMethodObjArgs(self->driver, n_grown, (PyObject *)self, NULL);
 }
 
 /* ---- a connection at rest ------------------------------------------------------------------- */

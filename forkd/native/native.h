@@ -91,12 +91,12 @@ typedef struct {
     double deadline, bucket;
     PyObject *op, *client, *note;
     PyObject *recorder; /* where its bytes are counted */
-    /* Of a bare one (engine_accept.c), which has neither session nor driver: its socket is its own, and `loop` makes a
+    /* Of a bare one (engine_accept.c), which has neither session nor driver: its socket is its own, and `driver` makes a
      * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
     unsigned long forks; /* as they were when the socket was new */
     int epoll;
-    PyObject *loop, *origin;
+    PyObject *driver, *origin;
 } Link;
 
 extern PyTypeObject *link_type;

@@ -208,8 +208,8 @@ class _Play:
 
     def control(self, pipe: int) -> None:
         if self.brief:
-            while not self.loop._batch.full:
-                self.loop._batch.served(1, 0.0, 0)
+            while not self.loop.driver._batch.full:
+                self.loop.driver._batch.served(1, 0.0, 0)
         else:
             self.settle_in()
         with self.lock:

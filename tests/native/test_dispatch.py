@@ -113,13 +113,13 @@ class Daemon:
 
     def expect_brief(self) -> None:
         """As after hundreds of connections that were over at once."""
-        while not self.loop._batch.full:
-            self.loop._batch.served(1, 0.0, 0)
+        while not self.loop.driver._batch.full:
+            self.loop.driver._batch.served(1, 0.0, 0)
 
     def later(self) -> None:
         """What has been silent until now no longer is."""
         for _ in range(2):
-            self.loop._look_at = 0.0
+            self.loop.driver._look_at = 0.0
             self.loop.turn(0)
 
     def connect(self) -> None:
@@ -331,10 +331,10 @@ def brief(clients: int = 0) -> Daemon:
     service = Daemon(usual, 0, True)
     service.expect_brief()
     # However long this process had no processor: a slow request ends what these tests are about.
-    served = service.loop.served
-    service.loop.served = lambda count, seconds: served(count, 0.0)
+    served = service.loop.driver.served
+    service.loop.driver.served = lambda count, seconds: served(count, 0.0)
     service.send(0, LAST)  # from here on native code accepts
-    assert service.loop.dispatcher.one_shot is not None
+    assert service.loop.driver._dispatcher.one_shot is not None
     for _ in range(clients):
         service.connect()
         service.rest()
@@ -343,16 +343,16 @@ def brief(clients: int = 0) -> Daemon:
 
 def test_an_early_connection_is_none_of_ours_until_it_is_more_than_brief() -> None:
     service = brief(clients=3)
-    assert len(service.loop._silent) == 3
+    assert len(service.loop.driver._silent) == 3
     assert service.row.cells[CONNECTIONS] == 0
     assert service.row.cells[ACCEPTED] == 4
     service.send(1, LAST)
     service.send(2, LAST[:9])
-    assert len(service.loop._silent) == 1
+    assert len(service.loop.driver._silent) == 1
     assert service.row.cells[CONNECTIONS] == 1
     service.send(2, LAST[9:])
     service.later()
-    assert not service.loop._silent
+    assert not service.loop.driver._silent
     assert service.row.cells[CONNECTIONS] == 1
     service.send(3, HEADS[0])
     service.send(3, LAST)
@@ -375,7 +375,7 @@ def test_that_native_code_accepts_does_not_keep_the_loop_from_asking_how_long_th
     service.loop.accept_wait.due = NEVER
     service.send(3, LAST)
     assert len(asked) == 1
-    assert service.loop.dispatcher.one_shot is not None
+    assert service.loop.driver._dispatcher.one_shot is not None
     assert [heard.count(b"200 OK") for heard in service.heard] == [1, 1, 1, 1]
     assert service.outcome()[-1] == (4, 0)
 
@@ -383,7 +383,7 @@ def test_that_native_code_accepts_does_not_keep_the_loop_from_asking_how_long_th
 def test_early_connections_are_served_by_a_child_that_retires() -> None:
     service = brief(clients=2)
     service.loop.retire(5.0, False)
-    assert not service.loop._silent
+    assert not service.loop.driver._silent
     assert service.row.cells[CONNECTIONS] == 2
     for number in (1, 2):
         service.send(number, LAST)
@@ -458,15 +458,15 @@ def test_an_early_connection_that_epoll_has_no_room_for(room: bool) -> None:
         add(fd, mask)
 
     with open(os.devnull) as no_epoll:
-        service.loop._epoll = no_epoll.fileno()  # epoll_ctl(2): EINVAL
+        service.loop.driver._epoll = no_epoll.fileno()  # epoll_ctl(2): EINVAL
         service.expect_brief()
         service.send(0, LAST)
-        assert service.loop.dispatcher.one_shot is not None
+        assert service.loop.driver._dispatcher.one_shot is not None
         service.loop.handles.add = add if room else no_room
         for number in (1, 2):
             service.connect()
             service.rest()
-            assert not service.loop._silent
+            assert not service.loop.driver._silent
             assert service.row.cells[CONNECTIONS] == (number if room else 0)
         service.loop.handles.add = add
         service.send(3, HEADS[0])
@@ -494,7 +494,7 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.Dispatcher(None, {}, {}, {}, object())
-    dispatcher = native.Dispatcher(None, {}, {}, {}, None)
+    dispatcher = native.Dispatcher(None, None, {}, {}, {}, None)
     for wrong in [(), (1, 2.0), ([1], 2.0), ([(1,)], 2.0), ([], None)]:
         with pytest.raises(TypeError):
             dispatcher.run(*wrong)

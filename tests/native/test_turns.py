@@ -206,7 +206,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         theirs.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nof %3d" % conn.fd)
     first, second = conns.values()
     shared = native.Baton(1000, 3)  # three looks, and no sleep
-    dispatcher = native.Dispatcher(told, {}, conns, {}, shared)
+    dispatcher = native.Dispatcher(told, None, {}, conns, {}, shared)
 
     def overtake() -> None:
         if shared.watch(0.0) == baton.STILL and shared.seize() is first:

@@ -1,0 +1,200 @@
+"""The driver of an inline loop in native code (native/engine_inline.c): connections at rest are served there,
+and the loop is called for all else.
+
+It has a fast path for one-request connections: native code accepts and answers them as bare Links. A
+Connection is made only for a client that does more (native/engine_accept.c). Where all connections are
+one-shot, native code accepts several at a time (engine/batch.py), and waits for those that have sent nothing
+yet, which are *silent*. In a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from forkd.engine.batch import Batch
+from forkd.engine.baton import Baton
+from forkd.engine.connection import Connection
+from forkd.engine.deadlines import NEVER
+from forkd.engine.intake import ListenerIntake
+from forkd.engine.link import Link
+from forkd.engine.loop import ChildLoop
+from forkd.engine.share import MOST_ACCEPTS, SHARE_SECONDS
+from forkd.engine.steps import Outcome, advance
+from forkd.native import native
+from forkd.session.seam import Await
+from forkd.system.caution import SLOW_SECONDS
+from forkd.system.cells import ACCEPTED
+from forkd.system.handles import Events, NativeEpollSet
+from forkd.system.originals import monotonic
+from forkd.system.stdio import mend
+
+if TYPE_CHECKING:
+    from forkd._native import Dispatcher
+
+#: Seconds between two looks at silent connections. One that is silent at both gets a Connection.
+_SILENT_SECONDS = 0.05
+_MAX_SILENT_LINKS = 256
+
+
+class NativeDriver:
+    def __init__(
+        self, loop: ChildLoop, receive: Callable[[Connection], None], baton: Baton | None
+    ) -> None:
+        """`baton`: where threads take turns; there native code accepts nothing."""
+        assert native is not None
+        self._loop = loop
+        self._receive = receive
+        self._alone = baton is None
+        self._batch = Batch()
+        self._caution = loop.context.lease.caution if loop.context.lease is not None else None
+        self._silent: dict[int, Link] = {}
+        self._silent_before: dict[int, Link] = {}  # those that have been silent for a while
+        self._look_at = NEVER  # when to look for them
+        self._epoll = loop.handles.fileno() if isinstance(loop.handles, NativeEpollSet) else -1
+        self._dispatcher: Dispatcher = native.Dispatcher(
+            loop, self, loop.calls, loop.connections.by_fd, self._silent, baton
+        )
+
+    # ---- what the loop calls: see engine/driver.py ----------------------------------------
+
+    def run(self, events: Events) -> None:
+        loop, dispatcher = self._loop, self._dispatcher
+        now = loop.connections.now
+        if self._batch.size > 1:
+            self._heed(now)
+            # Deadlines, the log and the count of requests are looked at when they are due, or soon.
+            dispatcher.due = min(now + SHARE_SECONDS, loop.connections.wheel.next, loop.again)
+        dispatcher.run(events, now)
+
+    def take(self, fd: int) -> bool:
+        loop = self._loop
+        acceptor, opening = loop.acceptor, loop.context.interface.opening
+        intake = acceptor.intakes.get(fd) if self._alone else None
+        if opening is None or not isinstance(intake, ListenerIntake):
+            return loop.take_one(fd)
+        loop.before(fd)
+        share, accept_wait = loop.share, loop.accept_wait
+        left = MOST_ACCEPTS - share.taken
+        size = 1 if loop.context.lease is None else min(self._batch.size, left)
+        links = acceptor.accept_links(fd, size)
+        if links:
+            share.taken += len(links)
+            if loop.connections.now >= accept_wait.due:
+                accept_wait.look_at(links[0].fd, loop.connections.now)
+            self._begin(intake, opening, links)
+        return len(links) == size
+
+    def receive(self, conn: Connection) -> None:
+        if not self._dispatcher.receive(conn, self._loop.connections.now):
+            self._receive(conn)
+
+    def answer(self, conn: Connection, call: Any) -> Outcome | None:
+        return self._dispatcher.answer(conn, call)
+
+    def watch_requests(self, wary: bool, patience: float) -> None:
+        self._dispatcher.wary = wary
+        self._dispatcher.patience = patience
+
+    def turned(self) -> None:
+        loop, dispatcher = self._loop, self._dispatcher
+        if dispatcher.accepted:
+            loop.context.row.cells[ACCEPTED] += dispatcher.accepted
+            dispatcher.accepted = 0
+        now = loop.connections.now
+        if self._silent and self._look_at == NEVER:
+            self._look_at = now + _SILENT_SECONDS
+        if self._look_at <= now:
+            self._grow(self._silent_before)
+            self._silent_before = self._silent.copy()
+            self._look_at = now + _SILENT_SECONDS if self._silent_before else NEVER
+        if self._look_at < loop.again:
+            loop.again = self._look_at
+
+    def retire(self) -> None:
+        self._grow(self._silent)
+        self._dispatcher.one_shot = None
+
+    def descriptors(self) -> set[int]:
+        return {*self._silent, *self._dispatcher.held()}
+
+    def abandon(self) -> None:
+        self._silent.clear()  # that closes them
+
+    # ---- what native code calls -----------------------------------------------------------
+
+    def other(self, fd: int) -> bool:
+        """What is ready and no connection; True: a listener, whose turn is over."""
+        loop, dispatcher = self._loop, self._dispatcher
+        if self._alone:
+            loop.share.taken = dispatcher.taken
+        if not loop.other(fd):
+            return False
+        intakes, opening = loop.acceptor.intakes, loop.context.interface.opening
+        intake = intakes.get(fd)
+        dispatcher.one_shot = None
+        if (
+            self._alone and self._epoll >= 0 and self._batch.full and opening is not None
+            and len(intakes) == 1  # native code knows no turns of listeners
+            and isinstance(intake, ListenerIntake)
+        ):  # fmt: skip
+            size = 1 if loop.context.lease is None else self._batch.size
+            dispatcher.one_shot = (
+                fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size
+            )  # fmt: skip
+        return True
+
+    def crowded(self, intake: ListenerIntake, links: list[Link]) -> None:
+        """Native code has accepted these, and more may be waiting."""
+        opening = self._loop.context.interface.opening
+        assert opening is not None
+        self._loop.acceptor.crowded(len(links))
+        self._begin(intake, opening, links)
+
+    def served(self, count: int, seconds: float) -> None:
+        """So many connections that were not silent have been served within `seconds`."""
+        loop, several = self._loop, self._batch.size > 1
+        if seconds >= SLOW_SECONDS and self._caution is not None:
+            self._caution.slow(monotonic(), seconds)
+        kept = len(loop.connections.by_fd)
+        self._batch.served(count, seconds, kept)
+        loop.acceptor.served(count if several else 0, kept)
+        if not self._batch.full:
+            self._dispatcher.one_shot = None
+
+    def grown(self, link: Link) -> Connection:
+        """The Connection of a link that native code has begun with, and that needs a session."""
+        conn = self._loop.connections.add(*link.origin.grown(link))
+        conn.forks = link.forks
+        conn.op = advance(conn, conn.resume, None, self._loop.log)
+        return conn
+
+    # ---- one-shot connections -------------------------------------------------------------
+
+    def _begin(self, intake: ListenerIntake, opening: Await, links: list[Link]) -> None:
+        began, several = monotonic(), self._batch.size > 1
+        silent = several and len(self._silent) + len(links) < self._room
+        self._dispatcher.begin(links, opening, intake, self._epoll if silent else -1)
+        self.served(len(links), monotonic() - began)
+
+    @property
+    def _room(self) -> int:
+        """For silent connections, which are not counted until they have a Connection."""
+        return min(_MAX_SILENT_LINKS, self._loop.acceptor.room)
+
+    def _heed(self, now: float) -> None:
+        """Before a turn with a batch: take no more than one at a time where another child has just met slow
+        requests. When a measure of the accept queue is due, `take` gets the next connections."""
+        if now >= self._loop.accept_wait.due:
+            self._dispatcher.one_shot = None
+        if self._caution is not None and self._caution.advised(now):
+            self._batch.begin_anew()
+            self._dispatcher.one_shot = None
+
+    def _grow(self, links: dict[int, Link]) -> None:
+        """Make a Connection of each of these links that is still silent."""
+        for fd, link in list(links.items()):
+            if self._silent.get(fd) is link:
+                del self._silent[fd]
+                conn = self._dispatcher.grow(link)
+                self._loop.connections.follow(conn, conn.op)
