@@ -1,7 +1,7 @@
 """The driver of an inline loop: it dispatches the events of a turn, receives, and accepts.
 
-A part of the loop, picked by a table. Python's is here, and calls the loop for everything; native code's is in
-native_driver.py. In a child.
+A part of the loop, picked by a table. Python's is here, and calls the loop for everything; native code's is
+in native_driver.py. In a child.
 """
 
 from __future__ import annotations
