@@ -18,7 +18,7 @@ class Work(NamedTuple):
 
     conn: Connection
     reached: Any  # READY or HIJACK, or a request that its session knows nothing of; None: mid-answer
-    line: bytes  # of the request
+    route: bytes  # of the request: see routes.py
     long: bool  # see routes.py
 
 
@@ -37,7 +37,7 @@ class Bulkhead:
     def enter(self, work: Work) -> bool:
         """Whether it may enter now; otherwise it is queued. Called by the leader only."""
         with self._lock:
-            if self._admits(work.long):
+            if self.inside < self._most and not (work.long and self._full_of_long):
                 self.inside += 1
                 self._long += work.long
                 return True
@@ -57,16 +57,17 @@ class Bulkhead:
             queue, longs = self._queue, self._long_queue
             if (
                 longs
-                and self._admits(True)
+                and not self._full_of_long
                 and (not queue or longs[0].conn.lent < queue[0].conn.lent)
             ):
                 queue = longs
-            if not queue or not self._admits(False):
+            if not queue or self.inside >= self._most:
                 return None
             work = queue.popleft()
             self.inside += 1
             self._long += work.long
             return work
 
-    def _admits(self, long: bool) -> bool:
-        return self.inside < self._most and not (long and self._long >= self._most - 1)
+    @property
+    def _full_of_long(self) -> bool:
+        return self._long >= self._most - 1

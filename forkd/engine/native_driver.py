@@ -10,7 +10,7 @@ yet, which are *silent*. In a child.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forkd.engine.batch import Batch
 from forkd.engine.baton import Baton
@@ -20,7 +20,7 @@ from forkd.engine.intake import ListenerIntake
 from forkd.engine.link import Link
 from forkd.engine.loop import ChildLoop
 from forkd.engine.share import MOST_ACCEPTS, SHARE_SECONDS
-from forkd.engine.steps import Outcome, advance
+from forkd.engine.steps import advance
 from forkd.native import native
 from forkd.session.seam import Await
 from forkd.system.caution import SLOW_SECONDS
@@ -55,6 +55,7 @@ class NativeDriver:
         self._dispatcher: Dispatcher = native.Dispatcher(
             loop, self, loop.calls, loop.connections.by_fd, self._silent, baton
         )
+        self.answer = self._dispatcher.answer
 
     # ---- what the loop calls: see engine/driver.py ----------------------------------------
 
@@ -88,9 +89,6 @@ class NativeDriver:
     def receive(self, conn: Connection) -> None:
         if not self._dispatcher.receive(conn, self._loop.connections.now):
             self._receive(conn)
-
-    def answer(self, conn: Connection, call: Any) -> Outcome | None:
-        return self._dispatcher.answer(conn, call)
 
     def watch_requests(self, wary: bool, patience: float) -> None:
         self._dispatcher.wary = wary

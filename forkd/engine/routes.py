@@ -59,29 +59,28 @@ class Routes:
         """Whether there is any request that `blocks` is true of."""
         return self._eager or bool(self._takes)
 
-    def blocks(self, line: bytes) -> bool:
-        """Whether the request with this line is likely to block."""
-        takes = self._takes.get(route_of(line))
+    def blocks(self, route: bytes) -> bool:
+        """Whether a request of this route is likely to block."""
+        takes = self._takes.get(route)
         return self._eager if takes is None else takes > _SLOW_LOG2
 
-    def long(self, line: bytes) -> bool:
+    def long(self, route: bytes) -> bool:
         """Whether it is likely to take many times what is typical, so that the others should not wait for
         it. Where most requests take long, none does."""
-        takes = self._takes.get(route_of(line), _UNKNOWN_LOG2)
+        takes = self._takes.get(route, _UNKNOWN_LOG2)
         return takes > _SLOW_LOG2 and takes > self._typical + _LONG_LOG2
 
-    def judge(self, line: bytes, seconds: float) -> None:
-        """Learn that a request took so many seconds. One that did not block may be left out, unless
-        `alert`."""
+    def judge(self, route: bytes, seconds: float) -> None:
+        """Learn that a request of this route took so many seconds. One that did not block may be left out,
+        unless `alert`."""
         blocked, took = seconds > SLOW_SECONDS, log2(max(seconds, 1e-9))
         self._typical += _STEP_LOG2 if took > self._typical else -_STEP_LOG2
-        route = route_of(line)
         takes = self._takes.get(route)
         if takes is None:
             share = self.surprises + _SURPRISE_WEIGHT * (blocked - self.surprises)
             self.surprises = share if share > _NEGLIGIBLE_SHARE else 0.0
             self._eager = share > (_EAGER_SHARE / 2 if self._eager else _EAGER_SHARE)
-            if not blocked or not line:
+            if not blocked or not route:
                 return
             if len(self._takes) >= MAX_ROUTES:
                 self._takes.clear()  # what comes again is soon known again

@@ -33,7 +33,7 @@ from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.inline import InlineLoop
-from forkd.engine.routes import SLOW_SECONDS, Routes
+from forkd.engine.routes import SLOW_SECONDS, Routes, route_of
 from forkd.engine.steps import FINISHED, Outcome, advance
 from forkd.session.seam import HIJACK, READY, Await
 from forkd.system.forked import in_fork, leave
@@ -70,6 +70,7 @@ class LeaderThreads(InlineLoop):
         self._own.row = context.row
         self._watching = Lock()  # held by the one follower that watches
         self._routes = Routes()
+        self._access = context.access
         self._entrance = Bulkhead(context.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
@@ -158,15 +159,15 @@ class LeaderThreads(InlineLoop):
     def claims(self, conn: Connection, request: Any) -> bool:
         """Native code has read this usual request: whether it was entered or queued here. Asked while that
         is wary."""
-        line = request.line
-        if not self._entrance.full and not self._routes.blocks(line):
+        route = route_of(request.line)
+        if not self._entrance.full and not self._routes.blocks(route):
             return False
-        self._enter_apart(Work(conn, request, line, self._routes.long(line)))
+        self._enter_apart(Work(conn, request, route, self._routes.long(route)))
         return True
 
     def judge(self, line: bytes, took: float) -> None:
         """The application has taken so many seconds for a request."""
-        self._routes.judge(line, took)
+        self._routes.judge(route_of(line), took)
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:
         if conn.op is self.connections.writing:
@@ -182,17 +183,17 @@ class LeaderThreads(InlineLoop):
             self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
-        line, routes = conn.line, self._routes
-        blocks = routes.blocks(line)
+        route, routes = route_of(conn.line), self._routes
+        blocks = routes.blocks(route)
         if blocks or self._entrance.full:
-            self._enter_apart(Work(conn, reached, line, routes.long(line)))
+            self._enter_apart(Work(conn, reached, route, routes.long(route)))
             return
         self._baton.hold(conn)
         began = monotonic()
         outcome = self._advance(conn, reached)
         took = monotonic() - began
         if took > SLOW_SECONDS or routes.alert:
-            routes.judge(line, took)
+            routes.judge(route, took)
         if not self._baton.release(conn):
             self._deposed(conn, outcome)
         self.connections.follow(conn, outcome)
@@ -211,14 +212,14 @@ class LeaderThreads(InlineLoop):
     def deposed(self, conn: Connection, request: Any) -> None:
         """Native code has begun with this, and another leads by now."""
         outcome = advance(conn, conn.resume, request, self.log)
-        self._routes.judge(request.line, (monotonic_ns() - request.began) / 1e9)
+        self._routes.judge(route_of(request.line), (monotonic_ns() - request.began) / 1e9)
         self._deposed(conn, outcome)
 
     def _deposed(self, conn: Connection, outcome: Outcome) -> NoReturn:
         with self._lock:
             pass  # from here on the other leads
         if outcome is READY or outcome is HIJACK:
-            self._work(Work(conn, outcome, conn.line, False))
+            self._work(Work(conn, outcome, route_of(conn.line), False))
         self._work(self._hand_back(conn, outcome, False), queued=True)
 
     def _work(self, work: Work | None, queued: bool = False) -> NoReturn:
@@ -229,7 +230,7 @@ class LeaderThreads(InlineLoop):
             queued = True
             began = monotonic()
             outcome = self._advance(work.conn, work.reached)
-            self._routes.judge(work.line, monotonic() - began)
+            self._routes.judge(work.route, monotonic() - began)
             work = self._hand_back(work.conn, outcome, work.long)
         row.vacate()
         raise _Deposed
@@ -256,7 +257,7 @@ class LeaderThreads(InlineLoop):
             self._outcomes.append((conn, outcome))
             self._ring()
         elif (work is None and self.acceptor.backpressure.busy) or (
-            self.context.access is not None and self.context.access.news
+            self._access is not None and self._access.news
         ):
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
             # thread that leaves finds it set, or was seen to have left. Or the logger has to be woken for a

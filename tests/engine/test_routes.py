@@ -18,7 +18,7 @@ def taught(*lessons: tuple[bytes, float, int]) -> Routes:
     routes = Routes()
     for line, seconds, times in lessons:
         for _ in range(times):
-            routes.judge(line, seconds)
+            routes.judge(route_of(line), seconds)
     return routes
 
 
@@ -41,51 +41,53 @@ def test_one_of_many_things_is_no_route_of_its_own(line: bytes, route: bytes) ->
 
 def test_nothing_is_expected_of_what_is_new() -> None:
     routes = Routes()
-    assert (routes.wary, routes.blocks(REPORT), routes.long(REPORT)) == (False, False, False)
+    assert not routes.wary
+    assert not routes.blocks(route_of(REPORT))
+    assert not routes.long(route_of(REPORT))
 
 
 def test_a_route_that_blocks_is_known_after_two_requests() -> None:
     routes = taught((HELLO, 1e-5, 100), (REPORT, 0.1, 2))
     assert routes.wary
-    assert routes.blocks(REPORT)
-    assert routes.long(REPORT)
-    assert not routes.blocks(HELLO)
+    assert routes.blocks(route_of(REPORT))
+    assert routes.long(route_of(REPORT))
+    assert not routes.blocks(route_of(HELLO))
 
 
 def test_one_that_was_held_up_for_once_makes_no_slow_route() -> None:
     routes = taught((HELLO, 1e-5, 100), (HELLO, 2 * SLOW_SECONDS, 1))
-    assert not routes.blocks(HELLO)
-    routes.judge(HELLO, 1e-5)
+    assert not routes.blocks(route_of(HELLO))
+    routes.judge(route_of(HELLO), 1e-5)
     assert not routes.wary
 
 
 def test_a_route_that_has_become_fast_is_forgotten() -> None:
     routes = taught((REPORT, 0.1, 50), (REPORT, 1e-5, 20))
-    assert not routes.blocks(REPORT)
+    assert not routes.blocks(route_of(REPORT))
     assert not routes.wary
 
 
 def test_where_most_requests_take_long_none_does() -> None:
-    assert not taught((REPORT, 0.1, 200), (HELLO, 1e-5, 20)).long(REPORT)
+    assert not taught((REPORT, 0.1, 200), (HELLO, 1e-5, 20)).long(route_of(REPORT))
 
 
 def test_what_is_typical_may_be_slow_itself() -> None:
     page, export = b"GET /page HTTP/1.1", b"GET /export HTTP/1.1"
     routes = taught((page, 0.002, 200), (export, 0.2, 5), (page, 0.002, 10))
-    assert routes.blocks(page)
-    assert not routes.long(page)
-    assert routes.long(export)
+    assert routes.blocks(route_of(page))
+    assert not routes.long(route_of(page))
+    assert routes.long(route_of(export))
 
 
 def test_where_each_route_is_new_and_blocks_any_may() -> None:
     routes = Routes()
     for name in "abcdefgh":
-        routes.judge(f"GET /{name} HTTP/1.1".encode(), 0.01)
-    assert routes.blocks(HELLO)
-    assert not routes.long(HELLO)
+        routes.judge(route_of(f"GET /{name} HTTP/1.1".encode()), 0.01)
+    assert routes.blocks(route_of(HELLO))
+    assert not routes.long(route_of(HELLO))
     for _ in range(50):
-        routes.judge(HELLO, 1e-5)
-    assert not routes.blocks(HELLO)
+        routes.judge(route_of(HELLO), 1e-5)
+    assert not routes.blocks(route_of(HELLO))
 
 
 def test_routes_are_bounded() -> None:
@@ -93,9 +95,9 @@ def test_routes_are_bounded() -> None:
     letters = "abcdefghij"
     names = [a + b + c + d for a in letters for b in letters for c in letters for d in letters]
     for name in names:
-        routes.judge(f"GET /{name} HTTP/1.1".encode(), 0.01)
+        routes.judge(route_of(f"GET /{name} HTTP/1.1".encode()), 0.01)
     assert len(routes._takes) <= MAX_ROUTES
-    taught_again = f"GET /{names[0]} HTTP/1.1".encode()
+    taught_again = route_of(f"GET /{names[0]} HTTP/1.1".encode())
     for _ in range(3):
         routes.judge(taught_again, 0.01)
     assert routes.blocks(taught_again)
