@@ -19,7 +19,6 @@ from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import TURN_SENDS
 from forkd.session.seam import HIJACK, LINGER, READY, Await, Deadline
-from forkd.system.cells import RECEIVED
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import monotonic, select, socket
 
@@ -78,11 +77,8 @@ class BlockingFollowers(ChildLoop):
         conn.sock.shutdown(socket.SHUT_WR)
         ends = monotonic() + LINGER_SECONDS
         while (left := ends - monotonic()) > 0:
-            if self._readable(conn.fd, left):
-                data = conn.recv(CHUNK_BYTES)
-                conn.recorder.add(RECEIVED, len(data))
-                if not data:
-                    break
+            if self._readable(conn.fd, left) and not conn.receive(CHUNK_BYTES):
+                break
 
     def _await(self, conn: Connection, op: Await) -> Any:
         """Block until the client sends; resume the session. Returns what it yields next."""
@@ -95,8 +91,7 @@ class BlockingFollowers(ChildLoop):
                 self._idle_grace = 0.0  # the grace is given once
             if conn.deadline <= monotonic():
                 return conn.session.throw(Deadline(op.name))
-        data = conn.recv(CHUNK_BYTES)
-        conn.recorder.add(RECEIVED, len(data))
+        data = conn.receive(CHUNK_BYTES)
         if op.rate:
             conn.deadline = min(conn.deadline + len(data) / op.rate, monotonic() + op.seconds)
         return conn.resume(data)

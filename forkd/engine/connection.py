@@ -89,6 +89,7 @@ class Connection(Link):
     direct = True
 
     __slots__ = (
+        "_recv",
         "client_port",
         "ended",
         "hijacked",
@@ -97,7 +98,6 @@ class Connection(Link):
         "mask",
         "out",
         "push_seconds",
-        "recv",
         "resume",
         "server",
         "server_port",
@@ -118,7 +118,7 @@ class Connection(Link):
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self.recv: Callable[..., bytes | memoryview] = sock.recv
+        self._recv: Callable[..., bytes | memoryview] = sock.recv
         # A unix peer has no address worth telling: accept(2) returns an empty name.
         self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
         self.server, self.server_port = server
@@ -139,6 +139,46 @@ class Connection(Link):
         self.session: Session = interface.session(self)
         self.resume = self.session.send
 
+    # ---- its bytes: nothing else receives or sends any (tests/engine/test_bytes_move.py) ------------
+
+    def receive(self, size: int, flags: int = 0) -> bytes | memoryview:
+        """What has come, at most `size` bytes of it, or more into memory of the session's; b"" at EOF. Raises
+        BlockingIOError when nothing has, and OSError when the client has left."""
+        data = self._recv(size, flags)
+        self.moved += len(data)
+        self.recorder.add(RECEIVED, len(data))
+        return data
+
+    def transmit(
+        self, item: bytes | memoryview | tuple[bytes | memoryview, ...] | FilePiece, more: bool = False
+    ) -> int:
+        """Send what can be sent now. Returns how many bytes; 0, too, when the socket is full. `more`: what
+        follows may go in the same packet. Raises OSError: the client has left, or the file broke off."""
+        flags = _MORE_FLAGS if more else NO_SIGPIPE
+        try:
+            if isinstance(item, tuple):
+                sent = self.sock.sendmsg(item, (), flags)
+            elif isinstance(item, FilePiece):
+                sent = without_sigpipe(os.sendfile, self.fd, item.fd, item.offset, item.count)
+                if not sent and item.count:
+                    raise ConnectionAbortedError("the file became shorter while it was sent")
+            else:
+                sent = self.sock.send(item, flags)
+        except BlockingIOError:
+            return 0
+        self.moved += sent
+        self.recorder.add(SENT, sent)
+        return sent
+
+    def has_input(self) -> bool:
+        """Whether the client has sent something that was not read."""
+        try:
+            return bool(self.sock.recv(1, _LOOK_FLAGS))
+        except BlockingIOError:
+            return False
+
+    # ---- what waits to be sent ------------------------------------------------------------
+
     def queue(self, op: tuple[bytes | memoryview, ...] | SendFile) -> None:
         """Put what a session yielded into `out`."""
         if type(op) is tuple:
@@ -154,12 +194,7 @@ class Connection(Link):
         if type(op) is not tuple or self.out:
             self.queue(op)
             return self.flush()
-        try:
-            sent = self.sock.sendmsg(op, (), NO_SIGPIPE)
-        except BlockingIOError:
-            sent = 0
-        self.moved += sent
-        self.recorder.add(SENT, sent)
+        sent = self.transmit(op)
         for buffer in op:
             if sent < len(buffer):
                 self.out.append(memoryview(buffer)[sent:])
@@ -180,13 +215,6 @@ class Connection(Link):
                 self.sock.shutdown(socket.SHUT_WR)
         self.sock.close()
 
-    def has_input(self) -> bool:
-        """Whether the client has sent something that was not read."""
-        try:
-            return bool(self.sock.recv(1, _LOOK_FLAGS))
-        except BlockingIOError:
-            return False
-
     def has_come(self) -> bool:
         """As `has_input`, just before the connection is given up: wherever it may be by now."""
         return self.has_input()
@@ -204,28 +232,17 @@ class Connection(Link):
         out = self.out
         while out:
             item = out[0]
-            try:
-                if type(item) is memoryview:
-                    sent = self.sock.send(item, _MORE_FLAGS if len(out) > 1 else NO_SIGPIPE)
-                    left = len(item) - sent
-                    if left:
-                        out[0] = item[sent:]
-                else:
-                    assert isinstance(item, FilePiece)
-                    sent = 0
-                    if item.count:
-                        sent = without_sigpipe(os.sendfile, self.fd, item.fd, item.offset, item.count)
-                    if not sent and item.count:
-                        raise ConnectionAbortedError("the file became shorter while it was sent")
-                    item.offset += sent
-                    item.count -= sent
-                    left = item.count
-            except BlockingIOError:
-                return False
-            self.moved += sent
-            self.recorder.add(SENT, sent)
-            if not left:
+            size = item.count if isinstance(item, FilePiece) else len(item)
+            sent = self.transmit(item, more=len(out) > 1) if size else 0
+            if sent == size:
                 del out[0]
+            elif not sent:
+                return False
+            elif isinstance(item, FilePiece):
+                item.offset += sent
+                item.count -= sent
+            else:
+                out[0] = item[sent:]
         return True
 
     # ---- session.Peer ---------------------------------------------------------------------
@@ -256,27 +273,19 @@ class Connection(Link):
 
     def send(self, data: bytes | memoryview) -> int:
         try:
-            sent = self.sock.send(data, NO_SIGPIPE)
-        except BlockingIOError:
-            return 0
+            return self.transmit(data)
         except OSError as error:
             raise ClientGone("the client has left") from error
-        self.moved += sent
-        self.recorder.add(SENT, sent)
-        return sent
 
     def fill(self, buffer: memoryview | None) -> int:
         if buffer is None:
-            self.recv = self.sock.recv
+            self._recv = self.sock.recv
             return 0
-        self.recv = _Filling(self.sock, buffer).recv
+        self._recv = _Filling(self.sock, buffer).recv
         try:
-            count = len(self.recv(CHUNK_BYTES, _NOW_FLAGS))
+            return len(self.receive(CHUNK_BYTES, _NOW_FLAGS))
         except OSError:  # the next receive will see it, or the end
             return 0
-        self.moved += count
-        self.recorder.add(RECEIVED, count)
-        return count
 
     def shutdown(self) -> bool:
         try:

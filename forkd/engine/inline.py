@@ -16,7 +16,6 @@ from forkd.engine.driver import Driver, driver_row
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
 from forkd.session.seam import HIJACK, Await, Deadline
-from forkd.system.cells import RECEIVED
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet
 from forkd.system.originals import socket
 
@@ -125,14 +124,12 @@ class InlineLoop(ChildLoop):
 
     def _receive(self, conn: Connection) -> None:
         try:
-            data = conn.recv(CHUNK_BYTES)
+            data = conn.receive(CHUNK_BYTES)
         except BlockingIOError:
             return
         except OSError:
             self.lost(conn)
             return
-        conn.moved += len(data)
-        conn.recorder.add(RECEIVED, len(data))
         self.feed(conn, data)
 
     def _flush(self, conn: Connection) -> None:

@@ -11,9 +11,7 @@ from typing import Any, Final
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.session.seam import HIJACK, LINGER, READY, Await, Deadline, Log
-from forkd.system.cells import RECEIVED, SENT
 from forkd.system.forked import in_fork, leave
-from forkd.system.sigpipe import NO_SIGPIPE
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
 #: a client that pipelines thousands of requests, an answer without end to a fast reader.
@@ -45,12 +43,9 @@ Outcome = Any  # Await | READY | HIJACK | one of the above
 def receive(conn: Connection) -> bytes | memoryview | None:
     """The bytes that the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
     try:
-        data = conn.recv(CHUNK_BYTES)
+        return conn.receive(CHUNK_BYTES)
     except BlockingIOError:
         return None
-    conn.moved += len(data)
-    conn.recorder.add(RECEIVED, len(data))
-    return data
 
 
 def advance(
@@ -73,14 +68,7 @@ def advance(
         op = step(value)
         while True:
             if type(op) is bytes:
-                sent = 0
-                if send:
-                    try:
-                        sent = conn.sock.send(op, NO_SIGPIPE)
-                    except BlockingIOError:
-                        pass
-                conn.moved += sent
-                conn.recorder.add(SENT, sent)
+                sent = conn.transmit(op) if send else 0
                 turn -= 1
                 if sent < len(op):
                     conn.out.append(memoryview(op)[sent:])

@@ -156,8 +156,7 @@ static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
 /* Its answer is sent, which was the last. Returns 0, or -1 with an exception. */
 static int end_link(Dispatcher *self, Link *link)
 {
-    char byte;
-    if (recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
+    if (!link_has_input(link)) {
         link_close(link);
         return 0;
     }
@@ -207,19 +206,18 @@ int link_later(Dispatcher *self, Link *link, int epoll)
 
 static int begin(Dispatcher *self, Link *link, int epoll)
 {
-    ssize_t size = recv(link->fd, self->buffer, CHUNK, MSG_DONTWAIT);
-    if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return link_later(self, link, epoll);
-    if (size <= 0) {
-        link_close(link);
-        return 0;
-    }
     int rests = resting_known(&self->resting, link), failed = -1;
     if (rests < 0)
         return -1;
     if (rests && !link->recorder)
         link->recorder = Py_NewRef(exchange_recorder(self->resting.exchange));
-    recorder_add(link->recorder, CELL_RECEIVED, size);
+    Py_ssize_t size = link_receive(link, self->buffer, CHUNK);
+    if (size == LINK_EMPTY)
+        return link_later(self, link, epoll);
+    if (size <= 0) {
+        link_close(link);
+        return 0;
+    }
     PyObject *exchange = Py_XNewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *rest;
     UsualRequest *request = NULL;
     int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;

@@ -7,9 +7,6 @@
 
 #define _GNU_SOURCE
 #include "engine_inline.h"
-#include <errno.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <stddef.h>
 #include <structmember.h>
 
@@ -91,19 +88,7 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
             return NULL;
         pieces[i] = (struct iovec){data, (size_t)size};
     }
-    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
-    ssize_t sent;
-    if (count == 1) {
-        sent = send(conn->fd, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
-    } else { /* so large that other threads should not wait until it is copied */
-        Py_BEGIN_ALLOW_THREADS
-        sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
-        Py_END_ALLOW_THREADS
-    }
-    if (sent < 0)
-        sent = 0; /* the send of the rest will fail in the same way, and is looked at */
-    conn->moved += sent;
-    recorder_add(conn->recorder, CELL_SENT, sent);
+    Py_ssize_t sent = link_send(conn, pieces, count, flags);
     size_t all = pieces[0].iov_len + pieces[1].iov_len;
     if ((size_t)sent == all)
         return Py_NewRef(Py_None);
@@ -113,7 +98,7 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
         PyObject *rest = remainder_of(parts[0], sent);
         return !rest ? NULL : count == 1 ? Py_BuildValue("(N)", rest) : Py_BuildValue("(NO)", rest, parts[1]);
     }
-    PyObject *rest = remainder_of(parts[1], sent - (ssize_t)pieces[0].iov_len);
+    PyObject *rest = remainder_of(parts[1], sent - (Py_ssize_t)pieces[0].iov_len);
     return rest ? Py_BuildValue("(N)", rest) : NULL;
 }
 
@@ -141,23 +126,20 @@ static int judge(Dispatcher *self, UsualRequest *request, int64_t took)
 /* What arrived at a connection that rests. Returns 0, or -1 with an exception. */
 static int serve(Dispatcher *self, Link *conn, double now)
 {
-    ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    Py_ssize_t size = link_receive(conn, self->buffer, CHUNK);
     if (size < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
-    recorder_add(conn->recorder, CELL_RECEIVED, size);
+        return size == LINK_EMPTY ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
     /* The application may come back here: another Await may be known by then. */
     PyObject *exchange = Py_NewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *value;
     double until = now + self->resting.seconds;
     UsualRequest *request = NULL;
     int begun = size ? exchange_read(exchange, self->buffer, size, conn, &request) : 0, leads = 1, failed;
     if (begun > 0 && self->wary) {
-        conn->moved += size;
         int taken = claimed(self, conn, request);
         if (taken) {
             failed = taken < 0 ? -1 : 0;
             goto done;
         }
-        conn->moved -= size;
     }
     if (begun > 0) { /* from here on the buffer may be another leader's */
         begun = self->baton && baton_hold(self->baton, (PyObject *)conn)
@@ -167,7 +149,6 @@ static int serve(Dispatcher *self, Link *conn, double now)
     }
     failed = begun < 0 ? -1 : 0;
     if (!begun) {
-        conn->moved += size;
         value = PyBytes_FromStringAndSize(self->buffer, size);
     } else if (begun == 1 && leads) {
         value = send_now(conn, answer, 0); /* None: all of it */

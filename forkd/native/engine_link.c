@@ -1,11 +1,14 @@
 /* A connection as its driver and its session share it: the native twin of engine/link.py. */
 
 #include "native.h"
+#include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+enum { SEND_AT_ONCE = 65536 }; /* bytes of one piece: for more, and for several, other threads should not wait */
 
 PyTypeObject *link_type;
 PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended;
@@ -92,8 +95,44 @@ PyObject *link_grown(Link *self)
     return PyObject_CallMethodObjArgs(self->driver, n_grown, (PyObject *)self, NULL);
 }
 
-/* ---- a connection at rest ------------------------------------------------------------------- */
+/* ---- its bytes: no other file receives or sends any (tests/engine/test_bytes_move.py) ----------------- */
 
+Py_ssize_t link_receive(Link *self, char *buffer, Py_ssize_t size)
+{
+    ssize_t received = recv(self->fd, buffer, (size_t)size, MSG_DONTWAIT);
+    if (received < 0)
+        return errno == EAGAIN || errno == EINTR ? LINK_EMPTY : LINK_LOST;
+    self->moved += received;
+    recorder_add(self->recorder, CELL_RECEIVED, received);
+    return received;
+}
+
+Py_ssize_t link_send(Link *self, struct iovec *pieces, int count, int flags)
+{
+    ssize_t sent;
+    flags |= MSG_DONTWAIT | MSG_NOSIGNAL;
+    if (count == 1 && pieces->iov_len <= SEND_AT_ONCE) {
+        sent = send(self->fd, pieces->iov_base, pieces->iov_len, flags);
+    } else {
+        struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
+        Py_BEGIN_ALLOW_THREADS
+        sent = sendmsg(self->fd, &message, flags);
+        Py_END_ALLOW_THREADS
+    }
+    if (sent <= 0)
+        return 0;
+    self->moved += sent;
+    recorder_add(self->recorder, CELL_SENT, sent);
+    return sent;
+}
+
+int link_has_input(const Link *self)
+{
+    char byte;
+    return recv(self->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+/* ---- a connection at rest ------------------------------------------------------------------- */
 
 int resting_traverse(Resting *resting, visitproc visit, void *arg)
 {

@@ -5,9 +5,9 @@
  * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
  *
  * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in system_handles.c,
- * system_ring.c and engine_baton.c, large sends in engine_inline.c and stream_flow.c, and the handlers of a fork in
- * system_forked.c. These parts make system calls, and so do
- * engine_accept.c, engine_link.c and system_signals.c; the others make none.
+ * system_ring.c and engine_baton.c, large sends in engine_link.c, and the handlers of a fork in
+ * system_forked.c. These parts make system calls, and so do engine_accept.c and system_signals.c; the others
+ * make none.
  */
 
 #include "native.h"

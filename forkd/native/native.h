@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/uio.h>
 #include <time.h>
 
 /* CLOCK_MONOTONIC, ns. */
@@ -101,6 +102,15 @@ typedef struct {
 
 extern PyTypeObject *link_type;
 void link_close(Link *link);
+/* What link_receive returns for want of bytes: none have come yet; the client has left, or the socket has failed. */
+enum { LINK_EMPTY = -1, LINK_LOST = -2 };
+/* Receive what has come, and count it. Returns how many bytes, 0 at their end, LINK_EMPTY or LINK_LOST. */
+Py_ssize_t link_receive(Link *link, char *buffer, Py_ssize_t size);
+/* Send what can be sent now, and count it; `flags` as send(2) has them. Returns how many bytes; 0, too, when sending
+ * fails: that of the rest will fail in the same way, and is looked at. */
+Py_ssize_t link_send(Link *link, struct iovec *pieces, int count, int flags);
+/* Whether something has come that was not received. */
+int link_has_input(const Link *link);
 /* The Connection that takes over from a bare Link. New reference, or NULL with an exception. */
 PyObject *link_grown(Link *link);
 

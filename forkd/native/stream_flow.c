@@ -1,12 +1,9 @@
 /* The bytes of an asyncio stream that is plainly open, past the session and the transport (app/stream/flow.py,
  * app/stream/transport.py, which do the same, and all else). */
 
-#define _GNU_SOURCE
 #include "engine_inline.h"
-#include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
-#include <sys/socket.h>
 
 PyTypeObject *flow_type;
 static PyObject *n_data_received;
@@ -55,22 +52,12 @@ static PyObject *flow_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 static PyObject *flow_write(Flow *self, PyObject *data)
 {
     Py_ssize_t size = self->plain && PyBytes_CheckExact(data) ? PyBytes_Size(data) : 0;
-    ssize_t sent = 0;
+    Py_ssize_t sent = 0;
     if (size) {
-        Link *peer = (Link *)self->peer;
-        const char *bytes = PyBytes_AsString(data);
-        if (size > 65536) {
-            Py_BEGIN_ALLOW_THREADS
-            sent = send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-            Py_END_ALLOW_THREADS
-        } else {
-            sent = send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        }
-        if (sent > 0) {
-            peer->moved += sent;
-            recorder_add(peer->recorder, CELL_SENT, sent);
+        struct iovec piece = {PyBytes_AsString(data), (size_t)size};
+        sent = link_send((Link *)self->peer, &piece, 1, 0);
+        if (sent)
             self->owed = self->quiet = 0;
-        }
         if (sent == size)
             Py_RETURN_NONE;
     }
@@ -106,20 +93,18 @@ int flow_plain(const Dispatcher *self, const Link *conn)
 
 int flow_ready(Dispatcher *self, Link *conn, double now)
 {
-    ssize_t size = recv(conn->fd, self->buffer, CHUNK, MSG_DONTWAIT);
+    Py_ssize_t size = link_receive(conn, self->buffer, CHUNK);
     if (size < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
+        return size == LINK_EMPTY ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
     if (!size) {
         PyObject *end = PyBytes_FromStringAndSize(NULL, 0);
         int told = end ? loop_tell(self->loop, n_feed, conn, end) : -1;
         Py_XDECREF(end);
         return told;
     }
-    recorder_add(conn->recorder, CELL_RECEIVED, size);
     PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
     double until = now + self->resting.seconds;
     int failed = receive((Flow *)flow, self->buffer, size);
-    conn->moved += size;
     if (failed) { /* the protocol: its session knows what to do */
         PyObject *value = taken_exception();
         failed = loop_tell(self->loop, n_failed, conn, value);
