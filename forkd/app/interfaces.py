@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkd.app.wsgi.exchange import Wsgi
-from forkd.app.wsgi.shed import SheddingWsgi
 from forkd.config import Config
 from forkd.config.rules import Rule
 from forkd.errors import AppError
+from forkd.session.http1 import Exchanges, Http1
 from forkd.session.seam import Host, Interface
+from forkd.session.shed import Shedding
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def _require_wsgi(app: Any, config: Config) -> None:
 
 
 def _make_wsgi(app: Any, config: Config, host: Host, worker: int) -> Interface:
-    make = SheddingWsgi if config.shed_after else Wsgi
-    return make(app, config, host, multithread=config.threads > 1, worker=worker)
+    served: Exchanges = Wsgi(app, config, host, multithread=config.threads > 1, worker=worker)
+    if config.shed_after:
+        served = Shedding(served, config, host)
+    return Http1(served, config, host)
 
 
 def _refuse_asgi(app: Any) -> None:

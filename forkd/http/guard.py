@@ -47,7 +47,7 @@ class Request:
         "version",
     )
 
-    ticket = 0  # as UsualRequest in app/wsgi/shortcut.py has it: native code has not begun it
+    ticket = 0  # as Call in session/http1.py has it: native code has not begun it
 
     def __init__(
         self,
@@ -79,6 +79,20 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.line!r}>"
+
+    @property
+    def referer(self) -> str | None:
+        """As received, for the access log; None where there is no such field."""
+        return self._text(b"referer")
+
+    @property
+    def agent(self) -> str | None:
+        """User-Agent, likewise."""
+        return self._text(b"user-agent")
+
+    def _text(self, name: bytes) -> str | None:
+        values = [value for found, value in self.headers if found.lower() == name]
+        return b",".join(values).decode("latin-1") if values else None
 
 
 class Line(NamedTuple):

@@ -1,1 +1,2 @@
-"""One connection as a session: the protocol and the seam to the models, and no socket."""
+"""One connection as a session, and no socket: the seam to the models, and HTTP/1 for each interface that
+serves it."""

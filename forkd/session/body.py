@@ -1,4 +1,4 @@
-"""Request bodies as `wsgi.input`: collected before the application runs.
+"""Request bodies as files: collected before the application runs.
 
 Sans-I/O: bytes come from the session.
 """
@@ -13,6 +13,7 @@ from forkd.config import Config
 from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
+from forkd.native import pick
 from forkd.session.seam import (
     SLOWEST_BYTES_PER_SECOND,
     Await,
@@ -22,6 +23,7 @@ from forkd.session.seam import (
     Peer,
 )
 from forkd.session.spool import Room, Spool
+from forkd.system.forked import in_fork, leave
 
 #: Bytes of request bodies that a child holds in memory; beyond it all bodies go to disk.
 _MAX_MEMORY_BYTES = 64 << 20
@@ -39,14 +41,14 @@ class Framed(Protocol):
 class Collector:
     """Receives whole bodies. One per child."""
 
-    def __init__(self, config: Config, log: Log, blank: Callable[[int], bytes]) -> None:
-        """`blank` makes bytes that will be written before they are read."""
+    def __init__(self, config: Config, log: Log) -> None:
         self._most = config.limit_request_body
         self._buffer = config.body_buffer
         self._room = Room(max(_MAX_MEMORY_BYTES, config.body_buffer))
         self._wait = Await("request body", config.body_timeout, rate=SLOWEST_BYTES_PER_SECOND)
         self._log = log
-        self._blank = blank
+        #: Makes bytes that will be written before they are read.
+        self._blank: Callable[[int], bytes] = pick("blank", bytes, config.native)
 
     def collect(
         self, request: Framed, peer: Peer, data: bytes
@@ -84,3 +86,16 @@ class Collector:
         if isinstance(request, Request):
             request.length = spool.size
         return spool.rewind(), decoder.leftover
+
+
+def close_body(body: IO[bytes], log: Log) -> None:
+    """The application had `body`: it may have detached it, hold a buffer of it, or have replaced its close().
+    The answer is sent; what goes wrong here must not end the connection."""
+    try:
+        body.close()
+    except BaseException as error:  # whatever a close() of the application's raises
+        if in_fork:
+            leave(error)
+        log.debug(f"request body: close: {type(error).__name__}")
+    if in_fork:
+        leave()

@@ -24,6 +24,7 @@ from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import ListenerIntake
 from forkd.engine.share import Share
 from forkd.models import registry
+from forkd.session.http1 import Http1
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease, make_bells
 from forkd.system.scoreboard import Scoreboard
@@ -116,7 +117,7 @@ class _Play:
         intakes: list[Any] = [
             ListenerIntake(sock, ("127.0.0.1", 80), shared=shared) for sock in self.listeners
         ]
-        wsgi = Wsgi(self.app, config, host, multithread=cell.threads > 1)
+        wsgi = Http1(Wsgi(self.app, config, host, multithread=cell.threads > 1), config, host)
         self.bell = os.eventfd(1)  # always readable
         context = ChildContext(
             config, cell.io, 1, rows[0], lanes, lease, intakes, wsgi, host, host.log, host.access,

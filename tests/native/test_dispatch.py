@@ -28,6 +28,7 @@ from forkd.engine.inline import InlineLoop
 from forkd.engine.intake import ListenerIntake
 from forkd.models.proactor import Proactor
 from forkd.native import native
+from forkd.session.http1 import Http1
 from forkd.system.cells import (
     ACCEPTED,
     CODES,
@@ -88,7 +89,7 @@ class Daemon:
 
         self.config = Config(native=native)
         app = retiring(make(self.events), drains, retire)
-        wsgi = Wsgi(app, self.config, host, multithread=False)
+        wsgi = Http1(Wsgi(app, self.config, host, multithread=False), self.config, host)
         self.model = model
         self.bells = make_bells(1)
         lease = Lease(self.bells)

@@ -21,6 +21,7 @@ from forkd.app.wsgi.exchange import Wsgi
 from forkd.app.wsgi.file_wrapper import FileWrapper
 from forkd.config import Config
 from forkd.native import native
+from forkd.session.http1 import Http1
 from forkd.session.seam import Await, ClientGone, SendFile
 from forkd.system.cells import CODES, DURATION_BLOCKS, DURATION_CELLS, IN_FLIGHT, REQUEST, REQUESTS
 from forkd.system.scoreboard import scratch_row
@@ -286,7 +287,7 @@ def test_what_is_done_to_the_environ_changes_neither_answer_nor_log() -> None:
         wanted = run(answering(seed, False), list(heads), 0, False, 0, False)
         for fast in (True, False):
             found = run(answering(seed, True), list(heads), 0, False, 0, fast)
-            found[3] = [line for line in found[3] if not line.startswith("wsgi.input: close: ")]
+            found[3] = [line for line in found[3] if not line.startswith("request body: close: ")]
             assert found == wanted
 
 
@@ -357,7 +358,8 @@ def run(
 
     config = Config(native=native)
     peer = Peer(out, gone)
-    wsgi = Wsgi(retiring(make(events), drains, retire), config, host, multithread=False)  # type: ignore[arg-type]
+    app: Any = retiring(make(events), drains, retire)
+    wsgi = Http1(Wsgi(app, config, host, multithread=False), config, host)  # type: ignore[arg-type]
     session = wsgi.session(peer)  # type: ignore[arg-type]
     try:
         op = next(session)

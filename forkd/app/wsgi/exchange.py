@@ -1,7 +1,7 @@
-"""WSGI (PEP 3333) over HTTP/1: the session of one connection, in a child.
+"""WSGI (PEP 3333): the exchange, from a request to the bytes of its answer. In a child.
 
-One request's journey: the head is parsed, the body is collected, READY is yielded (from here on the
-code may run in another thread), the application is called, and its pieces are yielded as bytes.
+session/http1.py starts it after READY, with the request's body: the application is called, and its pieces are
+yielded as bytes, framed by session/framing.py. A usual request goes from call to answer in native code.
 """
 
 from __future__ import annotations
@@ -13,44 +13,28 @@ from typing import IO, Any
 
 from forkd.app.wsgi.environ import Ends, Environ, environ_of, roomy_template
 from forkd.app.wsgi.file_wrapper import FileWrapper
-from forkd.app.wsgi.shortcut import Block, Exchange, Usual, UsualParser, UsualRequest
+from forkd.app.wsgi.shortcut import UsualRequest, read_head, shortcut_maker
 from forkd.app.wsgi.start_response import Response, declared, exact
 from forkd.config import Config
 from forkd.http.guard import Request
-from forkd.http.limits import Limits, Refusal, Refused
-from forkd.http.request import RequestParser
-from forkd.http.response import CONTINUE, body_size, date, error
-from forkd.session.body import Collector
-from forkd.session.seam import (
-    ANY_BYTES_PER_SECOND,
-    LINGER,
-    READY,
-    Await,
-    ClientGone,
-    Deadline,
-    Host,
-    Peer,
-    SendFile,
-    Session,
-)
-from forkd.system.cells import CODES, REFUSED, REQUESTS
+from forkd.http.limits import Refusal
+from forkd.http.response import body_size, date, error
+from forkd.session.framing import Block, Framing
+from forkd.session.http1 import Exchange, Shortcut, Shown, limits_of
+from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
+from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-#: Referer and User-Agent as received, for the access log; None where there is no such field.
-Shown = tuple[str | None, str | None]
 
 #: Counted and logged when the client left before it was answered; never sent. As in nginx.
 _CLIENT_LEFT_STATUS = 499
-#: Bytes that the access log shows of the request line of a head that was refused, or did not come whole: it
-#: may be anything, and each byte of it takes up to four there.
-_SHOWN_LINE_BYTES = 1024
 #: Above this a head and its body are sent as two buffers rather than copied into one.
 _MAX_COPY_BYTES = 16384
 
 
 class Wsgi:
-    """Makes the sessions of one WSGI application. One per child."""
+    """Runs one WSGI application, for session/http1.py. One per child."""
 
     def __init__(
         self, app: Application, config: Config, host: Host, *, multithread: bool, worker: int = 0
@@ -59,16 +43,7 @@ class Wsgi:
         self._app = app
         self._host = host
         self._recorder = host.recorder
-        self._limits = Limits(
-            line=config.limit_request_line,
-            field=config.limit_request_field_size,
-            fields=config.limit_request_fields,
-            head=config.limit_request_head,
-            body=config.limit_request_body,
-        )
-        self._keep_alive = config.keep_alive > 0
-        self._usual = Usual(config.native)
-        self._collect = Collector(config, host.log, self._usual.blank).collect
+        self._framing = Framing(config, host)
         self._template: Environ = roomy_template({
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -83,125 +58,39 @@ class Wsgi:
             "wsgi.input_terminated": True,
             "forkd.worker": worker,
         })  # fmt: skip
-        self._exchange = self._make_exchange()
-        self._idle = Await(
-            "keep-alive", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=self._exchange
-        )
-        self._first = Await(
-            "first request", config.header_timeout, rate=ANY_BYTES_PER_SECOND, idle=True,
-            shortcut=self._exchange, then=self._idle,
-        )  # fmt: skip
-        self.opening = self._first if self._exchange is not None else None
-        self._head = Await("request head", config.header_timeout)
+        limits = limits_of(config)
+        self._limits = limits.shortest, limits.fields, limits.body, self._template
+        self._read_head = read_head(config.native)
+        self.shortcut = self._shortcut(config)
 
-    def _make_exchange(self) -> Exchange | None:
-        """The native part that calls the application for usual requests, where there is one."""
-        make, host = self._usual.exchange, self._host
+    def _shortcut(self, config: Config) -> Shortcut | None:
+        make, host = shortcut_maker(config.native), self._host
         if make is None:
             return None
         lines = host.access.lines if host.access is not None else None
-        limits = self._limits
         return make(
             self._app, self._response, host.recorder, host.access, lines, date,
-            self._keep_alive, _MAX_COPY_BYTES,
-            (limits.shortest, limits.fields, limits.body, self._template),
+            self._framing.keep_alive, _MAX_COPY_BYTES, self._limits,
         )  # fmt: skip
 
-    def retire(self) -> None:
-        if self._exchange is not None:
-            self._exchange.draining = True  # the other answers look at `Host.draining` themselves
+    # ---- what HTTP/1 takes ----------------------------------------------------------------
 
-    # ---- the connection -------------------------------------------------------------------
+    def note(self, peer: Peer) -> Ends:
+        return peer.server, str(peer.server_port), peer.client, str(peer.client_port)
 
-    def session(self, peer: Peer) -> Session:
-        """One connection, request by request. Returns LINGER when the client may still send."""
-        exchange, usual = self._exchange, self._usual.request
-        parser = self._parser(peer)
-        wait = self._first
-        data = yield wait
-        while True:
-            try:
-                request = parser.feed(data)
-                while request is None:
-                    data = yield self._head if parser.started else wait
-                    if not data:
-                        return None  # EOF: between requests, or the client gave up in the middle
-                    request = parser.feed(data)
-            except Refused as refused:
-                return (yield from self._refuse(peer, refused, parser.line))
-            except Deadline:
-                if not parser.started:
-                    return None
-                late = Refused(408, "the request head did not arrive in time")
-                return (yield from self._refuse(peer, late, parser.line))
-            data = parser.leftover
-            try:
-                if exchange is None or not isinstance(request, usual):
-                    close, data = yield from self._general(request, peer, data)
-                else:
-                    body: IO[bytes] | None = None
-                    if request.ticket:  # begun by native code
-                        answer = request.answer
-                    else:
-                        if request.length:
-                            body, data = yield from self._collect(request, peer, data)
-                        peer.line = request.line
-                        yield READY
-                        answer = exchange.run(request, peer, body)
-                    if answer is not None:
-                        peer.line = b""
-                        try:
-                            yield answer
-                        finally:
-                            exchange.end(request)
-                        close = request.close
-                        del answer
-                    else:
-                        response = request.response
-                        shown = request.referer, request.agent
-                        yield from self._respond(
-                            request, shown, request.outcome, response, peer, request.ticket
-                        )
-                        close = response.close
-                        del response
-                    if body is not None:
-                        self._close(body)
-                        body = None
-            except Refused as refused:
-                return (yield from self._refuse(peer, refused, request.line, self._shown(request, peer)))
-            if close:
-                return LINGER if data else None
-            wait = self._idle
-            del request  # ten thousand idle clients have that many of what is suspended here
-            if not data:
-                data = yield wait
-                if not data:
-                    return None
+    def read(self, data: bytes, peer: Peer) -> UsualRequest | None:
+        line, fields, body, template = self._limits
+        return self._read_head(data, line, fields, body, template, peer.note)
 
-    def _parser(self, peer: Peer) -> RequestParser | UsualParser:
-        if self._usual.read_head is None:
-            return RequestParser(self._limits)
-        peer.note = ends = _ends(peer)
-        return UsualParser(self._limits, self._usual.read_head, self._template, ends)
-
-    def _general(
-        self, request: Request | UsualRequest, peer: Peer, data: bytes
-    ) -> Generator[Any, Any, tuple[bool, Any]]:
-        """A request of any kind. Returns whether the connection ends with it, and what the client has
-        sent after it."""
-        body: IO[bytes] = io.BytesIO()
-        if request.chunked or request.length:
-            if request.expect_continue and not data:
-                yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)
-            body, data = yield from self._collect(request, peer, data)
-        peer.line = request.line
-        yield READY
+    def exchange(
+        self, request: Request | UsualRequest, peer: Peer, body: IO[bytes] | None
+    ) -> Exchange:
         response = self._response(request, peer)
         if isinstance(request, Request):
-            environ = environ_of(request, self._template, _ends(peer))
+            environ = environ_of(request, self._template, peer.note)
         else:
             environ = request.environ
-        environ["wsgi.input"] = body
+        environ["wsgi.input"] = io.BytesIO() if body is None else body
         # For the log, before the application has environ and may change it.
         shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
 
@@ -209,60 +98,20 @@ class Wsgi:
             return self._app(environ, response.start_response)
 
         yield from self._respond(request, shown, outcome, response, peer)
-        self._close(body)
-        return response.close, data
+        return response.close
 
-    def _close(self, body: IO[bytes]) -> None:
-        """The application had `body`: it may have detached it, hold a buffer of it, or have replaced its
-        close(). The answer is sent; what goes wrong here must not end the connection."""
-        try:
-            body.close()
-        except BaseException as error:  # whatever a close() of the application's raises
-            if in_fork:
-                leave(error)
-            self._host.log.debug(f"wsgi.input: close: {type(error).__name__}")
-        if in_fork:
-            leave()
-
-    def _refuse(
-        self, peer: Peer, refused: Refused, line: bytes, shown: Shown | None = None
-    ) -> Generator[Any, Any, Any]:
-        """Answer what must not reach the application, and close. Returns LINGER. `line`: the request line, as
-        far as it is here; without `shown` its head is not complete, or is not one."""
-        status, reason = refused.status, refused.reason
-        for cell in (REQUESTS, CODES + status, REFUSED + refused.kind):
-            self._recorder.add(cell)
-        answer = error(status, reason, method="HEAD" if line.startswith(b"HEAD ") else "GET")
-        if shown is None and len(line) > _SHOWN_LINE_BYTES:
-            line = line[:_SHOWN_LINE_BYTES] + b"..."
-        self._log_own(peer, line, status, answer, shown or (None, None), 0)
-        self._host.log.debug(f"{peer.client or 'unix'}: refused with {status}: {reason}")
-        yield answer
-        return LINGER
-
-    def _shown(self, request: Request | UsualRequest, peer: Peer) -> Shown:
-        if not isinstance(request, Request):
-            return request.referer, request.agent
-        environ = environ_of(request, self._template, _ends(peer))
-        return environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
-
-    def _log_own(
-        self, peer: Peer, line: bytes, status: int, answer: bytes, shown: Shown, took_ns: int
-    ) -> None:
-        """An answer of forkd's own goes to the access log."""
-        if self._host.access is not None:
-            referer, agent = ("-" if value is None else value for value in shown)
-            self._host.access.add(
-                peer.client, line or b"-", status, body_size(answer), referer, agent, took_ns
-            )
-
-    # ---- the request ----------------------------------------------------------------------
+    def resume(self, call: UsualRequest, peer: Peer) -> Exchange:
+        response, shown = call.response, (call.referer, call.agent)
+        yield from self._respond(call, shown, call.outcome, response, peer, call.ticket)
+        close: bool = response.close
+        return close
 
     def _response(
         self, request: Request | UsualRequest, peer: Peer, block: Block | None = None
     ) -> Response:
-        keep_alive = request.keep_alive and self._keep_alive
-        return Response(request, peer, self._host, self._usual, keep_alive, block)
+        return Response(self._framing, request, peer, block)
+
+    # ---- the answer -----------------------------------------------------------------------
 
     def _respond(
         self,
@@ -411,7 +260,3 @@ class Wsgi:
 def _left(error: BaseException, peer: Peer) -> bool:
     """Whether the client has left, or forkd closes the session. Another GeneratorExit is a failure."""
     return isinstance(error, (ClientGone, Deadline)) or (peer.ended and isinstance(error, GeneratorExit))
-
-
-def _ends(peer: Peer) -> Ends:
-    return peer.server, str(peer.server_port), peer.client, str(peer.client_port)

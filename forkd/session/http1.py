@@ -1,0 +1,245 @@
+"""HTTP/1.1 (RFC 9112): the session of one connection, in a child.
+
+A head is read and judged, its body is collected, READY is yielded (from here on the code may run in another
+thread), and the interface runs the exchange, whose bytes pass through here. Then comes the next request.
+Keep-alive, pipelining, deadlines, refusals: all of it is the same for each interface that serves HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import IO, Any, Protocol
+
+from forkd.config import Config
+from forkd.http.guard import Request
+from forkd.http.limits import Limits, Refused
+from forkd.http.request import RequestParser
+from forkd.http.response import CONTINUE, body_size, error
+from forkd.session.body import Collector, close_body
+from forkd.session.seam import (
+    ANY_BYTES_PER_SECOND,
+    LINGER,
+    READY,
+    Await,
+    Deadline,
+    Host,
+    Peer,
+    Session,
+)
+from forkd.system.cells import CODES, REFUSED, REQUESTS
+
+#: Referer and User-Agent as received, for the access log; None where there is no such field.
+Shown = tuple[str | None, str | None]
+
+#: Bytes that the access log shows of the request line of a head that was refused, or did not come whole: it
+#: may be anything, and each byte of it takes up to four there.
+_SHOWN_LINE_BYTES = 1024
+
+
+class Call(Protocol):
+    """A usual request, read in one pass by native code; otherwise as guard.Request."""
+
+    end: int  # bytes of its head
+    method: str
+    line: bytes
+    keep_alive: bool
+    version: str
+    length: int | None
+    chunked: bool
+    expect_continue: bool
+    referer: str | None  # as received, for the access log; None where there is no such field
+    agent: str | None  # User-Agent, likewise
+
+    # Since it has begun.
+    ticket: int  # in the recorder; 0 before
+    answer: Any  # the whole answer, or what is left of it to send, where native code has begun it
+    close: bool  # the connection ends after the answer
+
+
+class Shortcut(Protocol):
+    """The native way from a usual request to its answer. It is taken here for a request that came while the
+    session ran, and by native code for one that comes while the session rests (`Await.shortcut`)."""
+
+    draining: bool  # each answer is its connection's last
+
+    def run(self, call: Any, peer: Any, body: IO[bytes] | None, /) -> bytes | tuple[bytes, bytes] | None:
+        """The whole answer; None when it is not usual: then the interface resumes the call. `body`: None for
+        an empty one."""
+        ...
+
+    def end(self, call: Any, /) -> None:
+        """Count and log a call that was answered so, or whose client has left."""
+
+
+#: One request in an interface: yields as a session does, and returns whether the connection ends with it.
+Exchange = Generator[Any, Any, bool]
+
+
+class Exchanges(Protocol):
+    """What HTTP/1 takes from an interface. A request is a guard.Request, or a Call that `read` has made."""
+
+    @property
+    def shortcut(self) -> Shortcut | None:
+        """None: each request is an exchange."""
+
+    def note(self, peer: Peer) -> Any:
+        """What `read` and the shortcut need of a connection: `Peer.note`, made as its session starts."""
+
+    def read(self, data: bytes, peer: Peer) -> Call | None:
+        """The request whose head is at the beginning of `data`; None: RequestParser reads it."""
+
+    def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Exchange:
+        """Answer it. `body`: None for an empty one; it is closed here afterwards. Started after READY."""
+        ...
+
+    def resume(self, call: Any, peer: Peer) -> Exchange:
+        """Go on with a call that the shortcut has begun and could not answer."""
+        ...
+
+
+class Http1:
+    """Makes the sessions of one child: an Interface of the seam, over one that serves requests."""
+
+    def __init__(self, served: Exchanges, config: Config, host: Host) -> None:
+        self._served = served
+        self._host = host
+        self._limits = limits_of(config)
+        self._collect = Collector(config, host.log).collect
+        shortcut = served.shortcut
+        self._idle = Await(
+            "keep-alive", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=shortcut
+        )
+        self._first = Await(
+            "first request", config.header_timeout, rate=ANY_BYTES_PER_SECOND, idle=True,
+            shortcut=shortcut, then=self._idle,
+        )  # fmt: skip
+        self.opening = self._first if shortcut is not None else None
+        self._head = Await("request head", config.header_timeout)
+
+    def retire(self) -> None:
+        shortcut = self._served.shortcut
+        if shortcut is not None:
+            shortcut.draining = True  # the other answers look at `Host.draining` themselves
+
+    def session(self, peer: Peer) -> Session:
+        """One connection, request by request. Returns LINGER when the client may still send."""
+        served = self._served
+        read, shortcut = served.read, served.shortcut
+        peer.note = served.note(peer)
+        parser: RequestParser | None = None  # since the first head that was not usual
+        request: Any  # a guard.Request, or a Call
+        wait: Await = self._first
+        data: Any = b""
+        while True:
+            if not data:
+                data = yield wait
+                if not data:
+                    return None
+            try:
+                while True:
+                    if type(data) is not bytes:
+                        request, data = data, b""  # the shortcut has begun it
+                        break
+                    if parser is None or parser.fresh:
+                        request = read(data, peer)
+                        if request is not None:
+                            data = data[request.end :]
+                            break
+                        if parser is None:
+                            parser = RequestParser(self._limits)
+                    request = parser.feed(data)
+                    if request is not None:
+                        data = parser.leftover
+                        break
+                    data = yield self._head if parser.started else wait
+                    if not data:
+                        return None  # EOF: between requests, or the client gave up in the middle
+            except Refused as refused:
+                assert parser is not None
+                return (yield from self._refuse(peer, refused, parser.line))
+            except Deadline:
+                if parser is None or not parser.started:
+                    return None
+                late = Refused(408, "the request head did not arrive in time")
+                return (yield from self._refuse(peer, late, parser.line))
+            try:
+                answer: Any = None
+                body: IO[bytes] | None = None
+                if request.ticket:
+                    answer = request.answer
+                else:
+                    if request.length or request.chunked:
+                        if request.expect_continue and not data:
+                            yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)
+                        body, data = yield from self._collect(request, peer, data)
+                    peer.line = request.line
+                    yield READY
+                    if shortcut is not None and not isinstance(request, Request):
+                        answer = shortcut.run(request, peer, body)
+                if answer is not None:
+                    assert shortcut is not None
+                    peer.line = b""
+                    try:
+                        yield answer
+                    finally:
+                        shortcut.end(request)
+                    close = request.close
+                    del answer
+                elif request.ticket:
+                    close = yield from served.resume(request, peer)
+                else:
+                    close = yield from served.exchange(request, peer, body)
+                if body is not None:
+                    close_body(body, self._host.log)
+                    body = None
+            except Refused as refused:
+                shown = request.referer, request.agent
+                return (yield from self._refuse(peer, refused, request.line, shown))
+            if close:
+                return LINGER if data else None
+            wait = self._idle
+            del request  # ten thousand idle clients have that many of what is suspended here
+
+    def _refuse(
+        self, peer: Peer, refused: Refused, line: bytes, shown: Shown | None = None
+    ) -> Generator[Any, Any, Any]:
+        """Answer what must not reach the application, and close. Returns LINGER. `line`: the request line, as
+        far as it is here; without `shown` its head is not complete, or is not one."""
+        if shown is None and len(line) > _SHOWN_LINE_BYTES:
+            line = line[:_SHOWN_LINE_BYTES] + b"..."
+        answer = refusal(self._host, peer, refused, line, shown or (None, None))
+        self._host.log.debug(f"{peer.client or 'unix'}: refused with {refused.status}: {refused.reason}")
+        yield answer
+        return LINGER
+
+
+def limits_of(config: Config) -> Limits:
+    return Limits(
+        line=config.limit_request_line,
+        field=config.limit_request_field_size,
+        fields=config.limit_request_fields,
+        head=config.limit_request_head,
+        body=config.limit_request_body,
+    )
+
+
+def refusal(
+    host: Host,
+    peer: Peer,
+    refused: Refused,
+    line: bytes,
+    shown: Shown,
+    fields: Iterable[tuple[str, str]] = (),
+    took_ns: int = 0,
+) -> bytes:
+    """The answer to what does not reach the application. It is counted and logged here; `took_ns`: how long
+    its client has waited, for the log."""
+    status = refused.status
+    for cell in (REQUESTS, CODES + status, REFUSED + refused.kind):
+        host.recorder.add(cell)
+    method = "HEAD" if line.startswith(b"HEAD ") else "GET"
+    answer = error(status, refused.reason, method=method, fields=fields)
+    if host.access is not None:
+        referer, agent = ("-" if value is None else value for value in shown)
+        host.access.add(peer.client, line or b"-", status, body_size(answer), referer, agent, took_ns)
+    return answer

@@ -1,0 +1,49 @@
+"""Shedding load: a request that has waited too long is answered 503 (`--shed-after`).
+
+An overloaded service that answers every request late is of no use: clients time out and ask again, while it
+works on answers that no client waits for any more. A quick 503 with Retry-After leaves its time to the
+clients that still wait. In a child; an interface of a service without a limit is not wrapped in this.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import IO, Any
+
+from forkd.config import Config
+from forkd.http.limits import Refusal, Refused
+from forkd.session.http1 import Exchange, Exchanges, refusal
+from forkd.session.seam import Host, Peer
+from forkd.system.cells import SHED
+
+
+class Shedding:
+    """An interface that serves requests, but for those that have waited too long."""
+
+    shortcut = None  # each request is looked at first
+
+    def __init__(self, served: Exchanges, config: Config, host: Host) -> None:
+        self.note = served.note
+        self.read = served.read
+        self.resume = served.resume
+        self._exchange = served.exchange
+        self._host = host
+        self._most = config.shed_after
+        # By then what was in the queue has been answered, or shed too.
+        self._retry = (("Retry-After", str(ceil(config.shed_after))),)
+
+    def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Exchange:
+        """Looked at after READY: the wait in a pool's queue counts, too."""
+        waited = peer.waited()
+        if waited <= self._most:
+            return self._exchange(request, peer, body)
+        return self._shed(request, peer, waited)
+
+    def _shed(self, request: Any, peer: Peer, waited: float) -> Exchange:
+        self._host.recorder.add(SHED)
+        refused = Refused(
+            503, f"overloaded: the request has waited for {waited:.1f} s", Refusal.OVERLOAD
+        )
+        shown = request.referer, request.agent
+        yield refusal(self._host, peer, refused, request.line, shown, self._retry, int(waited * 1e9))
+        return True
