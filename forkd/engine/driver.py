@@ -38,9 +38,6 @@ class Driver(Protocol):
         """From now on: offer each request to `claims` before its application is called, if `wary`; and report
         to `judge` one that has taken more than `patience` seconds."""
 
-    def turned(self) -> None:
-        """A turn of the loop is over."""
-
     def retire(self) -> None:
         """The child is to end: every connection gets a Connection."""
 
@@ -58,7 +55,7 @@ class PythonDriver:
     ) -> None:
         # Bound once: a wrapper would cost a call for each.
         self.run = loop.dispatch
-        self.take = loop.take_one
+        self.take = loop.take
         self.receive = receive
 
     def answer(self, conn: Connection, call: Any) -> Outcome | None:
@@ -66,9 +63,6 @@ class PythonDriver:
 
     def watch_requests(self, wary: bool, patience: float) -> None:
         """The loop's own steps look at each request themselves."""
-
-    def turned(self) -> None:
-        pass
 
     def retire(self) -> None:
         pass

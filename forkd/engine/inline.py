@@ -26,6 +26,7 @@ class InlineLoop(ChildLoop):
         self._parts = driver_row(context.io, context.config.native)
         super().__init__(context)
         self.driver: Driver = self._parts.make(self, self._receive, baton)
+        self.accept = self.driver.take
 
     def handle_set(self) -> HandleSet:
         return self._parts.handle_set()
@@ -34,13 +35,6 @@ class InlineLoop(ChildLoop):
 
     def demultiplex(self, events: Events) -> None:
         self.driver.run(events)
-
-    def take(self, fd: int) -> bool:
-        return self.driver.take(fd)
-
-    def turn(self, timeout: float | None) -> None:
-        super().turn(timeout)
-        self.driver.turned()
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         self.driver.retire()

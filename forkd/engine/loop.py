@@ -35,12 +35,15 @@ class ChildLoop:
     def __init__(self, context: ChildContext) -> None:
         self.done = False
         self.again = NEVER  # when the next turn is due, whatever happens
+        self.driver_due = NEVER  # the same, for the driver alone
         self.context = context
         self.log = context.log
         self.handles = self.handle_set()
         self.acceptor = Acceptor(context, self.handles)
         self.accept_wait = AcceptWait(context.row)
-        self.connections = Connections(context, self.handles, self._counted, self.connection, self.woken)
+        self.connections = Connections(
+            context, self.handles, self._counted, self.connection_type(), self.woken
+        )
         self._cells = context.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
         for fd, call in context.watched.items():
@@ -48,6 +51,7 @@ class ChildLoop:
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self.share = Share()
+        self.accept: Callable[[int], bool] = self.take  # a driver may have another way
         self._eviction = Eviction(self.connections)
         #: With so many connections one place is left: the next one makes room before it takes that, so that
         #: no client ever finds all children full while one of their connections is idle.
@@ -66,8 +70,8 @@ class ChildLoop:
     def handle_set(self) -> HandleSet:
         return make_handle_set(self.context.io)
 
-    def connection(self, *arguments: Any) -> Connection:
-        return Connection(*arguments)
+    def connection_type(self) -> Callable[..., Connection]:
+        return Connection
 
     def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
         """A connection was accepted."""
@@ -108,7 +112,8 @@ class ChildLoop:
             leave()  # a handler of a signal has forked; all else is seen where it returns
         self._cells[WORKING] = monotonic_ns()
         connections.now = now = monotonic()
-        self.share.begin()
+        if self.share.led:
+            self.share.begin()
         self.demultiplex(events)
         if connections.wheel.next <= now:
             self._due.extend(connections.overdue())
@@ -125,7 +130,8 @@ class ChildLoop:
             self._renew()
             if self._retired:
                 self._leave()
-        self.again = self.context.after_turn()
+        again, due = self.context.after_turn(), self.driver_due
+        self.again = again if again < due else due
         if acceptor.full or self._cells[FULL_SINCE]:
             self._relieve()
 
@@ -175,22 +181,17 @@ class ChildLoop:
     def lead(self, fd: int) -> None:
         """A listener is ready: accept, promote, work; until no client waits, another child leads, or the
         share of this turn is over. Listeners take turns."""
-        share = self.share
+        share, turns = self.share, self.acceptor.turns(fd)
         share.lead(monotonic())
-        turns = self.acceptor.turns(fd)
         # Without a lease it is one per wake-up: the kernel woke others for the rest.
         again = self.context.lease is not None
         while turns and not share.over(monotonic()):
             fd = turns.popleft()
-            if self.take(fd) and again:
+            if self.accept(fd) and again:
                 turns.append(fd)
 
     def take(self, fd: int) -> bool:
-        """Accept there, and work. Returns whether more clients may be waiting there."""
-        return self.take_one(fd)
-
-    def take_one(self, fd: int) -> bool:
-        """The same, one client."""
+        """Accept one client there, and work. Returns whether more may be waiting there."""
         self.before(fd)
         accepted = self.acceptor.accept(fd)
         if accepted is None:

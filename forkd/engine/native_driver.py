@@ -67,13 +67,18 @@ class NativeDriver:
             # Deadlines, the log and the count of requests are looked at when they are due, or soon.
             dispatcher.due = min(now + SHARE_SECONDS, loop.connections.wheel.next, loop.again)
         dispatcher.run(events, now)
+        if dispatcher.accepted:
+            loop.context.row.cells[ACCEPTED] += dispatcher.accepted
+            dispatcher.accepted = 0
+        if self._silent or self._look_at != NEVER:
+            self._look(now)
 
     def take(self, fd: int) -> bool:
         loop = self._loop
         acceptor, opening = loop.acceptor, loop.context.interface.opening
         intake = acceptor.intakes.get(fd) if self._alone else None
         if opening is None or not isinstance(intake, ListenerIntake):
-            return loop.take_one(fd)
+            return loop.take(fd)
         loop.before(fd)
         share, accept_wait = loop.share, loop.accept_wait
         left = MOST_ACCEPTS - share.taken
@@ -93,21 +98,6 @@ class NativeDriver:
     def watch_requests(self, wary: bool, patience: float) -> None:
         self._dispatcher.wary = wary
         self._dispatcher.patience = patience
-
-    def turned(self) -> None:
-        loop, dispatcher = self._loop, self._dispatcher
-        if dispatcher.accepted:
-            loop.context.row.cells[ACCEPTED] += dispatcher.accepted
-            dispatcher.accepted = 0
-        now = loop.connections.now
-        if self._silent and self._look_at == NEVER:
-            self._look_at = now + _SILENT_SECONDS
-        if self._look_at <= now:
-            self._grow(self._silent_before)
-            self._silent_before = self._silent.copy()
-            self._look_at = now + _SILENT_SECONDS if self._silent_before else NEVER
-        if self._look_at < loop.again:
-            loop.again = self._look_at
 
     def retire(self) -> None:
         self._grow(self._silent)
@@ -188,6 +178,16 @@ class NativeDriver:
         if self._caution is not None and self._caution.advised(now):
             self._batch.begin_anew()
             self._dispatcher.one_shot = None
+
+    def _look(self, now: float) -> None:
+        """When it is time, for connections that have been silent for long."""
+        if self._look_at == NEVER:
+            self._look_at = now + _SILENT_SECONDS
+        elif self._look_at <= now:
+            self._grow(self._silent_before)
+            self._silent_before = self._silent.copy()
+            self._look_at = now + _SILENT_SECONDS if self._silent_before else NEVER
+        self._loop.driver_due = self._look_at
 
     def _grow(self, links: dict[int, Link]) -> None:
         """Make a Connection of each of these links that is still silent."""

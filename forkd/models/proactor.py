@@ -17,7 +17,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from forkd.engine.completing import Completing
@@ -60,8 +62,8 @@ class Proactor(PooledLoop):
         native = self.context.config.native
         return UringOperations(listeners, shared=not alone, pooled=self.pooled, native=native)
 
-    def connection(self, *arguments: Any) -> Connection:
-        return Completing(self.handles, *arguments)
+    def connection_type(self) -> Callable[..., Connection]:
+        return partial(Completing, self.handles)
 
     def _interrupted(self, error: Exception) -> NoReturn:
         raise error  # what its wait had found by then may be lost

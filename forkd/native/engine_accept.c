@@ -1,5 +1,5 @@
 /* Accepting connections, and serving their first request, as bare Links: without an object of Python for each
- * (engine/native_driver.py; twins: `take_one` in engine/loop.py, `serve` in engine/inline.py). A connection that goes on after that gets a Connection
+ * (engine/native_driver.py; twins: `take` in engine/loop.py, `serve` in engine/inline.py). A connection that goes on after that gets a Connection
  * and a session, which continue from there. */
 
 #define _GNU_SOURCE

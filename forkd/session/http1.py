@@ -7,7 +7,7 @@ Keep-alive, pipelining, deadlines, refusals: all of it is the same for each inte
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any, Protocol
 
 from forkd.config import Config
@@ -85,8 +85,10 @@ class Exchanges(Protocol):
     def note(self, peer: Peer) -> Any:
         """What `read` and the shortcut need of a connection: `Peer.note`, made as its session starts."""
 
-    def read(self, data: bytes, peer: Peer) -> Call | None:
-        """The request whose head is at the beginning of `data`; None: RequestParser reads it."""
+    @property
+    def read(self) -> Callable[[bytes, Peer], Call | None] | None:
+        """Returns the request whose head the bytes begin with; None: RequestParser reads it, as it does all
+        heads where this is None."""
 
     def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Exchange:
         """Answer it. `body`: None for an empty one; it is closed here afterwards. Started after READY."""
@@ -140,13 +142,13 @@ class Http1:
                     if type(data) is not bytes:
                         request, data = data, b""  # the shortcut has begun it
                         break
-                    if parser is None or parser.fresh:
+                    if read is not None and (parser is None or parser.fresh):
                         request = read(data, peer)
                         if request is not None:
                             data = data[request.end :]
                             break
-                        if parser is None:
-                            parser = RequestParser(self._limits)
+                    if parser is None:
+                        parser = RequestParser(self._limits)
                     request = parser.feed(data)
                     if request is not None:
                         data = parser.leftover

@@ -61,6 +61,7 @@ class Wsgi:
         limits = limits_of(config)
         self._limits = limits.shortest, limits.fields, limits.body, self._template
         self._read_head = read_head(config.native)
+        self.read = self._read if self._read_head is not None else None
         self.shortcut = self._shortcut(config)
 
     def _shortcut(self, config: Config) -> Shortcut | None:
@@ -78,8 +79,9 @@ class Wsgi:
     def note(self, peer: Peer) -> Ends:
         return peer.server, str(peer.server_port), peer.client, str(peer.client_port)
 
-    def read(self, data: bytes, peer: Peer) -> UsualRequest | None:
+    def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
         line, fields, body, template = self._limits
+        assert self._read_head is not None
         return self._read_head(data, line, fields, body, template, peer.note)
 
     def exchange(

@@ -38,13 +38,9 @@ ReadHead = Callable[[bytes, int, int, int, Environ, Ends], UsualRequest | None]
 MakeShortcut = Callable[..., Shortcut]
 
 
-def read_head(wanted: bool) -> ReadHead:
-    """Reads no head where native code was not built, or is not `wanted`."""
-    return pick("read_head", _not_usual, wanted)
-
-
-def _not_usual(*_: Any) -> None:
-    return None
+def read_head(wanted: bool) -> ReadHead | None:
+    """None where native code was not built, or is not `wanted`."""
+    return pick("read_head", None, wanted)
 
 
 def shortcut_maker(wanted: bool) -> MakeShortcut | None:
