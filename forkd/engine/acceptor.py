@@ -175,8 +175,8 @@ class Acceptor:
         if self._retired or intake is None or not self.leads():
             return []
         assert isinstance(intake, ListenerIntake)
-        room = min(most, self.room)
-        links = self._try(intake, intake.take_links, room if room > 1 else 1) or []
+        room = max(1, min(most, self._most - self._connections - 1))
+        links = self._try(intake, intake.take_links, room) or []
         if links:
             self._last = fd
         else:

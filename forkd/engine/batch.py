@@ -29,16 +29,14 @@ SLOW_SECONDS = 0.005
 class Batch:
     def __init__(self) -> None:
         self.size = 1
+        self.full = False  # it has MAX_CONNECTIONS
         self._run = 0
-
-    @property
-    def full(self) -> bool:
-        return self.size == MAX_CONNECTIONS
 
     def begin_anew(self) -> None:
         """Some child has slow requests: take one at a time, and begin a new run."""
         self._run = 0
         self.size = 1
+        self.full = False
 
     def served(self, count: int, seconds: float, held: int) -> None:
         """So many were taken at a time, and served within `seconds`; `held` connections are open now."""
@@ -52,3 +50,4 @@ class Batch:
                 run -= _WHILE_COST
             self._run = 0 if run < 0 else run if run < _FULL_CONNECTIONS else _FULL_CONNECTIONS
         self.size = 1 + self._run // RUN_CONNECTIONS
+        self.full = self.size == MAX_CONNECTIONS

@@ -55,7 +55,7 @@ class ChildLoop:
         self._eviction = Eviction(self.connections)
         #: With so many connections one place is left: the next one makes room before it takes that, so that
         #: no client ever finds all children full while one of their connections is idle.
-        self._crowd = max(1, context.config.worker_connections - 1)
+        self.crowd = max(1, context.config.worker_connections - 1)
         self._silent_until = 0.0
         self._due: deque[Connection] = deque()  # their deadlines have passed
         self._retired = False
@@ -112,8 +112,8 @@ class ChildLoop:
             leave()  # a handler of a signal has forked; all else is seen where it returns
         self._cells[WORKING] = monotonic_ns()
         connections.now = now = monotonic()
-        if self.share.led:
-            self.share.begin()
+        share = self.share
+        share.taken, share.led = 0, False
         self.demultiplex(events)
         if connections.wheel.next <= now:
             self._due.extend(connections.overdue())
@@ -192,7 +192,8 @@ class ChildLoop:
 
     def take(self, fd: int) -> bool:
         """Accept one client there, and work. Returns whether more may be waiting there."""
-        self.before(fd)
+        if len(self.connections.by_fd) >= self.crowd:
+            self.before(fd)
         accepted = self.acceptor.accept(fd)
         if accepted is None:
             return False
@@ -206,7 +207,7 @@ class ChildLoop:
 
     def before(self, fd: int) -> None:
         """Make room before an accept, which may be about to take the last place."""
-        if len(self.connections.by_fd) >= self._crowd and _readable(fd):
+        if _readable(fd):
             self.make_room()
 
     def make_room(self) -> bool:

@@ -79,7 +79,8 @@ class NativeDriver:
         intake = acceptor.intakes.get(fd) if self._alone else None
         if opening is None or not isinstance(intake, ListenerIntake):
             return loop.take(fd)
-        loop.before(fd)
+        if len(loop.connections.by_fd) >= loop.crowd:
+            loop.before(fd)
         share, accept_wait = loop.share, loop.accept_wait
         left = MOST_ACCEPTS - share.taken
         size = 1 if loop.context.lease is None else min(self._batch.size, left)

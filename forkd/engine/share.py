@@ -17,10 +17,7 @@ class Share:
     __slots__ = ("_ends", "led", "taken")
 
     def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """A turn begins."""
+        # Both are set anew by the loop when a turn begins.
         self.taken = 0
         self.led = False  # the listeners have had their share of this turn
 

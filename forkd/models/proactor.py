@@ -98,7 +98,7 @@ class Proactor(PooledLoop):
         share.lead(monotonic())
         while self._arrived and not share.over(monotonic()):
             share.taken += 1
-            if len(self.connections.by_fd) >= self._crowd:
+            if len(self.connections.by_fd) >= self.crowd:
                 self.make_room()
             self._accepted(*self._arrived.popleft())
 

@@ -218,6 +218,8 @@ def test_no_fork_lies_between_a_leaders_end_and_the_next_grant(
     )
     leaders = []
     try:
+        status = Path(f"/proc/{service.pid}/status")
+        until(lambda: "TracerPid:\t0" not in status.read_text(), "strace is attached")
         for number in range(1, 6):
             leader = next(w for w in service.workers() if w["role"] == "leader")
             leaders.append(leader["pid"])
