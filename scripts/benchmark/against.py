@@ -34,6 +34,11 @@ LEAST_RATIOS = {
     "upload": 0.97,
     "64k": 0.97,
     "sleep": 0.97,
+    "1m": 0.97,
+    "slow": 0.97,
+    "repeated": 0.97,
+    "python-hello": 0.97,
+    "python-upload": 0.97,
     "connections": 0.97,
     "idle-connections": 0.97,
 }

@@ -92,6 +92,21 @@ WORKS = (
         HELLO, partial(load.wrk, script="headers.lua"), quick=True,
     ),
     Work(
+        "repeated", "WSGI hello, one header field twice", RATES, (*_own(), *PEERS), (Goal(1.0, ALL),),
+        HELLO, partial(load.wrk, script="repeated.lua"),
+    ),
+    Work(
+        "python-hello", "WSGI hello, without native code", RATES,
+        (*_own("--no-native"), servers.gunicorn(*GTHREAD)), (Goal(1.0, ("gunicorn gthread",)),),
+        HELLO, partial(load.wrk, headers=ACCEPT),
+    ),
+    Work(
+        "python-upload", "Upload of 1 MiB, without native code", RATES,
+        (*_own("--no-native"), servers.gunicorn(*GTHREAD)), (Goal(1.0, ("gunicorn gthread",)),),
+        partial(check.answers, sent=check.request("/upload", body=bytes(1 << 20)), body=b"1048576"),
+        partial(load.wrk, path="/upload", script="upload.lua"),
+    ),
+    Work(
         "proactor", "WSGI hello, proactor on io_uring", RATES,
         (
             *_own("--model", "proactor", "--io", "io_uring", "--no-io-fallback"),
