@@ -10,7 +10,9 @@ import termios
 from typing import Any
 
 from forkd.engine.connection import Connection
+from forkd.engine.hijack import HijackedSocket
 from forkd.engine.steps import Outcome
+from forkd.system.cells import RECEIVED
 from forkd.system.operations import Operations
 from forkd.system.originals import socket
 
@@ -62,6 +64,13 @@ class Completing(Connection):
 
     def has_come(self) -> bool:
         return self.has_input() or self.operations.has_come(self.fd)
+
+    def hijack(self) -> HijackedSocket:
+        came = self.operations.receives_itself(self.fd)
+        self.recorder.add(RECEIVED, len(came))
+        taken = super().hijack()
+        taken.unread(came)
+        return taken
 
     def close(self) -> None:
         # The descriptor is closed in the next turn. The client is to see the end now, so that it sends no

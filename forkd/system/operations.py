@@ -60,6 +60,12 @@ class Operations(HandleSet, Protocol):
         the next send is started. Called while something received is being handled, when no send is under way.
         What is received meanwhile is held, and returned later."""
 
+    def receives_itself(self, fd: int) -> bytes:
+        """The caller receives from a connection itself from now on, until it is released. Called before
+        anything is received, or while something that was is being handled: by the thread that the connection
+        was lent to, if there is one. Returns what was received and `completed` has not returned."""
+        ...
+
     def release(self, sock: socket.socket) -> None:
         """Cancel what is under way on a connection, then close it."""
 

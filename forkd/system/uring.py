@@ -184,6 +184,22 @@ class UringOperations:
     def sends_itself(self, fd: int) -> None:
         pass  # a receive may stay under way
 
+    def receives_itself(self, fd: int) -> bytes:
+        handle = self._by_fd[fd]
+        handle.mask = 0
+        if handle.armed:
+            self._cancel(handle)
+            found, self._found = self._found, deque()
+            for name, result, flags in found:
+                if name != handle.name(_RECV):
+                    self._found.append((name, result, flags))
+                else:
+                    self._hold(handle, result, self._received(result, flags))
+            handle.armed = False
+        held = [piece for piece in handle.held if isinstance(piece, bytes)]  # recv(2) will see an error, too
+        handle.held.clear()
+        return b"".join(held)
+
     def release(self, sock: socket.socket) -> None:
         fd = sock.detach()
         handle = self._by_fd.pop(fd)

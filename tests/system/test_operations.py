@@ -178,6 +178,39 @@ def test_what_comes_while_the_caller_sends_itself_is_held(operations: Operations
     operations.release(ours)
 
 
+def test_the_caller_may_receive_the_rest_itself(operations: Operations) -> None:
+    ours, theirs = connection(operations)
+    other, client = connection(operations)  # whose bytes come meanwhile, and are not lost
+    fd = ours.fileno()
+    heard = Heard(operations)
+    for number in (fd, other.fileno()):
+        operations.add(number, READ)
+    heard.turn(0)
+    whole = bytes(range(256)) * 400
+    theirs.sendall(whole)
+    client.sendall(b"mine")
+    theirs.close()
+    taken = b""
+    deadline = time.monotonic() + 10
+    while not taken and time.monotonic() < deadline:
+        operations.wait(0.05)
+        for _, number, result in operations.completed():
+            assert isinstance(result, bytes)
+            if number == fd:
+                taken = result + operations.receives_itself(fd)
+            else:
+                heard.received[number].append(result)
+    ours.setblocking(True)
+    while piece := ours.recv(65536):
+        taken += piece
+    assert taken == whole
+    heard.until(lambda: heard.bytes(other.fileno()) == b"mine")
+    for sock in (ours, other):
+        operations.remove(sock.fileno())
+        operations.release(sock)
+    client.close()
+
+
 def test_releasing_ends_what_is_under_way(operations: Operations) -> None:
     """Neither the receive nor the send keeps the connection open, and the next one that gets its
     descriptor hears nothing of them."""
