@@ -350,5 +350,5 @@ class Acceptor:
 
 def _lifted(accepted: Accepted) -> Accepted:
     """The application has closed a standard descriptor, and this connection got its number."""
-    sock, client, server = accepted
-    return lift(sock), client, server
+    sock, client, begin = accepted
+    return lift(sock), client, begin

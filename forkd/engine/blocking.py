@@ -18,7 +18,8 @@ from forkd.engine.connections import LINGER_SECONDS
 from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import TURN_SENDS
-from forkd.session.seam import HIJACK, LINGER, READY, Await, Deadline
+from forkd.session.begin import BoundBegin
+from forkd.session.seam import HIJACK, LINGER, READY, Await, Become, Deadline
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import monotonic, select, socket
 
@@ -32,16 +33,14 @@ class BlockingFollowers(ChildLoop):
         super().retire(idle_grace, drain_queue)
         self._idle_grace = idle_grace
 
-    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, client: Any, begin: BoundBegin) -> None:
         """Serve the connection until it ends."""
         config = self.context.config
         sock.setblocking(True)
         seconds = config.write_timeout
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        conn = Connection(
-            sock, client, server, self.context.interface, seconds, self.woken, self.context.host.recorder
-        )
+        conn = Connection(sock, client, begin, seconds, self.woken, self.context.host.recorder)
         self.connections.by_fd[conn.fd] = conn
         self._counted(1)
         try:
@@ -69,8 +68,12 @@ class BlockingFollowers(ChildLoop):
                         self._readable(conn.fd, 0)
                     op = conn.resume(self._perform(conn, op))
         except StopIteration as stop:
-            if not conn.hijacked and (stop.value is LINGER or conn.has_input()):
-                self._linger(conn)
+            result = stop.value
+        if type(result) is Become:
+            conn.become(result.session)
+            self._serve(conn)
+        elif not conn.hijacked and (result is LINGER or conn.has_input()):
+            self._linger(conn)
 
     def _linger(self, conn: Connection) -> None:
         """Read what is still on its way, so that the close does not reset the connection."""

@@ -14,10 +14,10 @@ from typing import Any
 from forkd.engine.deadlines import NEVER, NOWHERE
 from forkd.engine.hijack import HijackedSocket
 from forkd.engine.link import Link
+from forkd.session.begin import BoundBegin
 from forkd.session.seam import (
     Await,
     ClientGone,
-    Interface,
     Log,
     Patience,
     Recorder,
@@ -110,8 +110,7 @@ class Connection(Link):
         self,
         sock: socket.socket,
         client: Any,
-        server: tuple[str, int],
-        interface: Interface,
+        begin: BoundBegin,
         push_seconds: float,
         waker: Any,
         recorder: Recorder,
@@ -121,7 +120,8 @@ class Connection(Link):
         self._recv: Callable[..., bytes | memoryview] = sock.recv
         # A unix peer has no address worth telling: accept(2) returns an empty name.
         self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
-        self.server, self.server_port = server
+        self.server = begin.server
+        self.server_port = begin.port
         self.push_seconds = push_seconds
         self.waker = waker
         self.recorder = recorder
@@ -136,8 +136,14 @@ class Connection(Link):
         self.out: list[memoryview | FilePiece] = []
         self.deadline = NEVER
         self.bucket = NOWHERE
-        self.session: Session = interface.session(self)
+        self.session: Session = begin.session(self)
         self.resume = self.session.send
+
+    def become(self, session: Session) -> Callable[[Any], Any]:
+        """Go on with this session, whose predecessor has returned it. Returns what resumes it."""
+        self.session = session
+        self.resume = session.send
+        return self.resume
 
     # ---- its bytes: nothing else receives or sends any (tests/engine/test_bytes_move.py) ------------
 

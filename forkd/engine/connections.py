@@ -15,6 +15,7 @@ from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NOWHERE, Wheel
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
+from forkd.session.begin import BoundBegin
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await
 from forkd.system.handles import READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
@@ -52,19 +53,11 @@ class Connections:
         self._idle_grace: float | None = None  # set when draining
         self._lock = Lock()  # between `keep_from_thread` and what looks at connections that are lent
 
-    def add(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> Connection:
+    def add(self, sock: socket.socket, client: Any, begin: BoundBegin) -> Connection:
         """Take an accepted socket. The caller starts its session and has its outcome followed."""
         sock.setblocking(False)
-        config = self._context.config
-        conn = self._make(
-            sock,
-            client,
-            server,
-            self._context.interface,
-            config.write_timeout,
-            self._wake,
-            self._context.host.recorder,
-        )
+        seconds, recorder = self._context.config.write_timeout, self._context.host.recorder
+        conn = self._make(sock, client, begin, seconds, self._wake, recorder)
         self.by_fd[conn.fd] = conn
         self._counted(len(self.by_fd))
         return conn

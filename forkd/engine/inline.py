@@ -15,6 +15,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.driver import Driver, driver_row
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
+from forkd.session.begin import BoundBegin
 from forkd.session.seam import HIJACK, Await, Deadline
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet
 from forkd.system.originals import socket
@@ -49,10 +50,10 @@ class InlineLoop(ChildLoop):
 
     # ---- a connection ---------------------------------------------------------------------
 
-    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, client: Any, begin: BoundBegin) -> None:
         """Start the session, and serve at once what has usually arrived already, before the connection is put
         into the handle set: it may be all that the client sends."""
-        conn = self.connections.add(sock, client, server)
+        conn = self.connections.add(sock, client, begin)
         outcome = advance(conn, conn.resume, None, self.log, to_ready=True)
         if outcome is HIJACK:
             self._enter(conn, outcome)

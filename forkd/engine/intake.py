@@ -5,18 +5,21 @@ sockets that the master accepted. The acceptor waits on either in the same way.
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from forkd.engine.link import Link
 from forkd.native import native
+from forkd.session.begin import BoundBegin
 from forkd.system.cells import WORKER_QUEUE
 from forkd.system.fd_passing import receive_socket
 from forkd.system.originals import monotonic_ns, socket
 from forkd.system.scoreboard import Row
 from forkd.system.stdio import mend
 
-#: The socket, the client's address, and the server's name and port.
-Accepted = tuple[socket.socket, Any, tuple[str, int]]
+#: The socket, the client's address, and what the connection begins with.
+Accepted = tuple[socket.socket, Any, BoundBegin]
 
 
 class Intake(Protocol):
@@ -53,19 +56,19 @@ class ListenerIntake:
     ends = False
     final = False
 
-    def __init__(self, sock: socket.socket, server: tuple[str, int], *, shared: bool) -> None:
+    def __init__(self, sock: socket.socket, begin: BoundBegin, *, shared: bool) -> None:
         self.shared = shared
+        self.begin = begin
         self._sock = sock
-        self._server = server
         # As plain numbers: a socket makes an enum of each when it is asked.
         self._kind = int(sock.family), int(sock.type), sock.proto
-        self.names = server[0], str(server[1])
+        self.names = begin.server, str(begin.port)
         self.fileno = sock.fileno
         self.close = sock.close
 
     def take(self) -> Accepted:
         fd, client = self._sock._accept()  # type: ignore[attr-defined]
-        return socket.socket(*self._kind, fd), client, self._server
+        return socket.socket(*self._kind, fd), client, self.begin
 
     def take_links(self, most: int) -> list[Link]:
         """Up to `most` connections, as the bare Links that native code serves (native/engine_accept.c);
@@ -77,11 +80,11 @@ class ListenerIntake:
     def grown(self, link: Link) -> Accepted:
         """One of those, when it has to be a connection as any other."""
         sock = socket.socket(*self._kind, link.fd)
-        return sock, (link.client, int(link.note[3])), self._server
+        return sock, (link.client, int(link.note[3])), self.begin
 
     def wrap(self, fd: int) -> Accepted:
         sock = socket.socket(*self._kind, fd)
-        return sock, _peer(sock), self._server
+        return sock, _peer(sock), self.begin
 
     def end(self) -> None:
         """Close it for all that have copies: a process that the application has left behind would
@@ -98,19 +101,23 @@ class QueueIntake:
     ends = True
     final = False
 
-    def __init__(self, queue: socket.socket, row: Row, *, shared: bool) -> None:
-        """`row`: where it is noted how long connections were in the queue."""
+    def __init__(
+        self, queue: socket.socket, row: Row, begin: Callable[[str], BoundBegin], *, shared: bool
+    ) -> None:
+        """`row`: where it is noted how long connections were in the queue. `begin`: what a connection begins
+        with, from the text that came with it; called once for each such text."""
         self.shared = shared
         self.own = not shared
         self._queue = queue
         self._row = row
+        self._begin = functools.cache(begin)
         self.fileno = queue.fileno
         self.close = self.end = queue.close
 
     def take(self) -> Accepted:
-        sock, server, accepted_ns = receive_socket(self._queue)
+        sock, begin, accepted_ns = receive_socket(self._queue)
         self._row.waited(WORKER_QUEUE, monotonic_ns() - accepted_ns)
-        return sock, _peer(sock), server
+        return sock, _peer(sock), self._begin(begin)
 
     def wrap(self, fd: int) -> Accepted:
         raise AssertionError("nobody accepts on a queue")

@@ -21,6 +21,7 @@ from forkd.engine.deadlines import NEVER
 from forkd.engine.eviction import Eviction
 from forkd.engine.intake import Accepted, ListenerIntake
 from forkd.engine.share import Share
+from forkd.session.begin import BoundBegin
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import EVICTED, FULL_SINCE, WORKING
 from forkd.system.forked import in_fork, leave
@@ -73,7 +74,7 @@ class ChildLoop:
     def connection_type(self) -> Callable[..., Connection]:
         return Connection
 
-    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, client: Any, begin: BoundBegin) -> None:
         """A connection was accepted."""
         raise NotImplementedError
 

@@ -22,7 +22,6 @@ from forkd.engine.loop import ChildLoop
 from forkd.engine.share import MOST_ACCEPTS, SHARE_SECONDS
 from forkd.engine.steps import advance
 from forkd.native import native
-from forkd.session.seam import Await
 from forkd.system.caution import SLOW_SECONDS
 from forkd.system.cells import ACCEPTED
 from forkd.system.handles import Events, NativeEpollSet
@@ -75,9 +74,9 @@ class NativeDriver:
 
     def take(self, fd: int) -> bool:
         loop = self._loop
-        acceptor, opening = loop.acceptor, loop.context.interface.opening
+        acceptor = loop.acceptor
         intake = acceptor.intakes.get(fd) if self._alone else None
-        if opening is None or not isinstance(intake, ListenerIntake):
+        if not isinstance(intake, ListenerIntake) or intake.begin.opening is None:
             return loop.take(fd)
         if len(loop.connections.by_fd) >= loop.crowd:
             loop.before(fd)
@@ -89,7 +88,7 @@ class NativeDriver:
             share.taken += len(links)
             if loop.connections.now >= accept_wait.due:
                 accept_wait.look_at(links[0].fd, loop.connections.now)
-            self._begin(intake, opening, links)
+            self._begin(intake, links)
         return len(links) == size
 
     def receive(self, conn: Connection) -> None:
@@ -119,26 +118,24 @@ class NativeDriver:
             loop.share.taken = dispatcher.taken
         if not loop.other(fd):
             return False
-        intakes, opening = loop.acceptor.intakes, loop.context.interface.opening
+        intakes = loop.acceptor.intakes
         intake = intakes.get(fd)
         dispatcher.one_shot = None
         if (
-            self._alone and self._epoll >= 0 and self._batch.full and opening is not None
+            self._alone and self._epoll >= 0 and self._batch.full
             and len(intakes) == 1  # native code knows no turns of listeners
-            and isinstance(intake, ListenerIntake)
+            and isinstance(intake, ListenerIntake) and intake.begin.opening is not None
         ):  # fmt: skip
             size = 1 if loop.context.lease is None else self._batch.size
             dispatcher.one_shot = (
-                fd, size, *intake.names, mend, opening, intake, self._epoll, self._room - size
+                fd, size, *intake.names, mend, intake.begin.opening, intake, self._epoll, self._room - size
             )  # fmt: skip
         return True
 
     def crowded(self, intake: ListenerIntake, links: list[Link]) -> None:
         """Native code has accepted these, and more may be waiting."""
-        opening = self._loop.context.interface.opening
-        assert opening is not None
         self._loop.acceptor.crowded(len(links))
-        self._begin(intake, opening, links)
+        self._begin(intake, links)
 
     def served(self, count: int, seconds: float) -> None:
         """So many connections that were not silent have been served within `seconds`."""
@@ -160,7 +157,9 @@ class NativeDriver:
 
     # ---- one-shot connections -------------------------------------------------------------
 
-    def _begin(self, intake: ListenerIntake, opening: Await, links: list[Link]) -> None:
+    def _begin(self, intake: ListenerIntake, links: list[Link]) -> None:
+        opening = intake.begin.opening
+        assert opening is not None
         began, several = monotonic(), self._batch.size > 1
         silent = several and len(self._silent) + len(links) < self._room
         self._dispatcher.begin(links, opening, intake, self._epoll if silent else -1)

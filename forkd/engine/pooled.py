@@ -18,6 +18,7 @@ from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, Outcome, advance
+from forkd.session.begin import BoundBegin
 from forkd.session.seam import HIJACK, READY, Deadline, Log
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import SimpleQueue, socket, start_thread
@@ -126,9 +127,9 @@ class PooledLoop(ChildLoop):
 
     # ---- common to the pooled models ------------------------------------------------------
 
-    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, client: Any, begin: BoundBegin) -> None:
         """Start the session here, up to its first need; logic goes to the pool."""
-        conn = self.connections.add(sock, client, server)
+        conn = self.connections.add(sock, client, begin)
         self.go(conn, conn.resume, None)
 
     def go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:

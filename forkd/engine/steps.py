@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
-from forkd.session.seam import HIJACK, LINGER, READY, Await, Deadline, Log
+from forkd.session.seam import HIJACK, LINGER, READY, Await, Become, Deadline, Log
 from forkd.system.forked import in_fork, leave
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
@@ -57,7 +57,8 @@ def advance(
     send: bool = True,
     to_ready: bool = False,
 ) -> Outcome:
-    """Resume the session with `step(value)` and do what it yields, until it has to wait.
+    """Resume the session with `step(value)` and do what it yields, and what its successor does, until one has
+    to wait.
 
     `send` False leaves writing to the caller: what is to be sent is queued, and WRITING returned.
     `to_ready` True returns READY or HIJACK where the application would run: logic goes on elsewhere.
@@ -95,13 +96,18 @@ def advance(
                     return WRITING
                 op = resume(None)
     except StopIteration as stop:
-        return LINGERING if stop.value is LINGER else FINISHED
+        result = stop.value
+        if type(result) is not Become:
+            return LINGERING if result is LINGER else FINISHED
     except (OSError, Deadline):
-        pass  # the client left, or took too long
+        result = ABORTED  # the client left, or took too long
     except BaseException as error:  # whatever it is: the others' connections go on
         if in_fork:
             leave(error)
         log.exception(f"a session failed; its connection from {conn.client} is closed")
+        result = ABORTED
+    if result is not ABORTED:
+        return advance(conn, conn.become(result.session), None, log, send=send, to_ready=to_ready)
     conn.end(log)
     return ABORTED
 

@@ -4,7 +4,7 @@ Facts, and none of the master's objects that know more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from forkd.config import Config
 from forkd.ipc.messages import Channel
 from forkd.log.sink import LineSink, Sink
+from forkd.session.begin import Begin
 from forkd.system.accounts import Identity
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
 from forkd.system.lease import Lease
@@ -21,8 +22,8 @@ from forkd.system.scoreboard import Row
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.sockets import Listener
 
-#: A listening socket, with the server's name and port.
-Listening = tuple[socket.socket, tuple[str, int]]
+#: A listening socket, with what its connections begin with.
+Listening = tuple[socket.socket, Begin]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class TemplateHeritage:
     generation: int
     lanes: list[list[Row]]  # of the scoreboard, by slot
     lease: Lease | None
-    listeners: list[Listener]
+    begins: dict[Listener, Begin]
     master_accepts: bool  # and its children have no listeners, but a queue
     queue: socket.socket | None  # one for all children: dispatch = competition
     logs: Sinks  # for its children
@@ -88,25 +89,16 @@ class TemplateHeritage:
     forget: Callable[[], None]
 
     def sockets_of(self, number: int) -> list[Listening]:
-        return sockets_of(self.listeners, number)
+        return sockets_of(self.begins, number)
 
     def all_sockets(self) -> list[socket.socket]:
-        return [sock for listener in self.listeners for sock in listener.sockets]
+        return [sock for listener in self.begins for sock in listener.sockets]
 
 
-def sockets_of(listeners: Sequence[Listener], number: int) -> list[Listening]:
+def sockets_of(begins: Mapping[Listener, Begin], number: int) -> list[Listening]:
     """The listening sockets of the child with that number."""
     found = []
-    for listener in listeners:
+    for listener, begin in begins.items():
         several = len(listener.sockets) > 1
-        found.append((listener.sockets[number if several else 0], server_of(listener)))
+        found.append((listener.sockets[number if several else 0], begin))
     return found
-
-
-def server_of(listener: Listener) -> tuple[str, int]:
-    """SERVER_NAME and SERVER_PORT (PEP 3333 wants both, also for a unix socket)."""
-    sock = listener.sockets[0]
-    if sock.family == socket.AF_UNIX:
-        return "localhost", 80
-    host, port = sock.getsockname()[:2]
-    return str(host), int(port)

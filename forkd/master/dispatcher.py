@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from time import monotonic, monotonic_ns
 
 from forkd.engine.share import MOST_ACCEPTS, SHARE_SECONDS
-from forkd.ipc.heritage import server_of
 from forkd.log.lines import Log
 from forkd.master.children import Child, Children, State
 from forkd.master.generation import Generation
@@ -57,6 +56,7 @@ class Dispatcher:
     ) -> None:
         """`shut_down`: a process has shut a listener down. `queued`: clients may be waiting in one."""
         self.ending: list[Listener] = []  # to accept from until they are empty
+        self._begins: dict[Listener, str] = {}  # as texts
         self._loop = loop
         self._log = log
         self._board = board
@@ -87,6 +87,8 @@ class Dispatcher:
                 self._take_back(queue)
         self._generation = generation
         self._listeners = list(generation.listeners)  # the order is that of their turns
+        self._begins = {x: self._begins[x] for x in self.ending}
+        self._begins.update((x, str(begin)) for x, begin in generation.begins.items())
         self._by_signal = by_signal
         self._finishing = False
         self._listen()
@@ -176,7 +178,7 @@ class Dispatcher:
                 now_ns = monotonic_ns()
                 if now_ns / 1e9 >= self._accept_wait.due:
                     self._accept_wait.look(sock, now_ns / 1e9)
-                return sock, server_of(listener), now_ns
+                return sock, self._begins[listener], now_ns
             except BlockingIOError:
                 self._found_nobody(listener)
             except OSError as error:

@@ -19,6 +19,7 @@ from forkd.log.lines import Log
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
+from forkd.session.begin import Begin
 from forkd.system import host_names, process
 from forkd.system.address import Address
 from forkd.system.fd_passing import Queue, make_queue
@@ -34,7 +35,7 @@ _SPARE_DESCRIPTORS = 64
 class Generation:
     number: int
     config: Config
-    listeners: list[Listener]
+    begins: dict[Listener, Begin]  # what connections begin with, by listener
     lease: Lease | None
     want: int  # children, now
     least: int  # children, when idle
@@ -61,7 +62,7 @@ class Generation:
         permissions = permissions_of(config)
         spare = list(known)
         made: list[Listener] = []
-        listeners: list[Listener] = []
+        begins: dict[Listener, Begin] = {}
         left_out: list[str] = []
         dispatched = registry.get(config.model).master_accepts
         try:
@@ -70,12 +71,13 @@ class Generation:
                 for old in olds:
                     _require_fit(old, copies)
                     spare.remove(old)
-                listeners += olds
+                new: list[Listener] = []
                 if not olds:
                     new, lines = _listen(address, config.backlog, copies, permissions)
                     made += new
-                    listeners += new
                     left_out += lines
+                for listener in olds or new:
+                    begins[listener] = Begin.of(address, *_server_of(listener))
             lease = Lease(bells) if config.accept == "lock" and not dispatched else None
             queue = make_queue() if dispatched and config.dispatch == "competition" else None
         except BaseException as error:
@@ -89,7 +91,7 @@ class Generation:
         return cls(
             number,
             config,
-            listeners,
+            begins,
             lease,
             workers.min,
             workers.min,
@@ -100,6 +102,10 @@ class Generation:
             directory=directory,
             left_out=left_out,
         )
+
+    @property
+    def listeners(self) -> list[Listener]:
+        return list(self.begins)
 
     @property
     def proof(self) -> int:
@@ -135,8 +141,8 @@ class Generation:
         return unused(self.config, self.interface)
 
     def sockets_of(self, number: int) -> list[Listening]:
-        """The listening sockets of the child with that number, with the server's name and port."""
-        return sockets_of(self.listeners, number)
+        """The listening sockets of the child with that number, and what their connections begin with."""
+        return sockets_of(self.begins, number)
 
     def defer(self) -> None:
         """Have the kernel hold connections back until their first bytes are there, if so configured, and
@@ -219,6 +225,15 @@ def _listen(
         return host_names.listen(address, backlog, copies, permissions)
     except (OSError, UnicodeError) as error:
         raise BindError(f"bind {address}: {error}") from error
+
+
+def _server_of(listener: Listener) -> tuple[str, int]:
+    """SERVER_NAME and SERVER_PORT (PEP 3333 wants both, also for a unix socket)."""
+    sock = listener.sockets[0]
+    if sock.family == socket.AF_UNIX:
+        return "localhost", 80
+    host, port = sock.getsockname()[:2]
+    return str(host), int(port)
 
 
 def _require_fit(listener: Listener, copies: int) -> None:

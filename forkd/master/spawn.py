@@ -131,7 +131,7 @@ class Spawner:
             generation=generation.number,
             lanes=self.board.lanes,
             lease=generation.lease,
-            listeners=list(generation.listeners),
+            begins=generation.begins,
             master_accepts=generation.master_accepts,
             queue=generation.queue[1] if generation.queue else None,
             logs=self._sinks(generation),

@@ -29,6 +29,7 @@ from forkd.engine.intake import Accepted
 from forkd.engine.loop import ChildLoop
 from forkd.engine.parting import Parting
 from forkd.models.row import ModelRow
+from forkd.session.begin import BoundBegin
 from forkd.session.late import late_answer
 from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
@@ -69,20 +70,20 @@ class ProcessPerConnection(ChildLoop):
         self._retry = Retry(context.log.error)
         self._held: deque[Accepted] = deque()  # no process could be forked for them yet
 
-    def serve(self, sock: socket.socket, client: Any, server: tuple[str, int]) -> None:
+    def serve(self, sock: socket.socket, client: Any, begin: BoundBegin) -> None:
         """Step 2."""
         row = self._lanes.take()
         assert row is not None  # as many rows as connections that the acceptor takes
         worker = os.getpid()
 
         def servant_main() -> NoReturn:
-            self._become_servant(row, worker, sock, client, server)
+            self._become_servant(row, worker, sock, client, begin)
 
         try:
             pid, pidfd = process.fork(servant_main)
         except OSError as error:
             self._lanes.give_back(row)
-            self._held.append((sock, client, server))
+            self._held.append((sock, client, begin))
             self.acceptor.pause("fork", error)
         else:
             sock.close()
@@ -194,7 +195,7 @@ class ProcessPerConnection(ChildLoop):
     # ---- in the forked process ------------------------------------------------------------
 
     def _become_servant(
-        self, row: Row, worker: int, sock: socket.socket, client: Any, server: tuple[str, int]
+        self, row: Row, worker: int, sock: socket.socket, client: Any, begin: BoundBegin
     ) -> NoReturn:
         """Step 3."""
         self.handles.close()
@@ -229,7 +230,7 @@ class ProcessPerConnection(ChildLoop):
         context.serves(loop)
         if host.draining:
             loop.retire(_IDLE_GRACE_SECONDS, False)
-        loop.serve(sock, client, server)
+        loop.serve(sock, client, begin)
         while loop.connections.by_fd and not loop.done:
             loop.turn(None)
         if context.access is not None:

@@ -123,7 +123,7 @@ class Http1:
         if shortcut is not None:
             shortcut.draining = True  # the other answers look at `Host.draining` themselves
 
-    def session(self, peer: Peer) -> Session:
+    def session(self, peer: Peer, data: Any = b"") -> Session:
         """One connection, request by request. Returns LINGER when the client may still send."""
         served = self._served
         read, shortcut = served.read, served.shortcut
@@ -131,7 +131,6 @@ class Http1:
         parser: RequestParser | None = None  # since the first head that was not usual
         request: Any  # a guard.Request, or a Call
         wait: Await = self._first
-        data: Any = b""
         while True:
             if not data:
                 data = yield wait

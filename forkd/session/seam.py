@@ -19,7 +19,8 @@ of them
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
 that leaves is not an error: the generator is closed, and its `finally` clauses run. When a session
 returns, the connection is closed; `return LINGER` says that the client may still be sending, so
-that the close must not destroy the answer on its way (RFC 9112, 9.6).
+that the close must not destroy the answer on its way (RFC 9112, 9.6). `return Become(session)` hands the
+connection over to another session, before the first request (session/begin.py).
 
 Application code that is on the stack cannot be suspended by a yield. For it `Peer` has one call
 that blocks, to send: `push`. None that receives: a worker never waits for what a client may send.
@@ -119,6 +120,16 @@ LINGER: Final = _Token("LINGER")
 
 Op = Await | bytes | tuple[bytes | memoryview, ...] | SendFile | _Token
 Session = Generator[Any, Any, Any]
+
+
+class Become:
+    """What a session returns to hand its connection over to another one, which is not started yet, and was
+    made with the bytes that are left over. The driver goes on with that one."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
 
 class Deadline(Exception):
@@ -240,6 +251,9 @@ class Interface(Protocol):
     #: never gets one.
     opening: Await | None
 
-    def session(self, peer: Peer) -> Session: ...
+    def session(self, peer: Peer, data: bytes = b"") -> Session:
+        """`data`: received before it, by the session that becomes this one."""
+        ...
+
     def retire(self) -> None:
         """The process is to end; there may still be new sessions. Called once."""

@@ -1,8 +1,8 @@
 """Passing open sockets between processes: SCM_RIGHTS over a unix socket (unix(7)).
 
-A queue is a socketpair. One datagram per connection: its descriptor, the name and port of the server
-that it was accepted for, and when that was. The master puts them in; a child, or whichever of several
-is idle, takes them out. Once all writers have closed it, and it is empty, a read returns EOF.
+A queue is a socketpair. One datagram per connection: its descriptor, when it was accepted, and a text that
+says what it begins with. The master puts them in; a child, or whichever of several is idle, takes them out.
+Once all writers have closed it, and it is empty, a read returns EOF.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from forkd.system.originals import os, socket
 
 #: (the master's end, the children's end)
 Queue = tuple[socket.socket, socket.socket]
-#: A connection, the server's name and port, and when it was accepted (ns of CLOCK_MONOTONIC).
-Passed = tuple[socket.socket, tuple[str, int], int]
+#: A connection, what it begins with (session/begin.py), and when it was accepted (ns of CLOCK_MONOTONIC).
+Passed = tuple[socket.socket, str, int]
 
-_MAX_MESSAGE_BYTES = 320  # a server's name and port, and a time
+_MAX_MESSAGE_BYTES = 1024
 
 
 def make_queue() -> Queue:
@@ -31,9 +31,9 @@ def make_queue() -> Queue:
 def send_socket(queue: socket.socket, passed: Passed) -> bool:
     """Put a connection into the queue; False when that is full. Raises OSError when no process has the
     other end. The caller still has its own copy to close."""
-    sock, (host, port), accepted_ns = passed
+    sock, begin, accepted_ns = passed
     try:
-        send(queue, f"{accepted_ns} {port} {host}".encode(), [sock.fileno()])
+        send(queue, f"{accepted_ns} {begin}".encode(), [sock.fileno()])
     except OSError as error:
         # ETOOMANYREFS: as many descriptors as RLIMIT_NOFILE allows are under way (unix(7)).
         if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
@@ -52,8 +52,8 @@ def receive_socket(queue: socket.socket) -> Passed:
         raise EOFError
     if not fds:  # another thread has opened the last one meanwhile
         raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}; a connection is lost")
-    accepted_ns, port, host = data.decode().split(" ", 2)
-    return socket.socket(fileno=fds[0]), (host, int(port)), int(accepted_ns)
+    accepted_ns, _, begin = data.decode().partition(" ")
+    return socket.socket(fileno=fds[0]), begin, int(accepted_ns)
 
 
 def send(sock: socket.socket, data: bytes, fds: list[int]) -> None:

@@ -38,6 +38,7 @@ from forkd.ipc.messages import (
 from forkd.log.lines import AccessLog, Log
 from forkd.models import registry
 from forkd.models.row import ModelRow
+from forkd.session.begin import Begin, BoundBegin
 from forkd.session.seam import Interface, Recorder
 from forkd.system import accounts, forked, memory, process, rights, stdio, terminal
 from forkd.system.accounts import Identity
@@ -114,7 +115,7 @@ class Worker:
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
             return 3
-        self._intakes = self._make_intakes()
+        self._intakes = self._make_intakes(interface)
         try:
             self._model = model = self._make_model(interface, model_row)
         except ForkdError as error:
@@ -217,13 +218,21 @@ class Worker:
     def _io(self) -> str:
         return registry.child_io(self._heritage.config.model, self._heritage.config.io)
 
-    def _make_intakes(self) -> list[Intake]:
+    def _make_intakes(self, interface: Interface) -> list[Intake]:
         heritage = self._heritage
+
+        def bind(begin: Begin) -> BoundBegin:
+            return begin.bind(interface, heritage.config, self)
+
         if heritage.queue is not None:
             shared = heritage.config.dispatch == "competition"
-            return [QueueIntake(heritage.queue, heritage.lanes[0], shared=shared)]
+            return [
+                QueueIntake(
+                    heritage.queue, heritage.lanes[0], lambda text: bind(Begin.parse(text)), shared=shared
+                )
+            ]
         shared = heritage.config.accept == "exclusive"
-        return [ListenerIntake(sock, server, shared=shared) for sock, server in heritage.listeners]
+        return [ListenerIntake(sock, bind(begin), shared=shared) for sock, begin in heritage.listeners]
 
     def _make_model(self, interface: Interface, row: ModelRow) -> Model:
         """Raises ForkdError when the system has no room for what it waits on, or for its threads."""

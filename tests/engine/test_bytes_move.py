@@ -31,6 +31,7 @@ EXEMPT = {
     ("engine/connection.py", "self.sock.sendmsg"): (1, MOVES),
     ("engine/connection.py", "os.sendfile"): (1, MOVES),
     ("engine/connection.py", "self.session.send"): (1, "a generator's"),
+    ("engine/connection.py", "session.send"): (1, "a generator's"),
     ("engine/completing.py", "self.operations.send"): (1, "the kernel moves them"),
     ("models/proactor.py", "self.handles.send"): (1, "the kernel moves them"),
     ("engine/hijack.py", "super().sendfile"): (1, "the socket is the application's"),

@@ -24,6 +24,7 @@ from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import ListenerIntake
 from forkd.engine.share import Share
 from forkd.models import registry
+from forkd.session.begin import Begin
 from forkd.session.http1 import Http1
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease, make_bells
@@ -114,10 +115,9 @@ class _Play:
             lease.set_members([1])
             lease.grant(1)
         shared = cell.accept == "exclusive"
-        intakes: list[Any] = [
-            ListenerIntake(sock, ("127.0.0.1", 80), shared=shared) for sock in self.listeners
-        ]
         wsgi = Http1(Wsgi(self.app, config, host, multithread=cell.threads > 1), config, host)
+        begin = Begin("127.0.0.1", 80).bind(wsgi, config, host)
+        intakes: list[Any] = [ListenerIntake(sock, begin, shared=shared) for sock in self.listeners]
         self.bell = os.eventfd(1)  # always readable
         context = ChildContext(
             config, cell.io, 1, rows[0], lanes, lease, intakes, wsgi, host, host.log, host.access,

@@ -28,6 +28,7 @@ from forkd.engine.inline import InlineLoop
 from forkd.engine.intake import ListenerIntake
 from forkd.models.proactor import Proactor
 from forkd.native import native
+from forkd.session.begin import Begin
 from forkd.session.http1 import Http1
 from forkd.system.cells import (
     ACCEPTED,
@@ -104,10 +105,11 @@ class Daemon:
     def use(self, interface: Any) -> None:
         """Serve with this interface from now on."""
         host: Any = self.host
+        begin = Begin("127.0.0.1", 80).bind(interface, self.config, host)
         self.loop = self.model(
             ChildContext(
                 self.config, IO[self.model], 1, self.row, None, self.lease,
-                [ListenerIntake(self.listener, ("127.0.0.1", 80), shared=False)],
+                [ListenerIntake(self.listener, begin, shared=False)],
                 interface, host, self.log, self.access, lambda number: None, {}, lambda: NEVER,
             )
         )  # fmt: skip

@@ -53,8 +53,10 @@ class Blocking:
         if self._clients:
             self._host.log.info(f"waits for the handlers of {', '.join(sorted(self._clients))}")
 
-    def session(self, peer: Peer) -> Session:
+    def session(self, peer: Peer, data: bytes = b"") -> Session:
         sock = yield HIJACK
+        if data:
+            sock.unread(data)
         sock.settimeout(self._idle)
         server = socketserver.BaseServer((peer.server, peer.server_port), self._handler)
         client = _name(peer)
@@ -111,7 +113,7 @@ class Evented:
             (False, True): Await("stream", stuck, rate=rate, read=False, write=True),
         }
 
-    def session(self, peer: Peer) -> Session:
+    def session(self, peer: Peer, data: bytes = b"") -> Session:
         protocol = self._factory()
         if in_fork:
             leave()
@@ -123,6 +125,8 @@ class Evented:
         reason: Exception | None = None
         try:
             transport.connected()
+            if data:
+                transport.deliver(data)
             while (needs := transport.needs()) is not None:
                 data = yield self._awaits[needs]
                 if data is None:

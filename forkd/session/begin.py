@@ -1,0 +1,83 @@
+"""What the connections of a listener begin with: layers, and the server's name and port.
+
+A *layer* is a session that reads what a client sends before its first request, such as a proxy's header, and
+then returns `Become` with the session that follows. The options of a listener's address say which layers it
+has (`LAYERS`). A `Begin` is a value: the master makes it, and passes it on with a listener (ipc/heritage.py),
+or as a text with each socket that it has accepted (master/dispatcher.py). A child binds it to its interface;
+the result makes the first session of each connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from forkd.config import Config
+from forkd.session.seam import Await, Host, Interface, Peer, Session
+from forkd.system.address import Address
+
+#: Makes a session of a connection, a Peer, given the bytes that were received before it, if there are any.
+Make = Callable[..., Session]
+
+
+class Layer(Protocol):
+    """One per child and listener, so that its `Await`s are made once."""
+
+    def session(self, following: Make, peer: Peer, data: bytes = b"") -> Session:
+        """Read the layer's part, of which `data` may be the beginning. Ends the connection, or returns
+        `Become` with what `following` makes, given the bytes that were received after that part. Before that
+        it may set the client's and the server's address of `peer`."""
+        ...
+
+
+class LayerRow(NamedTuple):
+    name: str
+    wanted: Callable[[Address], bool]  # whether the connections of a listener with this address pass it
+    make: Callable[[Config, Host], Layer]
+
+
+#: In the order in which a connection passes them.
+LAYERS: tuple[LayerRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundBegin:
+    """A Begin in a child, with what that serves."""
+
+    server: str
+    port: int
+    #: Makes the first session of a connection.
+    session: Make
+    #: What that waits in first, if native code may serve it there without a session.
+    opening: Await | None
+
+
+@dataclass(frozen=True)
+class Begin:
+    server: str  # SERVER_NAME and SERVER_PORT
+    port: int
+    layers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, address: Address, server: str, port: int) -> Begin:
+        """Of a listener with this address, as configured. `server`, `port`: where it really listens."""
+        return cls(server, port, tuple(row.name for row in LAYERS if row.wanted(address)))
+
+    @classmethod
+    def parse(cls, text: str) -> Begin:
+        """What `str` has made."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**{**fields, "layers": tuple(fields["layers"])})
+
+    def __str__(self) -> str:
+        return json.dumps(vars(self))
+
+    def bind(self, interface: Interface, config: Config, host: Host) -> BoundBegin:
+        make: Make = interface.session
+        for row in reversed(LAYERS):
+            if row.name in self.layers:
+                make = partial(row.make(config, host).session, make)
+        return BoundBegin(self.server, self.port, make, None if self.layers else interface.opening)
