@@ -23,7 +23,7 @@ from math import inf
 from typing import Any
 
 from forkd.log.sink import LineSink, RequestSink, Sink
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system import links
 from forkd.system.originals import os, time
 
@@ -160,6 +160,9 @@ class Lines:
     """Makes lines. The twin of native/log_lines.c, which makes usual ones itself, and puts them into the
     ring."""
 
+    def __init__(self, *_: Any) -> None:
+        pass
+
     def make(self, *_: Any) -> bytes | None:
         """The line of these values; None when that is not done here."""
         return None
@@ -181,8 +184,7 @@ class AccessLog:
     ) -> None:
         """`log`: the log that trouble with this one is reported to."""
         self._json = style == "json"
-        usual = _native if not self._json and native else None
-        self.lines = Lines() if usual is None else usual.Lines(stamp, sink.ring, sink.log)
+        self.lines = pick("Lines", Lines, native and not self._json)(stamp, sink.ring, sink.log)
         self._deadline = 0.0
         self.sink = sink
         if log is not None:

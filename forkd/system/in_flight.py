@@ -15,7 +15,7 @@ import mmap
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system.originals import Lock
 
 if TYPE_CHECKING:
@@ -116,17 +116,10 @@ class Entries:
     def places(self, native: bool, pool: bool = True) -> Places | NativePlaces:
         """The table of free entries, for a child. `pool`: it may use that; no other process does."""
         count = self.count - self.first if pool else 0
-        if not native or _native is None:
-            return Places(self, count)
-        made: NativePlaces = _native.Places(
-            self.memory,
-            ENTRY_BYTES,
-            (_CLIENT, _CLIENT_BYTES),
-            (_LINE, _LINE_BYTES),
-            self.first,
-            count,
+        make = pick("Places", Places, native)
+        return make(
+            self.memory, ENTRY_BYTES, (_CLIENT, _CLIENT_BYTES), (_LINE, _LINE_BYTES), self.first, count
         )
-        return made
 
     def _put(self, at: int, room: int, text: bytes) -> None:
         size = min(len(text), room - 1)
@@ -141,8 +134,19 @@ class Places:
     """The free entries of the pool: private to a process, shared by its threads. The twin of
     native/system_in_flight.c's."""
 
-    def __init__(self, entries: Entries, count: int) -> None:
-        self._entries = entries
+    def __init__(
+        self,
+        memory: memoryview,
+        _entry: int,
+        _client: tuple[int, int],
+        _line: tuple[int, int],
+        first: int,
+        count: int,
+    ) -> None:
+        """The memory of all entries; those of the pool are from `first` on. The others are places in an
+        entry, which native code writes."""
+        self._cells = memory.cast("q")
+        self._first = first
         self._most = count
         self._taken = 0  # ever, at once
         self._free: list[int] = []
@@ -156,11 +160,11 @@ class Places:
             if self._taken >= self._most:
                 return 0
             self._taken += 1
-            self._entries.cells[BEGAN] = self._taken
-            return self._entries.first + self._taken - 1
+            self._cells[BEGAN] = self._taken
+            return self._first + self._taken - 1
 
     def give_back(self, place: int) -> None:
-        if place >= self._entries.first:
+        if place >= self._first:
             self._free.append(place)
 
 

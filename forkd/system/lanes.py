@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system.cells import GAUGES, LANES
 from forkd.system.originals import Lock, ThreadLocal
 from forkd.system.scoreboard import Row
@@ -23,8 +23,8 @@ class Lanes:
 
     def __init__(self, rows: list[Row], native: bool) -> None:
         self._native = native
-        self._places = rows[0].entries.places(native and _native is not None)
-        self.recorder: OwnLane = _native.OwnLane() if native and _native is not None else OwnLane()
+        self._places = rows[0].entries.places(native)
+        self.recorder: OwnLane = pick("OwnLane", OwnLane, native)()
         self._recorders: list[Row | Lane] = []  # kept alive for it
         self._main = rows[0]
         self.become(self._main)
@@ -58,9 +58,7 @@ class Lanes:
 
     def leave_pool(self) -> None:
         """In a process that was forked: the pool is that of the others."""
-        self._places = self._main.entries.places(
-            self._native and _native is not None, pool=False
-        )
+        self._places = self._main.entries.places(self._native, pool=False)
 
     def become(self, row: Row) -> None:
         """The calling thread writes to `row` from now on."""

@@ -26,7 +26,6 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from forkd.native import native as _native
 from forkd.native import pick
 from forkd.system.originals import Lock
 
@@ -191,11 +190,8 @@ class RingSink:
         self.gap: Callable[[int], bytes] = lambda lines: b""
         self._rings, self._kind, self.log = rings, kind, log
         index = rings.index(lane, kind)
-        self.ring: Writer | RingWriter = (
-            Writer(rings, index)
-            if _native is None or not native
-            else _native.RingWriter(rings.memory, rings.count, index, *rings.place(index))
-        )
+        make: Callable[..., Writer | RingWriter] = pick("RingWriter", lambda *_: Writer(rings, index), native)
+        self.ring = make(rings.memory, rings.count, index, *rings.place(index))
         self._missing = 0  # lines lost since the last gap
         self.heard = self.ring.head  # what the bell has been rung for
         #: For so many bytes the reader is woken at once.

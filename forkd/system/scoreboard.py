@@ -16,11 +16,11 @@ from __future__ import annotations
 import errno
 import mmap
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.system.cells import (
     ACCEPTED,
     BOUNDS,
@@ -99,13 +99,17 @@ class Row:
         `places`: those of the process, if it has several lanes."""
         self.cells[THREAD] = get_ident()
         if places is None:
-            places = self.entries.places(wanted and _native is not None)
-        if _native is None or not wanted:
-            self._places = places
-            return self
-        cells = self._memory[: CELLS * 8]
-        lane: Lane = _native.Lane(cells, NUMBERS, _BOUNDS_NS, places, self.place)
-        return lane
+            places = self.entries.places(wanted)
+        make: Callable[..., Row | Lane] = pick("Lane", self._as_lane, wanted)
+        made: Row | Lane = make(self._memory[: CELLS * 8], NUMBERS, _BOUNDS_NS, places, self.place)
+        return made
+
+    def _as_lane(
+        self, cells: memoryview, numbers: object, bounds: object, places: Places, place: int
+    ) -> Row:
+        """This very row, with the arguments of a native Lane."""
+        self._places = places
+        return self
 
     def begin(self, line: bytes, client: str = "", fd: int = -1) -> int:
         """A request enters the application. `fd`: of its client's socket. Returns its ticket: the number of

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
-from forkd.native import native
+from forkd.native import pick
 from forkd.system import forked, terminal
 from forkd.system.forked import in_fork
 from forkd.system.originals import os, signal, socket
@@ -168,11 +168,13 @@ class SignalQueue:
         """Leave out what the kernel sends for a terminal. `wanted`: by native code, which can tell it from
         what a process sends. Without that none of them is told while there is a terminal, but for HUP: the
         end of the terminal is a reload, then."""
-        if native is None or not wanted:
-            self._untold = frozenset(_OF_A_TERMINAL[1:])
-            return
+        leave_out = pick("only_from_processes", self._leave_out, wanted)
         for number in _OF_A_TERMINAL:
-            native.only_from_processes(number)
+            leave_out(number)
+
+    def _leave_out(self, number: int) -> None:
+        if number != signal.SIGHUP:
+            self._untold |= {number}
 
     def close(self) -> None:
         """Also for a child: its parent's queue is not its own."""

@@ -17,12 +17,11 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from forkd.errors import SystemCallError
-from forkd.native import Resumes
-from forkd.native import native as _native
+from forkd.native import Resumes, pick
 from forkd.system import ring as abi
 from forkd.system.handles import HANGUP, READ
 from forkd.system.operations import Completed, Kind
@@ -45,10 +44,10 @@ class _PythonHandle:
     request = None
 
 
-if TYPE_CHECKING or _native is None:
+if TYPE_CHECKING:
     _Base = _PythonHandle
 else:
-    _Base = _native.Handle
+    _Base = pick("Handle", _PythonHandle)
 
 
 class _Handle(_Base):
@@ -79,6 +78,28 @@ class _Handle(_Base):
         return self.serial << _KIND_BITS | kind
 
 
+class PythonCompletions:
+    """The completions of a ring, none of which is served here. The twin of native/system_uring.c, which
+    serves connections that rest."""
+
+    def __init__(self, queues: Any, *_: Any) -> None:
+        #: Those of plain handles that have come, and maybe others, which `next` does not return then.
+        self.plain: Callable[[], list[abi.Completion]] = queues.completions
+        #: All that were not returned yet.
+        self.remainder: Callable[[], list[abi.Completion]] = queues.completions
+
+    def serve(self, loop: Resumes, connections: dict[int, Any]) -> None:
+        """Serve those of `connections` that rest, and call `loop` for what is not usual."""
+
+    def sent(self, name: int, result: int, flags: int) -> bool:
+        """Whether that completion is of a send that was begun here, and is served."""
+        return False
+
+    def next(self) -> abi.Completion | None:
+        """The next one that is not served here."""
+        return None
+
+
 class UringOperations:
     concurrent = False
 
@@ -100,12 +121,12 @@ class UringOperations:
         self._due: deque[_Handle] = deque()  # wanted, and something is held for them
         self._found: deque[abi.Completion] = deque()  # of operations, not returned yet
         self._ready: list[tuple[int, int]] = []  # plain handles, not returned yet
-        # Native code reads the completions itself: see native/system_uring.c.
-        self._native: Completions | None = None
-        if native and _native is not None:
-            self._native = _native.Completions(
-                self._ring.queues, self._buffers.buffers, self, self._handles, self._disarmed
-            )
+        make: Any = pick("Completions", PythonCompletions, native)
+        self._completions: Completions | PythonCompletions = make(
+            self._ring.queues, self._buffers.buffers, self, self._handles, self._disarmed
+        )
+        self.serve = self._completions.serve
+        self._rest = self._completions.remainder
 
     # ---- HandleSet ------------------------------------------------------------------------
 
@@ -140,10 +161,7 @@ class UringOperations:
         if self._due or self._found or self._ready:
             timeout = 0.0
         self._ring.enter(0 if timeout == 0 else 1, timeout)
-        if self._native is None:
-            self._sort(self._ring.completions())
-        else:
-            self._sort(self._native.plain())
+        self._sort(self._completions.plain())
         ready, self._ready = self._ready, []
         return ready
 
@@ -254,26 +272,14 @@ class UringOperations:
         self._serial += 1
         self._by_fd[fd] = self._handles[self._serial] = _Handle(fd, self._serial, kind)
 
-    def serve(self, loop: Resumes, connections: dict[int, Any]) -> None:
-        """Let native code serve those of `connections` that rest, and call `loop` for what it cannot do."""
-        if self._native is not None:
-            self._native.serve(loop, connections)
-
     def _next(self) -> abi.Completion | None:
         """The next completion that is to be returned."""
         while self._found:
             completion = self._found.popleft()
-            if (
-                self._native is None
-                or completion[0] & 7 != _SEND
-                or not self._native.sent(*completion)
-            ):
+            if completion[0] & 7 != _SEND or not self._completions.sent(*completion):
                 return completion
-        return self._native.next() if self._native is not None else None
-
-    def _rest(self) -> list[abi.Completion]:
-        """Completions that were not looked at yet."""
-        return self._ring.completions() if self._native is None else self._native.remainder()
+        following: abi.Completion | None = self._completions.next()
+        return following
 
     def _sort(self, completions: list[abi.Completion]) -> None:
         """Sort out plain handles, which are ready; the rest is returned later."""

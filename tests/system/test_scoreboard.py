@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from forkd.system import cells, lanes, scoreboard
+from forkd import native
+from forkd.system import cells
 from forkd.system.cells import (
     ACCEPTED,
     CELLS,
@@ -39,9 +40,8 @@ from forkd.system.scoreboard import Row, Scoreboard
 def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test with each of the twins as the writer of rows."""
     if request.param == "python":
-        monkeypatch.setattr(scoreboard, "_native", None)
-        monkeypatch.setattr(lanes, "_native", None)
-    elif scoreboard._native is None:
+        monkeypatch.setattr(native, "native", None)
+    elif native.native is None:
         pytest.skip("forkd was installed without a compiler")
 
 
