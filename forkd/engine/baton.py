@@ -1,7 +1,7 @@
-"""The baton of the leader of a child's threads ("passing the baton", Andrews 1991): the connection for which
-it is inside the application.
+"""The baton of the leader of a child's threads ("passing the baton", Andrews 1991): the connection, or the
+exchange apart from its connection, for which it is inside the application.
 
-The leader holds the connection and releases it again; one follower watches meanwhile, and may seize it, and
+The leader holds that and releases it again; one follower watches meanwhile, and may seize it, and
 so the leadership, when the leader stands still. `hold`, `release` and `seize` are atomic. The native twin
 (native/engine_baton.c) watches without the interpreter's lock: then a fast application pays next to nothing
 for being watched.
@@ -13,7 +13,10 @@ from typing import Protocol
 
 from forkd.engine.connection import Connection
 from forkd.native import pick
+from forkd.session.seam import Multiplexed
 from forkd.system.originals import Empty, SimpleQueue
+
+Entered = Connection | Multiplexed
 
 #: What `watch` has seen.
 NOTHING, GIVEN, STILL = range(3)
@@ -23,17 +26,17 @@ _MAX_LOOKS = 200  # after which `watch` returns in any case
 
 
 class Baton(Protocol):
-    def hold(self, conn: Connection) -> None:
+    def hold(self, entered: Entered) -> None:
         """The leader enters the application."""
 
-    def release(self, conn: Connection) -> bool:
-        """The leader has come back. Returns whether it still leads: no watcher took that very connection (by
-        then another leader may hold the baton for another one)."""
+    def release(self, entered: Entered) -> bool:
+        """The leader has come back. Returns whether it still leads: no watcher took that very one (by then
+        another leader may hold the baton for another)."""
         ...
 
-    def seize(self) -> Connection | None:
+    def seize(self) -> Entered | None:
         """Overtake the leader that `watch` has seen stand still. None when it has moved on since then, be it
-        to the next connection: the watcher may have waited for the interpreter's lock for milliseconds."""
+        to the next one: the watcher may have waited for the interpreter's lock for milliseconds."""
         ...
 
     def pass_on(self) -> None:
@@ -52,7 +55,7 @@ class PythonBaton:
     def __init__(self, calm: int, looks: int) -> None:
         self._calm = calm
         self._looks = looks
-        self._held: list[Connection] = []
+        self._held: list[Entered] = []
         #: How often one was held: by that the watcher sees whether the leader stands still.
         self._entries = 0
         self._still = 0  # the entry that `watch` has seen stand still
@@ -60,21 +63,21 @@ class PythonBaton:
         self._given = self._ended = False
         self._news: SimpleQueue[None] = SimpleQueue()
 
-    def hold(self, conn: Connection) -> None:
+    def hold(self, entered: Entered) -> None:
         self._entries += 1
-        self._held.append(conn)
+        self._held.append(entered)
         if self._asleep:
             self._asleep = False
             self._news.put(None)
 
-    def release(self, conn: Connection) -> bool:
+    def release(self, entered: Entered) -> bool:
         try:
-            self._held.remove(conn)
+            self._held.remove(entered)
         except ValueError:
             return False
         return True
 
-    def seize(self) -> Connection | None:
+    def seize(self) -> Entered | None:
         if self._entries != self._still:
             return None
         try:

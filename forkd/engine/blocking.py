@@ -19,7 +19,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import TURN_SENDS
 from forkd.session.begin import BoundBegin
-from forkd.session.seam import HIJACK, LINGER, READY, Await, Become, Deadline
+from forkd.session.seam import HIJACK, LINGER, Await, Become, Deadline, Exchange, Multiplexed
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import monotonic, select, socket
 
@@ -40,7 +40,7 @@ class BlockingFollowers(ChildLoop):
         seconds = config.write_timeout
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        conn = Connection(sock, client, begin, seconds, self.woken, self.context.host.recorder)
+        conn = Connection(sock, client, begin, seconds, self, self.context.host.recorder)
         self.connections.by_fd[conn.fd] = conn
         self._counted(1)
         try:
@@ -118,7 +118,9 @@ class BlockingFollowers(ChildLoop):
             conn.push(op)
         elif op is HIJACK:
             return conn.hijack()
-        elif op is not READY:
+        elif type(op) is Multiplexed:
+            return op.step()
+        elif type(op) is not Exchange:
             conn.queue(op)
             conn.push_out()
         return None

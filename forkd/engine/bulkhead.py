@@ -10,14 +10,16 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from forkd.engine.connection import Connection
+from forkd.session.seam import Exchange
 from forkd.system.originals import Lock
 
 
 class Work(NamedTuple):
-    """A connection whose session goes on in the application."""
+    """An exchange that goes on in the application."""
 
     conn: Connection
-    reached: Any  # READY or HIJACK, or a request that its session knows nothing of; None: mid-answer
+    exchange: Exchange
+    reached: Any  # the exchange, HIJACK, or a request that its session knows nothing of; None: mid-answer
     route: bytes  # of the request: see routes.py
     long: bool  # see routes.py
 
@@ -58,7 +60,7 @@ class Bulkhead:
             if (
                 longs
                 and not self._full_of_long
-                and (not queue or longs[0].conn.lent < queue[0].conn.lent)
+                and (not queue or longs[0].exchange.lent < queue[0].exchange.lent)
             ):
                 queue = longs
             if not queue or self.inside >= self._most:

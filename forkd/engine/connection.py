@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from forkd.engine.deadlines import NEVER, NOWHERE
 from forkd.engine.hijack import HijackedSocket
@@ -18,7 +18,9 @@ from forkd.session.begin import BoundBegin
 from forkd.session.seam import (
     Await,
     ClientGone,
+    Exchange,
     Log,
+    Multiplexed,
     Patience,
     Recorder,
     SendFile,
@@ -42,6 +44,17 @@ _NOW_FLAGS = int(socket.MSG_DONTWAIT)
 _LOOK_FLAGS = int(socket.MSG_PEEK) | _NOW_FLAGS
 #: A head goes in one packet with what follows it.
 _MORE_FLAGS = int(socket.MSG_MORE) | NO_SIGPIPE
+
+
+class Owner(Protocol):
+    """The loop that has a connection."""
+
+    def woken(self, conn: Any) -> None:
+        """A session's needs have changed: `Peer.wake`."""
+
+    def run_apart(self, exchange: Multiplexed) -> bool:
+        """A session has yielded this. Whether its step runs elsewhere. Called in the session's thread."""
+        ...
 
 
 class FilePiece:
@@ -84,7 +97,7 @@ class _Filling:
 
 
 class Connection(Link):
-    """Implements `Peer` of session/seam.py. `waker` is called with the connection when `wake` is."""
+    """Implements `Peer` of session/seam.py."""
 
     direct = True
 
@@ -92,18 +105,17 @@ class Connection(Link):
         "_recv",
         "client_port",
         "ended",
+        "exchange",
         "hijacked",
-        "lent",
-        "line",
         "mask",
         "out",
+        "owner",
         "push_seconds",
         "resume",
         "server",
         "server_port",
         "session",
         "sock",
-        "waker",
     )
 
     def __init__(
@@ -112,7 +124,7 @@ class Connection(Link):
         client: Any,
         begin: BoundBegin,
         push_seconds: float,
-        waker: Any,
+        owner: Owner,
         recorder: Recorder,
     ) -> None:
         self.sock = sock
@@ -123,10 +135,9 @@ class Connection(Link):
         self.server = begin.server
         self.server_port = begin.port
         self.push_seconds = push_seconds
-        self.waker = waker
+        self.owner = owner
         self.recorder = recorder
-        self.lent = 0.0  # when it came into the request queue, in the models that have one
-        self.line = b""
+        self.exchange = Exchange()
         self.moved = 0
         self.mask: int | None = None  # in the handle set: for what; None when it is not in it
         self.hijacked = 0  # the thread in which the session has the socket itself
@@ -303,9 +314,10 @@ class Connection(Link):
     def waited(self) -> float:
         age = data_age(self.sock)
         if age is None:  # a unix socket does not say how long it has waited until now
-            age = monotonic() - self.lent if self.lent else 0.0
+            lent = self.exchange.lent
+            age = monotonic() - lent if lent else 0.0
         return age
 
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:
-            self.waker(self)
+            self.owner.woken(self)

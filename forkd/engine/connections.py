@@ -11,12 +11,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from forkd.engine.connection import Connection
+from forkd.engine.connection import Connection, Owner
 from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NOWHERE, Wheel
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
 from forkd.session.begin import BoundBegin
-from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await
+from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await, Multiplexed
 from forkd.system.handles import READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
 from forkd.system.retry import WAITING_CALL, Retry
@@ -32,10 +32,9 @@ class Connections:
         handles: HandleSet,
         counted: Callable[[int], None],
         make: Callable[..., Connection],
-        wake: Callable[[Connection], None],
+        owner: Owner,
     ) -> None:
-        """`counted` is called with the number of connections whenever it changes; `make` is their class;
-        `wake` is `Peer.wake`."""
+        """`counted` is called with the number of connections whenever it changes; `make` is their class."""
         self.by_fd: dict[int, Connection] = {}
         self.wheel: Wheel[Connection] = Wheel()
         self.now = monotonic()  # the model stores the time here after each wait
@@ -48,7 +47,7 @@ class Connections:
         self._handles = handles
         self._counted = counted
         self._make = make
-        self._wake = wake
+        self._owner = owner
         self._retry = Retry(context.log.error)
         self._idle_grace: float | None = None  # set when draining
         self._lock = Lock()  # between `keep_from_thread` and what looks at connections that are lent
@@ -57,7 +56,7 @@ class Connections:
         """Take an accepted socket. The caller starts its session and has its outcome followed."""
         sock.setblocking(False)
         seconds, recorder = self._context.config.write_timeout, self._context.host.recorder
-        conn = self._make(sock, client, begin, seconds, self._wake, recorder)
+        conn = self._make(sock, client, begin, seconds, self._owner, recorder)
         self.by_fd[conn.fd] = conn
         self._counted(len(self.by_fd))
         return conn
@@ -74,6 +73,18 @@ class Connections:
             self.close(conn)
         else:
             raise TypeError(f"a connection cannot be kept in {outcome!r}")
+
+    def end(self, exchange: Multiplexed) -> None:
+        """Close an exchange that no session will be resumed with."""
+        try:
+            exchange.close()
+        except BaseException:  # also what an application's close() raises
+            self.log.exception("an exchange failed while it was being closed")
+
+    def resumable(self, conn: Connection) -> bool:
+        """Whether the connection is kept, and its session waits in an Await: the caller may resume that."""
+        with self._lock:
+            return conn.mask is not None and conn.op is not self.writing
 
     def check_out(self, conn: Connection) -> None:
         """Take the connection out of the handle set: a thread has it until its outcome is followed."""

@@ -135,7 +135,7 @@ class InlineLoop(ChildLoop):
             self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
-        """From READY or HIJACK on."""
+        """From an Exchange or HIJACK on."""
         self._go(conn, conn.resume, conn.hijack() if reached is HIJACK else None)
 
     def _go(self, conn: Connection, step: Callable[[Any], Any], value: Any) -> None:

@@ -22,6 +22,7 @@ from forkd.engine.eviction import Eviction
 from forkd.engine.intake import Accepted, ListenerIntake
 from forkd.engine.share import Share
 from forkd.session.begin import BoundBegin
+from forkd.session.seam import Multiplexed
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import EVICTED, FULL_SINCE, WORKING
 from forkd.system.forked import in_fork, leave
@@ -42,9 +43,7 @@ class ChildLoop:
         self.handles = self.handle_set()
         self.acceptor = Acceptor(context, self.handles)
         self.accept_wait = AcceptWait(context.row)
-        self.connections = Connections(
-            context, self.handles, self._counted, self.connection_type(), self.woken
-        )
+        self.connections = Connections(context, self.handles, self._counted, self.connection_type(), self)
         self._cells = context.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
         for fd, call in context.watched.items():
@@ -64,7 +63,7 @@ class ChildLoop:
         #: Intakes that the kernel fills: the listeners.
         self._kernels = {i.fileno() for i in context.intakes if isinstance(i, ListenerIntake)}
         self._renewed: deque[tuple[int, int]] = deque()  # listeners, and what takes their place
-        self._aside = False  # there is something to do at the end of each turn
+        self.aside = False  # there is something to do at the end of each turn
 
     # ---- what a model decides -------------------------------------------------------------
 
@@ -89,6 +88,10 @@ class ChildLoop:
     def woken(self, conn: Connection) -> None:
         """A session's needs have changed: `Peer.wake`."""
         raise NotImplementedError
+
+    def run_apart(self, exchange: Multiplexed) -> bool:
+        """Whether the step that a session has yielded runs in another thread, or later."""
+        return False
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -126,11 +129,9 @@ class ChildLoop:
                 self.late(conn)
         if acceptor.no_room():
             acceptor.resume(now)
-        if self._aside:
-            self.again = 0.0  # `serve` may break off
-            self._renew()
-            if self._retired:
-                self._leave()
+        if self.aside:
+            self.again = 0.0  # it may break off
+            self.aside = self.attend()
         again, due = self.context.after_turn(), self.driver_due
         self.again = again if again < due else due
         if acceptor.full or self._cells[FULL_SINCE]:
@@ -268,7 +269,14 @@ class ChildLoop:
             self.acceptor.relisten(number)
         else:
             self._renewed.append((number, fd))
-            self._aside = True
+            self.aside = True
+
+    def attend(self) -> bool:
+        """At the end of a turn: what is no handle's. Returns whether there is more of it."""
+        self._renew()
+        if self._retired:
+            self._leave()
+        return self._retired or bool(self._renewed)
 
     def _renew(self) -> None:
         """At the end of a turn, as `_leave`: clients that wait in the old socket are served first."""
@@ -281,7 +289,6 @@ class ChildLoop:
             else:
                 self._renewed.popleft()
                 acceptor.relisten(number, fd)
-        self._aside = self._retired or bool(self._renewed)
 
     # ---- the end --------------------------------------------------------------------------
 
@@ -290,7 +297,7 @@ class ChildLoop:
         self.connections.now = monotonic()
         self.connections.drain(idle_grace)
         self.context.interface.retire()
-        self._retired = self._aside = True
+        self._retired = self.aside = True
 
     def _leave(self) -> None:
         """At the end of each turn since then, when no session is on the stack. A model may break off

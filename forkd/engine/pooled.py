@@ -17,9 +17,10 @@ from typing import Any
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.loop import ChildLoop
+from forkd.engine.multiplexing import Multiplexing
 from forkd.engine.steps import ABORTED, Outcome, advance
 from forkd.session.begin import BoundBegin
-from forkd.session.seam import HIJACK, READY, Deadline, Log
+from forkd.session.seam import HIJACK, Deadline, Exchange, Log, Multiplexed
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import SimpleQueue, socket, start_thread
 from forkd.system.scoreboard import Row
@@ -36,7 +37,7 @@ class RequestQueue:
     def __init__(self, threads: int, log: Log, enter: Callable[[], Row] | None) -> None:
         """`enter` is called in each thread when it starts, and gives it a lane of the scoreboard."""
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._tasks: SimpleQueue[tuple[Connection, Task] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Connection, Exchange, Task] | None] = SimpleQueue()
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
         self._room = threads * (1 + _QUEUE_TASKS)
         self._log = log
@@ -47,10 +48,14 @@ class RequestQueue:
     def full(self) -> bool:
         return self._room <= 0
 
-    def put(self, conn: Connection, task: Task) -> None:
+    def put(self, conn: Connection, exchange: Exchange, task: Task) -> None:
         """Called by the waiting thread only."""
         self._room -= 1
-        self._tasks.put((conn, task))
+        self._tasks.put((conn, exchange, task))
+
+    def ring(self) -> None:
+        """Have `outcomes` called. In any thread."""
+        os.eventfd_write(self.bell, 1)
 
     def outcomes(self) -> list[tuple[Connection, Outcome]]:
         """The tasks that were finished since the last call. Called by the waiting thread only."""
@@ -66,8 +71,8 @@ class RequestQueue:
         assert enter is not None
         row = enter()
         while (item := self._tasks.get()) is not None:
-            conn, task = item
-            row.occupy(conn.lent)
+            conn, exchange, task = item
+            row.occupy(exchange.lent)
             try:
                 outcome = task()
             except BaseException as error:  # also CancelledError and the like: the thread must live on
@@ -98,32 +103,64 @@ class PooledLoop(ChildLoop):
             assert context.lanes is not None
             threads, enter = context.config.threads, context.lanes.bind
         self._queue = RequestQueue(threads, context.log, enter)
-        self._waiting: deque[tuple[Connection, Task]] = deque()  # lent, and the queue is full
+        self._waiting: deque[tuple[Connection, Exchange, Task]] = deque()  # lent, and the queue is full
+        self._multiplexing = Multiplexing(self.connections, self._give, self.resume)
         self.watch(self._queue.bell, self._collect)
 
     # ---- what a model decides -------------------------------------------------------------
 
     def finished(self, conn: Connection, outcome: Outcome) -> None:
         """A task is done: keep the connection as its outcome says. A model that goes on
-        elsewhere (READY, WRITING) overrides this."""
+        elsewhere (an Exchange, WRITING) overrides this."""
         self.connections.follow(conn, outcome)
+
+    def resume(self, conn: Connection, exchange: Multiplexed) -> None:
+        """A step of the exchange has run, and its session waits. A model whose pool resumes its sessions
+        overrides this."""
+        self.go(conn, conn.resume, exchange)
 
     # ---- the queue ------------------------------------------------------------------------
 
     def lend(self, conn: Connection, task: Task) -> None:
         """Put a task for the connection into the request queue."""
         self.connections.check_out(conn)
-        conn.lent = self.connections.now
+        self._put(conn, conn.exchange, task)
+
+    def _put(self, conn: Connection, exchange: Exchange, task: Task) -> None:
+        exchange.lent = self.connections.now
         if self._queue.full:
-            self._waiting.append((conn, task))
+            self._waiting.append((conn, exchange, task))
         else:
-            self._queue.put(conn, task)
+            self._queue.put(conn, exchange, task)
 
     def _collect(self) -> None:
         for conn, outcome in self._queue.outcomes():
-            self.finished(conn, outcome)
+            if type(outcome) is Multiplexed:
+                self._multiplexing.returned.append(outcome)
+            else:
+                self.finished(conn, outcome)
+        if self._multiplexing.waits:
+            self.aside = True
         while self._waiting and not self._queue.full:
             self._queue.put(*self._waiting.popleft())
+
+    # ---- exchanges apart from their connections -------------------------------------------
+
+    def run_apart(self, exchange: Multiplexed) -> bool:
+        if not self.pooled:
+            return False
+        self._multiplexing.begin(exchange)
+        self.aside = True
+        self._queue.ring()  # this may not be the thread that waits
+        return True
+
+    def _give(self, exchange: Multiplexed) -> None:
+        conn: Connection = exchange.peer  # type: ignore[assignment]
+        self._put(conn, exchange, exchange.step)
+
+    def attend(self) -> bool:
+        more = super().attend()
+        return self._multiplexing.attend() or more
 
     # ---- common to the pooled models ------------------------------------------------------
 
@@ -140,13 +177,13 @@ class PooledLoop(ChildLoop):
 
     def begun(self, conn: Connection, outcome: Outcome) -> None:
         """A step in the waiting thread is done: logic goes to the pool, the rest is kept."""
-        if outcome is READY or outcome is HIJACK:
+        if type(outcome) is Exchange or outcome is HIJACK:
             self.lend(conn, lambda: self.logic(conn, outcome))
         else:
             self.connections.follow(conn, outcome)
 
     def logic(self, conn: Connection, reached: Outcome) -> Outcome:
-        """Go on from READY or HIJACK; called in a pool thread."""
+        """Go on from an Exchange or HIJACK; called in a pool thread."""
         value = conn.hijack() if reached is HIJACK else None
         return advance(conn, conn.resume, value, self.log, send=self.sends)
 

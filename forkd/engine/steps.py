@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from forkd.engine.connection import CHUNK_BYTES, Connection
-from forkd.session.seam import HIJACK, LINGER, READY, Await, Become, Deadline, Log
+from forkd.session.seam import HIJACK, LINGER, Await, Become, Deadline, Exchange, Log, Multiplexed
 from forkd.system.forked import in_fork, leave
 
 #: Sends after which the other connections have their turn, when a session never has to wait:
@@ -26,7 +26,7 @@ class _Outcome:
         return self._name
 
 
-# ---- what `advance` returns, besides an Await and READY -----------------------------------
+# ---- what `advance` returns, besides an Await and an Exchange -----------------------------------
 
 #: Output is queued in `conn.out`: resume with None once it is sent.
 WRITING: Final = _Outcome("WRITING")
@@ -37,7 +37,7 @@ LINGERING: Final = _Outcome("LINGERING")
 #: The client left, or the session failed.
 ABORTED: Final = _Outcome("ABORTED")
 
-Outcome = Any  # Await | READY | HIJACK | one of the above
+Outcome = Any  # Await | Exchange | HIJACK | one of the above
 
 
 def receive(conn: Connection) -> bytes | memoryview | None:
@@ -61,7 +61,7 @@ def advance(
     to wait.
 
     `send` False leaves writing to the caller: what is to be sent is queued, and WRITING returned.
-    `to_ready` True returns READY or HIJACK where the application would run: logic goes on elsewhere.
+    `to_ready` True returns the Exchange or HIJACK where the application would run: logic goes on elsewhere.
     """
     resume = conn.resume
     turn = TURN_SENDS
@@ -79,14 +79,16 @@ def advance(
                 op = resume(None)
             elif type(op) is Await:
                 return op
-            elif op is READY:
+            elif type(op) is Exchange:
                 if to_ready:
-                    return READY
+                    return op
                 op = resume(None)
             elif op is HIJACK:
                 if to_ready:
                     return HIJACK
                 op = resume(conn.hijack())
+            elif type(op) is Multiplexed:
+                op = resume(None if conn.owner.run_apart(op) else op.step())
             else:
                 turn -= 1
                 if not send:

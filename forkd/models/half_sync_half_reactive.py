@@ -21,6 +21,7 @@ from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import Outcome, advance, flush, read
 from forkd.models.row import ONE_THREAD, ModelRow
+from forkd.session.seam import Multiplexed
 from forkd.system.handles import WRITE
 
 
@@ -33,6 +34,10 @@ class HalfSyncHalfReactive(PooledLoop):
             self.lend(conn, lambda: self._exchange(conn, mask))
         else:
             self.begun(conn, read(conn, self.log, to_ready=True))
+
+    def resume(self, conn: Connection, exchange: Multiplexed) -> None:
+        """An exchange that a thread has run apart from its connection has something to send: step 4."""
+        self.lend(conn, lambda: advance(conn, conn.resume, exchange, self.log))
 
     def _exchange(self, conn: Connection, mask: int) -> Outcome:
         """Steps 3 and 4, in a pool thread: read or write what the socket is ready for, and go on."""

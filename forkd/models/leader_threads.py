@@ -33,9 +33,10 @@ from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.inline import InlineLoop
+from forkd.engine.multiplexing import Multiplexing
 from forkd.engine.routes import SLOW_SECONDS, Routes, route_of
 from forkd.engine.steps import FINISHED, Outcome, advance
-from forkd.session.seam import HIJACK, READY, Await
+from forkd.session.seam import HIJACK, Await, Exchange, Multiplexed
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import Events
 from forkd.system.lanes import Lanes
@@ -71,6 +72,8 @@ class LeaderThreads(InlineLoop):
         self._watching = Lock()  # held by the one follower that watches
         self._routes = Routes()
         self._access = context.access
+        self._multiplexing = Multiplexing(self.connections, self._enter_step, self._resume)
+        self._returned = self._multiplexing.returned
         self._entrance = Bulkhead(context.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
@@ -147,12 +150,13 @@ class LeaderThreads(InlineLoop):
     def _overtake(self) -> bool:
         """Step 3. False when the leader has just come back."""
         with self._lock:
-            conn = self._baton.seize()
-            if conn is not None:
+            held = self._baton.seize()
+            if held is not None:
                 self._leader = get_ident()
                 self._entrance.entered()
-                self.connections.check_out(conn)
-            return conn is not None
+                if not isinstance(held, Multiplexed):
+                    self.connections.check_out(held)
+            return held is not None
 
     # ---- the leader -----------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class LeaderThreads(InlineLoop):
         route = route_of(request.line)
         if not self._entrance.full and not self._routes.blocks(route):
             return False
-        self._enter_apart(Work(conn, request, route, self._routes.long(route)))
+        self._enter_apart(Work(conn, conn.exchange, request, route, self._routes.long(route)))
         return True
 
     def judge(self, line: bytes, took: float) -> None:
@@ -177,16 +181,16 @@ class LeaderThreads(InlineLoop):
         outcome = advance(conn, step, value, self.log, to_ready=True)
         if not self._baton.release(conn):
             self._deposed(conn, outcome)
-        if outcome is READY or outcome is HIJACK:
+        if type(outcome) is Exchange or outcome is HIJACK:
             self._enter(conn, outcome)
         else:
             self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
-        route, routes = route_of(conn.line), self._routes
+        route, routes = route_of(conn.exchange.line), self._routes
         blocks = routes.blocks(route)
         if blocks or self._entrance.full:
-            self._enter_apart(Work(conn, reached, route, routes.long(route)))
+            self._enter_apart(Work(conn, conn.exchange, reached, route, routes.long(route)))
             return
         self._baton.hold(conn)
         began = monotonic()
@@ -200,12 +204,45 @@ class LeaderThreads(InlineLoop):
 
     def _enter_apart(self, work: Work) -> None:
         """Step 5."""
-        self.connections.check_out(work.conn)
-        work.conn.lent = self.connections.now
+        if type(work.exchange) is not Multiplexed:
+            self.connections.check_out(work.conn)
+        work.exchange.lent = self.connections.now
         if self._entrance.enter(work):
             self._leader = _NO_THREAD_ID
             self._baton.pass_on()
             self._work(work, queued=True)
+
+    # ---- exchanges apart from their connections -------------------------------------------
+
+    def run_apart(self, exchange: Multiplexed) -> bool:
+        self._multiplexing.begin(exchange)
+        self.aside = True
+        self._ring()  # this thread may lead no longer
+        return True
+
+    def attend(self) -> bool:
+        more = super().attend()
+        return self._multiplexing.attend() or more
+
+    def _enter_step(self, exchange: Multiplexed) -> None:
+        """As `_enter`, while its connection is kept: what comes there goes to whoever leads."""
+        conn: Connection = exchange.peer  # type: ignore[assignment]
+        route, routes = route_of(exchange.line), self._routes
+        if routes.blocks(route) or self._entrance.full:
+            self._enter_apart(Work(conn, exchange, exchange, route, routes.long(route)))
+            return
+        self._baton.hold(exchange)
+        began = monotonic()
+        exchange.step()
+        took = monotonic() - began
+        if took > SLOW_SECONDS or routes.alert:
+            routes.judge(route, took)
+        if not self._baton.release(exchange):
+            self._deposed(conn, exchange)
+        self._returned.append(exchange)
+
+    def _resume(self, conn: Connection, exchange: Multiplexed) -> None:
+        self._go(conn, conn.resume, exchange)
 
     # ---- former leaders -------------------------------------------------------------------
 
@@ -218,15 +255,15 @@ class LeaderThreads(InlineLoop):
     def _deposed(self, conn: Connection, outcome: Outcome) -> NoReturn:
         with self._lock:
             pass  # from here on the other leads
-        if outcome is READY or outcome is HIJACK:
-            self._work(Work(conn, outcome, route_of(conn.line), False))
+        if type(outcome) is Exchange or outcome is HIJACK:
+            self._work(Work(conn, conn.exchange, outcome, route_of(conn.exchange.line), False))
         self._work(self._hand_back(conn, outcome, False), queued=True)
 
     def _work(self, work: Work | None, queued: bool = False) -> NoReturn:
         """Step 4. `queued`: it came by the bulkhead, as what follows it does."""
         row: Row = self._own.row
         while work is not None:
-            row.occupy(work.conn.lent if queued else None)
+            row.occupy(work.exchange.lent if queued else None)
             queued = True
             began = monotonic()
             outcome = self._advance(work.conn, work.reached)
@@ -239,7 +276,9 @@ class LeaderThreads(InlineLoop):
         value = None
         if reached is HIJACK:
             value = conn.hijack()
-        elif reached is not READY and reached is not None:
+        elif type(reached) is Multiplexed:
+            return reached.step()
+        elif type(reached) is not Exchange and reached is not None:
             outcome = self.driver.answer(conn, reached)
             if outcome is not None:
                 if not reached.close:
@@ -256,12 +295,14 @@ class LeaderThreads(InlineLoop):
         if type(outcome) is not Await or not self.connections.keep_from_thread(conn, outcome):
             self._outcomes.append((conn, outcome))
             self._ring()
-        elif (work is None and self.acceptor.backpressure.busy) or (
-            self._access is not None and self._access.news
+        elif (
+            (work is None and self.acceptor.backpressure.busy)
+            or (self._access is not None and self._access.news)
+            or self._returned
         ):
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
             # thread that leaves finds it set, or was seen to have left. Or the logger has to be woken for a
-            # line of the access log.
+            # line of the access log. Or an exchange waits for its session, maybe this one.
             self._ring()
         return work
 
@@ -284,7 +325,13 @@ class LeaderThreads(InlineLoop):
             pass
         self._rung = False  # from here on it is rung again: see `_ring`
         while self._outcomes:
-            self.connections.follow(*self._outcomes.popleft())
+            conn, outcome = self._outcomes.popleft()
+            if type(outcome) is Multiplexed:
+                self._returned.append(outcome)
+            else:
+                self.connections.follow(conn, outcome)
+        if self._multiplexing.waits:
+            self.aside = True
 
     def abandon(self) -> None:
         super().abandon()

@@ -28,7 +28,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
 from forkd.models.row import ModelRow
-from forkd.session.seam import READY, Await
+from forkd.session.seam import Await
 from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.cells import RECEIVED, SENT
 from forkd.system.handles import Events
@@ -196,8 +196,8 @@ class Proactor(PooledLoop):
         if piece:
             self.handles.send(conn.fd, piece)
             self.connections.follow(conn, WRITING)
-        elif self.pooled and conn.line:
-            self.lend(conn, lambda: self.logic(conn, READY))
+        elif self.pooled and conn.exchange.line:
+            self.lend(conn, lambda: self.logic(conn, conn.exchange))
         else:
             self.go(conn, conn.resume, None)
 

@@ -18,6 +18,7 @@ from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import Outcome, advance, flush, read
 from forkd.models.row import ONE_THREAD, ModelRow
+from forkd.session.seam import Multiplexed
 from forkd.system.handles import WRITE
 
 
@@ -30,6 +31,10 @@ class Reactor(PooledLoop):
             self.lend(conn, lambda: self._writable(conn))
         else:
             self.lend(conn, lambda: self._readable(conn))
+
+    def resume(self, conn: Connection, exchange: Multiplexed) -> None:
+        """A third kind of event: an exchange has something for its session."""
+        self.lend(conn, lambda: advance(conn, conn.resume, exchange, self.log, send=False))
 
     def _readable(self, conn: Connection) -> Outcome:
         """Step 3, in a pool thread."""

@@ -18,7 +18,6 @@ from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import WRITING, Outcome, flush, read
 from forkd.models.row import ONE_THREAD, ModelRow
-from forkd.session.seam import READY
 
 
 class SimulatedProactor(PooledLoop):
@@ -51,8 +50,8 @@ class SimulatedProactor(PooledLoop):
     def _write(self, conn: Connection) -> None:
         """Steps 4 and 5, in the main thread."""
         outcome = flush(conn, self.log)
-        if outcome is None and conn.line:
-            self.lend(conn, lambda: self.logic(conn, READY))
+        if outcome is None and conn.exchange.line:
+            self.lend(conn, lambda: self.logic(conn, conn.exchange))
         elif outcome is None:
             self.go(conn, conn.resume, None)
         else:

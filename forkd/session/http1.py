@@ -1,7 +1,7 @@
 """HTTP/1.1 (RFC 9112): the session of one connection, in a child.
 
-A head is read and judged, its body is collected, READY is yielded (from here on the code may run in another
-thread), and the interface runs the exchange, whose bytes pass through here. Then comes the next request.
+A head is read and judged, its body is collected, the exchange is yielded (from here on the code may run in
+another thread), and the interface answers, by bytes that pass through here. Then comes the next request.
 Keep-alive, pipelining, deadlines, refusals: all of it is the same for each interface that serves HTTP.
 """
 
@@ -19,7 +19,6 @@ from forkd.session.body import Collector, close_body
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     LINGER,
-    READY,
     Await,
     Deadline,
     Host,
@@ -72,7 +71,7 @@ class Shortcut(Protocol):
 
 
 #: One request in an interface: yields as a session does, and returns whether the connection ends with it.
-Exchange = Generator[Any, Any, bool]
+Steps = Generator[Any, Any, bool]
 
 
 class Exchanges(Protocol):
@@ -90,11 +89,11 @@ class Exchanges(Protocol):
         """Returns the request whose head the bytes begin with; None: RequestParser reads it, as it does all
         heads where this is None."""
 
-    def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Exchange:
-        """Answer it. `body`: None for an empty one; it is closed here afterwards. Started after READY."""
+    def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
+        """Answer it, from where logic runs. `body`: None for an empty one; it is closed here afterwards."""
         ...
 
-    def resume(self, call: Any, peer: Peer) -> Exchange:
+    def resume(self, call: Any, peer: Peer) -> Steps:
         """Go on with a call that the shortcut has begun and could not answer."""
         ...
 
@@ -127,6 +126,7 @@ class Http1:
         """One connection, request by request. Returns LINGER when the client may still send."""
         served = self._served
         read, shortcut = served.read, served.shortcut
+        exchange = peer.exchange
         peer.note = served.note(peer)
         parser: RequestParser | None = None  # since the first head that was not usual
         request: Any  # a guard.Request, or a Call
@@ -173,13 +173,13 @@ class Http1:
                         if request.expect_continue and not data:
                             yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)
                         body, data = yield from self._collect(request, peer, data)
-                    peer.line = request.line
-                    yield READY
+                    exchange.line = request.line
+                    yield exchange
                     if shortcut is not None and not isinstance(request, Request):
                         answer = shortcut.run(request, peer, body)
                 if answer is not None:
                     assert shortcut is not None
-                    peer.line = b""
+                    exchange.line = b""
                     try:
                         yield answer
                     finally:

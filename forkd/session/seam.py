@@ -11,9 +11,11 @@ yields              meaning                                         resumed with
 bytes, or a tuple   send these, in order                            None, once all are accepted
 of them
 `SendFile`          send a head, then a piece of a file             None, once all are accepted
-`READY`             a whole request is here; logic may run          None, where logic runs
-                    elsewhere
-`HIJACK`              logic wants the socket itself, blocking         a `HijackedSocket`
+`Exchange`          a whole request is here: the session goes on    None, where logic runs
+                    in the application
+`Multiplexed`       a step of this exchange is due, while the       None when that runs elsewhere;
+                    session goes on                                 itself, once it has run
+`HIJACK`            logic wants the socket itself, blocking         a `HijackedSocket`
 ==================  ==============================================  ============================
 
 A deadline is thrown into the session as `Deadline`; it may still answer (408) and end. A client
@@ -31,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Final, Protocol
 
+from forkd.system.forked import in_fork, leave
 from forkd.system.originals import monotonic
 
 #: The lowest average rate, in bytes per second, at which a slow peer is kept.
@@ -114,11 +117,77 @@ class _Token:
         return self._name
 
 
-READY: Final = _Token("READY")
 HIJACK: Final = _Token("HIJACK")
 LINGER: Final = _Token("LINGER")
 
-Op = Await | bytes | tuple[bytes | memoryview, ...] | SendFile | _Token
+
+class Exchange:
+    """One request, from the whole of it to the end of its answer, as models see it.
+
+    Where a connection has one at a time, as in HTTP/1, its session goes on in it: so this object is the
+    connection's, and used again for each request.
+    """
+
+    __slots__ = ("lent", "line")
+
+    def __init__(self) -> None:
+        #: Set by the session: of the request that the application is to answer. Empty again when it has, and
+        #: none of its code is called for this request any more: what is left needs no thread of a pool.
+        self.line = b""
+        self.lent = 0.0  # when it came into a queue for threads, in the models that have one; CLOCK_MONOTONIC
+
+
+class Multiplexed(Exchange):
+    """One of several exchanges of a connection at a time. It has a generator of its own.
+
+    The session yields it to have one step of that run. Where another thread does so, the session is resumed
+    with None, and later, from an Await, with the exchange; else with the exchange at once. What the step has
+    yielded, the session frames and sends. So it goes on reading, and with other exchanges, while this one is
+    in the application.
+
+    A step runs in whichever thread, one at a time. `result` is what it has yielded, or, once it is `done`,
+    what it has returned; `failure` what it has raised. A session closes the exchanges that it leaves behind.
+    """
+
+    __slots__ = ("done", "failure", "given", "over", "peer", "result", "steps")
+
+    def __init__(self, peer: Peer, steps: Generator[Any, None, Any], line: bytes) -> None:
+        """`peer`: its connection. `line`: as a request line, for what the model learns of it."""
+        self.line = line
+        self.lent = 0.0
+        self.peer = peer
+        self.steps = steps
+        self.result: Any = None
+        self.failure: BaseException | None = None
+        self.done = False
+        self.given = False  # to a thread, until the session is resumed with it
+        self.over = False  # closed
+
+    def step(self) -> Multiplexed:
+        """Run one step, unless it is closed. Returns itself."""
+        if not self.over:
+            self.result = None
+            try:
+                self.result = next(self.steps)
+            except StopIteration as stop:
+                self.result, self.done = stop.value, True
+            except BaseException as failure:  # whatever it is: the others of its connection go on
+                if in_fork:
+                    leave(failure)
+                self.failure, self.done = failure, True
+            if in_fork:
+                leave()
+        return self
+
+    def close(self) -> None:
+        """End it where it stands; its `finally` clauses run, once it has no thread any more. Raises what they
+        raise."""
+        self.over = True
+        if not self.given:
+            self.steps.close()
+
+
+Op = Await | bytes | tuple[bytes | memoryview, ...] | SendFile | Exchange | _Token
 Session = Generator[Any, Any, Any]
 
 
@@ -151,9 +220,7 @@ class Peer(Protocol):
     sock: Any  # for its options and names; bytes go through the model
     note: Any  # what a shortcut is to know of the connection, if the session has one
     ended: bool  # forkd closes the session: a GeneratorExit in it is that close, and no failure
-    #: Set by the session at READY: of the request that the application is to answer. Empty again when it has,
-    #: and none of its code is called for this request any more: what is left needs no thread of a pool.
-    line: bytes
+    exchange: Exchange  # its own, for a session that has one at a time
     direct: bool  # what is sent goes into the socket at once, and nothing else is under way there
 
     def push(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from forkd.config import Config
 from forkd.http.limits import Refusal, Refused
-from forkd.session.http1 import Exchange, Exchanges, refusal
+from forkd.session.http1 import Exchanges, Steps, refusal
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import SHED
 
@@ -32,14 +32,14 @@ class Shedding:
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
 
-    def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Exchange:
-        """Looked at after READY: the wait in a pool's queue counts, too."""
+    def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
+        """Looked at where logic runs: the wait in a pool's queue counts, too."""
         waited = peer.waited()
         if waited <= self._most:
             return self._exchange(request, peer, body)
         return self._shed(request, peer, waited)
 
-    def _shed(self, request: Any, peer: Peer, waited: float) -> Exchange:
+    def _shed(self, request: Any, peer: Peer, waited: float) -> Steps:
         self._host.recorder.add(SHED)
         refused = Refused(
             503, f"overloaded: the request has waited for {waited:.1f} s", Refusal.OVERLOAD

@@ -24,7 +24,7 @@ from forkd.models import registry
 from forkd.models.process_per_connection import ROW as PROCESSES
 from forkd.session import begin as begins
 from forkd.session.begin import Begin, BoundBegin, LayerRow
-from forkd.session.seam import HIJACK, LINGER, READY, Await, Become, Deadline, Session
+from forkd.session.seam import HIJACK, LINGER, Await, Become, Deadline, Exchange, Session
 from forkd.system.address import Address
 from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease, make_bells
@@ -32,6 +32,7 @@ from forkd.system.scoreboard import Scoreboard, scratch_row
 from forkd.system.uring import usable
 from tests.native.test_exchange import Access, Host, Log
 
+EXCHANGE = Exchange()
 FIRST, SECOND = Await("first", 10), Await("second", 10)
 
 # ---- one step ---------------------------------------------------------------------------------
@@ -119,9 +120,9 @@ def script(*ops: Any, result: Any = None) -> Callable[..., Session]:
         ([(b"hel", b"lo")], None, {}, FINISHED, b"hello"),
         ([b"hello"], LINGER, {}, LINGERING, b"hello"),
         ([b"hello", SECOND], None, {"send": False}, WRITING, b""),
-        ([READY, b"hello"], None, {"to_ready": True}, READY, b""),
+        ([EXCHANGE, b"hello"], None, {"to_ready": True}, EXCHANGE, b""),
         ([HIJACK, b"hello"], None, {"to_ready": True}, HIJACK, b""),
-        ([READY, HIJACK, b"hello"], None, {}, FINISHED, b"hello"),
+        ([EXCHANGE, HIJACK, b"hello"], None, {}, FINISHED, b"hello"),
     ],
 )
 def test_its_first_step_is_taken_at_once(
@@ -208,8 +209,8 @@ class Scripted:
         yield b"hello\n"
         while not data.endswith(b"\n"):
             data += yield SECOND
-        peer.line = data
-        yield READY
+        peer.exchange.line = data
+        yield peer.exchange
         yield data.upper()
         sock = yield HIJACK
         sock.unread(b"un")

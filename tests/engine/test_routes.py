@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.routes import MAX_ROUTES, SLOW_SECONDS, Routes, route_of
+from forkd.session.seam import Exchange
 
 HELLO = b"GET / HTTP/1.1"
 REPORT = b"GET /reports HTTP/1.1"
@@ -107,8 +107,10 @@ def test_routes_are_bounded() -> None:
 
 
 def work(lent: float, long: bool = False) -> Work:
-    conn: Any = SimpleNamespace(lent=lent)
-    return Work(conn, None, b"", long)
+    conn: Any = None
+    exchange = Exchange()
+    exchange.lent = lent
+    return Work(conn, exchange, None, b"", long)
 
 
 def test_as_many_enter_as_there_is_room_for() -> None:

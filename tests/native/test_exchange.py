@@ -22,7 +22,7 @@ from forkd.app.wsgi.file_wrapper import FileWrapper
 from forkd.config import Config
 from forkd.native import native
 from forkd.session.http1 import Http1
-from forkd.session.seam import Await, ClientGone, SendFile
+from forkd.session.seam import Await, ClientGone, Exchange, SendFile
 from forkd.system.cells import CODES, DURATION_BLOCKS, DURATION_CELLS, IN_FLIGHT, REQUEST, REQUESTS
 from forkd.system.scoreboard import scratch_row
 from tests.access import MemoryAccess
@@ -119,6 +119,7 @@ class Peer:
 
     def __init__(self, out: list[Any], gone: bool) -> None:
         self._out, self._gone = out, gone
+        self.exchange = Exchange()
         self._buffer: memoryview | None = None
 
     def push(self, data: bytes) -> None:

@@ -13,8 +13,8 @@ from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.session.framing import Answer, Framing
-from forkd.session.http1 import Exchange, Http1
-from forkd.session.seam import LINGER, READY, Await, Deadline
+from forkd.session.http1 import Http1, Steps
+from forkd.session.seam import LINGER, Await, Deadline, Exchange
 from forkd.session.shed import Shedding
 from forkd.system.cells import CODES, REFUSED, REQUESTS, SHED
 from forkd.system.scoreboard import scratch_row
@@ -55,8 +55,11 @@ class Host:
 
 class Peer:
     client, client_port, server, server_port, sock, fd = "10.0.0.1", 40000, "127.0.0.1", 80, None, -1
-    ended, line, note = False, b"", None
+    ended, note = False, None
     age = 0.0
+
+    def __init__(self) -> None:
+        self.exchange = Exchange()
 
     def fill(self, buffer: memoryview | None) -> int:
         return 0
@@ -92,8 +95,8 @@ class Echo:
     def read(self, data: bytes, peer: Any) -> None:
         assert peer.note == peer.client
 
-    def exchange(self, request: Request, peer: Any, body: IO[bytes] | None) -> Exchange:
-        assert peer.line == request.line
+    def exchange(self, request: Request, peer: Any, body: IO[bytes] | None) -> Steps:
+        assert peer.exchange.line == request.line
         answer = Answer(self.framing, request)
         answer.choose("200 OK", [])
         got = b"" if body is None else body.read()
@@ -105,10 +108,10 @@ class Echo:
             yield answer.end()
         else:
             yield answer.whole(request.method.encode() + b" " + request.target + b" " + got)
-        peer.line = b""
+        peer.exchange.line = b""
         return answer.close
 
-    def resume(self, call: Any, peer: Any) -> Exchange:
+    def resume(self, call: Any, peer: Any) -> Steps:
         yield b"resumed"
         return True
 
@@ -157,7 +160,7 @@ class Served:
         try:
             op = step(value)
             while type(op) is not Await:
-                if op is READY:
+                if type(op) is Exchange:
                     self.ready += 1
                 else:
                     self.out.append(b"".join(op) if type(op) is tuple else op)

@@ -1,7 +1,8 @@
 """WSGI (PEP 3333): the exchange, from a request to the bytes of its answer. In a child.
 
-session/http1.py starts it after READY, with the request's body: the application is called, and its pieces are
-yielded as bytes, framed by session/framing.py. A usual request goes from call to answer in native code.
+session/http1.py starts it where logic runs, with the request's body: the application is called, and its
+pieces are yielded as bytes, framed by session/framing.py. A usual request goes from call to answer in native
+code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
 from forkd.session.framing import Block, Framing
-from forkd.session.http1 import Exchange, Shortcut, Shown, limits_of
+from forkd.session.http1 import Shortcut, Shown, Steps, limits_of
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
@@ -86,7 +87,7 @@ class Wsgi:
 
     def exchange(
         self, request: Request | UsualRequest, peer: Peer, body: IO[bytes] | None
-    ) -> Exchange:
+    ) -> Steps:
         response = self._response(request, peer)
         if isinstance(request, Request):
             environ = environ_of(request, self._template, peer.note)
@@ -102,7 +103,7 @@ class Wsgi:
         yield from self._respond(request, shown, outcome, response, peer)
         return response.close
 
-    def resume(self, call: UsualRequest, peer: Peer) -> Exchange:
+    def resume(self, call: UsualRequest, peer: Peer) -> Steps:
         response, shown = call.response, (call.referer, call.agent)
         yield from self._respond(call, shown, call.outcome, response, peer, call.ticket)
         close: bool = response.close
@@ -138,7 +139,7 @@ class Wsgi:
                     leave()
                 if type(result) is list and len(result) == 1 and not response.head_sent:
                     data = exact(result[0])
-                    peer.line = b""  # a list has no close()
+                    peer.exchange.line = b""  # a list has no close()
                     if len(data) <= _MAX_COPY_BYTES:
                         answer = response.whole(data)
                         recorder.pause()

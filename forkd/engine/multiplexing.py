@@ -1,0 +1,74 @@
+"""The exchanges of a loop that run apart from their connections, on their way to threads and back.
+
+The thread that has a connection begins an exchange for its session; another thread runs a step of it; and at
+the end of a turn the thread that waits resumes the session with it, as soon as that waits, too. In a child, a
+part of the loops with threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from forkd.engine.connection import Connection
+from forkd.engine.connections import Connections
+from forkd.session.seam import Multiplexed
+
+
+class Multiplexing:
+    def __init__(
+        self,
+        connections: Connections,
+        run: Callable[[Multiplexed], None],
+        resume: Callable[[Connection, Multiplexed], None],
+    ) -> None:
+        """`attend` calls both, and they may break off: `run` has a step run, `resume` continues a session."""
+        self._connections = connections
+        self._run = run
+        self._resume = resume
+        # Any thread appends, and sees to it that the thread that waits attends, which alone removes. Only one
+        # thread at a time has hold of an exchange.
+        self._begun: deque[Multiplexed] = deque()
+        #: Of which a step has run.
+        self.returned: deque[Multiplexed] = deque()
+
+    def begin(self, exchange: Multiplexed) -> None:
+        """A session has yielded it. In any thread."""
+        exchange.given = True
+        self._begun.append(exchange)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to attend to."""
+        return bool(self._begun or self.returned)
+
+    def attend(self) -> bool:
+        """By the thread that waits, at the end of a turn. Returns whether any is left: its connection is with
+        another thread, or is being written to."""
+        while self._begun:
+            exchange = self._begun.popleft()
+            if self._due(exchange):
+                self._run(exchange)
+        for _ in range(len(self.returned)):
+            # It stays where another thread sees it until its connection has been looked at: see `_hand_back`
+            # in models/leader_threads.py.
+            exchange = self.returned[0]
+            conn: Connection = exchange.peer  # type: ignore[assignment]
+            if not self._due(exchange):
+                self.returned.popleft()
+            elif self._connections.resumable(conn):
+                self.returned.popleft()
+                exchange.given = False
+                self._resume(conn, exchange)
+            else:
+                self.returned.rotate(-1)
+        return bool(self.returned)
+
+    def _due(self, exchange: Multiplexed) -> bool:
+        """Whether it still has a session. If not, it is closed."""
+        conn = exchange.peer
+        if not exchange.over and not conn.ended and self._connections.by_fd.get(conn.fd) is conn:
+            return True
+        exchange.given = False
+        self._connections.end(exchange)
+        return False
