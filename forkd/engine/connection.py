@@ -102,7 +102,7 @@ class Connection(Link):
     direct = True
 
     __slots__ = (
-        "_recv",
+        "_filling",
         "client_port",
         "ended",
         "exchange",
@@ -129,7 +129,8 @@ class Connection(Link):
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self._recv: Callable[..., bytes | memoryview] = sock.recv
+        #: What receives while a session has memory of its own for that.
+        self._filling: _Filling | None = None
         # A unix peer has no address worth telling: accept(2) returns an empty name.
         self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
         self.server = begin.server
@@ -161,7 +162,8 @@ class Connection(Link):
     def receive(self, size: int, flags: int = 0) -> bytes | memoryview:
         """What has come, at most `size` bytes of it, or more into memory of the session's; b"" at EOF. Raises
         BlockingIOError when nothing has, and OSError when the client has left."""
-        data = self._recv(size, flags)
+        filling = self._filling  # a bound method for each connection would be memory for nothing
+        data = self.sock.recv(size, flags) if filling is None else filling.recv(size, flags)
         self.moved += len(data)
         self.recorder.add(RECEIVED, len(data))
         return data
@@ -296,9 +298,9 @@ class Connection(Link):
 
     def fill(self, buffer: memoryview | None) -> int:
         if buffer is None:
-            self._recv = self.sock.recv
+            self._filling = None
             return 0
-        self._recv = _Filling(self.sock, buffer).recv
+        self._filling = _Filling(self.sock, buffer)
         try:
             return len(self.receive(CHUNK_BYTES, _NOW_FLAGS))
         except OSError:  # the next receive will see it, or the end

@@ -23,10 +23,9 @@ MOVES = "this is where they move"
 LOOKS = "looks whether something has come, and leaves it there"
 #: By file and expression: how often it stands there, and why it may.
 EXEMPT = {
-    ("engine/connection.py", "sock.recv"): (1, MOVES),  # Connection.receive
     ("engine/connection.py", "self.sock.recv"): (2, f"{MOVES}; the other {LOOKS}"),
     ("engine/connection.py", "sock.recv_into"): (1, MOVES),  # into a session's memory
-    ("engine/connection.py", "_Filling(self.sock, buffer).recv"): (1, MOVES),
+    ("engine/connection.py", "filling.recv"): (1, MOVES),
     ("engine/connection.py", "self.sock.send"): (1, MOVES),  # Connection.transmit
     ("engine/connection.py", "self.sock.sendmsg"): (1, MOVES),
     ("engine/connection.py", "os.sendfile"): (1, MOVES),
