@@ -284,8 +284,9 @@ class Actions:
         if self._service.generation.master_accepts:
             rest = socket.socket(fileno=os.dup(old.fileno()))
             rest.setblocking(False)
-            self._parts.dispatcher.ending.append(
-                Listener(listener.wanted, listener.name, listener.backlog, [rest])
+            self._parts.dispatcher.empty(
+                Listener(listener.wanted, listener.name, listener.backlog, [rest]),
+                self._service.begin_of(listener),
             )
 
     def renewed(self, listener: Listener) -> None:

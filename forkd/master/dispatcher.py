@@ -28,6 +28,7 @@ from forkd.engine.share import MOST_ACCEPTS, SHARE_SECONDS
 from forkd.log.lines import Log
 from forkd.master.children import Child, Children, State
 from forkd.master.generation import Generation
+from forkd.session.begin import Begin
 from forkd.system import signals
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import ACCEPTED, CONNECTIONS
@@ -127,6 +128,11 @@ class Dispatcher:
             child.queue = None
             self._again_in(0.0)
 
+    def empty(self, listener: Listener, begin: Begin) -> None:
+        """Accept from it, too, until it is empty, and close it then."""
+        self.ending.append(listener)
+        self._begins[listener] = str(begin)
+
     def forget(self) -> None:
         """In a child, and at the end."""
         for listener in self.ending:
@@ -206,6 +212,7 @@ class Dispatcher:
         """Once that is so for good, no client is waited for."""
         if listener in self.ending:
             self.ending.remove(listener)
+            del self._begins[listener]
             listener.close()
             return
         # As the acceptor of a child does: a unix socket that was shut down is ready for ever.
@@ -340,6 +347,7 @@ class Dispatcher:
         for listener in self.ending:
             listener.close()
         self.ending.clear()
+        self._begins.clear()
         self.forget()
         self._held.clear()
         for ours, theirs in self._queues():

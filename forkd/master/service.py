@@ -18,6 +18,7 @@ from forkd.master.generation import Generation
 from forkd.master.launch import Launch
 from forkd.master.phase import Phase
 from forkd.master.upgrade import Upgrade
+from forkd.session.begin import Begin
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
@@ -77,6 +78,10 @@ class Service:
         """Those that are to let clients in, the incoming generation's included."""
         incoming = self.incoming.listeners if self.incoming is not None else []
         return list(dict.fromkeys(self.generation.listeners + incoming))
+
+    def begin_of(self, listener: Listener) -> Begin:
+        """What connections begin with that one of these accepts."""
+        return next(g.begins[listener] for g in self.generations() if listener in g.begins)
 
     @property
     def responsible(self) -> bool:

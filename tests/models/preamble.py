@@ -4,7 +4,7 @@
 goes by, filled up with blanks; `V` decides: "+" lets it pass, "-" closes the connection, "!" fails.
 
 The layer is added to a copy of the package as a later version would bring it: a file in session/, which is
-this file, and a row that an option of the address asks for.
+this file, and a row that an option of the address asks for, or a path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZE = 16
 ROW = """
 from forkd.session.preamble import Preamble
 
-LAYERS = (LayerRow("preamble", lambda address: address.freebind, Preamble),)
+LAYERS = (LayerRow("preamble", lambda address: address.freebind or "layer" in address.path, Preamble),)
 """
 
 

@@ -268,6 +268,21 @@ def test_a_reload_gives_a_listener_another_begin(layered: Daemon, flags: list[st
         assert late.answer() == f"{WHO} /3"
 
 
+@pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
+def test_a_socket_that_is_made_anew_has_it_too(layered: Daemon, tmp_path: Path, model: str) -> None:
+    path = tmp_path / "layer.sock"
+    layered.start("-m", model, "-b", f"unix:{path}", app="app:wsgi_")
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(str(path))
+            sock.sendall(preamble(WHO) + b"GET /1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            with sock.makefile("rb") as file:
+                assert file.read().endswith(f"{WHO} /1".encode())
+        path.unlink()
+        layered.ok("reload")
+
+
 @WAYS
 def test_an_upgrade_keeps_it(layered: Daemon, flags: list[str]) -> None:
     layered.start("-b", PLAIN, "-b", LAYERED, *flags, app="app:wsgi_")
