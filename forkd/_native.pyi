@@ -5,7 +5,24 @@ from typing import Any
 # Where a class has a twin in Python, that says what its members are. This file imports none of them: it is
 # below all.
 
-class UsualRequest: ...  # as UsualRequest in app/wsgi/shortcut.py
+class Call:
+    line: bytes
+    answer: Any
+    began: int
+    sent: int
+    code: int
+    close: bool
+    def answered(self, answer: bytes | tuple[bytes, bytes] | None, /) -> bool: ...
+    def suspend(self) -> None: ...
+    def gone(self) -> None: ...
+
+class UsualRequest(Call): ...  # as UsualRequest in app/wsgi/shortcut.py
+
+class Shortcut:
+    draining: bool
+
+class WsgiShortcut(Shortcut): ...  # as Shortcut in app/wsgi/shortcut.py
+class FlowShortcut(Shortcut): ...
 class Block: ...  # as Block there
 
 def read_head(
@@ -104,6 +121,7 @@ class Link:  # PythonLink in engine/link.py
     client: str
     note: Any
     origin: Any
+    call: Any
 
 class ForkState:  # PythonForkState in system/forked.py
     forks: int
@@ -136,7 +154,7 @@ class Handle:  # _PythonHandle in system/uring.py
     held: Any
     data: bytes
     conn: Any
-    request: Any
+    call: Any
     offset: int
 
 class Completions:

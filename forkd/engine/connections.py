@@ -14,10 +14,10 @@ from typing import Any
 from forkd.engine.connection import Connection, Owner
 from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NOWHERE, Wheel
-from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, receive
+from forkd.engine.steps import ABORTED, FINISHED, LINGERING, SUSPENDED, WRITING, Outcome, receive
 from forkd.session.begin import BoundBegin
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await, Multiplexed
-from forkd.system.handles import READ, WRITE, HandleSet
+from forkd.system.handles import NO_MORE, READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
 from forkd.system.retry import WAITING_CALL, Retry
 
@@ -43,6 +43,7 @@ class Connections:
             "write", context.config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True
         )
         self.lingering = Await("linger", LINGER_SECONDS)
+        self.suspended = Await("answer", 0)  # of the application, which takes its time: only the end is read
         self._context = context
         self._handles = handles
         self._counted = counted
@@ -71,6 +72,10 @@ class Connections:
             self._finish(conn, outcome is LINGERING)
         elif outcome is ABORTED:
             self.close(conn)
+        elif outcome is SUSPENDED:
+            call = conn.call
+            self._wait(conn, self.suspended)
+            call.suspend()
         else:
             raise TypeError(f"a connection cannot be kept in {outcome!r}")
 
@@ -119,6 +124,9 @@ class Connections:
 
     def linger(self, conn: Connection) -> bool:
         """Whether the connection only waits for the client's EOF; if so, that was looked for."""
+        if conn.op is self.suspended:
+            self._look(conn)
+            return True
         if conn.op is not self.lingering:
             return False
         try:
@@ -128,6 +136,19 @@ class Connections:
         if ended:
             self.close(conn)
         return True
+
+    def _look(self, conn: Connection) -> None:
+        """A suspended connection is readable. What the client sends before it has its answer waits in the
+        socket; then only its end is waited for."""
+        try:
+            if conn.mask == READ and conn.has_input():
+                self._handles.modify(conn.fd, NO_MORE)
+                conn.mask = NO_MORE
+                return
+        except OSError:
+            pass  # it has left, or there is no room to wait
+        conn.end(self.log)
+        self.close(conn)
 
     def overdue(self) -> list[Connection]:
         """Connections whose time is up, and whose sessions may still say something. Those that

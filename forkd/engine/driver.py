@@ -32,7 +32,8 @@ class Driver(Protocol):
 
     def answer(self, conn: Connection, call: Any) -> Outcome | None:
         """Call the application for a request that `Resumes.claims` has taken, and send the answer. Returns
-        what the connection waits in then; None: its session has to go on with the call. In any thread."""
+        what the connection waits in then; None: its session has to go on with the call, or that is suspended:
+        `conn.call`. In any thread."""
 
     def watch_requests(self, wary: bool, patience: float) -> None:
         """From now on: offer each request to `claims` before its application is called, if `wary`; and report

@@ -14,7 +14,7 @@ from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.driver import Driver, driver_row
 from forkd.engine.loop import ChildLoop
-from forkd.engine.steps import ABORTED, FINISHED, Outcome, advance, flush
+from forkd.engine.steps import ABORTED, FINISHED, SUSPENDED, Outcome, advance, flush
 from forkd.session.begin import BoundBegin
 from forkd.session.seam import HIJACK, Await, Deadline
 from forkd.system.handles import HANGUP, WRITE, Events, HandleSet
@@ -109,6 +109,10 @@ class InlineLoop(ChildLoop):
     def rests(self, conn: Connection, op: Await) -> None:
         """A request is answered, and the connection waits for the next one."""
         self.connections.follow(conn, op)
+
+    def suspended(self, conn: Connection) -> None:
+        """The application has a request, `conn.call`, and answers later."""
+        self.connections.follow(conn, SUSPENDED)
 
     def ended(self, conn: Connection) -> None:
         """A request is answered, and it was the last one."""

@@ -4,7 +4,8 @@
 was new. `moved`: bytes received or sent since the deadline was last looked at. `deadline`
 and `bucket`: see deadlines.py. `op`: the Await that its session is in. `client`: its IP address. `note`:
 see `Peer` in session/seam.py. `recorder`: where its bytes are counted. `origin`: of a bare Link, which native
-code has accepted, the intake.
+code has accepted, the intake. `call`: what a shortcut has called, and the application answers later; None
+where there is none, as always without native code.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class PythonLink:
     client: str
     note: Any
     origin: Any
+    call: Any = None
 
 
 if TYPE_CHECKING or native is None:

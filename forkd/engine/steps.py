@@ -32,6 +32,8 @@ class _Outcome:
 WRITING: Final = _Outcome("WRITING")
 #: The session returned.
 FINISHED: Final = _Outcome("FINISHED")
+#: A shortcut has called the application, which answers later: `conn.call`.
+SUSPENDED: Final = _Outcome("SUSPENDED")
 #: It returned, and the client may still be sending.
 LINGERING: Final = _Outcome("LINGERING")
 #: The client left, or the session failed.

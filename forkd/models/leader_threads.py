@@ -35,7 +35,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.inline import InlineLoop
 from forkd.engine.multiplexing import Multiplexing
 from forkd.engine.routes import SLOW_SECONDS, Routes, route_of
-from forkd.engine.steps import FINISHED, Outcome, advance
+from forkd.engine.steps import FINISHED, SUSPENDED, Outcome, advance
 from forkd.session.seam import HIJACK, Await, Exchange, Multiplexed
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import Events
@@ -248,7 +248,9 @@ class LeaderThreads(InlineLoop):
 
     def deposed(self, conn: Connection, request: Any) -> None:
         """Native code has begun with this, and another leads by now."""
-        outcome = advance(conn, conn.resume, request, self.log)
+        outcome = (
+            advance(conn, conn.resume, request, self.log) if conn.call is None else SUSPENDED
+        )
         self._routes.judge(route_of(request.line), (monotonic_ns() - request.began) / 1e9)
         self._deposed(conn, outcome)
 
@@ -285,6 +287,8 @@ class LeaderThreads(InlineLoop):
                     return outcome
                 conn.end(self.log)
                 return FINISHED
+            if conn.call is not None:
+                return SUSPENDED
             value = reached
         return advance(conn, conn.resume, value, self.log)
 

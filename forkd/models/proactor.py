@@ -26,7 +26,7 @@ from forkd.engine.completing import Completing
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.pooled import PooledLoop
-from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome
+from forkd.engine.steps import ABORTED, FINISHED, LINGERING, SUSPENDED, WRITING, Outcome
 from forkd.models.row import ModelRow
 from forkd.session.seam import Await
 from forkd.system.aio import MAX_CLIENTS, AioOperations
@@ -114,11 +114,23 @@ class Proactor(PooledLoop):
 
     def _received(self, conn: Completing, data: Any) -> None:
         """Step 5."""
+        if conn.op is self.connections.suspended:
+            self._early(conn, data)
+            return
         conn.moved += len(data)
         conn.recorder.add(RECEIVED, len(data))
         if conn.op is not self.connections.lingering:
             self.go(conn, conn.resume, data)
         elif not data:
+            self.connections.close(conn)
+
+    def _early(self, conn: Completing, data: Any) -> None:
+        """What the client sends before it has its answer is held until then. It may have left."""
+        if data:
+            self.handles.put_back(conn.fd, data)
+            conn.mask = 0
+        else:
+            conn.end(self.log)
             self.connections.close(conn)
 
     def _sent(self, conn: Completing, count: Any) -> None:
@@ -148,6 +160,9 @@ class Proactor(PooledLoop):
 
     def rests(self, conn: Connection, op: Await) -> None:
         self.connections.follow(conn, op)
+
+    def suspended(self, conn: Connection) -> None:
+        self.connections.follow(conn, SUSPENDED)
 
     def ended(self, conn: Connection) -> None:
         conn.end(self.log)

@@ -55,6 +55,9 @@ class Resumes(Protocol):
     def rests(self, conn: Any, op: Any) -> None:
         """A request is answered, and the connection waits for the next one."""
 
+    def suspended(self, conn: Any) -> None:
+        """A request is in the application, which answers later: `conn.call`."""
+
     def ended(self, conn: Any) -> None:
         """A request is answered, and it was the last one."""
 

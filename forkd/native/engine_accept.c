@@ -78,7 +78,7 @@ static int lift(Link *link, PyObject *mend)
     return done ? 0 : -1;
 }
 
-/* What Ends are (app/wsgi/environ.py). Takes the reference to the last, which is NULL only with an exception. */
+/* Both ends of a connection, as strings. Takes the reference to the last, which is NULL only with an exception. */
 static PyObject *ends_of(PyObject *name, PyObject *port, PyObject *client, PyObject *client_port)
 {
     PyObject *ends = client_port ? PyTuple_Pack(4, name, port, client, client_port) : NULL;
@@ -107,9 +107,9 @@ static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObjec
     return (PyObject *)link;
 }
 
-/* accept(listener, most, name, port, mend) -> up to `most` Links, whose `note` is what Ends are (app/wsgi/environ.py);
- * fewer: no more wait. `name` and `port` are the server's, as strings, and `mend` is what is called when a
- * standard descriptor was missing. Raises OSError, unless there are some. */
+/* accept(listener, most, name, port, mend) -> up to `most` Links; fewer: no more wait. `name` and `port` are the server's,
+ * as strings, and the `note` of each link is these two, and those of its client. `mend` is what is called when a standard
+ * descriptor was missing. Raises OSError, unless there are some. */
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
@@ -204,41 +204,83 @@ int link_later(Dispatcher *self, Link *link, int epoll)
     return epoll >= 0 ? wait_silent(self, link, epoll) : grow(self, link, n_rests, Py_NewRef(link->op));
 }
 
+/* The session of a link, which gets one now, goes on with a call, or waits for it: `name`. Returns 0, or -1 with an
+ * exception. */
+static int grow_with(Dispatcher *self, PyObject *name, Call *call, PyObject *argument)
+{
+    Link *conn = call_grown(call);
+    if (!conn)
+        return -1;
+    Py_INCREF((PyObject *)conn);
+    int failed = loop_tell(self->loop, name, conn, argument);
+    Py_DECREF((PyObject *)conn);
+    return failed;
+}
+
+/* The application has answered: send that. Returns 0, or -1 with an exception. */
+static int send_first(Dispatcher *self, Shortcut *shortcut, Link *link, Call *call, PyObject *answer, PyObject *then)
+{
+    PyObject *left = send_now(link, answer, call->close ? TOGETHER : 0);
+    if (left != Py_None) {
+        call->answer = left;
+        return left ? grow_with(self, n_feed, call, (PyObject *)call) : -1;
+    }
+    Py_DECREF(left);
+    if (shortcut->functions->end(shortcut, call) < 0)
+        return -1;
+    return call->close ? end_link(self, link) : grow(self, link, n_rests, Py_NewRef(then));
+}
+
+/* Call the application, and follow what that comes to. Returns 0, or -1 with an exception. */
+static int run_first(Dispatcher *self, Shortcut *shortcut, Link *link, Call *call, PyObject *then)
+{
+    PyObject *answer = NULL;
+    int failed = -1;
+    switch (shortcut->functions->call(shortcut, link, call, &answer)) {
+    case ANSWERED:
+        failed = send_first(self, shortcut, link, call, answer, then);
+        break;
+    case SUSPENDED:
+        if (!call_grown(call))
+            break;
+        call_suspend(call, shortcut, self->loop, then, 1);
+        failed = grow_with(self, n_suspended, call, NULL);
+        break;
+    case UNFINISHED:
+        failed = grow_with(self, n_feed, call, (PyObject *)call);
+        break;
+    default:
+        break;
+    }
+    Py_XDECREF(answer);
+    return failed;
+}
+
 static int begin(Dispatcher *self, Link *link, int epoll)
 {
     int rests = resting_known(&self->resting, link), failed = -1;
     if (rests < 0)
         return -1;
-    if (rests && !link->recorder)
-        link->recorder = Py_NewRef(exchange_recorder(self->resting.exchange));
+    Shortcut *shortcut = rests ? (Shortcut *)Py_NewRef((PyObject *)self->resting.shortcut) : NULL;
+    if (shortcut && !link->recorder)
+        link->recorder = Py_XNewRef(shortcut->recorder);
     Py_ssize_t size = link_receive(link, self->buffer, CHUNK);
-    if (size == LINK_EMPTY)
-        return link_later(self, link, epoll);
     if (size <= 0) {
+        Py_XDECREF((PyObject *)shortcut);
+        if (size == LINK_EMPTY)
+            return link_later(self, link, epoll);
         link_close(link);
         return 0;
     }
-    PyObject *exchange = Py_XNewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *rest;
-    UsualRequest *request = NULL;
-    int begun = rests ? exchange_read(exchange, self->buffer, size, link, &request) : 0;
-    if (begun > 0)
-        begun = exchange_call(exchange, link, request, &answer);
-    if (!begun) {
+    PyObject *then = Py_NewRef(self->resting.then);
+    Call *call = NULL;
+    Outcome outcome = shortcut ? shortcut->functions->read(shortcut, self->buffer, size, link, &call) : NOT_USUAL;
+    if (outcome == CALL)
+        failed = run_first(self, shortcut, link, call, then);
+    else if (outcome == NOT_USUAL)
         failed = grow(self, link, n_feed, PyBytes_FromStringAndSize(self->buffer, size));
-    } else if (begun == 2) {
-        failed = loop_tell(self->loop, n_feed, (Link *)request->peer, (PyObject *)request);
-    } else if (begun == 1 && (rest = send_now(link, answer, request->close ? TOGETHER : 0))) {
-        if (rest != Py_None) {
-            request->answer = Py_NewRef(rest);
-            failed = grow(self, link, n_feed, Py_NewRef((PyObject *)request));
-        } else if (exchange_end(exchange, request) >= 0) {
-            failed = request->close ? end_link(self, link) : grow(self, link, n_rests, Py_NewRef(then));
-        }
-        Py_DECREF(rest);
-    }
-    Py_XDECREF(answer);
-    Py_XDECREF((PyObject *)request);
-    Py_XDECREF(exchange);
+    Py_XDECREF((PyObject *)call);
+    Py_XDECREF((PyObject *)shortcut);
     Py_DECREF(then);
     return failed;
 }
@@ -250,6 +292,58 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
     int failed = begin(self, link, epoll);
     self->begun = outer;
     return failed;
+}
+
+static int begin_all(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
+{
+    int64_t ends = now_ns() + MOST_ACCEPT_NS;
+    int late = 0;
+    for (Py_ssize_t i = 0; i < PyList_Size(links); i++) {
+        Link *link = (Link *)PyList_GetItem(links, i);
+        if (!link || Py_TYPE((PyObject *)link) != link_type || link->op) {
+            PyErr_SetString(PyExc_TypeError, "that is no new link");
+            return -1;
+        }
+        link->op = Py_NewRef(opening);
+        link->driver = Py_NewRef(self->driver);
+        link->origin = Py_NewRef(intake);
+        late = late || (i && now_ns() >= ends);
+        if (late ? link_later(self, link, epoll) : link_begin(self, link, epoll))
+            return -1;
+    }
+    if (late)
+        self->taken = SHARE_OVER;
+    return 0;
+}
+
+int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
+{
+    PyObject *outer = self->batch;
+    self->batch = links;
+    int failed = begin_all(self, links, opening, intake, epoll);
+    self->batch = outer;
+    return failed;
+}
+
+/* Add the descriptor of a bare Link to a list. Returns 0, or -1 with an exception. */
+static int tell_descriptor(PyObject *found, const Link *link)
+{
+    PyObject *fd = link->bare ? PyLong_FromLong(link->fd) : NULL;
+    int failed = link->bare && (!fd || PyList_Append(found, fd));
+    Py_XDECREF(fd);
+    return failed ? -1 : 0;
+}
+
+PyObject *links_held(Dispatcher *self, PyObject *unused)
+{
+    PyObject *found = PyList_New(0);
+    (void)unused;
+    for (Py_ssize_t i = 0; found && self->batch && i < PyList_Size(self->batch); i++)
+        if (tell_descriptor(found, (Link *)PyList_GetItem(self->batch, i)))
+            Py_CLEAR(found);
+    if (found && self->begun && tell_descriptor(found, self->begun))
+        Py_CLEAR(found);
+    return found;
 }
 
 /* ---- a leader whose connections are all one-shot ----------------------------------------------- */

@@ -1,9 +1,9 @@
-/* The demultiplexing of one turn, for connections that are at rest: receive, exchange, send (engine/inline.py and
+/* The demultiplexing of one turn, for connections that are at rest: receive, call, send (engine/inline.py and
  * `dispatch` in engine/loop.py, the twins).
  *
- * A connection rests while its session waits in an Await that has a `shortcut`. A usual request is answered without
- * the session, which goes on waiting. Anything else is passed to it: as bytes, or as a request that was begun here
- * and that the session continues. */
+ * A connection rests while its session waits in an Await that has a `shortcut`. What its
+ * shortcut reads as a call is answered without the session, which goes on waiting. Anything else is passed to it: as
+ * bytes, or as a call that was begun here and that the session continues. */
 
 #define _GNU_SOURCE
 #include "engine_inline.h"
@@ -73,104 +73,137 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
     return (PyObject *)self;
 }
 
-PyObject *send_now(Link *conn, PyObject *answer, int flags)
+/* Whether the loop has taken the call, before its application has it; -1 with an exception. */
+static int claimed(Dispatcher *self, Link *conn, Call *call)
 {
-    PyObject *parts[2] = {answer, NULL};
-    struct iovec pieces[2] = {{0}};
-    int count = 1;
-    if (PyTuple_Check(answer))
-        for (count = 0; count < 2; count++)
-            parts[count] = PyTuple_GetItem(answer, count);
-    for (int i = 0; i < count; i++) {
-        Py_ssize_t size;
-        char *data;
-        if (!parts[i] || PyBytes_AsStringAndSize(parts[i], &data, &size))
-            return NULL;
-        pieces[i] = (struct iovec){data, (size_t)size};
-    }
-    Py_ssize_t sent = link_send(conn, pieces, count, flags);
-    size_t all = pieces[0].iov_len + pieces[1].iov_len;
-    if ((size_t)sent == all)
-        return Py_NewRef(Py_None);
-    if (!sent)
-        return Py_NewRef(answer);
-    if ((size_t)sent < pieces[0].iov_len) {
-        PyObject *rest = remainder_of(parts[0], sent);
-        return !rest ? NULL : count == 1 ? Py_BuildValue("(N)", rest) : Py_BuildValue("(NO)", rest, parts[1]);
-    }
-    PyObject *rest = remainder_of(parts[1], sent - (Py_ssize_t)pieces[0].iov_len);
-    return rest ? Py_BuildValue("(N)", rest) : NULL;
-}
-
-/* Whether the loop has taken the request, before its application is called; -1 with an exception. */
-static int claimed(Dispatcher *self, Link *conn, UsualRequest *request)
-{
-    PyObject *answer = PyObject_CallMethodObjArgs(self->loop, n_claims, (PyObject *)conn, (PyObject *)request, NULL);
+    PyObject *answer = PyObject_CallMethodObjArgs(self->loop, n_claims, (PyObject *)conn, (PyObject *)call, NULL);
     int truth = answer ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
     return truth;
 }
 
 /* The leader's thread was in the application for so long (ns). Returns 0, or -1 with an exception. */
-static int judge(Dispatcher *self, UsualRequest *request, int64_t took)
+static int judge(Dispatcher *self, Call *call, int64_t took)
 {
     if ((double)took <= self->patience * 1e9)
         return 0;
     PyObject *seconds = PyFloat_FromDouble((double)took / 1e9);
-    PyObject *done = seconds ? PyObject_CallMethodObjArgs(self->loop, n_judge, request->line, seconds, NULL) : NULL;
+    PyObject *done = seconds ? PyObject_CallMethodObjArgs(self->loop, n_judge, call->line, seconds, NULL) : NULL;
     Py_XDECREF(seconds);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
 
-/* What arrived at a connection that rests. Returns 0, or -1 with an exception. */
-static int serve(Dispatcher *self, Link *conn, double now)
+/* The session goes on with a call, of which `answer` is left to send; NULL: there is none yet. Takes the reference.
+ * Returns 0, or -1 with an exception. */
+static int go_on_with(Dispatcher *self, PyObject *name, Link *conn, Call *call, PyObject *answer)
+{
+    call->answer = answer;
+    return loop_tell(self->loop, name, conn, (PyObject *)call);
+}
+
+/* The application has answered: send that. Returns 0, or -1 with an exception. */
+static int send_answer(Dispatcher *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *answer, PyObject *then,
+                       double until)
+{
+    PyObject *left = send_now(conn, answer, 0);
+    if (left != Py_None)
+        return left ? go_on_with(self, n_feed, conn, call, left) : -1;
+    Py_DECREF(left);
+    int64_t took = shortcut->functions->end(shortcut, call);
+    return took < 0 || loop_answered(self->loop, conn, call, then, until) || judge(self, call, took) ? -1 : 0;
+}
+
+/* Call the application, and follow what that comes to. Returns 0, or -1 with an exception. */
+static int run_call(Dispatcher *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *then, double until)
+{
+    PyObject *answer = NULL;
+    int failed = -1;
+    /* From here on the buffer may be another leader's. */
+    Outcome outcome = self->baton && baton_hold(self->baton, (PyObject *)conn)
+                          ? FAILED
+                          : shortcut->functions->call(shortcut, conn, call, &answer);
+    int leads = !self->baton || baton_release(self->baton, (PyObject *)conn);
+    if (outcome == ANSWERED && leads) {
+        failed = send_answer(self, shortcut, conn, call, answer, then, until);
+    } else if (outcome == SUSPENDED) {
+        call_suspend(call, shortcut, self->loop, then, 1);
+        failed = loop_tell(self->loop, leads ? n_suspended : n_deposed, conn, leads ? NULL : (PyObject *)call);
+    } else if (outcome != FAILED) {
+        failed = go_on_with(self, leads ? n_feed : n_deposed, conn, call, Py_XNewRef(answer));
+    }
+    Py_XDECREF(answer);
+    return failed;
+}
+
+/* The session gets what is in the buffer; nothing is the end. Returns 0, or -1 with an exception. */
+static int feed(Dispatcher *self, Link *conn, Py_ssize_t size)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(self->buffer, size);
+    int failed = bytes ? loop_tell(self->loop, n_feed, conn, bytes) : -1;
+    Py_XDECREF(bytes);
+    return failed;
+}
+
+/* What arrived at a connection that rests: receive it. Returns how many bytes; 0 when that is all, or LINK_LOST with an
+ * exception. */
+static Py_ssize_t receive(Dispatcher *self, Link *conn)
 {
     Py_ssize_t size = link_receive(conn, self->buffer, CHUNK);
-    if (size < 0)
-        return size == LINK_EMPTY ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
+    if (size > 0)
+        return size;
+    int failed = size == LINK_LOST ? loop_tell(self->loop, n_lost, conn, NULL) : size == LINK_EMPTY ? 0 : feed(self, conn, 0);
+    return failed ? LINK_LOST : 0;
+}
+
+/* As a call, if it is one. Returns 0, or -1 with an exception. */
+static int serve(Dispatcher *self, Link *conn, double now)
+{
+    Py_ssize_t size = receive(self, conn);
+    if (size <= 0)
+        return size ? -1 : 0;
     /* The application may come back here: another Await may be known by then. */
-    PyObject *exchange = Py_NewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *value;
+    Shortcut *shortcut = (Shortcut *)Py_NewRef((PyObject *)self->resting.shortcut);
+    PyObject *then = Py_NewRef(self->resting.then);
     double until = now + self->resting.seconds;
-    UsualRequest *request = NULL;
-    int begun = size ? exchange_read(exchange, self->buffer, size, conn, &request) : 0, leads = 1, failed;
-    if (begun > 0 && self->wary) {
-        int taken = claimed(self, conn, request);
-        if (taken) {
-            failed = taken < 0 ? -1 : 0;
-            goto done;
-        }
-    }
-    if (begun > 0) { /* from here on the buffer may be another leader's */
-        begun = self->baton && baton_hold(self->baton, (PyObject *)conn)
-                    ? -1
-                    : exchange_call(exchange, conn, request, &answer);
-        leads = !self->baton || baton_release(self->baton, (PyObject *)conn);
-    }
-    failed = begun < 0 ? -1 : 0;
-    if (!begun) {
-        value = PyBytes_FromStringAndSize(self->buffer, size);
-    } else if (begun == 1 && leads) {
-        value = send_now(conn, answer, 0); /* None: all of it */
-    } else {
-        value = answer;
-        answer = NULL;
-    }
-    if (value == Py_None) {
-        int64_t took = exchange_end(exchange, request);
-        failed = took < 0 || loop_answered(self->loop, conn, request, then, until) || judge(self, request, took) ? -1 : 0;
-    } else if (!failed) {
-        PyObject *name = leads ? n_feed : n_deposed;
-        if (request)
-            request->answer = value ? Py_NewRef(value) : NULL;
-        failed = begun == 2 || value ? loop_tell(self->loop, name, conn, request ? (PyObject *)request : value) : -1;
-    }
-    Py_XDECREF(value);
-    Py_XDECREF(answer);
-done:
-    Py_XDECREF((PyObject *)request);
-    Py_DECREF(exchange);
+    Call *call = NULL;
+    Outcome outcome = shortcut->functions->read(shortcut, self->buffer, size, conn, &call);
+    int taken = outcome == CALL && self->wary ? claimed(self, conn, call) : 0, failed = -1;
+    if (taken)
+        failed = taken < 0 ? -1 : 0;
+    else if (outcome == CALL)
+        failed = run_call(self, shortcut, conn, call, then, until);
+    else if (outcome == NOT_USUAL)
+        failed = feed(self, conn, size);
+    Py_XDECREF((PyObject *)call);
+    Py_DECREF((PyObject *)shortcut);
     Py_DECREF(then);
+    return failed;
+}
+
+/* As the next of something that goes on. Returns 0, or -1 with an exception. */
+static int go_on(Dispatcher *self, Link *conn, double now)
+{
+    Py_ssize_t size = receive(self, conn);
+    if (size <= 0)
+        return size ? -1 : 0;
+    Shortcut *shortcut = (Shortcut *)Py_NewRef((PyObject *)self->resting.shortcut);
+    PyObject *op = Py_NewRef(conn->op);
+    double until = now + self->resting.seconds;
+    int failed = 0;
+    Outcome outcome = shortcut->functions->more(shortcut, conn, self->buffer, size);
+    if (outcome == FAILED) { /* its session knows what to do */
+        PyObject *value = taken_exception();
+        failed = loop_tell(self->loop, n_failed, conn, value);
+        Py_DECREF(value);
+    } else if (outcome == UNFINISHED) {
+        failed = loop_tell(self->loop, n_feed, conn, Py_None);
+    } else if (conn->op == op) {
+        conn->deadline = until;
+        conn->moved = 0;
+    }
+    Py_DECREF((PyObject *)shortcut);
+    Py_DECREF(op);
     return failed;
 }
 
@@ -192,6 +225,12 @@ static int accept_at(Dispatcher *self, PyObject *fd)
     return done ? 0 : -1;
 }
 
+/* Whether the connection that was met last waits for calls, and not for the next bytes of something that goes on. */
+static int reads_calls(const Dispatcher *self)
+{
+    return self->resting.shortcut->functions->read != NULL;
+}
+
 /* One handle that is ready. Returns 0; 1, when it is not a connection; or -1 with an exception. */
 static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
 {
@@ -211,10 +250,10 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
         return PyErr_Occurred() ? -1 : 1;
     Py_INCREF((PyObject *)conn);
     int rests = resting_known(&self->resting, conn);
-    if (rests > 0 && mask == READABLE) {
+    if (rests > 0 && mask == READABLE && reads_calls(self)) {
         failed = serve(self, conn, now);
-    } else if (rests == 0 && mask == READABLE && flow_plain(self, conn)) {
-        failed = flow_ready(self, conn, now);
+    } else if (rests > 0 && mask == READABLE && !self->baton) {
+        failed = go_on(self, conn, now);
     } else if (rests >= 0 && (number = PyLong_FromLong(mask))) {
         failed = loop_tell(self->loop, n_ready, conn, number);
         Py_DECREF(number);
@@ -318,59 +357,6 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
     }
 }
 
-static int begin_all(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
-{
-    int64_t ends = now_ns() + MOST_ACCEPT_NS;
-    int late = 0;
-    for (Py_ssize_t i = 0; i < PyList_Size(links); i++) {
-        Link *link = (Link *)PyList_GetItem(links, i);
-        if (!link || Py_TYPE((PyObject *)link) != link_type || link->op) {
-            PyErr_SetString(PyExc_TypeError, "that is no new link");
-            return -1;
-        }
-        link->op = Py_NewRef(opening);
-        link->driver = Py_NewRef(self->driver);
-        link->origin = Py_NewRef(intake);
-        late = late || (i && now_ns() >= ends);
-        if (late ? link_later(self, link, epoll) : link_begin(self, link, epoll))
-            return -1;
-    }
-    if (late)
-        self->taken = SHARE_OVER;
-    return 0;
-}
-
-int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
-{
-    PyObject *outer = self->batch;
-    self->batch = links;
-    int failed = begin_all(self, links, opening, intake, epoll);
-    self->batch = outer;
-    return failed;
-}
-
-/* Add the descriptor of a bare Link to a list. Returns 0, or -1 with an exception. */
-static int tell_descriptor(PyObject *found, const Link *link)
-{
-    PyObject *fd = link->bare ? PyLong_FromLong(link->fd) : NULL;
-    int failed = link->bare && (!fd || PyList_Append(found, fd));
-    Py_XDECREF(fd);
-    return failed ? -1 : 0;
-}
-
-/* held() -> the descriptors of bare Links that are in no dictionary, since they are being begun. */
-static PyObject *dispatcher_held(Dispatcher *self, PyObject *unused)
-{
-    PyObject *found = PyList_New(0);
-    (void)unused;
-    for (Py_ssize_t i = 0; found && self->batch && i < PyList_Size(self->batch); i++)
-        if (tell_descriptor(found, (Link *)PyList_GetItem(self->batch, i)))
-            Py_CLEAR(found);
-    if (found && self->begun && tell_descriptor(found, self->begun))
-        Py_CLEAR(found);
-    return found;
-}
-
 /* begin(links, opening, intake, epoll): bare Links, which the intake has accepted, and whose sessions, if they ever
  * have one, wait in the Await `opening` first. They are silent in `epoll`, unless that is -1. */
 static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
@@ -386,32 +372,35 @@ static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ss
     Py_RETURN_NONE;
 }
 
-/* answer(conn, request) -> the Await that the connection is to wait in, once it has the answer to a request that was
- * read here; None: its session has to go on with that, which was begun. In any thread. */
+/* answer(conn, call) -> the Await that the connection is to wait in, once it has the answer to a call that was read here;
+ * None: its session has to go on with that, which was begun, or it is suspended. In any thread. */
 static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2 || Py_TYPE(args[1]) != request_type || ((UsualRequest *)args[1])->respond) {
-        PyErr_SetString(PyExc_TypeError, "answer takes a connection, and a new request");
+    if (nargs != 2 || !PyObject_TypeCheck(args[1], call_type) || ((Call *)args[1])->peer) {
+        PyErr_SetString(PyExc_TypeError, "answer takes a connection, and a new call");
         return NULL;
     }
     Link *conn = (Link *)args[0];
-    UsualRequest *request = (UsualRequest *)args[1];
+    Call *call = (Call *)args[1];
     int rests = resting_known(&self->resting, conn);
-    if (rests <= 0)
-        return rests ? NULL : PyErr_Format(PyExc_RuntimeError, "the connection does not rest");
+    if (rests <= 0 || !reads_calls(self))
+        return rests < 0 ? NULL : PyErr_Format(PyExc_RuntimeError, "the connection does not rest");
     /* Another thread may meet another Await meanwhile. */
-    PyObject *exchange = Py_NewRef(self->resting.exchange), *then = Py_NewRef(self->resting.then), *answer = NULL, *left = NULL;
-    int begun = exchange_call(exchange, conn, request, &answer);
-    if (begun == 1)
+    Shortcut *shortcut = (Shortcut *)Py_NewRef((PyObject *)self->resting.shortcut);
+    PyObject *then = Py_NewRef(self->resting.then), *answer = NULL, *left = NULL;
+    Outcome outcome = shortcut->functions->call(shortcut, conn, call, &answer);
+    if (outcome == ANSWERED)
         left = send_now(conn, answer, 0);
-    int failed = begun < 0 || (begun == 1 && !left), all = left == Py_None;
+    int failed = outcome == FAILED || (outcome == ANSWERED && !left), all = left == Py_None;
     if (all)
-        failed = exchange_end(exchange, request) < 0;
+        failed = shortcut->functions->end(shortcut, call) < 0;
+    else if (outcome == SUSPENDED)
+        call_suspend(call, shortcut, self->loop, then, 1);
     else
-        request->answer = Py_XNewRef(left);
+        call->answer = Py_XNewRef(left);
     Py_XDECREF(left);
     Py_XDECREF(answer);
-    Py_DECREF(exchange);
+    Py_DECREF((PyObject *)shortcut);
     if (!failed && all)
         return then;
     Py_DECREF(then);
@@ -439,6 +428,8 @@ static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_
     Link *conn = (Link *)args[0];
     double now = PyFloat_AsDouble(args[1]);
     int rests = PyErr_Occurred() ? -1 : resting_known(&self->resting, conn);
+    if (rests > 0)
+        rests = reads_calls(self);
     if (rests < 0 || (rests && serve(self, conn, now)))
         return NULL;
     return PyBool_FromLong(rests);
@@ -448,7 +439,7 @@ static PyMethodDef methods[] = {
     {"answer", (PyCFunction)(void (*)(void))dispatcher_answer, METH_FASTCALL, NULL},
     {"begin", (PyCFunction)(void (*)(void))dispatcher_begin, METH_FASTCALL, NULL},
     {"grow", (PyCFunction)dispatcher_grow, METH_O, NULL},
-    {"held", (PyCFunction)dispatcher_held, METH_NOARGS, NULL},
+    {"held", (PyCFunction)links_held, METH_NOARGS, NULL},
     {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
     {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

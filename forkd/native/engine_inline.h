@@ -1,4 +1,4 @@
-/* The dispatcher, for the parts of it that are files of their own (engine_inline.c, engine_accept.c, stream_flow.c). */
+/* The dispatcher, for the parts of it that are files of their own (engine_inline.c, engine_accept.c). */
 
 #ifndef FORKD_NATIVE_DISPATCH_H
 #define FORKD_NATIVE_DISPATCH_H
@@ -31,9 +31,6 @@ typedef struct {
     char buffer[CHUNK];
 } Dispatcher;
 
-/* Send what can be sent now of an answer: bytes, or a tuple of two; `flags` as send(2) has them. Returns what is left to
- * send, or None. */
-PyObject *send_now(Link *conn, PyObject *answer, int flags);
 /* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is silent
  * where there is an `epoll` to wait in, else a Connection. Returns 0, or -1 with an exception. */
 int link_begin(Dispatcher *self, Link *link, int epoll);
@@ -43,11 +40,9 @@ int link_later(Dispatcher *self, Link *link, int epoll);
 int links_accepted(Dispatcher *self, PyObject *fd);
 /* See dispatcher_begin. */
 int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
+/* held() -> the descriptors of bare Links that are in no dictionary, since they are being begun. */
+PyObject *links_held(Dispatcher *self, PyObject *unused);
 /* One that was silent may have something by now. */
 int link_go_on(Dispatcher *self, PyObject *fd, Link *link);
-/* Whether what arrives at a connection is a plain stream's. */
-int flow_plain(const Dispatcher *self, const Link *conn);
-/* What arrived there. Returns 0, or -1 with an exception. */
-int flow_ready(Dispatcher *self, Link *conn, double now);
 
 #endif

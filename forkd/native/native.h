@@ -59,28 +59,6 @@ typedef struct {
     char dated, named;
 } Block;
 
-/* A request that is usual in all; its body, if any, has a length. Otherwise as http.guard.Request (wsgi_start_response.c). */
-typedef struct {
-    PyObject_HEAD
-    Py_ssize_t end; /* bytes of the head */
-    PyObject *method, *line, *environ;
-    PyObject *length; /* of the body; NULL when none was given */
-    PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
-    char keep_alive, is_head;
-    /* Its exchange, since that has begun. */
-    PyObject *respond, *peer;
-    Block *block;              /* what start_response was called with; NULL before, and when it was not usual */
-    PyObject *response;        /* the Response that goes on, if any */
-    PyObject *result, *failure; /* of the application, when not usual */
-    int64_t began;  /* ns of CLOCK_MONOTONIC */
-    int64_t ticket; /* what its lane knows it by; 0 before it has begun */
-    PyObject *answer; /* what is left to send of it, where a Dispatcher has begun */
-    long code;
-    Py_ssize_t sent; /* bytes of body */
-    char close;
-    char over; /* as Response.over */
-} UsualRequest;
-
 /* The exception that is set, with its traceback; it is not set any more. New reference. */
 PyObject *taken_exception(void);
 
@@ -92,6 +70,7 @@ typedef struct {
     double deadline, bucket;
     PyObject *op, *client, *note;
     PyObject *recorder; /* where its bytes are counted */
+    struct Call *call;  /* the application has it, and answers later; else NULL */
     /* Of a bare one (engine_accept.c), which has neither session nor driver: its socket is its own, and `driver` makes a
      * Connection of it when it has to be one, by the intake that is its `origin`. `epoll`: where it waits, or -1. */
     char bare;
@@ -114,14 +93,106 @@ int link_has_input(const Link *link);
 /* The Connection that takes over from a bare Link. New reference, or NULL with an exception. */
 PyObject *link_grown(Link *link);
 
-/* The Await that was met last, and what native code may do there (session.Await). */
+/* ---- what is done with bytes without a session: the one type that drivers are made for (engine_link.c) --- */
+
+typedef struct Shortcut Shortcut;
+typedef struct Call Call;
+
+/* What a function of a Shortcut has come to. */
+typedef enum {
+    FAILED = -1, /* with an exception */
+    NOT_USUAL,   /* the bytes are its session's */
+    CALL,        /* they are one call of the application, whole and alone */
+    ANSWERED,    /* there is the answer; or the bytes were taken, and more may follow */
+    UNFINISHED,  /* its session has to go on with it */
+    SUSPENDED,   /* the application has the call, and answers later: see call_answered */
+} Outcome;
+
+/* The first two may be NULL together, and so may `more`, `takes` and `gone`. All may run Python code, as anything that
+ * makes objects may: their collector. */
+typedef struct {
+    /* What has arrived. CALL with a new reference, NOT_USUAL or FAILED. */
+    Outcome (*read)(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **call);
+    /* Call the application. ANSWERED with what is to be sent, as send_now takes it; UNFINISHED, SUSPENDED or FAILED. */
+    Outcome (*call)(Shortcut *self, Link *link, Call *call, PyObject **answer);
+    /* The next bytes of something that goes on. ANSWERED, UNFINISHED: its session has other needs, or FAILED, with what
+     * that is to be thrown. */
+    Outcome (*more)(Shortcut *self, Link *link, const char *data, Py_ssize_t size);
+    /* The answer is on its way, or the client has left: count the call, and log it. Returns how long it took (ns), or -1
+     * with an exception. */
+    int64_t (*end)(Shortcut *self, Call *call);
+    /* The client of a suspended call has left. It is not answered any more. Returns 0, or -1 with an exception. */
+    int (*gone)(Shortcut *self, Link *link, Call *call);
+    /* Whether what arrives there is read here, as things stand; NULL: always. */
+    int (*takes)(const Shortcut *self, const Link *link);
+} ShortcutFunctions;
+
+/* What native code may do where a session waits (session.Await). */
+struct Shortcut {
+    PyObject_HEAD
+    const ShortcutFunctions *functions;
+    PyObject *recorder; /* where bytes are counted */
+    char draining;      /* each answer is its connection's last: it ends, or waits for less than else */
+};
+
+extern PyTypeObject *shortcut_type;
+int shortcut_traverse(Shortcut *self, visitproc visit, void *arg);
+int shortcut_clear(Shortcut *self);
+
+/* One call of the application, from its bytes to its answer. */
+struct Call {
+    PyObject_HEAD
+    PyObject *line;   /* what was called, as logs and routes have it: bytes */
+    PyObject *peer;   /* the connection, since it was called */
+    PyObject *answer; /* what is left to send, where a session goes on with it; or what came before it was suspended */
+    int64_t began;    /* ns of CLOCK_MONOTONIC */
+    Py_ssize_t sent;  /* bytes of body */
+    long code;
+    char close; /* the connection ends after the answer */
+    enum { CALL_RUNS, CALL_ANSWERED_EARLY, CALL_WAITS, CALL_OVER } state;
+    char direct; /* the answer may be sent by send(2) */
+    /* While it is suspended. */
+    Shortcut *shortcut;
+    PyObject *loop, *then;
+};
+
+extern PyTypeObject *call_type;
+int call_traverse(Call *self, visitproc visit, void *arg);
+int call_clear(Call *self);
+/* The Connection of its peer, which was a bare Link until now, or has been one. Borrowed, or NULL with an exception. */
+Link *call_grown(Call *self);
+/* The application has it, and the connection is the loop's again once that follows SUSPENDED (engine/connections.py).
+ * `then`: the Await after the answer; `direct`: see Call. */
+void call_suspend(Call *self, Shortcut *shortcut, PyObject *loop, PyObject *then, int direct);
+/* A suspended call is answered: with what send_now takes, or with None, if its session has to go on with it. On the
+ * thread whose loop has the connection, and where threads take turns, on none that is in the application. Returns 1; 0,
+ * when its client has left; or -1 with an exception. */
+int call_answered(Call *self, PyObject *answer);
+
+/* The Await that was met last, and what native code may do there. */
 typedef struct {
     PyObject *op;
-    PyObject *exchange; /* for requests; NULL: nothing */
-    char flows;         /* its bytes are a Flow's, which is the note of its connection */
+    Shortcut *shortcut; /* NULL: nothing */
     PyObject *then;
     double seconds; /* of `then` */
 } Resting;
+
+/* A request that is usual in all; its body, if any, has a length. Otherwise as http.guard.Request (wsgi_start_response.c). */
+typedef struct {
+    Call call;
+    Py_ssize_t end; /* bytes of the head */
+    PyObject *method, *environ;
+    PyObject *length; /* of the body; NULL when none was given */
+    PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
+    char keep_alive, is_head;
+    /* Its exchange, since that has begun. */
+    PyObject *respond;
+    Block *block;              /* what start_response was called with; NULL before, and when it was not usual */
+    PyObject *response;        /* the Response that goes on, if any */
+    PyObject *result, *failure; /* of the application, when not usual */
+    int64_t ticket; /* what its lane knows it by; 0 before it has begun */
+    char over; /* as Response.over */
+} UsualRequest;
 
 /* An asyncio stream (stream_flow.c). */
 typedef struct {
@@ -130,11 +201,10 @@ typedef struct {
     char plain, owed, quiet;
 } Flow;
 
-extern PyTypeObject *flow_type;
 int flow_init(PyObject *module);
 int accept_init(PyObject *module);
 
-/* Know the Await that a connection is in. Whether requests may be served there, or -1 with an exception. */
+/* Know the Await that a connection is in. Whether its shortcut reads what arrives there, or -1 with an exception. */
 int resting_known(Resting *resting, const Link *conn);
 int resting_traverse(Resting *resting, visitproc visit, void *arg);
 void resting_clear(Resting *resting);
@@ -143,9 +213,12 @@ PyObject *remainder_of(PyObject *buffer, Py_ssize_t sent);
 /* Call the loop with the connection, and an argument unless that is NULL. Returns 0, or -1 with an exception. */
 int loop_tell(PyObject *loop, PyObject *name, Link *conn, PyObject *argument);
 /* The request is answered: its connection is at its end, or rests until then. Returns 0, or -1 with an exception. */
-int loop_answered(PyObject *loop, Link *conn, const UsualRequest *request, PyObject *then, double until);
+int loop_answered(PyObject *loop, Link *conn, const Call *call, PyObject *then, double until);
+/* Send what can be sent now of an answer: bytes, or a tuple of two; `flags` as send(2) has them. Returns what is left to
+ * send, or None. */
+PyObject *send_now(Link *conn, PyObject *answer, int flags);
 /* What a loop is called for. */
-extern PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended;
+extern PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended, *n_suspended;
 
 /* What a request may be: see read_head. */
 typedef struct {
@@ -172,20 +245,6 @@ PyObject *usual_answer(const Block *block, PyObject *date, PyObject *body, int c
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends);
 int limits_of(PyObject *const *args, HeadLimits *limits);
-/* What has arrived for the peer, if that is one usual request, whole and alone. Returns 1 with it, 0 when it is not, or
- * -1 with an exception. May run Python code, as anything that makes objects may: their collector. */
-int exchange_read(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request);
-/* Call its application. Returns 1 with its answer, 2 without one: its session has to go on with it; or -1 with an
- * exception. */
-int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObject **answer);
-/* Where it counts. Borrowed. */
-PyObject *exchange_recorder(PyObject *exchange);
-/* Whether connections end, or wait for less than else, since the process retires. */
-int exchange_drains(PyObject *exchange);
-/* Its answer is on its way, or its client has left: count it, and log it. Returns how long it took (ns), or -1 with
- * an exception. */
-int64_t exchange_end(PyObject *exchange, UsualRequest *request);
-extern PyTypeObject *exchange_type;
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* A ring of log lines, at its writer's end (system_log_ring.c). */

@@ -1,11 +1,11 @@
 /* The bytes of an asyncio stream that is plainly open, past the session and the transport (app/stream/flow.py,
  * app/stream/transport.py, which do the same, and all else). */
 
-#include "engine_inline.h"
+#include "native.h"
 #include <stddef.h>
 #include <structmember.h>
 
-PyTypeObject *flow_type;
+static PyTypeObject *flow_type;
 static PyObject *n_data_received;
 
 static int flow_traverse(Flow *self, visitproc visit, void *arg)
@@ -85,40 +85,52 @@ static int receive(Flow *self, const char *data, Py_ssize_t size)
     return done ? 0 : -1;
 }
 
-int flow_plain(const Dispatcher *self, const Link *conn)
+/* ---- what drivers call ---------------------------------------------------------------------- */
+
+static int flow_takes(const Shortcut *self, const Link *link)
 {
-    return self->resting.flows && !self->baton && conn->note && Py_TYPE(conn->note) == flow_type &&
-           ((Flow *)conn->note)->plain;
+    (void)self;
+    return link->note && Py_TYPE(link->note) == flow_type && ((Flow *)link->note)->plain;
 }
 
-int flow_ready(Dispatcher *self, Link *conn, double now)
+static Outcome flow_more(Shortcut *self, Link *link, const char *data, Py_ssize_t size)
 {
-    Py_ssize_t size = link_receive(conn, self->buffer, CHUNK);
-    if (size < 0)
-        return size == LINK_EMPTY ? 0 : loop_tell(self->loop, n_lost, conn, NULL);
-    if (!size) {
-        PyObject *end = PyBytes_FromStringAndSize(NULL, 0);
-        int told = end ? loop_tell(self->loop, n_feed, conn, end) : -1;
-        Py_XDECREF(end);
-        return told;
-    }
-    PyObject *op = Py_NewRef(conn->op), *flow = Py_NewRef(conn->note);
-    double until = now + self->resting.seconds;
-    int failed = receive((Flow *)flow, self->buffer, size);
-    if (failed) { /* the protocol: its session knows what to do */
-        PyObject *value = taken_exception();
-        failed = loop_tell(self->loop, n_failed, conn, value);
-        Py_DECREF(value);
-    } else if (!((Flow *)flow)->plain) { /* it has other needs now */
-        failed = loop_tell(self->loop, n_feed, conn, Py_None);
-    } else if (conn->op == op) {
-        conn->deadline = until;
-        conn->moved = 0;
-    }
-    Py_DECREF(op);
-    Py_DECREF(flow);
-    return failed;
+    (void)self;
+    Flow *flow = (Flow *)Py_NewRef(link->note);
+    int failed = receive(flow, data, size), plain = flow->plain;
+    Py_DECREF((PyObject *)flow);
+    return failed ? FAILED : plain ? ANSWERED : UNFINISHED;
 }
+
+/* FlowShortcut(): for each connection whose note is a Flow. */
+static PyObject *shortcut_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static const ShortcutFunctions functions = {.more = flow_more, .takes = flow_takes};
+    (void)keywords;
+    Shortcut *self = PyArg_ParseTuple(args, "") ? (Shortcut *)allocate(type) : NULL;
+    if (self)
+        self->functions = &functions;
+    return (PyObject *)self;
+}
+
+static void shortcut_dealloc(Shortcut *self)
+{
+    PyObject_GC_UnTrack(self);
+    shortcut_clear(self);
+    release((PyObject *)self);
+}
+
+static PyType_Slot shortcut_slots[] = {
+    {Py_tp_new, shortcut_new},
+    {Py_tp_traverse, shortcut_traverse},
+    {Py_tp_clear, shortcut_clear},
+    {Py_tp_dealloc, shortcut_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec shortcut_spec = {
+    "forkd._native.FlowShortcut", sizeof(Shortcut), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, shortcut_slots,
+};
 
 static PyMethodDef methods[] = {
     {"write", (PyCFunction)flow_write, METH_O, NULL},
@@ -148,5 +160,10 @@ static PyType_Spec spec = {
 int flow_init(PyObject *module)
 {
     flow_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return !flow_type || !(n_data_received = PyUnicode_InternFromString("data_received")) || PyModule_AddObjectRef(module, "Flow", (PyObject *)flow_type) ? -1 : 0;
+    PyObject *shortcut = PyType_FromSpecWithBases(&shortcut_spec, (PyObject *)shortcut_type);
+    int failed = !flow_type || !shortcut || !(n_data_received = PyUnicode_InternFromString("data_received")) ||
+                 PyModule_AddObjectRef(module, "Flow", (PyObject *)flow_type) ||
+                 PyModule_AddObjectRef(module, "FlowShortcut", shortcut);
+    Py_XDECREF(shortcut);
+    return failed ? -1 : 0;
 }

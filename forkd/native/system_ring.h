@@ -35,8 +35,9 @@ typedef struct {
     PyObject *conn; /* once it was looked up; None when it was released */
     Py_ssize_t offset;
     /* While an answer is sent without Python. */
-    UsualRequest *request;
-    PyObject *exchange, *op, *then;
+    Call *call;
+    Shortcut *shortcut;
+    PyObject *op, *then;
     double seconds;
 } Handle;
 

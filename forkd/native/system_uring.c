@@ -110,8 +110,8 @@ static Link *connection_of(Completions *self, Handle *handle)
     return handle->fd >= 0 && handle->conn != Py_None ? (Link *)handle->conn : NULL;
 }
 
-/* Begin to send the answer of a request. Returns 0, or -1 with an exception. */
-static int begin_send(Completions *self, Handle *handle, const Link *conn, UsualRequest *request, PyObject *answer)
+/* Begin to send the answer of a call. Returns 0, or -1 with an exception. */
+static int begin_send(Completions *self, Handle *handle, const Link *conn, Call *call, PyObject *answer)
 {
     struct io_uring_sqe *sqe = ring_next(self->queues);
     if (!sqe)
@@ -130,12 +130,36 @@ static int begin_send(Completions *self, Handle *handle, const Link *conn, Usual
     Py_XDECREF(old);
     handle->offset = 0;
     handle->mask = 0; /* until then, what is received is held */
-    handle->request = (UsualRequest *)Py_NewRef((PyObject *)request);
-    handle->exchange = Py_NewRef(self->resting.exchange);
+    handle->call = (Call *)Py_NewRef((PyObject *)call);
+    handle->shortcut = (Shortcut *)Py_NewRef((PyObject *)self->resting.shortcut);
     handle->op = Py_NewRef(conn->op);
     handle->then = Py_NewRef(self->resting.then);
     handle->seconds = self->resting.seconds;
     return 0;
+}
+
+/* Call the application, and follow what that comes to. Returns 0, or -1 with an exception. */
+static int run_call(Completions *self, Handle *handle, Link *conn, Call *call)
+{
+    /* The application may come back here: another Await may be known by then. */
+    Shortcut *shortcut = (Shortcut *)Py_NewRef((PyObject *)self->resting.shortcut);
+    PyObject *op = Py_NewRef(conn->op), *then = Py_NewRef(self->resting.then), *answer = NULL;
+    int failed = -1;
+    Outcome outcome = shortcut->functions->call(shortcut, conn, call, &answer);
+    if (outcome == ANSWERED && PyBytes_CheckExact(answer) && self->resting.op == op && handle->fd >= 0) {
+        failed = begin_send(self, handle, conn, call, answer);
+    } else if (outcome == SUSPENDED) {
+        call_suspend(call, shortcut, self->loop, then, 0);
+        failed = loop_tell(self->loop, n_suspended, conn, NULL);
+    } else if (outcome != FAILED) {
+        call->answer = Py_XNewRef(answer);
+        failed = loop_tell(self->loop, n_feed, conn, (PyObject *)call);
+    }
+    Py_XDECREF(answer);
+    Py_DECREF((PyObject *)shortcut);
+    Py_DECREF(op);
+    Py_DECREF(then);
+    return failed;
 }
 
 /* Something was received. Returns 1 when it is served, 0 when it is for Python, or -1 with an exception. */
@@ -147,53 +171,43 @@ static int received(Completions *self, Handle *handle, const struct io_uring_cqe
         PyObject_Size(handle->data) || !(conn = connection_of(self, handle)))
         return PyErr_Occurred() ? -1 : 0;
     int rests = resting_known(&self->resting, conn);
-    if (rests <= 0)
-        return rests;
+    if (rests <= 0 || !self->resting.shortcut->functions->read)
+        return rests < 0 ? -1 : 0;
     Py_INCREF((PyObject *)conn);
-    PyObject *answer = NULL, *op = Py_NewRef(conn->op);
-    UsualRequest *request = NULL;
-    int begun = exchange_read(self->resting.exchange, data, cqe->res, conn, &request), failed = 0;
-    if (begun) {
+    Call *call = NULL;
+    Outcome outcome = self->resting.shortcut->functions->read(self->resting.shortcut, data, cqe->res, conn, &call);
+    int failed = outcome == FAILED ? -1 : 0;
+    if (outcome != NOT_USUAL) {
         ring_give_back(self->buffers, cqe);
         if (!(cqe->flags & IORING_CQE_F_MORE)) {
             handle->armed = 0;
-            failed = PyList_Append(self->disarmed, (PyObject *)handle);
+            failed = PyList_Append(self->disarmed, (PyObject *)handle) ? -1 : failed;
         }
         conn->moved += cqe->res;
         recorder_add(conn->recorder, CELL_RECEIVED, cqe->res);
     }
-    if (begun > 0 && !failed)
-        begun = exchange_call(self->resting.exchange, conn, request, &answer);
-    if (begun > 0 && !failed) {
-        if (begun == 1 && PyBytes_CheckExact(answer) && self->resting.op == op && handle->fd >= 0) {
-            failed = begin_send(self, handle, conn, request, answer);
-        } else {
-            request->answer = answer;
-            answer = NULL;
-            failed = loop_tell(self->loop, n_feed, conn, (PyObject *)request);
-        }
-    }
-    Py_XDECREF(answer);
-    Py_XDECREF((PyObject *)request);
-    Py_DECREF(op);
+    if (outcome == CALL && !failed)
+        failed = run_call(self, handle, conn, call);
+    Py_XDECREF((PyObject *)call);
     Py_DECREF((PyObject *)conn);
-    return begun < 0 || failed ? -1 : begun > 0;
+    return failed ? -1 : outcome == CALL;
 }
 
 /* A send has ended. As `received`. */
 static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cqe)
 {
-    if (!handle->request)
+    if (!handle->call)
         return 0;
-    PyObject *request = Py_NewRef((PyObject *)handle->request), *exchange = Py_NewRef(handle->exchange),
-             *op = Py_NewRef(handle->op), *then = Py_NewRef(handle->then), *data = Py_NewRef(handle->data);
+    Call *call = (Call *)Py_NewRef((PyObject *)handle->call);
+    Shortcut *shortcut = (Shortcut *)Py_NewRef((PyObject *)handle->shortcut);
+    PyObject *op = Py_NewRef(handle->op), *then = Py_NewRef(handle->then), *data = Py_NewRef(handle->data);
     Py_ssize_t size = PyBytes_Size(data);
     Link *conn = connection_of(self, handle);
     int served = 0, failed = PyErr_Occurred() ? -1 : 0;
     handle_forget(handle);
     Py_XINCREF((PyObject *)conn);
     if (failed || !conn || conn->op != op) { /* it goes other ways by now */
-        failed = failed || exchange_end(exchange, (UsualRequest *)request) < 0;
+        failed = failed || shortcut->functions->end(shortcut, call) < 0;
     } else {
         served = 1;
         conn->moved += cqe->res > 0 ? cqe->res : 0;
@@ -202,16 +216,15 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
         handle->data = PyBytes_FromStringAndSize(NULL, 0);
         handle->mask = READABLE;
         if (cqe->res == size) {
-            failed = exchange_end(exchange, (UsualRequest *)request) < 0;
-            if (!failed && exchange_drains(exchange) && !((UsualRequest *)request)->close)
+            failed = shortcut->functions->end(shortcut, call) < 0;
+            if (!failed && shortcut->draining && !call->close)
                 failed = loop_tell(self->loop, n_rests, conn, then); /* for less long, which Connections knows */
             else if (!failed)
-                failed = loop_answered(self->loop, conn, (UsualRequest *)request, then,
-                                       (double)now_ns() / 1e9 + handle->seconds);
+                failed = loop_answered(self->loop, conn, call, then, (double)now_ns() / 1e9 + handle->seconds);
         } else {
             PyObject *rest = cqe->res <= 0 ? Py_NewRef(data) : remainder_of(data, cqe->res);
-            ((UsualRequest *)request)->answer = cqe->res <= 0 || !rest ? rest : Py_BuildValue("(N)", rest);
-            failed = !rest || loop_tell(self->loop, n_feed, conn, request);
+            call->answer = cqe->res <= 0 || !rest ? rest : Py_BuildValue("(N)", rest);
+            failed = !rest || loop_tell(self->loop, n_feed, conn, (PyObject *)call);
         }
         if (!failed && handle->fd >= 0 && handle->mask & READABLE && (!handle->armed || PyObject_Size(handle->held))) {
             PyObject *done = PyObject_CallMethod(self->operations, "modify", "ii", handle->fd, handle->mask);
@@ -220,8 +233,8 @@ static int sent(Completions *self, Handle *handle, const struct io_uring_cqe *cq
         }
     }
     Py_XDECREF((PyObject *)conn);
-    Py_DECREF(request);
-    Py_DECREF(exchange);
+    Py_DECREF((PyObject *)call);
+    Py_DECREF((PyObject *)shortcut);
     Py_DECREF(op);
     Py_DECREF(then);
     Py_DECREF(data);

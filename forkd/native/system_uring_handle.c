@@ -11,8 +11,8 @@ static int handle_traverse(Handle *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->held);
     Py_VISIT(self->conn);
-    Py_VISIT((PyObject *)self->request);
-    Py_VISIT(self->exchange);
+    Py_VISIT((PyObject *)self->call);
+    Py_VISIT((PyObject *)self->shortcut);
     Py_VISIT(self->op);
     Py_VISIT(self->then);
     return 0;
@@ -20,10 +20,11 @@ static int handle_traverse(Handle *self, visitproc visit, void *arg)
 
 void handle_forget(Handle *self)
 {
-    PyObject *request = (PyObject *)self->request;
-    self->request = NULL;
-    Py_XDECREF(request);
-    Py_CLEAR(self->exchange);
+    PyObject *call = (PyObject *)self->call, *shortcut = (PyObject *)self->shortcut;
+    self->call = NULL;
+    self->shortcut = NULL;
+    Py_XDECREF(call);
+    Py_XDECREF(shortcut);
     Py_CLEAR(self->op);
     Py_CLEAR(self->then);
 }
@@ -56,7 +57,7 @@ static PyMemberDef members[] = {
     MEMBER(data, T_OBJECT_EX),
     MEMBER(conn, T_OBJECT),
     MEMBER(offset, T_PYSSIZET),
-    {"request", T_OBJECT, offsetof(Handle, request), READONLY, NULL},
+    {"call", T_OBJECT, offsetof(Handle, call), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

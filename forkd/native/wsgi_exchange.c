@@ -7,47 +7,43 @@
 #include <stddef.h>
 #include <structmember.h>
 
-PyTypeObject *exchange_type;
+static PyTypeObject *shortcut_of_wsgi;
 static PyObject *n_client, *k_input, *dash, *bytes_io;
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *app, *recorder, *access, *lines, *date_at;
+    Shortcut base;
+    PyObject *app, *access, *lines, *date_at;
     PyObject *respond; /* see wsgi_start_response.c */
-    char draining;     /* each answer is its connection's last */
     HeadLimits limits;
     int keep_alive;
     Py_ssize_t most;
     time_t second; /* whose `date` is known */
     PyObject *date;
-} Exchange;
+} WsgiShortcut;
 
-static int exchange_traverse(Exchange *self, visitproc visit, void *arg)
+static int exchange_traverse(WsgiShortcut *self, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->app);
     Py_VISIT(self->respond);
-    Py_VISIT(self->recorder);
     Py_VISIT(self->access);
     Py_VISIT(self->lines);
     Py_VISIT(self->date_at);
     Py_VISIT(self->limits.template);
-    return 0;
+    return shortcut_traverse(&self->base, visit, arg);
 }
 
-static int exchange_clear(Exchange *self)
+static int exchange_clear(WsgiShortcut *self)
 {
     Py_CLEAR(self->app);
     Py_CLEAR(self->respond);
-    Py_CLEAR(self->recorder);
     Py_CLEAR(self->access);
     Py_CLEAR(self->lines);
     Py_CLEAR(self->date_at);
     Py_CLEAR(self->limits.template);
-    return 0;
+    return shortcut_clear(&self->base);
 }
 
-static void exchange_dealloc(Exchange *self)
+static void exchange_dealloc(WsgiShortcut *self)
 {
     PyObject_GC_UnTrack(self);
     exchange_clear(self);
@@ -55,7 +51,9 @@ static void exchange_dealloc(Exchange *self)
     release((PyObject *)self);
 }
 
-/* Exchange(app, respond, recorder, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
+static const ShortcutFunctions functions;
+
+/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
  * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
  * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, and a body of more
  * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
@@ -70,11 +68,12 @@ static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keyw
                           &keep_alive, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3]) ||
         limits_of(limit, &limits))
         return NULL;
-    Exchange *self = (Exchange *)allocate(type);
+    WsgiShortcut *self = (WsgiShortcut *)allocate(type);
     if (self) {
         self->app = Py_NewRef(app);
         self->respond = Py_NewRef(respond);
-        self->recorder = Py_NewRef(recorder);
+        self->base.functions = &functions;
+        self->base.recorder = Py_NewRef(recorder);
         self->access = Py_NewRef(access);
         self->lines = Py_NewRef(lines);
         self->date_at = Py_NewRef(date_at);
@@ -89,7 +88,7 @@ static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keyw
 /* The client of a request's peer, and its descriptor, or -1. New reference, or NULL with an exception. */
 static PyObject *client_of(const UsualRequest *request, int *fd)
 {
-    PyObject *peer = request->peer;
+    PyObject *peer = request->call.peer;
     if (PyObject_TypeCheck(peer, link_type)) {
         *fd = ((Link *)peer)->fd;
         return Py_XNewRef(((Link *)peer)->client);
@@ -99,14 +98,14 @@ static PyObject *client_of(const UsualRequest *request, int *fd)
 }
 
 /* Record in the recorder that the request begins. Returns 0, or -1 with an exception. */
-static int begin(Exchange *self, UsualRequest *request)
+static int begin(WsgiShortcut *self, UsualRequest *request)
 {
     int fd;
-    PyObject *lane = lane_of(self->recorder), *ticket, *client = client_of(request, &fd);
+    PyObject *lane = lane_of(self->base.recorder), *ticket, *client = client_of(request, &fd);
     if (client && lane) {
-        request->ticket = begin_request(lane, request->line, client, fd, &request->began);
+        request->ticket = begin_request(lane, request->call.line, client, fd, &request->call.began);
     } else if (client) {
-        ticket = PyObject_CallMethod(self->recorder, "begin", "OOi", request->line, client, fd);
+        ticket = PyObject_CallMethod(self->base.recorder, "begin", "OOi", request->call.line, client, fd);
         request->ticket = ticket ? PyLong_AsLongLong(ticket) : 0;
         Py_XDECREF(ticket);
     }
@@ -115,20 +114,20 @@ static int begin(Exchange *self, UsualRequest *request)
 }
 
 /* The application has given control back for good. Returns 0, or -1 with an exception. */
-static int lay_down(Exchange *self)
+static int lay_down(WsgiShortcut *self)
 {
-    PyObject *lane = lane_of(self->recorder), *done;
+    PyObject *lane = lane_of(self->base.recorder), *done;
     if (lane) {
         pause_request(lane);
         return 0;
     }
-    done = PyObject_CallMethod(self->recorder, "pause", NULL);
+    done = PyObject_CallMethod(self->base.recorder, "pause", NULL);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
 
 /* Borrowed; the text of the present second. */
-static PyObject *date_of(Exchange *self)
+static PyObject *date_of(WsgiShortcut *self)
 {
     time_t second = time(NULL);
     if (second != self->second || !self->date) {
@@ -147,7 +146,7 @@ static PyObject *date_of(Exchange *self)
 }
 
 /* The answer that `result` makes with what start_response was called with; None when that is not usual. */
-static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *result)
+static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *result)
 {
     PyObject *body, *date, *answer;
     if (request->response || !request->block || request->is_head || !PyList_CheckExact(result) ||
@@ -157,9 +156,9 @@ static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *resu
     if (!PyBytes_CheckExact(body))
         return Py_NewRef(Py_None);
     Py_INCREF(body); /* date_of may call Python, and the list may be shared */
-    request->close = !self->keep_alive || !request->keep_alive || self->draining;
-    answer = (date = date_of(self)) ? usual_answer(request->block, date, body, request->close, self->most) : NULL;
-    request->sent = PyBytes_Size(body);
+    request->call.close = !self->keep_alive || !request->keep_alive || self->base.draining;
+    answer = (date = date_of(self)) ? usual_answer(request->block, date, body, request->call.close, self->most) : NULL;
+    request->call.sent = PyBytes_Size(body);
     Py_DECREF(body);
     return answer;
 }
@@ -167,7 +166,7 @@ static PyObject *answer_of(Exchange *self, UsualRequest *request, PyObject *resu
 /* Call the application for `request`, which is new; `input` NULL: an empty body. Returns the whole answer, as
  * usual_answer does, or None when it is not usual: `request.outcome` knows what the application did, and
  * `request.response` goes on. */
-static PyObject *call(Exchange *self, UsualRequest *request, PyObject *peer, PyObject *body)
+static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer, PyObject *body)
 {
     PyObject *input = body ? Py_NewRef(body) : PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
     if (!input)
@@ -177,7 +176,7 @@ static PyObject *call(Exchange *self, UsualRequest *request, PyObject *peer, PyO
     if (failed || !(start_response = start_response_of(request)))
         return NULL;
     request->respond = Py_NewRef(self->respond);
-    request->peer = Py_NewRef(peer);
+    request->call.peer = Py_NewRef(peer);
     result = begin(self, request) ? NULL : PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
     if (in_fork)
         leave_fork();
@@ -199,67 +198,60 @@ static PyObject *call(Exchange *self, UsualRequest *request, PyObject *peer, PyO
 }
 
 /* run(request, peer, body) -> see `call`; `body` None: an empty one. */
-static PyObject *exchange_run(Exchange *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *exchange_run(WsgiShortcut *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 3 || Py_TYPE(args[0]) != request_type || ((UsualRequest *)args[0])->respond) {
+    if (nargs != 3 || Py_TYPE(args[0]) != request_type || ((Call *)args[0])->peer) {
         PyErr_SetString(PyExc_TypeError, "run takes a new request, its peer, and its body");
         return NULL;
     }
     return call(self, (UsualRequest *)args[0], args[1], args[2] == Py_None ? NULL : args[2]);
 }
 
-int exchange_read(PyObject *exchange, const char *data, Py_ssize_t size, Link *peer, UsualRequest **request)
+static Outcome wsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **read)
 {
-    PyObject *found = head_of(data, size, &((Exchange *)exchange)->limits, peer->note);
+    if (!link->note)
+        return NOT_USUAL;
+    PyObject *found = head_of(data, size, &((WsgiShortcut *)self)->limits, link->note);
     if (!found)
-        return -1;
+        return FAILED;
     if (found == Py_None || ((UsualRequest *)found)->end != size || ((UsualRequest *)found)->length) {
         Py_DECREF(found);
-        return 0;
+        return NOT_USUAL;
     }
-    *request = (UsualRequest *)found;
-    return 1;
+    *read = (Call *)found;
+    return CALL;
 }
 
-int exchange_call(PyObject *exchange, Link *peer, UsualRequest *request, PyObject **answer)
+static Outcome wsgi_call(Shortcut *self, Link *link, Call *request, PyObject **answer)
 {
-    PyObject *result = call((Exchange *)exchange, request, (PyObject *)peer, NULL);
+    PyObject *result = call((WsgiShortcut *)self, (UsualRequest *)request, (PyObject *)link, NULL);
     if (!result)
-        return -1;
+        return FAILED;
     if (result != Py_None) {
         *answer = result;
-        return 1;
+        return ANSWERED;
     }
     Py_DECREF(result);
-    return 2;
-}
-
-PyObject *exchange_recorder(PyObject *exchange)
-{
-    return ((Exchange *)exchange)->recorder;
-}
-
-int exchange_drains(PyObject *exchange)
-{
-    return ((Exchange *)exchange)->draining;
+    return UNFINISHED;
 }
 
 /* How long it has taken so far (ns), or -1 with an exception. */
-static int64_t took_so_far(Exchange *self, const UsualRequest *request)
+static int64_t took_so_far(WsgiShortcut *self, const UsualRequest *request)
 {
-    PyObject *lane = lane_of(self->recorder), *took;
+    PyObject *lane = lane_of(self->base.recorder), *took;
     if (lane)
         return request_took(lane, request->ticket);
-    took = PyObject_CallMethod(self->recorder, "took", "L", (long long)request->ticket);
+    took = PyObject_CallMethod(self->base.recorder, "took", "L", (long long)request->ticket);
     int64_t ns = took ? PyLong_AsLongLong(took) : -1;
     Py_XDECREF(took);
     return ns;
 }
 
-int64_t exchange_end(PyObject *exchange, UsualRequest *request)
+static int64_t wsgi_end(Shortcut *shortcut, Call *call)
 {
-    Exchange *self = (Exchange *)exchange;
-    PyObject *client, *done, *lane = lane_of(self->recorder);
+    WsgiShortcut *self = (WsgiShortcut *)shortcut;
+    UsualRequest *request = (UsualRequest *)call;
+    PyObject *client, *done, *lane = lane_of(self->base.recorder);
     Line line = {NULL, 0, NULL, 0};
     int64_t ns = took_so_far(self, request);
     int fd;
@@ -268,10 +260,10 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
         return -1;
     if (self->access == Py_None) {
         if (lane) {
-            end_request(lane, request->ticket, request->code, ns, &line);
+            end_request(lane, request->ticket, request->call.code, ns, &line);
             return ns;
         }
-        done = PyObject_CallMethod(self->recorder, "end", "LlL", (long long)request->ticket, request->code, (long long)ns);
+        done = PyObject_CallMethod(self->base.recorder, "end", "LlL", (long long)request->ticket, request->call.code, (long long)ns);
         Py_XDECREF(done);
         return done ? ns : -1;
     }
@@ -280,13 +272,13 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
     /* Of what was received, since the application may have changed its environ. */
     PyObject *referer = request->referer ? request->referer : dash, *agent = request->agent ? request->agent : dash;
     int made = lane && Py_TYPE(self->lines) == lines_type
-                   ? make_line(self->lines, client, request->line, request->code, request->sent, referer, agent, ns, &line)
+                   ? make_line(self->lines, client, request->call.line, request->call.code, request->call.sent, referer, agent, ns, &line)
                    : 0;
     if (made > 0) {
-        end_request(lane, request->ticket, request->code, ns, &line);
+        end_request(lane, request->ticket, request->call.code, ns, &line);
     } else if (!made) {
-        done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->recorder, (long long)request->ticket, client,
-                                   request->line, request->code, request->sent, referer, agent, (long long)ns);
+        done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->base.recorder, (long long)request->ticket, client,
+                                   request->call.line, request->call.code, request->call.sent, referer, agent, (long long)ns);
         Py_XDECREF(done);
         made = done ? 1 : -1;
     }
@@ -294,14 +286,16 @@ int64_t exchange_end(PyObject *exchange, UsualRequest *request)
     return made < 0 ? -1 : ns;
 }
 
-/* end(request): see exchange_end. */
-static PyObject *end(Exchange *self, PyObject *request)
+static const ShortcutFunctions functions = {.read = wsgi_read, .call = wsgi_call, .end = wsgi_end};
+
+/* end(request): see ShortcutFunctions. */
+static PyObject *end(WsgiShortcut *self, PyObject *request)
 {
-    if (Py_TYPE(request) != request_type || !((UsualRequest *)request)->peer) {
+    if (Py_TYPE(request) != request_type || !((Call *)request)->peer) {
         PyErr_SetString(PyExc_TypeError, "end takes a request that was run");
         return NULL;
     }
-    return exchange_end((PyObject *)self, (UsualRequest *)request) < 0 ? NULL : Py_NewRef(Py_None);
+    return wsgi_end(&self->base, (Call *)request) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyMethodDef exchange_methods[] = {
@@ -310,34 +304,28 @@ static PyMethodDef exchange_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyMemberDef exchange_members[] = {
-    {"draining", T_BOOL, offsetof(Exchange, draining), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
 static PyType_Slot exchange_slots[] = {
     {Py_tp_new, exchange_new},
     {Py_tp_traverse, exchange_traverse},
     {Py_tp_clear, exchange_clear},
     {Py_tp_dealloc, exchange_dealloc},
     {Py_tp_methods, exchange_methods},
-    {Py_tp_members, exchange_members},
     {0, NULL},
 };
 
 static PyType_Spec exchange_spec = {
-    "forkd._native.Exchange", sizeof(Exchange), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, exchange_slots,
+    "forkd._native.WsgiShortcut", sizeof(WsgiShortcut), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, exchange_slots,
 };
 
 int exchange_init(PyObject *module)
 {
     PyObject *io = PyImport_ImportModule("io");
-    exchange_type = (PyTypeObject *)PyType_FromSpec(&exchange_spec);
-    int failed = !exchange_type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
+    shortcut_of_wsgi = (PyTypeObject *)PyType_FromSpecWithBases(&exchange_spec, (PyObject *)shortcut_type);
+    int failed = !shortcut_of_wsgi || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_client = PyUnicode_InternFromString("client")) ||
                  !(dash = PyUnicode_InternFromString("-")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
-                 PyModule_AddObjectRef(module, "Exchange", (PyObject *)exchange_type);
+                 PyModule_AddObjectRef(module, "WsgiShortcut", (PyObject *)shortcut_of_wsgi);
     Py_XDECREF(io);
     return failed ? -1 : 0;
 }

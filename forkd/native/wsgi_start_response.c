@@ -12,25 +12,22 @@ static PyObject *n_start_response, *n_write;
 
 static int request_traverse(UsualRequest *self, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->environ);
     Py_VISIT(self->respond);
-    Py_VISIT(self->peer);
     Py_VISIT(self->response);
     Py_VISIT(self->result);
     Py_VISIT(self->failure);
-    return 0;
+    return call_traverse(&self->call, visit, arg);
 }
 
 static int request_clear(UsualRequest *self)
 {
     Py_CLEAR(self->environ);
     Py_CLEAR(self->respond);
-    Py_CLEAR(self->peer);
     Py_CLEAR(self->response);
     Py_CLEAR(self->result);
     Py_CLEAR(self->failure);
-    return 0;
+    return call_clear(&self->call);
 }
 
 static void request_dealloc(UsualRequest *self)
@@ -38,12 +35,11 @@ static void request_dealloc(UsualRequest *self)
     PyObject_GC_UnTrack(self);
     request_clear(self);
     Py_CLEAR(self->method);
-    Py_CLEAR(self->line);
+    Py_CLEAR(self->call.line);
     Py_CLEAR(self->length);
     Py_CLEAR(self->referer);
     Py_CLEAR(self->agent);
     Py_XDECREF((PyObject *)self->block);
-    Py_CLEAR(self->answer);
     release((PyObject *)self);
 }
 
@@ -55,14 +51,9 @@ PyObject *response_of(UsualRequest *self)
             return NULL;
         }
         /* A bare link could not send what write() is given, and a process that the application forked must not. */
-        if (Py_TYPE(self->peer) == link_type && !self->over && !in_fork) {
-            PyObject *conn = link_grown((Link *)self->peer), *link = self->peer;
-            if (!conn)
-                return NULL;
-            self->peer = conn;
-            Py_DECREF(link);
-        }
-        self->response = PyObject_CallFunctionObjArgs(self->respond, (PyObject *)self, self->peer,
+        if (!self->over && !in_fork && !call_grown(&self->call))
+            return NULL;
+        self->response = PyObject_CallFunctionObjArgs(self->respond, (PyObject *)self, self->call.peer,
                                                       self->block ? (PyObject *)self->block : Py_None, NULL);
         if (self->response && self->over && PyObject_SetAttrString(self->response, "over", Py_True))
             return NULL;
@@ -104,7 +95,7 @@ static PyObject *request_start(UsualRequest *self, PyObject *const *args, Py_ssi
             return NULL;
         if (found != Py_None) {
             self->block = (Block *)found;
-            self->code = self->block->code;
+            self->call.code = self->block->code;
             return PyCFunction_New(&write, (PyObject *)self);
         }
         Py_DECREF(found);
@@ -117,7 +108,7 @@ UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ)
     UsualRequest *self = (UsualRequest *)allocate(request_type);
     if (self) {
         self->method = Py_NewRef(method);
-        self->line = Py_NewRef(line);
+        self->call.line = Py_NewRef(line);
         self->environ = Py_NewRef(environ);
     }
     return self;
@@ -158,7 +149,6 @@ static PyMethodDef request_methods[] = {
 static PyMemberDef request_members[] = {
     MEMBER(end, T_PYSSIZET),
     MEMBER(method, T_OBJECT),
-    MEMBER(line, T_OBJECT),
     MEMBER(environ, T_OBJECT),
     MEMBER(length, T_OBJECT),
     MEMBER(referer, T_OBJECT),
@@ -166,11 +156,6 @@ static PyMemberDef request_members[] = {
     MEMBER(keep_alive, T_BOOL),
     /* after the exchange */
     MEMBER(response, T_OBJECT),
-    MEMBER(code, T_LONG),
-    MEMBER(sent, T_PYSSIZET),
-    MEMBER(close, T_BOOL),
-    MEMBER(answer, T_OBJECT),
-    MEMBER(began, T_LONGLONG),
     MEMBER(ticket, T_LONGLONG),
     {NULL, 0, 0, 0, NULL},
 };
@@ -192,7 +177,7 @@ static PyType_Spec request_spec = {
 
 int request_init(PyObject *module)
 {
-    request_type = (PyTypeObject *)PyType_FromSpec(&request_spec);
+    request_type = (PyTypeObject *)PyType_FromSpecWithBases(&request_spec, (PyObject *)call_type);
     PyObject *type = (PyObject *)request_type, *version = PyUnicode_InternFromString("1.1");
     return !type || !version || !(n_start_response = PyUnicode_InternFromString("start_response")) ||
                    !(n_write = PyUnicode_InternFromString("write")) ||

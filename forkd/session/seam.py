@@ -51,8 +51,8 @@ class Await:
     may be closed without loss when the process drains.
 
     `shortcut` is what native code may do with what arrives here, if that is usual, without resuming the
-    session (native/engine_inline.c); then the connection waits in `then`, or goes on waiting here. What it
-    has begun, and cannot end by itself, it resumes the session with, in place of bytes.
+    session (Shortcut in native/native.h); then the connection waits in `then`, or goes on waiting here. What
+    it has begun, and cannot end by itself, it resumes the session with, in place of bytes.
     """
 
     __slots__ = ("idle", "name", "rate", "read", "seconds", "shortcut", "then", "write")

@@ -192,6 +192,11 @@ class AioOperations:
     def holds(self, fd: int) -> bool:
         return bool(self._handles[fd].held)
 
+    def put_back(self, fd: int, data: bytes) -> None:
+        handle = self._handles[fd]
+        handle.mask = 0
+        handle.held.insert(0, data)
+
     def has_come(self, fd: int) -> bool:
         receive = self._handles[fd].receive
         # The kernel fills the buffer before the socket is empty, and glibc's thread may say only long after

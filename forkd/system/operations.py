@@ -50,6 +50,9 @@ class Operations(HandleSet, Protocol):
         """Whether something was received that `completed` has not returned yet."""
         ...
 
+    def put_back(self, fd: int, data: bytes) -> None:
+        """`data` was received too early: it is held, and the connection is in the set for nothing."""
+
     def has_come(self, fd: int) -> bool:
         """As `holds`, and with what has completed by now, which is returned next time. Not within
         `completed`."""

@@ -41,7 +41,7 @@ _KIND_BITS = 3
 class _PythonHandle:
     __slots__ = ("armed", "conn", "data", "fd", "held", "kind", "mask", "offset", "serial")
 
-    request = None
+    call = None
 
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class _Handle(_Base):
     armed: bool
     held: deque[bytes | OSError]
     data: bytes
-    conn: Any  # native code's; and a request whose answer that sends
-    request: Any
+    conn: Any  # native code's; and a call whose answer that sends
+    call: Any
     offset: int
 
     def __init__(self, fd: int, serial: int, kind: int) -> None:
@@ -188,10 +188,15 @@ class UringOperations:
         return bool(self._by_fd[fd].data)
 
     def answering(self, fd: int) -> bool:
-        return self._by_fd[fd].request is not None
+        return self._by_fd[fd].call is not None
 
     def holds(self, fd: int) -> bool:
         return bool(self._by_fd[fd].held)
+
+    def put_back(self, fd: int, data: bytes) -> None:
+        handle = self._by_fd[fd]
+        handle.mask = 0
+        handle.held.appendleft(data)
 
     def has_come(self, fd: int) -> bool:
         self._ring.enter(0, 0.0)

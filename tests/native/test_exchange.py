@@ -469,8 +469,8 @@ def test_start_response_after_its_request_does_no_harm() -> None:
 def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
-        native.Exchange(1)
-    exchange = native.Exchange(print, print, None, None, None, print, True, 1, (8000, 10, 0, {}))
+        native.WsgiShortcut(1)
+    exchange = native.WsgiShortcut(print, print, None, None, None, print, True, 1, (8000, 10, 0, {}))
     with pytest.raises(TypeError):
         exchange.run(1, 2, None)
     with pytest.raises(TypeError):

@@ -192,7 +192,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         start_response("200 OK", [])
         return [b""]
 
-    exchange = native.Exchange(
+    exchange = native.WsgiShortcut(
         app, print, scratch_row().recorder(True), None, None, lambda _: b"date", True, 9,
         (4094, 100, 1 << 30, {"a": 1}),
     )  # fmt: skip
@@ -252,7 +252,7 @@ def test_a_list_that_another_thread_changes_is_answered_as_it_was() -> None:
 
     spare: list[bytes] = []
     limits = (4094, 100, 0, {})
-    exchange = native.Exchange(
+    exchange = native.WsgiShortcut(
         app, print, scratch_row().recorder(True), None, None, date, True, 99, limits
     )
     request = native.read_head(GET % b"/", *limits, ("h", "1", "c", "2"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forkd._native import Flow as NativeFlow
 
 #: As session.Await has it.
-SHORTCUT: Any = _native.Flow if _native is not None else None
+SHORTCUT: Any = _native.FlowShortcut() if _native is not None else None
 
 
 class Flow:

@@ -45,4 +45,4 @@ def read_head(wanted: bool) -> ReadHead | None:
 
 def shortcut_maker(wanted: bool) -> MakeShortcut | None:
     """None where native code was not built, or is not `wanted`."""
-    return pick("Exchange", None, wanted)
+    return pick("WsgiShortcut", None, wanted)
