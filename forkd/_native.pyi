@@ -173,10 +173,16 @@ class Completions:
     def next(self) -> tuple[int, int, int] | None: ...
     def remainder(self) -> list[tuple[int, int, int]]: ...
 
+class OneShot:
+    def __init__(
+        self, *, fd: int, name: str, port: str, mend: Callable[[], None], most: int, room: int, epoll: int,
+        opening: object, intake: object,
+    ) -> None: ...  # fmt: skip
+
 class Dispatcher:
     patience: float
     wary: bool
-    one_shot: tuple[Any, ...] | None
+    one_shot: OneShot | None
     accepted: int
     taken: int
     due: float

@@ -141,14 +141,14 @@ DECLARED = [node for node in STUB if not node.name.startswith("_")]
 
 
 def declared_calls() -> dict[str, set[int]]:
-    """How many arguments each function and each type may be called with, as the stub has it."""
+    """How many arguments each function and each type may be called with, by place, as the stub has it."""
     calls = {}
     for node in STUB:
         made = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef)]
         made = [n for n in made if n is node or n.name == "__init__"]
         for function in made:
             own = 0 if function is node else 1  # self
-            most = len(function.args.posonlyargs) - own
+            most = len(function.args.posonlyargs + function.args.args) - own
             calls[node.name] = set(range(most - len(function.args.defaults), most + 1))
     return calls
 

@@ -42,6 +42,7 @@ class NativeDriver:
     ) -> None:
         """`baton`: where threads take turns; there native code accepts nothing."""
         assert native is not None
+        self._one_shot = native.OneShot
         self._loop = loop
         self._receive = receive
         self._alone = baton is None
@@ -127,8 +128,10 @@ class NativeDriver:
             and isinstance(intake, ListenerIntake) and intake.begin.opening is not None
         ):  # fmt: skip
             size = 1 if loop.context.lease is None else self._batch.size
-            dispatcher.one_shot = (
-                fd, size, *intake.names, mend, intake.begin.opening, intake, self._epoll, self._room - size
+            name, port = intake.names
+            dispatcher.one_shot = self._one_shot(
+                fd=fd, name=name, port=port, mend=mend, most=size, room=self._room - size, epoll=self._epoll,
+                opening=intake.begin.opening, intake=intake,
             )  # fmt: skip
         return True
 

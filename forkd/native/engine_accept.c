@@ -21,6 +21,25 @@ enum {
     TOGETHER = MSG_MORE /* the answer waits for the FIN, which comes next: one segment, and one wake-up of the client */
 };
 
+/* A listener, as the server's name and port, and what is called when a standard descriptor was missing. */
+typedef struct {
+    int fd;
+    PyObject *name, *port, *mend;
+} Source;
+
+/* The listener of a loop whose connections are all one-shot: up to `most` are accepted at once, while fewer than `room`
+ * are silent; they wait in `epoll`, their sessions, if they ever have one, in the Await `opening` first, and their
+ * `intake` makes Connections. */
+typedef struct {
+    PyObject_HEAD
+    Source source;
+    long most, room;
+    int epoll;
+    PyObject *opening, *intake;
+} OneShot;
+
+static PyTypeObject *one_shot_type;
+
 typedef union {
     struct sockaddr any;
     struct sockaddr_in in;
@@ -87,7 +106,7 @@ static PyObject *ends_of(PyObject *name, PyObject *port, PyObject *client, PyObj
 }
 
 /* A bare Link for an accepted socket, which it takes. */
-static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObject *const *args)
+static PyObject *link_of(int fd, const Address *address, socklen_t size, const Source *source)
 {
     unsigned port;
     Link *link = (Link *)allocate(link_type);
@@ -99,12 +118,37 @@ static PyObject *link_of(int fd, const Address *address, socklen_t size, PyObjec
     link->bare = 1;
     link->forks = forks;
     link->epoll = -1;
-    if ((fd <= 2 && lift(link, args[4])) || !(link->client = host_of(address, size, &port)) ||
-        !(link->note = ends_of(args[2], args[3], link->client, text_of(port)))) {
+    if ((fd <= 2 && lift(link, source->mend)) || !(link->client = host_of(address, size, &port)) ||
+        !(link->note = ends_of(source->name, source->port, link->client, text_of(port)))) {
         Py_DECREF((PyObject *)link);
         return NULL;
     }
     return (PyObject *)link;
+}
+
+/* Up to `most` Links; fewer: no more wait. NULL with OSError, unless there are some. New reference. */
+static PyObject *accept_links(const Source *source, long most)
+{
+    PyObject *links = PyList_New(0);
+    for (long i = 0; links && i < most; i++) {
+        Address address;
+        socklen_t size = sizeof address;
+        int fd;
+        do
+            fd = accept4(source->fd, &address.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        while (fd < 0 && errno == EINTR);
+        if (fd < 0 && (i || errno == EAGAIN))
+            break; /* the next call will say why */
+        PyObject *link = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : link_of(fd, &address, size, source);
+        if (!link && i) {
+            PyErr_Clear(); /* out of memory: one is lost, not the others */
+            break;
+        }
+        if (!link || PyList_Append(links, link))
+            Py_CLEAR(links);
+        Py_XDECREF(link);
+    }
+    return links;
 }
 
 /* accept(listener, most, name, port, mend) -> up to `most` Links; fewer: no more wait. `name` and `port` are the server's,
@@ -117,27 +161,9 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
         PyErr_SetString(PyExc_TypeError, "accept takes five arguments");
         return NULL;
     }
-    long listener = PyLong_AsLong(args[0]), most = PyLong_AsLong(args[1]);
-    PyObject *links = PyErr_Occurred() ? NULL : PyList_New(0);
-    for (long i = 0; links && i < most; i++) {
-        Address address;
-        socklen_t size = sizeof address;
-        int fd;
-        do
-            fd = accept4((int)listener, &address.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        while (fd < 0 && errno == EINTR);
-        if (fd < 0 && (i || errno == EAGAIN))
-            break; /* the next call will say why */
-        PyObject *link = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : link_of(fd, &address, size, args);
-        if (!link && i) {
-            PyErr_Clear(); /* out of memory: one is lost, not the others */
-            break;
-        }
-        if (!link || PyList_Append(links, link))
-            Py_CLEAR(links);
-        Py_XDECREF(link);
-    }
-    return links;
+    long most = PyLong_AsLong(args[1]);
+    Source source = {.fd = (int)PyLong_AsLong(args[0]), .name = args[2], .port = args[3], .mend = args[4]};
+    return PyErr_Occurred() ? NULL : accept_links(&source, most);
 }
 
 /* ---- served once ---------------------------------------------------------------------------- */
@@ -348,38 +374,23 @@ PyObject *links_held(Dispatcher *self, PyObject *unused)
 
 /* ---- a leader whose connections are all one-shot ----------------------------------------------- */
 
-int links_accepted(Dispatcher *self, PyObject *fd)
+/* Accept and begin with up to `most` connections. Returns 1; 0, when there is something for the loop to see; or -1 with an
+ * exception. */
+static int accept_some(Dispatcher *self, const OneShot *one_shot, long most)
 {
-    enum { FD, MOST, MEND = 4, OPENING, INTAKE, EPOLL, ROOM, ALL };
-    PyObject *one_shot = self->one_shot, *given[ALL], *done = NULL;
-    if (!one_shot || !PyTuple_Check(one_shot) || PyDict_Size(self->connections))
-        return 0;
-    for (int i = 0; i < ALL; i++)
-        if (!(given[i] = PyTuple_GetItem(one_shot, i)))
-            return -1;
-    int ours = PyObject_RichCompareBool(fd, given[FD], Py_EQ);
-    if (ours <= 0 || PyDict_Size(self->silent) >= PyLong_AsLong(given[ROOM]))
-        return ours < 0 ? -1 : 0;
-    /* What is left of this turn's share. Only after a whole batch may more be waiting: a part of one ends the turn. */
-    long whole = PyLong_AsLong(given[MOST]), most = MOST_ACCEPTS - self->taken;
-    PyObject *limit = most <= 0 ? NULL : most < whole ? PyLong_FromLong(most) : Py_NewRef(given[MOST]);
-    if (!limit)
-        return most <= 0 ? 1 : -1;
-    given[MOST] = limit;
-    Py_INCREF(one_shot); /* the loop may set another meanwhile */
     int64_t began = now_ns();
-    PyObject *links = native_accept(NULL, given, MEND + 1);
-    if (links)
-        self->taken += PyList_Size(links);
+    PyObject *links = accept_links(&one_shot->source, most), *done = NULL;
+    Py_ssize_t count = links ? PyList_Size(links) : 0;
+    int ours = 1;
+    self->taken += count;
     if (!links && PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Clear(); /* the loop will see it, too */
         ours = 0;
-    } else if (links && !PyList_Size(links)) {
+    } else if (links && !count) {
         ours = 0; /* no connection was there: the loop counts how often */
-    } else if (links && PyList_Size(links) >= whole) {
-        done = PyObject_CallMethodObjArgs(self->driver, n_crowded, given[INTAKE], links, NULL);
-    } else if (links && !links_begin(self, links, given[OPENING], given[INTAKE], (int)PyLong_AsLong(given[EPOLL]))) {
-        Py_ssize_t count = PyList_Size(links);
+    } else if (links && count >= one_shot->most) {
+        done = PyObject_CallMethodObjArgs(self->driver, n_crowded, one_shot->intake, links, NULL);
+    } else if (links && !links_begin(self, links, one_shot->opening, one_shot->intake, one_shot->epoll)) {
         int64_t took = now_ns() - began;
         if (took < AT_ONCE && !PyDict_Size(self->connections)) {
             self->accepted += count;
@@ -391,13 +402,98 @@ int links_accepted(Dispatcher *self, PyObject *fd)
     }
     Py_XDECREF(links);
     Py_XDECREF(done);
-    Py_DECREF(limit);
-    Py_DECREF(one_shot);
     return done || !ours ? ours : -1;
 }
 
+int links_accepted(Dispatcher *self, PyObject *fd)
+{
+    OneShot *one_shot = (OneShot *)self->one_shot;
+    if (!one_shot || Py_TYPE((PyObject *)one_shot) != one_shot_type || PyDict_Size(self->connections))
+        return 0;
+    long number = PyLong_AsLong(fd);
+    if (number != one_shot->source.fd || PyDict_Size(self->silent) >= one_shot->room)
+        return number == -1 && PyErr_Occurred() ? -1 : 0;
+    /* What is left of this turn's share. Only after a whole batch may more be waiting: a part of one ends the turn. */
+    long most = MOST_ACCEPTS - self->taken;
+    if (most <= 0)
+        return 1;
+    Py_INCREF((PyObject *)one_shot); /* the loop may set another meanwhile */
+    int accepted = accept_some(self, one_shot, most < one_shot->most ? most : one_shot->most);
+    Py_DECREF((PyObject *)one_shot);
+    return accepted;
+}
+
+static int one_shot_traverse(OneShot *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->source.name);
+    Py_VISIT(self->source.port);
+    Py_VISIT(self->source.mend);
+    Py_VISIT(self->opening);
+    Py_VISIT(self->intake);
+    return 0;
+}
+
+static int one_shot_clear(OneShot *self)
+{
+    Py_CLEAR(self->source.name);
+    Py_CLEAR(self->source.port);
+    Py_CLEAR(self->source.mend);
+    Py_CLEAR(self->opening);
+    Py_CLEAR(self->intake);
+    return 0;
+}
+
+static void one_shot_dealloc(OneShot *self)
+{
+    PyObject_GC_UnTrack(self);
+    one_shot_clear(self);
+    release((PyObject *)self);
+}
+
+/* OneShot(fd, name, port, mend, most, room, epoll, opening, intake), each by its name: see there. */
+static PyObject *one_shot_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"fd", "name", "port", "mend", "most", "room", "epoll", "opening", "intake", NULL};
+    OneShot given;
+    if (PyTuple_Size(args)) {
+        PyErr_SetString(PyExc_TypeError, "OneShot takes its arguments by name");
+        return NULL;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOOOlliOO", names, &given.source.fd, &given.source.name,
+                                     &given.source.port, &given.source.mend, &given.most, &given.room, &given.epoll,
+                                     &given.opening, &given.intake))
+        return NULL;
+    OneShot *self = (OneShot *)allocate(type);
+    if (self) {
+        const Source *source = &given.source;
+        self->source = (Source){source->fd, Py_NewRef(source->name), Py_NewRef(source->port), Py_NewRef(source->mend)};
+        self->most = given.most;
+        self->room = given.room;
+        self->epoll = given.epoll;
+        self->opening = Py_NewRef(given.opening);
+        self->intake = Py_NewRef(given.intake);
+    }
+    return (PyObject *)self;
+}
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, one_shot_new},
+    {Py_tp_traverse, one_shot_traverse},
+    {Py_tp_clear, one_shot_clear},
+    {Py_tp_dealloc, one_shot_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.OneShot", sizeof(OneShot), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+};
+
 int accept_init(PyObject *module)
 {
-    (void)module;
-    return (n_crowded = PyUnicode_InternFromString("crowded")) ? 0 : -1;
+    one_shot_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !one_shot_type || !(n_crowded = PyUnicode_InternFromString("crowded")) ||
+                   PyModule_AddObjectRef(module, "OneShot", (PyObject *)one_shot_type)
+               ? -1
+               : 0;
 }
