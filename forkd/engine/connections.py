@@ -89,7 +89,7 @@ class Connections:
     def resumable(self, conn: Connection) -> bool:
         """Whether the connection is kept, and its session waits in an Await: the caller may resume that."""
         with self._lock:
-            return conn.mask is not None and conn.op is not self.writing
+            return conn.mask is not None and conn.op is not self.writing and conn.call is None
 
     def check_out(self, conn: Connection) -> None:
         """Take the connection out of the handle set: a thread has it until its outcome is followed."""

@@ -88,7 +88,7 @@ class InlineLoop(ChildLoop):
         self._go(conn, conn.session.throw, Deadline(conn.op.name))
 
     def woken(self, conn: Connection) -> None:
-        if conn.mask is not None and conn.op is not self.connections.writing:
+        if conn.mask is not None and conn.op is not self.connections.writing and conn.call is None:
             self._go(conn, conn.resume, None)
 
     # ---- what a driver calls --------------------------------------------------------------

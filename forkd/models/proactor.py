@@ -217,7 +217,7 @@ class Proactor(PooledLoop):
             self.go(conn, conn.resume, None)
 
     def woken(self, conn: Connection) -> None:
-        if conn.mask is not None and conn.op is not self.connections.writing:
+        if conn.mask is not None and conn.op is not self.connections.writing and conn.call is None:
             self.go(conn, conn.resume, None)
 
 

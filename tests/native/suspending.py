@@ -88,7 +88,7 @@ class Lines:
     def session(self, peer: Any) -> Any:
         if self.bell < 0:
             self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            peer.waker.__self__.watch(self.bell, self.answer)
+            peer.owner.watch(self.bell, self.answer)
         peer.note = None
         text = b""
         while data := (yield self.part if text else self.opening):
