@@ -179,7 +179,7 @@ class OneShot:
         opening: object, intake: object,
     ) -> None: ...  # fmt: skip
 
-class Dispatcher:
+class InlineDriver:
     patience: float
     wary: bool
     one_shot: OneShot | None

@@ -29,7 +29,7 @@ from forkd.system.originals import monotonic
 from forkd.system.stdio import mend
 
 if TYPE_CHECKING:
-    from forkd._native import Dispatcher
+    from forkd._native import InlineDriver
 
 #: Seconds between two looks at silent connections. One that is silent at both gets a Connection.
 _SILENT_SECONDS = 0.05
@@ -52,24 +52,24 @@ class NativeDriver:
         self._silent_before: dict[int, Link] = {}  # those that have been silent for a while
         self._look_at = NEVER  # when to look for them
         self._epoll = loop.handles.fileno() if isinstance(loop.handles, NativeEpollSet) else -1
-        self._dispatcher: Dispatcher = native.Dispatcher(
+        self._native: InlineDriver = native.InlineDriver(
             loop, self, loop.calls, loop.connections.by_fd, self._silent, baton
         )
-        self.answer = self._dispatcher.answer
+        self.answer = self._native.answer
 
     # ---- what the loop calls: see engine/driver.py ----------------------------------------
 
     def run(self, events: Events) -> None:
-        loop, dispatcher = self._loop, self._dispatcher
+        loop, driver = self._loop, self._native
         now = loop.connections.now
         if self._batch.size > 1:
             self._heed(now)
             # Deadlines, the log and the count of requests are looked at when they are due, or soon.
-            dispatcher.due = min(now + SHARE_SECONDS, loop.connections.wheel.next, loop.again)
-        dispatcher.run(events, now)
-        if dispatcher.accepted:
-            loop.context.row.cells[ACCEPTED] += dispatcher.accepted
-            dispatcher.accepted = 0
+            driver.due = min(now + SHARE_SECONDS, loop.connections.wheel.next, loop.again)
+        driver.run(events, now)
+        if driver.accepted:
+            loop.context.row.cells[ACCEPTED] += driver.accepted
+            driver.accepted = 0
         if self._silent or self._look_at != NEVER:
             self._look(now)
 
@@ -93,19 +93,19 @@ class NativeDriver:
         return len(links) == size
 
     def receive(self, conn: Connection) -> None:
-        if not self._dispatcher.receive(conn, self._loop.connections.now):
+        if not self._native.receive(conn, self._loop.connections.now):
             self._receive(conn)
 
     def watch_requests(self, wary: bool, patience: float) -> None:
-        self._dispatcher.wary = wary
-        self._dispatcher.patience = patience
+        self._native.wary = wary
+        self._native.patience = patience
 
     def retire(self) -> None:
         self._grow(self._silent)
-        self._dispatcher.one_shot = None
+        self._native.one_shot = None
 
     def descriptors(self) -> set[int]:
-        return {*self._silent, *self._dispatcher.held()}
+        return {*self._silent, *self._native.held()}
 
     def abandon(self) -> None:
         self._silent.clear()  # that closes them
@@ -114,14 +114,14 @@ class NativeDriver:
 
     def other(self, fd: int) -> bool:
         """What is ready and no connection; True: a listener, whose turn is over."""
-        loop, dispatcher = self._loop, self._dispatcher
+        loop, driver = self._loop, self._native
         if self._alone:
-            loop.share.taken = dispatcher.taken
+            loop.share.taken = driver.taken
         if not loop.other(fd):
             return False
         intakes = loop.acceptor.intakes
         intake = intakes.get(fd)
-        dispatcher.one_shot = None
+        driver.one_shot = None
         if (
             self._alone and self._epoll >= 0 and self._batch.full
             and len(intakes) == 1  # native code knows no turns of listeners
@@ -129,7 +129,7 @@ class NativeDriver:
         ):  # fmt: skip
             size = 1 if loop.context.lease is None else self._batch.size
             name, port = intake.names
-            dispatcher.one_shot = self._one_shot(
+            driver.one_shot = self._one_shot(
                 fd=fd, name=name, port=port, mend=mend, most=size, room=self._room - size, epoll=self._epoll,
                 opening=intake.begin.opening, intake=intake,
             )  # fmt: skip
@@ -149,7 +149,7 @@ class NativeDriver:
         self._batch.served(count, seconds, kept)
         loop.acceptor.served(count if several else 0, kept)
         if not self._batch.full:
-            self._dispatcher.one_shot = None
+            self._native.one_shot = None
 
     def grown(self, link: Link) -> Connection:
         """The Connection of a link that native code has begun with, and that needs a session."""
@@ -165,7 +165,7 @@ class NativeDriver:
         assert opening is not None
         began, several = monotonic(), self._batch.size > 1
         silent = several and len(self._silent) + len(links) < self._room
-        self._dispatcher.begin(links, opening, intake, self._epoll if silent else -1)
+        self._native.begin(links, opening, intake, self._epoll if silent else -1)
         self.served(len(links), monotonic() - began)
 
     @property
@@ -177,10 +177,10 @@ class NativeDriver:
         """Before a turn with a batch: take no more than one at a time where another child has just met slow
         requests. When a measure of the accept queue is due, `take` gets the next connections."""
         if now >= self._loop.accept_wait.due:
-            self._dispatcher.one_shot = None
+            self._native.one_shot = None
         if self._caution is not None and self._caution.advised(now):
             self._batch.begin_anew()
-            self._dispatcher.one_shot = None
+            self._native.one_shot = None
 
     def _look(self, now: float) -> None:
         """When it is time, for connections that have been silent for long."""
@@ -197,5 +197,5 @@ class NativeDriver:
         for fd, link in list(links.items()):
             if self._silent.get(fd) is link:
                 del self._silent[fd]
-                conn = self._dispatcher.grow(link)
+                conn = self._native.grow(link)
                 self._loop.connections.follow(conn, conn.op)

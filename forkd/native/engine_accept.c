@@ -170,7 +170,7 @@ PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t narg
 
 /* Make the Connection of a bare Link, and call the loop's method `name` with it and the value. Returns 0, or -1 with
  * an exception. Takes the reference to the value, which is NULL only with an exception. */
-static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
+static int grow(InlineDriver *self, Link *link, PyObject *name, PyObject *value)
 {
     PyObject *conn = value ? link_grown(link) : NULL;
     int failed = conn ? loop_tell(self->loop, name, (Link *)conn, value) : -1;
@@ -180,7 +180,7 @@ static int grow(Dispatcher *self, Link *link, PyObject *name, PyObject *value)
 }
 
 /* Its answer is sent, which was the last. Returns 0, or -1 with an exception. */
-static int end_link(Dispatcher *self, Link *link)
+static int end_link(InlineDriver *self, Link *link)
 {
     if (!link_has_input(link)) {
         link_close(link);
@@ -193,7 +193,7 @@ static int end_link(Dispatcher *self, Link *link)
 }
 
 /* Wait in `epoll`, for once: then nothing has to be said there when it is closed. Returns 0, or -1 with an exception. */
-static int wait_silent(Dispatcher *self, Link *link, int epoll)
+static int wait_silent(InlineDriver *self, Link *link, int epoll)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = link->fd};
     int again = link->epoll >= 0;
@@ -210,7 +210,7 @@ static int wait_silent(Dispatcher *self, Link *link, int epoll)
     return failed;
 }
 
-int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
+int link_go_on(InlineDriver *self, PyObject *fd, Link *link)
 {
     if (PyDict_DelItem(self->silent, fd))
         return -1;
@@ -225,14 +225,14 @@ int link_go_on(Dispatcher *self, PyObject *fd, Link *link)
     return done ? 0 : -1;
 }
 
-int link_later(Dispatcher *self, Link *link, int epoll)
+int link_later(InlineDriver *self, Link *link, int epoll)
 {
     return epoll >= 0 ? wait_silent(self, link, epoll) : grow(self, link, n_rests, Py_NewRef(link->op));
 }
 
 /* The session of a link, which gets one now, goes on with a call, or waits for it: `name`. Returns 0, or -1 with an
  * exception. */
-static int grow_with(Dispatcher *self, PyObject *name, Call *call, PyObject *argument)
+static int grow_with(InlineDriver *self, PyObject *name, Call *call, PyObject *argument)
 {
     Link *conn = call_grown(call);
     if (!conn)
@@ -244,7 +244,7 @@ static int grow_with(Dispatcher *self, PyObject *name, Call *call, PyObject *arg
 }
 
 /* The application has answered: send that. Returns 0, or -1 with an exception. */
-static int send_first(Dispatcher *self, Shortcut *shortcut, Link *link, Call *call, PyObject *answer, PyObject *then)
+static int send_first(InlineDriver *self, Shortcut *shortcut, Link *link, Call *call, PyObject *answer, PyObject *then)
 {
     PyObject *left = send_now(link, answer, call->close ? TOGETHER : 0);
     if (left != Py_None) {
@@ -258,7 +258,7 @@ static int send_first(Dispatcher *self, Shortcut *shortcut, Link *link, Call *ca
 }
 
 /* Call the application, and follow what that comes to. Returns 0, or -1 with an exception. */
-static int run_first(Dispatcher *self, Shortcut *shortcut, Link *link, Call *call, PyObject *then)
+static int run_first(InlineDriver *self, Shortcut *shortcut, Link *link, Call *call, PyObject *then)
 {
     PyObject *answer = NULL;
     int failed = -1;
@@ -282,7 +282,7 @@ static int run_first(Dispatcher *self, Shortcut *shortcut, Link *link, Call *cal
     return failed;
 }
 
-static int begin(Dispatcher *self, Link *link, int epoll)
+static int begin(InlineDriver *self, Link *link, int epoll)
 {
     int rests = resting_known(&self->resting, link), failed = -1;
     if (rests < 0)
@@ -311,7 +311,7 @@ static int begin(Dispatcher *self, Link *link, int epoll)
     return failed;
 }
 
-int link_begin(Dispatcher *self, Link *link, int epoll)
+int link_begin(InlineDriver *self, Link *link, int epoll)
 {
     Link *outer = self->begun;
     self->begun = link;
@@ -320,7 +320,7 @@ int link_begin(Dispatcher *self, Link *link, int epoll)
     return failed;
 }
 
-static int begin_all(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
+static int begin_all(InlineDriver *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
 {
     int64_t ends = now_ns() + MOST_ACCEPT_NS;
     int late = 0;
@@ -342,7 +342,7 @@ static int begin_all(Dispatcher *self, PyObject *links, PyObject *opening, PyObj
     return 0;
 }
 
-int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
+int links_begin(InlineDriver *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll)
 {
     PyObject *outer = self->batch;
     self->batch = links;
@@ -360,7 +360,7 @@ static int tell_descriptor(PyObject *found, const Link *link)
     return failed ? -1 : 0;
 }
 
-PyObject *links_held(Dispatcher *self, PyObject *unused)
+PyObject *links_held(InlineDriver *self, PyObject *unused)
 {
     PyObject *found = PyList_New(0);
     (void)unused;
@@ -374,9 +374,9 @@ PyObject *links_held(Dispatcher *self, PyObject *unused)
 
 /* ---- a leader whose connections are all one-shot ----------------------------------------------- */
 
-/* Accept and begin with up to `most` connections. Returns 1; 0, when there is something for the loop to see; or -1 with an
- * exception. */
-static int accept_some(Dispatcher *self, const OneShot *one_shot, long most)
+/* Accept and begin with up to `most` connections. Returns 1; 0, when there is something for the loop to see; or -1 with
+ * an exception. */
+static int accept_some(InlineDriver *self, const OneShot *one_shot, long most)
 {
     int64_t began = now_ns();
     PyObject *links = accept_links(&one_shot->source, most), *done = NULL;
@@ -405,7 +405,7 @@ static int accept_some(Dispatcher *self, const OneShot *one_shot, long most)
     return done || !ours ? ours : -1;
 }
 
-int links_accepted(Dispatcher *self, PyObject *fd)
+int links_accepted(InlineDriver *self, PyObject *fd)
 {
     OneShot *one_shot = (OneShot *)self->one_shot;
     if (!one_shot || Py_TYPE((PyObject *)one_shot) != one_shot_type || PyDict_Size(self->connections))

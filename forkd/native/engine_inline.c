@@ -12,9 +12,9 @@
 
 static PyObject *n_other, *n_ready, *n_deposed, *n_judge, *n_claims;
 
-static PyTypeObject *dispatcher_type;
+static PyTypeObject *driver_type;
 
-static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
+static int driver_traverse(InlineDriver *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->loop);
@@ -27,7 +27,7 @@ static int dispatcher_traverse(Dispatcher *self, visitproc visit, void *arg)
     return resting_traverse(&self->resting, visit, arg);
 }
 
-static int dispatcher_clear(Dispatcher *self)
+static int driver_clear(InlineDriver *self)
 {
     Py_CLEAR(self->loop);
     Py_CLEAR(self->driver);
@@ -40,16 +40,16 @@ static int dispatcher_clear(Dispatcher *self)
     return 0;
 }
 
-static void dispatcher_dealloc(Dispatcher *self)
+static void driver_dealloc(InlineDriver *self)
 {
     PyObject_GC_UnTrack(self);
-    dispatcher_clear(self);
+    driver_clear(self);
     release((PyObject *)self);
 }
 
-/* Dispatcher(loop, driver, calls, connections, silent, baton): `calls`, `connections` and `silent`, which are Links, are by
- * descriptor; `baton` None: no other thread leads. */
-static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+/* InlineDriver(loop, driver, calls, connections, silent, baton): `calls`, `connections` and `silent`, which are Links, are
+ * by descriptor; `baton` None: no other thread leads. */
+static PyObject *driver_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *loop, *driver, *calls, *connections, *silent, *baton;
     (void)keywords;
@@ -60,7 +60,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
         PyErr_SetString(PyExc_TypeError, "that is no baton");
         return NULL;
     }
-    Dispatcher *self = (Dispatcher *)allocate(type);
+    InlineDriver *self = (InlineDriver *)allocate(type);
     if (self) {
         self->loop = Py_NewRef(loop);
         self->driver = Py_NewRef(driver);
@@ -74,7 +74,7 @@ static PyObject *dispatcher_new(PyTypeObject *type, PyObject *args, PyObject *ke
 }
 
 /* Whether the loop has taken the call, before its application has it; -1 with an exception. */
-static int claimed(Dispatcher *self, Link *conn, Call *call)
+static int claimed(InlineDriver *self, Link *conn, Call *call)
 {
     PyObject *answer = PyObject_CallMethodObjArgs(self->loop, n_claims, (PyObject *)conn, (PyObject *)call, NULL);
     int truth = answer ? PyObject_IsTrue(answer) : -1;
@@ -83,7 +83,7 @@ static int claimed(Dispatcher *self, Link *conn, Call *call)
 }
 
 /* The leader's thread was in the application for so long (ns). Returns 0, or -1 with an exception. */
-static int judge(Dispatcher *self, Call *call, int64_t took)
+static int judge(InlineDriver *self, Call *call, int64_t took)
 {
     if ((double)took <= self->patience * 1e9)
         return 0;
@@ -96,14 +96,14 @@ static int judge(Dispatcher *self, Call *call, int64_t took)
 
 /* The session goes on with a call, of which `answer` is left to send; NULL: there is none yet. Takes the reference.
  * Returns 0, or -1 with an exception. */
-static int go_on_with(Dispatcher *self, PyObject *name, Link *conn, Call *call, PyObject *answer)
+static int go_on_with(InlineDriver *self, PyObject *name, Link *conn, Call *call, PyObject *answer)
 {
     call->answer = answer;
     return loop_tell(self->loop, name, conn, (PyObject *)call);
 }
 
 /* The application has answered: send that. Returns 0, or -1 with an exception. */
-static int send_answer(Dispatcher *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *answer, PyObject *then,
+static int send_answer(InlineDriver *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *answer, PyObject *then,
                        double until)
 {
     PyObject *left = send_now(conn, answer, 0);
@@ -115,7 +115,7 @@ static int send_answer(Dispatcher *self, Shortcut *shortcut, Link *conn, Call *c
 }
 
 /* Call the application, and follow what that comes to. Returns 0, or -1 with an exception. */
-static int run_call(Dispatcher *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *then, double until)
+static int run_call(InlineDriver *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *then, double until)
 {
     PyObject *answer = NULL;
     int failed = -1;
@@ -137,7 +137,7 @@ static int run_call(Dispatcher *self, Shortcut *shortcut, Link *conn, Call *call
 }
 
 /* The session gets what is in the buffer; nothing is the end. Returns 0, or -1 with an exception. */
-static int feed(Dispatcher *self, Link *conn, Py_ssize_t size)
+static int feed(InlineDriver *self, Link *conn, Py_ssize_t size)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(self->buffer, size);
     int failed = bytes ? loop_tell(self->loop, n_feed, conn, bytes) : -1;
@@ -147,17 +147,19 @@ static int feed(Dispatcher *self, Link *conn, Py_ssize_t size)
 
 /* What arrived at a connection that rests: receive it. Returns how many bytes; 0 when that is all, or LINK_LOST with an
  * exception. */
-static Py_ssize_t receive(Dispatcher *self, Link *conn)
+static Py_ssize_t receive(InlineDriver *self, Link *conn)
 {
     Py_ssize_t size = link_receive(conn, self->buffer, CHUNK);
     if (size > 0)
         return size;
-    int failed = size == LINK_LOST ? loop_tell(self->loop, n_lost, conn, NULL) : size == LINK_EMPTY ? 0 : feed(self, conn, 0);
+    if (size == LINK_EMPTY)
+        return 0;
+    int failed = size == LINK_LOST ? loop_tell(self->loop, n_lost, conn, NULL) : feed(self, conn, 0);
     return failed ? LINK_LOST : 0;
 }
 
 /* As a call, if it is one. Returns 0, or -1 with an exception. */
-static int serve(Dispatcher *self, Link *conn, double now)
+static int serve(InlineDriver *self, Link *conn, double now)
 {
     Py_ssize_t size = receive(self, conn);
     if (size <= 0)
@@ -182,7 +184,7 @@ static int serve(Dispatcher *self, Link *conn, double now)
 }
 
 /* As the next of something that goes on. Returns 0, or -1 with an exception. */
-static int go_on(Dispatcher *self, Link *conn, double now)
+static int go_on(InlineDriver *self, Link *conn, double now)
 {
     Py_ssize_t size = receive(self, conn);
     if (size <= 0)
@@ -208,7 +210,7 @@ static int go_on(Dispatcher *self, Link *conn, double now)
 }
 
 /* A handle that is ready: what waits there is accepted, if it is a listener. Returns 0, or -1 with an exception. */
-static int accept_at(Dispatcher *self, PyObject *fd)
+static int accept_at(InlineDriver *self, PyObject *fd)
 {
     int held = PyDict_Contains(self->connections, fd); /* since then */
     if (!held)
@@ -226,13 +228,13 @@ static int accept_at(Dispatcher *self, PyObject *fd)
 }
 
 /* Whether the connection that was met last waits for calls, and not for the next bytes of something that goes on. */
-static int reads_calls(const Dispatcher *self)
+static int reads_calls(const InlineDriver *self)
 {
     return self->resting.shortcut->functions->read != NULL;
 }
 
 /* One handle that is ready. Returns 0; 1, when it is not a connection; or -1 with an exception. */
-static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
+static int dispatch(InlineDriver *self, PyObject *fd, long mask, double now)
 {
     PyObject *number;
     Link *conn = (Link *)PyDict_GetItemWithError(self->connections, fd); /* borrowed */
@@ -263,7 +265,7 @@ static int dispatch(Dispatcher *self, PyObject *fd, long mask, double now)
 }
 
 /* Call what is to be called when `fd` is readable, if it is that kind of handle. Returns 0, or -1 with an exception. */
-static int call(Dispatcher *self, PyObject *fd)
+static int call(InlineDriver *self, PyObject *fd)
 {
     PyObject *wanted = PyDict_GetItemWithError(self->calls, fd), *done;
     if (!wanted)
@@ -301,7 +303,7 @@ static Py_ssize_t count_of(PyObject *events)
 /* What was ready at one wait. Calls come first: a request that came together with the master's word is answered as the
  * last one. Listeners come last: between two shares of new connections are all others that were ready. Returns 0, or -1
  * with an exception. */
-static int run_once(Dispatcher *self, PyObject *events, double now)
+static int run_once(InlineDriver *self, PyObject *events, double now)
 {
     enum { CALLS, CONNECTIONS, LISTENERS, PASSES };
     int listeners = 0;
@@ -325,7 +327,7 @@ static int run_once(Dispatcher *self, PyObject *events, double now)
 
 /* A share is over by its number, and another may follow at once: what else a turn is for is not due yet, and all that is
  * ready by now comes before it. */
-static int next_share(Dispatcher *self)
+static int next_share(InlineDriver *self)
 {
     if ((double)now_ns() / 1e9 >= self->due)
         return 0;
@@ -336,7 +338,7 @@ static int next_share(Dispatcher *self)
 /* run(events, now): what epoll_wait returned, or a list of (descriptor, mask); `now` in seconds of CLOCK_MONOTONIC.
  * Where several were ready, or connections came, there will soon be more of them, and the rest of a turn costs as much as
  * a request. But when new connections have had their share of it, the rest is due. */
-static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *driver_run(InlineDriver *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !(Py_TYPE(args[0]) == events_type || PyList_Check(args[0]))) {
         PyErr_SetString(PyExc_TypeError, "run takes events, and the time");
@@ -359,7 +361,7 @@ static PyObject *dispatcher_run(Dispatcher *self, PyObject *const *args, Py_ssiz
 
 /* begin(links, opening, intake, epoll): bare Links, which the intake has accepted, and whose sessions, if they ever
  * have one, wait in the Await `opening` first. They are silent in `epoll`, unless that is -1. */
-static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *driver_begin(InlineDriver *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 4 || !PyList_Check(args[0]) || self->baton) {
         PyErr_SetString(PyExc_TypeError, "begin takes a list of links, an Await, an intake and a descriptor, where no "
@@ -374,7 +376,7 @@ static PyObject *dispatcher_begin(Dispatcher *self, PyObject *const *args, Py_ss
 
 /* answer(conn, call) -> the Await that the connection is to wait in, once it has the answer to a call that was read here;
  * None: its session has to go on with that, which was begun, or it is suspended. In any thread. */
-static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *driver_answer(InlineDriver *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !PyObject_TypeCheck(args[1], call_type) || ((Call *)args[1])->peer) {
         PyErr_SetString(PyExc_TypeError, "answer takes a connection, and a new call");
@@ -408,7 +410,7 @@ static PyObject *dispatcher_answer(Dispatcher *self, PyObject *const *args, Py_s
 }
 
 /* grow(link) -> the Connection that takes over from a silent Link, which is silent no more. */
-static PyObject *dispatcher_grow(Dispatcher *self, PyObject *link)
+static PyObject *driver_grow(InlineDriver *self, PyObject *link)
 {
     (void)self;
     if (Py_TYPE(link) != link_type) {
@@ -419,7 +421,7 @@ static PyObject *dispatcher_grow(Dispatcher *self, PyObject *link)
 }
 
 /* receive(conn, now) -> whether what has arrived at a connection was looked for here, as it is if that rests. */
-static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *driver_receive(InlineDriver *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "receive takes a connection, and the time");
@@ -436,40 +438,40 @@ static PyObject *dispatcher_receive(Dispatcher *self, PyObject *const *args, Py_
 }
 
 static PyMethodDef methods[] = {
-    {"answer", (PyCFunction)(void (*)(void))dispatcher_answer, METH_FASTCALL, NULL},
-    {"begin", (PyCFunction)(void (*)(void))dispatcher_begin, METH_FASTCALL, NULL},
-    {"grow", (PyCFunction)dispatcher_grow, METH_O, NULL},
+    {"answer", (PyCFunction)(void (*)(void))driver_answer, METH_FASTCALL, NULL},
+    {"begin", (PyCFunction)(void (*)(void))driver_begin, METH_FASTCALL, NULL},
+    {"grow", (PyCFunction)driver_grow, METH_O, NULL},
     {"held", (PyCFunction)links_held, METH_NOARGS, NULL},
-    {"receive", (PyCFunction)(void (*)(void))dispatcher_receive, METH_FASTCALL, NULL},
-    {"run", (PyCFunction)(void (*)(void))dispatcher_run, METH_FASTCALL, NULL},
+    {"receive", (PyCFunction)(void (*)(void))driver_receive, METH_FASTCALL, NULL},
+    {"run", (PyCFunction)(void (*)(void))driver_run, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef members[] = {
-    {"patience", T_DOUBLE, offsetof(Dispatcher, patience), 0, NULL},
-    {"accepted", T_LONG, offsetof(Dispatcher, accepted), 0, NULL},
-    {"taken", T_LONG, offsetof(Dispatcher, taken), 0, NULL},
-    {"due", T_DOUBLE, offsetof(Dispatcher, due), 0, NULL},
-    {"one_shot", T_OBJECT, offsetof(Dispatcher, one_shot), 0, NULL},
-    {"wary", T_BOOL, offsetof(Dispatcher, wary), 0, NULL},
+    {"patience", T_DOUBLE, offsetof(InlineDriver, patience), 0, NULL},
+    {"accepted", T_LONG, offsetof(InlineDriver, accepted), 0, NULL},
+    {"taken", T_LONG, offsetof(InlineDriver, taken), 0, NULL},
+    {"due", T_DOUBLE, offsetof(InlineDriver, due), 0, NULL},
+    {"one_shot", T_OBJECT, offsetof(InlineDriver, one_shot), 0, NULL},
+    {"wary", T_BOOL, offsetof(InlineDriver, wary), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_new, dispatcher_new},
-    {Py_tp_traverse, dispatcher_traverse},
-    {Py_tp_clear, dispatcher_clear},
-    {Py_tp_dealloc, dispatcher_dealloc},
+    {Py_tp_new, driver_new},
+    {Py_tp_traverse, driver_traverse},
+    {Py_tp_clear, driver_clear},
+    {Py_tp_dealloc, driver_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
     {0, NULL},
 };
 
 static PyType_Spec spec = {
-    "forkd._native.Dispatcher", sizeof(Dispatcher), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+    "forkd._native.InlineDriver", sizeof(InlineDriver), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
 };
 
-int dispatch_init(PyObject *module)
+int inline_init(PyObject *module)
 {
     static const struct {
         PyObject **place;
@@ -481,6 +483,6 @@ int dispatch_init(PyObject *module)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].place = PyUnicode_InternFromString(names[i].text)))
             return -1;
-    dispatcher_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return !dispatcher_type || PyModule_AddObjectRef(module, "Dispatcher", (PyObject *)dispatcher_type) ? -1 : 0;
+    driver_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !driver_type || PyModule_AddObjectRef(module, "InlineDriver", (PyObject *)driver_type) ? -1 : 0;
 }

@@ -1,7 +1,7 @@
-/* The dispatcher, for the parts of it that are files of their own (engine_inline.c, engine_accept.c). */
+/* The native driver, for the parts of it that are files of their own (engine_inline.c, engine_accept.c). */
 
-#ifndef FORKD_NATIVE_DISPATCH_H
-#define FORKD_NATIVE_DISPATCH_H
+#ifndef FORKD_NATIVE_ENGINE_INLINE_H
+#define FORKD_NATIVE_ENGINE_INLINE_H
 
 #include "native.h"
 
@@ -29,20 +29,20 @@ typedef struct {
     Link *begun;     /* the one that is; borrowed, as well */
     Resting resting;
     char buffer[CHUNK];
-} Dispatcher;
+} InlineDriver;
 
 /* A connection that was just accepted, as a bare Link: all of it, if that is all. If nothing has come yet it is silent
  * where there is an `epoll` to wait in, else a Connection. Returns 0, or -1 with an exception. */
-int link_begin(Dispatcher *self, Link *link, int epoll);
+int link_begin(InlineDriver *self, Link *link, int epoll);
 /* The same, but for the next turn, as if nothing had come yet. */
-int link_later(Dispatcher *self, Link *link, int epoll);
+int link_later(InlineDriver *self, Link *link, int epoll);
 /* Whether the handle is the listener of `one_shot`: then what waits there is accepted and begun. Or -1 with an exception. */
-int links_accepted(Dispatcher *self, PyObject *fd);
-/* See dispatcher_begin. */
-int links_begin(Dispatcher *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
+int links_accepted(InlineDriver *self, PyObject *fd);
+/* See driver_begin. */
+int links_begin(InlineDriver *self, PyObject *links, PyObject *opening, PyObject *intake, int epoll);
 /* held() -> the descriptors of bare Links that are in no dictionary, since they are being begun. */
-PyObject *links_held(Dispatcher *self, PyObject *unused);
+PyObject *links_held(InlineDriver *self, PyObject *unused);
 /* One that was silent may have something by now. */
-int link_go_on(Dispatcher *self, PyObject *fd, Link *link);
+int link_go_on(InlineDriver *self, PyObject *fd, Link *link);
 
 #endif

@@ -359,7 +359,7 @@ PyObject *native_only_from_processes(PyObject *module, PyObject *number);
  * engine_baton.c, system_handles.c */
 int epoll_init(PyObject *module);
 int link_init(PyObject *module);
-int dispatch_init(PyObject *module);
+int inline_init(PyObject *module);
 int lane_init(PyObject *module);
 int ring_init(PyObject *module);
 int handle_init(PyObject *module);

@@ -1,4 +1,5 @@
-/* A usual exchange: a request (wsgi_start_response.c), the call of its application, and the answer (http_response.c) as bytes.
+/* The Shortcut of WSGI: from a usual request (wsgi_start_response.c) by the call of its application to the answer
+ * (http_response.c) as bytes.
  *
  * Usual is what begins with start_response as wsgi_start_response.c has it, and returns a list of one block. The session
  * (app/wsgi/exchange.py) goes on with anything else from where it stands. */
@@ -7,7 +8,7 @@
 #include <stddef.h>
 #include <structmember.h>
 
-static PyTypeObject *shortcut_of_wsgi;
+static PyTypeObject *wsgi_shortcut_type;
 static PyObject *n_client, *k_input, *dash, *bytes_io;
 
 typedef struct {
@@ -21,7 +22,7 @@ typedef struct {
     PyObject *date;
 } WsgiShortcut;
 
-static int exchange_traverse(WsgiShortcut *self, visitproc visit, void *arg)
+static int wsgi_traverse(WsgiShortcut *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->app);
     Py_VISIT(self->respond);
@@ -32,7 +33,7 @@ static int exchange_traverse(WsgiShortcut *self, visitproc visit, void *arg)
     return shortcut_traverse(&self->base, visit, arg);
 }
 
-static int exchange_clear(WsgiShortcut *self)
+static int wsgi_clear(WsgiShortcut *self)
 {
     Py_CLEAR(self->app);
     Py_CLEAR(self->respond);
@@ -43,10 +44,10 @@ static int exchange_clear(WsgiShortcut *self)
     return shortcut_clear(&self->base);
 }
 
-static void exchange_dealloc(WsgiShortcut *self)
+static void wsgi_dealloc(WsgiShortcut *self)
 {
     PyObject_GC_UnTrack(self);
-    exchange_clear(self);
+    wsgi_clear(self);
     Py_CLEAR(self->date);
     release((PyObject *)self);
 }
@@ -57,7 +58,7 @@ static const ShortcutFunctions functions;
  * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
  * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, and a body of more
  * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
-static PyObject *exchange_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *app, *respond, *recorder, *access, *lines, *date_at, *limit[4];
     int keep_alive;
@@ -177,7 +178,8 @@ static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer,
         return NULL;
     request->respond = Py_NewRef(self->respond);
     request->call.peer = Py_NewRef(peer);
-    result = begin(self, request) ? NULL : PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
+    result = begin(self, request) ? NULL
+                                  : PyObject_CallFunctionObjArgs(self->app, request->environ, start_response, NULL);
     if (in_fork)
         leave_fork();
     Py_DECREF(start_response);
@@ -198,7 +200,7 @@ static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer,
 }
 
 /* run(request, peer, body) -> see `call`; `body` None: an empty one. */
-static PyObject *exchange_run(WsgiShortcut *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *wsgi_run(WsgiShortcut *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 3 || Py_TYPE(args[0]) != request_type || ((Call *)args[0])->peer) {
         PyErr_SetString(PyExc_TypeError, "run takes a new request, its peer, and its body");
@@ -260,10 +262,10 @@ static int64_t wsgi_end(Shortcut *shortcut, Call *call)
         return -1;
     if (self->access == Py_None) {
         if (lane) {
-            end_request(lane, request->ticket, request->call.code, ns, &line);
+            end_request(lane, request->ticket, call->code, ns, &line);
             return ns;
         }
-        done = PyObject_CallMethod(self->base.recorder, "end", "LlL", (long long)request->ticket, request->call.code, (long long)ns);
+        done = PyObject_CallMethod(self->base.recorder, "end", "LlL", (long long)request->ticket, call->code, (long long)ns);
         Py_XDECREF(done);
         return done ? ns : -1;
     }
@@ -272,13 +274,13 @@ static int64_t wsgi_end(Shortcut *shortcut, Call *call)
     /* Of what was received, since the application may have changed its environ. */
     PyObject *referer = request->referer ? request->referer : dash, *agent = request->agent ? request->agent : dash;
     int made = lane && Py_TYPE(self->lines) == lines_type
-                   ? make_line(self->lines, client, request->call.line, request->call.code, request->call.sent, referer, agent, ns, &line)
+                   ? make_line(self->lines, client, call->line, call->code, call->sent, referer, agent, ns, &line)
                    : 0;
     if (made > 0) {
-        end_request(lane, request->ticket, request->call.code, ns, &line);
+        end_request(lane, request->ticket, call->code, ns, &line);
     } else if (!made) {
         done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->base.recorder, (long long)request->ticket, client,
-                                   request->call.line, request->call.code, request->call.sent, referer, agent, (long long)ns);
+                                   call->line, call->code, call->sent, referer, agent, (long long)ns);
         Py_XDECREF(done);
         made = done ? 1 : -1;
     }
@@ -298,34 +300,34 @@ static PyObject *end(WsgiShortcut *self, PyObject *request)
     return wsgi_end(&self->base, (Call *)request) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-static PyMethodDef exchange_methods[] = {
-    {"run", (PyCFunction)(void (*)(void))exchange_run, METH_FASTCALL, NULL},
+static PyMethodDef wsgi_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))wsgi_run, METH_FASTCALL, NULL},
     {"end", (PyCFunction)end, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot exchange_slots[] = {
-    {Py_tp_new, exchange_new},
-    {Py_tp_traverse, exchange_traverse},
-    {Py_tp_clear, exchange_clear},
-    {Py_tp_dealloc, exchange_dealloc},
-    {Py_tp_methods, exchange_methods},
+static PyType_Slot wsgi_slots[] = {
+    {Py_tp_new, wsgi_new},
+    {Py_tp_traverse, wsgi_traverse},
+    {Py_tp_clear, wsgi_clear},
+    {Py_tp_dealloc, wsgi_dealloc},
+    {Py_tp_methods, wsgi_methods},
     {0, NULL},
 };
 
-static PyType_Spec exchange_spec = {
-    "forkd._native.WsgiShortcut", sizeof(WsgiShortcut), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, exchange_slots,
+static PyType_Spec wsgi_spec = {
+    "forkd._native.WsgiShortcut", sizeof(WsgiShortcut), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, wsgi_slots,
 };
 
 int exchange_init(PyObject *module)
 {
     PyObject *io = PyImport_ImportModule("io");
-    shortcut_of_wsgi = (PyTypeObject *)PyType_FromSpecWithBases(&exchange_spec, (PyObject *)shortcut_type);
-    int failed = !shortcut_of_wsgi || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
+    wsgi_shortcut_type = (PyTypeObject *)PyType_FromSpecWithBases(&wsgi_spec, (PyObject *)shortcut_type);
+    int failed = !wsgi_shortcut_type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_client = PyUnicode_InternFromString("client")) ||
                  !(dash = PyUnicode_InternFromString("-")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
-                 PyModule_AddObjectRef(module, "WsgiShortcut", (PyObject *)shortcut_of_wsgi);
+                 PyModule_AddObjectRef(module, "WsgiShortcut", (PyObject *)wsgi_shortcut_type);
     Py_XDECREF(io);
     return failed ? -1 : 0;
 }

@@ -79,7 +79,7 @@ class EpollSet:
 
 
 class NativeEpollSet(EpollSet):
-    """An epoll set whose `wait` returns the events as the kernel has written them, for a Dispatcher
+    """An epoll set whose `wait` returns the events as the kernel has written them, for a native driver
     (native/system_handles.c). To Python they are a sequence of pairs."""
 
     def __init__(self) -> None:

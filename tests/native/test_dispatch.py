@@ -337,7 +337,7 @@ def brief(clients: int = 0) -> Daemon:
     served = service.loop.driver.served
     service.loop.driver.served = lambda count, seconds: served(count, 0.0)
     service.send(0, LAST)  # from here on native code accepts
-    assert service.loop.driver._dispatcher.one_shot is not None
+    assert service.loop.driver._native.one_shot is not None
     for _ in range(clients):
         service.connect()
         service.rest()
@@ -378,7 +378,7 @@ def test_that_native_code_accepts_does_not_keep_the_loop_from_asking_how_long_th
     service.loop.accept_wait.due = NEVER
     service.send(3, LAST)
     assert len(asked) == 1
-    assert service.loop.driver._dispatcher.one_shot is not None
+    assert service.loop.driver._native.one_shot is not None
     assert [heard.count(b"200 OK") for heard in service.heard] == [1, 1, 1, 1]
     assert service.outcome()[-1] == (4, 0)
 
@@ -464,7 +464,7 @@ def test_an_early_connection_that_epoll_has_no_room_for(room: bool) -> None:
         service.loop.driver._epoll = no_epoll.fileno()  # epoll_ctl(2): EINVAL
         service.expect_brief()
         service.send(0, LAST)
-        assert service.loop.driver._dispatcher.one_shot is not None
+        assert service.loop.driver._native.one_shot is not None
         service.loop.handles.add = add if room else no_room
         for number in (1, 2):
             service.connect()
@@ -496,16 +496,16 @@ def test_links_that_nobody_serves_are_closed() -> None:
 def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
-        native.Dispatcher(None, {}, {}, {}, object())
-    dispatcher = native.Dispatcher(None, None, {}, {}, {}, None)
+        native.InlineDriver(None, {}, {}, {}, object())
+    driver = native.InlineDriver(None, None, {}, {}, {}, None)
     for wrong in [(), (1, 2.0), ([1], 2.0), ([(1,)], 2.0), ([], None)]:
         with pytest.raises(TypeError):
-            dispatcher.run(*wrong)
+            driver.run(*wrong)
     for wrong in [(), (1, 2), ([None], None, None, -1), ([], None, None, "a")]:
         with pytest.raises(TypeError):
-            dispatcher.begin(*wrong)
+            driver.begin(*wrong)
     with pytest.raises(TypeError):
-        dispatcher.receive(1, 2.0)
+        driver.receive(1, 2.0)
     with pytest.raises(TypeError):
         native.accept()
     with pytest.raises(TypeError):

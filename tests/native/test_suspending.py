@@ -42,6 +42,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("native") / "_native.abi3.so"
     flags = ["-shared", "-fPIC", "-g", "-O0", f"-I{sources[0].parent}"]
     flags += [f"-I{sysconfig.get_paths()['include']}"]
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):  # scripts/check --native
+        flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     objects = []
     for source in (*sources, HERE / "suspending.c"):
         objects.append(path.parent / f"{source.stem}.o")

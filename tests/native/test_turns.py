@@ -206,11 +206,11 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         theirs.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nof %3d" % conn.fd)
     first, second = conns.values()
     shared = native.Baton(1000, 3)  # three looks, and no sleep
-    dispatcher = native.Dispatcher(told, None, {}, conns, {}, shared)
+    driver = native.InlineDriver(told, None, {}, conns, {}, shared)
 
     def overtake() -> None:
         if shared.watch(0.0) == baton.STILL and shared.seize() is first:
-            dispatcher.run([(second.fd, 1)], 0.0)
+            driver.run([(second.fd, 1)], 0.0)
 
     class Finalizer:
         def __init__(self) -> None:
@@ -228,7 +228,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
     gc.set_threshold(1)
     gc.enable()
     try:
-        dispatcher.run([(first.fd, 1)], 0.0)
+        driver.run([(first.fd, 1)], 0.0)
     finally:
         gc.set_threshold(*threshold)
         del spare
