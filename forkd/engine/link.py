@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from forkd.native import native
+from forkd.native import pick
 from forkd.session.seam import Await, Recorder
 
 
@@ -32,7 +32,7 @@ class PythonLink:
     call: Any = None
 
 
-if TYPE_CHECKING or native is None:
+if TYPE_CHECKING:
     Link = PythonLink
 else:
-    Link = native.Link
+    Link = pick("Link", PythonLink)

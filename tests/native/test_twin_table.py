@@ -25,3 +25,11 @@ def test_a_row(name: str, twins: str, what: str) -> None:
     for word in re.findall(r"`(\w+)`", what):
         assert re.search(rf"^ *(?:class|def) {word}\b", text, re.M), word
     assert name.partition("_")[0] in {part for path in paths for part in path.split("/")}
+
+
+def test_no_function_looks_whether_native_code_is_there() -> None:
+    """But for `pick` and `serves`, and for what tells of it. The others pick a twin."""
+    asked = re.compile(r"^(?! *assert ).*\b_?native is (?:not )?None", re.M)
+    files = (ROOT / "forkd").rglob("*.py")
+    found = {path.relative_to(ROOT).as_posix() for path in files if asked.search(path.read_text())}
+    assert found == {"forkd/native/__init__.py", "forkd/models/registry.py"}

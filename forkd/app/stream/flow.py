@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from forkd.native import native as _native
+from forkd.native import pick
 from forkd.session.seam import Peer
 
 if TYPE_CHECKING:
     from forkd._native import Flow as NativeFlow
 
 #: As session.Await has it.
-SHORTCUT: Any = _native.FlowShortcut() if _native is not None else None
+SHORTCUT: Any = pick("FlowShortcut", lambda: None)()
 
 
 class Flow:
@@ -26,15 +26,13 @@ class Flow:
 
     protocol: Any
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
         self.plain = self.owed = self.quiet = False
         self.protocol = None
 
 
 def make(peer: Peer, write: Callable[[Any], None], native: bool) -> Flow | NativeFlow:
     """`write`: a transport's, for what is not plain; a native flow has one of its own."""
-    if native and _native is not None and peer.direct:
-        flow: NativeFlow = _native.Flow(peer, write)
-        peer.note = flow
-        return flow
-    return Flow()
+    flow: Flow | NativeFlow = pick("Flow", Flow, native and peer.direct)(peer, write)
+    peer.note = flow
+    return flow
