@@ -51,7 +51,7 @@ FILTER = """
 APP = (
     FILTER
     + """
-    BIG = b"x" * (8 << 20)
+    BIG = b"x" * (64 << 20)
 
     def app(environ, start):
         body = BIG if environ["PATH_INFO"] == "/big" else b"%d" % os.getpid()
@@ -140,7 +140,7 @@ def test_so_is_one_that_cannot_be_written_to(service: Daemon, kind: str) -> None
         if not data:
             break
         received += len(data)
-    assert received < 8 << 20
+    assert received < 64 << 20
     for client in clients:
         assert talk(client).startswith(b"HTTP/1.1 200 OK")
         client.close()
