@@ -242,9 +242,11 @@ class Connection(Link):
         """End the session where it stands; its `finally` clauses run."""
         self.ended = True
         try:
-            if self.call is not None:
-                self.call.gone()
-            self.session.close()
+            try:
+                self.session.close()
+            finally:
+                if self.call is not None:
+                    self.call.gone()
         except BaseException:  # also what an application's close() raises
             log.exception("a session failed while it was being closed")
 
