@@ -324,6 +324,9 @@ class Connection(Link):
             age = monotonic() - lent if lent else 0.0
         return age
 
+    def run_apart(self, exchange: Multiplexed) -> bool:
+        return self.owner.run_apart(exchange)
+
     def wake(self) -> None:
         if inspect.getgeneratorstate(self.session) != inspect.GEN_RUNNING:
             self.owner.woken(self)

@@ -79,12 +79,13 @@ class Connections:
         else:
             raise TypeError(f"a connection cannot be kept in {outcome!r}")
 
-    def end(self, exchange: Multiplexed) -> None:
-        """Close an exchange that no session will be resumed with."""
+    def report(self, exchange: Multiplexed) -> None:
+        """Log what an exchange has raised that has no session any more."""
         try:
-            exchange.close()
-        except BaseException:  # also what an application's close() raises
-            self.log.exception("an exchange failed while it was being closed")
+            if exchange.failure is not None:
+                raise exchange.failure
+        except BaseException:
+            self.log.exception("an exchange failed after its client had left")
 
     def resumable(self, conn: Connection) -> bool:
         """Whether the connection is kept, and its session waits in an Await: the caller may resume that."""

@@ -47,28 +47,33 @@ class Multiplexing:
         another thread, or is being written to."""
         while self._begun:
             exchange = self._begun.popleft()
-            if self._due(exchange):
-                self._run(exchange)
+            exchange.over = exchange.over or self._left(exchange)
+            self._run(exchange)
         for _ in range(len(self.returned)):
             # It stays where another thread sees it until its connection has been looked at: see `_hand_back`
             # in models/leader_threads.py.
             exchange = self.returned[0]
             conn: Connection = exchange.peer  # type: ignore[assignment]
-            if not self._due(exchange):
+            if exchange.over or self._left(exchange):
                 self.returned.popleft()
-            elif self._connections.resumable(conn):
+                self._end(exchange)
+            elif not conn.ended and self._connections.resumable(conn):
                 self.returned.popleft()
                 exchange.given = False
                 self._resume(conn, exchange)
-            else:
+            else:  # an ended session may just be closing it
                 self.returned.rotate(-1)
         return bool(self.returned)
 
-    def _due(self, exchange: Multiplexed) -> bool:
-        """Whether it still has a session. If not, it is closed."""
-        conn = exchange.peer
-        if not exchange.over and not conn.ended and self._connections.by_fd.get(conn.fd) is conn:
-            return True
-        exchange.given = False
-        self._connections.end(exchange)
-        return False
+    def _left(self, exchange: Multiplexed) -> bool:
+        """Whether its connection is gone, and with it its session."""
+        return self._connections.by_fd.get(exchange.peer.fd) is not exchange.peer
+
+    def _end(self, exchange: Multiplexed) -> None:
+        """No session is resumed with it any more. Its last step closes it, and it comes here again."""
+        exchange.over = True
+        if exchange.done:
+            exchange.given = False
+            self._connections.report(exchange)
+        else:
+            self._run(exchange)

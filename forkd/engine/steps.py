@@ -90,7 +90,7 @@ def advance(
                     return HIJACK
                 op = resume(conn.hijack())
             elif type(op) is Multiplexed:
-                op = resume(None if conn.owner.run_apart(op) else op.step())
+                op = resume(None if conn.run_apart(op) else op.step())
             else:
                 turn -= 1
                 if not send:

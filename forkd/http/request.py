@@ -82,11 +82,6 @@ class RequestParser:
         logs, since it may hold any bytes but LF."""
         return _first_line(self._head or b"")
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the next byte is the first of a message: there are no empty lines before it."""
-        return self._head is None and not self._blanks
-
     def feed(self, data: bytes) -> Request | None:
         """Take bytes as they arrive; the request once its head is complete, else None.
 

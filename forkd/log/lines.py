@@ -156,16 +156,45 @@ def stamp(now: float) -> str:
     return _stamp(int(now))
 
 
-class Lines:
-    """Makes lines. The twin of native/log_lines.c, which makes usual ones itself, and puts them into the
-    ring."""
+class CombinedLines:
+    """Lines of the Combined Log Format. Its twin is native/log_lines.c, which makes usual ones itself, and
+    puts them into the ring."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
+    def make(
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
+        reason: str = "",
+    ) -> bytes:  # fmt: skip
+        """The line of these values; with a reason at its end, if there is one."""
+        shown = line.decode("latin-1")
+        if _UNSAFE.search(f"{shown} {referer} {agent}"):
+            shown, referer, agent = escape(shown), escape(referer), escape(agent)
+        us = (took_ns + 500) // 1000
+        more = f' "{escape(reason)}"' if reason else ""
+        return (
+            f'{host or "unix:"} - - [{_stamp(int(time.time()))}] "{shown}" {status} {size} "{referer}" '
+            f'"{agent}" {us // 1000000}.{us % 1000000:06}{more}\n'
+        ).encode("latin-1", "backslashreplace")
 
-    def make(self, *_: Any) -> bytes | None:
-        """The line of these values; None when that is not done here."""
-        return None
+
+class JsonLines:
+    """An object of JSON for each line."""
+
+    def make(
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
+        reason: str = "",
+    ) -> bytes:  # fmt: skip
+        values = {
+            "time": stamp(time.time()),
+            "client": host,
+            "request": line.decode("latin-1"),
+            "status": status,
+            "bytes": size,
+            "referer": referer,
+            "user_agent": agent,
+            "seconds": took_ns / 1e9,
+            **({"reason": reason} if reason else {}),
+        }
+        return json.dumps(values).encode() + b"\n"
 
 
 #: Seconds for which a few lines wait before the logger is woken for them.
@@ -183,8 +212,11 @@ class AccessLog:
         self, sink: RequestSink, style: str, log: Log | None = None, native: bool = True
     ) -> None:
         """`log`: the log that trouble with this one is reported to."""
-        self._json = style == "json"
-        self.lines = pick("Lines", Lines, native and not self._json)(stamp, sink.ring, sink.log)
+        lines = JsonLines() if style == "json" else CombinedLines()
+        #: Makes every line; those of native code, where that makes lines, are the usual ones.
+        self._general = lines.make
+        make: Any = pick("Lines", lambda *_: lines, native and style != "json")
+        self.lines: Any = make(stamp, sink.ring, sink.log)
         self._deadline = 0.0
         self.sink = sink
         if log is not None:
@@ -194,7 +226,7 @@ class AccessLog:
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
     ) -> None:
         """Add the line of a request that did not reach the application."""
-        self.sink.write(self._make(host, line, status, size, referer, agent, took_ns), False)
+        self.sink.write(self._general(host, line, status, size, referer, agent, took_ns), False)
 
     def end(
         self,
@@ -209,7 +241,9 @@ class AccessLog:
         took_ns: int,
     ) -> None:
         """Add the line of a request, and end the request in that recorder, which knows it by its ticket."""
-        text = self._make(host, line, status, size, referer, agent, took_ns)
+        text: bytes | None = self.lines.make(host, line, status, size, referer, agent, took_ns)
+        if text is None:
+            text = self._general(host, line, status, size, referer, agent, took_ns)
         self.sink.end_request(recorder, ticket, status, took_ns, text)
 
     def broken(
@@ -217,61 +251,8 @@ class AccessLog:
     ) -> None:
         """Add the line of a request, or of several, whose process has ended; the reason is last in the
         line."""
-        if self._json:
-            made = self._object(host, line.decode("latin-1"), status, size, "-", "-", took_ns, reason)
-        else:
-            text = self._combined(host, line.decode("latin-1"), status, size, "-", "-", took_ns)
-            made = text[:-1] + f' "{escape(reason)}"\n'.encode("latin-1", "backslashreplace")
+        made = self._general(host, line, status, size, "-", "-", took_ns, reason)
         self.sink.write(made, False)
-
-    def _make(
-        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
-    ) -> bytes:
-        made = self.lines.make(host, line, status, size, referer, agent, took_ns)
-        if made is None:
-            make = self._object if self._json else self._combined
-            made = make(host, line.decode("latin-1"), status, size, referer, agent, took_ns)
-        return made
-
-    def _object(
-        self,
-        host: str,
-        line: str,
-        status: int,
-        size: int,
-        referer: str,
-        agent: str,
-        took_ns: int,
-        reason: str = "",
-    ) -> bytes:
-        return (
-            json.dumps(
-                {
-                    "time": stamp(time.time()),
-                    "client": host,
-                    "request": line,
-                    "status": status,
-                    "bytes": size,
-                    "referer": referer,
-                    "user_agent": agent,
-                    "seconds": took_ns / 1e9,
-                    **({"reason": reason} if reason else {}),
-                }
-            ).encode()
-            + b"\n"
-        )
-
-    def _combined(
-        self, host: str, line: str, status: int, size: int, referer: str, agent: str, took_ns: int
-    ) -> bytes:
-        """The twin of native/log_lines.c."""
-        text = f'{line}" {status} {size} "{referer}" "{agent}'
-        if _UNSAFE.search(line) or _UNSAFE.search(referer) or _UNSAFE.search(agent):
-            text = f'{escape(line)}" {status} {size} "{escape(referer)}" "{escape(agent)}'
-        us = (took_ns + 500) // 1000
-        took = f"{us // 1000000}.{us % 1000000:06}"
-        text = f'{host or "unix:"} - - [{stamp(time.time())}] "{text}" {took}\n'
-        return text.encode("latin-1", "backslashreplace")
 
     def due(self, now: float) -> float:
         """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To wake the logger

@@ -25,6 +25,7 @@ from typing import Any, Final, NoReturn
 from forkd.engine.completing import Completing
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
+from forkd.engine.deadlines import NEVER
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, SUSPENDED, WRITING, Outcome
 from forkd.models.row import ModelRow
@@ -101,9 +102,7 @@ class Proactor(PooledLoop):
             if len(self.connections.by_fd) >= self.crowd:
                 self.make_room()
             self._accepted(*self._arrived.popleft())
-
-    def _patience(self, timeout: float | None) -> float | None:
-        return 0 if self._arrived else super()._patience(timeout)
+        self.driver_due = 0.0 if self._arrived else NEVER  # the next turn goes on
 
     def _accepted(self, fd: int, result: Any) -> None:
         accepted = self.acceptor.accepted(fd, result)

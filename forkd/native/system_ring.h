@@ -41,10 +41,6 @@ typedef struct {
     double seconds;
 } Handle;
 
-extern PyTypeObject *handle_type;
-/* Forget its answer, which is sent, or which Python goes on with. */
-void handle_forget(Handle *handle);
-
 extern PyTypeObject *queues_type, *buffers_type;
 
 /* The next submission, all zeros, which the next io_uring_enter submits. NULL with an exception. */

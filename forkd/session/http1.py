@@ -136,12 +136,13 @@ class Http1:
                 data = yield wait
                 if not data:
                     return None
+            fresh = True  # `data` begins with the first byte of a head
             try:
                 while True:
                     if type(data) is not bytes:
                         request, data = data, b""  # the shortcut has begun it
                         break
-                    if read is not None and (parser is None or parser.fresh):
+                    if fresh and read is not None:
                         request = read(data, peer)
                         if request is not None:
                             data = data[request.end :]
@@ -152,6 +153,7 @@ class Http1:
                     if request is not None:
                         data = parser.leftover
                         break
+                    fresh = False
                     data = yield self._head if parser.started else wait
                     if not data:
                         return None  # EOF: between requests, or the client gave up in the middle

@@ -147,6 +147,7 @@ class Multiplexed(Exchange):
 
     A step runs in whichever thread, one at a time. `result` is what it has yielded, or, once it is `done`,
     what it has returned; `failure` what it has raised. A session closes the exchanges that it leaves behind.
+    What is to be seen by `--timeout`, and in the report of a dead worker, a step reports to the Recorder.
     """
 
     __slots__ = ("done", "failure", "given", "over", "peer", "result", "steps")
@@ -164,27 +165,29 @@ class Multiplexed(Exchange):
         self.over = False  # closed
 
     def step(self) -> Multiplexed:
-        """Run one step, unless it is closed. Returns itself."""
-        if not self.over:
-            self.result = None
-            try:
+        """Run one step; the last one where it is `over`, which closes it. Returns itself."""
+        self.result = None
+        try:
+            if self.over:
+                self.done = True
+                self.steps.close()
+            else:
                 self.result = next(self.steps)
-            except StopIteration as stop:
-                self.result, self.done = stop.value, True
-            except BaseException as failure:  # whatever it is: the others of its connection go on
-                if in_fork:
-                    leave(failure)
-                self.failure, self.done = failure, True
+        except StopIteration as stop:
+            self.result, self.done = stop.value, True
+        except BaseException as failure:  # whatever it is: the others of its connection go on
             if in_fork:
-                leave()
+                leave(failure)
+            self.failure, self.done = failure, True
+        if in_fork:
+            leave()
         return self
 
     def close(self) -> None:
-        """End it where it stands; its `finally` clauses run, once it has no thread any more. Raises what they
-        raise."""
+        """End it where it stands. Its `finally` clauses run where its steps do, once no thread has it."""
         self.over = True
-        if not self.given:
-            self.steps.close()
+        if not self.given and not self.peer.run_apart(self):
+            self.step()
 
 
 Op = Await | bytes | tuple[bytes | memoryview, ...] | SendFile | Exchange | _Token
@@ -221,6 +224,11 @@ class Peer(Protocol):
     note: Any  # what a shortcut is to know of the connection, if the session has one
     ended: bool  # forkd closes the session: a GeneratorExit in it is that close, and no failure
     exchange: Exchange  # its own, for a session that has one at a time
+
+    def run_apart(self, exchange: Multiplexed) -> bool:
+        """Have a step of it run in another thread, or later. False: the caller runs it."""
+        ...
+
     direct: bool  # what is sent goes into the socket at once, and nothing else is under way there
 
     def push(self, data: bytes) -> None:

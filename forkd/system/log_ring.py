@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 ERROR, ACCESS = 0, 1
 _KINDS = 2
 _HEADER = struct.Struct("=II")  # bytes of text, number of the log
+_HEADER_BYTES = _HEADER.size
 #: Bytes of a ring: the master's and the logger's, a worker's (which at 150,000 long lines a second is full in
 #: 35 ms), and a process's that a worker forks.
 _MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 20, 1 << 16
@@ -133,6 +134,7 @@ class Writer:
 
     def __init__(self, rings: Rings, index: int) -> None:
         self._rings = rings
+        self._heads, self._tails = rings.heads, rings.tails
         self.use(index)
 
     def use(self, index: int, *_: int) -> None:
@@ -144,35 +146,36 @@ class Writer:
     @property
     def head(self) -> int:
         """Bytes that were ever written."""
-        return self._rings.heads[self._index]
+        return self._heads[self._index]
 
     @property
     def free(self) -> int:
         """Bytes for headers and text; 0 where the indices are nonsense, until the reader has put that
         right."""
-        used = (self.head - self._rings.tails[self._index]) & _MASK
-        return max(0, self.room - used)
+        return max(0, self.room - (self._heads[self._index] - self._tails[self._index] & _MASK))
 
     def takes(self, text: bytes) -> bool:
         """Whether there is room for such a record, and no loss is to be logged before it."""
-        return not self.shut and _HEADER.size + len(text) <= self.free
+        used = self._heads[self._index] - self._tails[self._index] & _MASK
+        return not self.shut and used + _HEADER_BYTES + len(text) <= self.room
 
     def after(self, text: bytes) -> int:
         """The head, once such a record is there."""
-        return (self.head + _HEADER.size + len(text)) & _MASK
+        return (self._heads[self._index] + _HEADER_BYTES + len(text)) & _MASK
 
     def put(self, log: int, text: bytes) -> bool:
         """Add a record of whole lines; False when there is no room. Does not ring."""
-        size = _HEADER.size + len(text)
-        if size > self.free:
+        head, room, size = self._heads[self._index], self.room, _HEADER_BYTES + len(text)
+        if (head - self._tails[self._index] & _MASK) + size > room:
             return False
         data = _HEADER.pack(len(text), log) + text
-        at = self.head & (self.room - 1)
-        end = min(size, self.room - at)
-        self._text[at : at + end] = data[:end]
-        if end < size:
-            self._text[: size - end] = data[end:]
-        self._rings.heads[self._index] = self.after(text)
+        at = head & (room - 1)
+        if size <= room - at:
+            self._text[at : at + size] = data
+        else:
+            self._text[at:] = data[: room - at]
+            self._text[: size - room + at] = data[room - at :]
+        self._heads[self._index] = (head + size) & _MASK
         return True
 
 

@@ -17,13 +17,13 @@ class Connections:
 
     def __init__(self) -> None:
         self.by_fd: dict[int, Any] = {}
-        self.failed: list[Multiplexed] = []
+        self.reported: list[Multiplexed] = []
 
     def resumable(self, conn: Any) -> bool:
         return bool(conn.kept)
 
-    def end(self, exchange: Multiplexed) -> None:
-        exchange.close()
+    def report(self, exchange: Multiplexed) -> None:
+        self.reported.append(exchange)
 
 
 class Loop:
@@ -34,9 +34,15 @@ class Loop:
         self.multiplexing = Multiplexing(
             self.connections, self.run.append, lambda conn, exchange: self.resumed.append(exchange)
         )
-        self.peer: Any = SimpleNamespace(fd=5, kept=True, ended=False)
+        self.apart = False
+        self.peer: Any = SimpleNamespace(fd=5, kept=True, ended=False, run_apart=self._run_apart)
         self.connections.by_fd[5] = self.peer
         self.events: list[str] = []
+
+    def _run_apart(self, exchange: Multiplexed) -> bool:
+        if self.apart:
+            self.multiplexing.begin(exchange)
+        return self.apart
 
     def exchange(self) -> Multiplexed:
         return Multiplexed(self.peer, self._steps(), b"GET / HTTP/1.1")
@@ -74,9 +80,9 @@ def test_it_waits_while_its_connection_is_elsewhere_and_others_go_on() -> None:
     assert not loop.multiplexing.attend() and loop.resumed == [ready, waiting]
 
 
-@pytest.mark.parametrize("how", ["its session has closed it", "its connection has ended", "another came"])
+@pytest.mark.parametrize("how", ["its session has closed it", "its connection is gone", "another came"])
 @pytest.mark.parametrize("begun", [False, True])
-def test_what_has_no_session_any_more_is_closed_once_no_thread_has_it(how: str, begun: bool) -> None:
+def test_what_has_no_session_any_more_is_closed_where_its_steps_run(how: str, begun: bool) -> None:
     loop = Loop()
     exchange = loop.exchange()
     loop.multiplexing.begin(exchange)
@@ -84,18 +90,55 @@ def test_what_has_no_session_any_more_is_closed_once_no_thread_has_it(how: str, 
         loop.multiplexing.attend()
         exchange.step()
         loop.multiplexing.returned.append(exchange)
+        loop.run.clear()
     if how == "its session has closed it":
         exchange.close()
-    elif how == "its connection has ended":
-        loop.peer.ended = True
+    elif how == "its connection is gone":
+        del loop.connections.by_fd[5]
     else:
         loop.connections.by_fd[5] = object()
-    assert loop.events == []
-    assert not loop.multiplexing.attend()
-    assert exchange.over and not loop.resumed and exchange.steps.gi_frame is None  # type: ignore[attr-defined]
-    assert loop.events == (["closed"] if begun else [])
+    assert not loop.multiplexing.attend() and not loop.multiplexing.attend()
+    assert exchange.over and loop.run == [exchange] and loop.events == []
     exchange.step()
-    assert loop.events == (["closed"] if begun else []) and not exchange.done
+    assert exchange.done and exchange.steps.gi_frame is None  # type: ignore[attr-defined]
+    assert loop.events == (["closed"] if begun else [])
+    loop.multiplexing.returned.append(exchange)
+    assert not loop.multiplexing.attend()
+    assert not loop.resumed and not exchange.given and loop.connections.reported == [exchange]
+
+
+def test_one_whose_session_has_ended_waits_until_that_has_closed_it() -> None:
+    """By another thread, maybe at this moment."""
+    loop = Loop()
+    exchange = loop.exchange()
+    loop.multiplexing.begin(exchange)
+    loop.multiplexing.attend()
+    loop.multiplexing.returned.append(exchange.step())
+    loop.run.clear()
+    loop.peer.ended = True
+    assert loop.multiplexing.attend() and not loop.run and not loop.resumed
+    exchange.close()
+    assert loop.events == [] and not loop.multiplexing.attend() and loop.run == [exchange]
+    assert exchange.step().done and loop.events == ["closed"]
+
+
+def test_one_at_rest_is_closed_where_its_steps_run() -> None:
+    loop = Loop()
+    exchange = loop.exchange()
+    exchange.step()
+    loop.apart = True
+    exchange.close()
+    assert exchange.given and loop.events == []
+    loop.multiplexing.attend()
+    assert loop.run == [exchange] and exchange.step().done and loop.events == ["closed"]
+
+
+def test_one_at_rest_is_closed_at_once_where_no_other_thread_runs_it() -> None:
+    loop = Loop()
+    exchange = loop.exchange()
+    exchange.step()
+    exchange.close()
+    assert exchange.done and loop.events == ["closed"]
 
 
 def test_what_a_step_raises_is_kept() -> None:

@@ -12,7 +12,7 @@ import forkd.native
 FOLDER = Path(forkd.native.__file__).parent
 DRIVERS = (
     "engine_inline.c", "engine_inline.h", "engine_accept.c", "engine_link.c", "system_ring.h",
-    "system_uring.c", "system_uring_handle.c",
+    "system_uring.c",
 )  # fmt: skip
 INTERFACE = re.compile(
     r"exchange|UsualRequest|request_|wsgi|asgi|environ|start_response|response|(?<!over)flow|asyncio|"
