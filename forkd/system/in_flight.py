@@ -65,11 +65,15 @@ class Entries:
         self.count = len(memory) // ENTRY_BYTES
 
     def note(self, place: int, line: bytes, client: str, fd: int, began: int) -> None:
-        at = place * ENTRY_BYTES
-        self._put(at + _CLIENT, _CLIENT_BYTES, client.encode("ascii", "replace"))
-        self._put(at + _LINE, _LINE_BYTES, line)
-        self.cells[place * _CELLS + SOCKET] = fd + 1
-        self.cells[place * _CELLS + BEGAN] = began
+        memory, cells, at, cell = self.memory, self.cells, place * ENTRY_BYTES, place * _CELLS
+        for start, room, text in (
+            (at + _CLIENT, _CLIENT_BYTES, client.encode("ascii", "replace")),
+            (at + _LINE, _LINE_BYTES, line),
+        ):
+            size = min(len(text), room - 1)
+            memory[start : start + 1 + size] = b"%c%b" % (size, text[:size])
+        cells[cell + SOCKET] = fd + 1
+        cells[cell + BEGAN] = began
 
     def began(self, place: int) -> int:
         return self.cells[place * _CELLS + BEGAN]
@@ -83,7 +87,9 @@ class Entries:
         self.cells[place * _CELLS + SOCKET] = 0
 
     def clear(self, place: int) -> None:
-        self.cells[place * _CELLS + BEGAN] = 0
+        """It is free; nothing, where that is no entry."""
+        if 0 < place < self.count:
+            self.cells[place * _CELLS + BEGAN] = 0
 
     def is_place(self, place: int) -> bool:
         return 0 < place < self.count
@@ -120,11 +126,6 @@ class Entries:
         return make(
             self.memory, ENTRY_BYTES, (_CLIENT, _CLIENT_BYTES), (_LINE, _LINE_BYTES), self.first, count
         )
-
-    def _put(self, at: int, room: int, text: bytes) -> None:
-        size = min(len(text), room - 1)
-        self.memory[at] = size
-        self.memory[at + 1 : at + 1 + size] = text[:size]
 
     def _get(self, at: int, room: int) -> bytes:
         return bytes(self.memory[at + 1 : at + 1 + min(self.memory[at], room - 1)])

@@ -36,6 +36,7 @@ ERROR, ACCESS = 0, 1
 _KINDS = 2
 _HEADER = struct.Struct("=II")  # bytes of text, number of the log
 _HEADER_BYTES = _HEADER.size
+_COPY_BYTES = 16384  # of a ring, by which it is read
 #: Bytes of a ring: the master's and the logger's, a worker's (which at 150,000 long lines a second is full in
 #: 35 ms), and a process's that a worker forks.
 _MASTER_BYTES, _WORKER_BYTES, _LANE_BYTES = 1 << 20, 1 << 20, 1 << 16
@@ -399,14 +400,21 @@ def records(ring: memoryview, at: int, pending: int, most: int) -> tuple[int, in
     from there to the head. The twin of native/system_log_ring.c's."""
     pieces: list[bytes] = []
     first = used = size = 0
-    log = None
-    while header := _header(ring, at + used, pending - used):
-        if pieces and (log != header[1] or size + header[0] > most):
-            break
-        first, log = first or header[0], header[1]
-        pieces.append(_read(ring, at + used + _HEADER.size, header[0]))
+    here, begin, unpack = b"", 0, _HEADER.unpack_from  # a copy of what is at `begin`, since slices cost more
+    header = _header(ring, at, pending)
+    log = header[1] if header else 0
+    while header and header[1] == log and not (pieces and size + header[0] > most):
+        text, end = used + _HEADER_BYTES, used + _HEADER_BYTES + header[0]
+        if end + _HEADER_BYTES > begin + len(here):
+            begin, here = used, _read(ring, at + used, min(pending - used, end - used + _COPY_BYTES))
+        pieces.append(here[text - begin : end - begin])
+        first, used = first or header[0], end
         size += header[0]
-        used += _HEADER.size + header[0]
+        header = None
+        if pending - used > _HEADER_BYTES:
+            header = unpack(here, used - begin)
+            if not 0 < header[0] <= pending - used - _HEADER_BYTES:
+                header = None
     return first, used, b"".join(pieces)
 
 

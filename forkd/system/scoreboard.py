@@ -180,23 +180,21 @@ class Row:
         cells[ENDING] = _WITHOUT_LINE if ring is None else _WITH_LINE
         if ring is not None:
             ring.put(log, line)
-        self._store_end(status, bucket, ticket)
+        self._store_end(status, total, bucket, ticket)
         cells[ENDING] = _NOT
         if isinstance(self._places, Places):
             self._places.give_back(ticket)
         return True
 
-    def _store_end(self, status: int, bucket: int, ticket: int) -> None:
+    def _store_end(self, status: int, total: int, bucket: int, ticket: int) -> None:
         cells = self.cells
         cells[CODES + status] = cells[END_CODE]
         cells[REQUESTS] = cells[END_REQUESTS]
-        total = _durations_of(status)
         cells[total] = cells[END_DURATION]
         cells[total + 1 + bucket] = cells[END_BUCKET_COUNT]
         cells[IN_FLIGHT] = cells[END_IN_FLIGHT]
         cells[UNLISTED] = cells[END_UNLISTED]
-        if self.entries.is_place(ticket):
-            self.entries.clear(ticket)
+        self.entries.clear(ticket)
 
     def add(self, cell: int, n: int = 1, /) -> None:
         """A counter grows by `n`. It is a row of system/cells.py, or one of the cells of a row."""
@@ -233,7 +231,7 @@ class Row:
         in_ring = ending == _WITH_LINE and (head - cells[END_HEAD]) & _MASK < 1 << 63
         sane = 0 <= status < STATUSES and 0 <= bucket <= len(BOUNDS)
         if (in_ring or ending == _WITHOUT_LINE) and sane:
-            self._store_end(status, bucket, cells[END_TICKET])
+            self._store_end(status, _durations_of(status), bucket, cells[END_TICKET])
         cells[ENDING] = _NOT
 
     def finish(self, status: int, took: int) -> None:
