@@ -53,6 +53,8 @@ from forkd.system.scoreboard import Row
 _STANDSTILL_SECONDS = 0.001  # that a leader may stand still before it is overtaken
 _ALERT_SECONDS = 0.00025  # the same, while some requests do so: then it is worth looking more often
 _MAX_PASSED_OVER_TURNS = 16
+#: After a turn that had events the next one comes so soon: it looks for what other threads have logged.
+_SOON_SECONDS = 0.01
 _NO_THREAD_ID = 0  # no thread has this identifier
 
 
@@ -77,6 +79,8 @@ class LeaderThreads(InlineLoop):
         self._entrance = Bulkhead(context.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
+        self._had_events = False  # the last turn
+        self._soon = False  # the leader takes another turn soon, whatever happens
         self._outcomes: deque[tuple[Connection, Outcome]] = deque()
         self._rung = False  # a thread has rung the bell, or is about to
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -94,6 +98,9 @@ class LeaderThreads(InlineLoop):
         if alert or self._alert:
             self._alert = alert
             self._look_around()
+        self._soon = self._had_events and self._access is not None
+        if self._soon:
+            self.again = min(self.again, monotonic() + _SOON_SECONDS)
         try:
             super().turn(timeout)
         except _Deposed:
@@ -104,6 +111,7 @@ class LeaderThreads(InlineLoop):
     def demultiplex(self, events: Events) -> None:
         """As in the base class; but a turn ends with the first request that blocks, and then the listeners,
         which come last, wait for the next turn. After so many of those they come first."""
+        self._had_events = len(events) > 0
         self._passed_over += 1
         if self._passed_over > _MAX_PASSED_OVER_TURNS:
             self._passed_over = 0
@@ -301,12 +309,13 @@ class LeaderThreads(InlineLoop):
             self._ring()
         elif (
             (work is None and self.acceptor.backpressure.busy)
-            or (self._access is not None and self._access.news)
+            or (self._access is not None and not self._soon and self._access.news)
             or self._returned
         ):
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
             # thread that leaves finds it set, or was seen to have left. Or the logger has to be woken for a
-            # line of the access log. Or an exchange waits for its session, maybe this one.
+            # line of the access log, and the leader would not look soon. Or an exchange waits for its session,
+            # maybe this one.
             self._ring()
         return work
 
