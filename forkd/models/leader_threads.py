@@ -314,8 +314,8 @@ class LeaderThreads(InlineLoop):
         ):
             # There is room again: `_look_around` sets `busy` before it asks whether there is, so that a
             # thread that leaves finds it set, or was seen to have left. Or the logger has to be woken for a
-            # line of the access log, and the leader would not look soon. Or an exchange waits for its session,
-            # maybe this one.
+            # line of the access log, and the leader would not look soon. Or an exchange waits for its
+            # session, maybe this one.
             self._ring()
         return work
 
