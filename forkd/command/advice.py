@@ -8,6 +8,8 @@ import os
 
 from forkd.config import OPTIONS, Config
 from forkd.config.sources import Sources
+from forkd.system.address import Address
+from forkd.system.networks import Networks, packed
 
 
 def warnings(sources: Sources, config: Config) -> list[str]:
@@ -21,9 +23,26 @@ def warnings(sources: Sources, config: Config) -> list[str]:
     if given and not any(a is not None and a.kind == "unix" for a in (*config.bind, config.admin)):
         names = ", ".join(name.replace("_", "-") for name in given)
         found.append(f"{names}: without effect, since no address is unix:/path")
+    if config.forwarded_allow.every:
+        public = [str(address) for address in config.bind if _is_public(address)]
+        if public:
+            found.append(
+                f"forwarded-allow = {config.forwarded_allow}, and other machines can reach "
+                f"{', '.join(public)}: any client can claim any address, scheme and host; name the "
+                "networks of your proxies"
+            )
     return found
 
 
+def _is_public(address: Address) -> bool:
+    """A TCP address that is not this machine's own. What a name stands for is not looked up."""
+    if not address.kind.startswith("tcp") or address.host == "localhost":
+        return False
+    host = packed(address.host)
+    return host is None or not _LOOPBACK.has(host)
+
+
+_LOOPBACK = Networks.parse(["127.0.0.0/8", "::1"])
 _OF_SOCKET_FILES = [
     (row.attr, getattr(Config(), row.attr)) for row in OPTIONS if row.attr.startswith("socket_")
 ]

@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from forkd.config import lists
 from forkd.config import options as kinds
 from forkd.config.options import Option, Workers, option, rows
 from forkd.system.address import Address
+from forkd.system.networks import Networks
 
 __all__ = [
     "OPTIONS",
     "Config",
     "Workers",
-    "default_runtime_dir",
     "keep_unreloadable",
-    "resolve_paths",
+    "stem",
     "unreloadable",
 ]
 
@@ -78,7 +79,7 @@ class Config:
 
     # sockets
     bind: tuple[Address, ...] = option(
-        kinds.AddressList(), ("127.0.0.1:8000",),
+        lists.AddressList(), ("127.0.0.1:8000",),
         section="sockets", short="-b",
         help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated; with "
         "?freebind=on after it, a TCP address is bound also while no interface has it",
@@ -308,6 +309,28 @@ class Config:
         "false: by Python alone; true, where it is set: never without compiled code",
     )
 
+    # proxies
+    forwarded_allow: Networks = option(
+        lists.NetworkList(), ("127.0.0.0/8", "::1", "unix"),
+        section="proxies",
+        help="peers that are proxies of yours: what they say of the client is believed, and the client is "
+        "the last hop that is none of them; given, it replaces the default",
+    )
+    forwarded_fields: tuple[str, ...] = option(
+        lists.FieldNames(), ("x-forwarded",),
+        section="proxies",
+        help="header fields in which the proxies of --forwarded-allow say who the client is: x-forwarded "
+        "(X-Forwarded-For, -Proto, -Host, -Port and -Prefix), forwarded (RFC 7239), one of these by its "
+        "name, or one that has the client's address, such as x-real-ip; of several that say the same, the "
+        "first counts. Take only what your proxy sets or removes: what it passes on is the client's",
+    )
+    forwarded_untrusted: str = option(
+        kinds.Choice(("drop", "pass")), "drop",
+        section="proxies",
+        help="what becomes of such fields from other peers, and of those that are not in --forwarded-fields "
+        "from any: the application does not see them, or it gets them as they are",
+    )
+
     # streams
     idle_timeout: float = option(
         kinds.Duration(), 300,
@@ -377,7 +400,7 @@ class Config:
         help="address of /metrics, /healthz, /readyz and the status page; none turns it off",
     )
     admin_hosts: tuple[str, ...] = option(
-        kinds.Names(), None,
+        lists.Names(), None,
         absent=(),
         section="admin",
         unset="IP addresses and localhost alone",
@@ -440,7 +463,7 @@ class Config:
     @property
     def default_error_log(self) -> str:
         """The path at which a detached daemon logs when `error_log` is not given."""
-        return _stem(self.pidfile) + ".log"
+        return stem(self.pidfile) + ".log"
 
 
 OPTIONS: tuple[Option, ...] = rows(Config)
@@ -462,26 +485,7 @@ def keep_unreloadable(old: Config, new: Config) -> Config:
     )
 
 
-def default_runtime_dir(euid: int, environ: Mapping[str, str]) -> str:
-    """The directory of the pid file and the control socket when neither is given."""
-    if euid == 0:
-        return "/run/forkd"
-    # The XDG base directory specification has relative paths ignored.
-    user_dir = environ.get("XDG_RUNTIME_DIR", "")
-    return f"{user_dir}/forkd" if user_dir.startswith("/") else f"/tmp/forkd-{euid}"
-
-
-def resolve_paths(config: Config, runtime_dir: str, cwd: str) -> Config:
-    """`config` with the directory filled in, and pid file and control socket, each beside the other when
-    given."""
-    pidfile, control = config.pidfile, config.control
-    stem = _stem(pidfile or control or f"{runtime_dir}/{config.name}.pid")
-    return replace(
-        config, pidfile=pidfile or f"{stem}.pid", control=control or f"{stem}.sock",
-        chdir=cwd if config.chdir is None else config.chdir,
-    )  # fmt: skip
-
-
-def _stem(path: str) -> str:
+def stem(path: str) -> str:
+    """What the files beside a pid file or a control socket are named by."""
     # Only our own suffixes: /run/my.app and /run/my.other must not share /run/my.sock.
     return path.removesuffix(".pid").removesuffix(".sock")

@@ -24,10 +24,6 @@ _NO_HTTP2 = "forkd speaks HTTP/1.1: HTTP/2 is the front's (etc/nginx.conf)"
 _NO_ASGI = "ASGI and WebSocket are not served yet: WSGI and streams are"
 _NO_STATIC = "a front serves files better (etc/nginx.conf), and WhiteNoise does it in the application"
 _STRICT = "what is no proper request is refused, or two servers in a row would read it differently"
-_FRONT = (
-    "forkd does not interpret X-Forwarded-*: the application's middleware does (ProxyFix, "
-    "SECURE_PROXY_SSL_HEADER)"
-)
 _ENVIRONMENT = "forkd passes its own environment on: NAME=value forkd start …, or the unit's Environment="
 
 #: What is more special comes first: a family with * takes what is left.
@@ -210,8 +206,10 @@ FOREIGN: tuple[Foreign, ...] = (
             (GUNICORN, UWSGI), "", "forkd speaks HTTP/1.1, which every front does, and has one parser"),
     Foreign("--proxy-protocol --proxy-allow-from --enable-proxy-protocol", (GUNICORN, UWSGI), "",
             "forkd does not read the PROXY protocol: have the front speak HTTP"),
-    Foreign("--proxy-headers --no-proxy-headers --forwarded-allow-ips --secure-scheme-headers",
-            (GUNICORN, UVICORN), "", _FRONT),
+    Foreign("--forwarded-allow-ips", (GUNICORN, UVICORN), "--forwarded-allow CIDR",
+            "which replaces the default, 127.0.0.0/8, ::1 and unix sockets"),
+    Foreign("--proxy-headers --no-proxy-headers --secure-scheme-headers", (GUNICORN, UVICORN),
+            "--forwarded-fields NAME", "by default X-Forwarded-*, from the peers of --forwarded-allow"),
     Foreign("--forwarder-headers --header-map --strip-header-spaces --casefold-http-method --permit-*",
             (GUNICORN,), "", _STRICT),
     Foreign("--server-header --no-server-header --date-header --no-date-header --header --add-header",

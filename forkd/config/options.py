@@ -23,7 +23,6 @@ from forkd.system.address import FORMS, Address
 
 __all__ = [
     "Account",
-    "AddressList",
     "AddressOrNone",
     "Bool",
     "Choice",
@@ -31,7 +30,6 @@ __all__ = [
     "Int",
     "Kind",
     "LogPath",
-    "Names",
     "Octal",
     "Option",
     "Path",
@@ -56,7 +54,6 @@ MAX_WORKERS = 512
 MAX_SECONDS = 1_000_000
 
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
@@ -312,46 +309,6 @@ class AddressOrNone(Kind[Address | None]):
             raw = str(raw)
         text = self.text(raw)
         return None if text == "none" else Address.parse(text)
-
-
-class AddressList(Kind[tuple[Address, ...]]):
-    """One address or several: a list, or text with commas."""
-
-    several = True
-    metavar = "ADDR"
-    allowed = f"one address or several: {FORMS}"
-
-    def read(self, raw: object, base: str) -> tuple[Address, ...]:
-        addresses: list[Address] = []
-        wrong: list[str] = []
-        for item in raw if isinstance(raw, list | tuple) else [raw]:
-            if isinstance(item, int) and not isinstance(item, bool):
-                item = str(item)
-            for text in self.text(item).split(","):
-                try:
-                    addresses.append(Address.parse(text))
-                except ValueError as error:
-                    wrong.append(str(error))
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        if not addresses:
-            raise self.refuse()
-        return tuple(addresses)
-
-
-class Names(Kind[tuple[str, ...]]):
-    """Host names, lower case and without the dot of the root: a list, or text with commas."""
-
-    several = True
-    metavar = "NAME"
-    allowed = "host names without a port, in a list or separated by commas"
-
-    def read(self, raw: object, base: str) -> tuple[str, ...]:
-        items = raw if isinstance(raw, list | tuple) else [raw]
-        names = [name.strip().lower() for item in items for name in self.text(item).split(",")]
-        if not names or not all(_HOST_NAME.fullmatch(name) for name in names):
-            raise self.refuse()
-        return tuple(dict.fromkeys(name.removesuffix(".") for name in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forkd.config import OPTIONS, Config, default_runtime_dir, options, resolve_paths, spelling
+from forkd.config import OPTIONS, Config, options, spelling
 from forkd.config.options import Option, Workers
+from forkd.config.paths import default_runtime_dir, resolve_paths
 from forkd.config.rules import Rule, combinations
 from forkd.errors import ConfigError, Problem, show
 from forkd.system import writers

@@ -66,3 +66,13 @@ METHODS: dict[bytes, str] = {name.encode(): name for name in _METHODS.split()}
 CODINGS = frozenset(
     (b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity", b"chunked")
 )
+
+# Fields by which proxies say who the client is, besides all others whose names begin with X-Forwarded-. The
+# place of a name is that of its counts (system/cells.py): a new one goes to the end. The first stands for all
+# others.
+FORWARDED_NAMES = (
+    b"other", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
+    b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-ssl", b"x-forwarded-protocol", b"x-real-ip",
+    b"x-client-ip", b"true-client-ip", b"cf-connecting-ip",
+)  # fmt: skip
+X_FORWARDED = b"x-forwarded-"

@@ -13,11 +13,14 @@ from .grammar import (
     AUTHORITY,
     CODINGS,
     FIELD,
+    FORWARDED_NAMES,
     HOST,
     LENGTH,
     LINE,
     METHODS,
+    X_FORWARDED,
 )
+from .hops import Origin
 from .limits import Limits, Refused
 
 Fields = list[tuple[bytes, bytes]]
@@ -30,17 +33,23 @@ class Request:
     empty for CONNECT and for `*`). `authority` is the host that the client asked, from an absolute-form
     target if there is one, else from Host; empty if an HTTP/1.0 client did not say. The body: `chunked`, or
     `length` bytes, or none (`length` None). `line` is the request line for logs.
+
+    `forwarded`: it has fields of proxies that were not judged yet. `origin`: what they say. `client`: the
+    address that they name; None where they name none, and it is the peer's.
     """
 
     __slots__ = (
         "authority",
         "chunked",
+        "client",
         "expect_continue",
+        "forwarded",
         "headers",
         "keep_alive",
         "length",
         "line",
         "method",
+        "origin",
         "path",
         "query",
         "target",
@@ -63,6 +72,7 @@ class Request:
         keep_alive: bool,
         expect_continue: bool,
         line: bytes,
+        forwarded: bool = False,
     ) -> None:
         self.method = method
         self.target = target
@@ -76,6 +86,9 @@ class Request:
         self.keep_alive = keep_alive
         self.expect_continue = expect_continue
         self.line = line
+        self.forwarded = forwarded
+        self.origin: Origin | None = None
+        self.client: str | None = None
 
     def __repr__(self) -> str:
         return f"<Request {self.line!r}>"
@@ -153,6 +166,26 @@ _DECIDING = frozenset(
 # Not lists, so two of them are two messages in one (RFC 9110 5.3, 7.2, 8.6); two types of content
 # are how a filter and the app are made to read a body differently.
 _SINGLE = frozenset((b"host", b"content-length", b"content-type"))
+_FORWARDED = b"forwarded"
+
+
+class _Roles(dict[bytes, bytes | None]):
+    """Name of a field -> its lower case, if it decides something here; _FORWARDED for one of proxies; else
+    None. A memo, bounded since clients make up names."""
+
+    MAX_NAMES = 1024
+
+    def __missing__(self, name: bytes) -> bytes | None:
+        lower = name.lower()
+        role = lower if lower in _DECIDING else None
+        if lower in FORWARDED_NAMES or lower.startswith(X_FORWARDED):
+            role = _FORWARDED
+        if len(self) < self.MAX_NAMES:
+            self[name] = role
+        return role
+
+
+_ROLES = _Roles()
 
 
 def read_head(
@@ -168,14 +201,19 @@ def read_head(
 ) -> Request:
     """Judge the fields of a complete head; the arguments before `fields` are those of a `Line`."""
     seen: dict[bytes, bytes] = {}
+    forwarded = False
     for name, value in fields:
-        name = name.lower()
-        if name in _DECIDING:
-            if name in seen:
-                if name in _SINGLE:
-                    raise Refused(400, f"repeated {name.decode().title()}")
-                value = seen[name] + b"," + value  # a list over several lines (RFC 9110 5.3)
-            seen[name] = value
+        role = _ROLES[name]
+        if role is None:
+            continue
+        if role is _FORWARDED:
+            forwarded = True
+            continue
+        if role in seen:
+            if role in _SINGLE:
+                raise Refused(400, f"repeated {role.decode().title()}")
+            value = seen[role] + b"," + value  # a list over several lines (RFC 9110 5.3)
+        seen[role] = value
 
     # RFC 9112 3.2: a missing, repeated or malformed Host is 400, whatever else is wrong.
     host = seen.pop(b"host", None)
@@ -195,7 +233,7 @@ def read_head(
     if not seen and known is not None:
         keep = version == "1.1" and known != "CONNECT"
         return Request(
-            known, target, path, query, version, fields, host, None, False, keep, False, line
+            known, target, path, query, version, fields, host, None, False, keep, False, line, forwarded
         )
 
     length: int | None = None
@@ -240,6 +278,7 @@ def read_head(
         # RFC 9110 10.1.1: an HTTP/1.0 client cannot wait for 100, nor can one that sends no body.
         expect is not None and body and version == "1.1",
         line,
+        forwarded,
     )
 
 

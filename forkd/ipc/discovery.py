@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
-from forkd.config import default_runtime_dir
+from forkd.config.paths import default_runtime_dir
 from forkd.errors import ForkdError, SystemCallError
 from forkd.system import process
 

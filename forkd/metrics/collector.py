@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from forkd import __version__
+from forkd.http.forwarded import Drop
+from forkd.http.grammar import FORWARDED_NAMES
 from forkd.http.limits import Refusal
-from forkd.system.cells import REFUSED, TABLE
+from forkd.system.cells import DROPPED, FORWARDED_CELLS, REFUSED, TABLE
 from forkd.system.scoreboard import Scoreboard
 
 #: Cumulative counts by upper bound, and a sum in seconds.
@@ -35,6 +37,12 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
         "forkd_requests_total": [([str(code)], n) for code, n in sorted(board.codes().items())],
         "forkd_requests_refused_total": [
             ([kind.label], board.total(REFUSED + kind)) for kind in Refusal
+        ],
+        "forkd_forwarded_fields_dropped_total": [
+            ([name.decode(), why.label], count)
+            for why in Drop
+            for place, name in enumerate(FORWARDED_NAMES)
+            if (count := board.total(DROPPED + why * FORWARDED_CELLS + place))
         ],
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),

@@ -50,6 +50,12 @@ _ORDER: tuple[Metric | str, ...] = (
         "not-implemented, http-version, no-room, overload. The application was called, and failed: "
         "application-failed (500), broken-off (in the middle of its answer).",
     ),
+    Metric(
+        "forkd_forwarded_fields_dropped_total", "counter", ("field", "reason"),
+        "Header fields of proxies that the application was not given, by name and reason: untrusted (the "
+        "peer is none of --forwarded-allow), not-chosen (the field is none of --forwarded-fields), "
+        "malformed.",
+    ),
     Metric("forkd_requests_in_flight", "gauge", (), "Requests being served now, and stream sessions."),
     Metric("forkd_connections", "gauge", (), "Open client connections."),
     Metric(

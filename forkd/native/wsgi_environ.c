@@ -34,7 +34,7 @@ static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 
 static PyObject *methods[7];
 static const char method_sizes[7] = {3, 4, 4, 3, 6, 7, 5};
-static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4];
+static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_raw_peer;
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
 
@@ -118,6 +118,18 @@ static long long number(const char *at, const char *end)
     return value;
 }
 
+/* Whether proxies say by a field of that name who the client is (http.grammar.FORWARDED_NAMES). */
+static int of_proxies(const char *name, Py_ssize_t length)
+{
+    static const char *const names[] = {"FORWARDED", "X_REAL_IP", "X_CLIENT_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP"};
+    if (length > 12 && !memcmp(name, "X_FORWARDED_", 12))
+        return 1;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (length == (Py_ssize_t)strlen(names[i]) && !memcmp(name, names[i], length))
+            return 1;
+    return 0;
+}
+
 /* One field into environ. Returns 1, 0 when it is not usual, or -1 with an exception. */
 static int field(PyObject *environ, const char **place, const char *end, Framing *framing, Shown *shown)
 {
@@ -149,6 +161,8 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     const char *name = key + 5;
     Py_ssize_t length = size - 5;
     PyObject **show = NULL;
+    if (!dropped && of_proxies(name, length))
+        return 0;
     /* What frames or upgrades a message is for the twin. */
     switch (length) {
     case 4:
@@ -247,6 +261,8 @@ static PyObject *with_ends(PyObject *template, PyObject *ends)
     for (int i = 0; i < 4; i++)
         if (environ && PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(ends, i)))
             Py_CLEAR(environ);
+    if (environ && PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(ends, 2)))
+        Py_CLEAR(environ);
     return environ;
 }
 
@@ -374,7 +390,8 @@ int head_init(PyObject *module)
     for (int i = 0; i < 4; i++)
         if (!(k_peer[i] = PyUnicode_InternFromString(peer_names[i])))
             return -1;
-    if (!(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
+    if (!(k_raw_peer = PyUnicode_InternFromString("forkd.peer")) ||
+        !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
         !(k_path = PyUnicode_InternFromString("PATH_INFO")) ||
         !(k_query = PyUnicode_InternFromString("QUERY_STRING")) ||
         !(k_uri = PyUnicode_InternFromString("REQUEST_URI")) ||

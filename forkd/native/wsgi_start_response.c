@@ -185,6 +185,8 @@ int request_init(PyObject *module)
                    PyObject_SetAttrString(type, "version", version) ||
                    PyObject_SetAttrString(type, "chunked", Py_False) ||
                    PyObject_SetAttrString(type, "expect_continue", Py_False) ||
+                   PyObject_SetAttrString(type, "forwarded", Py_False) ||
+                   PyObject_SetAttrString(type, "client", Py_None) ||
                    PyModule_AddObjectRef(module, "UsualRequest", type)
                ? -1
                : 0;

@@ -16,6 +16,7 @@ from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, body_size, error
 from forkd.session.body import Collector, close_body
+from forkd.session.fronts import Fronts
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     LINGER,
@@ -30,6 +31,7 @@ from forkd.system.cells import CODES, REFUSED, REQUESTS
 #: Referer and User-Agent as received, for the access log; None where there is no such field.
 Shown = tuple[str | None, str | None]
 
+_NOT_SHOWN: Shown = (None, None)
 #: Bytes that the access log shows of the request line of a head that was refused, or did not come whole: it
 #: may be anything, and each byte of it takes up to four there.
 _SHOWN_LINE_BYTES = 1024
@@ -48,6 +50,8 @@ class Call(Protocol):
     expect_continue: bool
     referer: str | None  # as received, for the access log; None where there is no such field
     agent: str | None  # User-Agent, likewise
+    forwarded: bool  # its fields of proxies were not judged yet
+    client: str | None  # the address that they name; None where they name none
 
     # Since it has begun.
     ticket: int  # in the recorder; 0 before
@@ -106,6 +110,7 @@ class Http1:
         self._host = host
         self._limits = limits_of(config)
         self._collect = Collector(config, host.log).collect
+        self._fronts = Fronts(config, host)
         shortcut = served.shortcut
         self._idle = Await(
             "keep-alive", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=shortcut
@@ -128,6 +133,7 @@ class Http1:
         read, shortcut = served.read, served.shortcut
         exchange = peer.exchange
         peer.note = served.note(peer)
+        fronts = self._fronts
         parser: RequestParser | None = None  # since the first head that was not usual
         request: Any  # a guard.Request, or a Call
         wait: Await = self._first
@@ -152,6 +158,7 @@ class Http1:
                     request = parser.feed(data)
                     if request is not None:
                         data = parser.leftover
+                        request.forwarded = request.forwarded or fronts.always
                         break
                     fresh = False
                     data = yield self._head if parser.started else wait
@@ -171,6 +178,8 @@ class Http1:
                 if request.ticket:
                     answer = request.answer
                 else:
+                    if request.forwarded:
+                        fronts.judge(request, peer)
                     if request.length or request.chunked:
                         if request.expect_continue and not data:
                             yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)
@@ -196,21 +205,20 @@ class Http1:
                     close_body(body, self._host.log)
                     body = None
             except Refused as refused:
-                shown = request.referer, request.agent
-                return (yield from self._refuse(peer, refused, request.line, shown))
+                return (yield from self._refuse(peer, refused, request.line, request))
             if close:
                 return LINGER if data else None
             wait = self._idle
             del request  # ten thousand idle clients have that many of what is suspended here
 
     def _refuse(
-        self, peer: Peer, refused: Refused, line: bytes, shown: Shown | None = None
+        self, peer: Peer, refused: Refused, line: bytes, request: Request | Call | None = None
     ) -> Generator[Any, Any, Any]:
         """Answer what must not reach the application, and close. Returns LINGER. `line`: the request line, as
-        far as it is here; without `shown` its head is not complete, or is not one."""
-        if shown is None and len(line) > _SHOWN_LINE_BYTES:
+        far as it is here; without `request` its head is not complete, or is not one."""
+        if request is None and len(line) > _SHOWN_LINE_BYTES:
             line = line[:_SHOWN_LINE_BYTES] + b"..."
-        answer = refusal(self._host, peer, refused, line, shown or (None, None))
+        answer = refusal(self._host, peer, refused, line, request)
         self._host.log.debug(f"{peer.client or 'unix'}: refused with {refused.status}: {refused.reason}")
         yield answer
         return LINGER
@@ -226,12 +234,17 @@ def limits_of(config: Config) -> Limits:
     )
 
 
+def client_of(request: Request | Call, peer: Peer) -> str:
+    """The address of the client, for logs: that of the peer, unless its proxies say another."""
+    return peer.client if request.client is None else request.client
+
+
 def refusal(
     host: Host,
     peer: Peer,
     refused: Refused,
     line: bytes,
-    shown: Shown,
+    request: Request | Call | None = None,
     fields: Iterable[tuple[str, str]] = (),
     took_ns: int = 0,
 ) -> bytes:
@@ -243,6 +256,9 @@ def refusal(
     method = "HEAD" if line.startswith(b"HEAD ") else "GET"
     answer = error(status, refused.reason, method=method, fields=fields)
     if host.access is not None:
+        client, shown = peer.client, _NOT_SHOWN
+        if request is not None:
+            client, shown = client_of(request, peer), (request.referer, request.agent)
         referer, agent = ("-" if value is None else value for value in shown)
-        host.access.add(peer.client, line or b"-", status, body_size(answer), referer, agent, took_ns)
+        host.access.add(client, line or b"-", status, body_size(answer), referer, agent, took_ns)
     return answer

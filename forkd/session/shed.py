@@ -44,6 +44,5 @@ class Shedding:
         refused = Refused(
             503, f"overloaded: the request has waited for {waited:.1f} s", Refusal.OVERLOAD
         )
-        shown = request.referer, request.agent
-        yield refusal(self._host, peer, refused, request.line, shown, self._retry, int(waited * 1e9))
+        yield refusal(self._host, peer, refused, request.line, request, self._retry, int(waited * 1e9))
         return True

@@ -61,6 +61,10 @@ STATUSES = 600
 REASONS = ("ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "other")
 #: Room for so many reasons of forkd's own answers (http.limits.Refusal).
 REFUSED_CELLS = 16
+#: Room for so many names of fields of proxies (http.grammar.FORWARDED_NAMES), and for so many reasons to drop
+#: one (http.forwarded.Drop).
+FORWARDED_CELLS = 24
+DROP_CELLS = 4
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 #: The kernel's, of connections (sampled); the master's, of connections that it accepts for its workers; and
 #: a worker's, of what waits for a thread.
@@ -146,6 +150,8 @@ END_BUCKET = _cell("END_BUCKET", GAUGE)
 END_BUCKET_COUNT = _cell("END_BUCKET_COUNT", GAUGE)
 END_IN_FLIGHT = _cell("END_IN_FLIGHT", GAUGE)
 END_UNLISTED = _cell("END_UNLISTED", GAUGE)
+# Fields of proxies that were dropped: for each http.forwarded.Drop the names of http.grammar.FORWARDED_NAMES.
+DROPPED = _cell("DROPPED", ARRAY, DROP_CELLS * FORWARDED_CELLS)
 
 # ---- what is made from it -------------------------------------------------------------------
 

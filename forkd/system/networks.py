@@ -61,6 +61,15 @@ class Networks:
     def __str__(self) -> str:
         return ", ".join([*self.cidrs, "unix"] if self.unix else self.cidrs)
 
+    @staticmethod
+    def canonical(text: str) -> str | None:
+        """The one form in which an address is compared and stored, from any that `packed` takes; None when
+        `text` is none."""
+        address = packed(text)
+        if address is None:
+            return None
+        return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
     def allows(self, peer: str) -> bool:
         """Whether a peer belongs to the set: its IP address as text, or "" for one over a unix socket. False
         for text that is no address."""

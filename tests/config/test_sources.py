@@ -14,11 +14,10 @@ from forkd.config import (
     OPTIONS,
     Config,
     cpus,
-    default_runtime_dir,
-    resolve_paths,
     unreloadable,
 )
 from forkd.config.options import Option, Workers
+from forkd.config.paths import default_runtime_dir, resolve_paths
 from forkd.config.sources import Sources, add_flags
 from forkd.errors import ConfigError, Problem
 from forkd.system.address import Address
@@ -105,6 +104,8 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "admin_token_file": "/token",
         "admin_queries": "true",
         "max_workers": "500",
+        "forwarded_allow": "10.0.0.0/8",
+        "forwarded_untrusted": "pass",
         "socket_mode": "660", "socket_owner": "u", "socket_group": "g",
     }  # fmt: skip
     text = given.get(row.attr, "777")

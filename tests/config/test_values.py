@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from forkd.config import cpus
+from forkd.config import cpus, lists
 from forkd.config import options as kinds
 from forkd.config.options import Workers
 from forkd.system.address import Address
+from forkd.system.networks import Networks
 
 BASE = "/base"
 
@@ -49,10 +50,14 @@ READS: list[tuple[kinds.Kind[Any], object, object]] = [
     (kinds.LogPath(off=False), "a.log", "/base/a.log"),
     (kinds.AddressOrNone(), "none", None),
     (kinds.AddressOrNone(), 9464, Address("tcp", "0.0.0.0", 9464)),
-    (kinds.AddressList(), ":1,fd://3", (Address("tcp", "0.0.0.0", 1), Address("fd", fd=3))),
-    (kinds.AddressList(), [":1", 2], (Address.parse(":1"), Address.parse(":2"))),
-    (kinds.Names(), "B.example., a_1,b.EXAMPLE", ("b.example", "a_1")),
-    (kinds.Names(), ["a", "b,c"], ("a", "b", "c")),
+    (lists.AddressList(), ":1,fd://3", (Address("tcp", "0.0.0.0", 1), Address("fd", fd=3))),
+    (lists.AddressList(), [":1", 2], (Address.parse(":1"), Address.parse(":2"))),
+    (lists.FieldNames(), "X-Forwarded, cf-connecting-ip", ("x-forwarded", "cf-connecting-ip")),
+    (lists.NetworkList(), "10.0.0.0/8,unix", Networks.parse(["10.0.0.0/8", "unix"])),
+    (lists.NetworkList(), ["::1", "127.0.0.1"], Networks.parse(["::1", "127.0.0.1"])),
+    (lists.NetworkList(), "none", Networks.parse([])),
+    (lists.Names(), "B.example., a_1,b.EXAMPLE", ("b.example", "a_1")),
+    (lists.Names(), ["a", "b,c"], ("a", "b", "c")),
     (kinds.WorkersKind(), 3, Workers(3, 3)),
     (kinds.WorkersKind(), "3", Workers(3, 3)),
     (kinds.WorkersKind(), "0:1", Workers(0, 1)),
@@ -74,8 +79,10 @@ REFUSES: list[tuple[kinds.Kind[Any], list[object]]] = [
     (kinds.Path(), ["", "a\0b", 1]),
     (kinds.LogPath(off=False), ["none", ""]),
     (kinds.AddressOrNone(), ["", "x", True]),
-    (kinds.AddressList(), [[], "", ["x"], ":1,", [True], [[":1"]]]),
-    (kinds.Names(), [[], "", "a,,b", "a:80", "http://a", "a b", "*", "-a", True, 1, [["a"]], "a" * 254]),
+    (lists.AddressList(), [[], "", ["x"], ":1,", [True], [[":1"]]]),
+    (lists.FieldNames(), [[], "", "a_b", "a b", "x:", "-a", True]),
+    (lists.NetworkList(), [[], "", "10.0.0.1/8", "none,unix", True, ["x"], "localhost"]),
+    (lists.Names(), [[], "", "a,,b", "a:80", "http://a", "a b", "*", "-a", True, 1, [["a"]], "a" * 254]),
     (kinds.WorkersKind(), [0, "0", "0:0", "3:2", "513", "1:513", "-1", "a", "1:2:3", ":2", True]),
 ]
 
@@ -97,7 +104,7 @@ def test_refuses(kind: kinds.Kind[Any], raw: object) -> None:
 
 def test_every_wrong_address_of_a_list_is_named() -> None:
     with pytest.raises(ValueError, match=r"'x' has no port.*'70000' is not a port"):
-        kinds.AddressList().read(["x", ":1", "h:70000"], BASE)
+        lists.AddressList().read(["x", ":1", "h:70000"], BASE)
 
 
 def test_auto_is_the_cpus_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

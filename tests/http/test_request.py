@@ -88,6 +88,9 @@ def test_request() -> None:
         "keep_alive": True,
         "expect_continue": False,
         "line": b"GET /a%20b?x=1&y HTTP/1.1",
+        "forwarded": False,
+        "origin": None,
+        "client": None,
     }
 
 

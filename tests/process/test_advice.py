@@ -128,3 +128,17 @@ def test_a_user_that_was_named_is_meant(service: Daemon, user: str) -> None:
 def test_root_in_the_foreground_is_warned_of_in_the_log(service: Daemon) -> None:
     service.start_in_foreground()
     assert service.log().count(AS_ROOT) == 1
+
+
+@pytest.mark.parametrize(
+    ("bind", "allow", "warned"),
+    [("0.0.0.0:0", "*", True), ("[::]:0", "::/0", True), ("0.0.0.0:0", "10.0.0.0/8", False),
+     ("127.0.0.1:0", "*", False), ("[::1]:0", "0.0.0.0/0", False)],
+)  # fmt: skip
+def test_everybody_is_trusted_at_a_public_address(
+    service: Daemon, bind: str, allow: str, warned: bool
+) -> None:
+    done = service.run("check", *service.flags("--forwarded-allow", allow, "--bind", bind))
+    assert done.returncode == 0, done.stderr
+    assert ("warning: forwarded-allow = " in done.stdout) is warned
+    assert ("other machines can reach" in done.stdout) is warned

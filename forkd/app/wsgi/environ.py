@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from forkd.http.guard import Request, transfer_codings
+from forkd.http.hops import Origin
 
 Environ = dict[str, Any]
 
@@ -41,7 +42,7 @@ _KEYS = _Keys()
 #: What the environ of every request has, besides what is the same in all.
 _VARIABLES = (
     "REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "wsgi.input",
-    "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT",
+    "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT", "forkd.peer",
 )  # fmt: skip
 
 #: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT
@@ -63,7 +64,8 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
     where a chunked one has been collected meanwhile, and those of the connection's `ends`."""
     environ = template.copy()
     environ["SERVER_NAME"], environ["SERVER_PORT"] = ends[:2]
-    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = ends[2:]
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = ends[2:4]
+    environ["forkd.peer"] = ends[2]
     path = request.path
     if b"%" in path:
         path = unquote_to_bytes(path)
@@ -80,9 +82,25 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
         if key in environ:
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
+    if request.origin is not None:
+        _tell(environ, request.origin)
     if request.chunked and request.length is not None:
         _unchunk(environ, request.length)
     return environ
+
+
+def _tell(environ: Environ, origin: Origin) -> None:
+    """What the request's proxies say. Its Host they have changed already."""
+    if origin.client is not None:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = origin.client.address, str(origin.client.port)
+    if origin.scheme:
+        environ["wsgi.url_scheme"] = origin.scheme
+    if origin.server:
+        environ["SERVER_NAME"] = origin.server
+    if origin.port:
+        environ["SERVER_PORT"] = str(origin.port)
+    if origin.prefix:
+        environ["SCRIPT_NAME"] = origin.prefix
 
 
 def _unchunk(environ: Environ, length: int) -> None:

@@ -21,7 +21,8 @@ from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
 from forkd.session.framing import Block, Framing
-from forkd.session.http1 import Shortcut, Shown, Steps, limits_of
+from forkd.session.fronts import policy_of
+from forkd.session.http1 import Shortcut, Shown, Steps, client_of, limits_of
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
@@ -61,12 +62,14 @@ class Wsgi:
         })  # fmt: skip
         limits = limits_of(config)
         self._limits = limits.shortest, limits.fields, limits.body, self._template
-        self._read_head = read_head(config.native)
+        # Native code leaves fields of proxies to Python, as far as their names are known.
+        native = config.native and not policy_of(config).others
+        self._read_head = read_head(native)
         self.read = self._read if self._read_head is not None else None
         self.shortcut = self._shortcut(config)
 
     def _shortcut(self, config: Config) -> Shortcut | None:
-        make, host = shortcut_maker(config.native), self._host
+        make, host = shortcut_maker(self._read_head is not None), self._host
         if make is None:
             return None
         lines = host.access.lines if host.access is not None else None
@@ -127,9 +130,9 @@ class Wsgi:
     ) -> Generator[Any, Any, None]:
         """Yield the answer of the application, which `outcome` returns; account for it however it ends.
         `ticket`: the request's, if the application was called."""
-        recorder = self._recorder
+        recorder, client = self._recorder, client_of(request, peer)
         if not ticket:
-            ticket = recorder.begin(request.line, peer.client, peer.fd)
+            ticket = recorder.begin(request.line, client, peer.fd)
         response.ticket = ticket
         result: Any = None
         try:
@@ -194,7 +197,7 @@ class Wsgi:
                 self._host.access.end(
                     recorder,
                     ticket,
-                    peer.client,
+                    client,
                     request.line,
                     response.code,
                     response.sent,

@@ -1,0 +1,44 @@
+"""What the proxies in front say of a request: taken from its fields, counted and logged. In a child, for each
+interface that serves HTTP; http/forwarded.py decides.
+"""
+
+from __future__ import annotations
+
+from forkd.config import Config
+from forkd.http.forwarded import Policy, place_of
+from forkd.http.guard import Request
+from forkd.session.seam import Host, Peer
+from forkd.system.cells import DROPPED, FORWARDED_CELLS
+from forkd.system.seldom import Seldom
+
+#: A front that contradicts itself does so in each request.
+_SECONDS_BETWEEN_WARNINGS = 60.0
+
+
+class Fronts:
+    def __init__(self, config: Config, host: Host) -> None:
+        self._host = host
+        self._policy = policy_of(config)
+        #: Each request is looked at, not only those that are `forwarded`.
+        self.always = self._policy.others
+        self._warns = Seldom(_SECONDS_BETWEEN_WARNINGS)
+
+    def judge(self, request: Request, peer: Peer) -> None:
+        """Set what `request` has of its proxies, and take from it what does not count. Raises Refused."""
+        fields, authority, origin, dropped, conflict = self._policy.judge(request.headers, peer.client)
+        request.forwarded = False
+        request.headers = fields
+        request.origin = origin
+        if authority is not None:
+            request.authority = authority
+        if origin is not None and origin.client is not None:
+            request.client = origin.client.address
+        for name, why in dropped:
+            self._host.recorder.add(DROPPED + why * FORWARDED_CELLS + place_of(name))
+            self._host.log.debug(f"{peer.client or 'unix'}: {name.decode()} is dropped: {why.label}")
+        if conflict and self._warns.leave():
+            self._host.log.warning(f"{peer.client or 'unix'}: {conflict} (said once a minute)")
+
+
+def policy_of(config: Config) -> Policy:
+    return Policy(config.forwarded_allow, config.forwarded_fields, config.forwarded_untrusted == "pass")
