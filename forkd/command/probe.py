@@ -129,8 +129,12 @@ def _room(config: Config, status: dict[str, Any], found: Findings) -> None:
 
 
 def _names(listener: dict[str, Any]) -> set[str]:
-    """As it is written in the configuration, which a master of another version may not say, and as it is."""
-    return {listener["address"], listener.get("bind", listener["address"])}
+    """As it is written in the configuration, which a master of another version may not say, with its options
+    and without, and as it is."""
+    bind = listener.get("bind", listener["address"])
+    with suppress(ValueError):  # another version may have other options
+        return {listener["address"], bind, Address.parse(bind).place}
+    return {listener["address"], bind}
 
 
 # ---- addresses ----------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
         binds = ()
     for address in binds:
         sockets = daemon.binds.get(str(address), daemon.binds.get(address.place))
-        if sockets is None or _is_any_port(address):
+        if sockets is None or address.any_port:
             _try(address, copies, daemon, found)
         elif sockets != max(1, copies):
             found.problems.append(
@@ -157,11 +161,11 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
     own = {"admin": config.admin, "health": config.health}
     mine = {who: address for who, address in own.items() if address is not None}
     for who, address in mine.items():
-        if address.place == daemon.own.get(who) and not _is_any_port(address):
+        if address.place == daemon.own.get(who) and not address.any_port:
             found.held.append(f"{address} ({who})")
         else:
             _try(address, 0, daemon, found, f"{who}: ")
-            if daemon.pid and not _is_any_port(address):
+            if daemon.pid and not address.any_port:
                 found.notes.append(
                     f"{who} {address}: at a reload the running daemon keeps what it has "
                     f"({daemon.own.get(who, 'none')}); forkd restart changes it"
@@ -170,10 +174,6 @@ def _addresses(config: Config, daemon: _Running, found: Findings) -> None:
         with suppress(OSError):  # an unknown host has been told of
             if clash(first, second) and (not copies or second in mine.values()):
                 found.problems.append(f"bind {second}: {first} has that port already")
-
-
-def _is_any_port(address: Address) -> bool:
-    return address.kind.startswith("tcp") and not address.port
 
 
 def _try(address: Address, copies: int, daemon: _Running, found: Findings, who: str = "") -> None:

@@ -60,8 +60,8 @@ def _age_jitter(config: Config) -> str:
 
 
 def _bind_twice(config: Config) -> str:
-    fixed = [a for a in config.bind if a.kind not in ("tcp", "tcp6") or a.port]
-    twice = sorted({str(a) for a in fixed if fixed.count(a) > 1})
+    fixed = [a.place for a in config.bind if not a.any_port]
+    twice = sorted({place for place in fixed if fixed.count(place) > 1})
     return f"the same address twice: {', '.join(twice)}" if twice else ""
 
 
@@ -71,7 +71,8 @@ def _own_listener(attr: str, others: tuple[str, ...]) -> Rule:
     def check(config: Config) -> str:
         mine: Address | None = getattr(config, attr)
         taken: list[Address | None] = [*config.bind, *(getattr(config, other) for other in others)]
-        if mine is None or mine not in taken or (mine.kind.startswith("tcp") and not mine.port):
+        places = [address.place for address in taken if address is not None]
+        if mine is None or mine.any_port or mine.place not in places:
             return ""
         also = "".join(f" and from {other}" for other in others)
         return f"must differ from every bind address{also}: it has a listener of its own"

@@ -77,7 +77,7 @@ class Generation:
                     made += new
                     left_out += lines
                 for listener in olds or new:
-                    begins[listener] = Begin.of(address, *_server_of(listener))
+                    begins[listener] = Begin.of(address, config, *_server_of(listener))
             lease = Lease(bells) if config.accept == "lock" and not dispatched else None
             queue = make_queue() if dispatched and config.dispatch == "competition" else None
         except BaseException as error:
@@ -209,11 +209,13 @@ def permissions_of(config: Config) -> Permissions:
 
 
 def _known(address: Address, known: list[Listener]) -> list[Listener]:
-    """The listener of that address; two where it is a host's name. By their own name, too: it may have been
-    bound as port 0."""
+    """The listener of that address, whatever options that has by now; two where it is a host's name. By their
+    own name, too: it may have been bound as port 0."""
     found: dict[int, Listener] = {}
     for listener in known:
-        if address == listener.wanted or address.place == listener.name:
+        wanted = listener.wanted
+        same = address == wanted or (address.place == wanted.place and not address.any_port)
+        if same or address.place == listener.name:
             found.setdefault(listener.sockets[0].family, listener)
     return list(found.values())
 

@@ -106,8 +106,9 @@ class Listening:
 
     def restore(self, addresses: tuple[Address, ...], listeners: Iterable[Listener]) -> None:
         """Before a reload: have all of these that cannot be reached listened on anew. Raises BindError."""
+        places = {address.place for address in addresses}
         for listener in listeners:
-            if listener.wanted not in addresses:
+            if listener.wanted.place not in places:
                 continue
             if listener.unlinked or listener.shut_down():
                 unlinked = listener.unlinked

@@ -171,7 +171,7 @@ def describe(
         "generation": generation.number,
         "listeners": [
             {
-                "wanted": asdict(x.wanted), "name": x.name, "backlog": x.backlog,
+                "wanted": x.wanted.fields(), "name": x.name, "backlog": x.backlog,
                 "private": x.private, "file": x.file_inode, "permissions": asdict(x.permissions),
                 "fds": [sock.fileno() for sock in x.sockets],
             }
@@ -187,7 +187,7 @@ def describe(
         },
         "pidfile": launch.pidfile.fd,
         "link": link,
-        "activated": [asdict(address) for address in launch.activated],
+        "activated": [address.fields() for address in launch.activated],
         "manager": asdict(launch.manager),
         "first": launch.first,
     }  # fmt: skip

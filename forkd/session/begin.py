@@ -1,10 +1,10 @@
 """What the connections of a listener begin with: layers, and the server's name and port.
 
 A *layer* is a session that reads what a client sends before its first request, such as a proxy's header, and
-then returns `Become` with the session that follows. The options of a listener's address say which layers it
-has (`LAYERS`). A `Begin` is a value: the master makes it, and passes it on with a listener (ipc/heritage.py),
-or as a text with each socket that it has accepted (master/dispatcher.py). A child binds it to its interface;
-the result makes the first session of each connection.
+then returns `Become` with the session that follows. The options say which layers a listener has, those of its
+address first (`LAYERS`). A `Begin` is a value: the master makes it, and passes it on with a listener
+(ipc/heritage.py), or as a text with each socket that it has accepted (master/dispatcher.py). A child binds it
+to its interface; the result makes the first session of each connection.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Layer(Protocol):
 
 class LayerRow(NamedTuple):
     name: str
-    wanted: Callable[[Address], bool]  # whether the connections of a listener with this address pass it
+    #: Whether the connections of a listener with this address pass it.
+    wanted: Callable[[Address, Config], bool]
     make: Callable[[Config, Host], Layer]
 
 
@@ -62,9 +63,9 @@ class Begin:
     layers: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, address: Address, server: str, port: int) -> Begin:
+    def of(cls, address: Address, config: Config, server: str, port: int) -> Begin:
         """Of a listener with this address, as configured. `server`, `port`: where it really listens."""
-        return cls(server, port, tuple(row.name for row in LAYERS if row.wanted(address)))
+        return cls(server, port, tuple(row.name for row in LAYERS if row.wanted(address, config)))
 
     @classmethod
     def parse(cls, text: str) -> Begin:

@@ -6,19 +6,24 @@ wherever an address is printed; `system` turns the value into a socket.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import posixpath
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind", "page_at"]
 
 AddressKind = Literal["tcp", "tcp6", "unix", "fd"]
 
 FORMS = "host:port, [v6]:port, :port, port, unix:/path or fd://N"
-_OPTIONS = "freebind=on"  # that may follow a "?"
+#: Options that may follow a "?", by kind of address: fields that are on or off.
+_TCP_OPTIONS = ("freebind", "proxy")
+_OTHER_OPTIONS = ("proxy",)
+#: Of a unix path, which may have any other "?" in it.
+_UNIX_OPTIONS = re.compile(r"(.*)\?(proxy=(?:on|off))", re.DOTALL)
 
 # unix(7): sun_path has 108 bytes, and one of them is the terminating NUL.
 UNIX_PATH_MAX = 107
@@ -34,6 +39,8 @@ class Address:
     tcp, tcp6: `host` (a tcp host may be a name) and `port` (0: the kernel chooses);
     unix: `path`, absolute; fd: `fd`, a descriptor number that forkd inherits.
     `freebind`, of tcp and tcp6: it is bound also while no interface has it (ip(7), IP_FREEBIND).
+    `proxy`: whether its connections begin with a header of the PROXY protocol; None: as --proxy-protocol
+    says.
     """
 
     kind: AddressKind
@@ -42,22 +49,25 @@ class Address:
     path: str = ""
     fd: int = -1
     freebind: bool = False
+    proxy: bool | None = None
 
     @classmethod
     def parse(cls, text: str) -> Address:
         """The address that `text` names. Raises ValueError that says what is wrong with it."""
         text = text.strip()
-        if "?" not in text or text.startswith("unix:"):
-            return cls._parse(text)
         plain, _, options = text.partition("?")
+        if text.startswith("unix:"):
+            found = _UNIX_OPTIONS.fullmatch(text)
+            plain, options = found.groups() if found else (text, "")
         address = cls._parse(plain)
-        if not address.kind.startswith("tcp"):
-            raise ValueError(f"{text!r}: only TCP addresses have options after a '?'")
-        for option in options.split("&"):
+        known = _TCP_OPTIONS if address.kind.startswith("tcp") else _OTHER_OPTIONS
+        for option in options.split("&") if plain != text else ():
             name, _, value = option.partition("=")
-            if name != "freebind" or value not in ("on", "off"):
-                raise ValueError(f"{text!r}: {option!r} is no option of an address; there is {_OPTIONS}")
-            address = replace(address, freebind=value == "on")
+            if name not in known or value not in ("on", "off"):
+                there = ", ".join(f"{each}=on" for each in known)
+                raise ValueError(f"{text!r}: {option!r} is no option of such an address; there is {there}")
+            on = value == "on"
+            address = replace(address, freebind=on) if name == "freebind" else replace(address, proxy=on)
         return address
 
     @classmethod
@@ -82,7 +92,24 @@ class Address:
 
     def __str__(self) -> str:
         """The canonical text: equal addresses print alike, and it parses back to itself."""
-        return f"{self.place}?freebind=on" if self.freebind else self.place
+        options = ["freebind=on"] if self.freebind else []
+        if self.proxy is not None:
+            options.append("proxy=on" if self.proxy else "proxy=off")
+        return f"{self.place}?{'&'.join(options)}" if options else self.place
+
+    @property
+    def any_port(self) -> bool:
+        """Whether the kernel chooses the port."""
+        return self.kind.startswith("tcp") and not self.port
+
+    def fields(self) -> dict[str, Any]:
+        """What makes it again, as far as it differs from the defaults: for a forkd of another version, which
+        may lack the newest options."""
+        return {
+            row.name: value
+            for row in dataclasses.fields(self)
+            if (value := getattr(self, row.name)) != row.default
+        }
 
     @property
     def place(self) -> str:

@@ -301,14 +301,14 @@ class Named:
 
 
 def row_of(name: str) -> LayerRow:
-    return LayerRow(name, lambda address: name in address.host, lambda config, host: Named(name.encode()))
+    return LayerRow(name, lambda address, _: name in address.host, lambda _, host: Named(name.encode()))
 
 
 def test_its_layers_follow_from_the_address_and_come_in_order(
     monkeypatch: pytest.MonkeyPatch, stage: Any
 ) -> None:
     monkeypatch.setattr(begins, "LAYERS", tuple(map(row_of, "abc")))
-    begin = Begin.of(Address.parse("ca:80"), "::1", 8000)
+    begin = Begin.of(Address.parse("ca:80"), Config(), "::1", 8000)
     assert begin == Begin("::1", 8000, ("a", "c"))
     assert Begin.parse(str(begin)) == begin
 
@@ -329,6 +329,6 @@ def test_its_layers_follow_from_the_address_and_come_in_order(
 def test_without_layers_it_is_the_interfaces_own() -> None:
     interface: Any = Scripted()
     interface.opening = FIRST
-    bound = Begin.of(Address.parse("a:80"), "127.0.0.1", 80).bind(interface, Config(), Host())  # type: ignore[arg-type]
+    bound = Begin.of(Address.parse("a:80"), Config(), "127.0.0.1", 80).bind(interface, Config(), Host())  # type: ignore[arg-type]
     assert bound.session == interface.session
     assert bound.opening is FIRST

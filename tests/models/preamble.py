@@ -20,7 +20,7 @@ SIZE = 16
 ROW = """
 from forkd.session.preamble import Preamble
 
-LAYERS = (LayerRow("preamble", lambda address: address.freebind or "layer" in address.path, Preamble),)
+LAYERS = (LayerRow("preamble", lambda address, _: address.freebind or "layer" in address.path, Preamble),)
 """
 
 

@@ -21,6 +21,13 @@ from forkd.system.address import Address
         ("10.0.0.7:80?freebind=on", "tcp", "10.0.0.7:80?freebind=on"),
         ("[::7]:80?freebind=on", "tcp6", "[::7]:80?freebind=on"),
         ("10.0.0.7:80?freebind=off", "tcp", "10.0.0.7:80"),
+        ("h:80?proxy=on", "tcp", "h:80?proxy=on"),
+        ("h:80?proxy=off", "tcp", "h:80?proxy=off"),
+        ("[::7]:80?proxy=on&freebind=on", "tcp6", "[::7]:80?freebind=on&proxy=on"),
+        ("fd://3?proxy=on", "fd", "fd://3?proxy=on"),
+        ("unix:/run/a?proxy=on", "unix", "unix:/run/a?proxy=on"),
+        ("unix:/run/a?b?proxy=off", "unix", "unix:/run/a?b?proxy=off"),
+        ("unix:/run/a?proxy=no", "unix", "unix:/run/a?proxy=no"),
         ("unix:/run/a?freebind=on", "unix", "unix:/run/a?freebind=on"),
         ("unix:/run/a.sock", "unix", "unix:/run/a.sock"),
         ("unix:///run/../run/a.sock", "unix", "unix:/run/a.sock"),
@@ -63,10 +70,11 @@ def test_parses(text: str, kind: str, canonical: str) -> None:
         ("unix:/a\0b", "absolute"),
         ("unix:/" + "x" * 107, "at most 107 bytes, this one 108"),
         ("unix:/" + "\u00e9" * 54, "this one 109"),
-        ("h:80?", "'' is no option of an address; there is freebind=on"),
+        ("h:80?", "'' is no option of such an address; there is freebind=on, proxy=on"),
         ("h:80?freebind", "'freebind' is no option"),
-        ("h:80?freebind=on&proxy=on", "'proxy=on' is no option"),
-        ("fd://3?freebind=on", "only TCP addresses have options"),
+        ("h:80?freebind=on&proxy", "'proxy' is no option"),
+        ("h:80?proxy=1", "'proxy=1' is no option"),
+        ("fd://3?freebind=on", "'freebind=on' is no option of such an address; there is proxy=on"),
         ("fd://", "not a descriptor"),
         ("fd://x", "not a descriptor"),
     ],
@@ -77,7 +85,19 @@ def test_refuses(text: str, message: str) -> None:
 
 
 def test_where_clients_connect_to_has_no_options() -> None:
-    assert Address.parse("h:80?freebind=on").place == "h:80"
+    assert Address.parse("h:80?freebind=on&proxy=on").place == "h:80"
+    assert Address.parse("unix:/a?proxy=on").place == "unix:/a"
+
+
+@pytest.mark.parametrize(
+    "text", ["h:80", "h:0", "[::1]:80", "unix:/a", "fd://3", "h:80?freebind=on", "h:80?freebind=off"]
+)
+def test_it_is_handed_over_in_the_fields_of_old_versions(text: str) -> None:
+    """Unless it has an option that those lack."""
+    address = Address.parse(text)
+    assert set(address.fields()) <= {"kind", "host", "port", "path", "fd", "freebind"}
+    assert Address(**address.fields()) == address
+    assert Address.parse("unix:/a?proxy=off").fields() == {"kind": "unix", "path": "/a", "proxy": False}
 
 
 def test_the_longest_unix_path() -> None:
