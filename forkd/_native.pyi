@@ -25,12 +25,25 @@ class WsgiShortcut(Shortcut): ...  # as Shortcut in app/wsgi/shortcut.py
 class FlowShortcut(Shortcut): ...
 class Block: ...  # as Block there
 
+class Fronts:
+    def __init__(
+        self,
+        recorder: object,
+        networks: tuple[str, ...],
+        unix: bool,
+        chosen: tuple[str, ...],
+        passes: bool,
+        tells: bool,
+        /,
+    ) -> None: ...
+
 def read_head(
     data: bytes,
     most: int,
     fields: int,
     longest: int,
     template: dict[str, Any],
+    fronts: Fronts | None,
     ends: tuple[str, str, str, str],
     /,
 ) -> UsualRequest | None: ...

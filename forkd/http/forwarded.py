@@ -66,8 +66,8 @@ class Policy:
         for name in chosen:
             names.update(dict.fromkeys(_USUAL if name == "x-forwarded" else (name.encode(),)))
         self._allow = allow
-        self._chosen = names
-        self._passes = passes
+        self.chosen = names
+        self.passes = passes
         #: Some are fields that `Request.forwarded` says nothing of.
         self.others = any(name not in _PLACES and not name.startswith(X_FORWARDED) for name in names)
 
@@ -80,10 +80,10 @@ class Policy:
         dropped: list[tuple[bytes, Drop]] = []
         for name, value in fields:
             lower = name.lower()
-            chosen = lower in self._chosen
+            chosen = lower in self.chosen
             if chosen and trusted:
                 values[lower] = values[lower] + b"," + value if lower in values else value
-            elif (chosen or lower in _PLACES or lower.startswith(X_FORWARDED)) and not self._passes:
+            elif (chosen or lower in _PLACES or lower.startswith(X_FORWARDED)) and not self.passes:
                 dropped.append((lower, Drop.NOT_CHOSEN if trusted else Drop.UNTRUSTED))
                 continue
             kept.append((name, value))
@@ -102,7 +102,7 @@ class Policy:
         """Take in what they say, the one that counts more first. Yields the names of the malformed."""
         # Each proxy appends to each list: what it says of the client's request is at the client's place.
         client, place = self._client_in(values.get(_FOR, b""))
-        for name in self._chosen:
+        for name in self.chosen:
             if name not in values:
                 continue
             value = values[name]

@@ -186,6 +186,7 @@ typedef struct {
     PyObject *method, *environ;
     PyObject *length; /* of the body; NULL when none was given */
     PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
+    PyObject *client;          /* the address that its proxies name; NULL: the peer's */
     char keep_alive, is_head;
     /* Its exchange, since that has begun. */
     PyObject *respond;
@@ -222,12 +223,52 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags);
 /* What a loop is called for. */
 extern PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended, *n_suspended;
 
+typedef struct Fronts Fronts;
+
 /* What a request may be: see read_head. */
 typedef struct {
     Py_ssize_t most, fields;
     long long longest;
     PyObject *template;
+    Fronts *fronts; /* NULL: heads with fields of proxies are not usual */
 } HeadLimits;
+
+/* A part of a head. */
+typedef struct {
+    const char *at;
+    Py_ssize_t size;
+} Piece;
+
+/* What the fields of proxies in a head have said so far (http_forwarded.c). */
+enum { MOST_DROPPED = 16, MOST_SAID = 5, NAMES_EACH = 24, DROPPED_CELLS = 4 * NAMES_EACH /* system/cells.py */ };
+typedef struct {
+    Fronts *fronts;
+    PyObject *peer; /* its address, a str */
+    int trusted;    /* -1: that was not looked at */
+    int any;
+    Piece by[MOST_SAID];
+    int dropped_count;
+    unsigned char dropped[MOST_DROPPED];
+} Said;
+
+typedef enum { FIELD_UNUSUAL, FIELD_KEPT, FIELD_DROPPED } FieldVerdict;
+
+extern PyTypeObject *fronts_type;
+int fronts_init(PyObject *module);
+/* Take in a field, if it is one of proxies; `name` as environ has it, without HTTP_, and its hash. */
+FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_t hash, Piece value);
+/* Put what was said into the environ of the head; `host`: the value of Host. Returns 1, with a new reference to the
+ * client's address if one was said; 0, when that is for the twin; or -1 with an exception. */
+int fronts_tell(const Said *said, PyObject *environ, Piece host, PyObject **client);
+/* Count what was dropped: the head is served. */
+void fronts_count(const Said *said);
+
+/* FNV-1a. */
+#define HASH_BASIS UINT32_C(2166136261)
+static inline uint32_t hash_step(uint32_t hash, char c)
+{
+    return (hash ^ (unsigned char)c) * UINT32_C(16777619);
+}
 
 extern PyTypeObject *request_type;
 int request_init(PyObject *module);
@@ -245,7 +286,9 @@ int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
 PyObject *usual_answer(const Block *block, PyObject *date, PyObject *body, int close, Py_ssize_t most);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends);
+/* See read_head; `said`: what its proxies say, which is not counted yet. */
+PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
+int usual_host(const char *at, const char *end);
 int limits_of(PyObject *const *args, HeadLimits *limits);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
@@ -313,7 +356,7 @@ typedef struct {
 #define NATIVE_CELLS(_)                                                                                                 \
     _(REQUEST) _(IN_FLIGHT) _(REQUESTS) _(DURATION) _(CODES) _(CLASSES) _(RECEIVED) _(SENT) _(HELD) _(UNLISTED)         \
     _(ENDING) _(END_HEAD) _(END_STATUS) _(END_TICKET) _(END_CODE) _(END_REQUESTS) _(END_DURATION) _(END_BUCKET)         \
-    _(END_BUCKET_COUNT) _(END_IN_FLIGHT) _(END_UNLISTED)
+    _(END_BUCKET_COUNT) _(END_IN_FLIGHT) _(END_UNLISTED) _(DROPPED)
 #define AS_CELL(name) CELL_##name,
 enum { NATIVE_CELLS(AS_CELL) CELL_COUNT };
 
@@ -322,6 +365,8 @@ extern PyTypeObject *lines_type;
 PyObject *lane_of(PyObject *recorder);
 /* A counter grows by `n`: CELL_ and a name of NATIVE_CELLS. Nothing for a recorder that is not native, or NULL. */
 void recorder_add(PyObject *recorder, int cell, int64_t n);
+/* The same for one of several: the place counts from that cell. */
+void recorder_add_at(PyObject *recorder, int cell, int place, int64_t n);
 /* Its ticket, or 0 with an exception. `client`: a str; anything else is as an empty one. `fd`: of its socket. */
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began);
 /* The application has given control back. */

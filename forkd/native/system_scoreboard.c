@@ -233,7 +233,7 @@ static int cells_known(Lane *self, PyObject *numbers)
         self->at[i] = (int)at;
     }
     int64_t durations = self->bound_count + 2;
-    return self->at[CELL_CODES] + STATUSES <= self->room && self->at[CELL_DURATION] + durations <= self->room &&
+    return self->at[CELL_DROPPED] + DROPPED_CELLS <= self->room && self->at[CELL_CODES] + STATUSES <= self->room && self->at[CELL_DURATION] + durations <= self->room &&
            self->at[CELL_CLASSES] + STATUS_CLASSES * durations <= self->room;
 }
 
@@ -409,11 +409,16 @@ static Lane *mover_of(PyObject *recorder)
     return Py_TYPE(recorder) == lanes_type ? own_or_latest() : NULL;
 }
 
-void recorder_add(PyObject *recorder, int cell, int64_t n)
+void recorder_add_at(PyObject *recorder, int cell, int place, int64_t n)
 {
     Lane *self = mover_of(recorder);
     if (self)
-        self->cells[self->at[cell]] += n;
+        self->cells[self->at[cell] + place] += n;
+}
+
+void recorder_add(PyObject *recorder, int cell, int64_t n)
+{
+    recorder_add_at(recorder, cell, 0, n);
 }
 
 int lane_init(PyObject *module)

@@ -10,8 +10,6 @@ static struct memo {
     PyObject *text;
 } memo[MEMO];
 
-static const uint32_t BASIS = 2166136261u, PRIME = 16777619u; /* of FNV-1a */
-
 /* A str for an environ key, made once. New reference. `hash`: of its characters. */
 static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 {
@@ -77,7 +75,7 @@ static PyObject *decoded(const char *at, const char *end)
     return text;
 }
 
-static int usual_host(const char *at, const char *end)
+int usual_host(const char *at, const char *end)
 {
     const char *colon = skip(at, end, HOST);
     if (colon == at)
@@ -96,6 +94,7 @@ static int usual_host(const char *at, const char *end)
 typedef struct {
     int hosts, keep;
     long long length; /* of the body; negative: not given */
+    Piece host;
 } Framing;
 
 /* The values that the access log shows, as they were received: strong references, NULL where there is no such
@@ -118,25 +117,13 @@ static long long number(const char *at, const char *end)
     return value;
 }
 
-/* Whether proxies say by a field of that name who the client is (http.grammar.FORWARDED_NAMES). */
-static int of_proxies(const char *name, Py_ssize_t length)
-{
-    static const char *const names[] = {"FORWARDED", "X_REAL_IP", "X_CLIENT_IP", "TRUE_CLIENT_IP", "CF_CONNECTING_IP"};
-    if (length > 12 && !memcmp(name, "X_FORWARDED_", 12))
-        return 1;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (length == (Py_ssize_t)strlen(names[i]) && !memcmp(name, names[i], length))
-            return 1;
-    return 0;
-}
-
 /* One field into environ. Returns 1, 0 when it is not usual, or -1 with an exception. */
-static int field(PyObject *environ, const char **place, const char *end, Framing *framing, Shown *shown)
+static int field(PyObject *environ, const char **place, const char *end, Framing *framing, Shown *shown, Said *said)
 {
     char key[MOST_NAME] = "HTTP_";
     Py_ssize_t size = 5;
     const char *at = *place;
-    uint32_t hash = BASIS;
+    uint32_t hash = HASH_BASIS;
     int dropped = 0;
     for (; at < end && kinds[(unsigned char)*at] & TOKEN; at++) {
         char c = *at;
@@ -145,7 +132,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
         if (c == '_')
             dropped = 1; /* it would pass for the same name with hyphens */
         key[size] = c == '-' ? '_' : c >= 'a' && c <= 'z' ? (char)(c - 0x20) : c;
-        hash = (hash ^ (unsigned char)key[size++]) * PRIME;
+        hash = hash_step(hash, key[size++]);
     }
     if (size == 5 || at == end || *at != ':')
         return 0;
@@ -161,13 +148,17 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     const char *name = key + 5;
     Py_ssize_t length = size - 5;
     PyObject **show = NULL;
-    if (!dropped && of_proxies(name, length))
-        return 0;
+    Piece text_of_value = {value, at - value};
+    FieldVerdict verdict = dropped ? FIELD_KEPT : fronts_field(said, name, length, hash, text_of_value);
+    if (verdict != FIELD_KEPT)
+        return verdict == FIELD_DROPPED;
     /* What frames or upgrades a message is for the twin. */
     switch (length) {
     case 4:
         if (!memcmp(name, "HOST", 4) && (framing->hosts++ || !usual_host(value, at)))
             return 0;
+        if (length == 4 && framing->hosts && !memcmp(name, "HOST", 4))
+            framing->host = text_of_value;
         break;
     case 5:
         if (!memcmp(name, "PROXY", 5))
@@ -243,6 +234,7 @@ int limits_of(PyObject *const *args, HeadLimits *limits)
     limits->fields = PyLong_AsSsize_t(args[1]);
     limits->longest = PyLong_AsLongLong(args[2]);
     limits->template = args[3];
+    limits->fronts = Py_TYPE(args[4]) == fronts_type ? (Fronts *)args[4] : NULL;
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -284,7 +276,7 @@ static PyObject *environ_for(PyObject *template, PyObject *ends)
 }
 
 /* The request whose head is at `data`, or None; see read_head. */
-PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends)
+PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said)
 {
     Py_ssize_t fields = limits->fields;
     const char *end = data + (size < limits->most ? size : limits->most), *at = data;
@@ -320,10 +312,12 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     if (!environ)
         return NULL;
     int usual = 1;
-    Framing framing = {0, 1, -1};
+    Framing framing = {0, 1, -1, {NULL, 0}};
+    PyObject *client = NULL;
     Shown shown = {NULL, NULL};
+    *said = (Said){.fronts = limits->fronts, .peer = PyTuple_GetItem(ends, 2), .trusted = -1};
     while (end - at >= 2 && at[0] != '\r') {
-        if (fields-- == 0 || (usual = field(environ, &at, end, &framing, &shown)) == 0)
+        if (fields-- == 0 || (usual = field(environ, &at, end, &framing, &shown, said)) == 0)
             goto unusual;
         if (usual < 0)
             goto done;
@@ -332,6 +326,10 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         goto unusual;
     if (framing.length > 0 && (method == methods[0] || method == methods[1]))
         goto unusual; /* a body where none is expected */
+    if ((usual = fronts_tell(said, environ, framing.host, &client)) == 0)
+        goto unusual;
+    if (usual < 0)
+        goto done;
     at += 2;
     uri = PyUnicode_DecodeLatin1(target, target_end - target, NULL);
     line = PyBytes_FromStringAndSize(data, line_end - data);
@@ -346,11 +344,13 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         result->is_head = method == methods[1];
         result->referer = Py_XNewRef(shown.referer);
         result->agent = Py_XNewRef(shown.agent);
+        result->client = Py_XNewRef(client);
         if (framing.length >= 0 && !(result->length = PyLong_FromLongLong(framing.length)))
             Py_CLEAR(result);
     }
 done:
     Py_DECREF(environ);
+    Py_XDECREF(client);
     Py_XDECREF(shown.referer);
     Py_XDECREF(shown.agent);
     Py_XDECREF(uri);
@@ -358,27 +358,32 @@ done:
     return (PyObject *)result;
 unusual:
     Py_DECREF(environ);
+    Py_XDECREF(client);
     Py_XDECREF(shown.referer);
     Py_XDECREF(shown.agent);
     Py_RETURN_NONE;
 }
 
-/* read_head(data, most, fields, longest, template, ends) -> UsualRequest; None when the head is not complete,
+/* read_head(data, most, fields, longest, template, fronts, ends) -> UsualRequest; None when the head is not complete,
  * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
- * not usual. `ends`: what REMOTE_ADDR and so on shall be, in the order of `peer_names`. */
+ * not usual. `fronts`: None, or what is done with fields of proxies. `ends`: what REMOTE_ADDR and so on shall be, in the order of `peer_names`. */
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     char *data;
     Py_ssize_t size;
     HeadLimits limits;
     (void)self;
-    if (nargs != 6) {
-        PyErr_SetString(PyExc_TypeError, "read_head takes six arguments");
+    if (nargs != 7) {
+        PyErr_SetString(PyExc_TypeError, "read_head takes seven arguments");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size) || limits_of(args + 1, &limits))
         return NULL;
-    return head_of(data, size, &limits, args[5]);
+    Said said;
+    PyObject *found = head_of(data, size, &limits, args[6], &said);
+    if (found && found != Py_None)
+        fronts_count(&said);
+    return found;
 }
 
 int head_init(PyObject *module)

@@ -30,6 +30,7 @@ static int wsgi_traverse(WsgiShortcut *self, visitproc visit, void *arg)
     Py_VISIT(self->lines);
     Py_VISIT(self->date_at);
     Py_VISIT(self->limits.template);
+    Py_VISIT((PyObject *)self->limits.fronts);
     return shortcut_traverse(&self->base, visit, arg);
 }
 
@@ -41,6 +42,7 @@ static int wsgi_clear(WsgiShortcut *self)
     Py_CLEAR(self->lines);
     Py_CLEAR(self->date_at);
     Py_CLEAR(self->limits.template);
+    Py_CLEAR(self->limits.fronts);
     return shortcut_clear(&self->base);
 }
 
@@ -60,13 +62,13 @@ static const ShortcutFunctions functions;
  * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
 static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *limit[4];
+    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *limit[5];
     int keep_alive;
     Py_ssize_t most;
     HeadLimits limits;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOOOpn(OOOO!)", &app, &respond, &recorder, &access, &lines, &date_at,
-                          &keep_alive, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3]) ||
+    if (!PyArg_ParseTuple(args, "OOOOOOpn(OOOO!O)", &app, &respond, &recorder, &access, &lines, &date_at,
+                          &keep_alive, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3], &limit[4]) ||
         limits_of(limit, &limits))
         return NULL;
     WsgiShortcut *self = (WsgiShortcut *)allocate(type);
@@ -82,19 +84,22 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->most = most;
         self->limits = limits;
         Py_INCREF(limits.template);
+        Py_XINCREF((PyObject *)limits.fronts);
     }
     return (PyObject *)self;
 }
 
-/* The client of a request's peer, and its descriptor, or -1. New reference, or NULL with an exception. */
+/* The client of a request, and the descriptor of its peer, or -1. New reference, or NULL with an exception. */
 static PyObject *client_of(const UsualRequest *request, int *fd)
 {
     PyObject *peer = request->call.peer;
     if (PyObject_TypeCheck(peer, link_type)) {
         *fd = ((Link *)peer)->fd;
-        return Py_XNewRef(((Link *)peer)->client);
+        return Py_XNewRef(request->client ? request->client : ((Link *)peer)->client);
     }
     *fd = -1;
+    if (request->client)
+        return Py_NewRef(request->client);
     return PyObject_GetAttr(peer, n_client);
 }
 
@@ -213,13 +218,15 @@ static Outcome wsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link
 {
     if (!link->note)
         return NOT_USUAL;
-    PyObject *found = head_of(data, size, &((WsgiShortcut *)self)->limits, link->note);
+    Said said;
+    PyObject *found = head_of(data, size, &((WsgiShortcut *)self)->limits, link->note, &said);
     if (!found)
         return FAILED;
     if (found == Py_None || ((UsualRequest *)found)->end != size || ((UsualRequest *)found)->length) {
         Py_DECREF(found);
         return NOT_USUAL;
     }
+    fronts_count(&said);
     *read = (Call *)found;
     return CALL;
 }

@@ -39,6 +39,7 @@ static void request_dealloc(UsualRequest *self)
     Py_CLEAR(self->length);
     Py_CLEAR(self->referer);
     Py_CLEAR(self->agent);
+    Py_CLEAR(self->client);
     Py_XDECREF((PyObject *)self->block);
     release((PyObject *)self);
 }
@@ -153,6 +154,7 @@ static PyMemberDef request_members[] = {
     MEMBER(length, T_OBJECT),
     MEMBER(referer, T_OBJECT),
     MEMBER(agent, T_OBJECT),
+    MEMBER(client, T_OBJECT),
     MEMBER(keep_alive, T_BOOL),
     /* after the exchange */
     MEMBER(response, T_OBJECT),
@@ -186,7 +188,6 @@ int request_init(PyObject *module)
                    PyObject_SetAttrString(type, "chunked", Py_False) ||
                    PyObject_SetAttrString(type, "expect_continue", Py_False) ||
                    PyObject_SetAttrString(type, "forwarded", Py_False) ||
-                   PyObject_SetAttrString(type, "client", Py_None) ||
                    PyModule_AddObjectRef(module, "UsualRequest", type)
                ? -1
                : 0;

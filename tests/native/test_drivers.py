@@ -39,7 +39,7 @@ def test_a_name_is_found() -> None:
         "flow_ready(self, conn, now)",
         "/* as in app/wsgi/environ.py */",
         "Py_TYPE(call) == request_type",
-        "head_of(data, size, &limits, ends)",
+        "head_of(data, size, &limits, ends, &said)",
     ):
         assert named(text), text
     assert not named("self->shortcut follows a call; SOCK_NONBLOCK | overflow")

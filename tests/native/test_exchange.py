@@ -470,7 +470,7 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.WsgiShortcut(1)
-    exchange = native.WsgiShortcut(print, print, None, None, None, print, True, 1, (8000, 10, 0, {}))
+    exchange = native.WsgiShortcut(print, print, None, None, None, print, True, 1, (8000, 10, 0, {}, None))
     with pytest.raises(TypeError):
         exchange.run(1, 2, None)
     with pytest.raises(TypeError):
@@ -478,7 +478,7 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError):
         native.UsualRequest()
     with pytest.raises(TypeError):
-        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", "")))
-    request = native.read_head(HEADS[0], 8000, 10, 0, {}, ("", "", "", ""))
+        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, None, ("", "", "", "")))
+    request = native.read_head(HEADS[0], 8000, 10, 0, {}, None, ("", "", "", ""))
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()

@@ -194,7 +194,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
 
     exchange = native.WsgiShortcut(
         app, print, scratch_row().recorder(True), None, None, lambda _: b"date", True, 9,
-        (4094, 100, 1 << 30, {"a": 1}),
+        (4094, 100, 1 << 30, {"a": 1}, None),
     )  # fmt: skip
     op, told = Await("idle", 5, idle=True, shortcut=exchange), Told()
     conns: dict[int, Any] = {}
@@ -251,7 +251,7 @@ def test_a_list_that_another_thread_changes_is_answered_as_it_was() -> None:
         return b"date"
 
     spare: list[bytes] = []
-    limits = (4094, 100, 0, {})
+    limits = (4094, 100, 0, {}, None)
     exchange = native.WsgiShortcut(
         app, print, scratch_row().recorder(True), None, None, date, True, 99, limits
     )

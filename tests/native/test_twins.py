@@ -102,7 +102,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     short = min(LIMITS.line, LIMITS.field, LIMITS.head)
     for _ in range(ROUNDS):
         data = mutated(rng, HEADS)
-        found = native.read_head(data, short, LIMITS.fields, LIMITS.body, TEMPLATE, ENDS)  # type: ignore[union-attr]
+        found = native.read_head(data, short, LIMITS.fields, LIMITS.body, TEMPLATE, None, ENDS)  # type: ignore[union-attr]
         if found is None:
             continue
         usual += 1
@@ -136,7 +136,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     "head", [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2], HEADS[3]]
 )
 def test_usual_heads_are_read(head: bytes) -> None:
-    assert native.read_head(head, 8190, 100, 120, TEMPLATE, ENDS) is not None  # type: ignore[union-attr]
+    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS) is not None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", [b"Proxy", b"proxy", b"PROXY", b"pRoXy"])
@@ -154,7 +154,7 @@ def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) ->
     if first:
         fields.reverse()
     data = b"GET / HTTP/1.1\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
-    found = native.read_head(data, 8190, 100, 0, TEMPLATE, ENDS)  # type: ignore[union-attr]
+    found = native.read_head(data, 8190, 100, 0, TEMPLATE, None, ENDS)  # type: ignore[union-attr]
     request, _ = twin_of_read_head(data)
     assert found is not None
     for environ in (found.environ, environ_of(request, TEMPLATE, ENDS)):
@@ -168,7 +168,7 @@ def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) ->
 @pytest.mark.parametrize("most, fields", [(20, 100), (8190, 1), (8190, 0), (0, 100), (-5, 100)])
 def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"
-    assert native.read_head(head, most, fields, 0, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+    assert native.read_head(head, most, fields, 0, TEMPLATE, None, ENDS) is None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,12 @@ def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
 )
 def test_a_length_that_is_not_plain_is_for_the_twin(length: str) -> None:
     head = HEADS[3].replace(b"120", length.encode())
-    assert native.read_head(head, 8190, 100, 120, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS) is None  # type: ignore[union-attr]
 
 
 def test_every_prefix_of_a_head_is_incomplete() -> None:
     for end in range(len(HEADS[1])):
-        assert native.read_head(HEADS[1][:end], 8190, 100, 0, TEMPLATE, ENDS) is None  # type: ignore[union-attr]
+        assert native.read_head(HEADS[1][:end], 8190, 100, 0, TEMPLATE, None, ENDS) is None  # type: ignore[union-attr]
 
 
 STATUSES = [

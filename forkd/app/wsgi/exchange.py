@@ -14,14 +14,13 @@ from typing import IO, Any
 
 from forkd.app.wsgi.environ import Ends, Environ, environ_of, roomy_template
 from forkd.app.wsgi.file_wrapper import FileWrapper
-from forkd.app.wsgi.shortcut import UsualRequest, read_head, shortcut_maker
+from forkd.app.wsgi.shortcut import UsualRequest, native_fronts, read_head, shortcut_maker
 from forkd.app.wsgi.start_response import Response, declared, exact
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
 from forkd.session.framing import Block, Framing
-from forkd.session.fronts import policy_of
 from forkd.session.http1 import Shortcut, Shown, Steps, client_of, limits_of
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
@@ -61,10 +60,9 @@ class Wsgi:
             "forkd.worker": worker,
         })  # fmt: skip
         limits = limits_of(config)
-        self._limits = limits.shortest, limits.fields, limits.body, self._template
-        # Native code leaves fields of proxies to Python, as far as their names are known.
-        native = config.native and not policy_of(config).others
-        self._read_head = read_head(native)
+        fronts = native_fronts(config, host.recorder)
+        self._read_head = read_head(fronts is not None)
+        self._limits = limits.shortest, limits.fields, limits.body, self._template, fronts
         self.read = self._read if self._read_head is not None else None
         self.shortcut = self._shortcut(config)
 
@@ -84,9 +82,9 @@ class Wsgi:
         return peer.server, str(peer.server_port), peer.client, str(peer.client_port)
 
     def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
-        line, fields, body, template = self._limits
+        line, fields, body, template, fronts = self._limits
         assert self._read_head is not None
-        return self._read_head(data, line, fields, body, template, peer.note)
+        return self._read_head(data, line, fields, body, template, fronts, peer.note)
 
     def exchange(
         self, request: Request | UsualRequest, peer: Peer, body: IO[bytes] | None

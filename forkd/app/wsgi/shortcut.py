@@ -12,8 +12,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from forkd.app.wsgi.environ import Ends, Environ
+from forkd.config import Config
 from forkd.native import pick
+from forkd.session.fronts import policy_of
 from forkd.session.http1 import Call, Shortcut
+from forkd.session.seam import Recorder
 
 
 class UsualRequest(Call, Protocol):
@@ -31,9 +34,9 @@ class UsualRequest(Call, Protocol):
         """The result of the application, when that was not usual. Raises what it raised."""
 
 
-#: (data, most bytes, most fields, most bytes of body, environ to begin with, ends); None: not usual, or
-#: not complete.
-ReadHead = Callable[[bytes, int, int, int, Environ, Ends], UsualRequest | None]
+#: (data, most bytes, most fields, most bytes of body, environ to begin with, what native_fronts returns,
+#: ends); None: not usual, or not complete.
+ReadHead = Callable[[bytes, int, int, int, Environ, Any, Ends], UsualRequest | None]
 #: See native/wsgi_exchange.c.
 MakeShortcut = Callable[..., Shortcut]
 
@@ -41,6 +44,21 @@ MakeShortcut = Callable[..., Shortcut]
 def read_head(wanted: bool) -> ReadHead | None:
     """None where native code was not built, or is not `wanted`."""
     return pick("read_head", None, wanted)
+
+
+def native_fronts(config: Config, recorder: Recorder) -> Any:
+    """What native code is to do with fields of proxies (session/fronts.py). None: they are for Python, and so
+    are all heads: where native code is not `wanted`, and where more names were chosen than it takes."""
+    policy = policy_of(config)
+    make = pick("Fronts", None, config.native)
+    if make is None:
+        return None
+    allow, told = config.forwarded_allow, config.log_level == "debug"
+    names = tuple(name.decode() for name in policy.chosen)
+    try:
+        return make(recorder, allow.cidrs, allow.unix, names, policy.passes, told)
+    except ValueError:
+        return None
 
 
 def shortcut_maker(wanted: bool) -> MakeShortcut | None:
