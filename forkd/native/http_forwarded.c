@@ -32,6 +32,9 @@ typedef struct {
 struct Fronts {
     PyObject_HEAD
     PyObject *recorder; /* where dropped fields are counted */
+    PyObject *peer;     /* the last one that was judged, for a proxy comes again; or NULL */
+    int peer_trusted;
+    PyObject *server; /* the last name of a server; or NULL */
     int unix_trusted, passes, tells;
     int name_count, network_count;
     Name names[MOST_NAMES];
@@ -40,7 +43,7 @@ struct Fronts {
 };
 
 PyTypeObject *fronts_type;
-static PyObject *k_address, *k_port, *k_scheme, *k_host, *k_server, *k_server_port, *k_prefix, *t_http, *t_https, *t_zero;
+static PyObject *k_address, *k_port, *k_scheme, *k_host, *k_server, *k_server_port, *k_prefix, *t_http, *t_https, *t_zero, *t_80, *t_443;
 
 static const struct {
     const char *name;
@@ -187,6 +190,8 @@ static PyObject *fronts_new(PyTypeObject *type, PyObject *args, PyObject *keywor
 static void fronts_dealloc(Fronts *self)
 {
     Py_CLEAR(self->recorder);
+    Py_CLEAR(self->peer);
+    Py_CLEAR(self->server);
     PyMem_Free(self->networks);
     release((PyObject *)self);
 }
@@ -196,27 +201,64 @@ static void fronts_dealloc(Fronts *self)
 typedef struct {
     unsigned char address[16];
     int size;          /* 0: over a unix socket */
+    int canonical;     /* `text` is */
     Piece text, port;  /* as it is written; an empty port: there is none */
 } Hop;
+
+/* As inet_pton reads IPv4, which takes no leading zeros. */
+static int read_ipv4(Piece text, unsigned char *address)
+{
+    const char *at = text.at, *end = at + text.size;
+    for (int i = 0; i < 4; i++) {
+        int number = 0, first = at < end ? *at : 0, count = 0;
+        for (; at < end && *at >= '0' && *at <= '9' && count < 4; at++, count++)
+            number = number * 10 + (*at - '0');
+        if (!count || number > 255 || (first == '0' && count > 1) || (i < 3 ? at == end || *at++ != '.' : at < end))
+            return 0;
+        address[i] = (unsigned char)number;
+    }
+    return 4;
+}
+
+/* IPv6 in its canonical form, if that has no "::"; most clients have such an address. */
+static int read_plain_ipv6(Piece text, unsigned char *address)
+{
+    int group = 0, digits = 0, value = 0, former = -1;
+    for (Py_ssize_t i = 0; i <= text.size; i++) {
+        char c = i < text.size ? text.at[i] : ':';
+        if (c == ':') {
+            if (!digits || group == 8 || (!value && !former))
+                return 0;
+            address[2 * group] = (unsigned char)(value >> 8);
+            address[2 * group++ + 1] = (unsigned char)value;
+            former = value;
+            digits = value = 0;
+            continue;
+        }
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (digit < 0 || digits == 4 || (digits++ && !value))
+            return 0;
+        value = value << 4 | digit;
+    }
+    return group == 8 ? 16 : 0;
+}
 
 /* Reads an address from its text; IPv4 that is mapped in IPv6 is IPv4. Returns its size, or 0 when it is none. */
 static int read_address(Piece text, int family, unsigned char *address)
 {
     static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     char copy[MOST_HOP + 1];
+    if (family == AF_INET)
+        return read_ipv4(text, address);
     if (text.size > MOST_HOP)
         return 0;
     memcpy(copy, text.at, text.size);
     copy[text.size] = 0;
-    if (family == AF_INET6) {
-        char *zone = strchr(copy, '%');
-        if (zone)
-            *zone = 0;
-    }
-    if (inet_pton(family, copy, address) != 1)
+    char *zone = strchr(copy, '%');
+    if (zone)
+        *zone = 0;
+    if (inet_pton(AF_INET6, copy, address) != 1)
         return 0;
-    if (family == AF_INET)
-        return 4;
     if (memcmp(address, mapped, sizeof mapped))
         return 16;
     memmove(address, address + sizeof mapped, 4);
@@ -253,6 +295,18 @@ static int read_port(const char *at, const char *end, Piece *port)
     return number <= 65535;
 }
 
+/* `family`: AF_INET, or AF_INET6 for that or IPv4 within. */
+static int read_hop_address(Hop *hop, int family)
+{
+    hop->canonical = 1;
+    hop->size = family == AF_INET ? read_ipv4(hop->text, hop->address) : read_plain_ipv6(hop->text, hop->address);
+    if (!hop->size && family == AF_INET6) {
+        hop->canonical = 0;
+        hop->size = read_address(hop->text, family, hop->address);
+    }
+    return hop->size > 0;
+}
+
 /* The hop that an element names. Returns 0 for one that names none. */
 static int read_hop(Piece text, Hop *hop)
 {
@@ -267,17 +321,17 @@ static int read_hop(Piece text, Hop *hop)
         if (!close || !read_port(close + 1, end, &hop->port))
             return 0;
         hop->text = (Piece){at + 1, close - at - 1};
-        return (hop->size = read_address(hop->text, AF_INET6, hop->address)) > 0;
+        return read_hop_address(hop, AF_INET6);
     }
     while (at < end && ((*at >= '0' && *at <= '9') || *at == '.'))
         at++;
     if (at > text.at && read_port(at, end, &hop->port)) {
         hop->text = (Piece){text.at, at - text.at};
-        return (hop->size = read_address(hop->text, AF_INET, hop->address)) > 0;
+        return read_hop_address(hop, AF_INET);
     }
     hop->port = (Piece){end, 0};
     hop->text = text;
-    return memchr(text.at, ':', text.size) && (hop->size = read_address(text, AF_INET6, hop->address)) > 0;
+    return memchr(text.at, ':', text.size) && read_hop_address(hop, AF_INET6);
 }
 
 static int is_trusted(const Fronts *self, const Hop *hop)
@@ -330,8 +384,8 @@ static int find_client(const Fronts *self, Piece list, Hop *client)
 static PyObject *text_of(const Hop *hop)
 {
     char text[INET6_ADDRSTRLEN];
-    if (hop->size == 4 && !memchr(hop->text.at, ':', hop->text.size))
-        return PyUnicode_DecodeLatin1(hop->text.at, hop->text.size, NULL); /* inet_pton takes no other */
+    if (hop->size && hop->canonical)
+        return PyUnicode_DecodeLatin1(hop->text.at, hop->text.size, NULL);
     if (hop->size == 0)
         return PyUnicode_FromStringAndSize(NULL, 0);
     return PyUnicode_FromString(inet_ntop(hop->size == 4 ? AF_INET : AF_INET6, hop->address, text, sizeof text));
@@ -340,7 +394,7 @@ static PyObject *text_of(const Hop *hop)
 /* ---- one head ------------------------------------------------------------------------------ */
 
 /* Whether the peer is trusted, whose address is a str; empty over a unix socket. */
-static int peer_trusted(const Fronts *self, PyObject *peer)
+static int judge_peer(const Fronts *self, PyObject *peer)
 {
     Py_ssize_t size;
     const char *text = ascii(peer, &size);
@@ -351,6 +405,17 @@ static int peer_trusted(const Fronts *self, PyObject *peer)
         return self->unix_trusted;
     int found = read_address((Piece){text, size}, memchr(text, ':', size) ? AF_INET6 : AF_INET, address);
     return found && trusts(self, address, found);
+}
+
+static int peer_trusted(Fronts *self, PyObject *peer)
+{
+    if (self->peer != peer) {
+        PyObject *former = self->peer;
+        self->peer = Py_NewRef(peer);
+        self->peer_trusted = judge_peer(self, peer);
+        Py_XDECREF(former);
+    }
+    return self->peer_trusted;
 }
 
 FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_t hash, Piece value)
@@ -486,6 +551,29 @@ static int read_facts(const Said *said, Piece host, Facts *facts)
     return !facts->own || !facts->port || facts->own == facts->port;
 }
 
+/* The name of a server, which is mostly the last one. New reference. */
+static PyObject *server_name(Fronts *self, Piece name)
+{
+    Py_ssize_t size;
+    const char *last = self->server ? ascii(self->server, &size) : NULL;
+    if (last && size == name.size && !memcmp(last, name.at, size))
+        return Py_NewRef(self->server);
+    PyObject *text = latin1(name), *former = self->server;
+    if (text) {
+        self->server = Py_NewRef(text);
+        Py_XDECREF(former);
+    }
+    return text;
+}
+
+static PyObject *port_text(long port)
+{
+    char digits[20];
+    if (port == 80 || port == 443)
+        return Py_NewRef(port == 80 ? t_80 : t_443);
+    return PyUnicode_DecodeLatin1(digits, decimal(digits, (uint64_t)port) - digits, NULL);
+}
+
 /* The host with the other port. New reference. */
 static PyObject *with_port(Piece server, long port)
 {
@@ -512,12 +600,12 @@ int fronts_tell(const Said *said, PyObject *environ, Piece host, PyObject **clie
         failed = PyDict_SetItem(environ, k_scheme, facts.https ? t_https : t_http);
     if (!failed && !facts.own && facts.port && facts.port != usual)
         failed = set(environ, k_host, with_port(facts.server, facts.port));
-    else if (!failed && facts.host.at)
+    else if (!failed && facts.host.at && (facts.host.size != host.size || memcmp(facts.host.at, host.at, host.size)))
         failed = set(environ, k_host, latin1(facts.host));
     if (!failed && facts.host.at)
-        failed = set(environ, k_server, latin1(facts.server));
+        failed = set(environ, k_server, server_name(said->fronts, facts.server));
     if (!failed && (facts.host.at || facts.port || facts.https >= 0))
-        failed = set(environ, k_server_port, PyUnicode_FromFormat("%ld", port));
+        failed = set(environ, k_server_port, port_text(port));
     if (!failed && facts.prefix.size)
         failed = set(environ, k_prefix, latin1(facts.prefix));
     return failed ? -1 : 1;
@@ -543,6 +631,7 @@ int fronts_init(PyObject *module)
                    !(k_prefix = PyUnicode_InternFromString("SCRIPT_NAME")) ||
                    !(t_http = PyUnicode_InternFromString("http")) || !(t_https = PyUnicode_InternFromString("https")) ||
                    !(t_zero = PyUnicode_InternFromString("0")) ||
+                   !(t_80 = PyUnicode_InternFromString("80")) || !(t_443 = PyUnicode_InternFromString("443")) ||
                    PyModule_AddObjectRef(module, "Fronts", (PyObject *)fronts_type)
                ? -1
                : 0;
