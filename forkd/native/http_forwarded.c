@@ -1,16 +1,13 @@
-/* What the proxies of a usual head say: X-Forwarded-*, and fields with the client's address alone (twins:
- * http/forwarded.py, http/hops.py). What is in conflict, malformed, or a list where one value is usual, is left to them,
+/* What the proxies of a usual head say: X-Forwarded-*, and fields with the client's address alone (twin:
+ * http/forwarded.py). What is in conflict, malformed, or a list where one value is usual, is left to them,
  * and so is RFC 7239. */
 
-#include "native.h"
-#include <arpa/inet.h>
-#include <stddef.h>
+#include "http_hops.h"
 
 enum {
     MOST_NAMES = 32, /* known and chosen */
     SLOTS = 128,     /* of their table by hash: a power of two */
-    MOST_NAME = 64,
-    MOST_HOP = 100
+    MOST_NAME = 64
 };
 
 /* What a field says. */
@@ -23,11 +20,6 @@ typedef struct {
     int role, chosen;
 } Name;
 
-typedef struct {
-    int size, prefix; /* bytes of an address; bits */
-    unsigned char network[16];
-} Network;
-
 /* A Policy: see http/forwarded.py. */
 struct Fronts {
     PyObject_HEAD
@@ -35,11 +27,10 @@ struct Fronts {
     PyObject *peer;     /* the last one that was judged, for a proxy comes again; or NULL */
     int peer_trusted;
     PyObject *server; /* the last name of a server; or NULL */
-    int unix_trusted, passes, tells;
-    int name_count, network_count;
+    int passes, tells, name_count;
     Name names[MOST_NAMES];
     signed char slots[SLOTS]; /* -1: none */
-    Network *networks;
+    Networks trusted;
 };
 
 PyTypeObject *fronts_type;
@@ -122,31 +113,6 @@ static int choose(Fronts *self, const char *text)
     return 0;
 }
 
-static int parse_network(Network *network, const char *text)
-{
-    char address[INET6_ADDRSTRLEN];
-    const char *slash = strchr(text, '/');
-    if (!slash || slash - text >= (ptrdiff_t)sizeof address)
-        return -1;
-    memcpy(address, text, slash - text);
-    address[slash - text] = 0;
-    network->size = strchr(address, ':') ? 16 : 4;
-    network->prefix = atoi(slash + 1);
-    return inet_pton(network->size == 4 ? AF_INET : AF_INET6, address, network->network) == 1 ? 0 : -1;
-}
-
-static int trusts(const Fronts *self, const unsigned char *address, int size)
-{
-    for (int i = 0; i < self->network_count; i++) {
-        const Network *network = &self->networks[i];
-        int bytes = network->prefix / 8, bits = network->prefix % 8;
-        if (network->size == size && !memcmp(network->network, address, bytes) &&
-            (!bits || !((network->network[bytes] ^ address[bytes]) >> (8 - bits))))
-            return 1;
-    }
-    return 0;
-}
-
 /* Fronts(recorder, networks, unix, chosen, passes, tells): `networks` are canonical CIDRs, `chosen` names in lower case
  * (tuples of str); `tells`: what is dropped is left to Python, which logs it. ValueError: more names than native code takes. */
 static PyObject *fronts_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -161,7 +127,6 @@ static PyObject *fronts_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     if (!self)
         return NULL;
     self->recorder = Py_NewRef(recorder);
-    self->unix_trusted = unix_trusted;
     self->passes = passes;
     self->tells = tells;
     memset(self->slots, -1, sizeof self->slots);
@@ -171,13 +136,7 @@ static PyObject *fronts_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         const char *text = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(chosen, i), NULL);
         failed = !text || choose(self, text);
     }
-    self->networks = PyMem_Calloc(PyTuple_Size(networks) + 1, sizeof *self->networks);
-    failed = failed || !self->networks;
-    for (Py_ssize_t i = 0; i < PyTuple_Size(networks) && !failed; i++) {
-        const char *text = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(networks, i), NULL);
-        failed = !text || parse_network(&self->networks[i], text);
-        self->network_count = (int)i + 1;
-    }
+    failed = failed || networks_read(&self->trusted, networks, unix_trusted);
     if (failed) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_ValueError, "more names than native code takes, or no network");
@@ -192,227 +151,18 @@ static void fronts_dealloc(Fronts *self)
     Py_CLEAR(self->recorder);
     Py_CLEAR(self->peer);
     Py_CLEAR(self->server);
-    PyMem_Free(self->networks);
+    PyMem_Free(self->trusted.all);
     release((PyObject *)self);
 }
 
-/* ---- addresses ----------------------------------------------------------------------------- */
-
-typedef struct {
-    unsigned char address[16];
-    int size;          /* 0: over a unix socket */
-    int canonical;     /* `text` is */
-    Piece text, port;  /* as it is written; an empty port: there is none */
-} Hop;
-
-/* As inet_pton reads IPv4, which takes no leading zeros. */
-static int read_ipv4(Piece text, unsigned char *address)
-{
-    const char *at = text.at, *end = at + text.size;
-    for (int i = 0; i < 4; i++) {
-        int number = 0, first = at < end ? *at : 0, count = 0;
-        for (; at < end && *at >= '0' && *at <= '9' && count < 4; at++, count++)
-            number = number * 10 + (*at - '0');
-        if (!count || number > 255 || (first == '0' && count > 1) || (i < 3 ? at == end || *at++ != '.' : at < end))
-            return 0;
-        address[i] = (unsigned char)number;
-    }
-    return 4;
-}
-
-/* IPv6 in its canonical form, if that has no "::"; most clients have such an address. */
-static int read_plain_ipv6(Piece text, unsigned char *address)
-{
-    int group = 0, digits = 0, value = 0, former = -1;
-    for (Py_ssize_t i = 0; i <= text.size; i++) {
-        char c = i < text.size ? text.at[i] : ':';
-        if (c == ':') {
-            if (!digits || group == 8 || (!value && !former))
-                return 0;
-            address[2 * group] = (unsigned char)(value >> 8);
-            address[2 * group++ + 1] = (unsigned char)value;
-            former = value;
-            digits = value = 0;
-            continue;
-        }
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-        if (digit < 0 || digits == 4 || (digits++ && !value))
-            return 0;
-        value = value << 4 | digit;
-    }
-    return group == 8 ? 16 : 0;
-}
-
-/* Reads an address from its text; IPv4 that is mapped in IPv6 is IPv4. Returns its size, or 0 when it is none. */
-static int read_address(Piece text, int family, unsigned char *address)
-{
-    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    char copy[MOST_HOP + 1];
-    if (family == AF_INET)
-        return read_ipv4(text, address);
-    if (text.size > MOST_HOP)
-        return 0;
-    memcpy(copy, text.at, text.size);
-    copy[text.size] = 0;
-    char *zone = strchr(copy, '%');
-    if (zone)
-        *zone = 0;
-    if (inet_pton(AF_INET6, copy, address) != 1)
-        return 0;
-    if (memcmp(address, mapped, sizeof mapped))
-        return 16;
-    memmove(address, address + sizeof mapped, 4);
-    return 4;
-}
-
-/* [at, end) as ":" and a port, or nothing; the number of an obfuscated one is not known. */
-static int read_port(const char *at, const char *end, Piece *port)
-{
-    long number = 0;
-    *port = (Piece){at, 0};
-    if (at == end)
-        return 1;
-    if (*at++ != ':' || at == end)
-        return 0;
-    if (*at == '_') {
-        const char *first = ++at;
-        while (at < end && (kinds[(unsigned char)*at] & HOST) && !strchr("~!$&'()*+,;=", *at))
-            at++;
-        return at == end && at > first;
-    }
-    *port = (Piece){at, end - at};
-    if (port->size > 5)
-        return 0;
-    for (; at < end; at++) {
-        if (*at < '0' || *at > '9')
-            return 0;
-        number = number * 10 + (*at - '0');
-    }
-    while (port->size > 1 && *port->at == '0') {
-        port->at++;
-        port->size--;
-    }
-    return number <= 65535;
-}
-
-/* `family`: AF_INET, or AF_INET6 for that or IPv4 within. */
-static int read_hop_address(Hop *hop, int family)
-{
-    hop->canonical = 1;
-    hop->size = family == AF_INET ? read_ipv4(hop->text, hop->address) : read_plain_ipv6(hop->text, hop->address);
-    if (!hop->size && family == AF_INET6) {
-        hop->canonical = 0;
-        hop->size = read_address(hop->text, family, hop->address);
-    }
-    return hop->size > 0;
-}
-
-/* The hop that an element names. Returns 0 for one that names none. */
-static int read_hop(Piece text, Hop *hop)
-{
-    const char *at = text.at, *end = at + text.size;
-    hop->port = (Piece){end, 0};
-    if (text.size == 5 && !memcmp(at, "unix:", 5)) {
-        hop->size = 0;
-        return 1;
-    }
-    if (*at == '[') {
-        const char *close = memchr(at, ']', text.size);
-        if (!close || !read_port(close + 1, end, &hop->port))
-            return 0;
-        hop->text = (Piece){at + 1, close - at - 1};
-        return read_hop_address(hop, AF_INET6);
-    }
-    while (at < end && ((*at >= '0' && *at <= '9') || *at == '.'))
-        at++;
-    if (at > text.at && read_port(at, end, &hop->port)) {
-        hop->text = (Piece){text.at, at - text.at};
-        return read_hop_address(hop, AF_INET);
-    }
-    hop->port = (Piece){end, 0};
-    hop->text = text;
-    return memchr(text.at, ':', text.size) && read_hop_address(hop, AF_INET6);
-}
-
-static int is_trusted(const Fronts *self, const Hop *hop)
-{
-    return hop->size ? trusts(self, hop->address, hop->size) : self->unix_trusted;
-}
-
-/* The last element of a list in [at, *end), without white space; *end is where what is left of it ends. Empty ones are
- * none. Returns 0 when there are no more. */
-static int last_element(const char *at, const char **end, Piece *element)
-{
-    while (*end > at) {
-        const char *stop = *end, *start = stop;
-        while (start > at && start[-1] != ',')
-            start--;
-        *end = start > at ? start - 1 : at;
-        while (stop > start && (stop[-1] == ' ' || stop[-1] == '\t'))
-            stop--;
-        while (start < stop && (*start == ' ' || *start == '\t'))
-            start++;
-        if (start < stop) {
-            *element = (Piece){start, stop - start};
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* As hops.find_client, but for the place. Returns 1; 0, when no hop is known; -1: that is for the twin. */
-static int find_client(const Fronts *self, Piece list, Hop *client)
-{
-    const char *end = list.at + list.size;
-    int known = 0;
-    Piece element;
-    while (last_element(list.at, &end, &element)) {
-        Hop hop;
-        if (element.size > MOST_HOP)
-            return -1;
-        if (!read_hop(element, &hop))
-            break;
-        *client = hop;
-        known = 1;
-        if (!is_trusted(self, &hop))
-            break;
-    }
-    return known;
-}
-
-/* The canonical text of a hop's address. New reference. */
-static PyObject *text_of(const Hop *hop)
-{
-    char text[INET6_ADDRSTRLEN];
-    if (hop->size && hop->canonical)
-        return PyUnicode_DecodeLatin1(hop->text.at, hop->text.size, NULL);
-    if (hop->size == 0)
-        return PyUnicode_FromStringAndSize(NULL, 0);
-    return PyUnicode_FromString(inet_ntop(hop->size == 4 ? AF_INET : AF_INET6, hop->address, text, sizeof text));
-}
-
 /* ---- one head ------------------------------------------------------------------------------ */
-
-/* Whether the peer is trusted, whose address is a str; empty over a unix socket. */
-static int judge_peer(const Fronts *self, PyObject *peer)
-{
-    Py_ssize_t size;
-    const char *text = ascii(peer, &size);
-    unsigned char address[16];
-    if (!text)
-        return 0;
-    if (!size)
-        return self->unix_trusted;
-    int found = read_address((Piece){text, size}, memchr(text, ':', size) ? AF_INET6 : AF_INET, address);
-    return found && trusts(self, address, found);
-}
 
 static int peer_trusted(Fronts *self, PyObject *peer)
 {
     if (self->peer != peer) {
         PyObject *former = self->peer;
         self->peer = Py_NewRef(peer);
-        self->peer_trusted = judge_peer(self, peer);
+        self->peer_trusted = is_trusted_peer(&self->trusted, peer);
         Py_XDECREF(former);
     }
     return self->peer_trusted;
@@ -520,7 +270,7 @@ static int read_facts(const Said *said, Piece host, Facts *facts)
     for (int role = SAYS_SCHEME; role < ROLES; role++)
         if (by[role].at && (!by[role].size || memchr(by[role].at, ',', by[role].size)))
             return 0;
-    if (by[SAYS_CLIENT].at && (facts->has_client = find_client(said->fronts, by[SAYS_CLIENT], &facts->client)) < 0)
+    if (by[SAYS_CLIENT].at && (facts->has_client = find_client(&said->fronts->trusted, by[SAYS_CLIENT], &facts->client)) < 0)
         return 0;
     if (by[SAYS_SCHEME].at) {
         Piece text = by[SAYS_SCHEME];
@@ -593,7 +343,7 @@ int fronts_tell(const Said *said, PyObject *environ, Piece host, PyObject **clie
     int failed = 0;
     if (facts.has_client) {
         Piece number = facts.client.port;
-        failed = !(*client = text_of(&facts.client)) || PyDict_SetItem(environ, k_address, *client) ||
+        failed = !(*client = text_of_hop(&facts.client)) || PyDict_SetItem(environ, k_address, *client) ||
                  set(environ, k_port, number.size ? latin1(number) : Py_NewRef(t_zero));
     }
     if (!failed && facts.https >= 0)
