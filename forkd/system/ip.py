@@ -1,0 +1,23 @@
+"""IP addresses as text, and as the 4 or 16 bytes in network order that protocols have."""
+
+from __future__ import annotations
+
+from forkd.system.originals import socket
+
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address in IPv6 (RFC 4291, 2.5.5.2)
+_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
+
+
+def to_bytes(text: str, size: int) -> bytes:
+    """Those of an address of so many bytes. Raises ValueError for any other text, one with a zone too."""
+    try:
+        return socket.inet_pton(_FAMILIES[size], text)
+    except OSError:
+        raise ValueError(f"{text!r} is no such address") from None
+
+
+def to_text(address: bytes) -> str:
+    """The canonical text, so that an address has one name: one that is mapped in IPv6 is the IPv4 address."""
+    if len(address) == 16 and address.startswith(_MAPPED):
+        address = address[12:]
+    return socket.inet_ntop(_FAMILIES[len(address)], address)
