@@ -82,7 +82,14 @@ class Config:
         lists.AddressList(), ("127.0.0.1:8000",),
         section="sockets", short="-b",
         help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated; with "
-        "?freebind=on after it, a TCP address is bound also while no interface has it",
+        "?freebind=on after it, a TCP address is bound also while no interface has it; with ?proxy=on, "
+        "--proxy-protocol is for that address alone",
+    )
+    proxy_protocol: bool = option(
+        kinds.Bool(), False,
+        section="sockets",
+        help="every connection begins with a header of the PROXY protocol, version 1 or 2, in which a proxy "
+        "of --forwarded-allow names its client; one without it, or of any other peer, is closed",
     )
     backlog: int = option(
         kinds.Int(1, 65535), 2048,

@@ -110,6 +110,7 @@ class Connection(Link):
         "mask",
         "out",
         "owner",
+        "proxy",
         "push_seconds",
         "resume",
         "server",
@@ -135,6 +136,7 @@ class Connection(Link):
         self.client, self.client_port = client[:2] if isinstance(client, tuple) else ("", 0)
         self.server = begin.server
         self.server_port = begin.port
+        self.proxy: dict[str, Any] | None = None
         self.push_seconds = push_seconds
         self.owner = owner
         self.recorder = recorder

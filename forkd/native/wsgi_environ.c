@@ -255,6 +255,8 @@ static PyObject *with_ends(PyObject *template, PyObject *ends)
             Py_CLEAR(environ);
     if (environ && PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(ends, 2)))
         Py_CLEAR(environ);
+    if (environ && PyTuple_Size(ends) == 5 && PyDict_Update(environ, PyTuple_GetItem(ends, 4)))
+        Py_CLEAR(environ);
     return environ;
 }
 
@@ -280,8 +282,8 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
 {
     Py_ssize_t fields = limits->fields;
     const char *end = data + (size < limits->most ? size : limits->most), *at = data;
-    if (!PyTuple_Check(ends) || PyTuple_Size(ends) != 4) {
-        PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings");
+    if (!PyTuple_Check(ends) || (PyTuple_Size(ends) != 4 && PyTuple_Size(ends) != 5)) {
+        PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings, and variables where there are some");
         return NULL;
     }
 
@@ -366,7 +368,8 @@ unusual:
 
 /* read_head(data, most, fields, longest, template, fronts, ends) -> UsualRequest; None when the head is not complete,
  * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
- * not usual. `fronts`: None, or what is done with fields of proxies. `ends`: what REMOTE_ADDR and so on shall be, in the order of `peer_names`. */
+ * not usual. `fronts`: None, or what is done with fields of proxies. `ends`: what REMOTE_ADDR and so on shall be, in the
+ * order of `peer_names`; then a dict of more variables, if there are any. */
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     char *data;

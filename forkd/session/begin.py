@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from forkd.config import Config
+from forkd.session import proxy_header
 from forkd.session.seam import Await, Host, Interface, Peer, Session
 from forkd.system.address import Address
 
@@ -41,7 +42,7 @@ class LayerRow(NamedTuple):
 
 
 #: In the order in which a connection passes them.
-LAYERS: tuple[LayerRow, ...] = ()
+LAYERS: tuple[LayerRow, ...] = (LayerRow("proxy", proxy_header.wanted, proxy_header.ProxyHeader),)
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,9 @@ class Peer(Protocol):
     client_port: int
     server: str
     server_port: int
+    #: What a proxy has said of the connection, for applications (docs/proxies.md), with the proxy's own
+    #: address; None: it has sent no header of the PROXY protocol.
+    proxy: dict[str, Any] | None
     fd: int  # of its socket
     sock: Any  # for its options and names; bytes go through the model
     note: Any  # what a shortcut is to know of the connection, if the session has one

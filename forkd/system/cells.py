@@ -152,6 +152,24 @@ END_IN_FLIGHT = _cell("END_IN_FLIGHT", GAUGE)
 END_UNLISTED = _cell("END_UNLISTED", GAUGE)
 # Fields of proxies that were dropped: for each http.forwarded.Drop the names of http.grammar.FORWARDED_NAMES.
 DROPPED = _cell("DROPPED", ARRAY, DROP_CELLS * FORWARDED_CELLS)
+_PROXY_METRIC = "forkd_proxy_headers_refused_total"
+_PROXY_HELP = (
+    "Connections that were closed for want of a good header of the PROXY protocol: the peer is not one of "
+    "--forwarded-allow (untrusted), its bytes are no header (missing) or a wrong one (malformed), or it was "
+    "not whole in time, or when the peer left (incomplete)."
+)
+PROXY_UNTRUSTED = _cell(
+    "PROXY_UNTRUSTED", COUNTER, metric=_PROXY_METRIC, label=("reason", "untrusted"), help=_PROXY_HELP
+)
+PROXY_MISSING = _cell(
+    "PROXY_MISSING", COUNTER, metric=_PROXY_METRIC, label=("reason", "missing"), help=_PROXY_HELP
+)
+PROXY_MALFORMED = _cell(
+    "PROXY_MALFORMED", COUNTER, metric=_PROXY_METRIC, label=("reason", "malformed"), help=_PROXY_HELP
+)
+PROXY_INCOMPLETE = _cell(
+    "PROXY_INCOMPLETE", COUNTER, metric=_PROXY_METRIC, label=("reason", "incomplete"), help=_PROXY_HELP
+)
 
 # ---- what is made from it -------------------------------------------------------------------
 

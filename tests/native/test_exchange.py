@@ -114,6 +114,7 @@ class Access(MemoryAccess):
 
 class Peer:
     client, client_port, server, server_port, sock = "10.0.0.1", 40000, "127.0.0.1", 80, None
+    proxy = None
     fd = -1
     ended = False
 

@@ -309,6 +309,7 @@ class _Log:
 class Peer:
     client_port, server, server_port, sock, fd, ended = 40000, "127.0.0.1", 8000, None, -1, False
     note: Any
+    proxy = None
 
     def __init__(self, client: str) -> None:
         self.client = client

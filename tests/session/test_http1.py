@@ -55,6 +55,7 @@ class Host:
 
 class Peer:
     client, client_port, server, server_port, sock, fd = "10.0.0.1", 40000, "127.0.0.1", 80, None, -1
+    proxy = None
     ended, note = False, None
     age = 0.0
 

@@ -59,6 +59,7 @@ class Blocking:
             sock.unread(data)
         sock.settimeout(self._idle)
         server = socketserver.BaseServer((peer.server, peer.server_port), self._handler)
+        server.forkd_proxy = peer.proxy  # type: ignore[attr-defined]
         client = _name(peer)
         self._clients.add(client)
         recorder = self._host.recorder

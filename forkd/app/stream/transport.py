@@ -30,6 +30,7 @@ class Transport(asyncio.Transport):
                 "sockname": (peer.server, peer.server_port),
                 "socket": TransportSocket(peer.sock),
                 "log": log,
+                "proxy": peer.proxy,
             }
         )
         #: Why the connection is over, where that was not the protocol's wish.

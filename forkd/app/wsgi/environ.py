@@ -45,8 +45,9 @@ _VARIABLES = (
     "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT", "forkd.peer",
 )  # fmt: skip
 
-#: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT
-Ends = tuple[str, str, str, str]
+#: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT, and where a proxy has said more of a connection, the
+#: variables that follow from that.
+Ends = tuple[str, str, str, str] | tuple[str, str, str, str, Environ]
 
 
 def roomy_template(constants: Environ) -> Environ:
@@ -66,6 +67,8 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
     environ["SERVER_NAME"], environ["SERVER_PORT"] = ends[:2]
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = ends[2:4]
     environ["forkd.peer"] = ends[2]
+    if len(ends) == 5:
+        environ.update(ends[4])
     path = request.path
     if b"%" in path:
         path = unquote_to_bytes(path)

@@ -79,7 +79,13 @@ class Wsgi:
     # ---- what HTTP/1 takes ----------------------------------------------------------------
 
     def note(self, peer: Peer) -> Ends:
-        return peer.server, str(peer.server_port), peer.client, str(peer.client_port)
+        ends = peer.server, str(peer.server_port), peer.client, str(peer.client_port)
+        if peer.proxy is None:
+            return ends
+        variables: Environ = {"forkd.proxy": peer.proxy, "forkd.peer": peer.proxy["peer"][0]}
+        if peer.proxy.get("ssl", {}).get("tls"):
+            variables["wsgi.url_scheme"] = "https"
+        return *ends, variables
 
     def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
         line, fields, body, template, fronts = self._limits

@@ -1,0 +1,83 @@
+"""The layer that reads the header of the PROXY protocol: see session/begin.py. In a child.
+
+On a listener that has it, each connection begins with such a header, from a peer of --forwarded-allow. Any
+other connection is closed, and nothing is sent: whether there is a header must not be a guess, or a client
+could send one of its own. From there on the client is the one that the proxy names; where it names none (a
+probe of its own, a client without an IP address), the peer is the proxy itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from forkd.config import Config
+from forkd.session.proxy_protocol import Header, Malformed, NotAHeader, parse
+from forkd.session.seam import ANY_BYTES_PER_SECOND, Await, Become, Deadline, Host, Peer, Session
+from forkd.system.address import Address
+from forkd.system.cells import PROXY_INCOMPLETE, PROXY_MALFORMED, PROXY_MISSING, PROXY_UNTRUSTED
+from forkd.system.seldom import Seldom
+
+#: Between two lines in the log about connections that were closed.
+_SILENCE_SECONDS = 60.0
+
+
+def wanted(address: Address, config: Config) -> bool:
+    return config.proxy_protocol if address.proxy is None else address.proxy
+
+
+class ProxyHeader:
+    def __init__(self, config: Config, host: Host) -> None:
+        self._host = host
+        self._allows = config.forwarded_allow.allows
+        self._warning = Seldom(_SILENCE_SECONDS)
+        seconds = config.header_timeout
+        self._first = Await("PROXY header", seconds, rate=ANY_BYTES_PER_SECOND, idle=True)
+        self._more = Await("rest of the PROXY header", seconds)
+
+    def session(
+        self, following: Callable[..., Session], peer: Peer, data: bytes | bytearray = b""
+    ) -> Session:
+        if not self._allows(peer.client):
+            self._refuse(peer, PROXY_UNTRUSTED, "not a peer of --forwarded-allow")
+            return None
+        try:
+            while (header := parse(data) if data else None) is None:
+                came = yield self._more if data else self._first
+                if not came:
+                    if data:
+                        self._refuse(peer, PROXY_INCOMPLETE, "its end came within the PROXY header")
+                    return None
+                if not data:
+                    data = came
+                else:
+                    data = bytearray(data) if type(data) is bytes else data
+                    data += came
+        except NotAHeader:
+            self._refuse(peer, PROXY_MISSING, "no PROXY header")
+            return None
+        except Malformed as error:
+            self._refuse(peer, PROXY_MALFORMED, f"a malformed PROXY header: {error}")
+            return None
+        except Deadline:
+            if data:
+                self._refuse(peer, PROXY_INCOMPLETE, "the PROXY header did not arrive in time")
+            return None
+        _take(peer, header)
+        return Become(following(peer, bytes(data[header.size :])))
+
+    def _refuse(self, peer: Peer, cell: int, why: str) -> None:
+        self._host.recorder.add(cell)
+        text = f"{peer.client or 'unix'}: {why}; closed"
+        if self._warning.leave():
+            self._host.log.warning(
+                f"{text}; more of that within {_SILENCE_SECONDS:g} s is counted "
+                "(forkd_proxy_headers_refused_total), and logged with --log-level debug"
+            )
+        else:
+            self._host.log.debug(text)
+
+
+def _take(peer: Peer, header: Header) -> None:
+    peer.proxy = {**header.facts, "peer": (peer.client, peer.client_port)}
+    if header.ends is not None:
+        (peer.client, peer.client_port), (peer.server, peer.server_port) = header.ends

@@ -1,0 +1,178 @@
+"""Listeners whose connections begin with a header of the PROXY protocol: under every model, with native code
+and without, for requests and streams."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.process.conftest import Daemon
+from tests.session.test_proxy_protocol import (
+    BAD,
+    ENDS4,
+    GOOD,
+    OTHER,
+    SIGNATURE,
+    V4,
+    binary,
+    parse,
+    tcp4,
+    tlv,
+)
+
+from .test_begin import both_ways
+
+APP = """
+    import asyncio, socketserver
+
+    def wsgi_(environ, start):
+        environ["wsgi.input"].read()
+        ends = [environ[name] for name in ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT")]
+        ends = (ends[0], int(ends[1])), (ends[2], int(ends[3]))
+        body = repr((ends, environ.get("forkd.proxy"), environ["wsgi.url_scheme"])).encode()
+        start("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    class socketserver_(socketserver.StreamRequestHandler):
+        def handle(self):
+            for line in self.rfile:
+                seen = (self.client_address, self.server.server_address), self.server.forkd_proxy
+                self.wfile.write(repr(seen).encode() + b"\\n")
+
+    class asyncio_(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            facts = map(self.transport.get_extra_info, ("peername", "sockname", "proxy"))
+            peer, sock, proxy = facts
+            for _ in range(data.count(b"\\n")):
+                self.transport.write(repr(((peer, sock), proxy)).encode() + b"\\n")
+"""
+HEADERS = [
+    *(row for row in GOOD if len(row[1]) < 1000),
+    ("v2 tcp4, with much", tcp4(tlv(0xE0, bytes(65000))), ENDS4, {}),
+]
+SHORT = [b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n", tcp4(tlv(5, b"id")), binary(0x20, 0x11, V4)]
+REFUSED = [("malformed", row[1]) for row in BAD] + [("missing", data) for data in OTHER]
+
+
+class Front:
+    def __init__(self, daemon: Daemon, interface: str) -> None:
+        self.daemon = daemon
+        self.http = interface == "wsgi"
+        tcp, unix = (x["address"] for x in daemon.live()["listeners"])
+        self.path = unix.removeprefix("unix:")
+        host, _, port = tcp.rpartition(":")
+        self.address = host, int(port)
+
+    def request(self) -> bytes:
+        return b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n\r\n" if self.http else b"line\n"
+
+    @contextlib.contextmanager
+    def client(self, unix: bool = False) -> Iterator[socket.socket]:
+        with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as sock:
+            sock.settimeout(20)
+            sock.connect(self.path if unix else self.address)
+            if not unix:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            yield sock
+
+    def answer(self, file: Any) -> Any:
+        """What the application has seen."""
+        line = file.readline()
+        if not self.http:
+            return (*ast.literal_eval(line.decode()), "http")
+        assert line == b"HTTP/1.1 200 OK\r\n"
+        size = 0
+        while (line := file.readline()) not in (b"\r\n", b""):
+            if line.lower().startswith(b"content-length:"):
+                size = int(line.partition(b":")[2])
+        return ast.literal_eval(file.read(size).decode())
+
+    def expected(self, header: bytes, sock: socket.socket) -> Any:
+        found = parse(header)
+        assert found is not None
+        unix = sock.family == socket.AF_UNIX
+        peer = ("", 0) if unix else sock.getsockname()
+        real = peer, (("localhost", 80) if unix else self.address)
+        tls = self.http and found.facts.get("ssl", {}).get("tls")
+        return found.ends or real, {**found.facts, "peer": peer}, "https" if tls else "http"
+
+
+@pytest.fixture(scope="module")
+def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    (model, io, interface, threads), native = request.param
+    daemon = Daemon(tmp_path_factory.mktemp("proxy"))
+    daemon.write_app(APP)
+    flags = ["-m", model, "--io", io, "--threads", str(threads), "-w", "2", "--proxy-protocol"]
+    flags += ["-b", "127.0.0.1:0", "-b", f"unix:{daemon.dir}/s"]
+    daemon.start(*flags, "--native" if native else "--no-native", app=f"app:{interface}_")
+    yield Front(daemon, interface)
+    daemon.finish()
+
+
+serving = pytest.mark.parametrize("front", both_ways(), indirect=True)
+
+
+@serving
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_the_application_sees_what_it_says(front: Front, unix: bool) -> None:
+    for name, header, _, _ in HEADERS:
+        with front.client(unix) as sock, sock.makefile("rb") as file:
+            sock.sendall(header + front.request() + front.request())
+            expected = front.expected(header, sock)
+            for _ in range(2):
+                assert front.answer(file) == expected, name
+            sock.sendall(front.request())
+            assert front.answer(file) == expected, name
+
+
+@serving
+def test_it_may_be_split_anywhere(front: Front) -> None:
+    for header in SHORT:
+        whole = header + front.request()
+        for at in range(1, len(header) + 2):
+            with front.client() as sock, sock.makefile("rb") as file:
+                sock.sendall(whole[:at])
+                if at % 7 == 0:  # no client sees when its first piece was received: so now and then a request
+                    with front.client() as other, other.makefile("rb") as others:
+                        other.sendall(whole)
+                        front.answer(others)
+                sock.sendall(whole[at:])
+                assert front.answer(file) == front.expected(header, sock), at
+
+
+@serving
+def test_a_connection_without_a_good_one_is_closed_and_nothing_is_sent(front: Front) -> None:
+    name = "forkd_proxy_headers_refused_total"
+    before = {reason: front.daemon.metric(name, reason=reason) for reason in ("malformed", "missing")}
+    requests = front.daemon.metric("forkd_requests_total")
+    for reason, data in REFUSED:
+        with front.client() as sock:
+            sock.sendall(data + front.request())
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(100) == b"", (reason, data)
+    for reason, count in before.items():
+        new = sum(reason == each for each, _ in REFUSED)
+        front.daemon.settles(count + new, name, reason=reason)
+    for end in (b"", SIGNATURE, tcp4()[:-1], b"PROXY UNKNOWN\r"):
+        with front.client() as sock:
+            sock.sendall(end)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(100) == b""
+    front.daemon.settles(3, name, reason="incomplete")
+    front.daemon.settles(0, "forkd_connections")
+    assert front.daemon.metric("forkd_requests_total") == requests
+    warnings = front.daemon.log().count("(forkd_proxy_headers_refused_total)")
+    assert 1 <= warnings <= 2  # one for each worker, within a minute
+    with front.client() as sock, sock.makefile("rb") as file:
+        sock.sendall(tcp4() + front.request())
+        assert front.answer(file)[0] == ENDS4
+
+
