@@ -1,9 +1,10 @@
 """A TCP relay: `forkd start "forkd.app.relay:to('127.0.0.1:5432')"`.
 
 Each client gets a connection of its own to the upstream. Bytes pass both ways, and each side reads
-no faster than the other writes. The dial does not block: connect(2) answers EINPROGRESS, the socket
-turns writable, SO_ERROR says how it went (asyncio's sock_connect). An asyncio protocol like any
-other, running in the children.
+no faster than the other writes. With `proxy_protocol` the upstream gets a header of the PROXY protocol
+first, with the client's address and what a proxy in front has said of it. The dial does not block:
+connect(2) answers EINPROGRESS, the socket turns writable, SO_ERROR says how it went (asyncio's
+sock_connect). An asyncio protocol like any other, running in the children.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from forkd.session.proxy_protocol import compose
 from forkd.system.address import Address
 from forkd.system.originals import socket
 
 
-def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:
+def to(
+    upstream: str, connect_timeout: float = 5.0, proxy_protocol: bool = False
+) -> Callable[[], Relay]:
     """A factory of protocols that relay to `upstream` (`host:port`, `[v6]:port`, `unix:/path`).
 
-    `connect_timeout`: seconds that dialling may take. Raises ValueError for a bad address.
+    `connect_timeout`: seconds that dialling may take. `proxy_protocol`: whether the upstream gets a header of
+    the PROXY protocol, version 2, in front of each client's bytes. Raises ValueError for a bad address.
     """
     address = Address.parse(upstream)
     if address.kind == "fd" or (address.kind != "unix" and not address.port):
         raise ValueError(f"{upstream!r} is no address to connect to")
 
     def relay() -> Relay:
-        return Relay(address, connect_timeout)
+        return Relay(address, connect_timeout, proxy_protocol)
 
     relay.forkd_interface = "stream"  # type: ignore[attr-defined]
     return relay
@@ -35,9 +40,10 @@ def to(upstream: str, connect_timeout: float = 5.0) -> Callable[[], Relay]:
 class Relay(asyncio.Protocol):
     """The client's side."""
 
-    def __init__(self, address: Address, connect_timeout: float) -> None:
+    def __init__(self, address: Address, connect_timeout: float, proxy_protocol: bool = False) -> None:
         self._address = address
         self._timeout = connect_timeout
+        self._proxy_protocol = proxy_protocol
         self._upstream: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -97,7 +103,14 @@ class Relay(asyncio.Protocol):
             upstream.abort()
             return
         self._upstream = upstream
+        if self._proxy_protocol:
+            upstream.write(self._header())
         self.client.resume_reading()
+
+    def _header(self) -> bytes:
+        client = self.client.get_extra_info
+        source, destination, proxy = client("peername"), client("sockname"), client("proxy") or {}
+        return compose((source, destination) if source[0] else None, proxy.get("tlvs", ()))
 
     def data_received(self, data: bytes) -> None:
         assert self._upstream is not None  # reading was paused until it was there

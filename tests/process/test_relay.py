@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import http.client
 import http.server
@@ -16,6 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
+from forkd.session.proxy_protocol import compose, parse
 
 from .conftest import Daemon, until
 
@@ -329,3 +332,46 @@ def test_what_is_no_address_fails_the_start(service: Daemon, to: str) -> None:
     assert done.returncode == 1
     assert "Error" in done.stderr
     assert not service.pidfile.exists()
+
+
+class Header(socketserver.BaseRequestHandler):
+    """Answers with what a header of the PROXY protocol says, and the bytes behind it."""
+
+    def handle(self) -> None:
+        data = b""
+        while (found := parse(data)) is None:
+            data += self.request.recv(65536)
+        data = data[found.size :]
+        while not data.endswith(b"\n"):
+            data += self.request.recv(65536)
+        self.request.sendall(repr((found.facts, data)).encode())
+
+
+def test_the_upstream_can_be_told_who_the_client_is(service: Daemon, other: Daemon) -> None:
+    """Also behind another proxy, whose facts are passed on."""
+    with upstream(Header) as address:
+        binds = ["-b", f"unix:{service.dir}/s", "-b", "127.0.0.1:0"]
+        start(service, address, *binds, more=", proxy_protocol=True")
+        tcp = service.live()["listeners"][1]["address"]
+        host, _, port = tcp.rpartition(":")
+        at = host, int(port)
+        with socket.create_connection(at, 10) as client:
+            client.sendall(b"hello\n")
+            facts, data = ast.literal_eval(read_all(client).decode())
+            source = client.getsockname()
+        assert data == b"hello\n"
+        assert facts == {"version": 2, "transport": "tcp4", "source": source, "destination": at}
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{service.dir}/s")
+            client.sendall(b"hello\n")
+            facts, data = ast.literal_eval(read_all(client).decode())
+        assert (facts, data) == ({"version": 2, "transport": "local"}, b"hello\n")
+
+        start(other, address, "--proxy-protocol", more=", proxy_protocol=True")
+        said = ("2001:db8::7", 4000), ("2001:db8::1", 443)
+        tlvs = ((5, b"id"), (0xE0, b""))
+        with dial(other) as client:
+            client.sendall(compose(said, ((4, b"fill"), *tlvs)) + b"hello\n")
+            facts, data = ast.literal_eval(read_all(client).decode())
+        assert data == b"hello\n"
+        assert (facts["source"], facts["destination"], facts["tlvs"]) == (*said, tlvs)
