@@ -1,0 +1,278 @@
+"""HAProxy in front, which sends headers of the PROXY protocol; and as a judge of them, which reads some."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import random
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forkd.session.proxy_protocol import SIGNATURE, Header, Malformed, NotAHeader, parse
+from forkd.system.networks import packed
+from tests.session.test_proxy_protocol import BAD, GOOD
+
+from .conftest import Daemon, until
+from .haproxy import haproxy, needs_haproxy
+
+pytestmark = needs_haproxy
+
+APP = """
+def app(environ, start):
+    ends = [environ[name] for name in ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT")]
+    start("200 OK", [("Content-Type", "text/plain")])
+    return [repr((ends, environ["wsgi.url_scheme"], environ["forkd.proxy"])).encode()]
+"""
+#: Ways to send a header, by the name of a frontend without TLS; "all" has one with TLS, too.
+WAYS = {
+    "one": "send-proxy",
+    "two": "send-proxy-v2",
+    "all": "send-proxy-v2-ssl-cn proxy-v2-options "
+    "ssl,cert-cn,ssl-cipher,cert-sig,cert-key,crc32c,unique-id,authority",
+}
+SENDER = """
+frontend {0}
+    mode tcp
+    bind {{{0}}}
+    bind unix@{{dir}}/{0}.sock
+    unique-id-format %ci-%cp
+    use_backend to_{0}
+backend to_{0}
+    mode tcp
+    server s {1} {2}
+"""
+TLS = """
+frontend tls
+    mode tcp
+    bind {{tls}} ssl crt {0} alpn h2,http/1.1 verify optional ca-file {0}.crt
+    unique-id-format %ci-%cp
+    use_backend to_all
+"""
+PROBER = """
+listen {0}
+    mode http
+    bind {{{0}}}
+    {1}
+    server s {2} {3} check inter 100 rise 3 fall 1
+"""
+MODELS = pytest.mark.parametrize(
+    "flags",
+    [
+        ["-m", "leader-followers"],
+        ["-m", "leader-followers", "--no-native"],
+        ["-m", "leader-followers", "--threads", "4"],
+        ["-m", "half-sync-half-reactive", "--threads", "4"],
+        ["-m", "half-sync-half-async"],
+        ["-m", "process-per-connection"],
+        ["-m", "proactor"],
+    ],
+    ids=" ".join,
+)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With its key, signed by itself: of the server, and of a client."""
+    made = tmp_path_factory.mktemp("certificate") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=client.example"]
+    subprocess.run([*command, "-keyout", made, "-out", f"{made}.crt"], check=True, capture_output=True)
+    made.write_text(made.read_text() + Path(f"{made}.crt").read_text())
+    return made
+
+
+def ask(sock: socket.socket) -> Any:
+    """What the application has seen of the connection."""
+    with sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), answer
+    return ast.literal_eval(body.decode())
+
+
+def by_tls(address: tuple[str, int], certificate: Path | None) -> tuple[ssl.SSLSocket, tuple[str, int]]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    if certificate is not None:
+        context.load_cert_chain(certificate)
+    raw = socket.create_connection(address, 20)
+    source = raw.getsockname()
+    return context.wrap_socket(raw, server_hostname="sni.example"), source
+
+
+@MODELS
+def test_what_it_sends_is_what_the_application_sees(
+    service: Daemon, flags: list[str], certificate: Path
+) -> None:
+    service.write_app(APP)
+    service.start("--proxy-protocol", *flags)
+    back = "{}:{}".format(*service.address)
+    text = "".join(SENDER.format(name, back, way) for name, way in WAYS.items()) + TLS.format(certificate)
+    with haproxy(service.dir, text, *WAYS, "tls") as front:
+        for name, version in (("one", 1), ("two", 2), ("all", 2)):
+            address = front.addresses[name]
+            sock = socket.create_connection(address, 20, ("127.0.0.9", 0))
+            source = sock.getsockname()
+            ends, scheme, facts = ask(sock)
+            assert ends == [*map(str, (*source, *address))]
+            assert (scheme, facts["version"], facts["transport"]) == ("http", version, "tcp4")
+            assert (facts["source"], facts["destination"]) == (source, address)
+            assert facts["peer"][0] == "127.0.0.1" and facts["peer"] != source
+            unique = b"%s-%d" % (source[0].encode(), source[1])
+            assert facts.get("unique_id") == (unique if name == "all" else None)
+            assert facts.get("ssl") == (
+                {"tls": False, "certificate": False, "verified": False} if name == "all" else None
+            )
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(f"{service.dir}/{name}.sock")
+            ends, scheme, facts = ask(sock)
+            assert ends == [*map(str, (*facts["peer"], *service.address))]
+            assert facts["transport"] == ("unknown" if version == 1 else "local")
+        for given in (None, certificate):
+            sock, source = by_tls(front.addresses["tls"], given)
+            ends, scheme, facts = ask(sock)
+            assert ends[:2] == [source[0], str(source[1])]
+            assert (scheme, facts["alpn"], facts["authority"]) == ("https", "http/1.1", "sni.example")
+            tls = facts["ssl"]
+            assert tls["version"].startswith("TLSv1.") and tls["cipher"] and tls["signature_algorithm"]
+            assert (tls["tls"], tls["key_algorithm"]) == (True, "RSA2048")
+            assert (tls["certificate"], tls["verified"], tls.get("cn")) == (
+                (True, True, "client.example") if given else (False, False, None)
+            )
+    assert service.metric("forkd_proxy_headers_refused_total") == 0
+
+
+@pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
+def test_its_probes_are_served(service: Daemon, send: str) -> None:
+    """Those that ask for a page, and those that only connect: they are of no client."""
+    service.write_app(APP)
+    service.start("--proxy-protocol", "--access-log", f"{service.dir}/access")
+    back = "{}:{}".format(*service.address)
+    kinds = {"page": "option httpchk GET /probe", "bare": ""}
+    text = "".join(PROBER.format(name, kind, back, send) for name, kind in kinds.items())
+    with haproxy(service.dir, text, "page", "bare") as front:
+        until(lambda: (service.dir / "access").read_text().count("/probe") >= 5, "five probes", 20)
+        until(lambda: front.state("bare", "s") == ("UP", "L4OK"), "one that only connects", 20)
+        assert front.state("page", "s") == ("UP", "L7OK")
+    log = (service.dir / "access").read_text()
+    assert all(line.startswith("127.0.0.1 ") and '" 200 ' in line for line in log.splitlines())
+    assert service.metric("forkd_proxy_headers_refused_total") == 0
+
+
+# ---- as a judge -------------------------------------------------------------------------------
+
+JUDGE = """
+frontend judge
+    mode http
+    bind {judge} accept-proxy
+    http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port]"
+"""
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+def verdict(address: tuple[str, int], data: bytes) -> list[str] | None:
+    """The ends that it takes from a header; None when it closes the connection."""
+    with socket.create_connection(address, 20) as sock:
+        answer = b""
+        with contextlib.suppress(OSError):
+            sock.sendall(data + REQUEST)
+            sock.shutdown(socket.SHUT_WR)
+            while more := sock.recv(65536):
+                answer += more
+        real = [*map(str, (*sock.getsockname(), *address))]
+    if not answer.startswith(b"HTTP/1.1 200"):
+        return None
+    found = answer.partition(b"\r\n\r\n")[2].decode().split(" ")
+    return ["real"] if found == real else found
+
+
+PIECES = (b" ", b"0", b"\r", b"\n", b":", b".", b"\0", b"1", b"F", b"\x20\0\5", b"\5\0\1a")
+
+
+def mutated(chance: random.Random, rows: list[bytes]) -> bytes:
+    data = bytearray(chance.choice(rows))
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        at = chance.randrange(len(data) + 1)
+        match chance.randrange(7):
+            case 0 if at < len(data):
+                data[at] ^= 1 << chance.randrange(8)
+            case 1 if at < len(data):
+                data[at] = chance.choice((0, 1, 2, 3, 4, 5, 12, 36, 255, data[at] ^ 255))
+            case 2:
+                del data[at : at + chance.randrange(1, 4)]
+            case 3:
+                data[at:at] = chance.choice(PIECES)
+            case 4:
+                data[at:at] = chance.choice(rows)[: chance.randrange(40)]
+            case 5 if data.startswith(SIGNATURE) and len(data) >= 16:
+                data[14:16] = max(0, len(data) - 16).to_bytes(2, "big")  # as long as it is
+            case 6:
+                data[at:] = chance.choice(rows)[at:]
+    return bytes(data)
+
+
+def judged_here(data: bytes) -> Header | str:
+    """The header, or why it is none."""
+    try:
+        return parse(data + REQUEST) or "incomplete"
+    except (Malformed, NotAHeader) as error:
+        return str(error)
+
+
+#: Why forkd refuses what HAProxy takes: it is strict about numbers in text (HAProxy takes 192.0.2.256 for
+#: 192.0.3.0), about what comes twice, and about TLVs within one.
+STRICTER = {
+    b"P": ("an address that", "a port that", "not the fields", "CR or LF"),
+    b"\r": ("twice", "SSL TLV"),
+}
+
+
+def may_differ(ours: Header | str, data: bytes) -> bool:
+    if isinstance(ours, str):
+        return any(word in ours for word in STRICTER.get(data[:1], ()))
+    # What HAProxy refuses, and the specification has a receiver take, or skip.
+    return ours.facts["transport"] not in ("tcp4", "tcp6", "local") and data != b"PROXY UNKNOWN\r\n"
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    with haproxy(tmp_path_factory.mktemp("judge"), JUDGE, "judge") as found:
+        yield found.addresses["judge"]
+
+
+def compare(judge: tuple[str, int], data: bytes) -> str:
+    """Whether both find the same."""
+    ours = judged_here(data)
+    if not isinstance(ours, str) and ours.size != len(data):
+        return "skipped"  # its end is somewhere else: what follows is no request
+    theirs = verdict(judge, data)
+    if isinstance(ours, str) or theirs is None:
+        if isinstance(ours, str) and theirs is None:
+            return "refused"
+        assert may_differ(ours, data), (data, ours, theirs)
+        return "differs"
+    if ours.ends is None:
+        assert theirs == ["real"], data
+    else:
+        wanted = [text for host, port in ours.ends for text in (packed(host), str(port or ""))]
+        assert [packed(x) if i % 2 == 0 else x for i, x in enumerate(theirs)] == wanted, data
+    return "taken"
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(40_000, marks=pytest.mark.soak)])
+def test_it_judges_headers_as_forkd_does(judge: tuple[str, int], count: int) -> None:
+    rows = [row[1] for row in (*GOOD, *BAD) if len(row[1]) < 1000]
+    chance = random.Random(count)
+    found: dict[str, int] = {}
+    for data in (*rows, *(mutated(chance, rows) for _ in range(count))):
+        what = compare(judge, data)
+        found[what] = found.get(what, 0) + 1
+    assert found["taken"] > count // 20 and found["refused"] > count // 4
+    assert found["differs"] < count // 4
