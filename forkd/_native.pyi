@@ -23,6 +23,10 @@ class Shortcut:
 
 class WsgiShortcut(Shortcut): ...  # as Shortcut in app/wsgi/shortcut.py
 class FlowShortcut(Shortcut): ...
+
+class ProxyShortcut(Shortcut):
+    def __init__(self, allows: Callable[[str], bool], opening: Any, /) -> None: ...
+
 class Block: ...  # as Block there
 
 class Fronts:
@@ -44,7 +48,7 @@ def read_head(
     longest: int,
     template: dict[str, Any],
     fronts: Fronts | None,
-    ends: tuple[str, str, str, str],
+    ends: tuple[Any, ...],
     /,
 ) -> UsualRequest | None: ...
 def blank(size: int, /) -> bytes: ...

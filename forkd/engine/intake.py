@@ -79,8 +79,10 @@ class ListenerIntake:
 
     def grown(self, link: Link) -> Accepted:
         """One of those, when it has to be a connection as any other."""
-        sock = socket.socket(*self._kind, link.fd)
-        return sock, (link.client, int(link.note[3])), self.begin
+        sock, begin = socket.socket(*self._kind, link.fd), self.begin
+        while begin.following is not None and link.op is not begin.opening:
+            begin = begin.following  # the layer was read
+        return sock, (link.client, int(link.note[3])), begin
 
     def wrap(self, fd: int) -> Accepted:
         sock = socket.socket(*self._kind, fd)

@@ -155,6 +155,8 @@ class NativeDriver:
         """The Connection of a link that native code has begun with, and that needs a session."""
         conn = self._loop.connections.add(*link.origin.grown(link))
         conn.forks = link.forks
+        if len(link.note) == 5:  # a proxy has said what the ends are
+            conn.server, conn.server_port, conn.proxy = link.note[0], int(link.note[1]), link.note[4]
         conn.op = advance(conn, conn.resume, None, self._loop.log)
         return conn
 

@@ -206,6 +206,7 @@ typedef struct {
 
 int flow_init(PyObject *module);
 int accept_init(PyObject *module);
+int proxy_init(PyObject *module);
 
 /* Know the Await that a connection is in. Whether its shortcut reads what arrives there, or -1 with an exception. */
 int resting_known(Resting *resting, const Link *conn);

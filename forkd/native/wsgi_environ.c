@@ -32,7 +32,7 @@ static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 
 static PyObject *methods[7];
 static const char method_sizes[7] = {3, 4, 4, 3, 6, 7, 5};
-static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_raw_peer;
+static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_proxy, *k_raw_peer, *k_scheme, *https;
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
 
@@ -246,6 +246,15 @@ static struct busy {
     PyObject *environ; /* since they came twice in a row */
 } busy[BUSY];
 
+/* What a proxy has said of the connection, as `_tell_proxy` of the twin has it. Returns 0, or -1 with an exception. */
+static int tell_proxy(PyObject *environ, PyObject *facts)
+{
+    PyObject *peer = PyDict_GetItemString(facts, "peer"), *ssl = PyDict_GetItemString(facts, "ssl");
+    if (PyDict_SetItem(environ, k_proxy, facts) || PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(peer, 0)))
+        return -1;
+    return ssl && PyDict_GetItemString(ssl, "tls") == Py_True ? PyDict_SetItem(environ, k_scheme, https) : 0;
+}
+
 /* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
 static PyObject *with_ends(PyObject *template, PyObject *ends)
 {
@@ -255,7 +264,7 @@ static PyObject *with_ends(PyObject *template, PyObject *ends)
             Py_CLEAR(environ);
     if (environ && PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(ends, 2)))
         Py_CLEAR(environ);
-    if (environ && PyTuple_Size(ends) == 5 && PyDict_Update(environ, PyTuple_GetItem(ends, 4)))
+    if (environ && PyTuple_Size(ends) == 5 && tell_proxy(environ, PyTuple_GetItem(ends, 4)))
         Py_CLEAR(environ);
     return environ;
 }
@@ -283,7 +292,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     Py_ssize_t fields = limits->fields;
     const char *end = data + (size < limits->most ? size : limits->most), *at = data;
     if (!PyTuple_Check(ends) || (PyTuple_Size(ends) != 4 && PyTuple_Size(ends) != 5)) {
-        PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings, and variables where there are some");
+        PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings, and a dict if a proxy has said more");
         return NULL;
     }
 
@@ -369,7 +378,7 @@ unusual:
 /* read_head(data, most, fields, longest, template, fronts, ends) -> UsualRequest; None when the head is not complete,
  * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
  * not usual. `fronts`: None, or what is done with fields of proxies. `ends`: what REMOTE_ADDR and so on shall be, in the
- * order of `peer_names`; then a dict of more variables, if there are any. */
+ * order of `peer_names`, and what a proxy has said, if one has. */
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     char *data;
@@ -398,8 +407,10 @@ int head_init(PyObject *module)
     for (int i = 0; i < 4; i++)
         if (!(k_peer[i] = PyUnicode_InternFromString(peer_names[i])))
             return -1;
-    if (!(k_raw_peer = PyUnicode_InternFromString("forkd.peer")) ||
-        !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
+    if (!(k_proxy = PyUnicode_InternFromString("forkd.proxy")) ||
+        !(k_raw_peer = PyUnicode_InternFromString("forkd.peer")) ||
+        !(k_scheme = PyUnicode_InternFromString("wsgi.url_scheme")) ||
+        !(https = PyUnicode_InternFromString("https")) || !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
         !(k_path = PyUnicode_InternFromString("PATH_INFO")) ||
         !(k_query = PyUnicode_InternFromString("QUERY_STRING")) ||
         !(k_uri = PyUnicode_InternFromString("REQUEST_URI")) ||

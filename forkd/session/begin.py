@@ -33,6 +33,11 @@ class Layer(Protocol):
         it may set the client's and the server's address of `peer`."""
         ...
 
+    def opening(self, following: Await | None) -> Await | None:
+        """What the session waits in first, if native code may read the layer's part there, and goes on in the
+        Await `following`, which is what comes after the layer."""
+        ...
+
 
 class LayerRow(NamedTuple):
     name: str
@@ -55,6 +60,8 @@ class BoundBegin:
     session: Make
     #: What that waits in first, if native code may serve it there without a session.
     opening: Await | None
+    #: What a connection begins with whose layer native code has read.
+    following: BoundBegin | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,10 @@ class Begin:
         return json.dumps(vars(self))
 
     def bind(self, interface: Interface, config: Config, host: Host) -> BoundBegin:
-        make: Make = interface.session
+        bound = BoundBegin(self.server, self.port, interface.session, interface.opening)
         for row in reversed(LAYERS):
             if row.name in self.layers:
-                make = partial(row.make(config, host).session, make)
-        return BoundBegin(self.server, self.port, make, None if self.layers else interface.opening)
+                layer = row.make(config, host)
+                make, opening = partial(layer.session, bound.session), layer.opening(bound.opening)
+                bound = BoundBegin(self.server, self.port, make, opening, bound)
+        return bound

@@ -9,8 +9,10 @@ probe of its own, a client without an IP address), the peer is the proxy itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from forkd.config import Config
+from forkd.native import pick
 from forkd.session.proxy_protocol import Header, Malformed, NotAHeader, parse
 from forkd.session.seam import ANY_BYTES_PER_SECOND, Await, Become, Deadline, Host, Peer, Session
 from forkd.system.address import Address
@@ -25,6 +27,10 @@ def wanted(address: Address, config: Config) -> bool:
     return config.proxy_protocol if address.proxy is None else address.proxy
 
 
+class _Untrusted(Exception):
+    """The peer is none of --forwarded-allow."""
+
+
 class ProxyHeader:
     def __init__(self, config: Config, host: Host) -> None:
         self._host = host
@@ -33,15 +39,21 @@ class ProxyHeader:
         seconds = config.header_timeout
         self._first = Await("PROXY header", seconds, rate=ANY_BYTES_PER_SECOND, idle=True)
         self._more = Await("rest of the PROXY header", seconds)
+        self._shortcut = pick("ProxyShortcut", None, config.native)
+
+    def opening(self, following: Await | None) -> Await | None:
+        make: Any = self._shortcut
+        if make is None or following is None:
+            return None
+        self._first.shortcut = make(self._allows, following)
+        self._first.then = following.then or following
+        return self._first
 
     def session(
         self, following: Callable[..., Session], peer: Peer, data: bytes | bytearray = b""
     ) -> Session:
-        if not self._allows(peer.client):
-            self._refuse(peer, PROXY_UNTRUSTED, "not a peer of --forwarded-allow")
-            return None
         try:
-            while (header := parse(data) if data else None) is None:
+            while (header := self._read(peer, data) if data else None) is None:
                 came = yield self._more if data else self._first
                 if not came:
                     if data:
@@ -52,6 +64,9 @@ class ProxyHeader:
                 else:
                     data = bytearray(data) if type(data) is bytes else data
                     data += came
+        except _Untrusted:
+            self._refuse(peer, PROXY_UNTRUSTED, "not a peer of --forwarded-allow")
+            return None
         except NotAHeader:
             self._refuse(peer, PROXY_MISSING, "no PROXY header")
             return None
@@ -64,6 +79,11 @@ class ProxyHeader:
             return None
         _take(peer, header)
         return Become(following(peer, bytes(data[header.size :])))
+
+    def _read(self, peer: Peer, data: bytes | bytearray) -> Header | None:
+        if not self._allows(peer.client):
+            raise _Untrusted
+        return parse(data)
 
     def _refuse(self, peer: Peer, cell: int, why: str) -> None:
         self._host.recorder.add(cell)

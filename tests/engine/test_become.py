@@ -295,6 +295,9 @@ class Named:
     def __init__(self, name: bytes) -> None:
         self._name = name
 
+    def opening(self, following: Await | None) -> Await | None:
+        return None
+
     def session(self, following: Any, peer: Any, data: bytes = b"") -> Session:
         return Become(following(peer, data + self._name))
         yield

@@ -34,6 +34,9 @@ class Preamble:
         self._more = Await("rest of the preamble", config.header_timeout)
         self._quick = Await("rest of a quick preamble", 0.2)
 
+    def opening(self, following: Await | None) -> Await | None:
+        return None
+
     def session(self, following, peer: Peer, data: bytes = b"") -> Session:  # type: ignore[no-untyped-def]
         wait = self._first
         while len(data) < SIZE:

@@ -48,7 +48,7 @@ def refused(service: Daemon, count: int, reason: str) -> None:
 
 @MODELS
 def test_only_a_trusted_peer_may_send_one(service: Daemon, model: str) -> None:
-    """Others are closed at once, before they have sent anything."""
+    """Others are closed with their first byte."""
     service.write_app(APP)
     path = f"{service.dir}/s"
     service.start(
@@ -57,8 +57,9 @@ def test_only_a_trusted_peer_may_send_one(service: Daemon, model: str) -> None:
     )  # fmt: skip
     with socket.create_connection(service.address, 10, ("127.0.0.9", 0)) as trusted:
         assert ask(trusted, HEADER) == CLIENT[0]
-    for number in (1, 2):
+    for number, data in enumerate((b"\r", b"GET / HTTP/1.1\r\n"), 1):
         with service.connect() as client:
+            client.sendall(data)
             assert closed(client)
         refused(service, number, "untrusted")
     with service.connect() as client:
@@ -69,6 +70,7 @@ def test_only_a_trusted_peer_may_send_one(service: Daemon, model: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
         client.connect(path)
+        client.sendall(HEADER + GET)
         assert closed(client)
     refused(service, 4, "untrusted")
     for who in ("127.0.0.1", "unix"):

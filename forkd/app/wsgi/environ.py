@@ -45,8 +45,8 @@ _VARIABLES = (
     "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT", "forkd.peer",
 )  # fmt: skip
 
-#: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT, and where a proxy has said more of a connection, the
-#: variables that follow from that.
+#: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT, and what a proxy has said of the connection, if one has
+#: (Peer.proxy in session/seam.py).
 Ends = tuple[str, str, str, str] | tuple[str, str, str, str, Environ]
 
 
@@ -68,7 +68,7 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = ends[2:4]
     environ["forkd.peer"] = ends[2]
     if len(ends) == 5:
-        environ.update(ends[4])
+        _tell_proxy(environ, ends[4])
     path = request.path
     if b"%" in path:
         path = unquote_to_bytes(path)
@@ -104,6 +104,12 @@ def _tell(environ: Environ, origin: Origin) -> None:
         environ["SERVER_PORT"] = str(origin.port)
     if origin.prefix:
         environ["SCRIPT_NAME"] = origin.prefix
+
+
+def _tell_proxy(environ: Environ, facts: dict[str, Any]) -> None:
+    environ["forkd.proxy"], environ["forkd.peer"] = facts, facts["peer"][0]
+    if facts.get("ssl", {}).get("tls"):
+        environ["wsgi.url_scheme"] = "https"
 
 
 def _unchunk(environ: Environ, length: int) -> None:

@@ -80,12 +80,7 @@ class Wsgi:
 
     def note(self, peer: Peer) -> Ends:
         ends = peer.server, str(peer.server_port), peer.client, str(peer.client_port)
-        if peer.proxy is None:
-            return ends
-        variables: Environ = {"forkd.proxy": peer.proxy, "forkd.peer": peer.proxy["peer"][0]}
-        if peer.proxy.get("ssl", {}).get("tls"):
-            variables["wsgi.url_scheme"] = "https"
-        return *ends, variables
+        return ends if peer.proxy is None else (*ends, peer.proxy)
 
     def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
         line, fields, body, template, fronts = self._limits

@@ -1,0 +1,256 @@
+/* The header of the PROXY protocol, where it comes as proxies usually send it: version 2, of TCP, without TLVs, from a
+ * trusted peer, and with a call behind it that the Shortcut which follows reads. All else is the session's
+ * (session/proxy_header.py, the twin). */
+
+#include "native.h"
+#include <arpa/inet.h>
+#include <structmember.h>
+
+enum { SIGNATURE = 12, FIXED = 16, PROXY = 0x21, TCP4 = 0x11, TCP6 = 0x21 };
+
+static PyTypeObject *proxy_shortcut_type;
+static PyObject *n_shortcut, *k_version, *k_transport, *k_source, *k_destination, *k_peer, *two, *tcp4, *tcp6;
+
+typedef struct {
+    Shortcut base;
+    PyObject *allows;   /* whether an address is that of a trusted peer */
+    PyObject *trusted;  /* the last that was */
+    PyObject *opening;  /* what the connection waits in once the header was read */
+    Shortcut *following; /* its shortcut */
+} ProxyShortcut;
+
+static int proxy_traverse(ProxyShortcut *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->allows);
+    Py_VISIT(self->opening);
+    Py_VISIT((PyObject *)self->following);
+    return shortcut_traverse(&self->base, visit, arg);
+}
+
+static int proxy_clear(ProxyShortcut *self)
+{
+    PyObject *following = (PyObject *)self->following;
+    self->following = NULL;
+    Py_XDECREF(following);
+    Py_CLEAR(self->allows);
+    Py_CLEAR(self->opening);
+    return shortcut_clear(&self->base);
+}
+
+static void proxy_dealloc(ProxyShortcut *self)
+{
+    PyObject_GC_UnTrack(self);
+    proxy_clear(self);
+    Py_CLEAR(self->trusted);
+    release((PyObject *)self);
+}
+
+static const ShortcutFunctions functions;
+
+/* ProxyShortcut(allows, opening): `allows(address)` says whether the peer is trusted, and `opening` is the Await, with a
+ * shortcut, that a connection begins with after the header. */
+static PyObject *proxy_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *allows, *opening, *following;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "OO", &allows, &opening))
+        return NULL;
+    ProxyShortcut *self = NULL;
+    following = PyObject_GetAttr(opening, n_shortcut);
+    if (!following || !PyObject_TypeCheck(following, shortcut_type) || !((Shortcut *)following)->functions->read)
+        PyErr_SetString(PyExc_TypeError, "an opening is an Await in which calls are read");
+    else if ((self = (ProxyShortcut *)allocate(type))) {
+        self->base.functions = &functions;
+        self->base.recorder = Py_XNewRef(((Shortcut *)following)->recorder);
+        self->allows = Py_NewRef(allows);
+        self->opening = Py_NewRef(opening);
+        self->following = (Shortcut *)Py_NewRef(following);
+    }
+    Py_XDECREF(following);
+    return (PyObject *)self;
+}
+
+/* Whether the peer may send a header, or -1 with an exception. */
+static int trusts(ProxyShortcut *self, PyObject *client)
+{
+    if (client == self->trusted)
+        return 1;
+    PyObject *answer = client ? PyObject_CallFunctionObjArgs(self->allows, client, NULL) : Py_NewRef(Py_False);
+    int found = answer ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    if (found > 0) {
+        PyObject *old = self->trusted;
+        self->trusted = Py_NewRef(client);
+        Py_XDECREF(old);
+    }
+    return found;
+}
+
+/* Bytes of an address in a usual header, or 0. */
+static Py_ssize_t usual(const unsigned char *data, Py_ssize_t size)
+{
+    if (size < FIXED || memcmp(data, "\r\n\r\n\0\r\nQUIT\n", SIGNATURE) || data[12] != PROXY || data[14])
+        return 0;
+    return data[13] == TCP4 && data[15] == 12 ? 4 : data[13] == TCP6 && data[15] == 36 ? 16 : 0;
+}
+
+/* The text of an address; of one that is mapped in IPv6, that of the IPv4 address. New reference, or NULL. */
+static PyObject *host_of(const unsigned char *address, Py_ssize_t size)
+{
+    static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
+    char text[INET6_ADDRSTRLEN];
+    int v4 = size == 4 || !memcmp(address, mapped, sizeof mapped);
+    return PyUnicode_FromString(inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? address + size - 4 : address, text, sizeof text));
+}
+
+/* Address and port; takes the references. New reference, or NULL with an exception. */
+static PyObject *end_of(PyObject *host, PyObject *port)
+{
+    PyObject *end = host && port ? PyTuple_Pack(2, host, port) : NULL;
+    Py_XDECREF(host);
+    Py_XDECREF(port);
+    return end;
+}
+
+static PyObject *port_of(const unsigned char *at)
+{
+    return PyLong_FromLong(at[0] << 8 | at[1]);
+}
+
+/* What the header says, for applications, with the peer's own address. New reference, or NULL with an exception. */
+static PyObject *facts_of(PyObject *source, PyObject *destination, Py_ssize_t size, const Link *link)
+{
+    PyObject *peer = end_of(Py_NewRef(link->client), PyNumber_Long(PyTuple_GetItem(link->note, 3)));
+    PyObject *facts = peer ? PyDict_New() : NULL;
+    if (facts && (PyDict_SetItem(facts, k_version, two) || PyDict_SetItem(facts, k_transport, size == 4 ? tcp4 : tcp6) ||
+                  PyDict_SetItem(facts, k_source, source) || PyDict_SetItem(facts, k_destination, destination) ||
+                  PyDict_SetItem(facts, k_peer, peer)))
+        Py_CLEAR(facts);
+    Py_XDECREF(peer);
+    return facts;
+}
+
+/* The note of the connection (app/wsgi/environ.py, Ends) for the ends that are in the header. New reference, or NULL with
+ * an exception. */
+static PyObject *note_of(PyObject *source, PyObject *destination, PyObject *facts)
+{
+    PyObject *ports[2] = {PyObject_Str(PyTuple_GetItem(destination, 1)), PyObject_Str(PyTuple_GetItem(source, 1))};
+    PyObject *note = !ports[0] || !ports[1] ? NULL
+                                            : PyTuple_Pack(5, PyTuple_GetItem(destination, 0), ports[0],
+                                                           PyTuple_GetItem(source, 0), ports[1], facts);
+    Py_XDECREF(ports[0]);
+    Py_XDECREF(ports[1]);
+    return note;
+}
+
+/* The ends of the connection are those of the header. Returns 0, or -1 with an exception. */
+static int take(Link *link, const unsigned char *addresses, Py_ssize_t size)
+{
+    const unsigned char *ports = addresses + 2 * size;
+    PyObject *source = end_of(host_of(addresses, size), port_of(ports));
+    PyObject *destination = source ? end_of(host_of(addresses + size, size), port_of(ports + 2)) : NULL;
+    PyObject *facts = destination ? facts_of(source, destination, size, link) : NULL;
+    PyObject *note = facts ? note_of(source, destination, facts) : NULL;
+    if (note) {
+        link->note = note;
+        link->client = Py_NewRef(PyTuple_GetItem(source, 0));
+    }
+    Py_XDECREF(source);
+    Py_XDECREF(destination);
+    Py_XDECREF(facts);
+    return note ? 0 : -1;
+}
+
+static void exchange(PyObject **place, PyObject *with)
+{
+    PyObject *old = *place;
+    *place = with;
+    Py_XDECREF(old);
+}
+
+static Outcome proxy_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *link, Call **call)
+{
+    ProxyShortcut *self = (ProxyShortcut *)shortcut;
+    Py_ssize_t address = usual((const unsigned char *)data, size), header = FIXED + 2 * (address + 2);
+    if (!address || size <= header || !link->note)
+        return NOT_USUAL;
+    int trusted = trusts(self, link->client);
+    if (trusted <= 0)
+        return trusted ? FAILED : NOT_USUAL;
+    PyObject *client = link->client, *note = link->note, *op = link->op;
+    if (take(link, (const unsigned char *)data + FIXED, address))
+        return FAILED;
+    link->op = Py_NewRef(self->opening);
+    Outcome outcome = self->following->functions->read(self->following, data + header, size - header, link, call);
+    if (outcome == CALL) {
+        Py_DECREF(client);
+        Py_DECREF(note);
+        Py_DECREF(op);
+    } else { /* the session reads the header once more */
+        exchange(&link->client, client);
+        exchange(&link->note, note);
+        exchange(&link->op, op);
+    }
+    return outcome;
+}
+
+static Outcome proxy_call(Shortcut *shortcut, Link *link, Call *call, PyObject **answer)
+{
+    Shortcut *following = ((ProxyShortcut *)shortcut)->following;
+    return following->functions->call(following, link, call, answer);
+}
+
+static int64_t proxy_end(Shortcut *shortcut, Call *call)
+{
+    Shortcut *following = ((ProxyShortcut *)shortcut)->following;
+    return following->functions->end(following, call);
+}
+
+static int proxy_gone(Shortcut *shortcut, Link *link, Call *call)
+{
+    Shortcut *following = ((ProxyShortcut *)shortcut)->following;
+    return following->functions->gone(following, link, call);
+}
+
+/* A Connection has a session, which waits for the header. */
+static int proxy_takes(const Shortcut *shortcut, const Link *link)
+{
+    (void)shortcut;
+    return link->bare;
+}
+
+static const ShortcutFunctions functions = {
+    .read = proxy_read, .call = proxy_call, .end = proxy_end, .gone = proxy_gone, .takes = proxy_takes,
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, proxy_new},
+    {Py_tp_traverse, proxy_traverse},
+    {Py_tp_clear, proxy_clear},
+    {Py_tp_dealloc, proxy_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.ProxyShortcut", sizeof(ProxyShortcut), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+};
+
+int proxy_init(PyObject *module)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } texts[] = {
+        {&n_shortcut, "shortcut"}, {&k_version, "version"}, {&k_transport, "transport"}, {&k_source, "source"},
+        {&k_destination, "destination"}, {&k_peer, "peer"}, {&tcp4, "tcp4"}, {&tcp6, "tcp6"},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (!(*texts[i].place = PyUnicode_InternFromString(texts[i].text)))
+            return -1;
+    two = PyLong_FromLong(2);
+    proxy_shortcut_type = (PyTypeObject *)PyType_FromSpecWithBases(&spec, (PyObject *)shortcut_type);
+    return !two || !proxy_shortcut_type ||
+                   PyModule_AddObjectRef(module, "ProxyShortcut", (PyObject *)proxy_shortcut_type)
+               ? -1
+               : 0;
+}
