@@ -141,8 +141,8 @@ def test_it_may_be_split_anywhere(front: Front) -> None:
         for at in range(1, len(header) + 2):
             with front.client() as sock, sock.makefile("rb") as file:
                 sock.sendall(whole[:at])
-                # No client sees when its first piece was received: so now and then a request comes between. Not
-                # where a handler may have the worker already, which serves one client at a time.
+                # No client sees when its first piece was received: so now and then a request comes between.
+                # Not where a handler may have the worker already, which serves one client at a time.
                 if at % 7 == 0 and at < len(header):
                     with front.client() as other, other.makefile("rb") as others:
                         other.sendall(whole)
@@ -186,7 +186,7 @@ NATIVE = pytest.param((("leader-followers", "epoll", "wsgi", 1), True), id="nati
 
 @pytest.mark.parametrize("front", [NATIVE], indirect=True)
 def test_native_code_reads_what_is_usual_as_python_does(front: Front) -> None:
-    """Any address, and whatever becomes of the connection: it ends, is kept, or has an unusual request next."""
+    """Any address, and whatever becomes of the connection: it ends, is kept, or the next is unusual."""
     chance = random.Random(7)
     starts = (b"", b"\0" * 12, b"\0" * 10 + b"\xff\xff", b"\x20\x01\x0d\xb8", b"\xfe\x80", b"\0" * 15)
     for number in range(600):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ from tests.session.test_proxy_protocol import BAD, GOOD
 
 from .conftest import Daemon, until
 from .haproxy import haproxy, needs_haproxy
+from .nginx import nginx
 
 pytestmark = needs_haproxy
 
@@ -29,6 +31,7 @@ def app(environ, start):
     start("200 OK", [("Content-Type", "text/plain")])
     return [repr((ends, environ["wsgi.url_scheme"], environ["forkd.proxy"])).encode()]
 """
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 #: Ways to send a header, by the name of a frontend without TLS; "all" has one with TLS, too.
 WAYS = {
     "one": "send-proxy",
@@ -61,6 +64,12 @@ listen {0}
     {1}
     server s {2} {3} check inter 100 rise 3 fall 1
 """
+FIELDS = """
+def app(environ, start):
+    start("200 OK", [("Content-Type", "text/plain")])
+    names = ("REMOTE_ADDR", "HTTP_X_FORWARDED_FOR", "wsgi.url_scheme", "forkd.peer")
+    return [repr(tuple(map(environ.get, names))).encode()]
+"""
 MODELS = pytest.mark.parametrize(
     "flags",
     [
@@ -86,10 +95,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def ask(sock: socket.socket) -> Any:
+def ask(sock: socket.socket, request: bytes = REQUEST) -> Any:
     """What the application has seen of the connection."""
     with sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        sock.settimeout(20)
+        sock.sendall(request)
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200"), answer
@@ -166,6 +176,31 @@ def test_its_probes_are_served(service: Daemon, send: str) -> None:
     assert service.metric("forkd_proxy_headers_refused_total") == 0
 
 
+@pytest.mark.parametrize("way", ["one", "two"])
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+def test_fields_are_believed_of_the_client_that_it_names(service: Daemon, way: str, native: str) -> None:
+    """HAProxy passes on what its clients have written. Only one of them is trusted: a proxy, as nginx is."""
+    service.write_app(FIELDS)
+    service.start("--proxy-protocol", "--forwarded-allow", "127.0.0.1/32", native)
+    fields = "X-Forwarded-For: 203.0.113.5\r\nX-Forwarded-Proto: https"
+    request = f"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n\r\n".encode()
+    text = SENDER.format(way, "{}:{}".format(*service.address), WAYS[way])
+    with haproxy(service.dir, text, way) as front:
+        for source, seen in (
+            ("127.0.0.9", ("127.0.0.9", None, "http", "127.0.0.1")),
+            ("127.0.0.1", ("203.0.113.5", "203.0.113.5", "https", "127.0.0.1")),
+        ):
+            assert ask(socket.create_connection(front.addresses[way], 20, (source, 0)), request) == seen
+        # A unix client has no address: then the peer is HAProxy itself, which is trusted.
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(f"{service.dir}/{way}.sock")
+        assert ask(sock, request) == ("203.0.113.5", "203.0.113.5", "https", "127.0.0.1")
+        if shutil.which("nginx") is not None:
+            with nginx(service.dir, "{}:{}".format(*front.addresses[way])) as address:
+                sock = socket.create_connection(address, 20, ("127.0.0.9", 0))
+                assert ask(sock, request)[0] == "127.0.0.9"
+
+
 # ---- as a judge -------------------------------------------------------------------------------
 
 JUDGE = """
@@ -174,7 +209,6 @@ frontend judge
     bind {judge} accept-proxy
     http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port]"
 """
-REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 def verdict(address: tuple[str, int], data: bytes) -> list[str] | None:
