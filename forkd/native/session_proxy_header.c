@@ -17,6 +17,9 @@ typedef struct {
     PyObject *trusted;  /* the last that was */
     PyObject *opening;  /* what the connection waits in once the header was read */
     Shortcut *following; /* its shortcut */
+    PyObject *destination, *destination_port; /* of the last header: see know_destination */
+    unsigned char known[18];                  /* the same, as it was sent */
+    Py_ssize_t known_size;                    /* bytes of its address */
 } ProxyShortcut;
 
 static int proxy_traverse(ProxyShortcut *self, visitproc visit, void *arg)
@@ -42,6 +45,8 @@ static void proxy_dealloc(ProxyShortcut *self)
     PyObject_GC_UnTrack(self);
     proxy_clear(self);
     Py_CLEAR(self->trusted);
+    Py_CLEAR(self->destination);
+    Py_CLEAR(self->destination_port);
     release((PyObject *)self);
 }
 
@@ -70,6 +75,13 @@ static PyObject *proxy_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     return (PyObject *)self;
 }
 
+static void exchange(PyObject **place, PyObject *with)
+{
+    PyObject *old = *place;
+    *place = with;
+    Py_XDECREF(old);
+}
+
 /* Whether the peer may send a header, or -1 with an exception. */
 static int trusts(ProxyShortcut *self, PyObject *client)
 {
@@ -78,11 +90,8 @@ static int trusts(ProxyShortcut *self, PyObject *client)
     PyObject *answer = client ? PyObject_CallFunctionObjArgs(self->allows, client, NULL) : Py_NewRef(Py_False);
     int found = answer ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
-    if (found > 0) {
-        PyObject *old = self->trusted;
-        self->trusted = Py_NewRef(client);
-        Py_XDECREF(old);
-    }
+    if (found > 0)
+        exchange(&self->trusted, Py_NewRef(client));
     return found;
 }
 
@@ -98,9 +107,14 @@ static Py_ssize_t usual(const unsigned char *data, Py_ssize_t size)
 static PyObject *host_of(const unsigned char *address, Py_ssize_t size)
 {
     static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
-    char text[INET6_ADDRSTRLEN];
-    int v4 = size == 4 || !memcmp(address, mapped, sizeof mapped);
-    return PyUnicode_FromString(inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? address + size - 4 : address, text, sizeof text));
+    char text[INET6_ADDRSTRLEN], *at = text;
+    if (size == 16 && memcmp(address, mapped, sizeof mapped))
+        return PyUnicode_FromString(inet_ntop(AF_INET6, address, text, sizeof text));
+    for (const unsigned char *part = address + size - 4; part < address + size; part++) {
+        at = decimal(at, *part);
+        *at++ = '.';
+    }
+    return PyUnicode_FromStringAndSize(text, at - 1 - text);
 }
 
 /* Address and port; takes the references. New reference, or NULL with an exception. */
@@ -115,6 +129,32 @@ static PyObject *end_of(PyObject *host, PyObject *port)
 static PyObject *port_of(const unsigned char *at)
 {
     return PyLong_FromLong(at[0] << 8 | at[1]);
+}
+
+static PyObject *port_text(const unsigned char *at)
+{
+    char text[5];
+    return PyUnicode_FromStringAndSize(text, decimal(text, (uint64_t)(at[0] << 8 | at[1])) - text);
+}
+
+/* Where clients connect to, which is the same for most of them: as (address, port), and the port as text. Returns 0, or -1
+ * with an exception. */
+static int know_destination(ProxyShortcut *self, const unsigned char *address, Py_ssize_t size, const unsigned char *port)
+{
+    if (self->destination && self->known_size == size && !memcmp(self->known, address, size) &&
+        !memcmp(self->known + size, port, 2))
+        return 0;
+    PyObject *end = end_of(host_of(address, size), port_of(port)), *text = end ? port_text(port) : NULL;
+    if (!text) {
+        Py_XDECREF(end);
+        return -1;
+    }
+    exchange(&self->destination, end);
+    exchange(&self->destination_port, text);
+    memcpy(self->known, address, size);
+    memcpy(self->known + size, port, 2);
+    self->known_size = size;
+    return 0;
 }
 
 /* What the header says, for applications, with the peer's own address. New reference, or NULL with an exception. */
@@ -132,40 +172,29 @@ static PyObject *facts_of(PyObject *source, PyObject *destination, Py_ssize_t si
 
 /* The note of the connection (app/wsgi/environ.py, Ends) for the ends that are in the header. New reference, or NULL with
  * an exception. */
-static PyObject *note_of(PyObject *source, PyObject *destination, PyObject *facts)
+static PyObject *note_of(PyObject *source, PyObject *source_port, const ProxyShortcut *self, PyObject *facts)
 {
-    PyObject *ports[2] = {PyObject_Str(PyTuple_GetItem(destination, 1)), PyObject_Str(PyTuple_GetItem(source, 1))};
-    PyObject *note = !ports[0] || !ports[1] ? NULL
-                                            : PyTuple_Pack(5, PyTuple_GetItem(destination, 0), ports[0],
-                                                           PyTuple_GetItem(source, 0), ports[1], facts);
-    Py_XDECREF(ports[0]);
-    Py_XDECREF(ports[1]);
-    return note;
+    PyObject *host = PyTuple_GetItem(self->destination, 0);
+    return PyTuple_Pack(5, host, self->destination_port, PyTuple_GetItem(source, 0), source_port, facts);
 }
 
 /* The ends of the connection are those of the header. Returns 0, or -1 with an exception. */
-static int take(Link *link, const unsigned char *addresses, Py_ssize_t size)
+static int take(ProxyShortcut *self, Link *link, const unsigned char *addresses, Py_ssize_t size)
 {
     const unsigned char *ports = addresses + 2 * size;
-    PyObject *source = end_of(host_of(addresses, size), port_of(ports));
-    PyObject *destination = source ? end_of(host_of(addresses + size, size), port_of(ports + 2)) : NULL;
-    PyObject *facts = destination ? facts_of(source, destination, size, link) : NULL;
-    PyObject *note = facts ? note_of(source, destination, facts) : NULL;
+    if (know_destination(self, addresses + size, size, ports + 2))
+        return -1;
+    PyObject *source = end_of(host_of(addresses, size), port_of(ports)), *port = source ? port_text(ports) : NULL;
+    PyObject *facts = port ? facts_of(source, self->destination, size, link) : NULL;
+    PyObject *note = facts ? note_of(source, port, self, facts) : NULL;
     if (note) {
         link->note = note;
         link->client = Py_NewRef(PyTuple_GetItem(source, 0));
     }
     Py_XDECREF(source);
-    Py_XDECREF(destination);
+    Py_XDECREF(port);
     Py_XDECREF(facts);
     return note ? 0 : -1;
-}
-
-static void exchange(PyObject **place, PyObject *with)
-{
-    PyObject *old = *place;
-    *place = with;
-    Py_XDECREF(old);
 }
 
 static Outcome proxy_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *link, Call **call)
@@ -178,7 +207,7 @@ static Outcome proxy_read(Shortcut *shortcut, const char *data, Py_ssize_t size,
     if (trusted <= 0)
         return trusted ? FAILED : NOT_USUAL;
     PyObject *client = link->client, *note = link->note, *op = link->op;
-    if (take(link, (const unsigned char *)data + FIXED, address))
+    if (take(self, link, (const unsigned char *)data + FIXED, address))
         return FAILED;
     link->op = Py_NewRef(self->opening);
     Outcome outcome = self->following->functions->read(self->following, data + header, size - header, link, call);

@@ -32,7 +32,8 @@ static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 
 static PyObject *methods[7];
 static const char method_sizes[7] = {3, 4, 4, 3, 6, 7, 5};
-static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_proxy, *k_raw_peer, *k_scheme, *https;
+static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_proxy, *k_raw_peer, *k_scheme, *k_its_peer, *k_ssl,
+    *https;
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
 
@@ -249,7 +250,7 @@ static struct busy {
 /* What a proxy has said of the connection, as `_tell_proxy` of the twin has it. Returns 0, or -1 with an exception. */
 static int tell_proxy(PyObject *environ, PyObject *facts)
 {
-    PyObject *peer = PyDict_GetItemString(facts, "peer"), *ssl = PyDict_GetItemString(facts, "ssl");
+    PyObject *peer = PyDict_GetItem(facts, k_its_peer), *ssl = PyDict_GetItem(facts, k_ssl);
     if (PyDict_SetItem(environ, k_proxy, facts) || PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(peer, 0)))
         return -1;
     return ssl && PyDict_GetItemString(ssl, "tls") == Py_True ? PyDict_SetItem(environ, k_scheme, https) : 0;
@@ -410,6 +411,7 @@ int head_init(PyObject *module)
     if (!(k_proxy = PyUnicode_InternFromString("forkd.proxy")) ||
         !(k_raw_peer = PyUnicode_InternFromString("forkd.peer")) ||
         !(k_scheme = PyUnicode_InternFromString("wsgi.url_scheme")) ||
+        !(k_its_peer = PyUnicode_InternFromString("peer")) || !(k_ssl = PyUnicode_InternFromString("ssl")) ||
         !(https = PyUnicode_InternFromString("https")) || !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
         !(k_path = PyUnicode_InternFromString("PATH_INFO")) ||
         !(k_query = PyUnicode_InternFromString("QUERY_STRING")) ||
