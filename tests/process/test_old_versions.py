@@ -33,8 +33,10 @@ COUNTED = {
     "forkd_request_duration_seconds_sum", "forkd_requests_total", "forkd_sent_bytes_total",
     "forkd_sigio_rings_total", "forkd_worker_cpu_seconds_total", "forkd_worker_exits_total",
 }  # fmt: skip
-#: Counters that had another name or other labels then.
-RENAMED = {OLDEST: ("forkd_request_duration_seconds_",), BEFORE: (), THIS: ()}
+#: Counters of a version that had another name or other labels then, or that the next one does not have.
+RENAMED = {
+    OLDEST: ("forkd_request_duration_seconds_",), BEFORE: (), THIS: ("forkd_proxy_headers_refused_total",),
+}  # fmt: skip
 
 
 def package(commit: str) -> Path:

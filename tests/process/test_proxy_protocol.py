@@ -11,7 +11,7 @@ import pytest
 
 from forkd.session.proxy_protocol import SIGNATURE, compose
 
-from .conftest import Daemon, until
+from .conftest import Daemon, alive, until
 
 CLIENT = ("203.0.113.7", 4000)
 HEADER = compose((CLIENT, ("198.51.100.1", 443)))
@@ -180,7 +180,9 @@ def test_a_reload_and_an_upgrade_turn_it_on_and_off(service: Daemon, place: str)
     ):  # fmt: skip
         configure(service, place + option)
         assert "ok: " in service.ok("check", "-c", "forkd.toml")
+        old = service.worker_pids()
         service.ok(verb)
+        until(lambda old=old: not any(map(alive, old)), "the old workers are gone")  # type: ignore[misc]
         assert [x["address"] for x in service.live()["listeners"]] == names
         with client() as sock:
             if option == "?proxy=on":
