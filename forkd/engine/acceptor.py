@@ -200,7 +200,7 @@ class Acceptor:
         self._cells[ACCEPTED] += count
         if connections != self._connections:
             self.announce(connections)
-        if count and connections and self._lease is not None and self._lease.leads(self._slot):
+        if connections and self._lease is not None and self._lease.leads(self._slot):
             self._promote()
 
     def _take(self, intake: Intake) -> Accepted | None:

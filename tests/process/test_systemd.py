@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -224,8 +225,14 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A free one, below those that the kernel gives to the other tests' daemons (ip_local_port_range)."""
+    while True:
+        found = random.randrange(20000, 32000)
+        try:
+            socket.create_server(("127.0.0.1", found)).close()
+        except OSError:
+            continue
+        return found
 
 
 def get(port: int, path: str = "/", timeout: float = 20) -> str:
