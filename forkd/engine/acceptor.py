@@ -101,15 +101,12 @@ class Acceptor:
         assert self._lease is not None
         self._lease.hear(self._slot)
 
-    def turns(self, fd: int) -> deque[int]:
-        """The order in which to accept now that `fd` is ready: the others may be, too, and the one that had
-        the last turn is last. Leadership changes hands, so a child cannot know which listeners the others
-        left out."""
-        intakes = self.intakes
-        if len(intakes) == 1:
-            return deque((fd,))
-        turns = deque(intakes)
-        if self._last in intakes:
+    def turns(self) -> deque[int]:
+        """The order in which to accept now that one of several is ready: the others may be, too, and the one
+        that had the last turn is last. Leadership changes hands, so a child cannot know which listeners the
+        others left out."""
+        turns = deque(self.intakes)
+        if self._last in self.intakes:
             turns.rotate(-turns.index(self._last) - 1)
         return turns
 

@@ -183,7 +183,8 @@ class ChildLoop:
     def lead(self, fd: int) -> None:
         """A listener is ready: accept, promote, work; until no client waits, another child leads, or the
         share of this turn is over. Listeners take turns."""
-        share, turns = self.share, self.acceptor.turns(fd)
+        share, acceptor = self.share, self.acceptor
+        turns = deque((fd,)) if len(acceptor.intakes) == 1 else acceptor.turns()
         share.lead(monotonic())
         # Without a lease it is one per wake-up: the kernel woke others for the rest.
         again = self.context.lease is not None
