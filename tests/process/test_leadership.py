@@ -150,6 +150,7 @@ def test_it_does_so_after_an_upgrade_that_has_failed(service: Daemon, ids: list[
 
 
 def passes_a_busy_leader_by(service: Daemon) -> None:
+    until(lambda: len(service.workers()) == 2, "both workers ready")
     with service.connect() as idle, service.connect() as busy:
         ask(idle, keep=True)
         busy.sendall(b"GET /sleep/2 HTTP/1.1\r\nHost: a\r\n\r\n")
