@@ -29,6 +29,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from forkd.engine import baton
+from forkd.engine.baton import Entered
 from forkd.engine.bulkhead import Bulkhead, Work
 from forkd.engine.connection import Connection
 from forkd.engine.context import ChildContext
@@ -195,20 +196,28 @@ class LeaderThreads(InlineLoop):
             self.connections.follow(conn, outcome)
 
     def _enter(self, conn: Connection, reached: Outcome) -> None:
-        route, routes = route_of(conn.exchange.line), self._routes
-        blocks = routes.blocks(route)
-        if blocks or self._entrance.full:
-            self._enter_apart(Work(conn, conn.exchange, reached, route, routes.long(route)))
-            return
-        self._baton.hold(conn)
+        outcome = self._enter_holding(conn, conn, conn.exchange, reached)
+        if outcome is not None:
+            self.connections.follow(conn, outcome)
+
+    def _enter_holding(
+        self, held: Entered, conn: Connection, exchange: Exchange, reached: Any
+    ) -> Outcome | None:
+        """Go on from what was reached, here, with the baton for `held`. None: it was queued, since it is
+        likely to block, or there is no room."""
+        route, routes = route_of(exchange.line), self._routes
+        if routes.blocks(route) or self._entrance.full:
+            self._enter_apart(Work(conn, exchange, reached, route, routes.long(route)))
+            return None
+        self._baton.hold(held)
         began = monotonic()
         outcome = self._advance(conn, reached)
         took = monotonic() - began
         if took > SLOW_SECONDS or routes.alert:
             routes.judge(route, took)
-        if not self._baton.release(conn):
+        if not self._baton.release(held):
             self._deposed(conn, outcome)
-        self.connections.follow(conn, outcome)
+        return outcome
 
     def _enter_apart(self, work: Work) -> None:
         """Step 5."""
@@ -235,19 +244,8 @@ class LeaderThreads(InlineLoop):
     def _enter_step(self, exchange: Multiplexed) -> None:
         """As `_enter`, while its connection is kept: what comes there goes to whoever leads."""
         conn: Connection = exchange.peer  # type: ignore[assignment]
-        route, routes = route_of(exchange.line), self._routes
-        if routes.blocks(route) or self._entrance.full:
-            self._enter_apart(Work(conn, exchange, exchange, route, routes.long(route)))
-            return
-        self._baton.hold(exchange)
-        began = monotonic()
-        exchange.step()
-        took = monotonic() - began
-        if took > SLOW_SECONDS or routes.alert:
-            routes.judge(route, took)
-        if not self._baton.release(exchange):
-            self._deposed(conn, exchange)
-        self._returned.append(exchange)
+        if self._enter_holding(exchange, conn, exchange, exchange) is not None:
+            self._returned.append(exchange)
 
     def _resume(self, conn: Connection, exchange: Multiplexed) -> None:
         self._go(conn, conn.resume, exchange)

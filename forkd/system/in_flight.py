@@ -88,7 +88,7 @@ class Entries:
 
     def clear(self, place: int) -> None:
         """It is free; nothing, where that is no entry."""
-        if 0 < place < self.count:
+        if self.is_place(place):
             self.cells[place * _CELLS + BEGAN] = 0
 
     def is_place(self, place: int) -> bool:
