@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .grammar import FORWARDED_NAMES, HOST, X_FORWARDED
 from .guard import Fields
-from .hops import Hop, Origin, Trusted, elements, find_client, pairs_of
+from .hops import MAX_PORT, Hop, Origin, Trusted, elements, find_client, pairs_of
 
 _PLACES = {name: place for place, name in enumerate(FORWARDED_NAMES)}
 _FORWARDED, _FOR = b"forwarded", b"x-forwarded-for"
@@ -23,7 +23,6 @@ _USUAL = (_FOR, *(X_FORWARDED + name for name in (b"proto", b"host", b"port", b"
 
 _SCHEMES = {b"http": "http", b"ws": "http", b"https": "https", b"wss": "https"}
 _PORTS = {"http": 80, "https": 443}
-_MAX_PORT = 65535
 _PORT = re.compile(rb"[0-9]{1,5}+")
 # Segments of a path, without percent-encoding. An empty one would make a host of the next, in a redirect.
 _PREFIX = re.compile(rb"((?:/(?!\.{1,2}(?:/|\Z))[0-9A-Za-z\-._~!$&'()*+,;=:@]++)*+)/?")
@@ -161,7 +160,7 @@ class _Said:
             return None, None
         wanted = host if self.host is None else self.host
         server, port = _split(wanted)
-        port = 0 if port > _MAX_PORT else port
+        port = 0 if port > MAX_PORT else port
         usual = _PORTS[self.scheme or "http"]
         if port and self.port and port != self.port:
             self.conflict = "x-forwarded-port does not agree with the port of the host, which counts"
@@ -194,11 +193,11 @@ def _on_or_off(text: bytes) -> str | None:
 
 
 def _host(text: bytes) -> bytes | None:
-    return text if HOST.fullmatch(text) and _split(text)[1] <= _MAX_PORT else None
+    return text if HOST.fullmatch(text) and _split(text)[1] <= MAX_PORT else None
 
 
 def _port(text: bytes) -> int | None:
-    return int(text) if _PORT.fullmatch(text) and 0 < int(text) <= _MAX_PORT else None
+    return int(text) if _PORT.fullmatch(text) and 0 < int(text) <= MAX_PORT else None
 
 
 def _prefix(text: bytes) -> str | None:

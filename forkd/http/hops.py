@@ -15,7 +15,7 @@ from .limits import Refused
 
 # nodename [":" node-port] (RFC 7239 6), IPv6 in brackets.
 _NODE = re.compile(rb"(?:\[([^\]]*+)\]|([0-9.]++))(?::(?:([0-9]{1,5}+)|_[0-9A-Za-z._-]++))?")
-_MAX_PORT = 65535
+MAX_PORT = 65535
 _UNIX = b"unix:"  # what nginx has for the address of a peer over a unix socket
 
 # forwarded-pair (RFC 7239 4), or nothing, and what ends it. Addresses often come without their quotes.
@@ -71,7 +71,7 @@ def hop_of(text: bytes, trusted: Trusted) -> Hop | None:
         if (b":" in text) is (match[1] is None):
             return None  # IPv6 has brackets there, and nothing else has
         port = int(match[3] or 0)
-        if port > _MAX_PORT:
+        if port > MAX_PORT:
             return None
     address = trusted.canonical(text.decode("latin-1"))
     return None if address is None else Hop(address, port)

@@ -9,13 +9,12 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from forkd.system.originals import socket
+from forkd.system.ip import to_bytes, to_text, unmapped
 
 __all__ = ["FORMS", "Networks", "packed"]
 
 FORMS = "CIDRs (10.0.0.0/8, fd00::/8), single IP addresses, unix, or * for every peer"
 
-_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 _EVERY = ("0.0.0.0/0", "::/0", "unix")
 
 
@@ -27,11 +26,10 @@ def packed(text: str) -> bytes | None:
     """
     try:
         if ":" not in text:
-            return socket.inet_pton(socket.AF_INET, text)
-        number = socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
-    except (OSError, ValueError):
+            return to_bytes(text, 4)
+        return unmapped(to_bytes(text.partition("%")[0], 16))
+    except ValueError:
         return None
-    return number[12:] if number.startswith(_MAPPED) else number
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +64,7 @@ class Networks:
         """The one form in which an address is compared and stored, from any that `packed` takes; None when
         `text` is none."""
         address = packed(text)
-        if address is None:
-            return None
-        return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+        return None if address is None else to_text(address)
 
     def allows(self, peer: str) -> bool:
         """Whether a peer belongs to the set: its IP address as text, or "" for one over a unix socket. False
