@@ -29,7 +29,7 @@ LAYERS = (
     ("system",),
     ("config", "log", "http"),
     ("session",),
-    ("app", "engine"),
+    ("app", "engine", "storage"),
     ("models",),
     ("ipc", "metrics"),
     ("worker", "logger"),
