@@ -96,6 +96,7 @@ typedef struct {
     int hosts, keep;
     long long length; /* of the body; negative: not given */
     Piece host;
+    uint64_t seen; /* a bit for the hash of each name: where it is not set, the name is the first of its kind */
 } Framing;
 
 /* The values that the access log shows, as they were received: strong references, NULL where there is no such
@@ -118,6 +119,15 @@ static long long number(const char *at, const char *end)
     return value;
 }
 
+/* The value of a field that came before: a list over several lines (RFC 9110 5.3). Takes the reference to `next`. New
+ * reference, or NULL with an exception. */
+static PyObject *joined(PyObject *before, const char *separator, PyObject *next)
+{
+    PyObject *list = next ? PyUnicode_FromFormat("%U%s%U", before, separator, next) : NULL;
+    Py_XDECREF(next);
+    return list;
+}
+
 /* One field into environ. Returns 1, 0 when it is not usual, or -1 with an exception. */
 static int field(PyObject *environ, const char **place, const char *end, Framing *framing, Shown *shown, Said *said)
 {
@@ -125,7 +135,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     Py_ssize_t size = 5;
     const char *at = *place;
     uint32_t hash = HASH_BASIS;
-    int dropped = 0;
+    int dropped = 0, single = 0; /* `single`: that it comes twice is for the twin */
     for (; at < end && kinds[(unsigned char)*at] & TOKEN; at++) {
         char c = *at;
         if (size == MOST_NAME)
@@ -179,6 +189,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
         if (!memcmp(name, "USER_AGENT", 10))
             show = &shown->agent;
         if (!memcmp(name, "CONNECTION", 10)) {
+            single = 1;
             if (is(value, at - value, "close"))
                 framing->keep = 0;
             else if (!is(value, at - value, "keep-alive"))
@@ -187,6 +198,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
         break;
     case 12:
         if (!memcmp(name, "CONTENT_TYPE", 12)) {
+            single = 1;
             memmove(key, key + 5, 12);
             size = 12;
         }
@@ -195,6 +207,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
         if (!memcmp(name, "CONTENT_LENGTH", 14)) {
             if (dropped || (framing->length = number(value, at)) < 0)
                 return 0;
+            single = 1;
             memmove(key, key + 5, 14);
             size = 14;
         }
@@ -213,19 +226,26 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     PyObject *text = key_text(key, size, hash);
     if (!text)
         return -1;
-    Py_ssize_t before = PyDict_Size(environ);
+    uint64_t bit = UINT64_C(1) << (hash & 63);
     PyObject *content = PyUnicode_DecodeLatin1(value, at - value, NULL);
+    PyObject *before = framing->seen & bit ? PyDict_GetItemWithError(environ, text) : NULL;
+    framing->seen |= bit;
+    if (before && single) {
+        Py_DECREF(text);
+        Py_XDECREF(content);
+        return 0;
+    }
+    if (before)
+        content = joined(before, length == 6 && !memcmp(name, "COOKIE", 6) ? "; " : ",", content);
     int failed = !content || PyDict_SetItem(environ, text, content);
     Py_DECREF(text);
-    if (failed || PyDict_Size(environ) == before) { /* a repeated field is not usual */
-        Py_XDECREF(content);
-        return failed ? -1 : 0;
+    if (show && !failed) {
+        Py_XDECREF(*show);
+        *show = content;
+        return 1;
     }
-    if (show)
-        *show = content; /* the first of its name, which is the only one */
-    else
-        Py_DECREF(content);
-    return 1;
+    Py_XDECREF(content);
+    return failed ? -1 : 1;
 }
 
 /* The arguments of read_head behind the data, from `args`. Returns 0, or -1 with an exception. */
@@ -324,7 +344,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     if (!environ)
         return NULL;
     int usual = 1;
-    Framing framing = {0, 1, -1, {NULL, 0}};
+    Framing framing = {0, 1, -1, {NULL, 0}, 0};
     PyObject *client = NULL;
     Shown shown = {NULL, NULL};
     *said = (Said){.fronts = limits->fronts, .peer = PyTuple_GetItem(ends, 2), .trusted = -1};

@@ -55,6 +55,8 @@ HEADS = [
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: a\r\nAccept: b\r\n\r\n",
     b"GET http://b/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n",
     b"GET / HTTP/1.1\r\nProxy: http://x/\r\nReferer: /\r\nHost: a\r\nUser-Agent: b\r\nproxy:\r\n\r\n",
+    b"GET / HTTP/1.1\r\nCookie: a=1\r\nHost: a\r\ncookie: b=2\r\nReferer: a\r\nX-Y: 1\r\n"
+    b"referer: b\r\nx-y:\r\n\r\n",
     b"PUT /\xc3\xa9 HTTP/1.1\r\nHost: a%41\r\nUser-Agent: \xe9t\xe9\r\nUpgrade: h2c\r\n\r\n",
 ]
 PIECES = [
@@ -133,10 +135,24 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
 
 
 @pytest.mark.parametrize(
-    "head", [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2], HEADS[3]]
+    "head",
+    [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2], HEADS[3], HEADS[9]],
 )
 def test_usual_heads_are_read(head: bytes) -> None:
     assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS) is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"Content-Length: 1", b"Content-Type: a/b", b"Connection: close", b"Host: a"],
+)
+def test_a_repeated_field_that_is_no_list_or_decides_is_for_the_twin(field: bytes) -> None:
+    fields = {line.partition(b":")[0]: line for line in (b"Host: a", field)}
+    for count, usual in ((1, True), (2, False)):
+        lines = [*fields.values(), *[field] * (count - 1)]
+        head = b"POST / HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+        found = native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS)  # type: ignore[union-attr]
+        assert (found is not None) is usual
 
 
 @pytest.mark.parametrize("name", [b"Proxy", b"proxy", b"PROXY", b"pRoXy"])
