@@ -2,7 +2,7 @@
 environment variable; while both run words and counters, over a socketpair.
 
 The old master writes it (master/upgrade.py), and the new one reads it, which may be of another version: names
-and shapes are only added to. In both masters.
+and shapes are only added to. What a newer one passes on and this one lacks is refused. In both masters.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from forkd.config.sources import Sources
+from forkd.errors import ForkdError
 from forkd.ipc.manager import Manager
 from forkd.system.address import Address
 from forkd.system.socket_files import PUBLIC, Permissions
 from forkd.system.sockets import Listener
 
 VARIABLE = "FORKD_INTERNAL_UPGRADE"
+
+T = TypeVar("T")
 
 
 class HandoverChannel:
@@ -73,13 +76,14 @@ class Inheritance:
 
 
 def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
-    """Take the variable out of `environ`, so that no application sees it, and read it."""
+    """Take the variable out of `environ`, so that no application sees it, and read it. Raises ForkdError
+    where a newer forkd passes on what this one lacks: the old master goes on."""
     text = environ.pop(VARIABLE, None)
     if text is None:
         return None
     found = json.loads(text)
     made = Inheritance(
-        sources=Sources(**found["sources"]),
+        sources=_made(Sources, found["sources"], "configuration"),
         generation=found["generation"],
         listeners=[_listener(item) for item in found["listeners"]],
         control=found["control"],
@@ -88,14 +92,25 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         own_files=found.get("own_files", {}),  # an older forkd does not say
         pidfile=found["pidfile"],
         link=HandoverChannel(socket.socket(fileno=found["link"])),
-        activated=tuple(Address(**item) for item in found["activated"]),
-        manager=Manager(**found["manager"]),
+        activated=tuple(_made(Address, item, "address") for item in found["activated"]),
+        manager=_made(Manager, found["manager"], "service manager"),
         first=_own(found.get("first")),  # an older forkd has none
     )
     if "stderr" in found:  # an older forkd has left that as it is
         os.dup2(found["stderr"], 2)
         os.close(found["stderr"])
     return made
+
+
+def _made(kind: Callable[..., T], values: dict[str, Any], what: str) -> T:
+    known = {row.name for row in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        shown = ", ".join(f"{name} = {values[name]!r}" for name in unknown)
+        raise ForkdError(
+            f"the forkd that runs is newer than this one: its {what} has {shown}, which this version does "
+            "not have; do without it there first (forkd reload), or restart"
+        )
+    return kind(**values)
 
 
 def _own(fd: int | None) -> int | None:
@@ -110,9 +125,11 @@ def _listener(item: dict[str, Any]) -> Listener:
         sock.set_inheritable(False)
         sock.setblocking(False)
     made = Listener(
-        Address(**item["wanted"]), item["name"], item["backlog"], sockets,
+        _made(Address, item["wanted"], f"listener {item['name']}"), item["name"], item["backlog"], sockets,
         private=item.get("private", False),  # an older forkd does not say whose workers have it
-        permissions=Permissions(**item["permissions"]) if "permissions" in item else PUBLIC,
+        permissions=(
+            _made(Permissions, item["permissions"], "socket file") if "permissions" in item else PUBLIC
+        ),
     )  # fmt: skip
     made.file_inode = item["file"] if "file" in item else made.found_inode()
     return made

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from forkd.config import Config
+from forkd.errors import ForkdError
 from forkd.session import proxy_header
 from forkd.session.seam import Await, Host, Interface, Peer, Session
 from forkd.system.address import Address
@@ -85,6 +86,13 @@ class Begin:
         return json.dumps(vars(self))
 
     def bind(self, interface: Interface, config: Config, host: Host) -> BoundBegin:
+        """Raises ForkdError for a layer that this version does not have: to leave out what says who a client
+        is, or who may be one, would be worse than no service."""
+        if unknown := sorted(set(self.layers) - {row.name for row in LAYERS}):
+            raise ForkdError(
+                f"connections of {self.server}:{self.port} begin with {', '.join(unknown)}, which this "
+                "version of forkd does not have"
+            )
         bound = BoundBegin(self.server, self.port, interface.session, interface.opening)
         for row in reversed(LAYERS):
             if row.name in self.layers:

@@ -115,8 +115,8 @@ class Worker:
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
             return 3
-        self._intakes = self._make_intakes(interface)
         try:
+            self._intakes = self._make_intakes(interface)
             self._model = model = self._make_model(interface, model_row)
         except ForkdError as error:
             self._channel.send(Failed(str(error)))

@@ -20,6 +20,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.intake import ListenerIntake
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, WRITING, Outcome, advance
+from forkd.errors import ForkdError
 from forkd.models import registry
 from forkd.models.process_per_connection import ROW as PROCESSES
 from forkd.session import begin as begins
@@ -327,6 +328,12 @@ def test_its_layers_follow_from_the_address_and_come_in_order(
     it = stage(bound.session)
     assert it.go() is FINISHED
     assert it.client.recv(100) == b"ac"
+
+
+def test_a_layer_that_this_version_lacks_is_an_error() -> None:
+    begin = Begin("127.0.0.1", 80, ("proxy", "sealed"))
+    with pytest.raises(ForkdError, match="begin with sealed, which this version of forkd does not have"):
+        begin.bind(Scripted(), Config(), Host())  # type: ignore[arg-type]
 
 
 def test_without_layers_it_is_the_interfaces_own() -> None:

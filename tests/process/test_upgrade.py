@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -483,6 +484,45 @@ def test_files_that_are_replaced_change_nothing_before_an_upgrade(service: Daemo
     service.ok("reload")
     service.settles(2, "forkd_generation")
     assert echoed() == b"hello"
+
+
+#: What a later version may add to what it hands over; the places are those of master/upgrade.py.
+NEWER = """
+_describe = describe
+
+def describe(*args, **kwargs):
+    handed = _describe(*args, **kwargs)
+    %s["sealed"] = True
+    return handed
+"""
+
+
+@pytest.mark.parametrize(
+    "place, what",
+    [
+        ('handed["listeners"][0]["wanted"]', "its listener 127.0.0.1:"),
+        ('handed["listeners"][0]["permissions"]', "its socket file has"),
+        ('handed["sources"]', "its configuration has"),
+        ('handed["manager"]', "its service manager has"),
+    ],
+)
+def test_what_a_newer_forkd_has_and_this_one_lacks_is_refused(
+    service: Daemon, tmp_path: Path, place: str, what: str
+) -> None:
+    newer = tmp_path / "newer" / "forkd"
+    shutil.copytree(Path(__file__).parents[2] / "forkd", newer)
+    with open(newer / "master" / "upgrade.py", "a") as file:
+        file.write(NEWER % place)
+    _, lib = started_by_a_link(service, forkd=newer)
+    service.expected_errors = ["upgrade failed"]
+    (lib / "forkd").unlink()
+    (lib / "forkd").symlink_to(Path(__file__).parents[2] / "forkd")
+    workers = service.worker_pids()
+    done = service.run("upgrade")
+    assert done.returncode == 1
+    assert what in done.stderr and "sealed = True, which this version does not have" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert service.worker_pids() == workers and service.get() == "v1"
 
 
 @pytest.mark.parametrize("how", ["verb", "signal"])
