@@ -93,6 +93,10 @@ class ChildLoop:
         """Whether the step that a session has yielded runs in another thread, or later."""
         return False
 
+    def has_exchanges_apart(self) -> bool:
+        """Whether such a step runs, or will: maybe one whose connection is gone."""
+        return False
+
     # ---- the loop -------------------------------------------------------------------------
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
@@ -258,7 +262,7 @@ class ChildLoop:
 
     def _counted(self, connections: int) -> None:
         self.acceptor.announce(connections)
-        if self.acceptor.finished and not self._left:
+        if self.acceptor.finished and not self._left and not self.has_exchanges_apart():
             self.done = True
 
     # ---- a listener that was shut down ----------------------------------------------------
@@ -307,7 +311,7 @@ class ChildLoop:
             self._left.extend(self.acceptor.drain())
         while self._left:
             self.serve(*self._left.popleft())
-        self.done = self.acceptor.finished
+        self.done = self.acceptor.finished and not self.has_exchanges_apart()
 
     def abandon(self) -> None:
         self.connections.abandon()

@@ -28,6 +28,7 @@ class Multiplexing:
         self._resume = resume
         # Any thread appends, and sees to it that the thread that waits attends, which alone removes. Only one
         # thread at a time has hold of an exchange.
+        self._apart: set[Multiplexed] = set()  # begun, and no session was resumed with it since
         self._begun: deque[Multiplexed] = deque()
         #: Of which a step has run.
         self.returned: deque[Multiplexed] = deque()
@@ -35,7 +36,13 @@ class Multiplexing:
     def begin(self, exchange: Multiplexed) -> None:
         """A session has yielded it. In any thread."""
         exchange.given = True
+        self._apart.add(exchange)
         self._begun.append(exchange)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any exchange is with a thread, or on its way: maybe one whose client has left."""
+        return bool(self._apart)
 
     @property
     def waits(self) -> bool:
@@ -59,6 +66,7 @@ class Multiplexing:
                 self._end(exchange)
             elif not conn.ended and self._connections.resumable(conn):
                 self.returned.popleft()
+                self._apart.discard(exchange)
                 exchange.given = False
                 self._resume(conn, exchange)
             else:  # an ended session may just be closing it
@@ -73,6 +81,7 @@ class Multiplexing:
         """No session is resumed with it any more. Its last step closes it, and it comes here again."""
         exchange.over = True
         if exchange.done:
+            self._apart.discard(exchange)
             exchange.given = False
             self._connections.report(exchange)
         else:

@@ -158,9 +158,12 @@ class PooledLoop(ChildLoop):
         conn: Connection = exchange.peer  # type: ignore[assignment]
         self._put(conn, exchange, exchange.step)
 
+    def has_exchanges_apart(self) -> bool:
+        return self._multiplexing.busy
+
     def attend(self) -> bool:
-        more = super().attend()
-        return self._multiplexing.attend() or more
+        more = self._multiplexing.attend()  # the last one may be what the end waits for
+        return super().attend() or more
 
     # ---- common to the pooled models ------------------------------------------------------
 

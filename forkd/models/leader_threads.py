@@ -237,9 +237,12 @@ class LeaderThreads(InlineLoop):
         self._ring()  # this thread may lead no longer
         return True
 
+    def has_exchanges_apart(self) -> bool:
+        return self._multiplexing.busy
+
     def attend(self) -> bool:
-        more = super().attend()
-        return self._multiplexing.attend() or more
+        more = self._multiplexing.attend()  # the last one may be what the end waits for
+        return super().attend() or more
 
     def _enter_step(self, exchange: Multiplexed) -> None:
         """As `_enter`, while its connection is kept: what comes there goes to whoever leads."""
