@@ -34,6 +34,7 @@ class InterfaceRow:
     http: bool = False  # the client speaks first, and in requests
     needs_loop: bool = False  # an asyncio loop around its sessions, on one thread
     takes_socket: bool = False  # its sessions have the socket itself, and their thread until they end
+    multiplexes: bool = False  # its sessions have several exchanges at a time (session/seam.py, Multiplexed)
 
 
 def find(app: Any, wanted: str | None) -> InterfaceRow:

@@ -28,7 +28,7 @@ from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, SUSPENDED, WRITING, Outcome
-from forkd.models.row import ModelRow
+from forkd.models.row import MULTIPLEXED, ModelRow
 from forkd.session.seam import Await
 from forkd.system.aio import MAX_CLIENTS, AioOperations
 from forkd.system.cells import RECEIVED, SENT
@@ -220,6 +220,11 @@ class Proactor(PooledLoop):
             self.go(conn, conn.resume, None)
 
 
+_ONE_OPERATION = (
+    "glibc does the operations of one descriptor one after the other, so a read that waits would hold up the "
+    "write; use --io io_uring"
+)
+
 ROW = ModelRow(
     name="proactor",
     make=Proactor,
@@ -235,8 +240,5 @@ ROW = ModelRow(
     good_for="many busy connections: one system call starts and ends dozens of operations",
     weakness="io_uring is denied in many containers (see io_fallback); aio is a thread of "
     "glibc for each client, 256 at most, and is here for the pattern's sake",
-    refused={
-        ("aio", "asyncio"): "glibc does the operations of one descriptor one after the other, "
-        "so a read that waits would hold up the write; use --io io_uring"
-    },
+    refused={("aio", "asyncio"): _ONE_OPERATION, ("aio", MULTIPLEXED): _ONE_OPERATION},
 )

@@ -20,7 +20,7 @@ from forkd.models import (
     simulated_proactor,
 )
 from forkd.models.process_per_connection import MAX_PROCESSES
-from forkd.models.row import ModelRow
+from forkd.models.row import MULTIPLEXED, ModelRow
 from forkd.native import missing, native
 from forkd.system import uring
 
@@ -145,4 +145,7 @@ def refusal(row: ModelRow, io: str, interface: str, threads: int) -> str | None:
             "an asyncio protocol belongs to the thread of its event loop; use --threads 1, "
             "and more workers"
         )
-    return row.refused.get((io, interface))
+    why = row.refused.get((io, interface))
+    if why is None and speaks is not None and speaks.multiplexes:
+        return row.refused.get((io, MULTIPLEXED))
+    return why

@@ -23,9 +23,12 @@ class ModelRow:
     handoff: str
     good_for: str
     weakness: str
-    #: Pairs of (io, interface) that make no sense, with the reason and what to use instead.
+    #: Pairs of (io, interface) that make no sense, with the reason and what to use instead. `MULTIPLEXED` is
+    #: each interface whose connections have several exchanges at a time.
     refused: dict[tuple[str, str], str]
 
+
+MULTIPLEXED = "several exchanges at a time"
 
 #: Why a model with a pool carries no asyncio protocol.
 ONE_THREAD = (

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from forkd.models import registry
-from tests.process.conftest import Daemon, until
+from tests.process.conftest import Daemon, alive, until
 
 from .test_wakeups import descriptors
 
 #: A line from the client, and what comes of it: `open N` and `quick N` begin an exchange, which answers in
 #: two pieces, and `fail N` one that fails after the first. Those of `open` stay in the application until
-#: `free N`. The session itself answers `inside`, with the exchanges that are there, and `closed`, with those
-#: that are over.
+#: `free N`, and those of `hold` until there is a file `free`. The session itself answers `inside`, with the
+#: exchanges that are there, and `closed`, with those that are over.
 APP = """
-    import dataclasses, sys, threading
+    import dataclasses, os, sys, threading, time
     from forkd.app import interfaces
     from forkd.session.seam import ANY_BYTES_PER_SECOND, Await, Multiplexed
 
     sys.setswitchinterval(%s)
+    HERE = os.path.dirname(__file__)
     IDLE = Await("idle", 30, rate=ANY_BYTES_PER_SECOND, idle=True)
     BUSY = Await("busy", 0)
     inside, closed, free = set(), set(), {}
@@ -35,18 +37,26 @@ APP = """
     def app():
         pass
 
-    def answer(kind, number):
+    def answer(kind, number, recorder):
+        ticket = recorder.begin(f"GET /{kind}/{number} HTTP/1.1".encode()) if kind == "hold" else 0
         try:
             if kind == "open":
                 inside.add(number)
                 assert free.setdefault(number, threading.Event()).wait(60)
                 inside.remove(number)
+            if kind == "hold":
+                inside.add(number)
+                while not os.path.exists(f"{HERE}/free"):
+                    time.sleep(0.01)
             yield b"a"
             if kind == "fail":
                 raise ValueError(number)
             yield b"b"
             return b"end"
         finally:
+            if ticket:
+                recorder.end(ticket, 200, recorder.took(ticket))
+                open(f"{HERE}/closed", "x").close()
             closed.add(number)
 
     class Scripted:
@@ -84,7 +94,8 @@ APP = """
             elif kind in ("inside", "closed"):
                 yield " ".join([kind, *sorted(globals()[kind])]).encode() + b"\\n"
             else:
-                exchange = Multiplexed(peer, answer(kind, number), f"GET /{kind} HTTP/1.1".encode())
+                steps = answer(kind, number, self.host.recorder)
+                exchange = Multiplexed(peer, steps, f"GET /{kind} HTTP/1.1".encode())
                 here[exchange] = number
                 if (yield exchange) is not None:
                     yield from self.go_on(exchange, here)
@@ -100,13 +111,12 @@ APP = """
                     return
 
     interfaces.INTERFACES = tuple(
-        dataclasses.replace(row, make=lambda app, config, host, worker: Scripted(host))
+        dataclasses.replace(row, multiplexes=True, make=lambda app, config, host, worker: Scripted(host))
         if row.name == "wsgi" else row for row in interfaces.INTERFACES
     )
 """
 
-#: But for aio, in which a send ends the receive that is under way: it cannot do both at a time, for streams
-#: neither (ModelRow.refused).
+#: But for aio, which is refused.
 WAYS = [
     ["-m", row.name, "--io", io, *handoff]
     for row in registry.MODELS
@@ -202,6 +212,55 @@ def test_a_client_leaves_while_its_exchanges_are_in_the_application(
         other.say("quick 3")
         assert other.hear(3) == ["3:a", "3:b", "3:end"]
         until(lambda: descriptors(service) == before, "no descriptor leaked")
+
+
+def hold(service: Daemon) -> None:
+    """An exchange is in the application, and its client has left."""
+    with client(service) as other:
+        one = Client(service.connect())
+        one.say("hold 1")
+        until(lambda: other.ask("inside") == {"1"}, "it is in the application")
+        one.leave()
+        until(lambda: service.metric("forkd_connections") == 1, "its connection closed")
+    until(lambda: service.metric("forkd_connections") == 0, "the other closed, too")
+
+
+@pytest.mark.parametrize("way", THREADED, ids=" ".join)
+def test_a_worker_that_ends_waits_for_what_a_client_has_left_behind(
+    service: Daemon, way: list[str], native: str
+) -> None:
+    start(service, way, native, "--threads", "2")
+    hold(service)
+    (old,) = service.worker_pids()
+    service.ok("reload")
+    until(lambda: service.worker_pids() not in ([], [old]), "another worker serves")
+    with client(service) as one:
+        one.say("quick 2")
+        assert one.hear(3) == ["2:a", "2:b", "2:end"]
+    assert alive(old) and not (service.dir / "closed").exists()
+    (service.dir / "free").touch()
+    until(lambda: not alive(old), "it has ended")
+    assert (service.dir / "closed").exists()
+
+
+@pytest.mark.parametrize("way", [WAYS[0], ["-m", "reactor", "--io", "epoll"]], ids=" ".join)
+def test_what_it_has_waited_for_in_vain_is_named(service: Daemon, way: list[str], native: str) -> None:
+    service.expected_errors = ["graceful-timeout"]
+    start(service, way, native, "--threads", "2", "--graceful-timeout", "0.2")
+    hold(service)
+    (old,) = service.worker_pids()
+    service.signal(signal.SIGHUP)
+    until(lambda: not alive(old), "it was killed")
+    until(lambda: "GET /hold/1 HTTP/1.1" in service.log(), "the report names it")
+
+
+def test_aio_is_refused(service: Daemon, native: str) -> None:
+    service.expected_errors = ["gone: boot"]
+    service.write_app(APP % 0.005)
+    done = service.run("start", *service.flags("-m", "proactor", "--io", "aio", native))
+    assert done.returncode != 0
+    assert "one after the other" in done.stderr and "use --io io_uring" in done.stderr
+    assert not re.search("Traceback", done.stderr)
 
 
 @pytest.mark.parametrize("way", THREADED, ids=" ".join)
