@@ -1,5 +1,5 @@
-"""What a start says though nothing is wrong: each is a warning, once. In the command that starts, and in
-`forkd check`.
+"""What is said though nothing is wrong: warnings once, in the command that starts and in `forkd check`, and
+notes in the latter alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,29 @@ def warnings(sources: Sources, config: Config) -> list[str]:
     return found
 
 
+def notes(config: Config) -> list[str]:
+    """What follows from options that were set."""
+    found = []
+    if not config.allowed_hosts.every:
+        found.append(
+            f"allowed-hosts: a request for a host that is none of {config.allowed_hosts} is answered 421; "
+            "so is a request without Host (HTTP/1.0)"
+        )
+    if any(name in config.origins for name in _OF_FRONTS):
+        found.append(_about_keep_alive(config.keep_alive))
+    return found
+
+
+def _about_keep_alive(seconds: float) -> str:
+    if not seconds:
+        return "keep-alive = 0: each connection of the front has one request"
+    return (
+        f"keep-alive = {seconds:g} s: it has to be longer than the time for which the front keeps an idle "
+        "connection to forkd (keepalive_timeout in nginx's upstream: 60 s), or the front sends requests on "
+        "connections that forkd is closing, which fail where they cannot be sent again (RFC 9112, 9.5)"
+    )
+
+
 def _is_public(address: Address) -> bool:
     """A TCP address that is not this machine's own. What a name stands for is not looked up."""
     if not address.kind.startswith("tcp") or address.host == "localhost":
@@ -42,6 +65,8 @@ def _is_public(address: Address) -> bool:
     return host is None or not _LOOPBACK.has(host)
 
 
+#: Who sets one of these, or how long connections are kept, has a front.
+_OF_FRONTS = [*(row.attr for row in OPTIONS if row.section == "proxies"), "proxy_protocol", "keep_alive"]
 _LOOPBACK = Networks.parse(["127.0.0.0/8", "::1"])
 _OF_SOCKET_FILES = [
     (row.attr, getattr(Config(), row.attr)) for row in OPTIONS if row.attr.startswith("socket_")

@@ -92,7 +92,7 @@ def check(sources: Sources, config: Config) -> str:
         lines.append(f"configuration: {sources.path}")
     if found.held:
         lines.append(f"held by the running daemon itself (pid {found.pid}): {', '.join(found.held)}")
-    lines += [f"note: {note}" for note in found.notes]
+    lines += [f"note: {note}" for note in (*found.notes, *advice.notes(config))]
     lines += [
         f"warning: {line}" for line in (*advice.warnings(sources, config), *unused(config, interface))
     ]

@@ -100,6 +100,9 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
     for why in (*status.get("own_broken", {}).values(), *(x.get("broken") for x in status["listeners"])):
         if why:
             found.notes.append(f"the running daemon cannot be reached at {why}")
+    dropped = status.get("totals", {}).get("forwarded_dropped", ())  # not in another version's
+    if dropped:
+        found.notes.append(_about_dropped(dropped))
     path = started["sources"]["path"]
     if path != sources.path:
         reads = f"reads {path}" if path else "reads no configuration file"
@@ -111,6 +114,25 @@ def _running(sources: Sources, config: Config, found: Findings) -> _Running:
         {who: status[who] for who in ("admin", "health") if status.get(who)},
         started["activated"],
     )
+
+
+#: Why a field of proxies was dropped (http.forwarded.Drop), as an operator would say it.
+_WHY_DROPPED = {
+    "untrusted": "came from peers that are none of --forwarded-allow",
+    "not-chosen": "are none of --forwarded-fields",
+    "malformed": "were malformed",
+}
+
+
+def _about_dropped(dropped: list[dict[str, Any]]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for row in dropped:
+        name = "x-forwarded-… of another name" if row["field"] == "other" else row["field"]
+        by_reason.setdefault(row["reason"], []).append(f"{name} ({row['count']})")
+    said = "; ".join(
+        f"{', '.join(names)} {_WHY_DROPPED.get(reason, reason)}" for reason, names in by_reason.items()
+    )
+    return f"the running daemon has kept fields of proxies from the application: {said} (docs/proxies.md)"
 
 
 def _room(config: Config, status: dict[str, Any], found: Findings) -> None:

@@ -12,6 +12,7 @@ from forkd.config import lists
 from forkd.config import options as kinds
 from forkd.config.options import Option, Workers, option, rows
 from forkd.system.address import Address
+from forkd.system.hosts import Hosts
 from forkd.system.networks import Networks
 
 __all__ = [
@@ -315,6 +316,18 @@ class Config:
         help="read usual requests by compiled code, where a compiler was there at installation; "
         "false: by Python alone; true, where it is set: never without compiled code",
     )
+    allowed_hosts: Hosts = option(
+        lists.HostList(), ("*",),
+        section="http",
+        help="hosts that requests may be for, by Host or what a trusted proxy says instead; a request for "
+        "another is answered 421, and the application does not see it",
+    )
+    server_header: str | None = option(
+        kinds.TextOrNone(r"[!-~](?:[ -~]{0,126}[!-~])?", "printable ASCII, up to 128 characters"),
+        "forkd",
+        section="http",
+        help="value of Server in answers, unless the application sets one; none leaves the field out",
+    )
 
     # proxies
     forwarded_allow: Networks = option(
@@ -406,9 +419,9 @@ class Config:
         section="admin", reloadable=False,
         help="address of /metrics, /healthz, /readyz and the status page; none turns it off",
     )
-    admin_hosts: tuple[str, ...] = option(
-        lists.Names(), None,
-        absent=(),
+    admin_hosts: Hosts = option(
+        lists.HostList(), None,
+        absent=Hosts.parse(()),
         section="admin",
         unset="IP addresses and localhost alone",
         example=("forkd.example.internal",),

@@ -212,9 +212,10 @@ FOREIGN: tuple[Foreign, ...] = (
             "--forwarded-fields NAME", "by default X-Forwarded-*, from the peers of --forwarded-allow"),
     Foreign("--forwarder-headers --header-map --strip-header-spaces --casefold-http-method --permit-*",
             (GUNICORN,), "", _STRICT),
-    Foreign("--server-header --no-server-header --date-header --no-date-header --header --add-header",
+    Foreign("--no-server-header", (UVICORN,), "--server-header none"),
+    Foreign("--date-header --no-date-header --header --add-header",
             (UVICORN, UWSGI), "",
-            "the application sets headers, Server and Date among them, or the front does"),
+            "the application sets headers, or the front does; forkd adds Date, and --server-header"),
     Foreign("--http-* --fastrouter* --rawrouter* --sslrouter* --subscri*", (UWSGI,), "",
             "there is no router process: --bind HOST:PORT is the workers' own"),
     # what another program does here

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from forkd.config.options import Kind
-from forkd.system import networks
+from forkd.system import hosts, networks
 from forkd.system.address import FORMS, Address
+from forkd.system.hosts import Hosts
 from forkd.system.networks import Networks
 
-_HOST_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}")
 # One with an underscore never reaches an application.
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -39,27 +40,32 @@ class AddressList(Kind[tuple[Address, ...]]):
         return tuple(addresses)
 
 
-class Names(Kind[tuple[str, ...]]):
-    """Host names, lower case and without the dot of the root: a list, or text with commas."""
+class HostList(Kind[Hosts]):
+    """Hosts, as Host has them, and patterns of such."""
+
+    several = True
+    metavar = "HOST"
+    allowed = f"{hosts.FORMS}; in a list or separated by commas"
+
+    def read(self, raw: object, base: str) -> Hosts:
+        texts = _texts(self, raw)
+        if not texts:
+            raise self.refuse()
+        return Hosts.parse(texts)
+
+
+class FieldNames(Kind[tuple[str, ...]]):
+    """Names of header fields, in lower case: a list, or text with commas."""
 
     several = True
     metavar = "NAME"
-    pattern = _HOST_NAME
-    allowed = "host names without a port, in a list or separated by commas"
+    allowed = "names of header fields, in a list or separated by commas"
 
     def read(self, raw: object, base: str) -> tuple[str, ...]:
-        items = raw if isinstance(raw, list | tuple) else [raw]
-        names = [name.strip().lower() for item in items for name in self.text(item).split(",")]
-        if not names or not all(self.pattern.fullmatch(name) for name in names):
+        names = [text.lower() for text in _texts(self, raw)]
+        if not names or not all(_FIELD_NAME.fullmatch(name) for name in names):
             raise self.refuse()
-        return tuple(dict.fromkeys(name.removesuffix(".") for name in names))
-
-
-class FieldNames(Names):
-    """Names of header fields, in lower case."""
-
-    pattern = _FIELD_NAME
-    allowed = "names of header fields, in a list or separated by commas"
+        return tuple(dict.fromkeys(names))
 
 
 class NetworkList(Kind[Networks]):
@@ -70,8 +76,12 @@ class NetworkList(Kind[Networks]):
     allowed = f"{networks.FORMS}, in a list or separated by commas; or none"
 
     def read(self, raw: object, base: str) -> Networks:
-        items = raw if isinstance(raw, list | tuple) else [raw]
-        texts = [text.strip() for item in items for text in self.text(item).split(",")]
+        texts = _texts(self, raw)
         if not texts:
             raise self.refuse()
         return Networks.parse([] if texts == ["none"] else texts)
+
+
+def _texts(kind: Kind[Any], raw: object) -> list[str]:
+    items = raw if isinstance(raw, list | tuple) else [raw]
+    return [text.strip() for item in items for text in kind.text(item).split(",")]

@@ -36,6 +36,7 @@ __all__ = [
     "Size",
     "SocketMode",
     "Text",
+    "TextOrNone",
     "Workers",
     "WorkersKind",
     "Written",
@@ -123,6 +124,23 @@ class Text(Kind[str]):
         if not re.fullmatch(self.pattern, text, re.ASCII):
             raise self.refuse()
         return text
+
+
+@dataclass(frozen=True)
+class TextOrNone(Kind[str | None]):
+    """Text that matches `pattern` as a whole, or none (None; also off)."""
+
+    pattern: str
+    words: str
+    metavar = "TEXT|none"
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.words}, or none"
+
+    def read(self, raw: object, base: str) -> str | None:
+        text = Text(self.pattern, self.words).read(raw, base)
+        return None if text in ("none", "off") else text
 
 
 @dataclass(frozen=True)

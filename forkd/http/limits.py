@@ -48,6 +48,8 @@ class Refusal(IntEnum):
     # Errors: the application was called.
     APPLICATION_FAILED = 11
     BROKEN_OFF = 12
+    # Refused, too.
+    HOST = 13
 
     @property
     def label(self) -> str:
@@ -61,6 +63,7 @@ _REFUSALS = {
     413: Refusal.BODY_TOO_LARGE,
     414: Refusal.LINE_TOO_LONG,
     417: Refusal.EXPECTATION,
+    421: Refusal.HOST,
     431: Refusal.HEAD_TOO_LARGE,
     501: Refusal.NOT_IMPLEMENTED,
     505: Refusal.HTTP_VERSION,

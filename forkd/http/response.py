@@ -17,6 +17,7 @@ from forkd.system.originals import time
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+SERVER = b"Server: forkd\r\n"
 
 
 class BadResponse(ValueError):
@@ -179,6 +180,11 @@ def date(now: float) -> bytes:
     return _date(int(now))
 
 
+def server_line(name: str | None) -> bytes:
+    """The field Server of that name; None: there is none."""
+    return b"" if name is None else f"Server: {name}\r\n".encode("ascii")
+
+
 def encode(
     head: Head,
     now: float,
@@ -186,8 +192,9 @@ def encode(
     length: int | None = None,
     chunked: bool = False,
     keep_alive: bool | None = None,
+    server: bytes = SERVER,
 ) -> bytes:
-    """The head for the wire: the app's lines, Date and Server unless it set them, framing, end.
+    """The head for the wire: the app's lines, Date and `server` unless it set them, framing, end.
 
     `length` gives Content-Length, `chunked` gives Transfer-Encoding, neither gives no framing (the
     answer ends with the connection, or has no body). `keep_alive` True or False names it in
@@ -197,7 +204,7 @@ def encode(
     if not head.dated:
         parts += b"Date: ", _date(int(now)), b"\r\n"
     if not head.named:
-        parts.append(b"Server: forkd\r\n")
+        parts.append(server)
     # RFC 9110 8.6, 9112 6.1: 204 has neither, whatever the app said.
     if head.code != 204:
         if chunked:
@@ -221,12 +228,13 @@ def head(
     length: int | None = None,
     chunked: bool = False,
     keep_alive: bool | None = None,
+    server: bytes = SERVER,
 ) -> bytes:
     """`check_headers` and `encode` in one, for answers of forkd's own."""
     checked = check_headers(status, headers)
     if checked.close:
         keep_alive = False
-    return encode(checked, now, length=length, chunked=chunked, keep_alive=keep_alive)
+    return encode(checked, now, length=length, chunked=chunked, keep_alive=keep_alive, server=server)
 
 
 def error(
@@ -237,6 +245,7 @@ def error(
     method: str = "GET",
     now: float | None = None,
     fields: Iterable[tuple[str, str]] = (),
+    server: bytes = SERVER,
 ) -> bytes:
     """A whole small answer in text/plain: `reason` is its body (none for HEAD)."""
     try:
@@ -250,6 +259,7 @@ def error(
         time.time() if now is None else now,
         length=len(body),
         keep_alive=keep_alive,
+        server=server,
     )
     return lines if bodiless(status, method) else lines + body
 

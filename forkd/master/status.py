@@ -24,6 +24,7 @@ from forkd.master.phase import Phase
 from forkd.master.reload import Reloads
 from forkd.master.service import Service
 from forkd.master.templates import Templates
+from forkd.metrics.collector import dropped_fields
 from forkd.models import registry
 from forkd.system import process
 from forkd.system.cells import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
@@ -175,6 +176,10 @@ class Status:
                 "accepted": board.total(ACCEPTED),
                 "exits": {reason: number for reason, number in sorted(self.exits.items()) if number},
                 "untimely": dict(sorted(self.untimely.items())),
+                "forwarded_dropped": [
+                    {"field": name, "reason": why, "count": count}
+                    for name, why, count in dropped_fields(board)
+                ],
             },
         }
 

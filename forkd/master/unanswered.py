@@ -18,7 +18,7 @@ from forkd.log.lines import AccessLog, Log
 from forkd.master.children import Child
 from forkd.master.generation import Generation
 from forkd.models import registry
-from forkd.session.late import late_answer
+from forkd.session.late import late_answers
 from forkd.system.left import Left, left_by
 from forkd.system.log_ring import ACCESS, Rings
 from forkd.system.scoreboard import Scoreboard
@@ -41,9 +41,10 @@ class Unanswered:
     def part(self, child: Child) -> None:
         """The child is killed next, for being late. What processes that it has forked name are their own
         descriptors, and not its."""
-        if self._forks(self._generation(child)):
+        generation = self._generation(child)
+        if generation is None or self._forks(generation):
             return
-        parting = self._partings.setdefault(child.slot, Parting(late_answer))
+        parting = self._partings.setdefault(child.slot, Parting(late_answers(generation.config)))
         parting.take(child.pidfd, self._board.used(child.slot))
 
     def forget(self) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from forkd.config import Config
 from forkd.errors import StartError, SystemCallError
 from forkd.http.guard import Request
 from forkd.http.response import error
+from forkd.system.hosts import Hosts, is_address, name_of
 
 _MAX_TOKEN_BYTES = 4096  # it has to fit into one header line
 #: Any character of a field value but white space; RFC 6750 2.1 has fewer.
@@ -39,7 +39,8 @@ _HIDDEN = r"\1\2?..."
 
 @dataclass(frozen=True)
 class Access:
-    hosts: frozenset[str] = frozenset()  # names that Host may have besides IP addresses and localhost
+    #: What Host may have besides IP addresses and localhost.
+    hosts: Hosts = field(default_factory=lambda: Hosts.parse(()))
     #: SHA-256 of the token, or None: no token is asked for. The token itself would be in the memory of each
     #: worker that is forked later.
     token: bytes | None = None
@@ -50,7 +51,7 @@ class Access:
         """Reads the token file. Raises StartError."""
         path = config.admin_token_file
         return cls(
-            frozenset(config.admin_hosts),
+            config.admin_hosts,
             None if path is None else hashlib.sha256(_read_token(path)).digest(),
             config.admin_queries,
         )
@@ -87,10 +88,9 @@ class Access:
         request here whose Host is the stranger's name. An address is not such a name, and a client that sends
         no Host (HTTP/1.0) is not a browser."""
         host = re.sub(r":[0-9]*\Z", "", authority)
-        if not host or _is_address(host):
+        if not host or is_address(host) or name_of(host) == "localhost":
             return True
-        host = host.lower().removesuffix(".")  # the root of DNS, written out
-        return host == "localhost" or host in self.hosts
+        return self.hosts.has(authority)
 
 
 def without_queries(text: str) -> str:
@@ -106,17 +106,6 @@ def _without(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without(item) for item in value]
     return value
-
-
-def _is_address(host: str) -> bool:
-    try:
-        if host.startswith("["):
-            ipaddress.IPv6Address(host[1:-1])
-        else:
-            ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _unauthorized(request: Request, more: str, reason: str) -> bytes:

@@ -24,6 +24,16 @@ class Sample(NamedTuple):
     histograms: dict[str, dict[str, Histogram]]  # by metric name, and the value of its one label
 
 
+def dropped_fields(board: Scoreboard) -> list[tuple[str, str, int]]:
+    """Name, reason and count of the fields of proxies that were dropped."""
+    return [
+        (name.decode(), why.label, count)
+        for why in Drop
+        for place, name in enumerate(FORWARDED_NAMES)
+        if (count := board.total(DROPPED + why * FORWARDED_CELLS + place))
+    ]
+
+
 def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int]) -> Sample:
     """Read everything now. `status` is what /status.json serves."""
     master, workers = status["master"], status["workers"]
@@ -39,10 +49,7 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             ([kind.label], board.total(REFUSED + kind)) for kind in Refusal
         ],
         "forkd_forwarded_fields_dropped_total": [
-            ([name.decode(), why.label], count)
-            for why in Drop
-            for place, name in enumerate(FORWARDED_NAMES)
-            if (count := board.total(DROPPED + why * FORWARDED_CELLS + place))
+            ([name, why], count) for name, why, count in dropped_fields(board)
         ],
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),

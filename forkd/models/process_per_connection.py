@@ -30,7 +30,7 @@ from forkd.engine.loop import ChildLoop
 from forkd.engine.parting import Parting
 from forkd.models.row import ModelRow
 from forkd.session.begin import BoundBegin
-from forkd.session.late import late_answer
+from forkd.session.late import late_answers
 from forkd.system import process
 from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
 from forkd.system.left import left_by
@@ -135,7 +135,7 @@ class ProcessPerConnection(ChildLoop):
             reason = "timeout" if late else process.exit_reason(code)
             told = self._partings.pop(servant).tell(left.requests) if late else {}
             account_for(left, late, reason, row, access, now, told)
-        self._partings.pop(servant, Parting(late_answer)).close()
+        self._partings.pop(servant, Parting(late_answers(self.context.config))).close()
 
     def make_room(self) -> bool:
         """Ask the oldest process without a request in hand to end: it answers what has come, and its exit
@@ -175,7 +175,7 @@ class ProcessPerConnection(ChildLoop):
         self.log.error(
             f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s; it was here:\n{where}'
         )
-        self._partings[servant] = Parting(late_answer)
+        self._partings[servant] = Parting(late_answers(self.context.config))
         self._partings[servant].take(servant.pidfd, [servant.row])
         process.send_signal(servant.pidfd, signal.SIGKILL)
 

@@ -154,6 +154,8 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "limit_request_body": _no_http,
     "body_buffer": _no_http,
     "access_log": _no_http,
+    "allowed_hosts": _no_http,
+    "server_header": _no_http,
     "admin_hosts": _no_admin,
     "admin_queries": _no_admin,
     "admin_token_file": _no_admin,

@@ -229,7 +229,7 @@ PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return usual_block(args[0], args[1]);
 }
 
-enum { MOST_EXTRA = 160 };
+enum { MOST_EXTRA = 320, MOST_SERVER = 160 };
 
 static char *copy(char *at, const void *from, size_t size)
 {
@@ -239,17 +239,19 @@ static char *copy(char *at, const void *from, size_t size)
 
 #define COPY(at, literal) copy(at, literal, sizeof literal - 1)
 
-/* The answer to a GET or the like, whose body is one block: as bytes; with a body of more than `most` bytes as
+/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing: as bytes; with a body of more than `most` bytes as
  * a head and that body. None when that is not all there is to it. */
-PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *body_bytes, int close, Py_ssize_t most)
+PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *body_bytes, int close,
+                       Py_ssize_t most)
 {
-    char *lines, *date, *body;
-    Py_ssize_t lines_size, date_size, body_size;
+    char *lines, *date, *server, *body;
+    Py_ssize_t lines_size, date_size, server_size, body_size;
     if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size) ||
         PyBytes_AsStringAndSize(date_text, &date, &date_size) ||
+        PyBytes_AsStringAndSize(server_line, &server, &server_size) ||
         PyBytes_AsStringAndSize(body_bytes, &body, &body_size))
         return NULL;
-    if (block->code == 204 || block->code == 304 || date_size > 40 ||
+    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER ||
         (block->length >= 0 && block->length != body_size))
         Py_RETURN_NONE;
     char extra[MOST_EXTRA], *at = extra;
@@ -259,7 +261,7 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *body_b
         at = COPY(at, "\r\n");
     }
     if (!block->named)
-        at = COPY(at, "Server: forkd\r\n");
+        at = copy(at, server, server_size);
     at = COPY(at, "Content-Length: ");
     at = decimal(at, (uint64_t)body_size);
     if (close)
@@ -275,19 +277,19 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *body_b
     return whole || !result ? result : Py_BuildValue("NO", result, body_bytes);
 }
 
-/* answer(block, date, body, close): see usual_answer; always as bytes. */
+/* answer(block, date, server, body, close): see usual_answer; always as bytes. */
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)self;
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "answer takes four arguments");
+    if (nargs != 5) {
+        PyErr_SetString(PyExc_TypeError, "answer takes five arguments");
         return NULL;
     }
     if (Py_TYPE(args[0]) != block_type) {
         PyErr_SetString(PyExc_TypeError, "that is no block");
         return NULL;
     }
-    return usual_answer((Block *)args[0], args[1], args[2], args[3] == Py_True, PY_SSIZE_T_MAX);
+    return usual_answer((Block *)args[0], args[1], args[2], args[3], args[4] == Py_True, PY_SSIZE_T_MAX);
 }
 
 int answer_init(PyObject *module)

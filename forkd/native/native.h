@@ -225,6 +225,7 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags);
 extern PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended, *n_suspended;
 
 typedef struct Fronts Fronts;
+typedef struct Hosts Hosts;
 
 /* What a request may be: see read_head. */
 typedef struct {
@@ -232,6 +233,7 @@ typedef struct {
     long long longest;
     PyObject *template;
     Fronts *fronts; /* NULL: heads with fields of proxies are not usual */
+    Hosts *hosts;   /* for which a request may be; NULL: any */
 } HeadLimits;
 
 /* A part of a head. */
@@ -253,6 +255,11 @@ typedef struct {
 } Said;
 
 typedef enum { FIELD_UNUSUAL, FIELD_KEPT, FIELD_DROPPED } FieldVerdict;
+
+extern PyTypeObject *hosts_type;
+int hosts_init(PyObject *module);
+/* Whether the host is plainly in the set that Host names, with a port or without. */
+int hosts_have(const Hosts *self, const char *host, Py_ssize_t size);
 
 extern PyTypeObject *fronts_type;
 int fronts_init(PyObject *module);
@@ -285,7 +292,7 @@ int answer_init(PyObject *module);
 int exchange_init(PyObject *module);
 int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
-PyObject *usual_answer(const Block *block, PyObject *date, PyObject *body, int close, Py_ssize_t most);
+PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyObject *body, int close, Py_ssize_t most);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* See read_head; `said`: what its proxies say, which is not counted yet. */
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);

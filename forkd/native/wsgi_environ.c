@@ -32,7 +32,7 @@ static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 
 static PyObject *methods[7];
 static const char method_sizes[7] = {3, 4, 4, 3, 6, 7, 5};
-static PyObject *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_proxy, *k_raw_peer, *k_scheme, *k_its_peer, *k_ssl,
+static PyObject *k_host, *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4], *k_proxy, *k_raw_peer, *k_scheme, *k_its_peer, *k_ssl,
     *https;
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
@@ -256,6 +256,7 @@ int limits_of(PyObject *const *args, HeadLimits *limits)
     limits->longest = PyLong_AsLongLong(args[2]);
     limits->template = args[3];
     limits->fronts = Py_TYPE(args[4]) == fronts_type ? (Fronts *)args[4] : NULL;
+    limits->hosts = Py_TYPE(args[5]) == hosts_type ? (Hosts *)args[5] : NULL;
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -305,6 +306,15 @@ static PyObject *environ_for(PyObject *template, PyObject *ends)
     Py_XDECREF(old.ends);
     Py_XDECREF(old.environ);
     return with_ends(template, ends);
+}
+
+/* Whether the request may be for its host, as its proxies have it. */
+static int host_allowed(const Hosts *hosts, PyObject *environ)
+{
+    Py_ssize_t size;
+    PyObject *host = PyDict_GetItem(environ, k_host);
+    const char *text = host ? ascii(host, &size) : NULL;
+    return text && hosts_have(hosts, text, size);
 }
 
 /* The request whose head is at `data`, or None; see read_head. */
@@ -362,6 +372,8 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         goto unusual;
     if (usual < 0)
         goto done;
+    if (limits->hosts && !host_allowed(limits->hosts, environ))
+        goto unusual;
     at += 2;
     uri = PyUnicode_DecodeLatin1(target, target_end - target, NULL);
     line = PyBytes_FromStringAndSize(data, line_end - data);
@@ -396,9 +408,10 @@ unusual:
     Py_RETURN_NONE;
 }
 
-/* read_head(data, most, fields, longest, template, fronts, ends) -> UsualRequest; None when the head is not complete,
+/* read_head(data, most, fields, longest, template, fronts, hosts, ends) -> UsualRequest; None when the head is not complete,
  * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
- * not usual. `fronts`: None, or what is done with fields of proxies. `ends`: what REMOTE_ADDR and so on shall be, in the
+ * not usual. `fronts`: None, or what is done with fields of proxies. `hosts`: None, or those that
+ * a request may be for. `ends`: what REMOTE_ADDR and so on shall be, in the
  * order of `peer_names`, and what a proxy has said, if one has. */
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -406,14 +419,14 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     Py_ssize_t size;
     HeadLimits limits;
     (void)self;
-    if (nargs != 7) {
-        PyErr_SetString(PyExc_TypeError, "read_head takes seven arguments");
+    if (nargs != 8) {
+        PyErr_SetString(PyExc_TypeError, "read_head takes eight arguments");
         return NULL;
     }
     if (PyBytes_AsStringAndSize(args[0], &data, &size) || limits_of(args + 1, &limits))
         return NULL;
     Said said;
-    PyObject *found = head_of(data, size, &limits, args[6], &said);
+    PyObject *found = head_of(data, size, &limits, args[7], &said);
     if (found && found != Py_None)
         fronts_count(&said);
     return found;
@@ -432,7 +445,8 @@ int head_init(PyObject *module)
         !(k_raw_peer = PyUnicode_InternFromString("forkd.peer")) ||
         !(k_scheme = PyUnicode_InternFromString("wsgi.url_scheme")) ||
         !(k_its_peer = PyUnicode_InternFromString("peer")) || !(k_ssl = PyUnicode_InternFromString("ssl")) ||
-        !(https = PyUnicode_InternFromString("https")) || !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
+        !(https = PyUnicode_InternFromString("https")) || !(k_host = PyUnicode_InternFromString("HTTP_HOST")) ||
+        !(k_method = PyUnicode_InternFromString("REQUEST_METHOD")) ||
         !(k_path = PyUnicode_InternFromString("PATH_INFO")) ||
         !(k_query = PyUnicode_InternFromString("QUERY_STRING")) ||
         !(k_uri = PyUnicode_InternFromString("REQUEST_URI")) ||

@@ -13,7 +13,7 @@ static PyObject *n_client, *k_input, *dash, *bytes_io;
 
 typedef struct {
     Shortcut base;
-    PyObject *app, *access, *lines, *date_at;
+    PyObject *app, *access, *lines, *date_at, *server;
     PyObject *respond; /* see wsgi_start_response.c */
     HeadLimits limits;
     int keep_alive;
@@ -31,6 +31,7 @@ static int wsgi_traverse(WsgiShortcut *self, visitproc visit, void *arg)
     Py_VISIT(self->date_at);
     Py_VISIT(self->limits.template);
     Py_VISIT((PyObject *)self->limits.fronts);
+    Py_VISIT((PyObject *)self->limits.hosts);
     return shortcut_traverse(&self->base, visit, arg);
 }
 
@@ -43,6 +44,7 @@ static int wsgi_clear(WsgiShortcut *self)
     Py_CLEAR(self->date_at);
     Py_CLEAR(self->limits.template);
     Py_CLEAR(self->limits.fronts);
+    Py_CLEAR(self->limits.hosts);
     return shortcut_clear(&self->base);
 }
 
@@ -51,24 +53,26 @@ static void wsgi_dealloc(WsgiShortcut *self)
     PyObject_GC_UnTrack(self);
     wsgi_clear(self);
     Py_CLEAR(self->date);
+    Py_CLEAR(self->server);
     release((PyObject *)self);
 }
 
 static const ShortcutFunctions functions;
 
-/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, most, limits): `respond(request, peer, block)`
+/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits): `respond(request, peer, block)`
  * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
- * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, and a body of more
+ * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of Server or nothing, and a body of more
  * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
 static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *limit[5];
+    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *server, *limit[6];
     int keep_alive;
     Py_ssize_t most;
     HeadLimits limits;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOOOpn(OOOO!O)", &app, &respond, &recorder, &access, &lines, &date_at,
-                          &keep_alive, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3], &limit[4]) ||
+    if (!PyArg_ParseTuple(args, "OOOOOOpSn(OOOO!OO)", &app, &respond, &recorder, &access, &lines, &date_at,
+                          &keep_alive, &server, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3],
+                          &limit[4], &limit[5]) ||
         limits_of(limit, &limits))
         return NULL;
     WsgiShortcut *self = (WsgiShortcut *)allocate(type);
@@ -80,11 +84,13 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->access = Py_NewRef(access);
         self->lines = Py_NewRef(lines);
         self->date_at = Py_NewRef(date_at);
+        self->server = Py_NewRef(server);
         self->keep_alive = keep_alive;
         self->most = most;
         self->limits = limits;
         Py_INCREF(limits.template);
         Py_XINCREF((PyObject *)limits.fronts);
+        Py_XINCREF((PyObject *)limits.hosts);
     }
     return (PyObject *)self;
 }
@@ -163,7 +169,7 @@ static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *
         return Py_NewRef(Py_None);
     Py_INCREF(body); /* date_of may call Python, and the list may be shared */
     request->call.close = !self->keep_alive || !request->keep_alive || self->base.draining;
-    answer = (date = date_of(self)) ? usual_answer(request->block, date, body, request->call.close, self->most) : NULL;
+    answer = (date = date_of(self)) ? usual_answer(request->block, date, self->server, body, request->call.close, self->most) : NULL;
     request->call.sent = PyBytes_Size(body);
     Py_DECREF(body);
     return answer;

@@ -19,6 +19,7 @@ from forkd.http.response import (
     chunk,
     date,
     encode,
+    server_line,
 )
 from forkd.native import pick
 from forkd.session.seam import Host
@@ -27,8 +28,8 @@ from forkd.system.originals import time
 #: What native code makes of a usual status and usual headers: as a response.Head.
 Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
-#: (block, date, body, close) -> the answer, if that body is all of it.
-MakeAnswer = Callable[[Block, bytes, bytes, bool], bytes | None]
+#: (block, date, server, body, close) -> the answer, if that body is all of it.
+MakeAnswer = Callable[[Block, bytes, bytes, bytes, bool], bytes | None]
 
 
 class Asked(Protocol):
@@ -48,6 +49,7 @@ class Framing:
     def __init__(self, config: Config, host: Host) -> None:
         self.host = host
         self.keep_alive = config.keep_alive > 0
+        self.server = server_line(config.server_header)
         self.block: MakeBlock = pick("block", _never, config.native)
         self.answer: MakeAnswer = pick("answer", _never, config.native)
 
@@ -98,7 +100,8 @@ class Answer:
         if block is not None and self._version == "1.1" and self._method != "HEAD":
             if self._framing.host.draining:
                 self.close = True
-            answer = self._framing.answer(block, date(time.time()), data, self.close)
+            framing = self._framing
+            answer = framing.answer(block, date(time.time()), framing.server, data, self.close)
             if answer is not None:
                 self.head_sent = True
                 self.sent = len(data)
@@ -140,8 +143,9 @@ class Answer:
             keep_alive = True
         self.head_sent = True
         return encode(
-            head, time.time(), length=length, chunked=self._chunked, keep_alive=keep_alive
-        )
+            head, time.time(), length=length, chunked=self._chunked, keep_alive=keep_alive,
+            server=self._framing.server,
+        )  # fmt: skip
 
     def _frame(self, data: bytes) -> bytes:
         if self._bodiless or not data:

@@ -1,5 +1,6 @@
-"""What the proxies in front say of a request: taken from its fields, counted and logged. In a child, for each
-interface that serves HTTP; http/forwarded.py decides.
+"""What the proxies in front say of a request: taken from its fields, counted and logged; and whether it may
+be for its host. In a child, for each interface that serves HTTP; http/forwarded.py and system/hosts.py
+decide.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 from forkd.config import Config
 from forkd.http.forwarded import Policy, place_of
 from forkd.http.guard import Request
+from forkd.http.limits import Refused
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import DROPPED, FORWARDED_CELLS
 from forkd.system.seldom import Seldom
@@ -38,6 +40,38 @@ class Fronts:
             self._host.log.debug(f"{peer.client or 'unix'}: {name.decode()} is dropped: {why.label}")
         if conflict and self._warns.leave():
             self._host.log.warning(f"{peer.client or 'unix'}: {conflict} (said once a minute)")
+
+
+class AllowedHosts:
+    """`--allowed-hosts`."""
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._host = host
+        self._hosts = config.allowed_hosts
+        self._warns = Seldom(_SECONDS_BETWEEN_WARNINGS)
+
+    def judge(self, request: Request, peer: Peer) -> None:
+        """Raises Refused for a request whose host is none of them."""
+        wanted = request.authority.decode("latin-1")
+        if self._hosts.has(wanted):
+            return
+        if self._warns.leave():
+            named = f"the host {wanted!r}" if wanted else "no host"
+            self._host.log.warning(
+                f"{client_name(request.client, peer)}: a request for {named}, which is none of "
+                "--allowed-hosts, is answered 421 (said once a minute)"
+            )
+        raise Refused(421, "this service is for other hosts")
+
+
+def allowed_hosts(config: Config, host: Host) -> AllowedHosts | None:
+    """None: each host is."""
+    return None if config.allowed_hosts.every else AllowedHosts(config, host)
+
+
+def client_name(client: str | None, peer: Peer) -> str:
+    """For the error log."""
+    return (peer.client if client is None else client) or "unix"
 
 
 def policy_of(config: Config) -> Policy:

@@ -14,9 +14,9 @@ from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
-from forkd.http.response import CONTINUE, body_size, error
+from forkd.http.response import CONTINUE, SERVER, body_size, error, server_line
 from forkd.session.body import Collector, close_body
-from forkd.session.fronts import Fronts
+from forkd.session.fronts import Fronts, allowed_hosts
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     LINGER,
@@ -111,6 +111,8 @@ class Http1:
         self._limits = limits_of(config)
         self._collect = Collector(config, host.log).collect
         self._fronts = Fronts(config, host)
+        self._allowed_hosts = allowed_hosts(config, host)
+        self._server = server_line(config.server_header)
         shortcut = served.shortcut
         self._idle = Await(
             "keep-alive", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=shortcut
@@ -133,7 +135,7 @@ class Http1:
         read, shortcut = served.read, served.shortcut
         exchange = peer.exchange
         peer.note = served.note(peer)
-        fronts = self._fronts
+        fronts, hosts = self._fronts, self._allowed_hosts
         parser: RequestParser | None = None  # since the first head that was not usual
         request: Any  # a guard.Request, or a Call
         wait: Await = self._first
@@ -180,6 +182,8 @@ class Http1:
                 else:
                     if request.forwarded:
                         fronts.judge(request, peer)
+                    if hosts is not None and isinstance(request, Request):
+                        hosts.judge(request, peer)  # the others were judged as they were read
                     if request.length or request.chunked:
                         if request.expect_continue and not data:
                             yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)
@@ -218,7 +222,7 @@ class Http1:
         far as it is here; without `request` its head is not complete, or is not one."""
         if request is None and len(line) > _SHOWN_LINE_BYTES:
             line = line[:_SHOWN_LINE_BYTES] + b"..."
-        answer = refusal(self._host, peer, refused, line, request)
+        answer = refusal(self._host, peer, refused, line, request, server=self._server)
         self._host.log.debug(f"{peer.client or 'unix'}: refused with {refused.status}: {refused.reason}")
         yield answer
         return LINGER
@@ -247,6 +251,7 @@ def refusal(
     request: Request | Call | None = None,
     fields: Iterable[tuple[str, str]] = (),
     took_ns: int = 0,
+    server: bytes = SERVER,
 ) -> bytes:
     """The answer to what does not reach the application. It is counted and logged here; `took_ns`: how long
     its client has waited, for the log."""
@@ -254,7 +259,7 @@ def refusal(
     for cell in (REQUESTS, CODES + status, REFUSED + refused.kind):
         host.recorder.add(cell)
     method = "HEAD" if line.startswith(b"HEAD ") else "GET"
-    answer = error(status, refused.reason, method=method, fields=fields)
+    answer = error(status, refused.reason, method=method, fields=fields, server=server)
     if host.access is not None:
         client, shown = peer.client, _NOT_SHOWN
         if request is not None:

@@ -6,11 +6,19 @@ process which was killed.
 
 from __future__ import annotations
 
-from forkd.http.response import error
+from collections.abc import Callable
+
+from forkd.config import Config
+from forkd.http.response import error, server_line
 
 _REASON = "the service took too long to answer, and has given up"
 
 
-def late_answer(line: bytes) -> bytes:
-    """`line`: the request line."""
-    return error(504, _REASON, method=line.partition(b" ")[0].decode("latin-1"))
+def late_answers(config: Config) -> Callable[[bytes], bytes]:
+    """The answer to each request line."""
+    server = server_line(config.server_header)
+
+    def answer(line: bytes) -> bytes:
+        return error(504, _REASON, method=line.partition(b" ")[0].decode("latin-1"), server=server)
+
+    return answer

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from forkd.config import Config
 from forkd.http.limits import Refusal, Refused
+from forkd.http.response import server_line
 from forkd.session.http1 import Exchanges, Steps, refusal
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import SHED
@@ -29,6 +30,7 @@ class Shedding:
         self._exchange = served.exchange
         self._host = host
         self._most = config.shed_after
+        self._server = server_line(config.server_header)
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
 
@@ -44,5 +46,7 @@ class Shedding:
         refused = Refused(
             503, f"overloaded: the request has waited for {waited:.1f} s", Refusal.OVERLOAD
         )
-        yield refusal(self._host, peer, refused, request.line, request, self._retry, int(waited * 1e9))
+        yield refusal(
+            self._host, peer, refused, request.line, request, self._retry, int(waited * 1e9), self._server
+        )
         return True

@@ -43,17 +43,24 @@ class Networks:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Networks:
-        """Raises ValueError that says which text is wrong, and why."""
+        """Raises ValueError that says which texts are wrong, and why."""
         cidrs: dict[str, tuple[int, int, int]] = {}
         unix = False
+        wrong: list[str] = []
         for text in texts:
             for item in _EVERY if text == "*" else (text,):
                 if item == "unix":
                     unix = True
                     continue
-                network = _network(item)
+                try:
+                    network = _network(item)
+                except ValueError as error:
+                    wrong.append(str(error))
+                    continue
                 size = network.max_prefixlen // 8
                 cidrs[str(network)] = size, int(network.netmask), int(network.network_address)
+        if wrong:
+            raise ValueError(f"{'; '.join(wrong)}; allowed are {FORMS}")
         return cls(tuple(cidrs), unix, tuple(cidrs.values()))
 
     def __str__(self) -> str:
@@ -89,10 +96,10 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{text!r} is not a network; allowed are {FORMS}") from None
+        raise ValueError(f"{text!r} is not a network") from None
     address, slash, prefix = text.partition("/")
     if "%" in text or (slash and not prefix.isdecimal()):
-        raise ValueError(f"{text!r} is not a network; allowed are {FORMS}")
+        raise ValueError(f"{text!r} is not a network")
     if ipaddress.ip_address(address) != found.network_address:
         raise ValueError(f"{text!r} is an address with a prefix; the network is {found}")
     if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96:

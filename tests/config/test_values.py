@@ -11,6 +11,7 @@ from forkd.config import cpus, lists
 from forkd.config import options as kinds
 from forkd.config.options import Workers
 from forkd.system.address import Address
+from forkd.system.hosts import Hosts
 from forkd.system.networks import Networks
 
 BASE = "/base"
@@ -56,8 +57,10 @@ READS: list[tuple[kinds.Kind[Any], object, object]] = [
     (lists.NetworkList(), "10.0.0.0/8,unix", Networks.parse(["10.0.0.0/8", "unix"])),
     (lists.NetworkList(), ["::1", "127.0.0.1"], Networks.parse(["::1", "127.0.0.1"])),
     (lists.NetworkList(), "none", Networks.parse([])),
-    (lists.Names(), "B.example., a_1,b.EXAMPLE", ("b.example", "a_1")),
-    (lists.Names(), ["a", "b,c"], ("a", "b", "c")),
+    (lists.HostList(), "B.example., a_1,b.EXAMPLE", Hosts.parse(["b.example", "a_1"])),
+    (lists.HostList(), ["a:80", ".b,*.c"], Hosts.parse(["a:80", ".b", "*.c"])),
+    (kinds.TextOrNone("[a-z]+", "x"), "none", None),
+    (kinds.TextOrNone("[a-z]+", "x"), "a", "a"),
     (kinds.WorkersKind(), 3, Workers(3, 3)),
     (kinds.WorkersKind(), "3", Workers(3, 3)),
     (kinds.WorkersKind(), "0:1", Workers(0, 1)),
@@ -82,7 +85,8 @@ REFUSES: list[tuple[kinds.Kind[Any], list[object]]] = [
     (lists.AddressList(), [[], "", ["x"], ":1,", [True], [[":1"]]]),
     (lists.FieldNames(), [[], "", "a_b", "a b", "x:", "-a", True]),
     (lists.NetworkList(), [[], "", "10.0.0.1/8", "none,unix", True, ["x"], "localhost"]),
-    (lists.Names(), [[], "", "a,,b", "a:80", "http://a", "a b", "*", "-a", True, 1, [["a"]], "a" * 254]),
+    (lists.HostList(), [[], "", "a,,b", "a:b", "http://a", "a b", "*a", "-a", True, 1, [["a"]], "a" * 254]),
+    (kinds.TextOrNone("[a-z]+", "x"), ["A", "", "a\r\nb", True]),
     (kinds.WorkersKind(), [0, "0", "0:0", "3:2", "513", "1:513", "-1", "a", "1:2:3", ":2", True]),
 ]
 

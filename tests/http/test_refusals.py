@@ -69,6 +69,7 @@ def test_each_refusal_has_a_reason_of_its_own() -> None:
         (10, "overload"),
         (11, "application-failed"),
         (12, "broken-off"),
+        (13, "host"),
     ]
     assert len(Refusal) <= REFUSED_CELLS
     (metric,) = (m for m in METRICS if m.name == "forkd_requests_refused_total")

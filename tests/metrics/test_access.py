@@ -12,6 +12,7 @@ from forkd.config import Config
 from forkd.errors import StartError
 from forkd.http.request import Refused, Request, RequestParser
 from forkd.metrics.access import Access, without_queries
+from forkd.system.hosts import Hosts
 
 TOKEN = "r2Jb0-xQ.7~k+9/aa=="
 
@@ -42,7 +43,7 @@ def status(answer: bytes | None) -> int:
     ],
 )  # fmt: skip
 def test_which_hosts_are_known(host: str, code: int) -> None:
-    access = Access(hosts=frozenset(["metrics.example", "second.example"]))
+    access = Access(hosts=Hosts.parse(["metrics.example", "second.example"]))
     try:
         found = status(access.refusal(request(f"Host: {host}")))
     except Refused as refused:  # by the parser of requests, before a page is asked for

@@ -471,7 +471,9 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.WsgiShortcut(1)
-    exchange = native.WsgiShortcut(print, print, None, None, None, print, True, 1, (8000, 10, 0, {}, None))
+    exchange = native.WsgiShortcut(
+        print, print, None, None, None, print, True, b"", 1, (8000, 10, 0, {}, None, None)
+    )
     with pytest.raises(TypeError):
         exchange.run(1, 2, None)
     with pytest.raises(TypeError):
@@ -479,7 +481,7 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError):
         native.UsualRequest()
     with pytest.raises(TypeError):
-        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, None, ("", "", "", "")))
-    request = native.read_head(HEADS[0], 8000, 10, 0, {}, None, ("", "", "", ""))
+        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, None, None, ("", "", "", "")))
+    request = native.read_head(HEADS[0], 8000, 10, 0, {}, None, None, ("", "", "", ""))
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()

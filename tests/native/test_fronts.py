@@ -58,7 +58,7 @@ class Child:
         return found
 
     def native(self, head: bytes) -> tuple[Any, ...] | None:
-        found = native.read_head(head, 8190, 100, 0, TEMPLATE, self._fronts, self._ends)  # type: ignore[union-attr]
+        found = native.read_head(head, 8190, 100, 0, TEMPLATE, self._fronts, None, self._ends)  # type: ignore[union-attr]
         if found is None:
             assert not any(self.dropped())
             return None

@@ -22,7 +22,7 @@ from forkd.app.wsgi.environ import environ_of
 from forkd.http.guard import Request
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
-from forkd.http.response import BadResponse, Head, bodiless, check_headers, encode
+from forkd.http.response import SERVER, BadResponse, Head, bodiless, check_headers, encode
 from forkd.log.lines import CombinedLines
 from forkd.native import native
 from forkd.system import cells, log_ring
@@ -104,7 +104,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     short = min(LIMITS.line, LIMITS.field, LIMITS.head)
     for _ in range(ROUNDS):
         data = mutated(rng, HEADS)
-        found = native.read_head(data, short, LIMITS.fields, LIMITS.body, TEMPLATE, None, ENDS)  # type: ignore[union-attr]
+        found = native.read_head(data, short, LIMITS.fields, LIMITS.body, TEMPLATE, None, None, ENDS)  # type: ignore[union-attr]
         if found is None:
             continue
         usual += 1
@@ -139,7 +139,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2], HEADS[3], HEADS[9]],
 )
 def test_usual_heads_are_read(head: bytes) -> None:
-    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS) is not None  # type: ignore[union-attr]
+    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, None, ENDS) is not None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_repeated_field_that_is_no_list_or_decides_is_for_the_twin(field: byte
     for count, usual in ((1, True), (2, False)):
         lines = [*fields.values(), *[field] * (count - 1)]
         head = b"POST / HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
-        found = native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS)  # type: ignore[union-attr]
+        found = native.read_head(head, 8190, 100, 120, TEMPLATE, None, None, ENDS)  # type: ignore[union-attr]
         assert (found is not None) is usual
 
 
@@ -170,7 +170,7 @@ def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) ->
     if first:
         fields.reverse()
     data = b"GET / HTTP/1.1\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
-    found = native.read_head(data, 8190, 100, 0, TEMPLATE, None, ENDS)  # type: ignore[union-attr]
+    found = native.read_head(data, 8190, 100, 0, TEMPLATE, None, None, ENDS)  # type: ignore[union-attr]
     request, _ = twin_of_read_head(data)
     assert found is not None
     for environ in (found.environ, environ_of(request, TEMPLATE, ENDS)):
@@ -184,7 +184,7 @@ def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) ->
 @pytest.mark.parametrize("most, fields", [(20, 100), (8190, 1), (8190, 0), (0, 100), (-5, 100)])
 def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"
-    assert native.read_head(head, most, fields, 0, TEMPLATE, None, ENDS) is None  # type: ignore[union-attr]
+    assert native.read_head(head, most, fields, 0, TEMPLATE, None, None, ENDS) is None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
 )
 def test_a_length_that_is_not_plain_is_for_the_twin(length: str) -> None:
     head = HEADS[3].replace(b"120", length.encode())
-    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, ENDS) is None  # type: ignore[union-attr]
+    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, None, ENDS) is None  # type: ignore[union-attr]
 
 
 def test_every_prefix_of_a_head_is_incomplete() -> None:
     for end in range(len(HEADS[1])):
-        assert native.read_head(HEADS[1][:end], 8190, 100, 0, TEMPLATE, None, ENDS) is None  # type: ignore[union-attr]
+        assert native.read_head(HEADS[1][:end], 8190, 100, 0, TEMPLATE, None, None, ENDS) is None  # type: ignore[union-attr]
 
 
 STATUSES = [
@@ -273,7 +273,7 @@ def test_an_answer_that_native_code_makes_is_made_alike(rng: random.Random) -> N
         for name in Head.__slots__:
             assert getattr(found, name) == getattr(head, name), (status, headers)
         body, close = b"x" * rng.choice((0, 5, 5, 200)), rng.random() < 0.5
-        answer = native.answer(found, b"Mon, 01 Jan 2024 00:00:00 GMT", body, close)  # type: ignore[union-attr]
+        answer = native.answer(found, b"Mon, 01 Jan 2024 00:00:00 GMT", SERVER, body, close)  # type: ignore[union-attr]
         if answer is None:
             assert bodiless(head.code, "GET") or head.length not in (None, len(body))
         else:

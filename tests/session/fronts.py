@@ -319,7 +319,7 @@ class Peer:
 class Served:
     """What a child made of heads: the environ of each, its log, its access log, its answers."""
 
-    def __init__(self, of: Row, native: bool) -> None:
+    def __init__(self, of: Row, native: bool, **options: Any) -> None:
         self.environs: list[dict[str, Any]] = []
         self.log = _Log()
         self.access = MemoryAccess(native=native)
@@ -328,7 +328,7 @@ class Served:
         self.draining = False
         config = Config(
             forwarded_allow=Networks.parse(of.allow), forwarded_fields=of.chosen,
-            forwarded_untrusted=of.untrusted, native=native,
+            forwarded_untrusted=of.untrusted, native=native, **options,
         )  # fmt: skip
         self.peer: Any = Peer(of.peer)
         wsgi = Wsgi(self._app, config, self, multithread=False)  # type: ignore[arg-type]

@@ -82,3 +82,12 @@ def test_packed() -> None:
     assert packed("1.2.3.4") == packed("::ffff:1.2.3.4") == bytes([1, 2, 3, 4])
     assert packed("::") == bytes(16)
     assert packed("") is packed("1.2.3.4.") is None
+
+
+def test_all_that_are_wrong_are_named_at_once() -> None:
+    with pytest.raises(ValueError) as error:
+        Networks.parse(["10.0.0.0/8", "localhost", "10.0.0.1/8", "::/0", "x"])
+    assert str(error.value).partition("; allowed are ")[0] == (
+        "'localhost' is not a network; '10.0.0.1/8' is an address with a prefix; the network is 10.0.0.0/8; "
+        "'x' is not a network"
+    )

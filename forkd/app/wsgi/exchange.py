@@ -14,7 +14,13 @@ from typing import IO, Any
 
 from forkd.app.wsgi.environ import Ends, Environ, environ_of, roomy_template
 from forkd.app.wsgi.file_wrapper import FileWrapper
-from forkd.app.wsgi.shortcut import UsualRequest, native_fronts, read_head, shortcut_maker
+from forkd.app.wsgi.shortcut import (
+    UsualRequest,
+    native_fronts,
+    native_hosts,
+    read_head,
+    shortcut_maker,
+)
 from forkd.app.wsgi.start_response import Response, declared, exact
 from forkd.config import Config
 from forkd.http.guard import Request
@@ -62,7 +68,8 @@ class Wsgi:
         limits = limits_of(config)
         fronts = native_fronts(config, host.recorder)
         self._read_head = read_head(fronts is not None)
-        self._limits = limits.shortest, limits.fields, limits.body, self._template, fronts
+        hosts = native_hosts(config)
+        self._limits = limits.shortest, limits.fields, limits.body, self._template, fronts, hosts
         self.read = self._read if self._read_head is not None else None
         self.shortcut = self._shortcut(config)
 
@@ -73,7 +80,7 @@ class Wsgi:
         lines = host.access.lines if host.access is not None else None
         return make(
             self._app, self._response, host.recorder, host.access, lines, date,
-            self._framing.keep_alive, _MAX_COPY_BYTES, self._limits,
+            self._framing.keep_alive, self._framing.server, _MAX_COPY_BYTES, self._limits,
         )  # fmt: skip
 
     # ---- what HTTP/1 takes ----------------------------------------------------------------
@@ -83,9 +90,9 @@ class Wsgi:
         return ends if peer.proxy is None else (*ends, peer.proxy)
 
     def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
-        line, fields, body, template, fronts = self._limits
+        line, fields, body, template, fronts, hosts = self._limits
         assert self._read_head is not None
-        return self._read_head(data, line, fields, body, template, fronts, peer.note)
+        return self._read_head(data, line, fields, body, template, fronts, hosts, peer.note)
 
     def exchange(
         self, request: Request | UsualRequest, peer: Peer, body: IO[bytes] | None
@@ -178,7 +185,7 @@ class Wsgi:
                 recorder.pause()  # another thread may go on, and this one would seem to be held for good
                 recorder.add(REFUSED + Refusal.APPLICATION_FAILED)
                 reason = "the application failed; see the error log"
-                answer = error(500, reason, method=request.method)
+                answer = error(500, reason, method=request.method, server=self._framing.server)
                 response.code, response.sent = 500, body_size(answer)
                 response.head_sent = True
                 yield answer

@@ -34,9 +34,9 @@ class UsualRequest(Call, Protocol):
         """The result of the application, when that was not usual. Raises what it raised."""
 
 
-#: (data, most bytes, most fields, most bytes of body, environ to begin with, what native_fronts returns,
-#: ends); None: not usual, or not complete.
-ReadHead = Callable[[bytes, int, int, int, Environ, Any, Ends], UsualRequest | None]
+#: (data, most bytes, most fields, most bytes of body, environ to begin with, what native_fronts and
+#: native_hosts return, ends); None: not usual, or not complete.
+ReadHead = Callable[[bytes, int, int, int, Environ, Any, Any, Ends], UsualRequest | None]
 #: See native/wsgi_exchange.c.
 MakeShortcut = Callable[..., Shortcut]
 
@@ -59,6 +59,12 @@ def native_fronts(config: Config, recorder: Recorder) -> Any:
         return make(recorder, allow.cidrs, allow.unix, names, policy.passes, told)
     except ValueError:
         return None
+
+
+def native_hosts(config: Config) -> Any:
+    """The hosts that a request may be for, as native code has them; None: all."""
+    make = pick("Hosts", None, config.native)
+    return None if make is None or config.allowed_hosts.every else make(config.allowed_hosts.patterns)
 
 
 def shortcut_maker(wanted: bool) -> MakeShortcut | None:

@@ -1,0 +1,93 @@
+"""What an operator has forkd send back or keep out, with real daemons: in each model, over TCP and unix
+sockets, with and without native code.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from forkd.models import registry
+
+from .conftest import Daemon, until
+from .test_forwarded import connect
+
+APP = """
+    def app(environ, start):
+        start("200 OK", [("Content-Type", "text/plain")])
+        return [environ["HTTP_HOST"].encode()]
+"""
+GRID = pytest.mark.parametrize(
+    ("model", "native"), [(row.name, native) for row in registry.MODELS for native in (True, False)]
+)
+
+
+def started(service: Daemon, model: str, native: bool, *flags: str, app: str = APP) -> list[object]:
+    """The addresses of a new daemon."""
+    service.write_app(app)
+    path = service.dir / "s.sock"
+    given = ["-b", "127.0.0.1:0", "-b", f"unix:{path}", "-m", model, *flags]
+    service.start(*given, *([] if native else ["--no-native"]))
+    return [service.address, str(path)]
+
+
+def head(sock: socket.socket) -> bytes:
+    """That of the next answer, or what came instead of one."""
+    data = b""
+    while b"\r\n\r\n" not in data and (byte := sock.recv(1)):
+        data += byte
+    return data
+
+
+def ask(address: object, host: str) -> tuple[bytes, bytes]:
+    """The heads of two answers on one connection; the second is empty if that was closed."""
+    with connect(address) as sock:
+        request = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        sock.sendall(request)
+        first = head(sock)
+        size = int(first.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        while size:
+            size -= len(sock.recv(size))
+        try:
+            sock.sendall(request)
+            return first, head(sock)
+        except ConnectionError:
+            return first, b""
+
+
+@GRID
+def test_hosts_and_the_field_server(service: Daemon, model: str, native: bool) -> None:
+    flags = ["--allowed-hosts", "*.example.org,b\xfccher.example", "--server-header", "shop"]
+    for address in started(service, model, native, *flags):
+        for host in ("www.example.org", "XN--BCHER-KVA.example:80"):
+            for answer in ask(address, host):
+                assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nServer: shop\r\n" in answer
+        for host in ("example.org", "evil"):
+            first, second = ask(address, host)
+            assert first.startswith(b"HTTP/1.1 421 ") and b"\r\nServer: shop\r\n" in first
+            assert second == b""
+    until(lambda: service.metric("forkd_requests_refused_total", reason="host") == 4, "all counted")
+    assert "none of --allowed-hosts, is answered 421" in service.log()
+
+
+def test_check_says_what_follows(service: Daemon) -> None:
+    flags = ["--forwarded-allow", "127.0.0.1", "--allowed-hosts", "example.org"]
+    service.start(*flags)
+    with connect(service.address) as sock:
+        fields = "X-Real-IP: 1.2.3.4\r\nX-Forwarded-User: a\r\nX-Forwarded-Proto: ftp\r\n"
+        sock.sendall(f"GET / HTTP/1.1\r\nHost: example.org\r\n{fields}\r\n".encode())
+        head(sock)
+    done = service.run("check", *service.flags(*flags))
+    assert "note: allowed-hosts: a request for a host that is none of example.org is answered" in done.stdout
+    assert "note: keep-alive = 75 s: it has to be longer than" in done.stdout
+    assert (
+        "x-forwarded-… of another name (1), x-real-ip (1) are none of --forwarded-fields; "
+        "x-forwarded-proto (1) were malformed" in done.stdout
+    ), done.stdout
+
+
+@pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "\xfcb", "x" * 129])
+def test_a_value_that_cannot_be_sent_is_refused_at_the_start(service: Daemon, value: str) -> None:
+    done = service.run("check", *service.flags("--server-header", value))
+    assert done.returncode != 0 and "server-header" in done.stderr
