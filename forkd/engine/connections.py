@@ -17,7 +17,7 @@ from forkd.engine.deadlines import NOWHERE, Wheel
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, SUSPENDED, WRITING, Outcome, receive
 from forkd.session.begin import BoundBegin
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await, Multiplexed
-from forkd.system.handles import NO_MORE, READ, WRITE, HandleSet
+from forkd.system.handles import READ, WRITE, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
 from forkd.system.retry import WAITING_CALL, Retry
 
@@ -43,7 +43,7 @@ class Connections:
             "write", context.config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True
         )
         self.lingering = Await("linger", LINGER_SECONDS)
-        self.suspended = Await("answer", 0)  # of the application, which takes its time: only the end is read
+        self.suspended = Await("answer", 0)  # of the application, which takes its time: nothing is read
         self._context = context
         self._handles = handles
         self._counted = counted
@@ -124,8 +124,9 @@ class Connections:
         return True
 
     def linger(self, conn: Connection) -> bool:
-        """Whether the connection only waits for the client's EOF; if so, that was looked for."""
-        if conn.op is self.suspended:
+        """Whether the session is not to be resumed now that the connection is ready: it waits for nothing, or
+        only for the client's EOF, which was looked for."""
+        if conn.mask == 0 or conn.op is self.suspended:
             self._look(conn)
             return True
         if conn.op is not self.lingering:
@@ -139,12 +140,14 @@ class Connections:
         return True
 
     def _look(self, conn: Connection) -> None:
-        """A suspended connection is readable. What the client sends before it has its answer waits in the
-        socket; then only its end is waited for."""
+        """A suspended connection is readable, or one that waits for nothing has failed. What the client sends
+        before it has its answer, and that it sends no more, waits in the socket: only RST, or the close of
+        both directions, says that it has left."""
         try:
-            if conn.mask == READ and conn.has_input():
-                self._handles.modify(conn.fd, NO_MORE)
-                conn.mask = NO_MORE
+            if conn.mask:
+                conn.has_input()
+                self._handles.modify(conn.fd, 0)
+                conn.mask = 0
                 return
         except OSError:
             pass  # it has left, or there is no room to wait

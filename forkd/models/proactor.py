@@ -124,13 +124,9 @@ class Proactor(PooledLoop):
             self.connections.close(conn)
 
     def _early(self, conn: Completing, data: Any) -> None:
-        """What the client sends before it has its answer is held until then. It may have left."""
-        if data:
-            self.handles.put_back(conn.fd, data)
-            conn.mask = 0
-        else:
-            conn.end(self.log)
-            self.connections.close(conn)
+        """What the client sends before it has its answer is held until then, and that it sends no more."""
+        self.handles.put_back(conn.fd, data)
+        conn.mask = 0
 
     def _sent(self, conn: Completing, count: Any) -> None:
         """Step 6, when all is sent."""

@@ -121,9 +121,8 @@ typedef struct {
     /* The answer is on its way, or the client has left: count the call, and log it. Returns how long it took (ns), or -1
      * with an exception. */
     int64_t (*end)(Shortcut *self, Call *call);
-    /* The client of a suspended call has left, or sends no more. It is not answered any more. Noticed at once where the
-     * handle set reports EPOLLRDHUP; under select and io_uring, once a client has sent more, when it would be answered.
-     * Returns 0, or -1 with an exception. */
+    /* The client of a suspended call has left. It is not answered any more. One that only sends no more has not left; when
+     * it is noticed, by io: docs/architecture.md. Returns 0, or -1 with an exception. */
     int (*gone)(Shortcut *self, Link *link, Call *call);
     /* Whether what arrives there is read here, as things stand; NULL: always. */
     int (*takes)(const Shortcut *self, const Link *link);

@@ -4,8 +4,8 @@ The synchronous event demultiplexer of the Reactor pattern (POSA2). A model owns
 waiting thread; the master owns one too. Each is made after the fork that starts its process: an
 epoll inherited across fork reports events of descriptors that the child no longer has (epoll(7)).
 
-Masks are those of poll(2), which epoll shares: READ, WRITE, and HANGUP, which is always reported; of that,
-NO_MORE only where it is in the mask.
+Masks are those of poll(2), which epoll shares: READ, WRITE, and HANGUP, which is always reported, but not by
+select(2): RST has come, or both directions are shut.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from forkd.system.process import naming
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-#: In a mask that is passed: the peer sends no more. Not seen by select(2), nor by operations.
-NO_MORE = select.EPOLLRDHUP
-HANGUP = select.EPOLLHUP | select.EPOLLERR | NO_MORE
+HANGUP = select.EPOLLHUP | select.EPOLLERR
 #: Wakes one of the processes that wait for the same listener, not all of them (Linux 4.5).
 EXCLUSIVE = select.EPOLLEXCLUSIVE
 #: Reports once, and then nothing until it is set anew (epoll only).

@@ -51,7 +51,8 @@ class Operations(HandleSet, Protocol):
         ...
 
     def put_back(self, fd: int, data: bytes) -> None:
-        """`data` was received too early: it is held, and the connection is in the set for nothing."""
+        """`data` (b"": EOF) was received too early: it is held, and the connection is in the set for nothing.
+        That a receive fails meanwhile is returned, where one is under way."""
 
     def has_come(self, fd: int) -> bool:
         """As `holds`, and with what has completed by now, which is returned next time. Not within

@@ -36,6 +36,8 @@ _MAX_HELD_PIECES = 16
 
 _POLL, _ACCEPT, _RECV, _SEND, _OTHER = range(5)
 _KIND_BITS = 3
+#: Of a receive that is armed anew when it is wanted.
+_NO_FAILURES = -errno.ECANCELED, -errno.ENOBUFS
 
 
 class _PythonHandle:
@@ -195,7 +197,7 @@ class UringOperations:
 
     def put_back(self, fd: int, data: bytes) -> None:
         handle = self._by_fd[fd]
-        handle.mask = 0
+        handle.mask = HANGUP
         handle.held.appendleft(data)
 
     def has_come(self, fd: int) -> bool:
@@ -252,6 +254,8 @@ class UringOperations:
                     self._disarm(handle)
                 if handle.mask & READ and not handle.held and result >= 0:
                     yield Kind.RECEIVED, handle.fd, data
+                elif handle.mask & HANGUP and result < 0 and result not in _NO_FAILURES:
+                    yield Kind.RECEIVED, handle.fd, _error(result)
                 else:
                     self._hold(handle, result, data)
             elif handle is None:
@@ -339,7 +343,7 @@ class UringOperations:
 
     def _hold(self, handle: _Handle, result: int, data: bytes) -> None:
         """Keep what was received until the connection wants it."""
-        if result in (-errno.ECANCELED, -errno.ENOBUFS):
+        if result in _NO_FAILURES:
             return  # it is armed anew when it is wanted; by then there are buffers again
         handle.held.append(_error(result) if result < 0 else data)
         if handle.mask & READ:

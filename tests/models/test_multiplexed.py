@@ -10,6 +10,7 @@ import contextlib
 import re
 import signal
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -22,7 +23,8 @@ from .test_wakeups import descriptors
 #: A line from the client, and what comes of it: `open N` and `quick N` begin an exchange, which answers in
 #: two pieces, and `fail N` one that fails after the first. Those of `open` stay in the application until
 #: `free N`, and those of `hold` until there is a file `free`. The session itself answers `inside`, with the
-#: exchanges that are there, and `closed`, with those that are over.
+#: exchanges that are there, and `closed`, with those that are over. A client that sends no more has its last
+#: answers.
 APP = """
     import dataclasses, os, sys, threading, time
     from forkd.app import interfaces
@@ -32,6 +34,7 @@ APP = """
     HERE = os.path.dirname(__file__)
     IDLE = Await("idle", 30, rate=ANY_BYTES_PER_SECOND, idle=True)
     BUSY = Await("busy", 0)
+    LAST = Await("last ones", 0, read=False)  # the client sends no more
     inside, closed, free = set(), set(), {}
 
     def app():
@@ -69,14 +72,18 @@ APP = """
             pass
 
         def session(self, peer):
-            here, rest = {}, b""
+            here, rest, wait = {}, b"", BUSY
             try:
                 while True:
-                    got = yield BUSY if here else IDLE
+                    if wait is LAST and not here:
+                        return
+                    got = yield wait if here else IDLE
                     if type(got) is Multiplexed:
                         yield from self.go_on(got, here)
                     elif not got:
-                        return
+                        if not here:
+                            return
+                        wait = LAST
                     else:
                         *lines, rest = (rest + got).split(b"\\n")
                         for line in lines:
@@ -152,7 +159,13 @@ class Client:
         assert first == what
         return set(others)
 
-    def leave(self) -> None:
+    def end(self) -> None:
+        """Send no more."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def leave(self, reset: bool = True) -> None:
+        if reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._lines.close()
         self._sock.close()
 
@@ -163,7 +176,7 @@ def client(service: Daemon) -> Iterator[Client]:
     try:
         yield found
     finally:
-        found.leave()
+        found.leave(reset=False)
 
 
 def start(service: Daemon, way: list[str], native: str, *flags: str, interval: float = 0.005) -> None:
@@ -212,6 +225,29 @@ def test_a_client_leaves_while_its_exchanges_are_in_the_application(
         other.say("quick 3")
         assert other.hear(3) == ["3:a", "3:b", "3:end"]
         until(lambda: descriptors(service) == before, "no descriptor leaked")
+
+
+@pytest.mark.parametrize("way", THREADED, ids=" ".join)
+def test_a_client_that_sends_no_more_is_answered(service: Daemon, way: list[str], native: str) -> None:
+    start(service, way, native, "--threads", "4")
+    with client(service) as one, client(service) as other:
+        one.say("open 1", "open 2")
+        one.end()
+        until(lambda: other.ask("inside") == {"1", "2"}, "both in the application")
+        assert other.ask("inside") == {"1", "2"}
+        other.say("free 1")
+        assert one.hear(3) == ["1:a", "1:b", "1:end"]
+        other.say("free 2")
+        assert one.hear(4) == ["2:a", "2:b", "2:end", ""]
+        if way[3] in ("epoll", "poll"):
+            two = Client(service.connect())
+            two.say("open 3")
+            two.end()
+            until(lambda: other.ask("inside") == {"3"}, "it is in the application")
+            two.leave()
+            until(lambda: service.metric("forkd_connections") == 1, "its connection closed")
+            other.say("free 3")
+            until(lambda: "3" in other.ask("closed"), "closed, once it had no thread")
 
 
 def hold(service: Daemon) -> None:

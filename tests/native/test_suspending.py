@@ -31,8 +31,9 @@ ROWS = {
     "threads": ("--threads", "3"),
     "io_uring": ("--model", "proactor", "--io", "io_uring"),
 }
-#: Those where the end of a client is seen behind bytes that are not read yet.
-SEES_PAST = ("epoll", "poll", "threads")
+#: Those where RST is seen behind bytes that are not read, and behind FIN.
+PAST_BYTES = ("epoll", "poll", "threads", "io_uring")
+PAST_FIN = ("epoll", "poll", "threads")
 
 
 @pytest.fixture(scope="session")
@@ -214,43 +215,81 @@ def descriptors(daemon: Daemon) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def test_clients_leave_meanwhile(lines: Lines, request: pytest.FixtureRequest) -> None:
-    with closing(Client(lines)) as client:  # the session of the first one makes a bell
+def no_session_first(lines: Lines) -> int:
+    """Have the first session make a bell. Returns how many descriptors the child has then."""
+    with closing(Client(lines)) as client:
         client.send(b"early\n")
         client.line()
     until(lambda: lines.workers()[0]["connections"] == 0, "all are closed")
-    before, gone = descriptors(lines), 0
-    for reset in (False, True):
-        for first in (b"", b"now\n"):
-            clients = [Client(lines) for _ in range(5)]
-            for client in clients:
-                if first:
-                    client.send(first)
-                    assert client.line() == first
-                client.send(b"later\n")
-            waits(lines, 5, gone)
-            for client in clients[1:]:
-                client.close(reset)
-            gone += 4
-            waits(lines, 1, gone)
-            with closing(Client(lines)) as other:
-                assert other.ask(b"go") == b"go\n"
-            assert clients[0].line() == b"late later\n"
-            clients[0].close(reset)
-            waits(lines, 0, gone)
-    # Behind what the client has sent besides.
-    client = Client(lines)
-    client.send(b"later\n")
-    waits(lines, 1, gone)
-    client.send(b"now\n")
-    waits(lines, 1, gone)
-    client.close()
-    if request.node.callspec.params["lines"] in SEES_PAST:
-        gone += 1
+    return descriptors(lines)
+
+
+def test_clients_leave_meanwhile(lines: Lines, request: pytest.FixtureRequest) -> None:
+    before, gone = no_session_first(lines), 0
+    for first in (b"", b"now\n"):  # a bare link, or one that is kept
+        clients = [Client(lines) for _ in range(5)]
+        for client in clients:
+            if first:
+                client.send(first)
+                assert client.line() == first
+            client.send(b"later\n")
+        waits(lines, 5, gone)
+        for client in clients[1:]:
+            client.close(reset=True)
+        gone += 4
+        waits(lines, 1, gone)
+        with closing(Client(lines)) as other:
+            assert other.ask(b"go") == b"go\n"
+        assert clients[0].line() == b"late later\n"
+        clients[0].close(reset=True)
         waits(lines, 0, gone)
-    with closing(Client(lines)) as other:
-        assert other.ask(b"go") == b"go\n"
-    waits(lines, 0, gone)
+    for behind, seen in ((b"now\n", PAST_BYTES), (b"", PAST_FIN)):
+        client = Client(lines)
+        client.send(b"later\n")
+        waits(lines, 1, gone)
+        if behind:
+            client.send(behind)
+        else:
+            client.socket.shutdown(socket.SHUT_WR)
+        waits(lines, 1, gone)
+        client.close(reset=True)
+        if request.node.callspec.params["lines"] in seen:
+            gone += 1
+            waits(lines, 0, gone)
+        with closing(Client(lines)) as other:
+            assert other.ask(b"go") == b"go\n"
+        waits(lines, 0, gone)
+    until(lambda: lines.workers()[0]["connections"] == 0, "all are closed")
+    until(lambda: descriptors(lines) == before, "no descriptor is left")
+
+
+@pytest.mark.parametrize("behind", [b"", b"now 2\n"])
+def test_a_client_that_sends_no_more_is_answered(lines: Lines, behind: bytes) -> None:
+    """FIN is the end of what it sends, and not of what it reads."""
+    before = no_session_first(lines)
+    for first in (b"", b"now\n"):
+        clients = [Client(lines) for _ in range(3)]
+        for number, client in enumerate(clients):
+            if first:
+                client.send(first)
+                assert client.line() == first
+            client.send(b"later %d\n" % number)
+        waits(lines, 3)
+        for client in clients:
+            client.send(behind)
+            client.socket.shutdown(socket.SHUT_WR)
+        waits(lines, 3)
+        clients.pop().close()  # it does not read, either, which nothing says before it is answered
+        waits(lines, 3)
+        with closing(Client(lines)) as other:
+            assert other.ask(b"go") == b"go\n"
+        for number, client in enumerate(clients):
+            assert client.line() == b"late later %d\n" % number
+            if behind:
+                assert client.line().removeprefix(b"session ") == behind
+            assert client.line() == b""
+            client.close()
+        waits(lines, 0)
     until(lambda: lines.workers()[0]["connections"] == 0, "all are closed")
     until(lambda: descriptors(lines) == before, "no descriptor is left")
 
