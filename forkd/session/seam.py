@@ -53,6 +53,7 @@ class Await:
     Neither `read` nor `write`: until the session is woken, or an exchange has something for it, or the client
     has left. One that only sends no more has not left, and each read returns b"" from then on: a session that
     goes on to answer it waits without `read`.
+
     `shortcut` is what native code may do with what arrives here, if that is usual, without resuming the
     session (Shortcut in native/native.h); then the connection waits in `then`, or goes on waiting here. What
     it has begun, and cannot end by itself, it resumes the session with, in place of bytes.
