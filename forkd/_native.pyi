@@ -20,6 +20,7 @@ class UsualRequest(Call): ...  # as UsualRequest in app/wsgi/shortcut.py
 
 class Shortcut:
     draining: bool
+    sheds_after: float
 
 class WsgiShortcut(Shortcut): ...  # as Shortcut in app/wsgi/shortcut.py
 class FlowShortcut(Shortcut): ...

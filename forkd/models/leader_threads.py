@@ -279,6 +279,7 @@ class LeaderThreads(InlineLoop):
             began = monotonic()
             outcome = self._advance(work.conn, work.reached)
             self._routes.judge(work.route, monotonic() - began)
+            work.exchange.lent = 0.0  # the next request of its connection may not wait here
             work = self._hand_back(work.conn, outcome, work.long)
         row.vacate()
         raise _Deposed

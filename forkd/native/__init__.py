@@ -128,6 +128,8 @@ class Peers(Protocol):
 
     client: str
 
+    def waited(self) -> float: ...
+
 
 class Answers(Protocol):
     """One answer of a WSGI application: app/wsgi/start_response.py's Response."""

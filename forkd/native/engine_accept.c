@@ -272,8 +272,9 @@ static int run_first(InlineDriver *self, Shortcut *shortcut, Link *link, Call *c
         call_suspend(call, shortcut, self->loop, then, 1);
         failed = grow_with(self, n_suspended, call, NULL);
         break;
-    case UNFINISHED:
-        failed = grow_with(self, n_feed, call, (PyObject *)call);
+    case UNFINISHED: /* maybe before it was called */
+        failed = call->peer ? grow_with(self, n_feed, call, (PyObject *)call)
+                            : grow(self, link, n_feed, Py_NewRef((PyObject *)call));
         break;
     default:
         break;

@@ -271,6 +271,7 @@ static void shortcut_dealloc(Shortcut *self)
 
 static PyMemberDef shortcut_members[] = {
     {"draining", T_BOOL, offsetof(Shortcut, draining), 0, NULL},
+    {"sheds_after", T_DOUBLE, offsetof(Shortcut, sheds_after), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

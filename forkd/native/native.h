@@ -134,6 +134,7 @@ struct Shortcut {
     const ShortcutFunctions *functions;
     PyObject *recorder; /* where bytes are counted */
     char draining;      /* each answer is its connection's last: it ends, or waits for less than else */
+    double sheds_after; /* seconds; a call that has waited for longer is left to its session; 0: none is */
 };
 
 extern PyTypeObject *shortcut_type;

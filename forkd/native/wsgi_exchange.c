@@ -5,8 +5,11 @@
  * (app/wsgi/exchange.py) goes on with anything else from where it stands. */
 
 #include "native.h"
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <structmember.h>
+#include <sys/socket.h>
 
 static PyTypeObject *wsgi_shortcut_type;
 static PyObject *n_client, *k_input, *dash, *bytes_io;
@@ -175,11 +178,39 @@ static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *
     return answer;
 }
 
+/* Seconds that a call has waited for; -1 with an exception. The twin is Connection.waited (engine/connection.py). */
+static double waited(PyObject *peer)
+{
+    if (PyObject_TypeCheck(peer, link_type)) {
+        struct tcp_info info = {0};
+        socklen_t size = sizeof info;
+        if (!getsockopt(((Link *)peer)->fd, IPPROTO_TCP, TCP_INFO, &info, &size))
+            return info.tcpi_last_data_recv / 1e3;
+        if (((Link *)peer)->bare) /* a unix socket does not say, and it was in no queue of ours */
+            return 0;
+    }
+    PyObject *seconds = PyObject_CallMethod(peer, "waited", NULL);
+    double found = seconds ? PyFloat_AsDouble(seconds) : -1;
+    Py_XDECREF(seconds);
+    return found;
+}
+
+/* Whether it has waited for too long: its session sheds it (session/shed.py). -1 with an exception. */
+static int is_shed(const WsgiShortcut *self, UsualRequest *request, PyObject *peer)
+{
+    double seconds = waited(peer);
+    request->call.began = now_ns();
+    return PyErr_Occurred() ? -1 : seconds > self->base.sheds_after;
+}
+
 /* Call the application for `request`, which is new; `input` NULL: an empty body. Returns the whole answer, as
  * usual_answer does, or None when it is not usual: `request.outcome` knows what the application did, and
- * `request.response` goes on. */
+ * `request.response` goes on; or, where that was not called, the request has no ticket. */
 static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer, PyObject *body)
 {
+    int shed = self->base.sheds_after > 0 ? is_shed(self, request, peer) : 0;
+    if (shed)
+        return shed < 0 ? NULL : Py_NewRef(Py_None);
     PyObject *input = body ? Py_NewRef(body) : PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
     if (!input)
         return NULL;

@@ -64,10 +64,11 @@ class Shortcut(Protocol):
     session ran, and by native code for one that comes while the session rests (`Await.shortcut`)."""
 
     draining: bool  # each answer is its connection's last
+    sheds_after: float  # seconds; a call that has waited for longer is an exchange, to be shed; 0: none is
 
     def run(self, call: Any, peer: Any, body: IO[bytes] | None, /) -> bytes | tuple[bytes, bytes] | None:
-        """The whole answer; None when it is not usual: then the interface resumes the call. `body`: None for
-        an empty one."""
+        """The whole answer; None when it is not usual: then the interface resumes the call, or it is an
+        exchange, where it has no ticket. `body`: None for an empty one."""
         ...
 
     def end(self, call: Any, /) -> None:

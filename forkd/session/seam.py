@@ -138,7 +138,7 @@ class Exchange:
         #: Set by the session: of the request that the application is to answer. Empty again when it has, and
         #: none of its code is called for this request any more: what is left needs no thread of a pool.
         self.line = b""
-        self.lent = 0.0  # when it came into a queue for threads, in the models that have one; CLOCK_MONOTONIC
+        self.lent = 0.0  # when it came into a queue for threads, where it was in one; CLOCK_MONOTONIC
 
 
 class Multiplexed(Exchange):

@@ -19,11 +19,14 @@ from forkd.system.cells import SHED
 
 
 class Shedding:
-    """An interface that serves requests, but for those that have waited too long."""
+    """An interface that serves requests, but for those that have waited too long.
 
-    shortcut = None  # each request is looked at first
+    Its shortcut looks by itself, and leaves such a request to the session. That comes here with it."""
 
     def __init__(self, served: Exchanges, config: Config, host: Host) -> None:
+        self.shortcut = served.shortcut
+        if self.shortcut is not None:
+            self.shortcut.sheds_after = config.shed_after
         self.note = served.note
         self.read = served.read
         self.resume = served.resume

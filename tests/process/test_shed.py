@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from forkd.models import registry
+from forkd.native import native
 
 from .conftest import Daemon, until
 
@@ -168,3 +169,46 @@ def test_over_a_unix_socket_only_the_time_in_the_request_queue_is_known(
             client.connect(path)
             client.sendall(request("/late"))
         assert answer(client).status == status
+
+
+@pytest.mark.parametrize("how", ["--native", "--no-native"])
+def test_a_wait_for_a_thread_is_not_one_of_the_next_request(held: Daemon, how: str) -> None:
+    """Over a unix socket, where nothing else is known."""
+    path = str(held.dir / "s.sock")
+    binds = ["-b", "127.0.0.1:0", "-b", f"unix:{path}"]
+    held.start("-w", "1", "--threads", "2", "--shed-after", "1", how, *binds)
+    with socket.socket(socket.AF_UNIX) as client, contextlib.ExitStack() as stack:
+        client.settimeout(10)
+        client.connect(path)
+        reached = held.dir / "reached"
+        for number in range(2):
+            until(partial(_holds, held, stack, reached, number + 1), "held", 20)
+        client.sendall(request("/queued"))
+        time.sleep(0.1)  # less than the limit, and more than it takes to be queued
+        (held.dir / "let-go").touch()
+        assert answer(client).status == 200
+        time.sleep(1.1)  # more than the limit
+        client.sendall(request("/next"))
+        assert answer(client).status == 200
+
+
+def test_a_shortcut_serves_where_there_is_a_limit(held: Daemon) -> None:
+    """Native code looks at the age of a request itself, and needs no session for one that is in time."""
+    sessions = """
+    from forkd.session.http1 import Http1
+
+    def counted(self, *arguments, _session=Http1.session):
+        with open("sessions", "a") as file:
+            file.write("x")
+        return _session(self, *arguments)
+
+    Http1.session = counted
+"""
+    held.write_app(APP + sessions)
+    held.start("-w", "1", "--shed-after", str(LIMIT))
+    for _ in range(20):
+        with held.connect() as client:
+            client.sendall(request("/").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            assert answer(client).status == 200
+    made = len((held.dir / "sessions").read_text()) if (held.dir / "sessions").exists() else 0
+    assert made == (0 if native is not None else 20)
