@@ -328,6 +328,12 @@ class Config:
         section="http",
         help="value of Server in answers, unless the application sets one; none leaves the field out",
     )
+    early_hints: bool = option(
+        kinds.Bool(), False,
+        section="http",
+        help="environ has wsgi.early_hints, by which the application sends 103 with Link and other fields "
+        "before its answer; not with HTTP/1.0. Only for clients and fronts that expect it",
+    )
 
     # proxies
     forwarded_allow: Networks = option(

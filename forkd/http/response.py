@@ -144,6 +144,16 @@ def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
     return head
 
 
+def early_hints(headers: Iterable[tuple[str, str]]) -> bytes:
+    """An interim answer with these headers (RFC 8297), checked like those of an answer; nothing, if there are
+    none. Raises BadResponse."""
+    head = check_headers("200 OK", headers)
+    if head.length is not None or head.close:
+        raise BadResponse("an early hint has neither Content-Length nor Connection: it is no answer")
+    fields = head.block.partition(b"\r\n")[2]
+    return b"HTTP/1.1 103 Early Hints\r\n" + fields + b"\r\n" if fields else b""
+
+
 def _length(head: Head, value: str) -> None:
     if head.length is not None:
         raise BadResponse("two Content-Length headers")

@@ -155,6 +155,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "body_buffer": _no_http,
     "access_log": _no_http,
     "allowed_hosts": _no_http,
+    "early_hints": _no_http,
     "server_header": _no_http,
     "admin_hosts": _no_admin,
     "admin_queries": _no_admin,

@@ -283,6 +283,8 @@ int request_init(PyObject *module);
 UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ);
 /* The start_response of a request. New reference. */
 PyObject *start_response_of(UsualRequest *request);
+/* The wsgi.early_hints of a request. New reference. */
+PyObject *early_hints_of(UsualRequest *request);
 /* The Response, which goes on from here. Borrowed. */
 PyObject *response_of(UsualRequest *request);
 

@@ -12,14 +12,14 @@
 #include <sys/socket.h>
 
 static PyTypeObject *wsgi_shortcut_type;
-static PyObject *n_client, *k_input, *dash, *bytes_io;
+static PyObject *n_client, *k_input, *k_early_hints, *dash, *bytes_io;
 
 typedef struct {
     Shortcut base;
     PyObject *app, *access, *lines, *date_at, *server;
     PyObject *respond; /* see wsgi_start_response.c */
     HeadLimits limits;
-    int keep_alive;
+    int keep_alive, early_hints;
     Py_ssize_t most;
     time_t second; /* whose `date` is known */
     PyObject *date;
@@ -62,20 +62,21 @@ static void wsgi_dealloc(WsgiShortcut *self)
 
 static const ShortcutFunctions functions;
 
-/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits): `respond(request, peer, block)`
+/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits, early_hints): `respond(request, peer, block)`
  * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
  * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of Server or nothing, and a body of more
- * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. */
+ * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. `early_hints`: each
+ * environ has wsgi.early_hints. */
 static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     PyObject *app, *respond, *recorder, *access, *lines, *date_at, *server, *limit[6];
-    int keep_alive;
+    int keep_alive, early_hints;
     Py_ssize_t most;
     HeadLimits limits;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOOOpSn(OOOO!OO)", &app, &respond, &recorder, &access, &lines, &date_at,
+    if (!PyArg_ParseTuple(args, "OOOOOOpSn(OOOO!OO)p", &app, &respond, &recorder, &access, &lines, &date_at,
                           &keep_alive, &server, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3],
-                          &limit[4], &limit[5]) ||
+                          &limit[4], &limit[5], &early_hints) ||
         limits_of(limit, &limits))
         return NULL;
     WsgiShortcut *self = (WsgiShortcut *)allocate(type);
@@ -89,6 +90,7 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->date_at = Py_NewRef(date_at);
         self->server = Py_NewRef(server);
         self->keep_alive = keep_alive;
+        self->early_hints = early_hints;
         self->most = most;
         self->limits = limits;
         Py_INCREF(limits.template);
@@ -203,6 +205,15 @@ static int is_shed(const WsgiShortcut *self, UsualRequest *request, PyObject *pe
     return PyErr_Occurred() ? -1 : seconds > self->base.sheds_after;
 }
 
+/* Returns 0, or -1 with an exception. */
+static int put_early_hints(UsualRequest *request)
+{
+    PyObject *hints = early_hints_of(request);
+    int failed = !hints || PyDict_SetItem(request->environ, k_early_hints, hints);
+    Py_XDECREF(hints);
+    return failed ? -1 : 0;
+}
+
 /* Call the application for `request`, which is new; `input` NULL: an empty body. Returns the whole answer, as
  * usual_answer does, or None when it is not usual: `request.outcome` knows what the application did, and
  * `request.response` goes on; or, where that was not called, the request has no ticket. */
@@ -216,7 +227,7 @@ static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer,
         return NULL;
     int failed = PyDict_SetItem(request->environ, k_input, input);
     Py_DECREF(input);
-    if (failed || !(start_response = start_response_of(request)))
+    if (failed || (self->early_hints && put_early_hints(request)) || !(start_response = start_response_of(request)))
         return NULL;
     request->respond = Py_NewRef(self->respond);
     request->call.peer = Py_NewRef(peer);
@@ -225,6 +236,8 @@ static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer,
     if (in_fork)
         leave_fork();
     Py_DECREF(start_response);
+    if (self->early_hints)
+        Py_CLEAR(request->environ); /* which has the request: no garbage is to wait for the collector */
     if (result) {
         answer = answer_of(self, request, result);
         if (answer != Py_None) {
@@ -371,6 +384,7 @@ int exchange_init(PyObject *module)
                  !(n_client = PyUnicode_InternFromString("client")) ||
                  !(dash = PyUnicode_InternFromString("-")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
+                 !(k_early_hints = PyUnicode_InternFromString("wsgi.early_hints")) ||
                  PyModule_AddObjectRef(module, "WsgiShortcut", (PyObject *)wsgi_shortcut_type);
     Py_XDECREF(io);
     return failed ? -1 : 0;

@@ -8,7 +8,7 @@
 #include <structmember.h>
 
 PyTypeObject *request_type;
-static PyObject *n_start_response, *n_write;
+static PyObject *n_start_response, *n_write, *n_early_hints;
 
 static int request_traverse(UsualRequest *self, visitproc visit, void *arg)
 {
@@ -68,6 +68,12 @@ static PyObject *request_write(UsualRequest *self, PyObject *data)
     return response ? PyObject_CallMethodObjArgs(response, n_write, data, NULL) : NULL;
 }
 
+static PyObject *request_early_hints(UsualRequest *self, PyObject *headers)
+{
+    PyObject *response = response_of(self);
+    return response ? PyObject_CallMethodObjArgs(response, n_early_hints, headers, NULL) : NULL;
+}
+
 /* Call the Response's start_response, as this one was called. */
 static PyObject *request_pass_on(UsualRequest *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
@@ -122,6 +128,12 @@ PyObject *start_response_of(UsualRequest *request)
         "start_response of PEP 3333",
     };
     return PyCFunction_New(&start, (PyObject *)request);
+}
+
+PyObject *early_hints_of(UsualRequest *request)
+{
+    static PyMethodDef hints = {"early_hints", (PyCFunction)request_early_hints, METH_O, "see docs/wsgi.md"};
+    return PyCFunction_New(&hints, (PyObject *)request);
 }
 
 /* outcome() -> what the application returned, when that was not usual; or raises what it raised. */
@@ -183,6 +195,7 @@ int request_init(PyObject *module)
     PyObject *type = (PyObject *)request_type, *version = PyUnicode_InternFromString("1.1");
     return !type || !version || !(n_start_response = PyUnicode_InternFromString("start_response")) ||
                    !(n_write = PyUnicode_InternFromString("write")) ||
+                   !(n_early_hints = PyUnicode_InternFromString("early_hints")) ||
                    /* which is the same in every one */
                    PyObject_SetAttrString(type, "version", version) ||
                    PyObject_SetAttrString(type, "chunked", Py_False) ||

@@ -97,7 +97,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "dispatch": "competition",
         "io_fallback": "false",
         "defer_accept": "false",
-        "proxy_protocol": "true",
+        "proxy_protocol": "true", "early_hints": "true",
         "native": "false",
         "preload": "true",
         "new_privileges": "true",

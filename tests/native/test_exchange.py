@@ -57,6 +57,10 @@ STATUSES = [
     "2 0",
     7,
 ]
+HINTS: list[Any] = [
+    [("Link", "</a.css>; rel=preload")], [("Link", "<a>"), ("X", "y")], [], [("X", "a\nb")], [("TE", "x")],
+    [("Content-Length", "5")], None,
+]  # fmt: skip
 HEADERS: list[Any] = [
     [], [("Content-Type", "text/plain")], [("Content-Length", "5")], [("Content-Length", "50")],
     [("Connection", "close")], [("Date", "x"), ("Server", "y")], [("X", "a\nb")], [("X", "é")],
@@ -157,8 +161,18 @@ def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
     ]  # fmt: skip
     swallows, writes = rng.random() < 0.3, rng.choice((None,) * 6 + (b"w", b"", "w"))
     fails = rng.choice(["no"] * 8 + ["before", "after", "exit"])
+    early, late_hints = rng.choice([[], [], rng.choices(HINTS, k=2)]), rng.choice((False, False, True))
 
     def make(events: list[str]) -> Any:
+        def hint(environ: dict[str, Any]) -> None:
+            for fields in early if "wsgi.early_hints" in environ else ():
+                try:
+                    environ["wsgi.early_hints"](fields)
+                except Exception as error:
+                    events.append(f"{type(error).__name__}: {error}")
+                    if not swallows:
+                        raise
+
         def start(start_response: Any) -> Any:
             write = None
             for status, headers, way in starts:
@@ -186,9 +200,12 @@ def behaviour(rng: random.Random) -> Callable[[list[str]], Any]:
             events.append(f"{len(got)} {hash(got)}")
             if fails == "before":
                 raise Failure("before")
+            hint(environ)
             if kind == "generator":
                 return late(start_response)
             write = start(start_response)
+            if late_hints:
+                hint(environ)
             if writes is not None and write is not None:
                 write(writes)
             if fails == "after":
@@ -358,7 +375,7 @@ def run(
         host.draining = True
         wsgi.retire()
 
-    config = Config(native=native)
+    config = Config(native=native, early_hints=True)
     peer = Peer(out, gone)
     app: Any = retiring(make(events), drains, retire)
     wsgi = Http1(Wsgi(app, config, host, multithread=False), config, host)  # type: ignore[arg-type]
@@ -472,7 +489,7 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError):
         native.WsgiShortcut(1)
     exchange = native.WsgiShortcut(
-        print, print, None, None, None, print, True, b"", 1, (8000, 10, 0, {}, None, None)
+        print, print, None, None, None, print, True, b"", 1, (8000, 10, 0, {}, None, None), False
     )
     with pytest.raises(TypeError):
         exchange.run(1, 2, None)
@@ -485,3 +502,27 @@ def test_wrong_arguments_are_errors() -> None:
     request = native.read_head(HEADS[0], 8000, 10, 0, {}, None, None, ("", "", "", ""))
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()
+
+
+def test_a_request_with_early_hints_leaves_no_garbage() -> None:
+    """The callable in environ has the request, which must not have the environ any more."""
+    kept: list[weakref.ref[Any]] = []
+
+    class Kept:
+        pass
+
+    def app(environ: dict[Any, Any], start_response: Any) -> Any:
+        environ["wsgi.early_hints"]([("Link", "<a>")])
+        environ["kept"] = Kept()
+        kept.append(weakref.ref(environ["kept"]))
+        start_response("200 OK", [])
+        return [b"ok"] if len(kept) % 2 else iter([b"ok"])
+
+    gc.disable()
+    try:
+        for native in (True, False):
+            answers = run(lambda events: app, [HEADS[0], HEADS[0], HEADS[0]], 0, False, 0, native)[0]
+            assert answers.count(b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 200 OK\r\n") == 3
+        assert [ref() for ref in kept] == [None] * 6
+    finally:
+        gc.enable()

@@ -194,7 +194,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
 
     exchange = native.WsgiShortcut(
         app, print, scratch_row().recorder(True), None, None, lambda _: b"date", True, b"", 9,
-        (4094, 100, 1 << 30, {"a": 1}, None, None),
+        (4094, 100, 1 << 30, {"a": 1}, None, None), False,
     )  # fmt: skip
     op, told = Await("idle", 5, idle=True, shortcut=exchange), Told()
     conns: dict[int, Any] = {}
@@ -253,7 +253,7 @@ def test_a_list_that_another_thread_changes_is_answered_as_it_was() -> None:
     spare: list[bytes] = []
     limits = (4094, 100, 0, {}, None, None)
     exchange = native.WsgiShortcut(
-        app, print, scratch_row().recorder(True), None, None, date, True, b"", 99, limits
+        app, print, scratch_row().recorder(True), None, None, date, True, b"", 99, limits, False
     )
     request = native.read_head(GET % b"/", *limits, ("h", "1", "c", "2"))
     assert exchange.run(request, SimpleNamespace(client=""), None).endswith(b"\r\n\r\n" + b"A" * 40)

@@ -71,6 +71,68 @@ def test_hosts_and_the_field_server(service: Daemon, model: str, native: bool) -
     assert "none of --allowed-hosts, is answered 421" in service.log()
 
 
+HINTING = """
+    import os, time
+    from pathlib import Path
+
+    def app(environ, start):
+        hints = environ.get("wsgi.early_hints")
+        if hints is None:
+            start("200 OK", [])
+            return [b"none"]
+        hints([("Link", "</a.css>; rel=preload; as=style")])
+        while environ["PATH_INFO"] == "/wait" and not Path("go").exists():
+            time.sleep(0.01)
+        hints([("Link", "</b.js>; rel=preload"), ("X-More", "1")])
+        start("200 OK", [("Content-Type", "text/plain")])
+        try:
+            hints([("Link", "<late>")])
+        except RuntimeError as error:
+            return [str(error).encode()]
+"""
+FIRST = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload; as=style\r\n\r\n"
+SECOND = b"HTTP/1.1 103 Early Hints\r\nLink: </b.js>; rel=preload\r\nX-More: 1\r\n\r\n"
+LATE = b"wsgi.early_hints was called after start_response"
+
+
+def whole(sock: socket.socket, body: bytes) -> bytes:
+    data = head(sock)
+    while not data.endswith(body) and (more := sock.recv(1)):
+        data += more
+    return data
+
+
+@GRID
+def test_early_hints(service: Daemon, model: str, native: bool) -> None:
+    flags = ["--early-hints", "--chdir", str(service.dir)]
+    for address in started(service, model, native, *flags, app=HINTING):
+        with connect(address) as sock:
+            # The first is there while the application has not answered.
+            sock.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert head(sock) == FIRST
+            (service.dir / "go").write_text("")
+            assert head(sock) == SECOND
+            assert whole(sock, LATE).startswith(b"HTTP/1.1 200 OK\r\n")
+            # Several requests at once, of other kinds, on the same connection.
+            sock.sendall(
+                b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok"
+                b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
+                b"GET / HTTP/1.0\r\n\r\n"
+            )
+            for body in (LATE, LATE, b""):
+                assert head(sock) == FIRST
+                assert head(sock) == SECOND
+                assert whole(sock, body).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert whole(sock, b"none").startswith(b"HTTP/1.1 200 OK\r\n")
+        (service.dir / "go").unlink()
+
+
+def test_without_the_option_there_are_no_early_hints(service: Daemon) -> None:
+    started(service, "leader-followers", True, "--chdir", str(service.dir), app=HINTING)
+    assert service.get() == "none"
+
+
 def test_check_says_what_follows(service: Daemon) -> None:
     flags = ["--forwarded-allow", "127.0.0.1", "--allowed-hosts", "example.org"]
     service.start(*flags)

@@ -26,7 +26,7 @@ HTTP_ONLY = {
     "keep-alive", "header-timeout", "body-timeout", "limit-request-line", "limit-request-fields",
     "limit-request-field-size",
     "limit-request-head", "limit-request-body", "body-buffer", "access-log", "shed-after", "timeout",
-    "defer-accept", "allowed-hosts", "server-header",
+    "defer-accept", "allowed-hosts", "server-header", "early-hints",
 }  # fmt: skip
 ALWAYS = {"scale-down-after"}  # the number of workers is fixed
 

@@ -51,6 +51,7 @@ class Wsgi:
         self._host = host
         self._recorder = host.recorder
         self._framing = Framing(config, host)
+        self._early_hints = config.early_hints
         self._template: Environ = roomy_template({
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -81,6 +82,7 @@ class Wsgi:
         return make(
             self._app, self._response, host.recorder, host.access, lines, date,
             self._framing.keep_alive, self._framing.server, _MAX_COPY_BYTES, self._limits,
+            self._early_hints,
         )  # fmt: skip
 
     # ---- what HTTP/1 takes ----------------------------------------------------------------
@@ -103,6 +105,8 @@ class Wsgi:
         else:
             environ = request.environ
         environ["wsgi.input"] = io.BytesIO() if body is None else body
+        if self._early_hints and request.version == "1.1":
+            environ["wsgi.early_hints"] = response.early_hints
         # For the log, before the application has environ and may change it.
         shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
 

@@ -1,4 +1,4 @@
-"""What a WSGI application calls to answer: start_response and write (PEP 3333).
+"""What a WSGI application calls to answer: start_response and write (PEP 3333), and wsgi.early_hints.
 
 Decides nothing about sockets or framing: the bytes are made by session/framing.py.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from forkd.app.wsgi.shortcut import UsualRequest
 from forkd.http.guard import Request
+from forkd.http.response import early_hints
 from forkd.session.framing import Answer, Block, Framing
 from forkd.session.seam import ClientGone, Peer
 from forkd.system.forked import in_fork
@@ -54,11 +55,23 @@ class Response(Answer):
 
     def write(self, data: bytes) -> None:
         """The write() callable: sent before it returns, as PEP 3333 wants."""
+        self._require_client("write()")
+        self._push(self.piece(exact(data), None))
+
+    def early_hints(self, headers: Headers) -> None:
+        """`wsgi.early_hints`: a 103 with these fields, sent before it returns."""
+        self._require_client("wsgi.early_hints")
+        if self.code:
+            raise RuntimeError("wsgi.early_hints was called after start_response")
+        self._push(early_hints(headers))
+
+    def _require_client(self, what: str) -> None:
         if in_fork:
             raise ClientGone("the client is the worker's, not a process's that it has forked")
         if self.over:
-            raise RuntimeError("write() was called after its request (PEP 3333)")
-        piece = self.piece(exact(data), None)
+            raise RuntimeError(f"{what} was called after its request (PEP 3333)")
+
+    def _push(self, piece: bytes) -> None:
         if piece:
             recorder = self._framing.host.recorder
             recorder.pause()  # waiting for the client is not the application's time
