@@ -106,6 +106,20 @@ def why_not_ready(facts: Facts) -> str:
     return next((row.why(facts) for row in ROWS if row.why is not None and row.test(facts)), "")
 
 
+def agent(facts: Facts) -> str:
+    """The line for HAProxy's agent-check: the share of the workers that are ready, as a weight; 0 % where the
+    master is told to stop, which is no failure of what is still served."""
+    why = why_not_ready(facts)
+    if facts.phase.ending:
+        word = "up 0%"
+    elif not facts.ready or facts.unreachable:
+        word = "down"
+    else:
+        share = 100 * facts.ready // max(facts.want, 1)
+        word = f"up {1 if _all_full(facts) else min(max(share, 1), 100)}%"
+    return f"{word} #{why}" if why else word
+
+
 # ---- the report ------------------------------------------------------------------------------
 
 
@@ -143,6 +157,9 @@ class Status:
 
     def why_not_ready(self) -> str:
         return why_not_ready(self.facts())
+
+    def agent(self) -> str:
+        return agent(self.facts())
 
     def report(self) -> dict[str, Any]:
         """The shape is part of the contract; keys may be added, not removed."""

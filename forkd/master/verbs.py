@@ -114,6 +114,9 @@ class Admin:
     def not_ready(self) -> str:
         return self.access().shown_text(self._status().why_not_ready())
 
+    def agent(self) -> str:
+        return self.access().shown_text(self._status().agent())
+
     def samples(self) -> Sample:
         status = self._status()
         status.logs.count()

@@ -3,6 +3,9 @@
 It answers also when every child is stuck, which is when one wants to look. One request per
 connection, bounded in size, number and time (system/places.py); only GET and HEAD. The health
 listener is another one, with the pages for probes alone.
+
+A client that sends the line `agent` instead of a request gets a line, without HTTP: that is HAProxy's
+agent-check with `agent-send`. It says what `/readyz` does, and more (docs/decisions/0071-agent.md).
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from forkd.system.socket_files import Permissions
 
 _LIMITS = Limits(line=1024, fields=50, head=8192, body=0)
 _MAX_CLIENTS = 64
+#: No request begins like this: methods are upper case.
+_AGENT = b"agent\n"
 
 
 class Source(Protocol):
@@ -37,6 +42,7 @@ class Source(Protocol):
 
     def status(self) -> dict[str, Any]: ...
     def not_ready(self) -> str: ...
+    def agent(self) -> str: ...
     def samples(self) -> Sample: ...
     def access(self) -> Access: ...
 
@@ -122,6 +128,13 @@ class AdminServer:
         self.close()
 
     def _heard(self, client: Client, data: bytes) -> None:
+        if data and client not in self._parsers:
+            data = client.data = client.data + data
+            if data == _AGENT:
+                line = self._source.agent().encode("utf-8", "backslashreplace") + b"\n"
+                self._places.answer(client, line)
+            if _AGENT.startswith(data):
+                return
         parser = self._parsers.setdefault(client, RequestParser(_LIMITS))
         try:
             request = parser.feed(data) if data else None

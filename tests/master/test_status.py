@@ -8,7 +8,7 @@ import pytest
 
 from forkd.master import plan
 from forkd.master.phase import Phase
-from forkd.master.status import Facts, state, why_not_ready
+from forkd.master.status import Facts, agent, state, why_not_ready
 
 LOOP = plan.Backoff(crashes=plan.BREAKER_CRASHES, not_before=107.2)
 USUAL = Facts(
@@ -56,3 +56,24 @@ def test_the_first_row_that_fits(fields: dict[str, Any], word: str, sentence: st
 def test_what_cannot_be_scaled_is_not_told_to() -> None:
     facts = USUAL._replace(paused="SIGWINCH", fixed=True)
     assert why_not_ready(facts) == "no workers since SIGWINCH: clients wait; SIGHUP brings workers back"
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "up 100%"),
+        ({"reloading": True}, "up 100%"),
+        ({"ready": 3}, "up 100%"),
+        ({"ready": 1}, "up 50% #1 of 2 workers are ready"),
+        ({"want": 300, "ready": 1}, "up 1% #1 of 300 workers are ready"),
+        ({"phase": Phase.STARTING, "ready": 0, "new": 0}, "down #0 of 2 workers are ready"),
+        ({"phase": Phase.LAME_DUCK}, f"up 0% #{STOPPING}"),
+        ({"phase": Phase.HANDED_OVER, "ready": 0}, f"up 0% #{STOPPING}"),
+        ({"backoff": LOOP, "ready": 1, "new": 1}, f"up 50% #{CRASHES}"),
+        ({"paused": "SIGWINCH", "want": 0, "ready": 0, "new": 0}, f"down #{PAUSED}"),
+        ({"full": [2.0, 1.5]}, f"up 1% #{FULL}"),
+        ({"unreachable": "it is shut"}, "down #it is shut"),
+    ],
+)
+def test_what_the_agent_says(fields: dict[str, Any], line: str) -> None:
+    assert agent(USUAL._replace(**fields)) == line

@@ -61,8 +61,8 @@ _NGINX = (
 _HAPROXY = (
     ("    maxconn 20000\n", "    maxconn 2000\n    stats socket {dir}/h.sock level admin\n"),
     ("bind :80\n", "bind 127.0.0.1:{port}\n"),
-    ("server one 10.0.3.11:8000", "server one {one} port {one_ready}"),
-    ("server two 10.0.3.12:8000", "server two {two} port {two_ready}"),
+    ("server one 10.0.3.11:8000", "server one {one} port {one_ready} agent-port {one_ready}"),
+    ("server two 10.0.3.12:8000", "server two {two} port {two_ready} agent-port {two_ready}"),
 )
 #: nginx's own files.
 _TEMPORARY = "".join(

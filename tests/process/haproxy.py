@@ -43,10 +43,19 @@ class HAProxy:
 
     def state(self, backend: str, server: str) -> tuple[str, str]:
         """UP or DOWN, and what its last check has found: L7OK for a page, L4OK for a connection."""
+        row = self._row(backend, server)
+        return row["status"], row["check_status"]
+
+    def takes(self, backend: str, server: str) -> bool:
+        """Whether it is given requests that may go to others, too."""
+        row = self._row(backend, server)
+        return row["status"].startswith("UP") and row["weight"] != "0"
+
+    def _row(self, backend: str, server: str) -> dict[str, str]:
         header, *rows = self.ask(f"show stat {backend} 4 -1").splitlines()
         names = header.removeprefix("# ").split(",")
         found = [dict(zip(names, row.split(","), strict=False)) for row in rows if row]
-        return next((row["status"], row["check_status"]) for row in found if row["svname"] == server)
+        return next(row for row in found if row["svname"] == server)
 
 
 @contextlib.contextmanager
