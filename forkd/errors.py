@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = [
     "StartError",
     "SystemCallError",
     "UsageError",
+    "mask",
     "show",
 ]
 
@@ -40,8 +42,15 @@ class Problem:
 
     def __str__(self) -> str:
         # repr, so that a control byte in a value cannot reach a terminal or forge a log line.
-        value = repr(self.value if len(self.value) <= 200 else self.value[:200] + "...")
+        value = mask(self.value)
+        value = repr(value if len(value) <= 200 else value[:200] + "...")
         return f"{self.key} = {value}: {self.allowed} ({self.where})"
+
+
+def mask(text: str) -> str:
+    """The text with `***` for the user and the password of a URL: it may be a value of an option that was
+    misspelled."""
+    return re.sub(r"://\S*@", "://***@", text)
 
 
 def show(raw: object) -> str:
