@@ -179,8 +179,8 @@ class Engine(Protocol):
 
     # ---- queues: each item is delivered at least once
 
-    def push(self, queue: bytes, data: bytes, delay: float) -> int:
-        """The item's id. Raises TooLarge, Full."""
+    def push(self, queue: bytes, data: bytes, delay: float, limit: int | None) -> int:
+        """The item's id. Raises TooLarge, and Full where the queue has `limit` items by now."""
 
     def pop(self, queue: bytes, visible: float, tries: int) -> Item | None:
         """The oldest that is due, hidden from others for `visible` seconds. One that was taken `tries` times
@@ -189,9 +189,11 @@ class Engine(Protocol):
     def ack(self, queue: bytes, id: int, tries: int) -> bool:
         """Delete a taken item; whether it was still taken by this receipt."""
 
+    def hold(self, queue: bytes, id: int, tries: int, visible: float) -> bool:
+        """Hide a taken item for `visible` seconds from now; whether it was still taken by this receipt."""
+
     def defer(self, queue: bytes, id: int, tries: int, delay: float) -> bool:
-        """Make a taken item due in `delay` seconds: a longer hold, or another try. Whether it was still taken
-        by this receipt."""
+        """Put a taken item back, due in `delay` seconds; whether it was still taken by this receipt."""
 
     def size(self, queue: bytes) -> QueueSize: ...
 
@@ -216,6 +218,10 @@ class Engine(Protocol):
 
     def check(self) -> list[str]:
         """What is wrong with what is stored, in words."""
+
+    def forget(self) -> None:
+        """In a child after a fork, once, in place of `close`: let go of what is the parent's, without harm to
+        it."""
 
     def close(self) -> None: ...
 
