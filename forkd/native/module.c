@@ -5,12 +5,12 @@
  * its own to report, and must never do otherwise than its twin would (tests/native compares the two).
  *
  * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in system_handles.c,
- * system_ring.c and engine_baton.c, large sends in engine_link.c, and the handlers of a fork in
- * system_forked.c. These parts make system calls, and so do engine_accept.c and system_signals.c; the others
- * make none.
+ * system_ring.c, engine_baton.c and storage_lock.c, large sends in engine_link.c, and the handlers of a fork in
+ * system_forked.c and storage_lock.c. These parts make system calls, and so do engine_accept.c and
+ * system_signals.c; the others make none.
  */
 
-#include "native.h"
+#include "storage_table.h"
 
 PyObject *allocate(PyTypeObject *type)
 {
@@ -63,6 +63,7 @@ static PyMethodDef functions[] = {
     {"epoll_control", FAST(native_epoll_control)},
     {"epoll_wait", FAST(native_epoll_wait)},
     {"only_from_processes", native_only_from_processes, METH_O, NULL},
+    {"wake", native_wake, METH_O, NULL},
     {"records", native_records, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -74,7 +75,7 @@ static struct PyModuleDef definition = {
 static int (*const parts[])(PyObject *) = {
     fork_init, link_init, request_init, head_init, answer_init, fronts_init, hosts_init, exchange_init, log_ring_init,
     line_init, in_flight_init, lane_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
-    flow_init, accept_init, proxy_init,
+    flow_init, accept_init, proxy_init, storage_init,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

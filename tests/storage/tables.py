@@ -1,0 +1,80 @@
+"""Tables for tests, and processes that use one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+from forkd.native import native
+from forkd.storage.shm_layout import new_header
+from forkd.storage.shm_table import open_table
+
+#: Which twins there are, by whether they are native.
+TWINS = [False] if native is None else [True, False]
+SMALL = 1 << 20
+
+
+class Memory:
+    """The memory of a table without entries, and a page of incarnations, as the master has them."""
+
+    def __init__(self, size: int = SMALL, header: bytes = b"") -> None:
+        self.fd = os.memfd_create("test-table")
+        os.ftruncate(self.fd, size)
+        self.map = mmap.mmap(self.fd, size)
+        self.header = header or new_header(size)
+        self.map[: len(self.header)] = self.header
+        self.page = mmap.mmap(-1, mmap.PAGESIZE)
+        self.incarnations = memoryview(self.page).cast("Q")
+        for slot in range(1, len(self.incarnations)):
+            self.incarnations[slot] = 1
+
+    def open(self, native: bool, slot: int = 0, instant: bool = False) -> Any:
+        return open_table(self.map, self.page, slot, self.fd, instant=instant, native=native)
+
+
+def fork(run: Callable[[], object]) -> int:
+    """A child that calls `run`, and exits with 0 unless that raises."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def code_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+@contextmanager
+def running(run: Callable[[], object]) -> Iterator[int]:
+    """A child that calls `run` for as long as this lasts."""
+    pid = fork(run)
+    try:
+        yield pid
+    finally:
+        kill(pid)
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    end = monotonic() + seconds
+    while not (found := condition()):
+        assert monotonic() < end, f"not within {seconds} s: {what}"
+        sleep(0.001)
+    return found
