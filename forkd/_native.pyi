@@ -119,7 +119,7 @@ class Places:
         /,
     ) -> None: ...
 
-class Lane(_Recorder):
+class Recorder(_Recorder):
     def __init__(
         self,
         memory: memoryview,
@@ -131,7 +131,7 @@ class Lane(_Recorder):
     ) -> None: ...
 
 class OwnLane(_Recorder):
-    def become(self, lane: Lane, /) -> None: ...
+    def become(self, lane: Recorder, /) -> None: ...
 
 class Link:  # PythonLink in engine/link.py
     fd: int

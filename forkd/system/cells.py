@@ -4,7 +4,7 @@ A master hands its totals on to the next one by these numbers, and that may be a
 goes to the end, and none is moved, removed or made longer (tests/system/test_cells.py).
 
 Made from it: the size of a lane, what is kept and what is zeroed when a child dies (system/scoreboard.py),
-the numbers that native code has (native/system_scoreboard.c), and the metrics of plain counters (metrics/).
+the numbers that native code has (native/system_recorder.c), and the metrics of plain counters (metrics/).
 What workers count takes a row here, and `recorder.add(NAME)` where it happens.
 """
 
@@ -137,7 +137,7 @@ HELD = _cell("HELD", GAUGE)
 THREAD = _cell("THREAD", GAUGE)
 # In flight without an entry: begun in this lane, less those ended in it.
 UNLISTED = _cell("UNLISTED", GAUGE)
-# Whether an end has begun, which is to store what follows in the cells of the same names; see `Row.end`.
+# Whether an end has begun, which is to store what follows in the cells of the same names; see `Recorder.end`.
 ENDING = _cell("ENDING", GAUGE)
 # Of the ring of its access log, once the line is there.
 END_HEAD = _cell("END_HEAD", GAUGE)

@@ -5,13 +5,14 @@ requests whose answer waits for a slow client, generators between two pieces, st
 flight from the store of its time, the first cell of its entry, until that is 0 again. Requests that find
 the pool taken have no entry; their lane counts them.
 
-Used by system/scoreboard.py: written by the child, and read by its parent when it is dead.
+Written by the child (system/recorder.py), and read by its parent when it is dead.
 What a child wrote is data, never trusted as an index, a size or a time.
 """
 
 from __future__ import annotations
 
 import mmap
+import struct
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +32,9 @@ SOCKET = 1
 _CLIENT, _CLIENT_BYTES = 16, 48
 _LINE, _LINE_BYTES = 64, 160
 ENTRY_BYTES = 256
-_CELLS = ENTRY_BYTES // 8
+ENTRY_CELLS = ENTRY_BYTES // 8
+#: All of an entry but BEGAN: SOCKET, client and line, which are cut to their room.
+FACTS, FACTS_AT = struct.Struct(f"@q{_CLIENT_BYTES}p{_LINE_BYTES}p"), 8 * SOCKET
 #: Not in Python's mmap before 3.13. Entries that are never written to cost no memory, and reserve none.
 _MAP_NORESERVE = 0x4000
 
@@ -64,32 +67,17 @@ class Entries:
         self.first = 1 + lanes  # of the pool
         self.count = len(memory) // ENTRY_BYTES
 
-    def note(self, place: int, line: bytes, client: str, fd: int, began: int) -> None:
-        memory, cells, at, cell = self.memory, self.cells, place * ENTRY_BYTES, place * _CELLS
-        for start, room, text in (
-            (at + _CLIENT, _CLIENT_BYTES, client.encode("ascii", "replace")),
-            (at + _LINE, _LINE_BYTES, line),
-        ):
-            size = min(len(text), room - 1)
-            memory[start : start + 1 + size] = b"%c%b" % (size, text[:size])
-        cells[cell + SOCKET] = fd + 1
-        cells[cell + BEGAN] = began
-
     def began(self, place: int) -> int:
-        return self.cells[place * _CELLS + BEGAN]
+        return self.cells[place * ENTRY_CELLS + BEGAN]
 
     def socket(self, place: int) -> int:
         """The descriptor of the client that waits for the first byte of an answer; or -1."""
-        return self.cells[place * _CELLS + SOCKET] - 1
-
-    def touch(self, place: int) -> None:
-        """From here on an answer may be under way."""
-        self.cells[place * _CELLS + SOCKET] = 0
+        return self.cells[place * ENTRY_CELLS + SOCKET] - 1
 
     def clear(self, place: int) -> None:
         """It is free; nothing, where that is no entry."""
         if self.is_place(place):
-            self.cells[place * _CELLS + BEGAN] = 0
+            self.cells[place * ENTRY_CELLS + BEGAN] = 0
 
     def is_place(self, place: int) -> bool:
         return 0 < place < self.count
@@ -145,8 +133,9 @@ class Places:
         count: int,
     ) -> None:
         """The memory of all entries; those of the pool are from `first` on. The others are places in an
-        entry, which native code writes."""
-        self._cells = memory.cast("q")
+        entry, which native code takes from here."""
+        self.memory = memory
+        self.cells = memory.cast("q")
         self._first = first
         self._most = count
         self._taken = 0  # ever, at once
@@ -161,7 +150,7 @@ class Places:
             if self._taken >= self._most:
                 return 0
             self._taken += 1
-            self._cells[BEGAN] = self._taken
+            self.cells[BEGAN] = self._taken
             return self._first + self._taken - 1
 
     def give_back(self, place: int) -> None:

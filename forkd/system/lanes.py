@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from forkd.native import pick
 from forkd.system.cells import GAUGES, LANES
 from forkd.system.originals import Lock, ThreadLocal
+from forkd.system.recorder import Recorder
 from forkd.system.scoreboard import Row
 
 if TYPE_CHECKING:
-    from forkd._native import Lane
+    from forkd._native import Recorder as NativeRecorder
 
 
 class Lanes:
@@ -25,7 +26,7 @@ class Lanes:
         self._native = native
         self._places = rows[0].entries.places(native)
         self.recorder: OwnLane = pick("OwnLane", OwnLane, native)()
-        self._recorders: list[Row | Lane] = []  # kept alive for it
+        self._recorders: list[Recorder | NativeRecorder] = []  # kept alive for it
         self._main = rows[0]
         self.become(self._main)
         self._most = len(rows) - 1
@@ -68,7 +69,7 @@ class Lanes:
 
 
 class OwnLane(ThreadLocal):
-    """In each thread, the methods of the lane that it has become. Twin: native/system_scoreboard.c."""
+    """In each thread, the methods of the lane that it has become. Twin: native/system_recorder.c."""
 
     begin: Callable[..., int]
     pause: Callable[[], None]
@@ -77,9 +78,9 @@ class OwnLane(ThreadLocal):
     end: Callable[..., bool]
     add: Callable[..., None]
     #: The last that any thread of this process has become.
-    _latest: ClassVar[Row | Lane]
+    _latest: ClassVar[Recorder | NativeRecorder]
 
-    def become(self, recorder: Row | Lane) -> None:
+    def become(self, recorder: Recorder | NativeRecorder) -> None:
         self.begin, self.pause, self.resume = recorder.begin, recorder.pause, recorder.resume
         self.took, self.end, self.add = recorder.took, recorder.end, recorder.add
         OwnLane._latest = recorder

@@ -155,20 +155,12 @@ class Writer:
         right."""
         return max(0, self.room - (self._heads[self._index] - self._tails[self._index] & _MASK))
 
-    def takes(self, text: bytes) -> bool:
-        """Whether there is room for such a record, and no loss is to be logged before it."""
-        used = self._heads[self._index] - self._tails[self._index] & _MASK
-        return not self.shut and used + _HEADER_BYTES + len(text) <= self.room
-
-    def after(self, text: bytes) -> int:
-        """The head, once such a record is there."""
-        return (self._heads[self._index] + _HEADER_BYTES + len(text)) & _MASK
-
-    def put(self, log: int, text: bytes) -> bool:
-        """Add a record of whole lines; False when there is no room. Does not ring."""
+    def stage(self, log: int, text: bytes) -> int | None:
+        """Copy a record of whole lines behind the head, where no reader sees it. Returns the head that
+        publishes it; None when there is no room."""
         head, room, size = self._heads[self._index], self.room, _HEADER_BYTES + len(text)
         if (head - self._tails[self._index] & _MASK) + size > room:
-            return False
+            return None
         data = _HEADER.pack(len(text), log) + text
         at = head & (room - 1)
         if size <= room - at:
@@ -176,7 +168,18 @@ class Writer:
         else:
             self._text[at:] = data[: room - at]
             self._text[: size - room + at] = data[room - at :]
-        self._heads[self._index] = (head + size) & _MASK
+        return (head + size) & _MASK
+
+    def publish(self, head: int) -> None:
+        """The record is the reader's, by this one store. Does not ring."""
+        self._heads[self._index] = head
+
+    def put(self, log: int, text: bytes) -> bool:
+        """Add a record of whole lines; False when there is no room. Does not ring."""
+        head = self.stage(log, text)
+        if head is None:
+            return False
+        self.publish(head)
         return True
 
 
@@ -225,7 +228,7 @@ class RingSink:
             self._ring_bell()
 
     def end_request(self, recorder: Any, ticket: int, status: int, took: int, line: bytes) -> None:
-        """End a request that has this line; see scoreboard.py's `Row.end`. The bell is rung later."""
+        """End a request that has this line; see recorder.py's `end`. The bell is rung later."""
         with self._lock:
             if self._missing:
                 self._resume()

@@ -64,14 +64,12 @@ from forkd.system.cells import (
 )
 from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
 from forkd.system.originals import get_ident, monotonic_ns
+from forkd.system.recorder import NOT_ENDING, WITH_LINE, WITHOUT_LINE, Recorder
 
 if TYPE_CHECKING:
-    from forkd._native import Lane
     from forkd._native import Places as NativePlaces
-    from forkd.system.log_ring import Writer
+    from forkd._native import Recorder as NativeRecorder
 
-#: ENDING.
-_NOT, _WITHOUT_LINE, _WITH_LINE = range(3)
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
 _ROW = (CELLS * 8 + 63) // 64 * 64  # whole cache lines: neighbours do not share one
@@ -88,116 +86,24 @@ class Row:
         self.cells = memory[: CELLS * 8].cast("q")
         self.entries = scratch_entries() if entries is None else entries
         self.place = 1 + number  # its entry; `number` is that among the lanes of its slot
-        self._places: Places | NativePlaces | None = None
 
     # ---- written by the child -------------------------------------------------------------
 
-    def recorder(self, wanted: bool, places: Places | NativePlaces | None = None) -> Row | Lane:
+    def recorder(
+        self, wanted: bool, places: Places | NativePlaces | None = None
+    ) -> Recorder | NativeRecorder:
         """What writes requests of the calling thread to this row: native code where it was built and is
-        `wanted`, else this object, its twin (native/system_scoreboard.c).
+        `wanted`, else its twin (system/recorder.py).
 
         `places`: those of the process, if it has several lanes."""
         self.cells[THREAD] = get_ident()
         if places is None:
             places = self.entries.places(wanted)
-        make: Callable[..., Row | Lane] = pick("Lane", self._as_lane, wanted)
-        made: Row | Lane = make(self._memory[: CELLS * 8], NUMBERS, _BOUNDS_NS, places, self.place)
-        return made
-
-    def _as_lane(
-        self, cells: memoryview, numbers: object, bounds: object, places: Places, place: int
-    ) -> Row:
-        """This very row, with the arguments of a native Lane."""
-        self._places = places
-        return self
-
-    def begin(self, line: bytes, client: str = "", fd: int = -1) -> int:
-        """A request enters the application. `fd`: of its client's socket. Returns its ticket: the number of
-        its entry; or, where it has none, the time with a minus before it."""
-        cells, entries = self.cells, self.entries
-        now, place = monotonic_ns(), self.place
-        if entries.began(place):
-            place = self._places.take() if isinstance(self._places, Places) else 0
-        if place:
-            entries.note(place, line, client, fd, now)
-        else:
-            cells[UNLISTED] += 1
-        cells[IN_FLIGHT] += 1
-        cells[HELD] = place
-        cells[REQUEST] = now
-        return place or -now
-
-    def pause(self) -> None:
-        """The application gave control back: what it has returned may be sent from here on."""
-        cells = self.cells
-        if cells[REQUEST] and cells[HELD]:
-            self.entries.touch(cells[HELD])
-        cells[REQUEST] = 0
-
-    def resume(self, ticket: int) -> None:
-        """The application is entered again for the next piece of the response, perhaps by another thread
-        than before."""
-        self.cells[HELD] = max(0, ticket)
-        self.cells[REQUEST] = monotonic_ns()
-
-    def took(self, ticket: int) -> int:
-        """For how long the request is in flight, ns."""
-        return monotonic_ns() - (-ticket if ticket < 0 else self.entries.began(ticket))
-
-    def end(
-        self,
-        ticket: int,
-        status: int,
-        took: int,
-        ring: Writer | None = None,
-        log: int = 0,
-        line: bytes = b"",
-    ) -> bool:
-        """The request is answered with `status`, after `took` ns; its line goes to `log`, by way of `ring`.
-        Returns whether it has ended: not when the ring does not take the line.
-
-        It is ended once, whenever the process is killed. What is to be stored is noted first, then the line
-        is put, then it is stored. The process that finds the note of a dead one knows by the head of the ring
-        whether the end was reached, and stores the same again (`_complete`); without a line, it is reached
-        with the note. No other process writes to the ring meanwhile."""
-        cells = self.cells
-        if ring is not None and not ring.takes(line):
-            return False
-        if not 0 <= status < STATUSES:
-            status = 0
-        bucket, total = bisect_left(_BOUNDS_NS, took), _durations_of(status)
-        cells[REQUEST] = 0
-        cells[END_HEAD] = 0 if ring is None else _signed(ring.after(line))
-        cells[END_STATUS] = status
-        cells[END_TICKET] = ticket
-        cells[END_CODE] = cells[CODES + status] + (status > 0)
-        cells[END_REQUESTS] = cells[REQUESTS] + 1
-        cells[END_DURATION] = cells[total] + took
-        cells[END_BUCKET] = bucket
-        cells[END_BUCKET_COUNT] = cells[total + 1 + bucket] + 1
-        cells[END_IN_FLIGHT] = cells[IN_FLIGHT] - 1
-        cells[END_UNLISTED] = cells[UNLISTED] - (ticket < 0)
-        cells[ENDING] = _WITHOUT_LINE if ring is None else _WITH_LINE
-        if ring is not None:
-            ring.put(log, line)
-        self._store_end(status, total, bucket, ticket)
-        cells[ENDING] = _NOT
-        if isinstance(self._places, Places):
-            self._places.give_back(ticket)
-        return True
-
-    def _store_end(self, status: int, total: int, bucket: int, ticket: int) -> None:
-        cells = self.cells
-        cells[CODES + status] = cells[END_CODE]
-        cells[REQUESTS] = cells[END_REQUESTS]
-        cells[total] = cells[END_DURATION]
-        cells[total + 1 + bucket] = cells[END_BUCKET_COUNT]
-        cells[IN_FLIGHT] = cells[END_IN_FLIGHT]
-        cells[UNLISTED] = cells[END_UNLISTED]
-        self.entries.clear(ticket)
+        make: Callable[..., Recorder | NativeRecorder] = pick("Recorder", Recorder, wanted)
+        return make(self._memory[: CELLS * 8], NUMBERS, _BOUNDS_NS, places, self.place)
 
     def add(self, cell: int, n: int = 1, /) -> None:
-        """A counter grows by `n`. It is a row of system/cells.py, or one of the cells of a row."""
+        """As the recorder's, of what is no request's."""
         self.cells[cell] += n
 
     def waited(self, queue: int, ns: int) -> None:
@@ -228,11 +134,18 @@ class Row:
         """Store what an end had noted that was reached. `head`: of the ring that its lines went to."""
         cells = self.cells
         ending, status, bucket = cells[ENDING], cells[END_STATUS], cells[END_BUCKET]
-        in_ring = ending == _WITH_LINE and (head - cells[END_HEAD]) & _MASK < 1 << 63
+        in_ring = ending == WITH_LINE and (head - cells[END_HEAD]) & _MASK < 1 << 63
         sane = 0 <= status < STATUSES and 0 <= bucket <= len(BOUNDS)
-        if (in_ring or ending == _WITHOUT_LINE) and sane:
-            self._store_end(status, _durations_of(status), bucket, cells[END_TICKET])
-        cells[ENDING] = _NOT
+        if (in_ring or ending == WITHOUT_LINE) and sane:
+            total = _durations_of(status)
+            cells[CODES + status] = cells[END_CODE]
+            cells[REQUESTS] = cells[END_REQUESTS]
+            cells[total] = cells[END_DURATION]
+            cells[total + 1 + bucket] = cells[END_BUCKET_COUNT]
+            cells[IN_FLIGHT] = cells[END_IN_FLIGHT]
+            cells[UNLISTED] = cells[END_UNLISTED]
+            self.entries.clear(cells[END_TICKET])
+        cells[ENDING] = NOT_ENDING
 
     def finish(self, status: int, took: int) -> None:
         """A request that it had in flight is over, with `status`; 0: it has none."""
@@ -421,11 +334,6 @@ def _histogram(
     names = [*(str(bound) for bound in bounds), "+Inf"]
     counts = accumulate(cells[1:])
     return list(zip(names, map(float, counts), strict=True)), cells[0] / 1e9
-
-
-def _signed(position: int) -> int:
-    """As a cell has it."""
-    return position - (1 << 64) if position >> 63 else position
 
 
 _MASK = (1 << 64) - 1

@@ -33,7 +33,8 @@ from forkd.system.cells import (
 from forkd.system.lanes import Lanes
 from forkd.system.left import left_by
 from forkd.system.log_ring import ACCESS, Reader, Rings, Writer
-from forkd.system.scoreboard import Row, Scoreboard
+from forkd.system.recorder import Recorder
+from forkd.system.scoreboard import Scoreboard
 
 
 @pytest.fixture(params=["native", "python"], autouse=True)
@@ -89,7 +90,7 @@ def test_folding_keeps_totals_and_clears_the_row() -> None:
     row = board.lanes[1][0]
     row.cells[ACCEPTED] = 5
     row.cells[CONNECTIONS] = 3
-    row.begin(b"GET /stuck HTTP/1.1")
+    row.recorder(False).begin(b"GET /stuck HTTP/1.1")
     board.fold(1)
     assert board.total(REQUESTS) == 1
     assert board.accepted(1) == 5
@@ -173,10 +174,11 @@ def test_a_request_that_changes_threads_leaves_no_gauge() -> None:
     lanes = Lanes(board.lanes[1], True)
     first, second = lanes.take(), lanes.take()
     assert first and second
-    ticket = first.begin(b"GET / HTTP/1.1")
+    one, other = first.recorder(False), second.recorder(False)
+    ticket = one.begin(b"GET / HTTP/1.1")
     assert board.gauge(1, IN_FLIGHT) == 1
-    first.pause()
-    second.end(ticket, 200, second.took(ticket))
+    one.pause()
+    other.end(ticket, 200, other.took(ticket))
     assert board.gauge(1, IN_FLIGHT) == 0
     assert board.total(REQUESTS) == board.counter(1, REQUESTS) == 1
     board.fold(1)
@@ -187,7 +189,7 @@ def test_a_request_that_changes_threads_leaves_no_gauge() -> None:
 def test_a_long_request_line_is_cut(line: bytes) -> None:
     board = Scoreboard(2)
     serve(board, 2)
-    board.lanes[1][0].begin(line)
+    board.lanes[1][0].recorder(False).begin(line)
     assert board.lanes[1][0].line() == line[:159]
     assert board.lanes[2][0].line() == b"GET / HTTP/1.1"
     assert board.lanes[2][0].cells[REQUESTS] == 1
@@ -195,20 +197,21 @@ def test_a_long_request_line_is_cut(line: bytes) -> None:
 
 def test_time_in_the_application_is_told_and_paused() -> None:
     row = Scoreboard(1).lanes[1][0]
-    ticket = row.begin(b"GET / HTTP/1.1")
+    recorder = row.recorder(False)
+    ticket = recorder.begin(b"GET / HTTP/1.1")
     began = row.cells[REQUEST]
     assert row.since(REQUEST, began + 2_000_000_000) == pytest.approx(2.0)
-    row.pause()
+    recorder.pause()
     assert row.since(REQUEST, began + 2_000_000_000) is None
-    row.resume(ticket)
+    recorder.resume(ticket)
     assert row.cells[REQUEST] >= began
 
 
 def test_a_duration_on_a_bound_is_in_its_bucket() -> None:
     board = Scoreboard(1)
-    row = board.lanes[1][0]
+    recorder = board.lanes[1][0].recorder(False)
     for bound in cells.BOUNDS:
-        row.end(row.begin(b""), 200, int(bound * 1e9))
+        recorder.end(recorder.begin(b""), 200, int(bound * 1e9))
     counts, _ = durations(board)
     assert counts[-1][1] == len(cells.BOUNDS)
 
@@ -232,7 +235,8 @@ def test_only_lanes_that_were_used_are_read() -> None:
     first, second = lanes.take(), lanes.take()
     assert first and second
     for row in (first, second):
-        row.end(row.begin(b"GET / HTTP/1.1"), 200, 1000)
+        recorder = row.recorder(False)
+        recorder.end(recorder.begin(b"GET / HTTP/1.1"), 200, 1000)
         lanes.give_back(row)
     again = lanes.take()
     assert again in (first, second)
@@ -416,18 +420,17 @@ def test_killed_between_any_two_stores_a_request_is_counted_and_logged_once(logg
     for stores in range(200):
         board, rings = Scoreboard(1), Rings(2, 1)
         row, left = board.lanes[1][0], [stores]
-        row.recorder(False)
-        ring = Writer(rings, rings.index(1, ACCESS))
-        serve_python(row, ring)  # one that is over
-        cells, row.cells = row.cells, Dying(row.cells, left)  # type: ignore[assignment]
-        entries, row.entries.cells = row.entries.cells, Dying(row.entries.cells, left)  # type: ignore[assignment]
-        heads, rings.heads = rings.heads, Dying(rings.heads, left)  # type: ignore[assignment]
+        recorder: Any = row.recorder(False)
+        ring: Any = Writer(rings, rings.index(1, ACCESS))
+        serve_python(recorder, ring)  # one that is over
+        recorder._cells = Dying(recorder._cells, left)
+        recorder._entry_cells = Dying(recorder._entry_cells, left)
+        ring._heads = Dying(ring._heads, left)
         try:
-            serve_python(row, ring if logged else None)
+            serve_python(recorder, ring if logged else None)
             survived = True
         except Killed:
             survived = False
-        row.cells, row.entries.cells, rings.heads = cells, entries, heads
         head = rings.heads[rings.index(1, ACCESS)]
         found = left_by(board.used(1), [head], True, time.monotonic_ns())
         lines = 0
@@ -446,7 +449,7 @@ def test_killed_between_any_two_stores_a_request_is_counted_and_logged_once(logg
     assert set(seen) == {(0, 0, 0), (0, 0, 1), (int(logged), 1, 0)}
 
 
-def serve_python(row: Row, ring: Writer | None) -> None:
-    ticket = row.begin(b"GET / HTTP/1.1", "127.0.0.1")
-    row.pause()
-    assert row.end(ticket, 200, 1000, *((ring, 2, b"a line\n") if ring is not None else ()))
+def serve_python(recorder: Recorder, ring: Writer | None) -> None:
+    ticket = recorder.begin(b"GET / HTTP/1.1", "127.0.0.1")
+    recorder.pause()
+    assert recorder.end(ticket, 200, 1000, *((ring, 2, b"a line\n") if ring is not None else ()))

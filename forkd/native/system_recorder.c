@@ -1,5 +1,5 @@
-/* One lane of the scoreboard, as its child writes it: the twin of system/scoreboard.py's Row, and of OwnLane in
- * system/lanes.py. */
+/* What writes the requests of a thread to its lane of the scoreboard: the twin of system/recorder.py's Recorder, and of
+ * OwnLane in system/lanes.py. */
 
 #include "native.h"
 
@@ -20,7 +20,7 @@ typedef struct {
     int64_t own; /* its entry */
     int bound_count;
     int64_t bounds[MOST_BOUNDS]; /* ns */
-} Lane;
+} Recorder;
 
 static PyTypeObject *lane_type;
 
@@ -32,7 +32,7 @@ static PyObject *cell_names[CELL_COUNT];
 
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began)
 {
-    Lane *self = (Lane *)lane;
+    Recorder *self = (Recorder *)lane;
     Places *places = self->places;
     char *text, *entry;
     Py_ssize_t size, client_size = 0;
@@ -60,7 +60,7 @@ int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, 
 }
 
 /* begin(line), or begin(line, client, fd) -> the ticket. */
-static PyObject *lane_begin(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *lane_begin(Recorder *lane, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 1 && nargs != 3) {
         PyErr_SetString(PyExc_TypeError, "begin takes a line, and maybe a client and a descriptor");
@@ -74,14 +74,14 @@ static PyObject *lane_begin(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 
 void pause_request(PyObject *lane)
 {
-    Lane *self = (Lane *)lane;
+    Recorder *self = (Recorder *)lane;
     if (CELL(REQUEST) && is_place(self->places, CELL(HELD)))
         entry_cells(self->places, CELL(HELD))[1] = 0; /* an answer may be under way from here on */
     IN_ORDER();
     CELL(REQUEST) = 0;
 }
 
-static PyObject *lane_pause(Lane *lane, PyObject *unused)
+static PyObject *lane_pause(Recorder *lane, PyObject *unused)
 {
     (void)unused;
     pause_request((PyObject *)lane);
@@ -89,7 +89,7 @@ static PyObject *lane_pause(Lane *lane, PyObject *unused)
 }
 
 /* The ticket that Python has; an exception is set where it is none. */
-static int64_t ticket_of(const Lane *lane, PyObject *number)
+static int64_t ticket_of(const Recorder *lane, PyObject *number)
 {
     int64_t ticket = PyLong_AsLongLong(number);
     if (!PyErr_Occurred() && ticket >= 0 && !is_place(lane->places, ticket))
@@ -97,7 +97,7 @@ static int64_t ticket_of(const Lane *lane, PyObject *number)
     return ticket;
 }
 
-static PyObject *lane_resume(Lane *self, PyObject *number)
+static PyObject *lane_resume(Recorder *self, PyObject *number)
 {
     int64_t ticket = ticket_of(self, number);
     if (PyErr_Occurred())
@@ -109,7 +109,7 @@ static PyObject *lane_resume(Lane *self, PyObject *number)
 }
 
 /* The sum of the durations of that status, with the buckets behind it. */
-static int64_t *durations_of(Lane *self, long status)
+static int64_t *durations_of(Recorder *self, long status)
 {
     if (status < 100 || status >= 100 * (STATUS_CLASSES + 1))
         return &CELL(DURATION);
@@ -118,11 +118,11 @@ static int64_t *durations_of(Lane *self, long status)
 
 int64_t request_took(PyObject *lane, int64_t ticket)
 {
-    Lane *self = (Lane *)lane;
+    Recorder *self = (Recorder *)lane;
     return now_ns() - (ticket < 0 ? -ticket : entry_cells(self->places, ticket)[0]);
 }
 
-static PyObject *lane_took(Lane *self, PyObject *number)
+static PyObject *lane_took(Recorder *self, PyObject *number)
 {
     int64_t ticket = ticket_of(self, number);
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(request_took((PyObject *)self, ticket));
@@ -132,7 +132,7 @@ static PyObject *lane_took(Lane *self, PyObject *number)
  * a dead process knows by the head of the ring whether the end was reached, and stores the same again. */
 void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, const Line *line)
 {
-    Lane *self = (Lane *)lane;
+    Recorder *self = (Recorder *)lane;
     Places *places = self->places;
     int bucket = 0;
     while (bucket < self->bound_count && self->bounds[bucket] < took)
@@ -175,7 +175,7 @@ void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, cons
 
 /* end(ticket, status, took) and end(ticket, status, took, ring, log, line) -> whether it has ended: not when the ring does
  * not take the line. */
-static PyObject *lane_end(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *lane_end(Recorder *lane, PyObject *const *args, Py_ssize_t nargs)
 {
     char *text;
     Py_ssize_t size;
@@ -204,7 +204,7 @@ static PyObject *lane_end(Lane *lane, PyObject *const *args, Py_ssize_t nargs)
 }
 
 /* add(cell), or add(cell, n): that counter grows by `n`, or by one. */
-static PyObject *lane_add(Lane *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *lane_add(Recorder *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 1 && nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "add takes a cell, and maybe a number");
@@ -223,7 +223,7 @@ static PyObject *lane_add(Lane *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 /* Where each of NATIVE_CELLS is, by `numbers`, and whether all that native code writes is within the lane. */
-static int cells_known(Lane *self, PyObject *numbers)
+static int cells_known(Recorder *self, PyObject *numbers)
 {
     for (int i = 0; i < CELL_COUNT; i++) {
         PyObject *number = PyDict_GetItemWithError(numbers, cell_names[i]);
@@ -237,7 +237,7 @@ static int cells_known(Lane *self, PyObject *numbers)
            self->at[CELL_CLASSES] + STATUS_CLASSES * durations <= self->room;
 }
 
-/* Lane(memory, numbers, bounds, places, own): `numbers` are those of the cells by their names, of 8 bytes each; `own` is
+/* Recorder(memory, numbers, bounds, places, own): `numbers` are those of the cells by their names, of 8 bytes each; `own` is
  * the entry of `places` that is this lane's. */
 static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -247,7 +247,7 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTuple(args, "OO!O!O!L", &memory, &PyDict_Type, &numbers, &PyTuple_Type, &bounds, places_type, &places,
                           &own))
         return NULL;
-    Lane *self = (Lane *)allocate(type);
+    Recorder *self = (Recorder *)allocate(type);
     if (!self)
         return NULL;
     self->places = (Places *)Py_NewRef(places);
@@ -273,7 +273,7 @@ fail:
     return NULL;
 }
 
-static void lane_dealloc(Lane *self)
+static void lane_dealloc(Recorder *self)
 {
     if (self->memory.obj)
         PyBuffer_Release(&self->memory);
@@ -299,7 +299,7 @@ static PyType_Slot slots[] = {
 };
 
 static PyType_Spec spec = {
-    "forkd._native.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT, slots,
+    "forkd._native.Recorder", sizeof(Recorder), 0, Py_TPFLAGS_DEFAULT, slots,
 };
 
 /* ---- one lane for each thread --------------------------------------------------------------- */
@@ -307,7 +307,7 @@ static PyType_Spec spec = {
 static PyTypeObject *lanes_type;
 
 /* The calling thread's. Whoever bound it keeps it alive. */
-static _Thread_local Lane *own;
+static _Thread_local Recorder *own;
 /* The last that any thread of this process has become. A thread that the application has started has none, and may move
  * bytes: they are counted there, which the interpreter's lock allows, as all counting here is done under it. */
 static PyObject *latest;
@@ -319,19 +319,19 @@ static PyObject *lanes_become(PyObject *self, PyObject *lane)
         PyErr_SetString(PyExc_TypeError, "that is no lane");
         return NULL;
     }
-    own = (Lane *)lane;
+    own = (Recorder *)lane;
     PyObject *old = latest;
     latest = Py_NewRef(lane);
     Py_XDECREF(old);
     Py_RETURN_NONE;
 }
 
-static Lane *own_or_latest(void)
+static Recorder *own_or_latest(void)
 {
-    return own ? own : (Lane *)latest;
+    return own ? own : (Recorder *)latest;
 }
 
-static Lane *bound(void)
+static Recorder *bound(void)
 {
     if (!own)
         PyErr_SetString(PyExc_RuntimeError, "this thread has no lane");
@@ -402,16 +402,16 @@ PyObject *lane_of(PyObject *recorder)
 }
 
 /* As `lane_of`, for bytes that any thread may have moved. */
-static Lane *mover_of(PyObject *recorder)
+static Recorder *mover_of(PyObject *recorder)
 {
     if (!recorder || Py_TYPE(recorder) == lane_type)
-        return (Lane *)recorder;
+        return (Recorder *)recorder;
     return Py_TYPE(recorder) == lanes_type ? own_or_latest() : NULL;
 }
 
 void recorder_add_at(PyObject *recorder, int cell, int place, int64_t n)
 {
-    Lane *self = mover_of(recorder);
+    Recorder *self = mover_of(recorder);
     if (self)
         self->cells[self->at[cell] + place] += n;
 }
@@ -429,7 +429,7 @@ int lane_init(PyObject *module)
             return -1;
     lane_type = (PyTypeObject *)PyType_FromSpec(&spec);
     lanes_type = (PyTypeObject *)PyType_FromSpec(&lanes_spec);
-    return !lane_type || !lanes_type || PyModule_AddObjectRef(module, "Lane", (PyObject *)lane_type) ||
+    return !lane_type || !lanes_type || PyModule_AddObjectRef(module, "Recorder", (PyObject *)lane_type) ||
                    PyModule_AddObjectRef(module, "OwnLane", (PyObject *)lanes_type)
                ? -1
                : 0;
