@@ -62,21 +62,33 @@ class Acceptor:
 
     # ---- leadership -----------------------------------------------------------------------
 
-    def join(self) -> None:
-        """Become what the lease says, leader or follower; called before each wait."""
+    def join(self) -> float:
+        """Become what the lease says, leader or follower; called before each wait. Returns when to call it
+        again, at the latest, seconds of CLOCK_MONOTONIC; 0: at once, since there is something to `drain`, and
+        an empty listener is not readable."""
+        if self.no_room():
+            self._resume(monotonic())
         lead = self.leads()
         if lead is not self._listening:
-            self._listening = lead
-            try:
-                for fd, intake in self.intakes.items():
-                    if fd in self._deaf:
-                        continue
-                    if lead:
-                        self._wait_for(intake)
-                    else:
-                        self._handles.remove(fd)
-            except OSError as error:
-                self._cannot_listen(error)
+            self._listen(lead)
+        if self._listening:
+            return NEVER
+        if self.no_room():
+            return min(self.pause_ends, self.backpressure.ends)
+        return 0.0 if self._retired and self.intakes and not self._ends else NEVER
+
+    def _listen(self, lead: bool) -> None:
+        self._listening = lead
+        try:
+            for fd, intake in self.intakes.items():
+                if fd in self._deaf:
+                    continue
+                if lead:
+                    self._wait_for(intake)
+                else:
+                    self._handles.remove(fd)
+        except OSError as error:
+            self._cannot_listen(error)
 
     def _cannot_listen(self, error: OSError) -> None:
         """The system has no room to wait for one of the intakes: try again in a moment."""
@@ -114,7 +126,9 @@ class Acceptor:
         """One connection, after which the next leader is chosen; None when there is none, or when
         this child does not lead (any more)."""
         intake = self.intakes.get(fd)
-        if self._retired or intake is None or not self.leads() or self.backpressure.asked():
+        if self._retired or intake is None or not self.leads():
+            return None
+        if self.backpressure.busy and self.backpressure.asked():
             return None
         found = self._take(intake)
         if found is not None:
@@ -238,7 +252,7 @@ class Acceptor:
         """Accept nothing for a while, for `call` has failed."""
         self.pause_ends = monotonic() + self._retry.pause(call, error)
 
-    def resume(self, now: float) -> None:
+    def _resume(self, now: float) -> None:
         """The pause may be over, or the backpressure."""
         if self.pause_ends <= now:
             self.pause_ends = NEVER
@@ -322,11 +336,6 @@ class Acceptor:
                     break
                 taken.append(found)
         return taken
-
-    @property
-    def hasty(self) -> bool:
-        """Whether to call `drain` again without waiting: an empty listener is not readable."""
-        return self._retired and not self._ends and bool(self.intakes) and not self.no_room()
 
     @property
     def finished(self) -> bool:

@@ -37,8 +37,8 @@ class Backpressure:
             self._begin()
 
     def asked(self) -> bool:
-        """A connection has come: whether to leave it."""
-        return self.busy and self._lease is not None and self._begin()
+        """A connection has come while the child is busy: whether to leave it."""
+        return self._lease is not None and self._begin()
 
     def over(self, now: float) -> None:
         """End it at the end of a turn, if its time has passed."""

@@ -42,7 +42,7 @@ class BlockingFollowers(ChildLoop):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         conn = Connection(sock, client, begin, seconds, self, self.context.host.recorder)
         self.connections.by_fd[conn.fd] = conn
-        self._counted(1)
+        self.acceptor.announce(1)
         try:
             self._serve(conn)
         except (OSError, Deadline):
@@ -53,7 +53,7 @@ class BlockingFollowers(ChildLoop):
             conn.end(self.log)
             del self.connections.by_fd[conn.fd]
             conn.close()
-            self._counted(0)
+            self.acceptor.announce(0)
             self.context.after_turn()
 
     def _serve(self, conn: Connection) -> None:

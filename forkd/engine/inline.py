@@ -17,7 +17,7 @@ from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, FINISHED, SUSPENDED, Outcome, advance, flush
 from forkd.session.begin import BoundBegin
 from forkd.session.seam import HIJACK, Await, Deadline
-from forkd.system.handles import HANGUP, WRITE, Events, HandleSet
+from forkd.system.handles import HANGUP, WRITE, HandleSet
 from forkd.system.originals import socket
 
 
@@ -27,15 +27,12 @@ class InlineLoop(ChildLoop):
         self._parts = driver_row(context.io, context.config.native)
         super().__init__(context)
         self.driver: Driver = self._parts.make(self, self._receive, baton)
-        self.accept = self.driver.take
+        self.accept, self.demultiplex = self.driver.take, self.driver.run
 
     def handle_set(self) -> HandleSet:
         return self._parts.handle_set()
 
     # ---- by the driver --------------------------------------------------------------------
-
-    def demultiplex(self, events: Events) -> None:
-        self.driver.run(events)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:
         self.driver.retire()

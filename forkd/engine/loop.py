@@ -43,7 +43,9 @@ class ChildLoop:
         self.handles = self.handle_set()
         self.acceptor = Acceptor(context, self.handles)
         self.accept_wait = AcceptWait(context.row)
-        self.connections = Connections(context, self.handles, self._counted, self.connection_type(), self)
+        self.connections = Connections(
+            context, self.handles, self.acceptor.announce, self.connection_type(), self
+        )
         self._cells = context.row.cells
         self.calls: dict[int, Callable[[], None]] = {}
         for fd, call in context.watched.items():
@@ -51,7 +53,9 @@ class ChildLoop:
         if self.acceptor.bell is not None:
             self.watch(self.acceptor.bell, self.acceptor.hear)
         self.share = Share()
-        self.accept: Callable[[int], bool] = self.take  # a driver may have another way
+        # A driver may have other ways.
+        self.accept: Callable[[int], bool] = self.take
+        self.demultiplex: Callable[[Events], None] = self.dispatch
         self._eviction = Eviction(self.connections)
         #: With so many connections one place is left: the next one makes room before it takes that, so that
         #: no client ever finds all children full while one of their connections is idle.
@@ -109,11 +113,11 @@ class ChildLoop:
 
     def turn(self, timeout: float | None) -> None:
         connections, acceptor = self.connections, self.acceptor
-        acceptor.join()
+        until = acceptor.join()
         if not acceptor.backpressure.busy:  # else another child should lead: see master/doorbell.py
             self._cells[WORKING] = 0
         try:
-            events = self.handles.wait(self._patience(timeout))
+            events = self.handles.wait(self._patience(until, timeout))
         except Exception as error:
             events = self._interrupted(error)
         if in_fork:
@@ -131,8 +135,6 @@ class ChildLoop:
                 continue
             if not connections.reprieve(conn):
                 self.late(conn)
-        if acceptor.no_room():
-            acceptor.resume(now)
         if self.aside:
             self.again = 0.0  # it may break off
             self.aside = self.attend()
@@ -152,9 +154,6 @@ class ChildLoop:
             raise error
         self.log.exception("a signal handler of the application has raised; the worker goes on")
         return []
-
-    def demultiplex(self, events: Events) -> None:
-        self.dispatch(events)
 
     def dispatch(self, events: Events) -> None:
         """Dispatch to the handlers of connections, listeners, and what else is watched. Listeners come last:
@@ -245,25 +244,13 @@ class ChildLoop:
                 "new connections wait in the accept queue"
             )
 
-    def _patience(self, timeout: float | None) -> float | None:
-        """Seconds until the next deadline of ours, or `timeout` when that is sooner."""
-        acceptor = self.acceptor
-        if acceptor.hasty or self._left:
-            return 0
-        until, again = self.connections.wheel.next, self.again
-        if again < until:
-            until = again
-        if acceptor.no_room():
-            until = min(until, acceptor.pause_ends, acceptor.backpressure.ends)
+    def _patience(self, until: float, timeout: float | None) -> float | None:
+        """Seconds until then, or until the next deadline of ours, or `timeout`: the soonest."""
+        until = min(until, self.connections.wheel.next, self.again)
         if until == NEVER:
             return timeout
         mine = max(0.0, until - monotonic())
         return mine if timeout is None else min(mine, timeout)
-
-    def _counted(self, connections: int) -> None:
-        self.acceptor.announce(connections)
-        if self.acceptor.finished and not self._left and not self.has_exchanges_apart():
-            self.done = True
 
     # ---- a listener that was shut down ----------------------------------------------------
 

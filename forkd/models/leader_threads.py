@@ -67,6 +67,7 @@ class LeaderThreads(InlineLoop):
     def __init__(self, context: ChildContext) -> None:
         self._baton = baton.make(context.config.native)
         super().__init__(context, self._baton)
+        self.demultiplex = self._run_as_leader
         assert context.lanes is not None
         self._lock = Lock()
         self._leader = get_ident()
@@ -109,8 +110,8 @@ class LeaderThreads(InlineLoop):
         if self.done:
             self._baton.end()  # let the followers see it
 
-    def demultiplex(self, events: Events) -> None:
-        """As in the base class; but a turn ends with the first request that blocks, and then the listeners,
+    def _run_as_leader(self, events: Events) -> None:
+        """As the driver; but a turn ends with the first request that blocks, and then the listeners,
         which come last, wait for the next turn. After so many of those they come first."""
         self._had_events = len(events) > 0
         self._passed_over += 1
@@ -118,7 +119,7 @@ class LeaderThreads(InlineLoop):
             self._passed_over = 0
             for fd, _ in events:
                 self.other(fd)
-        super().demultiplex(events)
+        self.driver.run(events)
 
     def lead(self, fd: int) -> None:
         self._passed_over = 0

@@ -51,6 +51,7 @@ class Proactor(PooledLoop):
             limit = min(context.config.worker_connections, MAX_CLIENTS)
             context = replace(context, config=replace(context.config, worker_connections=limit))
         super().__init__(context)
+        self.demultiplex = self._complete
         self._arrived: deque[tuple[int, Any]] = deque()  # accepted by the kernel, and not served yet
         if not self.pooled:
             self.handles.serve(self, self.connections.by_fd)
@@ -71,8 +72,8 @@ class Proactor(PooledLoop):
 
     # ---- step 4: dispatch -----------------------------------------------------------------
 
-    def demultiplex(self, events: Events) -> None:
-        super().demultiplex(events)  # aio has no accept: its listeners are reported as ready
+    def _complete(self, events: Events) -> None:
+        self.dispatch(events)  # aio has no accept: its listeners are reported as ready
         connections = self.connections.by_fd
         for kind, fd, result in self.handles.completed():
             if kind is _ACCEPTED:

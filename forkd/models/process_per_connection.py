@@ -106,7 +106,7 @@ class ProcessPerConnection(ChildLoop):
         self._retry.refuse(WAITING_CALL, error)
 
     def _recount(self) -> None:
-        self._counted(len(self._servants) + len(self._held))
+        self.acceptor.announce(len(self._servants) + len(self._held))
 
     def _exited(self, servant: Servant) -> None:
         """Step 4."""

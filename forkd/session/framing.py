@@ -7,6 +7,7 @@ Used in a child by an interface, which decides what is answered, and yields the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from forkd.config import Config
@@ -50,12 +51,25 @@ class Framing:
         self.host = host
         self.keep_alive = config.keep_alive > 0
         self.server = server_line(config.server_header)
-        self.block: MakeBlock = pick("block", _never, config.native)
-        self.answer: MakeAnswer = pick("answer", _never, config.native)
+        block: MakeBlock | None = pick("block", None, config.native)
+        #: Checks the status and headers of an answer. Raises BadResponse.
+        self.check: Callable[[str, list[tuple[str, str]]], Head | Block]
+        self.check = check_headers if block is None else partial(_check, block)
+        self.answer: MakeAnswer | None = pick("answer", None, config.native)
 
 
-def _never(*_: Any) -> None:
-    return None
+def _check(block: MakeBlock, status: str, headers: list[tuple[str, str]]) -> Head | Block:
+    return block(status, headers) or check_headers(status, headers)
+
+
+def exact(data: object) -> bytes:
+    """The bytes of a block. A subclass of bytes may say anything of its own length, which would put the
+    framing out of step with what is sent: of it, its content is taken."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, bytes):
+        return bytes.__getitem__(data, slice(None))
+    raise TypeError(f"the application gave {type(data).__name__}, not bytes (PEP 3333)")
 
 
 class Answer:
@@ -86,13 +100,13 @@ class Answer:
 
     def choose(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Set status and headers, in place of earlier ones. Raises BadResponse: then those still hold."""
-        block = self._framing.block(status, headers)
-        if block is not None:
-            self._block, self.code = block, block.code
-            return
-        head = check_headers(status, headers)
-        self._block, self._head, self.code = None, head, head.code
-        self.close = self.close or head.close
+        head = self._framing.check(status, headers)
+        self.code = head.code
+        if type(head) is Head:
+            self._block, self._head = None, head
+            self.close = self.close or head.close
+        else:
+            self._block = head
 
     def whole(self, data: bytes) -> bytes:
         """The answer, when its body is this one block. Raises BadResponse."""
@@ -101,6 +115,7 @@ class Answer:
             if self._framing.host.draining:
                 self.close = True
             framing = self._framing
+            assert framing.answer is not None
             answer = framing.answer(block, date(time.time()), framing.server, data, self.close)
             if answer is not None:
                 self.head_sent = True

@@ -239,11 +239,6 @@ def limits_of(config: Config) -> Limits:
     )
 
 
-def client_of(request: Request | Call, peer: Peer) -> str:
-    """The address of the client, for logs: that of the peer, unless its proxies say another."""
-    return peer.client if request.client is None else request.client
-
-
 def refusal(
     host: Host,
     peer: Peer,
@@ -264,7 +259,8 @@ def refusal(
     if host.access is not None:
         client, shown = peer.client, _NOT_SHOWN
         if request is not None:
-            client, shown = client_of(request, peer), (request.referer, request.agent)
+            shown = request.referer, request.agent
+            client = client if request.client is None else request.client
         referer, agent = ("-" if value is None else value for value in shown)
         host.access.add(client, line or b"-", status, body_size(answer), referer, agent, took_ns)
     return answer

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import IO, Any
 
 from forkd.app.wsgi.environ import Ends, Environ, environ_of, roomy_template
@@ -21,13 +22,13 @@ from forkd.app.wsgi.shortcut import (
     read_head,
     shortcut_maker,
 )
-from forkd.app.wsgi.start_response import Response, declared, exact
+from forkd.app.wsgi.start_response import Response, declared
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
-from forkd.session.framing import Block, Framing
-from forkd.session.http1 import Shortcut, Shown, Steps, client_of, limits_of
+from forkd.session.framing import Block, Framing, exact
+from forkd.session.http1 import Shortcut, Shown, Steps, limits_of
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
@@ -109,23 +110,19 @@ class Wsgi:
             environ["wsgi.early_hints"] = response.early_hints
         # For the log, before the application has environ and may change it.
         shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
-
-        def outcome() -> Any:
-            return self._app(environ, response.start_response)
-
-        yield from self._respond(request, shown, outcome, response, peer)
-        return response.close
+        outcome = partial(self._app, environ, response.start_response)
+        return self._respond(request, shown, outcome, response, peer)
 
     def resume(self, call: UsualRequest, peer: Peer) -> Steps:
-        response, shown = call.response, (call.referer, call.agent)
-        yield from self._respond(call, shown, call.outcome, response, peer, call.ticket)
-        close: bool = response.close
-        return close
+        return self._respond(call, (call.referer, call.agent), call.outcome, call.response, peer)
 
     def _response(
         self, request: Request | UsualRequest, peer: Peer, block: Block | None = None
     ) -> Response:
-        return Response(self._framing, request, peer, block)
+        """`block`: what start_response was called with already, when that was usual."""
+        response = Response(self._framing, request, block)
+        response.peer, response.ticket = peer, request.ticket
+        return response
 
     # ---- the answer -----------------------------------------------------------------------
 
@@ -136,14 +133,12 @@ class Wsgi:
         outcome: Callable[[], Iterable[bytes]],
         response: Response,
         peer: Peer,
-        ticket: int = 0,
-    ) -> Generator[Any, Any, None]:
-        """Yield the answer of the application, which `outcome` returns; account for it however it ends.
-        `ticket`: the request's, if the application was called."""
-        recorder, client = self._recorder, client_of(request, peer)
-        if not ticket:
-            ticket = recorder.begin(request.line, client, peer.fd)
-        response.ticket = ticket
+    ) -> Steps:
+        """Yield the answer of the application, which `outcome` returns; account for it however it ends."""
+        recorder = self._recorder
+        client = peer.client if request.client is None else request.client
+        # Native code may have called the application already.
+        ticket = response.ticket = request.ticket or recorder.begin(request.line, client, peer.fd)
         result: Any = None
         try:
             try:
@@ -215,6 +210,7 @@ class Wsgi:
                     "-" if agent is None else agent,
                     took,
                 )
+        return response.close
 
     def _large(self, response: Response, data: bytes) -> Generator[Any, Any, None]:
         """The body is one block, too large to be copied behind its head."""

@@ -11,7 +11,7 @@ import stat
 import tempfile
 from typing import Any
 
-from forkd.app.wsgi.start_response import exact
+from forkd.session.framing import exact
 
 
 class FileWrapper:

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from forkd.app.wsgi.shortcut import UsualRequest
-from forkd.http.guard import Request
 from forkd.http.response import early_hints
-from forkd.session.framing import Answer, Block, Framing
+from forkd.session.framing import Answer, exact
 from forkd.session.seam import ClientGone, Peer
 from forkd.system.forked import in_fork
 
@@ -25,19 +23,7 @@ class Response(Answer):
 
     over = False  # what the application has kept of it must not reach the connection any more
     ticket = 0  # of the request in the recorder, once it has begun
-
-    def __init__(
-        self,
-        framing: Framing,
-        request: Request | UsualRequest,
-        peer: Peer,
-        block: Block | None = None,
-    ) -> None:
-        """`block`: what start_response was called with already, when that was usual."""
-        super().__init__(framing, request, block)
-        if request.ticket:
-            self.ticket = request.ticket
-        self._peer = peer
+    peer: Peer  # the connection that `write` sends to
 
     def start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
@@ -76,19 +62,9 @@ class Response(Answer):
             recorder = self._framing.host.recorder
             recorder.pause()  # waiting for the client is not the application's time
             try:
-                self._peer.push(piece)
+                self.peer.push(piece)
             finally:
                 recorder.resume(self.ticket)
-
-
-def exact(data: object) -> bytes:
-    """The bytes of a block. A subclass of bytes may say anything of its own length, which would put the
-    framing out of step with what is sent: of it, its content is taken."""
-    if type(data) is bytes:
-        return data
-    if isinstance(data, bytes):
-        return bytes.__getitem__(data, slice(None))
-    raise TypeError(f"the application gave {type(data).__name__}, not bytes (PEP 3333)")
 
 
 def declared(value: Any) -> int | None:
