@@ -135,10 +135,22 @@ def _make_evented(app: Any, config: Config, host: Host, worker: int) -> Interfac
 
 def _require_handler(app: Any, config: Config) -> None:
     """It is a class for it."""
+    _require_plain_listeners(config)
+
+
+def _require_plain_listeners(config: Config) -> None:
+    """Their clients send no requests, but whatever the application's protocol is."""
+    for address in config.bind:
+        if address.protocol:
+            raise AppError(
+                f"bind {address}: requests come there by {address.protocol}, and the application makes "
+                f"streams; leave out ?protocol={address.protocol}"
+            )
 
 
 def _require_factory(app: Any, config: Config) -> None:
     """It is called for each connection, and has to give a protocol. What has no signature is tried then."""
+    _require_plain_listeners(config)
     if not callable(app):
         raise AppError(f"app {config.app!r} is not callable, as a factory of protocols must be")
     with suppress(ValueError):

@@ -84,7 +84,8 @@ class Config:
         section="sockets", short="-b",
         help="address to listen on: host:port, [v6]:port, unix:/path or fd://N; may be repeated; with "
         "?freebind=on after it, a TCP address is bound also while no interface has it; with ?proxy=on, "
-        "--proxy-protocol is for that address alone",
+        "--proxy-protocol is for that address alone; with ?protocol=uwsgi, requests come there from nginx's "
+        "uwsgi_pass, by peers of --forwarded-allow",
     )
     proxy_protocol: bool = option(
         kinds.Bool(), False,

@@ -72,6 +72,8 @@ def _own_listener(attr: str, others: tuple[str, ...]) -> Rule:
         mine: Address | None = getattr(config, attr)
         taken: list[Address | None] = [*config.bind, *(getattr(config, other) for other in others)]
         places = [address.place for address in taken if address is not None]
+        if mine is not None and mine.protocol:
+            return f"speaks HTTP, not {mine.protocol}"
         if mine is None or mine.any_port or mine.place not in places:
             return ""
         also = "".join(f" and from {other}" for other in others)

@@ -125,7 +125,7 @@ class Policy:
         client, place = find_client((pairs.get(b"for", b"") for pairs in found), self._allow)
         said.add("client", client, _FORWARDED)
         pairs = found[place] if found else {}
-        said.add("scheme", _scheme(pairs.get(b"proto", b"")), _FORWARDED)
+        said.add("scheme", scheme_of(pairs.get(b"proto", b"")), _FORWARDED)
         said.add("host", _host(pairs.get(b"host", b"")), _FORWARDED)
 
 
@@ -180,12 +180,12 @@ def _compared(value: object) -> object:
     return value.address if isinstance(value, Hop) else value  # few say the port
 
 
-def _scheme(text: bytes) -> str | None:
+def scheme_of(text: bytes) -> str | None:
     return _SCHEMES.get(text.lower())
 
 
 def _old_scheme(text: bytes) -> str | None:
-    return "https" if text.lower() == b"ssl" else _scheme(text)
+    return "https" if text.lower() == b"ssl" else scheme_of(text)
 
 
 def _on_or_off(text: bytes) -> str | None:
@@ -207,7 +207,7 @@ def _prefix(text: bytes) -> str | None:
 
 #: What a field of one value says, and how it is read: None where it is malformed.
 _READERS: dict[bytes, tuple[str, Callable[[bytes], object]]] = {
-    b"x-forwarded-proto": ("scheme", _scheme),
+    b"x-forwarded-proto": ("scheme", scheme_of),
     b"x-forwarded-protocol": ("scheme", _old_scheme),
     b"x-forwarded-ssl": ("scheme", _on_or_off),
     b"x-forwarded-host": ("host", _host),

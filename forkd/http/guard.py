@@ -57,6 +57,7 @@ class Request:
     )
 
     ticket = 0  # as Call in session/http1.py has it: native code has not begun it
+    variables: dict[str, str] | None = None  # of CGI, which a front has set besides
 
     def __init__(
         self,

@@ -16,7 +16,10 @@ from forkd.system.output import native_or_not
 def lines(service: Service, endpoints: Endpoints) -> list[str]:
     """What serves, where, and where to look."""
     generation, config = service.generation, service.generation.config
-    where = ", ".join(_url(listener.name, generation.interface) for listener in generation.listeners)
+    where = ", ".join(
+        f"{listener.name} ({begin.protocol})" if begin.protocol else _url(listener.name, generation.interface)
+        for listener, begin in generation.begins.items()
+    )
     io = registry.io_of(config.model, config.io)
     found = [
         f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",

@@ -1,10 +1,11 @@
-"""What the connections of a listener begin with: layers, and the server's name and port.
+"""What the connections of a listener begin with: layers, a protocol, and the server's name and port.
 
 A *layer* is a session that reads what a client sends before its first request, such as a proxy's header, and
 then returns `Become` with the session that follows. The options say which layers a listener has, those of its
-address first (`LAYERS`). A `Begin` is a value: the master makes it, and passes it on with a listener
-(ipc/heritage.py), or as a text with each socket that it has accepted (master/dispatcher.py). A child binds it
-to its interface; the result makes the first session of each connection.
+address first (`LAYERS`). The last session is the interface's own, unless the address names another protocol
+for the same application (`PROTOCOLS`). A `Begin` is a value: the master makes it, and passes it on with a
+listener (ipc/heritage.py), or as a text with each socket that it has accepted (master/dispatcher.py). A child
+binds it to its interface; the result makes the first session of each connection.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from forkd.config import Config
 from forkd.errors import ForkdError
 from forkd.session import proxy_header
 from forkd.session.seam import Await, Host, Interface, Peer, Session
+from forkd.session.uwsgi import Uwsgi
 from forkd.system.address import Address
 
 #: Makes a session of a connection, a Peer, given the bytes that were received before it, if there are any.
@@ -50,6 +52,10 @@ class LayerRow(NamedTuple):
 #: In the order in which a connection passes them.
 LAYERS: tuple[LayerRow, ...] = (LayerRow("proxy", proxy_header.wanted, proxy_header.ProxyHeader),)
 
+#: By the option of an address: makes the sessions in place of an interface that serves requests. One per
+#: child and listener.
+PROTOCOLS: dict[str, Callable[[Any, Config, Host], Interface]] = {"uwsgi": Uwsgi}
+
 
 @dataclass(frozen=True)
 class BoundBegin:
@@ -70,11 +76,13 @@ class Begin:
     server: str  # SERVER_NAME and SERVER_PORT
     port: int
     layers: tuple[str, ...] = ()
+    protocol: str = ""  # "": the interface's own
 
     @classmethod
     def of(cls, address: Address, config: Config, server: str, port: int) -> Begin:
         """Of a listener with this address, as configured. `server`, `port`: where it really listens."""
-        return cls(server, port, tuple(row.name for row in LAYERS if row.wanted(address, config)))
+        layers = tuple(row.name for row in LAYERS if row.wanted(address, config))
+        return cls(server, port, layers, address.protocol)
 
     @classmethod
     def parse(cls, text: str) -> Begin:
@@ -86,13 +94,17 @@ class Begin:
         return json.dumps(vars(self))
 
     def bind(self, interface: Interface, config: Config, host: Host) -> BoundBegin:
-        """Raises ForkdError for a layer that this version does not have: to leave out what says who a client
-        is, or who may be one, would be worse than no service."""
-        if unknown := sorted(set(self.layers) - {row.name for row in LAYERS}):
+        """Raises ForkdError for a layer or a protocol that this version does not have: to leave out what says
+        who a client is, or who may be one, would be worse than no service."""
+        unknown = sorted(set(self.layers) - {row.name for row in LAYERS})
+        unknown += [self.protocol] if self.protocol not in ("", *PROTOCOLS) else []
+        if unknown:
             raise ForkdError(
                 f"connections of {self.server}:{self.port} begin with {', '.join(unknown)}, which this "
                 "version of forkd does not have"
             )
+        if self.protocol:
+            interface = PROTOCOLS[self.protocol](interface, config, host)
         bound = BoundBegin(self.server, self.port, interface.session, interface.opening)
         for row in reversed(LAYERS):
             if row.name in self.layers:

@@ -5,6 +5,8 @@ decide.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from forkd.config import Config
 from forkd.http.forwarded import Policy, place_of
 from forkd.http.guard import Request
@@ -18,9 +20,10 @@ _SECONDS_BETWEEN_WARNINGS = 60.0
 
 
 class Fronts:
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(self, config: Config, host: Host, chosen: Sequence[str] | None = None) -> None:
+        """`chosen`: names of fields that count; None: those of --forwarded-fields."""
         self._host = host
-        self._policy = policy_of(config)
+        self._policy = policy_of(config, chosen)
         #: Each request is looked at, not only those that are `forwarded`.
         self.always = self._policy.others
         self._warns = Seldom(_SECONDS_BETWEEN_WARNINGS)
@@ -30,16 +33,21 @@ class Fronts:
         fields, authority, origin, dropped, conflict = self._policy.judge(request.headers, peer.client)
         request.forwarded = False
         request.headers = fields
-        request.origin = origin
         if authority is not None:
             request.authority = authority
-        if origin is not None and origin.client is not None:
-            request.client = origin.client.address
+        if origin is not None:
+            request.origin = origin
+            if origin.client is not None:
+                request.client = origin.client.address
         for name, why in dropped:
             self._host.recorder.add(DROPPED + why * FORWARDED_CELLS + place_of(name))
             self._host.log.debug(f"{peer.client or 'unix'}: {name.decode()} is dropped: {why.label}")
-        if conflict and self._warns.leave():
-            self._host.log.warning(f"{peer.client or 'unix'}: {conflict} (said once a minute)")
+        if conflict:
+            self.warn(peer, conflict)
+
+    def warn(self, peer: Peer, text: str) -> None:
+        if self._warns.leave():
+            self._host.log.warning(f"{peer.client or 'unix'}: {text} (said once a minute)")
 
 
 class AllowedHosts:
@@ -74,5 +82,6 @@ def client_name(client: str | None, peer: Peer) -> str:
     return (peer.client if client is None else client) or "unix"
 
 
-def policy_of(config: Config) -> Policy:
-    return Policy(config.forwarded_allow, config.forwarded_fields, config.forwarded_untrusted == "pass")
+def policy_of(config: Config, chosen: Sequence[str] | None = None) -> Policy:
+    fields = config.forwarded_fields if chosen is None else chosen
+    return Policy(config.forwarded_allow, fields, config.forwarded_untrusted == "pass")

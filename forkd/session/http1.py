@@ -8,7 +8,7 @@ Keep-alive, pipelining, deadlines, refusals: all of it is the same for each inte
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from forkd.config import Config
 from forkd.http.guard import Request
@@ -59,6 +59,26 @@ class Call(Protocol):
     close: bool  # the connection ends after the answer
 
 
+class Parser(Protocol):
+    """Reads the heads of one connection, one after the other."""
+
+    leftover: bytes  # what followed the last head
+
+    @property
+    def started(self) -> bool:
+        """Whether part of a head is here."""
+        ...
+
+    @property
+    def line(self) -> bytes:
+        """The request line, or what is here of it, of a head that is not complete or was refused."""
+        ...
+
+    def feed(self, data: bytes) -> Request | None:
+        """The request, once its head is complete. Raises Refused."""
+        ...
+
+
 class Shortcut(Protocol):
     """The native way from a usual request to its answer. It is taken here for a request that came while the
     session ran, and by native code for one that comes while the session rests (`Await.shortcut`)."""
@@ -73,6 +93,16 @@ class Shortcut(Protocol):
 
     def end(self, call: Any, /) -> None:
         """Count and log a call that was answered so, or whose client has left."""
+
+
+Read = Callable[[bytes, Peer], Call | None]
+
+
+class Native(NamedTuple):
+    """What native code does with requests of an interface, in one protocol."""
+
+    read: Read | None  # as Exchanges.read
+    shortcut: Shortcut | None
 
 
 #: One request in an interface: yields as a session does, and returns whether the connection ends with it.
@@ -90,9 +120,14 @@ class Exchanges(Protocol):
         """What `read` and the shortcut need of a connection: `Peer.note`, made as its session starts."""
 
     @property
-    def read(self) -> Callable[[bytes, Peer], Call | None] | None:
+    def read(self) -> Read | None:
         """Returns the request whose head the bytes begin with; None: RequestParser reads it, as it does all
         heads where this is None."""
+
+    @property
+    def uwsgi(self) -> Native:
+        """`read` and `shortcut` for requests in that protocol (session/uwsgi.py)."""
+        ...
 
     def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
         """Answer it, from where logic runs. `body`: None for an empty one; it is closed here afterwards."""
@@ -103,18 +138,32 @@ class Exchanges(Protocol):
         ...
 
 
+class Heads(NamedTuple):
+    """How the requests of a connection are read, in a protocol whose answers are HTTP/1's."""
+
+    parser: Callable[[], Parser]
+    native: Native
+    fronts: Fronts
+
+
 class Http1:
     """Makes the sessions of one child: an Interface of the seam, over one that serves requests."""
 
-    def __init__(self, served: Exchanges, config: Config, host: Host) -> None:
-        self._served = served
+    def __init__(
+        self, served: Exchanges, config: Config, host: Host, heads: Heads | None = None
+    ) -> None:
+        """`heads`: None for those of HTTP/1."""
+        if heads is None:
+            limits = limits_of(config)
+            native = Native(served.read, served.shortcut)
+            heads = Heads(lambda: RequestParser(limits), native, Fronts(config, host))
+        self.served = served
+        self._heads = heads
         self._host = host
-        self._limits = limits_of(config)
         self._collect = Collector(config, host.log).collect
-        self._fronts = Fronts(config, host)
         self._allowed_hosts = allowed_hosts(config, host)
         self._server = server_line(config.server_header)
-        shortcut = served.shortcut
+        shortcut = heads.native.shortcut
         self._idle = Await(
             "keep-alive", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=shortcut
         )
@@ -126,18 +175,18 @@ class Http1:
         self._head = Await("request head", config.header_timeout)
 
     def retire(self) -> None:
-        shortcut = self._served.shortcut
+        shortcut = self._heads.native.shortcut
         if shortcut is not None:
             shortcut.draining = True  # the other answers look at `Host.draining` themselves
 
     def session(self, peer: Peer, data: Any = b"") -> Session:
         """One connection, request by request. Returns LINGER when the client may still send."""
-        served = self._served
-        read, shortcut = served.read, served.shortcut
+        served = self.served
+        make_parser, (read, shortcut), fronts = self._heads
         exchange = peer.exchange
         peer.note = served.note(peer)
-        fronts, hosts = self._fronts, self._allowed_hosts
-        parser: RequestParser | None = None  # since the first head that was not usual
+        hosts = self._allowed_hosts
+        parser: Parser | None = None  # since the first head that was not usual
         request: Any  # a guard.Request, or a Call
         wait: Await = self._first
         while True:
@@ -157,7 +206,7 @@ class Http1:
                             data = data[request.end :]
                             break
                     if parser is None:
-                        parser = RequestParser(self._limits)
+                        parser = make_parser()
                     request = parser.feed(data)
                     if request is not None:
                         data = parser.leftover

@@ -13,7 +13,7 @@ from typing import IO, Any
 from forkd.config import Config
 from forkd.http.limits import Refusal, Refused
 from forkd.http.response import server_line
-from forkd.session.http1 import Exchanges, Steps, refusal
+from forkd.session.http1 import Exchanges, Native, Steps, refusal
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import SHED
 
@@ -30,18 +30,22 @@ class Shedding:
         self.note = served.note
         self.read = served.read
         self.resume = served.resume
-        self._exchange = served.exchange
+        self._served = served
         self._host = host
         self._most = config.shed_after
         self._server = server_line(config.server_header)
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
 
+    @property
+    def uwsgi(self) -> Native:
+        return self._served.uwsgi._replace(shortcut=None)
+
     def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
         """Looked at where logic runs: the wait in a pool's queue counts, too."""
         waited = peer.waited()
         if waited <= self._most:
-            return self._exchange(request, peer, body)
+            return self._served.exchange(request, peer, body)
         return self._shed(request, peer, waited)
 
     def _shed(self, request: Any, peer: Peer, waited: float) -> Steps:

@@ -19,11 +19,15 @@ __all__ = ["FORMS", "UNIX_PATH_MAX", "Address", "AddressKind", "page_at"]
 AddressKind = Literal["tcp", "tcp6", "unix", "fd"]
 
 FORMS = "host:port, [v6]:port, :port, port, unix:/path or fd://N"
-#: Options that may follow a "?", by kind of address: fields that are on or off.
-_TCP_OPTIONS = ("freebind", "proxy")
-_OTHER_OPTIONS = ("proxy",)
+#: What may follow a "?": fields, and the values of each by their text.
+_SWITCH = {"on": True, "off": False}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "freebind": _SWITCH, "proxy": _SWITCH, "protocol": {"uwsgi": "uwsgi"},
+}  # fmt: skip
+_TCP_ONLY = ("freebind",)
 #: Of a unix path, which may have any other "?" in it.
-_UNIX_OPTIONS = re.compile(r"(.*)\?(proxy=(?:on|off))", re.DOTALL)
+_UNIX_OPTION = "(?:proxy=(?:on|off)|protocol=uwsgi)"
+_UNIX_OPTIONS = re.compile(rf"(.*)\?({_UNIX_OPTION}(?:&{_UNIX_OPTION})*)", re.DOTALL)
 
 # unix(7): sun_path has 108 bytes, and one of them is the terminating NUL.
 UNIX_PATH_MAX = 107
@@ -41,6 +45,7 @@ class Address:
     `freebind`, of tcp and tcp6: it is bound also while no interface has it (ip(7), IP_FREEBIND).
     `proxy`: whether its connections begin with a header of the PROXY protocol; None: as --proxy-protocol
     says.
+    `protocol`: in which its clients send requests; "": that of the application's interface.
     """
 
     kind: AddressKind
@@ -50,6 +55,7 @@ class Address:
     fd: int = -1
     freebind: bool = False
     proxy: bool | None = None
+    protocol: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -60,14 +66,14 @@ class Address:
             found = _UNIX_OPTIONS.fullmatch(text)
             plain, options = found.groups() if found else (text, "")
         address = cls._parse(plain)
-        known = _TCP_OPTIONS if address.kind.startswith("tcp") else _OTHER_OPTIONS
+        tcp = address.kind.startswith("tcp")
+        known = {name: values for name, values in _OPTIONS.items() if tcp or name not in _TCP_ONLY}
         for option in options.split("&") if plain != text else ():
             name, _, value = option.partition("=")
-            if name not in known or value not in ("on", "off"):
-                there = ", ".join(f"{each}=on" for each in known)
+            if value not in known.get(name, ()):
+                there = ", ".join(f"{each}={next(iter(values))}" for each, values in known.items())
                 raise ValueError(f"{text!r}: {option!r} is no option of such an address; there is {there}")
-            on = value == "on"
-            address = replace(address, freebind=on) if name == "freebind" else replace(address, proxy=on)
+            address = replace(address, **{name: known[name][value]})
         return address
 
     @classmethod
@@ -95,6 +101,8 @@ class Address:
         options = ["freebind=on"] if self.freebind else []
         if self.proxy is not None:
             options.append("proxy=on" if self.proxy else "proxy=off")
+        if self.protocol:
+            options.append(f"protocol={self.protocol}")
         return f"{self.place}?{'&'.join(options)}" if options else self.place
 
     @property

@@ -170,6 +170,11 @@ PROXY_MALFORMED = _cell(
 PROXY_INCOMPLETE = _cell(
     "PROXY_INCOMPLETE", COUNTER, metric=_PROXY_METRIC, label=("reason", "incomplete"), help=_PROXY_HELP
 )
+UWSGI_UNTRUSTED = _cell(
+    "UWSGI_UNTRUSTED", COUNTER, metric="forkd_uwsgi_connections_refused_total",
+    help="Connections to a listener of the uwsgi protocol that were closed: the peer is not one of "
+    "--forwarded-allow.",
+)  # fmt: skip
 
 # ---- what is made from it -------------------------------------------------------------------
 

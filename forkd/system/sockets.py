@@ -224,7 +224,7 @@ def _listen_unix(address: Address, backlog: int, permissions: Permissions) -> Li
         sock.close()
         raise BindError(f"bind {address}: {error}") from error
     made = inode(path)
-    return Listener(address, str(address), backlog, [sock], made, made, permissions)
+    return Listener(address, address.place, backlog, [sock], made, made, permissions)
 
 
 def _adopt(address: Address, fd: int, backlog: int) -> Listener:

@@ -295,7 +295,7 @@ class Daemon:
     @property
     def address(self) -> tuple[str, int]:
         """The first TCP address that is listened on."""
-        pattern = r"http://([0-9.]+):(\d+)/(?!metrics|readyz)"
+        pattern = r" (?:http://)?([0-9.]+):(\d+)(?:/(?!metrics|readyz)| \(uwsgi\))"
         found = until(lambda: re.findall(pattern, self.log()), "an address in the log")
         return found[-1][0], int(found[-1][1])
 

@@ -49,6 +49,7 @@ NUMBERS = {
     "PROXY_MISSING": (893, 1),
     "PROXY_MALFORMED": (894, 1),
     "PROXY_INCOMPLETE": (895, 1),
+    "UWSGI_UNTRUSTED": (896, 1),
 }
 
 

@@ -77,6 +77,8 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
     environ["QUERY_STRING"] = request.query.decode("latin-1")
     environ["REQUEST_URI"] = environ["RAW_URI"] = request.target.decode("latin-1")
     environ["SERVER_PROTOCOL"] = "HTTP/" + request.version
+    if request.variables is not None:
+        environ.update(request.variables)
     for name, value in request.headers:
         key = _KEYS[name]
         if key is None:

@@ -1,0 +1,150 @@
+"""Listeners that speak uwsgi in the life of a daemon: who may speak it, where it is refused, what a reload
+and an upgrade make of it, and what the front gets when something goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+
+import pytest
+
+from tests.session.packets import packet, params
+
+from .conftest import Daemon, alive, until
+
+APP = """
+    import os, time
+    def app(environ, start):
+        path = environ["PATH_INFO"]
+        if path == "/crash":
+            os._exit(3)
+        if path == "/hang":
+            time.sleep(60)
+        if path == "/fail":
+            raise RuntimeError("on purpose")
+        body = environ["REMOTE_ADDR"].encode()
+        start("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+"""
+SWITCH = "127.0.0.1:0?protocol=uwsgi"
+MODELS = pytest.mark.parametrize(
+    "model", ["leader-followers", "half-sync-half-async", "process-per-connection", "proactor"]
+)
+
+
+def ask(address: object, path: str = "/a", source: str = "127.0.0.1") -> str:
+    """The answer; empty when there is none."""
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
+        sock.settimeout(20)
+        if not isinstance(address, str):
+            sock.bind((source, 0))
+        sock.connect(address)  # type: ignore[arg-type]
+        answer = b""
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            sock.sendall(packet(params("GET", path)))
+            while data := sock.recv(65536):
+                answer += data
+    return answer.decode()
+
+
+@MODELS
+def test_only_a_trusted_peer_may_speak_it(service: Daemon, model: str) -> None:
+    service.write_app(APP)
+    path = f"{service.dir}/s"
+    service.start(
+        "-b", f"unix:{path}?protocol=uwsgi", "-b", SWITCH, "--forwarded-allow", "127.0.0.9/32", "-m", model
+    )
+    name = service.live()["listeners"][1]["address"]
+    address = "127.0.0.1", int(name.rpartition(":")[2])
+    assert ask(address, source="127.0.0.9").endswith("\r\n\r\n203.0.113.7")
+    for number, where in enumerate((address, address, path), 1):
+        assert ask(where) == ""
+        service.settles(number, "forkd_uwsgi_connections_refused_total")
+    for who in ("127.0.0.1", "unix"):
+        line = f"{who}: not a peer of --forwarded-allow, and speaks uwsgi; closed"
+        until(lambda line=line: line in service.log(), line)  # type: ignore[misc]
+    assert service.metric("forkd_requests_total") == 1
+
+
+@MODELS
+def test_deadlines_and_clients_that_leave(service: Daemon, model: str) -> None:
+    service.write_app(APP)
+    service.start("-b", SWITCH, "--header-timeout", "0.3", "--body-timeout", "0.3", "-m", model)
+    for part, status in (
+        (b"", b""), (b"\0", b" 408 "), (packet(params())[:-1], b" 408 "),
+        (packet(params("POST", "/", body=5)) + b"a", b" 408 "),
+    ):  # fmt: skip
+        with service.connect() as client:
+            client.sendall(part)
+            assert status in client.recv(1000)
+            client.shutdown(socket.SHUT_WR)
+    service.settles(0, "forkd_connections")
+    assert ask(service.address).startswith("HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+def test_what_goes_wrong(service: Daemon, native: str) -> None:
+    """A front sees a connection without an answer, which is its 502, or an error of ours."""
+    service.write_app(APP)
+    service.expected_errors = ["the application failed on GET /fail", "gone: error", "gone: timeout",
+                               "Traceback"]  # fmt: skip
+    log = service.dir / "access.log"
+    service.start("-b", SWITCH, "-w", "2", "--timeout", "1", "--access-log", str(log), native)
+    assert re.search(r"serves app:app on 127.0.0.1:\d+ \(uwsgi\)\n", service.log())
+    assert ask(service.address, "/fail").startswith("HTTP/1.1 500 ")
+    assert ask(service.address, "/crash") == ""
+    assert ask(service.address, "/hang").startswith("HTTP/1.1 504 ")
+    until(lambda: "GET /hang HTTP/1.1" in service.log(), "the report of what hung")
+    assert "203.0.113.7" in service.log()
+    assert ask(service.address).startswith("HTTP/1.1 200 ")
+    until(lambda: '"GET /a HTTP/1.1" 200' in log.read_text(), "the line")
+    assert all(line.startswith("203.0.113.7 - - ") for line in log.read_text().splitlines())
+
+
+def test_streams_are_refused_at_the_start(service: Daemon) -> None:
+    service.write_app("""
+        import socketserver, asyncio
+        class Handler(socketserver.StreamRequestHandler): ...
+        class Protocol(asyncio.Protocol): ...
+    """)
+    service.expected_errors = ["gone: boot", "the service did not start"]
+    for app in ("app:Handler", "app:Protocol"):
+        done = service.run("start", app, "-b", SWITCH)
+        assert done.returncode != 0
+        assert "requests come there by uwsgi, and the application makes streams" in done.stderr
+
+
+def test_admin_and_health_speak_http(service: Daemon) -> None:
+    service.write_app(APP)
+    done = service.run("check", "app:app", "--admin", "127.0.0.1:0?protocol=uwsgi")
+    assert done.returncode != 0
+    assert "speaks HTTP, not uwsgi" in done.stderr + done.stdout
+
+
+def configure(service: Daemon, bind: str) -> None:
+    text = f'app = "app:app"\nadmin = "127.0.0.1:0"\nbind = "{bind}"\n'
+    (service.dir / "forkd.toml").write_text(text)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:{}", "unix:{}/s"])
+@pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
+def test_a_reload_and_an_upgrade_turn_it_on_and_off(service: Daemon, place: str, model: str) -> None:
+    service.write_app(APP)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    unix = place.startswith("unix")
+    place = place.format(service.dir if unix else port)
+    where: object = f"{service.dir}/s" if unix else ("127.0.0.1", port)
+    configure(service, place)
+    service.start("-c", "forkd.toml", "-w", "1", "-m", model, app=None)
+    names = [x["address"] for x in service.live()["listeners"]]
+    for verb, option in (("reload", "?protocol=uwsgi"), ("reload", ""), ("upgrade", "?protocol=uwsgi")):
+        configure(service, place + option)
+        assert "ok: " in service.ok("check", "-c", "forkd.toml")
+        old = service.worker_pids()
+        service.ok(verb)
+        until(lambda old=old: not any(map(alive, old)), "the old workers are gone")  # type: ignore[misc]
+        assert [x["address"] for x in service.live()["listeners"]] == names
+        status = "200 OK" if option else "400 Bad Request"
+        assert ask(where).startswith(f"HTTP/1.1 {status}")
