@@ -28,7 +28,7 @@ from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
 from forkd.session.framing import Block, Framing, exact
-from forkd.session.http1 import Native, Shortcut, Shown, Steps, client_of, limits_of
+from forkd.session.http1 import Native, Shortcut, Shown, Steps, limits_of
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
