@@ -108,6 +108,8 @@ class StorageURL:
                 values[row[0]] = row[1](unquote(value))
             except ValueError as error:
                 wrong.append(f"{name}: {error}")
+        if values.get("replicas") and values.get("mode") == "cluster":
+            wrong.append("wait is not for a cluster, whose connections are many")
         if values.get("secret") and values.get("password_file"):
             wrong.append("the password is given twice, in the place and by password-file")
         if wrong:

@@ -32,6 +32,10 @@ def connector(name: str, place: StorageURL) -> Callable[[], Engine]:
         from forkd.storage.sqlite import SqliteEngine
 
         return lambda: SqliteEngine(place.path, place.full_sync, place.limit)
+    if place.kind == "valkey":
+        from forkd.storage.valkey import ValkeyEngine
+
+        return lambda: ValkeyEngine(place)
     raise Error(
         f"{place}: shared memory is the daemon's, and this process is none of its; "
         "give a sqlite: or valkey: place, or use forkd storage"
