@@ -36,11 +36,8 @@ static PyObject *table_get(Table *self, PyObject *name)
     if (!argument_key(self, name, &key))
         return NULL;
     HELD(self, key.shard, result, cache_get(shard, &key, &value, &type, &token, &expires));
-    if (result == RES_NONE)
-        self->misses++;
     if (result != RES_OK)
         return result == RES_NONE ? Py_NewRef(Py_None) : table_raised(self, result);
-    self->hits++;
     value = typed(self, value, type);
     PyObject *left = value ? seconds_left(expires) : NULL;
     PyObject *made = left ? Py_BuildValue("OLO", value, (long long)token, left) : NULL;
@@ -67,14 +64,9 @@ static PyObject *table_read(Table *self, PyObject *const *args, Py_ssize_t count
     if (!argument_key(self, args[0], &key))
         return NULL;
     HELD(self, key.shard, result, cache_get(shard, &key, &value, &type, &token, &expires));
-    if (result == RES_OK) {
-        self->hits++;
+    if (result == RES_OK)
         return typed(self, value, type);
-    }
-    if (result != RES_NONE)
-        return table_raised(self, result);
-    self->misses++;
-    return Py_NewRef(otherwise);
+    return result == RES_NONE ? Py_NewRef(otherwise) : table_raised(self, result);
 }
 
 /* put(key, value, ttl, only, token, fence) -> whether it was written. */
@@ -138,10 +130,13 @@ static PyObject *table_set(Table *self, PyObject *const *args, Py_ssize_t count,
         PyErr_SetString(PyExc_TypeError, "set(key, value, ttl=None, *, fence=None)");
         return NULL;
     }
-    if (given[5] == Py_None)
+    if (given[5] == Py_None && !(PyObject_CheckBuffer(given[1]) && !PyBytes_Check(given[1])))
         return table_write(self, given, 3);
+    PyObject *value = PyObject_CheckBuffer(given[1]) ? PyBytes_FromObject(given[1]) : Py_NewRef(given[1]);
+    given[1] = value;
     given[3] = PyLong_FromLong(ONLY_ANY);
-    PyObject *done = given[3] ? table_put(self, given, 6) : NULL;
+    PyObject *done = value && given[3] ? table_put(self, given, 6) : NULL;
+    Py_XDECREF(value);
     Py_XDECREF(given[3]);
     Py_XDECREF(done);
     return done ? Py_NewRef(Py_None) : NULL;
@@ -236,16 +231,28 @@ static PyObject *table_cells(Table *self, PyObject *number)
     return PyBytes_FromStringAndSize(at, S_CELLS * 8);
 }
 
-/* repair(shard): make all that follows from its index anew. */
+static Result repaired(Shard *shard, int *same)
+{
+    uint64_t keys = shard->cell[S_KEYS], used = shard->cell[S_HIGH] - shard->cell[S_FREE_COUNT];
+    Result result = shard_repair(shard);
+    *same = shard->cell[S_KEYS] == keys && shard->cell[S_HIGH] - shard->cell[S_FREE_COUNT] == used;
+    return result;
+}
+
+/* repair(shard): make all that follows from its index anew -> whether it was as it had to be. */
 static PyObject *table_repair(Table *self, PyObject *number)
 {
     unsigned long at = PyLong_AsUnsignedLong(number);
-    Result result = RES_OK;
-    if (!PyErr_Occurred() && at < self->shards)
-        HELD(self, (uint32_t)at, result, shard_repair(shard));
-    if (PyErr_Occurred() || result != RES_OK)
-        return table_raised(self, PyErr_Occurred() ? RES_RAISED : result);
-    Py_RETURN_NONE;
+    int same = 0;
+    Result result;
+    if (PyErr_Occurred())
+        return NULL;
+    if (at >= self->shards) {
+        PyErr_SetString(PyExc_ValueError, "there is no such shard");
+        return NULL;
+    }
+    HELD(self, (uint32_t)at, result, repaired(shard, &same));
+    return result == RES_OK ? PyBool_FromLong(same) : table_raised(self, result);
 }
 
 #define METHOD(name, function, flags) {name, (PyCFunction)(void (*)(void))function, flags, NULL}

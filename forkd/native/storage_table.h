@@ -59,7 +59,6 @@ typedef struct {
     uint32_t shards, blocks, buckets;
     size_t shard_bytes, buckets_at, blocks_at; /* in a shard */
     uint64_t stalled_by; /* the lock word that the last RES_STALLED has met */
-    uint64_t hits, misses; /* of this process */
     PyObject *errors, *packed;
 } Table;
 

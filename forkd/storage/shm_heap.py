@@ -19,7 +19,6 @@ from forkd.storage.errors import Full, TooLarge
 from forkd.storage.shm_layout import (
     BLOCK_BYTES,
     ENTRY_BYTES,
-    HEADER_BYTES,
     SHARD_HEADER_BYTES,
     Cell,
     Field,
@@ -28,6 +27,7 @@ from forkd.storage.shm_layout import (
 )
 from forkd.storage.shm_lock import Who
 from forkd.system.originals import time
+from forkd.system.shared_memory import HEADER_BYTES
 
 _SWEEP_NS = 100_000_000
 _MASK = (1 << 64) - 1

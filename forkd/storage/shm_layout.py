@@ -24,21 +24,12 @@ lead another out of it. In both twins; native/storage_table.h has the same numbe
 
 from __future__ import annotations
 
-import struct
-import zlib
 from enum import IntEnum
 from typing import NamedTuple
 
-from forkd.system.originals import os, time
+from forkd.system.shared_memory import HEADER_BYTES
 
-MAGIC = b"forkdshm"
-LAYOUT = 1
-HEADER_BYTES = 4096
-#: Magic, layout, shards, bytes of the table, when it was made (µs of CLOCK_REALTIME), seed of the hash; then
-#: the checksum of these.
-_HEADER = struct.Struct("<8sIIQQ16s")
-_CHECKSUM = struct.Struct("<I")
-#: Set to 1 once a process uses the twin in Python, for good: then locks are taken in the file, too.
+#: In the header, which system/shared_memory.py writes. Set to 1 once a process uses the twin in Python, for good: then locks are taken in the file, too.
 TWINS_AT = 72
 #: Words of 32 bits that change when something may be waiting for a change, by hash.
 BELLS_AT, BELLS = 128, 256
@@ -128,28 +119,3 @@ def layout_of(size: int) -> Layout:
     return Layout(
         shards, shard, blocks, buckets, SHARD_HEADER_BYTES + 4 * blocks, shard - blocks * BLOCK_BYTES
     )
-
-
-def new_header(size: int) -> bytes:
-    """Of a table without entries. Its tokens begin with the time in µs: those of a later table are greater,
-    as long as no shard has more than a million writes a second."""
-    born = time.clock_gettime_ns(0) // 1000
-    text = _HEADER.pack(MAGIC, LAYOUT, layout_of(size).shards, size, born, os.urandom(16))
-    return text + _CHECKSUM.pack(zlib.crc32(text))
-
-
-def read_header(text: bytes, size: int) -> tuple[int, bytes]:
-    """When it was made and its seed, from the first bytes of a table of `size`. Raises ValueError, which says
-    why it is none."""
-    if len(text) < _HEADER.size + 4:
-        raise ValueError("it is too short")
-    magic, layout, shards, named, born, seed = _HEADER.unpack_from(text)
-    if magic != MAGIC:
-        raise ValueError("it does not begin as one")
-    if layout != LAYOUT:
-        raise ValueError(f"it has layout {layout}, and this forkd has {LAYOUT}")
-    if zlib.crc32(text[: _HEADER.size]) != _CHECKSUM.unpack_from(text, _HEADER.size)[0]:
-        raise ValueError("its checksum is wrong")
-    if named != size or shards != layout_of(size).shards:
-        raise ValueError(f"it says that it has {named} bytes, and has {size}")
-    return born, seed

@@ -21,10 +21,11 @@ from forkd.storage.engine import Kind as Type
 from forkd.storage.errors import Busy, Damaged, Fenced, Full, Stalled, TooLarge
 from forkd.storage.shm_cache import AT_ONCE, Plain, Terms
 from forkd.storage.shm_heap import Broken, Key, Shard, boot_ns
-from forkd.storage.shm_layout import Cell, Layout, layout_of, read_header
+from forkd.storage.shm_layout import Cell, Layout, layout_of
 from forkd.storage.shm_lock import ShardLock, Who
 from forkd.storage.shm_repair import repair
 from forkd.system.originals import os
+from forkd.system.shared_memory import read_header
 
 T = TypeVar("T")
 
@@ -70,7 +71,6 @@ class Table:
         laid_out = Layout(*layout)
         self._shards = [Shard(view, number, laid_out, born, who) for number in range(laid_out.shards)]
         self._hash = lru_cache(4096)(_Hash(seed))
-        self.hits = self.misses = 0  # of this process
 
     # ---- arguments
 
@@ -120,9 +120,7 @@ class Table:
         key = self._key(name)
         found = self._held(key.shard, lambda shard: shm_cache.get(shard, key))
         if found is None:
-            self.misses += 1
             return None
-        self.hits += 1
         value, token, expires = found
         return _value_of(value), token, _left(expires) if expires else None
 
@@ -146,9 +144,11 @@ class Table:
         return self._held(key.shard, lambda shard: shm_cache.put(shard, key, plain, terms))
 
     def set(
-        self, key: str | bytes, value: Value, ttl: float | None = None, *, fence: int | None = None
+        self, key: str | bytes, value: Any, ttl: float | None = None, *, fence: int | None = None
     ) -> None:
         """As Storage.set."""
+        if isinstance(value, bytearray | memoryview):
+            value = bytes(value)
         self.put(key, value, ttl, Only.ANY, None, fence)
 
     def touch(self, name: str | bytes, ttl: float | None) -> bool:
@@ -296,9 +296,20 @@ class Table:
         """What a shard begins with."""
         return bytes(self._shards[number].cells.cast("B")[: 8 * len(Cell)])
 
-    def repair(self, number: int) -> None:
-        """Make all that follows from the index of a shard anew."""
-        self._held(number, repair)
+    def repair(self, number: int) -> bool:
+        """Make all that follows from the index of a shard anew; whether it was as it had to be."""
+
+        def compare(shard: Shard) -> bool:
+            before = _counts(shard)
+            repair(shard)
+            return _counts(shard) == before
+
+        return self._held(number, compare)
+
+
+def _counts(shard: Shard) -> tuple[int, int]:
+    cells = shard.cells
+    return cells[Cell.KEYS], cells[Cell.HIGH] - cells[Cell.FREE_COUNT]
 
 
 class _Hash:

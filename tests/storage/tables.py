@@ -12,8 +12,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from forkd.native import native
-from forkd.storage.shm_layout import new_header
 from forkd.storage.shm_table import open_table
+from forkd.system.shared_memory import new_header
 
 #: Which twins there are, by whether they are native.
 TWINS = [False] if native is None else [True, False]

@@ -1,0 +1,64 @@
+"""Where this process finds the storage units of its service: their places, and the memory of those that are in
+shared memory. In a child of the master, which enters what it has inherited; empty in all other processes.
+
+Called by the worker and by storage/. A process that the application has forked has what its parent had, but
+not its slot.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from forkd.system.originals import os
+
+
+class Units(NamedTuple):
+    """What the master passes on. The default is a service without units."""
+
+    places: Mapping[str, str] = {}  # URL by name
+    tables: Mapping[str, int] = {}  # memfd by name
+    page: int | None = None  # memfd of the incarnations (system/shared_memory.py)
+
+
+class Mapped(NamedTuple):
+    """A table, as this process has it mapped."""
+
+    memory: mmap.mmap
+    page: mmap.mmap | None
+    slot: int  # of this process in the page; 0: it has none
+    fd: int
+
+
+class _Entered:
+    units = Units()
+    slot = 0
+    pid = 0  # of the process that has the slot
+
+
+_mapped: dict[str, tuple[mmap.mmap, mmap.mmap]] = {}
+
+
+def enter(units: Units, slot: int) -> None:
+    """This process is the child of the master in `slot`; 0: a template."""
+    _Entered.units, _Entered.slot, _Entered.pid = units, slot, os.getpid()
+
+
+def places() -> Mapping[str, str]:
+    """The URL of each unit, by its name."""
+    return _Entered.units.places
+
+
+def table_of(name: str) -> Mapped | None:
+    """The table of a unit; None where there is none of that name. Raises OSError."""
+    fd, page = _Entered.units.tables.get(name), _Entered.units.page
+    if fd is None or page is None:
+        return None
+    if name not in _mapped:
+        # For reading alone: the kernel lets nobody map the page for more.
+        _mapped[name] = (
+            mmap.mmap(fd, os.fstat(fd).st_size),
+            mmap.mmap(page, os.fstat(page).st_size, prot=mmap.PROT_READ),
+        )
+    return Mapped(*_mapped[name], _Entered.slot if os.getpid() == _Entered.pid else 0, fd)
