@@ -54,9 +54,11 @@ def load(args: argparse.Namespace) -> tuple[Sources, Config]:
 
 def start(sources: Sources, config: Config) -> int:
     """Run the master, or have one run. Returns the exit code of the command."""
-    units, stored = passed(os.environ, config.backlog)
+    units, stored, tables = passed(os.environ, config.backlog)
     activated = tuple(units)
-    launch = Launch(config, (), activated, manager=manager_of(os.environ), stored=stored)
+    launch = Launch(
+        config, (), activated, manager=manager_of(os.environ), stored=stored, stored_tables=tables
+    )
     launch.binds = launch.binds_of(config)
     launch.warnings = advice.warnings(sources, config)
     launch.error_log = error_log_of(config)
@@ -149,7 +151,8 @@ def _detached(sources: Sources, launch: Launch) -> NoReturn:
         # Only detaching is python-daemon's part: descriptors, signals, privileges, the pid file are forkd's.
         # Its DaemonContext closes each number up to the limit of open files, which may be 2 ** 30.
         detach_process_context()
-        process.close_all_but({0, 1, 2, *keep, *standard.pipes.values(), *_descriptors(launch.stored)})
+        keep += [*standard.pipes.values(), *_descriptors(launch.stored), *launch.stored_tables.values()]
+        process.close_all_but({0, 1, 2, *keep})
         _read_nothing()
         code = serve(sources, launch)
     except ForkdError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from forkd.config import lists
 from forkd.config import options as kinds
 from forkd.config.options import Option, Workers, option, rows
+from forkd.config.storage_url import StorageUnits, StorageURL
 from forkd.system.address import Address
 from forkd.system.hosts import Hosts
 from forkd.system.networks import Networks
@@ -364,6 +365,15 @@ class Config:
         section="streams",
         help="seconds without a byte in either direction after which a stream is closed; "
         "0 is no limit",
+    )
+
+    # storage
+    storage: tuple[tuple[str, StorageURL], ...] = option(
+        StorageUnits(), "none",
+        section="storage", reloadable=False,
+        example="shm:64m",
+        help="what the workers share, for the application (docs/storage.md): a cache, locks, queues and "
+        "limits, in shared memory, in a file or at a server; may be repeated, with NAME= before it",
     )
 
     # process

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from forkd.config.sources import Sources
@@ -72,6 +72,7 @@ class Inheritance:
     link: HandoverChannel
     activated: tuple[Address, ...]
     manager: Manager
+    storage: dict[str, Any] = field(default_factory=dict)  # see master/storage.py
     first: int | None = None  # pidfd of the process that stays in the foreground, with which the service ends
 
 
@@ -94,6 +95,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inheritance | None:
         link=HandoverChannel(socket.socket(fileno=found["link"])),
         activated=tuple(_made(Address, item, "address") for item in found["activated"]),
         manager=_made(Manager, found["manager"], "service manager"),
+        storage=found.get("storage", {}),  # an older forkd has none
         first=_own(found.get("first")),  # an older forkd has none
     )
     if "stderr" in found:  # an older forkd has left that as it is

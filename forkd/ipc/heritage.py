@@ -19,6 +19,7 @@ from forkd.system.lease import Lease
 from forkd.system.log_ring import ACCESS, ERROR, Rings, RingSink
 from forkd.system.originals import socket
 from forkd.system.scoreboard import Row
+from forkd.system.shared import Units
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.sockets import Listener
 
@@ -65,6 +66,7 @@ class Heritage:
     logs: Sinks  # where it writes them
     identity: Identity | None
     admin: str | None  # address of the metrics, for the welcome app
+    units: Units  # of storage
     master: int  # its pid
     #: Closes, in the child, what belongs to the master only.
     forget: Callable[[], None]
@@ -85,6 +87,7 @@ class TemplateHeritage:
     logs: Sinks  # for its children
     identity: Identity | None
     admin: str | None
+    units: Units
     master: int  # its pid
     forget: Callable[[], None]
 

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from forkd.system import sockets
@@ -18,6 +19,7 @@ from forkd.system.sockets import Listener
 
 #: Descriptors that come back from the store are told from those of socket units by their names.
 _OURS = "forkd-"
+_TABLE = f"{_OURS}table="  # and the name of the unit; in that of a listener there is no "="
 _SECOND = "#6"  # follows the name of a host at its IPv6 address
 _FIRST_FD = 3  # sd_listen_fds(3)
 #: Why it could not be said, for now: its queue (unix(7)), or this process or the kernel, has no room.
@@ -58,29 +60,42 @@ def manager_of(environ: MutableMapping[str, str]) -> Manager:
     return Manager(path, int(period) / 1e6 if mine else 0.0)
 
 
-def passed(environ: MutableMapping[str, str], backlog: int) -> tuple[list[Address], list[Listener]]:
-    """The sockets that systemd passed to this very process (sd_listen_fds(3)): those of its socket
-    units as fd:// addresses, and listeners of ours from its store."""
+class Passed(NamedTuple):
+    """What systemd passed to this very process (sd_listen_fds(3))."""
+
+    units: list[Address]  # sockets of its socket units, as fd:// addresses
+    listeners: list[Listener]  # of ours, from its store
+    tables: dict[str, int]  # likewise: memfds of shared memory, by the name of the storage unit
+
+
+def passed(environ: MutableMapping[str, str], backlog: int) -> Passed:
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
     count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     if pid != str(os.getpid()) or not count.isdigit():
-        return [], []
+        return Passed([], [], {})
     units: list[Address] = []
     stored: list[Listener] = []
+    tables: dict[str, int] = {}
     for index in range(int(count)):
         fd = _FIRST_FD + index
         name = names[index] if index < len(names) else ""
         if not name.startswith(_OURS):
             units.append(Address(kind="fd", fd=fd))
+        elif name.startswith(_TABLE):
+            tables[name.removeprefix(_TABLE)] = fd
         elif (listener := _stored(name, fd, backlog)) is not None:
             stored.append(listener)
-    return units, stored
+    return Passed(units, stored, tables)
 
 
 def stored_name(listener: Listener) -> str:
     """A host's name may be that of two."""
     also = _SECOND if listener.wanted.kind == "tcp" and listener.name.startswith("[") else ""
     return _OURS + quote(f"{listener.wanted}{also}", safe="")  # a colon would separate names
+
+
+def table_name(unit: str) -> str:
+    return _TABLE + unit
 
 
 def _stored(name: str, fd: int, backlog: int) -> Listener | None:

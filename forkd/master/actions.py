@@ -396,7 +396,7 @@ class Actions:
         self.derive_leader()
         handed = partial(
             describe, sources=service.sources, generation=service.generation,
-            launch=service.launch, endpoints=self._parts.endpoints,
+            launch=service.launch, endpoints=self._parts.endpoints, shared=self._parts.shared,
         )  # fmt: skip
         return Upgrade(
             service.loop, service.log, service.launch.standard, handed, command,

@@ -37,6 +37,7 @@ class Launch:
     inheritance: Inheritance | None = None  # from the master that this one replaces
     manager: Manager = field(default_factory=Manager)  # that started this process, to be told
     stored: list[Listener] = field(default_factory=list)  # from before, which it has kept
+    stored_tables: dict[str, int] = field(default_factory=dict)  # likewise: memfds of storage, by name
     standard: Standard | None = None  # what descriptors 1 and 2 lead to
     warnings: list[str] = field(default_factory=list)  # for the log, when there is one
     _pidfd: int | None = None  # of this process; see `first`

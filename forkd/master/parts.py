@@ -30,6 +30,7 @@ from forkd.master.service import Service
 from forkd.master.signals import SIGNALS
 from forkd.master.spawn import Spawner
 from forkd.master.status import Status
+from forkd.master.storage import SharedTables
 from forkd.master.systemd import Notifier
 from forkd.master.termination import Termination
 from forkd.master.tick import Tick
@@ -90,11 +91,15 @@ class Parts:
         self.loop, self.log = loop, log
         loop.failed = lambda: log.exception("a bug in forkd; the master goes on")
         loop.pause = partial(Retry(log.error).pause, "admin or control socket: accept")
+        heir, slots = launch.inheritance, slots_for(config)
+        self.shared = SharedTables(
+            config, slots, log, {} if heir is None else heir.storage, launch.stored_tables
+        )
         self.spawner = Spawner(
-            slots_for(config), registry.lanes(config), loop, log,
+            slots, registry.lanes(config), loop, log,
             generations=master.generations, on_message=master.on_message, on_exit=master.on_exit,
             on_failure=master.on_failure, on_killed=master.on_killed, sinks=self._sinks,
-            about_to_fork=lambda: actions().derive_leader(),
+            about_to_fork=lambda: actions().derive_leader(), shared=self.shared,
         )  # fmt: skip
         self.board, self.children = self.spawner.board, self.spawner.children
         self.templates = self.spawner.templates
@@ -126,7 +131,10 @@ class Parts:
         )
         self.tick = Tick(loop, log, self.board, self.children, self.termination)
         self.reloads = Reloads()
-        self.notifier = Notifier(loop, self.board, self.children, launch.manager, launch.stored)
+        self.notifier = Notifier(
+            loop, self.board, self.children, launch.manager, launch.stored,
+            self.shared.tables, launch.stored_tables,
+        )  # fmt: skip
         self.counters = Counters(
             self.board, self.high_water, self.spawner.exits, self.spawner.untimely,
             self.reloads.results, self.doorbell,

@@ -19,6 +19,7 @@ from forkd.master import templates
 from forkd.master.children import Child, Children, State
 from forkd.master.generation import Generation
 from forkd.master.lateness import FROM_OUTSIDE
+from forkd.master.storage import SharedTables
 from forkd.master.unanswered import Unanswered
 from forkd.system import process
 from forkd.system.accounts import Identity
@@ -71,6 +72,7 @@ class Spawner:
         on_killed: Callable[[int, str], None],
         sinks: Callable[[Generation], Sinks],
         about_to_fork: Callable[[], None],
+        shared: SharedTables,
     ) -> None:
         """`about_to_fork` is called before each fork."""
         self.board = Scoreboard(slots, threads)
@@ -84,6 +86,7 @@ class Spawner:
         #: What a new child closes of the master's: filled in by the master.
         self.forget: list[Callable[[], None]] = [self.templates.forget]
         self.identity: Identity | None = None
+        self.shared = shared
         self._loop = loop
         self._log = log
         self._generations = generations
@@ -137,6 +140,7 @@ class Spawner:
             logs=self._sinks(generation),
             identity=self.identity,
             admin=admin,
+            units=self.shared.units(generation.config),
             master=os.getpid(),
             forget=self.forgetting(keep),
         )
@@ -231,6 +235,7 @@ class Spawner:
                 logs=self._sinks(generation),
                 identity=self.identity,
                 admin=admin,
+                units=self.shared.units(generation.config),
                 master=os.getpid(),
                 forget=forget,
             )
@@ -253,6 +258,7 @@ class Spawner:
         found = process.collect(child.pid)
         if found is None:
             return None
+        self.shared.died(child.slot)
         code, peak, cpu_ns = found
         stacks = child.read_stacks()
         died = child.state is State.RETIRING and code != 0  # and what it was to go for is not why

@@ -1,19 +1,19 @@
 """What a service manager is told: sd_notify(3), without a library.
 
 Ready, reloading and stopping; which process is the main one after an upgrade; that the children are
-well (WATCHDOG=1); and the listeners, for systemd to keep (FDSTORE=1): a master that was killed is
-started again with them, and no client is refused meanwhile. In the master. Without NOTIFY_SOCKET
-nothing is said.
+well (WATCHDOG=1); and the listeners and the tables of storage, for systemd to keep (FDSTORE=1): a master
+that was killed is started again with them, and no client is refused meanwhile. In the master. Without
+NOTIFY_SOCKET nothing is said.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic, monotonic_ns
 
-from forkd.ipc.manager import Manager
+from forkd.ipc.manager import Manager, table_name
 from forkd.ipc.manager import stored_name as _name
 from forkd.master.children import Child, Children, State
 from forkd.system import process
@@ -39,8 +39,11 @@ class Notifier:
         children: Children,
         manager: Manager,
         stored: Iterable[Listener],
+        tables: Mapping[str, int],
+        stored_tables: Mapping[str, int],
     ) -> None:
-        """`stored`: listeners that the manager has kept."""
+        """`stored`, `stored_tables`: what the manager has kept; `tables`: of storage, by the name of the
+        unit."""
         self._loop = loop
         self._board = board
         self._children = children
@@ -48,6 +51,8 @@ class Notifier:
         self._unsaid: deque[tuple[str, list[int]]] = deque()  # with copies of the descriptors
         self._done = False
         self._stored: set[str] = {_name(listener) for listener in stored}
+        self._tables = {table_name(unit): fd for unit, fd in tables.items()}
+        self._stored_tables = {table_name(unit): fd for unit, fd in stored_tables.items()}
 
     @property
     def keeps_listeners(self) -> bool:
@@ -65,6 +70,7 @@ class Notifier:
         """The service answers, from the first generation or after a reload, failed or not. `workers`: that
         are ready."""
         self._keep(listeners)
+        self._keep_tables()
         error = f", last error: {_first_line(last_error)}" if last_error else ""
         self._say(f"READY=1\nSTATUS=generation {generation}, {workers} workers ready{error}")
         self._beat()
@@ -109,6 +115,16 @@ class Notifier:
         for name in set(found) - self._stored:
             self._say(f"FDSTORE=1\nFDNAME={name}", [found[name]])
         self._stored = set(found)
+
+    def _keep_tables(self) -> None:
+        """Once: they are the same until a restart."""
+        kept, self._stored_tables = self._stored_tables, self._tables
+        for name, fd in kept.items():
+            if self._tables.get(name) != fd:
+                self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        for name, fd in self._tables.items():
+            if kept.get(name) != fd:
+                self._say(f"FDSTORE=1\nFDNAME={name}", [fd])
 
     def renewed(self, listener: Listener, listeners: Iterable[Listener]) -> None:
         """Another socket has taken the place of this listener's, one of `listeners`: the old one is not to

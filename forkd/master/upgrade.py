@@ -37,6 +37,7 @@ from forkd.master.endpoints import Endpoints
 from forkd.master.generation import Generation
 from forkd.master.high_water import HighWater
 from forkd.master.launch import Launch
+from forkd.master.storage import SharedTables
 from forkd.system import interpreter, process
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
@@ -163,6 +164,7 @@ def describe(
     generation: Generation,
     launch: Launch,
     endpoints: Endpoints,
+    shared: SharedTables,
 ) -> dict[str, Any]:
     """What a new master is handed; `link` is a descriptor."""
     assert launch.pidfile is not None
@@ -190,6 +192,7 @@ def describe(
         "activated": [address.fields() for address in launch.activated],
         "manager": asdict(launch.manager),
         "first": launch.first,
+        "storage": shared.hand_over(),
     }  # fmt: skip
 
 
@@ -269,6 +272,7 @@ def _execute(handed: dict[str, Any], standard: Standard, words: int) -> NoReturn
     `inherited`). Raises SystemCallError."""
     fds = [fd for item in handed["listeners"] for fd in item["fds"]]
     fds += [handed["control"], handed["pidfile"], handed["link"]]
+    fds += handed["storage"].get("tables", {}).values()
     fds += [fd for fd in (handed["admin"], handed["health"], handed["first"]) if fd is not None]
     for fd in fds:
         os.set_inheritable(fd, True)

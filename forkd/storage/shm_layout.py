@@ -29,7 +29,8 @@ from typing import NamedTuple
 
 from forkd.system.shared_memory import HEADER_BYTES
 
-#: In the header, which system/shared_memory.py writes. Set to 1 once a process uses the twin in Python, for good: then locks are taken in the file, too.
+#: In the header, which system/shared_memory.py writes. Set to 1 once a process uses the twin in Python, for
+#: good: then locks are taken in the file, too.
 TWINS_AT = 72
 #: Words of 32 bits that change when something may be waiting for a change, by hash.
 BELLS_AT, BELLS = 128, 256

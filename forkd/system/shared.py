@@ -1,5 +1,5 @@
-"""Where this process finds the storage units of its service: their places, and the memory of those that are in
-shared memory. In a child of the master, which enters what it has inherited; empty in all other processes.
+"""Where this process finds the storage units of its service: their places, and the memory of those that are
+in shared memory. In a child of the master, which enters what it has inherited; empty in all others.
 
 Called by the worker and by storage/. A process that the application has forked has what its parent had, but
 not its slot.
@@ -20,6 +20,7 @@ class Units(NamedTuple):
     places: Mapping[str, str] = {}  # URL by name
     tables: Mapping[str, int] = {}  # memfd by name
     page: int | None = None  # memfd of the incarnations (system/shared_memory.py)
+    native: bool = True  # whether native code is wanted
 
 
 class Mapped(NamedTuple):
@@ -29,6 +30,7 @@ class Mapped(NamedTuple):
     page: mmap.mmap | None
     slot: int  # of this process in the page; 0: it has none
     fd: int
+    native: bool
 
 
 class _Entered:
@@ -61,4 +63,5 @@ def table_of(name: str) -> Mapped | None:
             mmap.mmap(fd, os.fstat(fd).st_size),
             mmap.mmap(page, os.fstat(page).st_size, prot=mmap.PROT_READ),
         )
-    return Mapped(*_mapped[name], _Entered.slot if os.getpid() == _Entered.pid else 0, fd)
+    slot = _Entered.slot if os.getpid() == _Entered.pid else 0
+    return Mapped(*_mapped[name], slot, fd, _Entered.units.native)

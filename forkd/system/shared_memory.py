@@ -92,8 +92,8 @@ class Incarnations:
         size = 8 * (slots + 1)
         os.ftruncate(self.fd, size)
         page = mmap.mmap(self.fd, size)
-        # A child would inherit the mapping, and with it the right to write. It must not unmap what it has not:
-        # another mapping may be there by then.
+        # A child would inherit the mapping, and with it the right to write. It must not unmap what it has
+        # not: another mapping may be there by then.
         page.madvise(mmap.MADV_DONTFORK)
         _kept.append(page)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS | _SEAL_FUTURE_WRITE)

@@ -40,7 +40,7 @@ from forkd.models import registry
 from forkd.models.row import ModelRow
 from forkd.session.begin import Begin, BoundBegin
 from forkd.session.seam import Interface, Recorder
-from forkd.system import accounts, forked, memory, process, rights, stdio, terminal
+from forkd.system import accounts, forked, memory, process, rights, shared, stdio, terminal
 from forkd.system.accounts import Identity
 from forkd.system.cells import REQUESTS
 from forkd.system.forked import in_fork, leave
@@ -155,6 +155,7 @@ class Worker:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
         heritage.forget()
+        shared.enter(heritage.units, heritage.slot)
         random.seed()  # children that share a seed would draw the same session keys
         if heritage.config.access_log is not None:
             self.access = AccessLog(

@@ -27,7 +27,7 @@ from forkd.ipc.heritage import Heritage, TemplateHeritage
 from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
 from forkd.models import registry
-from forkd.system import forked, process, programs
+from forkd.system import forked, process, programs, shared
 from forkd.system.fd_passing import receive
 from forkd.system.originals import os, renew_loops, signal, socket
 from forkd.system.signal_sockets import SignalSockets
@@ -68,6 +68,7 @@ def _load(
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
         handle(number)
     heritage.forget()
+    shared.enter(heritage.units, 0)
     worker.prepare("template", config, heritage.identity, heritage.master, sockets)
     faulthandler.register(STACKS, stacks, all_threads=True)  # the master asks when this takes long
     process.unblock()
@@ -205,6 +206,7 @@ def _heritage_of(
         logs=heritage.logs,
         identity=None,  # the template has become it
         admin=heritage.admin,
+        units=heritage.units,
         master=heritage.master,
         forget=forget,
         app=app,

@@ -67,7 +67,7 @@ def test_however_much_waits_nothing_is_lost_that_stands(queue: Queue, tmp_path: 
     with ours, theirs:
         loop, listeners = Loop(), listeners_of([ours] * 100)
         manager = Manager(str(tmp_path / "notify"))
-        notifier = Notifier(loop, cast(Any, None), cast(Any, []), manager, [])
+        notifier = Notifier(loop, cast(Any, None), cast(Any, []), manager, [], {}, {})
         before = len(os.listdir("/proc/self/fd"))
         notifier.ready(1, 2, "", listeners)
         for _ in range(100):

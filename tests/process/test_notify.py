@@ -372,3 +372,32 @@ def test_a_kept_listener_whose_file_is_gone_is_made_anew(service: Daemon, manage
         client.connect(str(path))
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_killed_master_gets_the_tables_of_storage_back(service: Daemon, manager: Manager) -> None:
+    service.write_app(COUNTS)
+    flags = ["--storage", "shm:4m", "--storage", "small=shm:2m"]
+    service.start_in_foreground(*flags)
+    manager.hears(READY="1")
+    assert {"forkd-table=default", "forkd-table=small"} < set(manager.kept)
+    assert [service.get("/default"), service.get("/default"), service.get("/small")] == ["1", "2", "1"]
+    children = service.worker_pids()
+    os.kill(service.pid, signal.SIGKILL)
+    assert service.foreground is not None
+    service.foreground.wait(10)
+    until(lambda: not any(map(alive, children)), "the children to go with it")
+    restart_with(service, manager, "--storage", "shm:4m", "--storage", "small=shm:3m")
+    assert until(lambda: service.get("/default"), "an answer") == "3"
+    assert service.get("/small") == "1"  # it has another size
+    until(lambda: "storage small: begins empty" in service.log(), "that it says so")
+    manager.hears(FDSTOREREMOVE="1", FDNAME="forkd-table=small")
+    manager.hears(FDSTORE="1", FDNAME="forkd-table=small")
+
+
+COUNTS = """
+    from forkd.storage.shm import Shm
+    def app(environ, start):
+        body = str(Shm.open(environ["PATH_INFO"][1:]).incr(b"n", 1, None)).encode()
+        start("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
+"""
