@@ -371,7 +371,6 @@ class Config:
     storage: tuple[tuple[str, StorageURL], ...] = option(
         StorageUnits(), "none",
         section="storage", reloadable=False,
-        example="shm:64m",
         help="what the workers share, for the application (docs/storage.md): a cache, locks, queues and "
         "limits, in shared memory, in a file or at a server; may be repeated, with NAME= before it",
     )

@@ -4,8 +4,8 @@ Imported by the files that have a twin of it, or call it: app/stream/flow.py, ap
 engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py,
 session/body.py, session/framing.py, session/proxy_header.py, storage/shm_table.py, system/aio.py,
 system/forked.py, system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py,
-system/operations.py, system/ring.py, system/scoreboard.py, system/signals.py, system/uring.py; and by
-models/registry.py, which says whether it is there.
+system/operations.py, system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py,
+system/uring.py; and by models/registry.py, which says whether it is there.
 """
 
 from __future__ import annotations

@@ -31,6 +31,40 @@ static Entry *item_at(const Shard *shard, uint32_t place)
     return item && item->kind == KIND_ITEM ? item : NULL;
 }
 
+/* What an item that is due then comes behind. `before`: the last one. */
+static Result find_due(const Shard *shard, int64_t due, uint32_t *before)
+{
+    for (uint32_t steps = 0; *before; steps++) {
+        Entry *other = item_at(shard, *before);
+        if (!other || steps > shard->blocks)
+            return RES_DAMAGED;
+        if (other->number <= due)
+            break;
+        *before = other->prev;
+    }
+    return RES_OK;
+}
+
+/* What an item that is due comes behind: those that are older. It is the youngest, or it was taken or delayed, and is
+ * among the oldest. */
+static Result find_turn(const Shard *shard, uint64_t version, uint32_t first, uint32_t *before)
+{
+    Entry *last = *before ? item_at(shard, *before) : NULL;
+    if (!*before || (last && last->version < version))
+        return RES_OK;
+    *before = 0;
+    for (uint32_t steps = 0; first; steps++) {
+        Entry *other = item_at(shard, first);
+        if (!other || steps > shard->blocks)
+            return RES_DAMAGED;
+        if (other->version > version)
+            break;
+        *before = first;
+        first = other->after;
+    }
+    return RES_OK;
+}
+
 Result queue_list(Shard *shard, uint32_t queue_place, uint32_t place, int64_t now)
 {
     Entry *queue = queue_at(shard, queue_place), *item = item_at(shard, place);
@@ -39,14 +73,9 @@ Result queue_list(Shard *shard, uint32_t queue_place, uint32_t place, int64_t no
     int later = item->number > now;
     volatile uint32_t *list = list_of(queue, later);
     uint32_t before = list[1];
-    for (uint32_t steps = 0; later && before; steps++) { /* those that are due after it stay behind it */
-        Entry *other = item_at(shard, before);
-        if (!other || steps > shard->blocks)
-            return RES_DAMAGED;
-        if (other->number <= item->number)
-            break;
-        before = other->prev;
-    }
+    Result result = later ? find_due(shard, item->number, &before) : find_turn(shard, item->version, list[0], &before);
+    if (result != RES_OK)
+        return result;
     Entry *ahead = before ? item_at(shard, before) : NULL;
     if (before && !ahead)
         return RES_DAMAGED;
@@ -91,7 +120,7 @@ static Result unlist(Shard *shard, uint32_t queue_place, uint32_t place)
     return RES_OK;
 }
 
-/* Those that have become due go to the end of the items that are due. */
+/* Those that have become due take their places among the items that are due. */
 static Result ripen(Shard *shard, uint32_t queue_place, int64_t now)
 {
     for (uint32_t steps = 0; steps <= shard->blocks; steps++) {
@@ -175,7 +204,7 @@ static Result read_item(Shard *shard, uint32_t place, PyObject **data)
 {
     Entry *item = entry_at(shard, place);
     size_t key = item->key_size, size = item->size;
-    if (size > MAX_VALUE_BYTES || key > MAX_NAME_BYTES)
+    if (size > MAX_DATA_BYTES || key > MAX_NAME_BYTES)
         return RES_DAMAGED;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (!bytes)

@@ -7,7 +7,7 @@ enum { IS_QUEUE = 2 }; /* of a block: a queue begins there */
 
 typedef struct {
     uint32_t queue, place;
-    int64_t due;
+    int64_t due; /* 0: now */
     uint64_t id;
 } Found;
 
@@ -18,7 +18,7 @@ static int mark(const Shard *shard, uint32_t number, uint32_t place, unsigned ch
     if (!entry || seen[place])
         return 0;
     size_t key = entry->key_size, size = entry->size;
-    if (!entry->kind || entry->kind >= KINDS || !key || key > MAX_NAME_BYTES || size > MAX_VALUE_BYTES ||
+    if (!entry->kind || entry->kind >= KINDS || !key || key > MAX_NAME_BYTES || size > MAX_DATA_BYTES ||
         (entry->hash >> 16 & (shard->buckets - 1)) != number)
         return 0;
     size_t blocks = (ENTRY + key + size + BLOCK - 1) / BLOCK;
@@ -44,9 +44,8 @@ static int in_order(const void *left, const void *right)
 }
 
 /* The lists of queues, from their items; one without a queue goes. */
-static void relist(Shard *shard, Found *found, size_t count, const unsigned char *seen)
+static void relist(Shard *shard, Found *found, size_t count, const unsigned char *seen, int64_t now)
 {
-    int64_t now = boot_ns();
     qsort(found, count, sizeof *found, in_order);
     for (size_t i = 0; i < count; i++) {
         uint32_t queue = found[i].queue;
@@ -61,7 +60,7 @@ Result shard_repair(Shard *shard)
     Found *found = malloc(shard->blocks * sizeof *found);
     size_t items = 0;
     uint64_t keys = 0;
-    int64_t soonest = 0;
+    int64_t soonest = 0, now = boot_ns();
     if (!seen || !found) {
         free(seen), free(found);
         PyErr_NoMemory();
@@ -88,7 +87,7 @@ Result shard_repair(Shard *shard)
                 entry->owner = 0;
                 entry->prev = entry->after = 0;
             } else if (kind == KIND_ITEM && items < shard->blocks)
-                found[items++] = (Found){(uint32_t)entry->owner, place, entry->number, entry->version};
+                found[items++] = (Found){(uint32_t)entry->owner, place, entry->number > now ? entry->number : 0, entry->version};
             at = &entry->next;
         }
     }
@@ -109,7 +108,7 @@ Result shard_repair(Shard *shard)
     shard->cell[S_KEYS] = keys;
     shard->cell[S_SOONEST] = (uint64_t)soonest;
     shard->cell[S_REPAIRS]++;
-    relist(shard, found, items, seen);
+    relist(shard, found, items, seen, now);
     shard->cell[S_DIRTY] = 0;
     free(seen), free(found);
     return RES_OK;

@@ -21,6 +21,7 @@ enum {
     MAX_KEY_BYTES = 250,
     MAX_NAME_BYTES = MAX_KEY_BYTES + 8, /* of a message: its channel and its number */
     MAX_VALUE_BYTES = 1 << 20,
+    MAX_DATA_BYTES = MAX_VALUE_BYTES + 8, /* of an item or a message, which has its type with it */
 };
 #define LONGEST_SECONDS 1e9 /* of a ttl and the like */
 

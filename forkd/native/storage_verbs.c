@@ -95,7 +95,7 @@ PyObject *table_push(Table *self, PyObject *args)
             PyErr_SetString(PyExc_ValueError, "a limit is not negative");
         return NULL;
     }
-    if (size > MAX_VALUE_BYTES)
+    if (size > MAX_DATA_BYTES)
         return table_raised(self, RES_LARGE);
     HELD(self, key.shard, result, queue_push(shard, &key, data, (size_t)size, argument_ns(delay), limit, &id));
     if (result != RES_OK)
@@ -183,7 +183,7 @@ PyObject *table_publish(Table *self, PyObject *args)
     Result result;
     if (!PyArg_ParseTuple(args, "Oy#", &name, &data, &size) || !argument_key(self, name, &key))
         return NULL;
-    if (size > MAX_VALUE_BYTES)
+    if (size > MAX_DATA_BYTES)
         return table_raised(self, RES_LARGE);
     HELD(self, key.shard, result, channel_publish(shard, &key, data, (size_t)size, &count));
     if (result != RES_OK)

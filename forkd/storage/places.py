@@ -7,6 +7,7 @@ from collections.abc import Callable
 from forkd.config.storage_url import StorageUnits, StorageURL
 from forkd.storage.engine import Engine
 from forkd.storage.errors import Error
+from forkd.system import shared
 from forkd.system.originals import os
 
 __all__ = ["connector", "place_of"]
@@ -15,10 +16,13 @@ VARIABLE = "FORKD_STORAGE"
 
 
 def place_of(name: str) -> StorageURL:
-    """The place of the unit that is called so. Raises Error, and ValueError for a variable that makes no
-    sense."""
+    """The place of the unit that is called so: of the service, in a process of one. Raises Error, and
+    ValueError for a variable that makes no sense."""
     raw = os.environ.get(VARIABLE, "")
-    units = dict(StorageUnits().read(raw, os.getcwd())) if raw.strip() else {}
+    if places := shared.places():
+        units = {unit: StorageURL.parse(text) for unit, text in places.items()}
+    else:
+        units = dict(StorageUnits().read(raw, os.getcwd())) if raw.strip() else {}
     try:
         return units[name]
     except KeyError:
@@ -36,6 +40,10 @@ def connector(name: str, place: StorageURL) -> Callable[[], Engine]:
         from forkd.storage.valkey import ValkeyEngine
 
         return lambda: ValkeyEngine(place)
+    if place.kind == "shm" and shared.table_of(name) is not None:
+        from forkd.storage.shm import Shm
+
+        return lambda: Shm.open(name)
     raise Error(
         f"{place}: shared memory is the daemon's, and this process is none of its; "
         "give a sqlite: or valkey: place, or use forkd storage"

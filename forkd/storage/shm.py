@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from forkd.storage.engine import (
+    Engine,
     Entry,
     Item,
     Limit,
@@ -43,7 +44,7 @@ class Shm:
         self._layout = layout_of(len(memory))
         self._table: Table = open_table(memory, page, slot, fd, instant=instant, native=native)
         table = self._table
-        self.instant = None if instant else Shm(mapped, instant=True)
+        self.instant: Engine | None = None if instant else Shm(mapped, instant=True)
         self.verbs: Mapping[str, Callable[..., Any]] = {
             "get": table.read, "set": table.set, "incr": table.incr,
         }  # fmt: skip

@@ -27,6 +27,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from forkd.storage.engine import MAX_VALUE_BYTES
 from forkd.system.shared_memory import HEADER_BYTES
 
 #: In the header, which system/shared_memory.py writes. Set to 1 once a process uses the twin in Python, for
@@ -45,6 +46,8 @@ _COST = BLOCK_BYTES + 4 + 4
 MIN_TABLE_BYTES = 1 << 20
 #: A message's key is that of its channel, with its number.
 MAX_NAME_BYTES = 258
+#: An item and a message have the type of their value with it.
+MAX_DATA_BYTES = MAX_VALUE_BYTES + 8
 
 
 class Cell(IntEnum):

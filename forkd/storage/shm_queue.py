@@ -2,7 +2,7 @@
 
 A queue and its items are in one shard, and so are its dead letters. An item is an entry by itself, found
 by its number; when it is due and how often it was taken are its own fields. A queue has two lists of
-items: those that are due, in that order, and the others, by when they will be. They follow from the items,
+items: those that are due, the oldest first, and the others, by when they will be. They follow from the items,
 and are made anew in a repair.
 
 A message is an entry that is evicted like a value, and ends after a minute. Its channel has the number of
@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from forkd.storage.engine import MAX_VALUE_BYTES
 from forkd.storage.errors import Full
 from forkd.storage.shm_heap import Broken, Key, Shard, boot_ns
-from forkd.storage.shm_layout import ENTRY_BYTES, MAX_NAME_BYTES, Cell, Field, Kind
+from forkd.storage.shm_layout import ENTRY_BYTES, MAX_DATA_BYTES, MAX_NAME_BYTES, Cell, Field, Kind
 
 _LATER, _TAKEN = 1, 2  # bits of USED
 _CHANNEL_NS = 120_000_000_000
@@ -57,20 +56,39 @@ def _count(shard: Shard, queue: int, later: int, by: int) -> None:
     shard.set_word(queue, field, shard.word(queue, field) + by & 0xFFFFFFFF)
 
 
+def _find_due(shard: Shard, queue: int, place: int) -> int:
+    """What an item comes behind that is due later: those that are due before it."""
+    due = shard.signed(place, Field.NUMBER)
+    before = _item(shard, shard.word(queue, _list(1) + 4))
+    for _ in range(shard.count):
+        if not before or shard.signed(before, Field.NUMBER) <= due:
+            return before
+        before = _item(shard, shard.word(before, Field.PREV))
+    raise Broken
+
+
+def _find_turn(shard: Shard, queue: int, place: int) -> int:
+    """What an item that is due comes behind: those that are older. It is the youngest, or it was taken or
+    delayed, and is among the oldest."""
+    version = shard.long(place, Field.VERSION)
+    last = _item(shard, shard.word(queue, _list(0) + 4))
+    if not last or shard.long(last, Field.VERSION) < version:
+        return last
+    before, behind = 0, _item(shard, shard.word(queue, _list(0)))
+    for _ in range(shard.count):
+        if not behind or shard.long(behind, Field.VERSION) > version:
+            return before
+        before, behind = behind, _item(shard, shard.word(behind, Field.AFTER))
+    raise Broken
+
+
 def enlist(shard: Shard, queue: int, place: int, now: int) -> None:
     """Put an item into the list where it belongs. Raises Broken."""
     _checked(shard, queue, Kind.QUEUE), _checked(shard, place, Kind.ITEM)
     due = shard.signed(place, Field.NUMBER)
     later = int(due > now)
     first = _list(later)
-    before = _item(shard, shard.word(queue, first + 4))
-    if later:  # those that are due after it stay behind it
-        for _ in range(shard.count):
-            if not before or shard.signed(before, Field.NUMBER) <= due:
-                break
-            before = _item(shard, shard.word(before, Field.PREV))
-        else:
-            raise Broken
+    before = (_find_due if later else _find_turn)(shard, queue, place)
     behind = _item(shard, shard.word(before, Field.AFTER) if before else shard.word(queue, first))
     shard.set_word(place, Field.USED, shard.word(place, Field.USED) & _TAKEN | _LATER if later else 0)
     shard.set_word(place, Field.PREV, before)
@@ -102,7 +120,7 @@ def _unlist(shard: Shard, queue: int, place: int) -> None:
 
 
 def _ripen(shard: Shard, queue: int, now: int) -> None:
-    """Those that have become due go to the end of the items that are due."""
+    """Those that have become due take their places among the items that are due."""
     for _ in range(shard.count):
         place = _item(shard, shard.word(_checked(shard, queue, Kind.QUEUE), _list(1)))
         if not place or shard.signed(place, Field.NUMBER) > now:
@@ -162,7 +180,7 @@ def push(shard: Shard, name: Key, data: bytes, delay: int, limit: int | None) ->
 
 def _read(shard: Shard, place: int) -> bytes:
     size, key = shard.word(place, Field.SIZE), shard.key_size(place)
-    if size > MAX_VALUE_BYTES or key > MAX_NAME_BYTES:
+    if size > MAX_DATA_BYTES or key > MAX_NAME_BYTES:
         raise Broken
     return shard.read(place, ENTRY_BYTES + key, size)
 

@@ -10,9 +10,16 @@ In a process of the application's; native/storage_repair.c is the twin.
 
 from __future__ import annotations
 
-from forkd.storage.engine import MAX_VALUE_BYTES
 from forkd.storage.shm_heap import Broken, Shard, boot_ns
-from forkd.storage.shm_layout import BLOCK_BYTES, ENTRY_BYTES, MAX_NAME_BYTES, Cell, Field, Kind
+from forkd.storage.shm_layout import (
+    BLOCK_BYTES,
+    ENTRY_BYTES,
+    MAX_DATA_BYTES,
+    MAX_NAME_BYTES,
+    Cell,
+    Field,
+    Kind,
+)
 from forkd.storage.shm_queue import enlist
 
 _IS_QUEUE = 2  # of a block: a queue begins there
@@ -22,8 +29,9 @@ def repair(shard: Shard) -> None:
     cells = shard.cells
     cells[Cell.DIRTY] = 1
     seen = bytearray(shard.count)
-    items: list[tuple[int, int, int, int]] = []  # due, id, place, queue
+    items: list[tuple[int, int, int, int]] = []  # due (0: now), id, place, queue
     keys = soonest = 0
+    now = boot_ns()
     for bucket in range(len(shard.buckets)):
         words, index = shard.buckets, bucket
         while place := words[index]:
@@ -42,7 +50,7 @@ def repair(shard: Shard) -> None:
                 shard.set_word(place, Field.AFTER, 0)
             elif kind == Kind.ITEM:
                 due, version = shard.signed(place, Field.NUMBER), shard.long(place, Field.VERSION)
-                items.append((due, version, place, shard.word(place, Field.OWNER)))
+                items.append((due if due > now else 0, version, place, shard.word(place, Field.OWNER)))
             words, index = shard.words, (place * BLOCK_BYTES + Field.NEXT) // 4
     high = max(seen.rfind(1), seen.rfind(_IS_QUEUE), 0)
     first = count = 0
@@ -57,7 +65,7 @@ def repair(shard: Shard) -> None:
     cells[Cell.KEYS] = keys
     cells[Cell.SOONEST] = soonest & ((1 << 64) - 1)
     shard.add(Cell.REPAIRS, 1)
-    _relist(shard, sorted(items), seen)
+    _relist(shard, sorted(items), seen, now)
     cells[Cell.DIRTY] = 0
 
 
@@ -66,7 +74,7 @@ def _mark(shard: Shard, bucket: int, place: int, seen: bytearray) -> bool:
     if not 0 < place < shard.count or seen[place]:
         return False
     key, size = shard.key_size(place), shard.word(place, Field.SIZE)
-    if not 0 < shard.kind(place) <= max(Kind) or not 0 < key <= MAX_NAME_BYTES or size > MAX_VALUE_BYTES:
+    if not 0 < shard.kind(place) <= max(Kind) or not 0 < key <= MAX_NAME_BYTES or size > MAX_DATA_BYTES:
         return False
     if shard.bucket_of(shard.long(place, Field.HASH)) != bucket:
         return False
@@ -82,9 +90,10 @@ def _mark(shard: Shard, bucket: int, place: int, seen: bytearray) -> bool:
     return True
 
 
-def _relist(shard: Shard, items: list[tuple[int, int, int, int]], seen: bytearray) -> None:
+def _relist(
+    shard: Shard, items: list[tuple[int, int, int, int]], seen: bytearray, now: int
+) -> None:
     """The lists of queues, from their items; one without a queue goes."""
-    now = boot_ns()
     for _, _, place, queue in items:
         try:
             if queue >= shard.count or seen[queue] != _IS_QUEUE:

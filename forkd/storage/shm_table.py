@@ -21,7 +21,7 @@ from forkd.storage.engine import Kind as Type
 from forkd.storage.errors import Busy, Damaged, Fenced, Full, Stalled, TooLarge
 from forkd.storage.shm_cache import AT_ONCE, Plain, Terms
 from forkd.storage.shm_heap import Broken, Key, Shard, boot_ns
-from forkd.storage.shm_layout import Cell, Layout, layout_of
+from forkd.storage.shm_layout import MAX_DATA_BYTES, Cell, Layout, layout_of
 from forkd.storage.shm_lock import ShardLock, Who
 from forkd.storage.shm_repair import repair
 from forkd.system.originals import os
@@ -212,7 +212,7 @@ class Table:
         key = self._queue(queue)
         if limit is not None and limit < 0:
             raise ValueError("a limit is not negative")
-        if len(data) > MAX_VALUE_BYTES:
+        if len(data) > MAX_DATA_BYTES:
             raise TooLarge("larger than this table keeps")
         number = self._held(
             key.shard, lambda shard: shm_queue.push(shard, key, data, _ns(delay), limit)
@@ -251,7 +251,7 @@ class Table:
     def publish(self, channel: str | bytes, data: bytes) -> int:
         """To how many subscriptions."""
         key = self._key(channel)
-        if len(data) > MAX_VALUE_BYTES:
+        if len(data) > MAX_DATA_BYTES:
             raise TooLarge("larger than this table keeps")
         count = self._held(key.shard, lambda shard: shm_queue.publish(shard, key, data))
         if count:

@@ -91,6 +91,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
     given = {
         "app": "m:a", "name": "n", "interface": "stream", "chdir": "/d", "bind": "fd://7",
         "backlog": "7", "model": "reactor", "io": "poll", "accept": "exclusive", "workers": "1:2",
+            "storage": "shm:4m",
         "foreground": "true", "pidfile": "/p.pid", "control": "/c.sock", "user": "u", "group": "g",
         "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",
         "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
@@ -468,7 +469,7 @@ def test_unreloadable() -> None:
     assert unreloadable(old, old) == []
     assert {row.name for row in OPTIONS if not row.reloadable} == {
         "name", "backlog", "foreground", "pidfile", "control", "user", "group", "umask",
-        "admin", "health", "threads", "max-workers", "error-log",
+        "admin", "health", "threads", "max-workers", "error-log", "storage",
     }  # fmt: skip
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from forkd import storage
+from forkd.native import native
 from forkd.storage import Storage
+from tests.storage import tables
 from tests.storage.servers import Server, started_cluster
 
 #: What opens a unit once more: in the same process or, by its URL, in another. Options are those of `open`.
 Opens = Callable[..., Storage]
 
-ENGINES = ("sqlite", "valkey", "cluster")
+ENGINES = ("sqlite", *(("shm",) if native is not None else ()), "shm-twin", "valkey", "cluster")
 
 
 @pytest.fixture(params=ENGINES)
@@ -27,16 +29,20 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def url(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[str]:
     """An empty place."""
-    if engine == "sqlite":
-        return f"sqlite:{tmp_path}/unit.db"
     prefix = f"t{os.urandom(6).hex()}"
-    if engine == "valkey":
-        return f"valkey+unix:{request.getfixturevalue('server').socket}?prefix={prefix}"
-    assert engine == "cluster"
-    nodes = request.getfixturevalue("cluster")
-    return f"valkey+cluster://{','.join(f'127.0.0.1:{node.port}' for node in nodes)}?prefix={prefix}"
+    if engine == "sqlite":
+        yield f"sqlite:{tmp_path}/unit.db"
+    elif engine == "valkey":
+        yield f"valkey+unix:{request.getfixturevalue('server').socket}?prefix={prefix}"
+    elif engine == "cluster":
+        nodes = request.getfixturevalue("cluster")
+        yield f"valkey+cluster://{','.join(f'127.0.0.1:{node.port}' for node in nodes)}?prefix={prefix}"
+    else:
+        tables.serve(tables.Memory(8 << 20), native=engine == "shm")
+        yield "shm:8m"
+        tables.serve(None)
 
 
 @pytest.fixture(scope="session")

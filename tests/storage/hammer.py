@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from forkd import storage
+from tests.storage import tables
 
 WORKERS = 4
 
@@ -104,6 +105,7 @@ def main(url: str, work: str, seconds: float, seed: int, path: str) -> None:
     storage.open(url).get("k")  # so that the workers, whose lives are short, import nothing
     chance = random.Random(seed)
     workers: list[int] = []
+    slots: dict[int, int] = {}  # in shared memory
     end = time.monotonic() + seconds
     born = kills = 0
     while time.monotonic() < end:
@@ -112,15 +114,18 @@ def main(url: str, work: str, seconds: float, seed: int, path: str) -> None:
             pid = os.fork()
             if not pid:
                 try:
+                    tables.enter(born)
                     run(url, work, seed * 1000 + born, log)
                 finally:
                     os._exit(1)
             workers.append(pid)
+            slots[pid] = born
         time.sleep(chance.random() * 0.04)
         pid = workers.pop(chance.randrange(len(workers)))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert os.WTERMSIG(status) == signal.SIGKILL, "a worker has raised"
+        tables.died(slots[pid])
         say(log, os.getpid(), "died", pid)
         kills += 1
     for pid in workers:

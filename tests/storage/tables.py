@@ -13,6 +13,7 @@ from typing import Any
 
 from forkd.native import native
 from forkd.storage.shm_table import open_table
+from forkd.system import shared
 from forkd.system.shared_memory import new_header
 
 #: Which twins there are, by whether they are native.
@@ -29,13 +30,40 @@ class Memory:
         self.map = mmap.mmap(self.fd, size)
         self.header = header or new_header(size)
         self.map[: len(self.header)] = self.header
-        self.page = mmap.mmap(-1, mmap.PAGESIZE)
+        self.page_fd = os.memfd_create("test-page")
+        os.ftruncate(self.page_fd, mmap.PAGESIZE)
+        self.page = mmap.mmap(self.page_fd, mmap.PAGESIZE)
         self.incarnations = memoryview(self.page).cast("Q")
         for slot in range(1, len(self.incarnations)):
             self.incarnations[slot] = 1
 
     def open(self, native: bool, slot: int = 0, instant: bool = False) -> Any:
         return open_table(self.map, self.page, slot, self.fd, instant=instant, native=native)
+
+
+_served: list[Memory] = []
+
+
+def serve(memory: Memory | None, native: bool = True) -> None:
+    """This process and its children are of a service that has this as its storage unit."""
+    shared._mapped.clear()
+    _served[:] = [] if memory is None else [memory]
+    units = shared.Units()
+    if memory is not None:
+        units = shared.Units({"default": "shm:8m"}, {"default": memory.fd}, memory.page_fd, native)
+    shared.enter(units, 0)
+
+
+def enter(slot: int) -> None:
+    """This process is in that slot."""
+    if _served:
+        shared.enter(shared._Entered.units, slot)
+
+
+def died(slot: int) -> None:
+    """As the master says it."""
+    if _served:
+        _served[0].incarnations[slot] += 1
 
 
 def fork(run: Callable[[], object]) -> int:
