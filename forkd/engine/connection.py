@@ -177,14 +177,14 @@ class Connection(Link):
         follows may go in the same packet. Raises OSError: the client has left, or the file broke off."""
         flags = _MORE_FLAGS if more else NO_SIGPIPE
         try:
-            if isinstance(item, tuple):
+            if isinstance(item, (bytes, memoryview)):
+                sent = self.sock.send(item, flags)
+            elif isinstance(item, tuple):
                 sent = self.sock.sendmsg(item, (), flags)
-            elif isinstance(item, FilePiece):
+            else:
                 sent = without_sigpipe(os.sendfile, self.fd, item.fd, item.offset, item.count)
                 if not sent and item.count:
                     raise ConnectionAbortedError("the file became shorter while it was sent")
-            else:
-                sent = self.sock.send(item, flags)
         except BlockingIOError:
             return 0
         self.moved += sent

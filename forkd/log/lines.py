@@ -141,6 +141,11 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_hex, text)
 
 
+def _is_safe(text: str) -> bool:
+    """Whether `escape` would leave it as it is; for less than a search."""
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+
+
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -166,7 +171,7 @@ class CombinedLines:
     ) -> bytes:  # fmt: skip
         """The line of these values; with a reason at its end, if there is one."""
         shown = line.decode("latin-1")
-        if _UNSAFE.search(f"{shown} {referer} {agent}"):
+        if not _is_safe(f"{shown} {referer} {agent}"):
             shown, referer, agent = escape(shown), escape(referer), escape(agent)
         us = (took_ns + 500) // 1000
         more = f' "{escape(reason)}"' if reason else ""

@@ -39,6 +39,10 @@ _RING_BYTES = 1 << 20  # of one ring in one job
 #: Milliseconds after lines have come until the next are looked for, so that a wake-up is for those of several
 #: workers. A ring holds what a worker writes meanwhile (system/log_ring.py).
 _TOGETHER_MS = 20
+#: The same after a job that was small: rings do not fill in that time, and a wake-up costs as much as a few
+#: hundred lines.
+_FEW_TOGETHER_MS = 50
+_SMALL_JOB_BYTES = 1 << 16
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
 #: Seconds for which a write may hang before the lines of a log that has no writers any more are given up.
@@ -138,9 +142,9 @@ class Logger:
             for pipe in self._pipes:
                 pipe.pump()
             self._collect()
-            self._give_out()
+            given = self._give_out()
             if self._rings.bell in ready and self._ends_at is None:
-                only_master.poll(_TOGETHER_MS)
+                only_master.poll(_FEW_TOGETHER_MS if 0 < given <= _SMALL_JOB_BYTES else _TOGETHER_MS)
             if self._ends_at is not None and (self._is_late() or self._is_done()):
                 return
 
@@ -256,8 +260,8 @@ class Logger:
             if not isinstance(result.error, BlockingIOError) and file.log != STDERR:
                 self._trouble[file.log].failed(result.error)
 
-    def _give_out(self) -> None:
-        """Give each file that has nothing to do what is there for it."""
+    def _give_out(self) -> int:
+        """Give each file that has nothing to do what is there for it. Returns how many bytes that is."""
         now = monotonic()
         work = self._sort(now)
         for file in list(self._files.values()):
@@ -277,6 +281,7 @@ class Logger:
         for kind in (ERROR, ACCESS):
             began = [f.busy_since for f in self._files.values() if kind_of(f.log) == kind]
             self._rings.note_write(kind, min(filter(None, began), default=0))
+        return sum(len(taken.text) for takens in work.values() for taken in takens)
 
     def _sort(self, now: float) -> dict[int, list[Taken]]:
         """The next lines for each file, by log, if the file can take some now. The rest of a line that is in

@@ -158,8 +158,9 @@ class Writer:
     def stage(self, log: int, text: bytes) -> int | None:
         """Copy a record of whole lines behind the head, where no reader sees it. Returns the head that
         publishes it; None when there is no room."""
-        head, room, size = self._heads[self._index], self.room, _HEADER_BYTES + len(text)
-        if (head - self._tails[self._index] & _MASK) + size > room:
+        index, room, size = self._index, self.room, _HEADER_BYTES + len(text)
+        head = self._heads[index]
+        if (head - self._tails[index] & _MASK) + size > room:
             return None
         data = _HEADER.pack(len(text), log) + text
         at = head & (room - 1)

@@ -50,6 +50,7 @@ class Recorder:
         self._places = places
         self._entries, self._entry_cells = places.memory, places.cells
         self._own = own
+        self._held = 0  # the entry of the request that holds the thread; 0: none has one
 
     def begin(self, line: bytes, client: str = "", fd: int = -1) -> int:
         """A request enters the application. `fd`: of its client's socket. Returns its ticket: the number of
@@ -66,22 +67,21 @@ class Recorder:
         else:
             cells[UNLISTED] += 1
         cells[IN_FLIGHT] += 1
-        cells[HELD] = place
+        self._held = cells[HELD] = place
         cells[REQUEST] = now
         return place or -now
 
     def pause(self) -> None:
         """The application gave control back: what it has returned may be sent from here on."""
-        cells = self._cells
-        place = cells[HELD]
-        if place and cells[REQUEST]:
-            self._entry_cells[place * ENTRY_CELLS + SOCKET] = 0
-        cells[REQUEST] = 0
+        if self._held:
+            self._entry_cells[self._held * ENTRY_CELLS + SOCKET] = 0
+            self._held = 0
+        self._cells[REQUEST] = 0
 
     def resume(self, ticket: int) -> None:
         """The application is entered again for the next piece of the response, perhaps by another thread
         than before."""
-        self._cells[HELD] = max(0, ticket)
+        self._held = self._cells[HELD] = max(0, ticket)
         self._cells[REQUEST] = monotonic_ns()
 
     def took(self, ticket: int) -> int:
@@ -116,7 +116,7 @@ class Recorder:
         codes, requests = cells[code] + (status > 0), cells[REQUESTS] + 1
         duration, count = cells[total] + took, cells[in_bucket] + 1
         in_flight, unlisted = cells[IN_FLIGHT] - 1, cells[UNLISTED] - (ticket < 0)
-        cells[REQUEST] = 0
+        cells[REQUEST] = self._held = 0
         _NOTE.pack_into(
             self._memory, _NOTE_AT,
             head, status, ticket, codes, requests, duration, bucket, count, in_flight, unlisted,

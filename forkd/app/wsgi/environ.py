@@ -64,9 +64,9 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
     """A copy of `template` with the variables of `request`, whose `length` is that of its body also
     where a chunked one has been collected meanwhile, and those of the connection's `ends`."""
     environ = template.copy()
-    environ["SERVER_NAME"], environ["SERVER_PORT"] = ends[:2]
-    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = ends[2:4]
-    environ["forkd.peer"] = ends[2]
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = ends[0], ends[1]
+    environ["REMOTE_ADDR"] = environ["forkd.peer"] = ends[2]
+    environ["REMOTE_PORT"] = ends[3]
     if len(ends) == 5:
         _tell_proxy(environ, ends[4])
     path = request.path

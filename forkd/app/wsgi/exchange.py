@@ -164,7 +164,7 @@ class Wsgi:
             finally:
                 if in_fork:
                     leave(sys.exc_info()[1])
-                close = getattr(result, "close", None)
+                close = None if type(result) is list else getattr(result, "close", None)
                 if close is not None:
                     recorder.resume(ticket)
                     try:
