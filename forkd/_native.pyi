@@ -22,41 +22,47 @@ class Shortcut:
     draining: bool
     sheds_after: float
 
-class WsgiShortcut(Shortcut): ...  # as Shortcut in app/wsgi/shortcut.py
+class WsgiShortcut(Shortcut):  # as Shortcut in session/http1.py
+    def __init__(
+        self, *, app: object, respond: object, recorder: object, access: object, lines: object,
+        date_at: object, keep_alive: bool, server: bytes, most: int, limits: HeadLimits,
+    ) -> None: ...  # fmt: skip
+    def run(self, request: UsualRequest, peer: object, body: object, /) -> Any: ...
+    def end(self, request: UsualRequest, /) -> None: ...
+
 class FlowShortcut(Shortcut): ...
 
 class ProxyShortcut(Shortcut):
-    def __init__(self, allows: Callable[[str], bool], opening: Any, /) -> None: ...
+    def __init__(self, *, allows: Callable[[str], bool], opening: Any) -> None: ...
 
 class Block: ...  # as Block there
 
 class Fronts:
     def __init__(
         self,
+        *,
         recorder: object,
         networks: tuple[str, ...],
         unix: bool,
         chosen: tuple[str, ...],
         passes: bool,
         tells: bool,
-        /,
     ) -> None: ...
 
 class Hosts:
-    def __init__(self, patterns: tuple[str, ...], /) -> None: ...
+    def __init__(self, *, patterns: tuple[str, ...]) -> None: ...
     def has(self, host: str, /) -> bool: ...
 
-def read_head(
-    data: bytes,
-    most: int,
-    fields: int,
-    longest: int,
-    template: dict[str, Any],
-    fronts: Fronts | None,
-    hosts: Hosts | None,
-    ends: tuple[Any, ...],
-    /,
-) -> UsualRequest | None: ...
+def read_head(data: bytes, limits: HeadLimits, ends: object, /) -> UsualRequest | None: ...
+
+class HeadLimits:
+    def __init__(
+        self, *, head: int, fields: int, body: int, template: dict[str, Any], fronts: Fronts | None,
+        hosts: Hosts | None,
+    ) -> None: ...  # fmt: skip
+
+class Ends: ...  # PythonEnds in session/ends.py
+
 def blank(size: int, /) -> bytes: ...
 def block(status: str, headers: list[tuple[str, str]], /) -> Block | None: ...
 def answer(block: Block, date: bytes, server: bytes, body: bytes, close: bool, /) -> bytes | None: ...
@@ -69,14 +75,14 @@ class RingWriter:
     room: int
     shut: bool
     def __init__(
-        self, memory: memoryview, count: int, index: int, start: int, room: int, /
+        self, *, memory: memoryview, count: int, index: int, start: int, room: int
     ) -> None: ...
     def put(self, log: int, text: bytes, /) -> bool: ...
     def use(self, index: int, start: int, room: int, /) -> None: ...
 
 class Lines:
     def __init__(
-        self, stamp_of: Callable[[float], str], ring: object, log: int, /
+        self, *, stamp_of: Callable[[float], str], ring: object, log: int
     ) -> None: ...
     def make(
         self,
@@ -110,24 +116,26 @@ class _Recorder:
 class Places:
     def __init__(
         self,
+        *,
         memory: memoryview,
         entry: int,
-        client: tuple[int, int],
-        line: tuple[int, int],
+        client: int,
+        client_room: int,
+        line: int,
+        line_room: int,
         first: int,
         count: int,
-        /,
     ) -> None: ...
 
 class Recorder(_Recorder):
     def __init__(
         self,
+        *,
         memory: memoryview,
         numbers: dict[str, int],
         bounds: tuple[int, ...],
         places: object,
         own: int,
-        /,
     ) -> None: ...
 
 class OwnLane(_Recorder):
@@ -165,7 +173,7 @@ class Flow:
     owed: bool
     quiet: bool
     protocol: Any
-    def __init__(self, peer: object, general: Callable[[Any], None], /) -> None: ...
+    def __init__(self, *, peer: object, general: Callable[[Any], None]) -> None: ...
     def write(self, data: bytes, /) -> None: ...
 
 class Handle:  # _PythonHandle in system/uring.py
@@ -183,12 +191,12 @@ class Handle:  # _PythonHandle in system/uring.py
 class Completions:
     def __init__(
         self,
+        *,
         queues: object,
         buffers: object,
         operations: object,
         handles: dict[int, Any],
         disarmed: list[Any],
-        /,
     ) -> None: ...
     def serve(self, loop: object, connections: dict[int, Any], /) -> None: ...
     def sent(self, name: int, result: int, flags: int, /) -> bool: ...
@@ -211,13 +219,13 @@ class InlineDriver:
     due: float
     def __init__(
         self,
+        *,
         loop: object,
         driver: object,
         calls: dict[int, Callable[[], None]],
         connections: dict[int, Any],
         silent: dict[int, Any],
         baton: object | None,
-        /,
     ) -> None: ...
     def answer(self, conn: object, request: object, /) -> Any: ...
     def begin(
@@ -229,7 +237,7 @@ class InlineDriver:
     def run(self, events: Sequence[tuple[int, int]], now: float, /) -> None: ...
 
 class Baton:
-    def __init__(self, calm: int, looks: int, /) -> None: ...
+    def __init__(self, *, calm: int, looks: int) -> None: ...
     def hold(self, conn: object, /) -> None: ...
     def release(self, conn: object, /) -> bool: ...
     def seize(self) -> object | None: ...
@@ -240,12 +248,16 @@ class Baton:
 class Queues:
     def __init__(
         self,
+        *,
         fd: int,
         rings: mmap,
         sqes: mmap,
-        sq: tuple[int, int],
-        cq: tuple[int, int, int, int],
-        /,
+        sq_tail: int,
+        sq_entries: int,
+        cq_head: int,
+        cq_tail: int,
+        cqes: int,
+        cq_entries: int,
     ) -> None: ...
     def put(
         self, opcode: int, flags: int, ioprio: int, fd: int, offset: int, address: int, length: int,
@@ -255,7 +267,7 @@ class Queues:
     def completions(self) -> list[tuple[int, int, int]]: ...
 
 class Buffers:
-    def __init__(self, memory: mmap, ring: mmap, size: int, count: int, /) -> None: ...
+    def __init__(self, *, memory: mmap, ring: mmap, size: int, count: int) -> None: ...
     def take(self, flags: int, count: int, /) -> bytes: ...
 
 class Table: ...  # as Table in storage/shm_table.py

@@ -133,4 +133,4 @@ class PythonBaton:
 
 def make(native: bool) -> Baton:
     """`native`: by native code, where it was built."""
-    return pick("Baton", PythonBaton, native)(_CALM_LOOKS, _MAX_LOOKS)
+    return pick("Baton", PythonBaton, native)(calm=_CALM_LOOKS, looks=_MAX_LOOKS)

@@ -82,7 +82,7 @@ class ListenerIntake:
         sock, begin = socket.socket(*self._kind, link.fd), self.begin
         while begin.following is not None and link.op is not begin.opening:
             begin = begin.following  # the layer was read
-        return sock, (link.client, int(link.note[3])), begin
+        return sock, (link.client, int(link.note.client_port)), begin
 
     def wrap(self, fd: int) -> Accepted:
         sock = socket.socket(*self._kind, fd)

@@ -53,8 +53,9 @@ class NativeDriver:
         self._look_at = NEVER  # when to look for them
         self._epoll = loop.handles.fileno() if isinstance(loop.handles, NativeEpollSet) else -1
         self._native: InlineDriver = native.InlineDriver(
-            loop, self, loop.calls, loop.connections.by_fd, self._silent, baton
-        )
+            loop=loop, driver=self, calls=loop.calls, connections=loop.connections.by_fd, silent=self._silent,
+            baton=baton,
+        )  # fmt: skip
         self.answer = self._native.answer
 
     # ---- what the loop calls: see engine/driver.py ----------------------------------------
@@ -155,8 +156,8 @@ class NativeDriver:
         """The Connection of a link that native code has begun with, and that needs a session."""
         conn = self._loop.connections.add(*link.origin.grown(link))
         conn.forks = link.forks
-        if len(link.note) == 5:  # a proxy has said what the ends are
-            conn.server, conn.server_port, conn.proxy = link.note[0], int(link.note[1]), link.note[4]
+        if (ends := link.note).proxy is not None:  # it has said what they are
+            conn.server, conn.server_port, conn.proxy = ends.server, int(ends.port), ends.proxy
         conn.op = advance(conn, conn.resume, None, self._loop.log)
         return conn
 

@@ -220,8 +220,8 @@ class AccessLog:
         lines = JsonLines() if style == "json" else CombinedLines()
         #: Makes every line; those of native code, where that makes lines, are the usual ones.
         self._general = lines.make
-        make: Any = pick("Lines", lambda *_: lines, native and style != "json")
-        self.lines: Any = make(stamp, sink.ring, sink.log)
+        make: Any = pick("Lines", lambda **_: lines, native and style != "json")
+        self.lines: Any = make(stamp_of=stamp, ring=sink.ring, log=sink.log)
         self._deadline = 0.0
         self.sink = sink
         if log is not None:

@@ -2,8 +2,8 @@
 
 Imported by the files that have a twin of it, or call it: app/stream/flow.py, app/wsgi/shortcut.py,
 engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py,
-session/body.py, session/framing.py, session/proxy_header.py, storage/shm_table.py, system/aio.py,
-system/forked.py, system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py,
+session/body.py, session/ends.py, session/framing.py, session/proxy_header.py, storage/shm_table.py,
+system/aio.py, system/forked.py, system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py,
 system/operations.py, system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py,
 system/uring.py; and by models/registry.py, which says whether it is there.
 """
@@ -115,12 +115,21 @@ class Awaited(Protocol):
 
 
 class Records(Protocol):
-    """The recorder of requests, and the access log, whose `end` has a line besides."""
+    """The recorder of requests."""
 
     def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int: ...
     def pause(self) -> None: ...
     def took(self, ticket: int, /) -> int: ...
-    def end(self, *facts: Any) -> Any: ...
+    def end(self, ticket: int, status: int, took: int, /) -> Any: ...
+
+
+class Logs(Protocol):
+    """The access log: `end` of the recorder, with a line."""
+
+    def end(
+        self, recorder: Any, ticket: int, host: str, line: bytes, status: int, size: int, referer: str,
+        agent: str, took_ns: int, /,
+    ) -> Any: ...  # fmt: skip
 
 
 class Peers(Protocol):

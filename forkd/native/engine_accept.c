@@ -97,10 +97,10 @@ static int lift(Link *link, PyObject *mend)
     return done ? 0 : -1;
 }
 
-/* Both ends of a connection, as strings. Takes the reference to the last, which is NULL only with an exception. */
+/* Both ends of a connection. Takes the reference to the last, which is NULL only with an exception. */
 static PyObject *ends_of(PyObject *name, PyObject *port, PyObject *client, PyObject *client_port)
 {
-    PyObject *ends = client_port ? PyTuple_Pack(4, name, port, client, client_port) : NULL;
+    PyObject *ends = client_port ? ends_made(name, port, client, client_port, NULL) : NULL;
     Py_XDECREF(client_port);
     return ends;
 }
@@ -152,7 +152,7 @@ static PyObject *accept_links(const Source *source, long most)
 }
 
 /* accept(listener, most, name, port, mend) -> up to `most` Links; fewer: no more wait. `name` and `port` are the server's,
- * as strings, and the `note` of each link is these two, and those of its client. `mend` is what is called when a standard
+ * as strings, and the `note` of each link is its Ends. `mend` is what is called when a standard
  * descriptor was missing. Raises OSError, unless there are some. */
 PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -457,13 +457,8 @@ static PyObject *one_shot_new(PyTypeObject *type, PyObject *args, PyObject *keyw
 {
     static char *names[] = {"fd", "name", "port", "mend", "most", "room", "epoll", "opening", "intake", NULL};
     OneShot given;
-    if (PyTuple_Size(args)) {
-        PyErr_SetString(PyExc_TypeError, "OneShot takes its arguments by name");
-        return NULL;
-    }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOOOlliOO", names, &given.source.fd, &given.source.name,
-                                     &given.source.port, &given.source.mend, &given.most, &given.room, &given.epoll,
-                                     &given.opening, &given.intake))
+    if (!by_name(args, keywords, "iOOOlliOO", names, &given.source.fd, &given.source.name, &given.source.port,
+                 &given.source.mend, &given.most, &given.room, &given.epoll, &given.opening, &given.intake))
         return NULL;
     OneShot *self = (OneShot *)allocate(type);
     if (self) {

@@ -31,10 +31,10 @@ PyTypeObject *baton_type;
 /* Baton(calm, looks): the watcher sleeps after so many looks at an empty baton; `watch` returns after so many. */
 static PyObject *baton_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"calm", "looks", NULL};
     int calm, looks;
     pthread_condattr_t attributes;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "ii", &calm, &looks))
+    if (!by_name(args, keywords, "ii", names, &calm, &looks))
         return NULL;
     Baton *self = (Baton *)allocate(type);
     if (!self)

@@ -51,10 +51,10 @@ static void driver_dealloc(InlineDriver *self)
  * by descriptor; `baton` None: no other thread leads. */
 static PyObject *driver_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"loop", "driver", "calls", "connections", "silent", "baton", NULL};
     PyObject *loop, *driver, *calls, *connections, *silent, *baton;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOO!O!O!O", &loop, &driver, &PyDict_Type, &calls, &PyDict_Type, &connections, &PyDict_Type, &silent,
-                          &baton))
+    if (!by_name(args, keywords, "OOO!O!O!O", names, &loop, &driver, &PyDict_Type, &calls, &PyDict_Type, &connections,
+                 &PyDict_Type, &silent, &baton))
         return NULL;
     if (baton != Py_None && Py_TYPE(baton) != baton_type) {
         PyErr_SetString(PyExc_TypeError, "that is no baton");

@@ -117,11 +117,11 @@ static int choose(Fronts *self, const char *text)
  * (tuples of str); `tells`: what is dropped is left to Python, which logs it. ValueError: more names than native code takes. */
 static PyObject *fronts_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"recorder", "networks", "unix", "chosen", "passes", "tells", NULL};
     PyObject *recorder, *networks, *chosen;
     int unix_trusted, passes, tells, failed = 0;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "OO!pO!pp", &recorder, &PyTuple_Type, &networks, &unix_trusted, &PyTuple_Type, &chosen,
-                          &passes, &tells))
+    if (!by_name(args, keywords, "OO!pO!pp", names, &recorder, &PyTuple_Type, &networks, &unix_trusted, &PyTuple_Type,
+                 &chosen, &passes, &tells))
         return NULL;
     Fronts *self = (Fronts *)allocate(type);
     if (!self)

@@ -117,10 +117,10 @@ static PyObject *lines_make(Lines *self, PyObject *const *args, Py_ssize_t nargs
  * makes go to that log, by way of that RingWriter. */
 static PyObject *lines_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"stamp_of", "ring", "log", NULL};
     PyObject *stamp_of, *ring;
     unsigned log;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "OO!I", &stamp_of, ring_writer_type, &ring, &log))
+    if (!by_name(args, keywords, "OO!I", names, &stamp_of, ring_writer_type, &ring, &log))
         return NULL;
     Lines *self = (Lines *)allocate(type);
     if (self) {

@@ -11,6 +11,7 @@
  */
 
 #include "storage_table.h"
+#include <stdarg.h>
 
 PyObject *allocate(PyTypeObject *type)
 {
@@ -25,6 +26,19 @@ void release(PyObject *object)
     else
         PyObject_Free(object);
     Py_DECREF(type);
+}
+
+int by_name(PyObject *args, PyObject *keywords, const char *format, char **names, ...)
+{
+    va_list places;
+    if (PyTuple_Size(args)) {
+        PyErr_SetString(PyExc_TypeError, "each argument of it has a name");
+        return 0;
+    }
+    va_start(places, names);
+    int parsed = PyArg_VaParseTupleAndKeywords(args, keywords, format, names, places);
+    va_end(places);
+    return parsed;
 }
 
 PyObject *taken_exception(void)
@@ -73,7 +87,7 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    fork_init, link_init, request_init, head_init, answer_init, fronts_init, hosts_init, exchange_init, log_ring_init,
+    fork_init, link_init, ends_init, request_init, head_init, answer_init, fronts_init, hosts_init, exchange_init, log_ring_init,
     line_init, in_flight_init, lane_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
     flow_init, accept_init, proxy_init, storage_init,
 };

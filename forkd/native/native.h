@@ -49,6 +49,8 @@ char *decimal(char *at, uint64_t number);
 /* The memory of an object of a type of ours, taken and given back. */
 PyObject *allocate(PyTypeObject *type);
 void release(PyObject *object);
+/* Parse the arguments of a constructor, each of which has a name, as PyArg_ParseTupleAndKeywords does. */
+int by_name(PyObject *args, PyObject *keywords, const char *format, char **names, ...);
 
 /* Status and headers of an answer, for the wire; otherwise as http.response.Head (http_response.c). */
 typedef struct {
@@ -78,6 +80,18 @@ typedef struct {
     int epoll;
     PyObject *driver, *origin;
 } Link;
+
+/* Both ends of a connection, as texts (session_ends.c). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *server, *port, *client, *client_port;
+    PyObject *proxy; /* what a proxy has said, a dict, or NULL */
+} Ends;
+
+extern PyTypeObject *ends_type;
+int ends_init(PyObject *module);
+/* Takes no reference. New reference, or NULL with an exception. */
+PyObject *ends_made(PyObject *server, PyObject *port, PyObject *client, PyObject *client_port, PyObject *proxy);
 
 extern PyTypeObject *link_type;
 void link_close(Link *link);
@@ -227,8 +241,9 @@ extern PyObject *n_feed, *n_lost, *n_failed, *n_rests, *n_ended, *n_suspended;
 typedef struct Fronts Fronts;
 typedef struct Hosts Hosts;
 
-/* What a request may be: see read_head. */
+/* What a request may be (wsgi_environ.c). */
 typedef struct {
+    PyObject_HEAD
     Py_ssize_t most, fields;
     long long longest;
     PyObject *template;
@@ -299,7 +314,7 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* See read_head; `said`: what its proxies say, which is not counted yet. */
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
 int usual_host(const char *at, const char *end);
-int limits_of(PyObject *const *args, HeadLimits *limits);
+extern PyTypeObject *limits_type;
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* A ring of log lines, at its writer's end (system_log_ring.c). */

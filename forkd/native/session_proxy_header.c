@@ -56,9 +56,9 @@ static const ShortcutFunctions functions;
  * shortcut, that a connection begins with after the header. */
 static PyObject *proxy_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"allows", "opening", NULL};
     PyObject *allows, *opening, *following;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "OO", &allows, &opening))
+    if (!by_name(args, keywords, "OO", names, &allows, &opening))
         return NULL;
     ProxyShortcut *self = NULL;
     following = PyObject_GetAttr(opening, n_shortcut);
@@ -160,7 +160,7 @@ static int know_destination(ProxyShortcut *self, const unsigned char *address, P
 /* What the header says, for applications, with the peer's own address. New reference, or NULL with an exception. */
 static PyObject *facts_of(PyObject *source, PyObject *destination, Py_ssize_t size, const Link *link)
 {
-    PyObject *peer = end_of(Py_NewRef(link->client), PyNumber_Long(PyTuple_GetItem(link->note, 3)));
+    PyObject *peer = end_of(Py_NewRef(link->client), PyNumber_Long(((Ends *)link->note)->client_port));
     PyObject *facts = peer ? PyDict_New() : NULL;
     if (facts && (PyDict_SetItem(facts, k_version, two) || PyDict_SetItem(facts, k_transport, size == 4 ? tcp4 : tcp6) ||
                   PyDict_SetItem(facts, k_source, source) || PyDict_SetItem(facts, k_destination, destination) ||
@@ -170,12 +170,11 @@ static PyObject *facts_of(PyObject *source, PyObject *destination, Py_ssize_t si
     return facts;
 }
 
-/* The note of the connection (app/wsgi/environ.py, Ends) for the ends that are in the header. New reference, or NULL with
- * an exception. */
+/* The ends that are in the header. New reference, or NULL with an exception. */
 static PyObject *note_of(PyObject *source, PyObject *source_port, const ProxyShortcut *self, PyObject *facts)
 {
     PyObject *host = PyTuple_GetItem(self->destination, 0);
-    return PyTuple_Pack(5, host, self->destination_port, PyTuple_GetItem(source, 0), source_port, facts);
+    return ends_made(host, self->destination_port, PyTuple_GetItem(source, 0), source_port, facts);
 }
 
 /* The ends of the connection are those of the header. Returns 0, or -1 with an exception. */
@@ -201,7 +200,7 @@ static Outcome proxy_read(Shortcut *shortcut, const char *data, Py_ssize_t size,
 {
     ProxyShortcut *self = (ProxyShortcut *)shortcut;
     Py_ssize_t address = usual((const unsigned char *)data, size), header = FIXED + 2 * (address + 2);
-    if (!address || size <= header || !link->note)
+    if (!address || size <= header || !link->note || Py_TYPE(link->note) != ends_type)
         return NOT_USUAL;
     int trusted = trusts(self, link->client);
     if (trusted <= 0)

@@ -35,9 +35,9 @@ static void flow_dealloc(Flow *self)
 /* Flow(peer, general): `general` writes what `write` does not. */
 static PyObject *flow_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"peer", "general", NULL};
     PyObject *peer, *general;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "O!O", link_type, &peer, &general))
+    if (!by_name(args, keywords, "O!O", names, link_type, &peer, &general))
         return NULL;
     Flow *self = (Flow *)allocate(type);
     if (self) {

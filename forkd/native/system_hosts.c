@@ -73,9 +73,9 @@ static void hosts_dealloc(Hosts *self)
 /* Hosts(patterns): as Hosts.patterns of the twin, a tuple of str. */
 static PyObject *hosts_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"patterns", NULL};
     PyObject *patterns;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "O!", &PyTuple_Type, &patterns))
+    if (!by_name(args, keywords, "O!", names, &PyTuple_Type, &patterns))
         return NULL;
     Hosts *self = (Hosts *)allocate(type);
     if (!self)

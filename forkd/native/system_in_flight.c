@@ -41,15 +41,16 @@ void place_give_back(Places *places, int64_t place)
         places->free[places->free_count++] = (int16_t)(place - places->first);
 }
 
-/* Places(memory, entry, (client, its room), (line, its room), first, count): `memory` holds entries of that many bytes;
+/* Places(memory, entry, client, client_room, line, line_room, first, count): `memory` holds entries of that many bytes;
  * each has its client and its line there; those from `first` on are the pool. */
 static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"memory", "entry", "client", "client_room", "line", "line_room", "first", "count", NULL};
     PyObject *memory;
     Py_ssize_t entry, client, client_room, line, line_room;
     long long first, count;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "On(nn)(nn)LL", &memory, &entry, &client, &client_room, &line, &line_room, &first, &count))
+    if (!by_name(args, keywords, "OnnnnnLL", names, &memory, &entry, &client, &client_room, &line, &line_room, &first,
+                 &count))
         return NULL;
     Places *self = (Places *)allocate(type);
     if (!self)

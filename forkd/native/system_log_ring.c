@@ -81,10 +81,10 @@ static PyObject *writer_use(RingWriter *self, PyObject *args)
  * Otherwise as `use`. */
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"memory", "count", "index", "start", "room", NULL};
     PyObject *memory, *index, *start, *room, *done;
     Py_ssize_t count;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "OnOOO", &memory, &count, &index, &start, &room))
+    if (!by_name(args, keywords, "OnOOO", names, &memory, &count, &index, &start, &room))
         return NULL;
     RingWriter *self = (RingWriter *)allocate(type);
     if (!self)

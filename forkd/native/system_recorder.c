@@ -239,13 +239,13 @@ static int cells_known(Recorder *self, PyObject *numbers)
 
 /* Recorder(memory, numbers, bounds, places, own): `numbers` are those of the cells by their names, of 8 bytes each; `own` is
  * the entry of `places` that is this lane's. */
-static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"memory", "numbers", "bounds", "places", "own", NULL};
     PyObject *memory, *numbers, *bounds, *places;
     long long own;
-    (void)kwargs;
-    if (!PyArg_ParseTuple(args, "OO!O!O!L", &memory, &PyDict_Type, &numbers, &PyTuple_Type, &bounds, places_type, &places,
-                          &own))
+    if (!by_name(args, keywords, "OO!O!O!L", names, &memory, &PyDict_Type, &numbers, &PyTuple_Type, &bounds, places_type,
+                 &places, &own))
         return NULL;
     Recorder *self = (Recorder *)allocate(type);
     if (!self)

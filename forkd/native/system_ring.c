@@ -133,18 +133,18 @@ static PyObject *queues_completions(Queues *self, PyObject *unused)
     return found;
 }
 
-/* Queues(fd, rings, sqes, (sq_tail, sq_entries), (cq_head, cq_tail, cqes, cq_entries)): the mapped memory, and
+/* Queues(fd, rings, sqes, sq_tail, sq_entries, cq_head, cq_tail, cqes, cq_entries): the mapped memory, and
  * byte offsets into `rings`. */
 static PyObject *queues_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"fd", "rings", "sqes", "sq_tail", "sq_entries", "cq_head", "cq_tail", "cqes", "cq_entries", NULL};
     PyObject *rings, *sqes;
     unsigned sq_tail, cq_head, cq_tail, cqes;
-    (void)keywords;
     Queues *self = (Queues *)allocate(type);
     if (!self)
         return NULL;
-    if (!PyArg_ParseTuple(args, "iOO(II)(IIII)", &self->fd, &rings, &sqes, &sq_tail, &self->sq_entries, &cq_head,
-                          &cq_tail, &cqes, &self->cq_entries) ||
+    if (!by_name(args, keywords, "iOOIIIIII", names, &self->fd, &rings, &sqes, &sq_tail, &self->sq_entries, &cq_head,
+                 &cq_tail, &cqes, &self->cq_entries) ||
         PyObject_GetBuffer(rings, &self->rings, PyBUF_WRITABLE) ||
         PyObject_GetBuffer(sqes, &self->submissions, PyBUF_WRITABLE))
         goto fail;
@@ -248,12 +248,12 @@ static PyObject *buffers_take(Buffers *self, PyObject *const *args, Py_ssize_t n
 /* Buffers(memory, ring, size, count) */
 static PyObject *buffers_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"memory", "ring", "size", "count", NULL};
     PyObject *memory, *ring;
-    (void)keywords;
     Buffers *self = (Buffers *)allocate(type);
     if (!self)
         return NULL;
-    if (!PyArg_ParseTuple(args, "OOII", &memory, &ring, &self->size, &self->count) ||
+    if (!by_name(args, keywords, "OOII", names, &memory, &ring, &self->size, &self->count) ||
         PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) ||
         PyObject_GetBuffer(ring, &self->ring, PyBUF_WRITABLE))
         goto fail;

@@ -134,10 +134,10 @@ static void completions_dealloc(Completions *self)
  * to be armed anew goes into `disarmed`. */
 static PyObject *completions_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"queues", "buffers", "operations", "handles", "disarmed", NULL};
     PyObject *queues, *buffers, *operations, *handles, *disarmed;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "O!O!OO!O!", queues_type, &queues, buffers_type, &buffers, &operations, &PyDict_Type,
-                          &handles, &PyList_Type, &disarmed))
+    if (!by_name(args, keywords, "O!O!OO!O!", names, queues_type, &queues, buffers_type, &buffers, &operations, &PyDict_Type,
+                 &handles, &PyList_Type, &disarmed))
         return NULL;
     Completions *self = (Completions *)allocate(type);
     if (self) {

@@ -248,23 +248,78 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     return failed ? -1 : 1;
 }
 
-/* The arguments of read_head behind the data, from `args`. Returns 0, or -1 with an exception. */
-int limits_of(PyObject *const *args, HeadLimits *limits)
+/* ---- what a request may be ------------------------------------------------------------------ */
+
+PyTypeObject *limits_type;
+
+static int limits_traverse(HeadLimits *self, visitproc visit, void *arg)
 {
-    limits->most = PyLong_AsSsize_t(args[0]);
-    limits->fields = PyLong_AsSsize_t(args[1]);
-    limits->longest = PyLong_AsLongLong(args[2]);
-    limits->template = args[3];
-    limits->fronts = Py_TYPE(args[4]) == fronts_type ? (Fronts *)args[4] : NULL;
-    limits->hosts = Py_TYPE(args[5]) == hosts_type ? (Hosts *)args[5] : NULL;
-    return PyErr_Occurred() ? -1 : 0;
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->template);
+    Py_VISIT((PyObject *)self->fronts);
+    Py_VISIT((PyObject *)self->hosts);
+    return 0;
 }
+
+static int limits_clear(HeadLimits *self)
+{
+    Py_CLEAR(self->template);
+    Py_CLEAR(self->fronts);
+    Py_CLEAR(self->hosts);
+    return 0;
+}
+
+static void limits_dealloc(HeadLimits *self)
+{
+    PyObject_GC_UnTrack(self);
+    limits_clear(self);
+    release((PyObject *)self);
+}
+
+/* HeadLimits(head, fields, body, template, fronts, hosts): the most bytes of a head, its most fields, the most bytes of a
+ * body, the environ to begin with, a Fronts or None, and a Hosts, or None for any. */
+static PyObject *limits_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"head", "fields", "body", "template", "fronts", "hosts", NULL};
+    Py_ssize_t most, fields;
+    long long longest;
+    PyObject *template, *fronts, *hosts;
+    if (!by_name(args, keywords, "nnLO!OO", names, &most, &fields, &longest, &PyDict_Type, &template, &fronts, &hosts))
+        return NULL;
+    if ((fronts != Py_None && Py_TYPE(fronts) != fronts_type) || (hosts != Py_None && Py_TYPE(hosts) != hosts_type)) {
+        PyErr_SetString(PyExc_TypeError, "those are no Fronts, or no Hosts");
+        return NULL;
+    }
+    HeadLimits *self = (HeadLimits *)allocate(type);
+    if (self) {
+        self->most = most;
+        self->fields = fields;
+        self->longest = longest;
+        self->template = Py_NewRef(template);
+        self->fronts = fronts == Py_None ? NULL : (Fronts *)Py_NewRef(fronts);
+        self->hosts = hosts == Py_None ? NULL : (Hosts *)Py_NewRef(hosts);
+    }
+    return (PyObject *)self;
+}
+
+static PyType_Slot limits_slots[] = {
+    {Py_tp_new, limits_new},
+    {Py_tp_traverse, limits_traverse},
+    {Py_tp_clear, limits_clear},
+    {Py_tp_dealloc, limits_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec limits_spec = {
+    "forkd._native.HeadLimits", sizeof(HeadLimits), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, limits_slots,
+};
 
 /* ---- the environ to begin with -------------------------------------------------------------- */
 
 /* Connections that were busy lately: the template with their ends in it. */
 static struct busy {
-    PyObject *template, *ends;
+    PyObject *template;
+    Ends *ends;
     PyObject *environ; /* since they came twice in a row */
 } busy[BUSY];
 
@@ -278,21 +333,21 @@ static int tell_proxy(PyObject *environ, PyObject *facts)
 }
 
 /* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
-static PyObject *with_ends(PyObject *template, PyObject *ends)
+static PyObject *with_ends(PyObject *template, const Ends *ends)
 {
-    PyObject *environ = PyDict_Copy(template);
+    PyObject *environ = PyDict_Copy(template), *texts[] = {ends->server, ends->port, ends->client, ends->client_port};
     for (int i = 0; i < 4; i++)
-        if (environ && PyDict_SetItem(environ, k_peer[i], PyTuple_GetItem(ends, i)))
+        if (environ && PyDict_SetItem(environ, k_peer[i], texts[i]))
             Py_CLEAR(environ);
-    if (environ && PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(ends, 2)))
+    if (environ && PyDict_SetItem(environ, k_raw_peer, ends->client))
         Py_CLEAR(environ);
-    if (environ && PyTuple_Size(ends) == 5 && tell_proxy(environ, PyTuple_GetItem(ends, 4)))
+    if (environ && ends->proxy && tell_proxy(environ, ends->proxy))
         Py_CLEAR(environ);
     return environ;
 }
 
 /* The same, for less where the connection is a busy one. */
-static PyObject *environ_for(PyObject *template, PyObject *ends)
+static PyObject *environ_for(PyObject *template, Ends *ends)
 {
     struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
     if (entry->ends == ends && entry->template == template) {
@@ -301,9 +356,9 @@ static PyObject *environ_for(PyObject *template, PyObject *ends)
         return PyDict_Copy(entry->environ);
     }
     struct busy old = *entry;
-    *entry = (struct busy){Py_NewRef(template), Py_NewRef(ends), NULL};
+    *entry = (struct busy){Py_NewRef(template), (Ends *)Py_NewRef((PyObject *)ends), NULL};
     Py_XDECREF(old.template);
-    Py_XDECREF(old.ends);
+    Py_XDECREF((PyObject *)old.ends);
     Py_XDECREF(old.environ);
     return with_ends(template, ends);
 }
@@ -322,8 +377,8 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
 {
     Py_ssize_t fields = limits->fields;
     const char *end = data + (size < limits->most ? size : limits->most), *at = data;
-    if (!PyTuple_Check(ends) || (PyTuple_Size(ends) != 4 && PyTuple_Size(ends) != 5)) {
-        PyErr_SetString(PyExc_TypeError, "the ends of a connection are four strings, and a dict if a proxy has said more");
+    if (Py_TYPE(ends) != ends_type) {
+        PyErr_SetString(PyExc_TypeError, "the ends of a connection are Ends");
         return NULL;
     }
 
@@ -349,7 +404,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     const char *line_end = at + 9;
     at += 11;
 
-    PyObject *environ = environ_for(limits->template, ends), *uri = NULL, *line = NULL;
+    PyObject *environ = environ_for(limits->template, (Ends *)ends), *uri = NULL, *line = NULL;
     UsualRequest *result = NULL;
     if (!environ)
         return NULL;
@@ -357,7 +412,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     Framing framing = {0, 1, -1, {NULL, 0}, 0};
     PyObject *client = NULL;
     Shown shown = {NULL, NULL};
-    *said = (Said){.fronts = limits->fronts, .peer = PyTuple_GetItem(ends, 2), .trusted = -1};
+    *said = (Said){.fronts = limits->fronts, .peer = ((Ends *)ends)->client, .trusted = -1};
     while (end - at >= 2 && at[0] != '\r') {
         if (fields-- == 0 || (usual = field(environ, &at, end, &framing, &shown, said)) == 0)
             goto unusual;
@@ -408,25 +463,25 @@ unusual:
     Py_RETURN_NONE;
 }
 
-/* read_head(data, most, fields, longest, template, fronts, hosts, ends) -> UsualRequest; None when the head is not complete,
- * larger than `most` bytes, has more than so many fields, announces a body of more than `longest` bytes, or is
- * not usual. `fronts`: None, or what is done with fields of proxies. `hosts`: None, or those that
- * a request may be for. `ends`: what REMOTE_ADDR and so on shall be, in the
- * order of `peer_names`, and what a proxy has said, if one has. */
+/* read_head(data, limits, ends) -> UsualRequest; None when the head is not complete, is beyond the HeadLimits, or is not
+ * usual. `ends`: what REMOTE_ADDR and so on shall be. */
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     char *data;
     Py_ssize_t size;
-    HeadLimits limits;
     (void)self;
-    if (nargs != 8) {
-        PyErr_SetString(PyExc_TypeError, "read_head takes eight arguments");
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "read_head takes three arguments");
         return NULL;
     }
-    if (PyBytes_AsStringAndSize(args[0], &data, &size) || limits_of(args + 1, &limits))
+    if (Py_TYPE(args[1]) != limits_type) {
+        PyErr_SetString(PyExc_TypeError, "those are no HeadLimits");
+        return NULL;
+    }
+    if (PyBytes_AsStringAndSize(args[0], &data, &size))
         return NULL;
     Said said;
-    PyObject *found = head_of(data, size, &limits, args[7], &said);
+    PyObject *found = head_of(data, size, (HeadLimits *)args[1], args[2], &said);
     if (found && found != Py_None)
         fronts_count(&said);
     return found;
@@ -434,7 +489,9 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 int head_init(PyObject *module)
 {
-    (void)module;
+    limits_type = (PyTypeObject *)PyType_FromSpec(&limits_spec);
+    if (!limits_type || PyModule_AddObjectRef(module, "HeadLimits", (PyObject *)limits_type))
+        return -1;
     for (int i = 0; i < 7; i++)
         if (!(methods[i] = PyUnicode_InternFromString(method_names[i])))
             return -1;

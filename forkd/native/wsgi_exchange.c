@@ -18,7 +18,7 @@ typedef struct {
     Shortcut base;
     PyObject *app, *access, *lines, *date_at, *server;
     PyObject *respond; /* see wsgi_start_response.c */
-    HeadLimits limits;
+    HeadLimits *limits;
     int keep_alive, early_hints;
     Py_ssize_t most;
     time_t second; /* whose `date` is known */
@@ -32,9 +32,7 @@ static int wsgi_traverse(WsgiShortcut *self, visitproc visit, void *arg)
     Py_VISIT(self->access);
     Py_VISIT(self->lines);
     Py_VISIT(self->date_at);
-    Py_VISIT(self->limits.template);
-    Py_VISIT((PyObject *)self->limits.fronts);
-    Py_VISIT((PyObject *)self->limits.hosts);
+    Py_VISIT((PyObject *)self->limits);
     return shortcut_traverse(&self->base, visit, arg);
 }
 
@@ -45,9 +43,7 @@ static int wsgi_clear(WsgiShortcut *self)
     Py_CLEAR(self->access);
     Py_CLEAR(self->lines);
     Py_CLEAR(self->date_at);
-    Py_CLEAR(self->limits.template);
-    Py_CLEAR(self->limits.fronts);
-    Py_CLEAR(self->limits.hosts);
+    Py_CLEAR(self->limits);
     return shortcut_clear(&self->base);
 }
 
@@ -64,27 +60,25 @@ static const ShortcutFunctions functions;
 
 /* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits, early_hints): `respond(request, peer, block)`
  * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
- * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of Server or nothing, and a body of more
- * than `most` bytes is not copied behind its head. `limits`: what read_head takes behind the data, but for the ends. `early_hints`: each
- * environ has wsgi.early_hints. */
+ * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of
+ * Server or nothing, a body of more than `most` bytes is not copied behind its head, `limits` are HeadLimits, and
+ * `early_hints`: each environ has wsgi.early_hints. */
 static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *server, *limit[6];
+    static char *names[] = {"app", "respond", "recorder", "access", "lines", "date_at", "keep_alive", "server", "most", "limits",
+                            "early_hints", NULL};
+    PyObject *app, *respond, *recorder, *access, *lines, *date_at, *server, *limits;
     int keep_alive, early_hints;
     Py_ssize_t most;
-    HeadLimits limits;
-    (void)keywords;
-    if (!PyArg_ParseTuple(args, "OOOOOOpSn(OOOO!OO)p", &app, &respond, &recorder, &access, &lines, &date_at,
-                          &keep_alive, &server, &most, &limit[0], &limit[1], &limit[2], &PyDict_Type, &limit[3],
-                          &limit[4], &limit[5], &early_hints) ||
-        limits_of(limit, &limits))
+    if (!by_name(args, keywords, "OOOOOOpSnO!p", names, &app, &respond, &recorder, &access, &lines, &date_at, &keep_alive,
+                 &server, &most, limits_type, &limits, &early_hints))
         return NULL;
     WsgiShortcut *self = (WsgiShortcut *)allocate(type);
     if (self) {
-        self->app = Py_NewRef(app);
-        self->respond = Py_NewRef(respond);
         self->base.functions = &functions;
         self->base.recorder = Py_NewRef(recorder);
+        self->app = Py_NewRef(app);
+        self->respond = Py_NewRef(respond);
         self->access = Py_NewRef(access);
         self->lines = Py_NewRef(lines);
         self->date_at = Py_NewRef(date_at);
@@ -92,10 +86,7 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->keep_alive = keep_alive;
         self->early_hints = early_hints;
         self->most = most;
-        self->limits = limits;
-        Py_INCREF(limits.template);
-        Py_XINCREF((PyObject *)limits.fronts);
-        Py_XINCREF((PyObject *)limits.hosts);
+        self->limits = (HeadLimits *)Py_NewRef(limits);
     }
     return (PyObject *)self;
 }
@@ -269,7 +260,7 @@ static Outcome wsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link
     if (!link->note)
         return NOT_USUAL;
     Said said;
-    PyObject *found = head_of(data, size, &((WsgiShortcut *)self)->limits, link->note, &said);
+    PyObject *found = head_of(data, size, ((WsgiShortcut *)self)->limits, link->note, &said);
     if (!found)
         return FAILED;
     if (found == Py_None || ((UsualRequest *)found)->end != size || ((UsualRequest *)found)->length) {

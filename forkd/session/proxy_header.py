@@ -45,7 +45,7 @@ class ProxyHeader:
         make: Any = self._shortcut
         if make is None or following is None:
             return None
-        self._first.shortcut = make(self._allows, following)
+        self._first.shortcut = make(allows=self._allows, opening=following)
         self._first.then = following.then or following
         return self._first
 

@@ -112,8 +112,9 @@ class Entries:
         count = self.count - self.first if pool else 0
         make = pick("Places", Places, native)
         return make(
-            self.memory, ENTRY_BYTES, (_CLIENT, _CLIENT_BYTES), (_LINE, _LINE_BYTES), self.first, count
-        )
+            memory=self.memory, entry=ENTRY_BYTES, client=_CLIENT, client_room=_CLIENT_BYTES, line=_LINE,
+            line_room=_LINE_BYTES, first=self.first, count=count,
+        )  # fmt: skip
 
     def _get(self, at: int, room: int) -> bytes:
         return bytes(self.memory[at + 1 : at + 1 + min(self.memory[at], room - 1)])
@@ -123,15 +124,7 @@ class Places:
     """The free entries of the pool: private to a process, shared by its threads. The twin of
     native/system_in_flight.c's."""
 
-    def __init__(
-        self,
-        memory: memoryview,
-        _entry: int,
-        _client: tuple[int, int],
-        _line: tuple[int, int],
-        first: int,
-        count: int,
-    ) -> None:
+    def __init__(self, *, memory: memoryview, first: int, count: int, **_: int) -> None:
         """The memory of all entries; those of the pool are from `first` on. The others are places in an
         entry, which native code takes from here."""
         self.memory = memory

@@ -198,8 +198,10 @@ class RingSink:
         self.gap: Callable[[int], bytes] = lambda lines: b""
         self._rings, self._kind, self.log = rings, kind, log
         index = rings.index(lane, kind)
-        make: Callable[..., Writer | RingWriter] = pick("RingWriter", lambda *_: Writer(rings, index), native)
-        self.ring = make(rings.memory, rings.count, index, *rings.place(index))
+        make: Callable[..., Writer | RingWriter]
+        make = pick("RingWriter", lambda **_: Writer(rings, index), native)
+        start, room = rings.place(index)
+        self.ring = make(memory=rings.memory, count=rings.count, index=index, start=start, room=room)
         self._missing = 0  # lines lost since the last gap
         self.heard = self.ring.head  # what the bell has been rung for
         #: For so many bytes the reader is woken at once.

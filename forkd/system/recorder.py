@@ -40,7 +40,7 @@ class Recorder:
     """Writes one lane. For the thread that has it."""
 
     def __init__(
-        self, memory: memoryview, _numbers: object, bounds: tuple[int, ...], places: Places, own: int
+        self, *, memory: memoryview, bounds: tuple[int, ...], places: Places, own: int, **_: object
     ) -> None:
         """The memory of the lane; upper bounds of durations, ns; the entries of the process, and which of
         them is the lane's own."""

@@ -115,12 +115,9 @@ class Ring:
             words[array + index] = index
         make = pick("Queues", Queues, native)
         self.queues = queues = make(
-            self.fd,
-            rings,
-            sqes,
-            (sq[1], params.sq_entries),
-            (cq[0], cq[1], cq[5], params.cq_entries),
-        )
+            fd=self.fd, rings=rings, sqes=sqes, sq_tail=sq[1], sq_entries=params.sq_entries,
+            cq_head=cq[0], cq_tail=cq[1], cqes=cq[5], cq_entries=params.cq_entries,
+        )  # fmt: skip
         self.put = queues.put
         self.enter = queues.enter
         self.completions = queues.completions
@@ -154,25 +151,21 @@ class Queues:
     """The submission queue and the completion queue: the twin of native/system_ring.c."""
 
     def __init__(
-        self,
-        fd: int,
-        rings: mmap.mmap,
-        sqes: mmap.mmap,
-        sq: tuple[int, int],
-        cq: tuple[int, int, int, int],
-    ) -> None:
-        """`rings` and `sqes` are shared with the kernel. `sq`: offset of the tail, entries. `cq`: offsets
-        of head, tail and entries, number of entries. Offsets are in bytes, into `rings`."""
+        self, *, fd: int, rings: mmap.mmap, sqes: mmap.mmap, sq_tail: int, sq_entries: int,
+        cq_head: int, cq_tail: int, cqes: int, cq_entries: int,
+    ) -> None:  # fmt: skip
+        """`rings` and `sqes` are shared with the kernel. Heads, tails and `cqes` are offsets in bytes, into
+        `rings`; the others are numbers of entries."""
         words = memoryview(rings).cast("I")
         self._fd = fd
         self._sqes = sqes
-        self._entries = sq[1]
-        self._sq_tail = words[sq[0] // 4 :][:1]
-        self._cq_head = words[cq[0] // 4 :][:1]
-        self._cq_tail = words[cq[1] // 4 :][:1]
-        self._cqes = memoryview(rings)[cq[2] :][: _CQE.size * cq[3]]
-        self._cq_mask = cq[3] - 1
-        self._sq_mask = sq[1] - 1
+        self._entries = sq_entries
+        self._sq_tail = words[sq_tail // 4 :][:1]
+        self._cq_head = words[cq_head // 4 :][:1]
+        self._cq_tail = words[cq_tail // 4 :][:1]
+        self._cqes = memoryview(rings)[cqes:][: _CQE.size * cq_entries]
+        self._cq_mask = cq_entries - 1
+        self._sq_mask = sq_entries - 1
         self._tail = self._head = 0
         self._unsubmitted = 0
         self._wait = _Wait()
@@ -251,7 +244,7 @@ class ProvidedBuffers:
             ctypes.addressof(registration), 1,
         )  # fmt: skip
         make = pick("Buffers", Buffers, native)
-        self.buffers = make(memory, entries, self.SIZE, self.COUNT)
+        self.buffers = make(memory=memory, ring=entries, size=self.SIZE, count=self.COUNT)
         self.take = self.buffers.take
 
 

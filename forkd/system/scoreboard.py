@@ -100,7 +100,10 @@ class Row:
         if places is None:
             places = self.entries.places(wanted)
         make: Callable[..., Recorder | NativeRecorder] = pick("Recorder", Recorder, wanted)
-        return make(self._memory[: CELLS * 8], NUMBERS, _BOUNDS_NS, places, self.place)
+        return make(
+            memory=self._memory[: CELLS * 8], numbers=NUMBERS, bounds=_BOUNDS_NS, places=places,
+            own=self.place,
+        )  # fmt: skip
 
     def add(self, cell: int, n: int = 1, /) -> None:
         """As the recorder's, of what is no request's."""

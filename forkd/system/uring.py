@@ -84,7 +84,7 @@ class PythonCompletions:
     """The completions of a ring, none of which is served here. The twin of native/system_uring.c, which
     serves connections that rest."""
 
-    def __init__(self, queues: Any, *_: Any) -> None:
+    def __init__(self, *, queues: Any, **_: Any) -> None:
         #: Those of plain handles that have come, and maybe others, which `next` does not return then.
         self.plain: Callable[[], list[abi.Completion]] = queues.completions
         #: All that were not returned yet.
@@ -125,8 +125,9 @@ class UringOperations:
         self._ready: list[tuple[int, int]] = []  # plain handles, not returned yet
         make: Any = pick("Completions", PythonCompletions, native)
         self._completions: Completions | PythonCompletions = make(
-            self._ring.queues, self._buffers.buffers, self, self._handles, self._disarmed
-        )
+            queues=self._ring.queues, buffers=self._buffers.buffers, operations=self, handles=self._handles,
+            disarmed=self._disarmed,
+        )  # fmt: skip
         self.serve = self._completions.serve
         self._rest = self._completions.remainder
 

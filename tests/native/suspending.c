@@ -53,9 +53,9 @@ static int gone(Shortcut *self, Link *link, Call *call)
 static PyObject *new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static const ShortcutFunctions functions = {.read = read_line, .call = call_application, .end = end, .gone = gone};
+    static char *names[] = {"application", "left", "recorder", NULL};
     Suspending *self = (Suspending *)allocate(type);
-    (void)keywords;
-    if (self && PyArg_ParseTuple(args, "OOO", &self->application, &self->left, &self->base.recorder)) {
+    if (self && by_name(args, keywords, "OOO", names, &self->application, &self->left, &self->base.recorder)) {
         Py_INCREF(self->application); /* for good: there is one in a process */
         Py_INCREF(self->left);
         Py_INCREF(self->base.recorder);

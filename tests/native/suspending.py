@@ -37,7 +37,9 @@ class Lines:
         from forkd import _native
         from forkd.session.seam import ANY_BYTES_PER_SECOND, Await
 
-        self.shortcut = _native.Suspending(self.call, self.left, host.recorder)  # type: ignore[attr-defined]
+        self.shortcut = _native.Suspending(  # type: ignore[attr-defined]
+            application=self.call, left=self.left, recorder=host.recorder
+        )
         self.opening = Await(
             "line", config.keep_alive, rate=ANY_BYTES_PER_SECOND, idle=True, shortcut=self.shortcut
         )

@@ -496,8 +496,12 @@ def test_links_that_nobody_serves_are_closed() -> None:
 def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
-        native.InlineDriver(None, {}, {}, {}, object())
-    driver = native.InlineDriver(None, None, {}, {}, {}, None)
+        native.InlineDriver(
+            loop=None, driver=None, calls={}, connections={}, silent={}, baton=object()
+        )
+    driver = native.InlineDriver(
+        loop=None, driver=None, calls={}, connections={}, silent={}, baton=None
+    )
     for wrong in [(), (1, 2.0), ([1], 2.0), ([(1,)], 2.0), ([], None)]:
         with pytest.raises(TypeError):
             driver.run(*wrong)

@@ -21,6 +21,7 @@ from forkd.app.wsgi.exchange import Wsgi
 from forkd.app.wsgi.file_wrapper import FileWrapper
 from forkd.config import Config
 from forkd.native import native
+from forkd.session.ends import Ends
 from forkd.session.http1 import Http1
 from forkd.session.seam import Await, ClientGone, Exchange, SendFile
 from forkd.system.cells import CODES, DURATION_BLOCKS, DURATION_CELLS, IN_FLIGHT, REQUEST, REQUESTS
@@ -487,10 +488,16 @@ def test_start_response_after_its_request_does_no_harm() -> None:
 def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
-        native.WsgiShortcut(1)
-    exchange = native.WsgiShortcut(
-        print, print, None, None, None, print, True, b"", 1, (8000, 10, 0, {}, None, None), False
-    )
+        native.WsgiShortcut(app=1)
+    limits = native.HeadLimits(head=8000, fields=10, body=0, template={}, fronts=None, hosts=None)
+    wanted = {
+        "app": print, "respond": print, "recorder": None, "access": None, "lines": None, "date_at": print,
+        "keep_alive": True, "server": b"", "most": 1, "limits": limits, "early_hints": False,
+    }  # fmt: skip
+    with pytest.raises(TypeError, match="has a name"):
+        native.WsgiShortcut(*wanted.values())
+    exchange = native.WsgiShortcut(**wanted)
+    ends = Ends(server="", port="", client="", client_port="")
     with pytest.raises(TypeError):
         exchange.run(1, 2, None)
     with pytest.raises(TypeError):
@@ -498,8 +505,8 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError):
         native.UsualRequest()
     with pytest.raises(TypeError):
-        exchange.end(native.read_head(HEADS[0], 8000, 10, 0, {}, None, None, ("", "", "", "")))
-    request = native.read_head(HEADS[0], 8000, 10, 0, {}, None, None, ("", "", "", ""))
+        exchange.end(native.read_head(HEADS[0], limits, ends))
+    request = native.read_head(HEADS[0], limits, ends)
     with pytest.raises(RuntimeError, match="twice"):
         request.outcome()
 

@@ -16,6 +16,7 @@ from forkd.config import Config
 from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.native import native
+from forkd.session.ends import Ends
 from forkd.session.fronts import Fronts
 from forkd.system.cells import DROP_CELLS, DROPPED, FORWARDED_CELLS
 from forkd.system.networks import Networks
@@ -47,7 +48,10 @@ class Child:
         self.recorder = self.row.recorder(True)
         self._fronts = native_fronts(config, self.recorder)
         self._twin = Fronts(config, self)  # type: ignore[arg-type]
-        self._ends = ("h", "1", of.peer, "2")
+        self._ends = Ends(server="h", port="1", client=of.peer, client_port="2")
+        self._limits = native.HeadLimits(  # type: ignore[union-attr]
+            head=8190, fields=100, body=0, template=TEMPLATE, fronts=self._fronts, hosts=None
+        )
 
     def dropped(self) -> list[int]:
         """What was counted since the last call."""
@@ -58,11 +62,11 @@ class Child:
         return found
 
     def native(self, head: bytes) -> tuple[Any, ...] | None:
-        found = native.read_head(head, 8190, 100, 0, TEMPLATE, self._fronts, None, self._ends)  # type: ignore[union-attr]
+        found = native.read_head(head, self._limits, self._ends)  # type: ignore[union-attr]
         if found is None:
             assert not any(self.dropped())
             return None
-        client = self._ends[2] if found.client is None else found.client
+        client = self._ends.client if found.client is None else found.client
         assert not found.forwarded
         return found.environ, client, self.dropped()
 
@@ -74,7 +78,7 @@ class Child:
                 self._twin.judge(request, self.peer)
         except Refused:
             return None
-        client = self._ends[2] if request.client is None else request.client
+        client = self._ends.client if request.client is None else request.client
         return environ_of(request, TEMPLATE, self._ends), client, self.dropped()
 
 

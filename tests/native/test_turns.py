@@ -22,6 +22,7 @@ from forkd.engine import baton
 from forkd.engine.link import Link
 from forkd.models.proactor import Proactor
 from forkd.native import native
+from forkd.session.ends import Ends
 from forkd.session.seam import Await
 from forkd.system.cells import IN_FLIGHT, REQUESTS
 from forkd.system.scoreboard import scratch_row
@@ -159,6 +160,14 @@ def test_the_grace_of_a_retiring_process_holds_for_answers_under_way(natively: b
 # ---- threads ----------------------------------------------------------------------------------
 
 
+ENDS = Ends(server="h", port="1", client="c", client_port="2")
+
+
+def limits_of(body: int, template: dict[str, Any]) -> Any:
+    assert native is not None
+    return native.HeadLimits(head=4094, fields=100, body=body, template=template, fronts=None, hosts=None)
+
+
 class Conn(Link):
     """Enough of a connection."""
 
@@ -193,20 +202,23 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
         return [b""]
 
     exchange = native.WsgiShortcut(
-        app, print, scratch_row().recorder(True), None, None, lambda _: b"date", True, b"", 9,
-        (4094, 100, 1 << 30, {"a": 1}, None, None), False,
+        app=app, respond=print, recorder=scratch_row().recorder(True), access=None, lines=None,
+        date_at=lambda _: b"date", keep_alive=True, server=b"", most=9, limits=limits_of(1 << 30, {"a": 1}),
+        early_hints=False,
     )  # fmt: skip
     op, told = Await("idle", 5, idle=True, shortcut=exchange), Told()
     conns: dict[int, Any] = {}
     for ours, theirs in pairs:
         conn = Conn()
         conn.fd, conn.op, conn.client, conn.moved = ours.fileno(), op, "c", 0
-        conn.note = ("h", "1", "c", "2")
+        conn.note = ENDS
         conns[conn.fd] = conn
         theirs.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nof %3d" % conn.fd)
     first, second = conns.values()
-    shared = native.Baton(1000, 3)  # three looks, and no sleep
-    driver = native.InlineDriver(told, None, {}, conns, {}, shared)
+    shared = native.Baton(calm=1000, looks=3)  # three looks, and no sleep
+    driver = native.InlineDriver(
+        loop=told, driver=None, calls={}, connections=conns, silent={}, baton=shared
+    )
 
     def overtake() -> None:
         if shared.watch(0.0) == baton.STILL and shared.seize() is first:
@@ -251,11 +263,12 @@ def test_a_list_that_another_thread_changes_is_answered_as_it_was() -> None:
         return b"date"
 
     spare: list[bytes] = []
-    limits = (4094, 100, 0, {}, None, None)
+    limits = limits_of(0, {})
     exchange = native.WsgiShortcut(
-        app, print, scratch_row().recorder(True), None, None, date, True, b"", 99, limits, False
-    )
-    request = native.read_head(GET % b"/", *limits, ("h", "1", "c", "2"))
+        app=app, respond=print, recorder=scratch_row().recorder(True), access=None, lines=None, date_at=date,
+        keep_alive=True, server=b"", most=99, limits=limits, early_hints=False,
+    )  # fmt: skip
+    request = native.read_head(GET % b"/", limits, ENDS)
     assert exchange.run(request, SimpleNamespace(client=""), None).endswith(b"\r\n\r\n" + b"A" * 40)
 
 

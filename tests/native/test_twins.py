@@ -25,6 +25,7 @@ from forkd.http.request import RequestParser
 from forkd.http.response import SERVER, BadResponse, Head, bodiless, check_headers, encode
 from forkd.log.lines import CombinedLines
 from forkd.native import native
+from forkd.session.ends import Ends
 from forkd.system import cells, log_ring
 from forkd.system.cells import CELLS, DURATION_CELLS
 from forkd.system.left import left_by
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed with
 #: scripts/check --native asks for more.
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "20000"))
 SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-ENDS = ("127.0.0.1", "8000", "10.0.0.1", "40000")
+ENDS = Ends(server="127.0.0.1", port="8000", client="10.0.0.1", client_port="40000")
 TEMPLATE: dict[str, Any] = {
     "SCRIPT_NAME": "",
     "SERVER_PROTOCOL": "HTTP/1.1",
@@ -92,6 +93,14 @@ def rng() -> Iterator[random.Random]:
     yield random.Random(SEED)
 
 
+def read_head(data: bytes, head: int, fields: int, body: int) -> Any:
+    assert native is not None
+    limits = native.HeadLimits(
+        head=head, fields=fields, body=body, template=TEMPLATE, fronts=None, hosts=None
+    )
+    return native.read_head(data, limits, ENDS)
+
+
 def twin_of_read_head(data: bytes) -> tuple[Request, bytes]:
     parser = RequestParser(LIMITS)
     request = parser.feed(data)
@@ -104,7 +113,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     short = min(LIMITS.line, LIMITS.field, LIMITS.head)
     for _ in range(ROUNDS):
         data = mutated(rng, HEADS)
-        found = native.read_head(data, short, LIMITS.fields, LIMITS.body, TEMPLATE, None, None, ENDS)  # type: ignore[union-attr]
+        found = read_head(data, short, LIMITS.fields, LIMITS.body)
         if found is None:
             continue
         usual += 1
@@ -139,7 +148,7 @@ def test_a_head_that_native_code_reads_is_read_alike(rng: random.Random) -> None
     [b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n" + b"x" * 5, HEADS[1], HEADS[2], HEADS[3], HEADS[9]],
 )
 def test_usual_heads_are_read(head: bytes) -> None:
-    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, None, ENDS) is not None  # type: ignore[union-attr]
+    assert read_head(head, 8190, 100, 120) is not None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_a_repeated_field_that_is_no_list_or_decides_is_for_the_twin(field: byte
     for count, usual in ((1, True), (2, False)):
         lines = [*fields.values(), *[field] * (count - 1)]
         head = b"POST / HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
-        found = native.read_head(head, 8190, 100, 120, TEMPLATE, None, None, ENDS)  # type: ignore[union-attr]
+        found = read_head(head, 8190, 100, 120)
         assert (found is not None) is usual
 
 
@@ -170,7 +179,7 @@ def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) ->
     if first:
         fields.reverse()
     data = b"GET / HTTP/1.1\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
-    found = native.read_head(data, 8190, 100, 0, TEMPLATE, None, None, ENDS)  # type: ignore[union-attr]
+    found = read_head(data, 8190, 100, 0)
     request, _ = twin_of_read_head(data)
     assert found is not None
     for environ in (found.environ, environ_of(request, TEMPLATE, ENDS)):
@@ -184,7 +193,7 @@ def test_proxy_is_dropped(name: bytes, value: bytes, count: int, first: bool) ->
 @pytest.mark.parametrize("most, fields", [(20, 100), (8190, 1), (8190, 0), (0, 100), (-5, 100)])
 def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n"
-    assert native.read_head(head, most, fields, 0, TEMPLATE, None, None, ENDS) is None  # type: ignore[union-attr]
+    assert read_head(head, most, fields, 0) is None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -202,12 +211,12 @@ def test_limits_leave_a_head_to_the_twin(most: int, fields: int) -> None:
 )
 def test_a_length_that_is_not_plain_is_for_the_twin(length: str) -> None:
     head = HEADS[3].replace(b"120", length.encode())
-    assert native.read_head(head, 8190, 100, 120, TEMPLATE, None, None, ENDS) is None  # type: ignore[union-attr]
+    assert read_head(head, 8190, 100, 120) is None  # type: ignore[union-attr]
 
 
 def test_every_prefix_of_a_head_is_incomplete() -> None:
     for end in range(len(HEADS[1])):
-        assert native.read_head(HEADS[1][:end], 8190, 100, 0, TEMPLATE, None, None, ENDS) is None  # type: ignore[union-attr]
+        assert read_head(HEADS[1][:end], 8190, 100, 0) is None  # type: ignore[union-attr]
 
 
 STATUSES = [
@@ -395,7 +404,7 @@ def test_lines_come_out_in_order_whoever_made_them() -> None:
 def test_a_stamp_that_is_none_is_an_error() -> None:
     sink = MemoryAccess().sink
     for stamp_of in (lambda now: "x" * 100, lambda now: 7, lambda now: 1 / 0):
-        lines = native.Lines(stamp_of, sink.ring, 1)  # type: ignore[union-attr]
+        lines = native.Lines(stamp_of=stamp_of, ring=sink.ring, log=1)  # type: ignore[union-attr]
         with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
             lines.make("", b"", 200, 1, "-", "-", 1)
 
@@ -424,14 +433,15 @@ def test_records_are_read_alike_whatever_is_in_the_ring(rng: random.Random) -> N
 def test_memory_that_is_too_small_for_entries_or_lines_is_an_error() -> None:
     assert native is not None
     entries = memoryview(bytearray(512))
+    fields: dict[str, Any] = {"memory": entries, "entry": 256, "client": 16, "client_room": 48, "line": 64}
     for first, count in ((0, 1), (1, 2), (3, 0), (1, 1 << 40), (-1, 1)):
         with pytest.raises(ValueError, match="no entries"):
-            native.Places(entries, 256, (16, 48), (64, 160), first, count)
+            native.Places(**fields, line_room=160, first=first, count=count)
     with pytest.raises(ValueError, match="no entries"):
-        native.Places(entries, 256, (16, 48), (64, 250), 1, 1)
+        native.Places(**fields, line_room=250, first=1, count=1)
     for index, start, room in ((2, 64, 64), (-1, 64, 64), (0, 480, 64), (0, 64, 100), (0, -8, 64)):
         with pytest.raises(ValueError, match="no ring"):
-            native.RingWriter(entries, 2, index, start, room)
+            native.RingWriter(memory=entries, count=2, index=index, start=start, room=room)
     recorder = scratch_row().recorder(True)
     for ticket in (0, 1 << 40):
         with pytest.raises(ValueError, match="no ticket"):
@@ -442,36 +452,38 @@ def test_cells_that_are_not_known_or_not_in_the_lane_are_an_error() -> None:
     assert native is not None
     row = scratch_row()
     memory, places = memoryview(bytearray(CELLS * 8)), row.entries.places(True)
-    native.Recorder(memory, cells.NUMBERS, (1, 2), places, 1)
+    native.Recorder(memory=memory, numbers=cells.NUMBERS, bounds=(1, 2), places=places, own=1)
     few = {name: number for name, number in cells.NUMBERS.items() if name != "SENT"}
     for numbers in (few, *({**few, "SENT": number} for number in (-1, CELLS, "7", 1 << 80))):
         with pytest.raises((ValueError, TypeError, OverflowError)):
-            native.Recorder(memory, numbers, (1, 2), places, 1)
+            native.Recorder(memory=memory, numbers=numbers, bounds=(1, 2), places=places, own=1)
     for name in ("CODES", "CLASSES", "DURATION"):  # they have several cells
         with pytest.raises(ValueError, match="no lane"):
-            native.Recorder(memory, {**cells.NUMBERS, name: CELLS - 1}, (1, 2), places, 1)
+            numbers = {**cells.NUMBERS, name: CELLS - 1}
+            native.Recorder(memory=memory, numbers=numbers, bounds=(1, 2), places=places, own=1)
 
 
 def test_memory_that_is_too_small_for_a_ring_is_an_error() -> None:
     assert native is not None
     memory = mmap.mmap(-1, 4096)
+    whole: dict[str, Any] = {
+        "fd": -1, "rings": memory, "sqes": memory, "sq_tail": 0, "sq_entries": 1, "cq_head": 0, "cq_tail": 0,
+        "cqes": 0, "cq_entries": 1,
+    }  # fmt: skip
     for arguments in (
-        (0, memory, memory, (4096, 1), (0, 0, 0, 1)),
-        (0, memory, memory, (0, 65), (0, 0, 0, 1)),
-        (0, memory, memory, (0, 1), (0, 0, 0, 257)),
-        (0, memory, memory, (0, 1), (0, 0, 4090, 1)),
+        {"sq_tail": 4096}, {"sq_entries": 65}, {"cq_entries": 257}, {"cqes": 4090},
     ):
         with pytest.raises(ValueError, match="no queues"):
-            native.Queues(*arguments)
+            native.Queues(**(whole | arguments))
     for size, count in ((1024, 8), (1, 512)):
         with pytest.raises(ValueError, match="no buffers"):
-            native.Buffers(memory, memory, size, count)
-    buffers = native.Buffers(memory, mmap.mmap(-1, 4096), 1024, 4)
+            native.Buffers(memory=memory, ring=memory, size=size, count=count)
+    buffers = native.Buffers(memory=memory, ring=mmap.mmap(-1, 4096), size=1024, count=4)
     assert buffers.take(3 << 16, 1024) == bytes(1024)
     for flags, count in ((4 << 16, 1), (0, 1025)):
         with pytest.raises(ValueError, match="no such buffer"):
             buffers.take(flags, count)
-    queues = native.Queues(-1, memory, memory, (0, 1), (0, 0, 0, 1))
+    queues = native.Queues(**whole)
     with pytest.raises(OSError, match="Bad file descriptor"):
         queues.enter(0, 0.0)
     with pytest.raises(TypeError):

@@ -42,7 +42,7 @@ def test_what_is_in_the_set(patterns: tuple[str, ...], within: list[str], withou
     assert [host for host in without if hosts.has(host)] == []
     if native is None or hosts.every:
         return
-    twin = native.Hosts(hosts.patterns)
+    twin = native.Hosts(patterns=hosts.patterns)
     assert not [host for host in without if twin.has(host)]
     # The usual ones are not left to Python.
     assert not [host for host in within if not twin.has(host) and not host.startswith("[")]

@@ -26,13 +26,13 @@ class Flow:
 
     protocol: Any
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, **_: Any) -> None:
         self.plain = self.owed = self.quiet = False
         self.protocol = None
 
 
 def make(peer: Peer, write: Callable[[Any], None], native: bool) -> Flow | NativeFlow:
     """`write`: a transport's, for what is not plain; a native flow has one of its own."""
-    flow: Flow | NativeFlow = pick("Flow", Flow, native and peer.direct)(peer, write)
+    flow: Flow | NativeFlow = pick("Flow", Flow, native and peer.direct)(peer=peer, general=write)
     peer.note = flow
     return flow

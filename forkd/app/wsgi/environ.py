@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from forkd.http.guard import Request, transfer_codings
 from forkd.http.hops import Origin
+from forkd.session.ends import Ends
 
 Environ = dict[str, Any]
 
@@ -45,10 +46,6 @@ _VARIABLES = (
     "SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT", "forkd.peer",
 )  # fmt: skip
 
-#: SERVER_NAME, SERVER_PORT, REMOTE_ADDR, REMOTE_PORT, and what a proxy has said of the connection, if one has
-#: (Peer.proxy in session/seam.py).
-Ends = tuple[str, str, str, str] | tuple[str, str, str, str, Environ]
-
 
 def roomy_template(constants: Environ) -> Environ:
     """A template of environs: a copy of it has room for all that a request adds, and needs not be built anew
@@ -64,11 +61,11 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
     """A copy of `template` with the variables of `request`, whose `length` is that of its body also
     where a chunked one has been collected meanwhile, and those of the connection's `ends`."""
     environ = template.copy()
-    environ["SERVER_NAME"], environ["SERVER_PORT"] = ends[0], ends[1]
-    environ["REMOTE_ADDR"] = environ["forkd.peer"] = ends[2]
-    environ["REMOTE_PORT"] = ends[3]
-    if len(ends) == 5:
-        _tell_proxy(environ, ends[4])
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = ends.server, ends.port
+    environ["REMOTE_ADDR"] = environ["forkd.peer"] = ends.client
+    environ["REMOTE_PORT"] = ends.client_port
+    if ends.proxy is not None:
+        _tell_proxy(environ, ends.proxy)
     path = request.path
     if b"%" in path:
         path = unquote_to_bytes(path)

@@ -13,22 +13,17 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import IO, Any
 
-from forkd.app.wsgi.environ import Ends, Environ, environ_of, roomy_template
+from forkd.app.wsgi.environ import Environ, environ_of, roomy_template
 from forkd.app.wsgi.file_wrapper import FileWrapper
-from forkd.app.wsgi.shortcut import (
-    UsualRequest,
-    native_fronts,
-    native_hosts,
-    read_head,
-    shortcut_maker,
-)
+from forkd.app.wsgi.shortcut import UsualRequest, native_limits, read_head, shortcut_maker
 from forkd.app.wsgi.start_response import Response, declared
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
+from forkd.session.ends import Ends
 from forkd.session.framing import Block, Framing, exact
-from forkd.session.http1 import Native, Shortcut, Shown, Steps, limits_of
+from forkd.session.http1 import Native, Shortcut, Shown, Steps
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
@@ -67,11 +62,8 @@ class Wsgi:
             "wsgi.input_terminated": True,
             "forkd.worker": worker,
         })  # fmt: skip
-        limits = limits_of(config)
-        fronts = native_fronts(config, host.recorder)
-        self._read_head = read_head(fronts is not None)
-        hosts = native_hosts(config)
-        self._limits = limits.shortest, limits.fields, limits.body, self._template, fronts, hosts
+        self._limits = native_limits(config, self._template, host.recorder)
+        self._read_head = read_head(self._limits is not None)
         self.read = self._read if self._read_head is not None else None
         self.shortcut = self._shortcut(config)
         self.uwsgi = Native(None, None)
@@ -82,21 +74,22 @@ class Wsgi:
             return None
         lines = host.access.lines if host.access is not None else None
         return make(
-            self._app, self._response, host.recorder, host.access, lines, date,
-            self._framing.keep_alive, self._framing.server, _MAX_COPY_BYTES, self._limits,
-            self._early_hints,
+            app=self._app, respond=self._response, recorder=host.recorder, access=host.access, lines=lines,
+            date_at=date, keep_alive=self._framing.keep_alive, server=self._framing.server,
+            most=_MAX_COPY_BYTES, limits=self._limits, early_hints=self._early_hints,
         )  # fmt: skip
 
     # ---- what HTTP/1 takes ----------------------------------------------------------------
 
     def note(self, peer: Peer) -> Ends:
-        ends = peer.server, str(peer.server_port), peer.client, str(peer.client_port)
-        return ends if peer.proxy is None else (*ends, peer.proxy)
+        return Ends(
+            server=peer.server, port=str(peer.server_port), client=peer.client,
+            client_port=str(peer.client_port), proxy=peer.proxy,
+        )  # fmt: skip
 
     def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
-        line, fields, body, template, fronts, hosts = self._limits
         assert self._read_head is not None
-        return self._read_head(data, line, fields, body, template, fronts, hosts, peer.note)
+        return self._read_head(data, self._limits, peer.note)
 
     def exchange(
         self, request: Request | UsualRequest, peer: Peer, body: IO[bytes] | None

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from forkd.app.wsgi.environ import Ends, Environ
+from forkd.app.wsgi.environ import Environ
 from forkd.config import Config
 from forkd.native import pick
+from forkd.session.ends import Ends
 from forkd.session.fronts import policy_of
-from forkd.session.http1 import Call, Shortcut
+from forkd.session.http1 import Call, Shortcut, limits_of
 from forkd.session.seam import Recorder
 
 
@@ -34,9 +35,8 @@ class UsualRequest(Call, Protocol):
         """The result of the application, when that was not usual. Raises what it raised."""
 
 
-#: (data, most bytes, most fields, most bytes of body, environ to begin with, what native_fronts and
-#: native_hosts return, ends); None: not usual, or not complete.
-ReadHead = Callable[[bytes, int, int, int, Environ, Any, Any, Ends], UsualRequest | None]
+#: (data, what native_limits returns, ends); None: not usual, or not complete.
+ReadHead = Callable[[bytes, Any, Ends], UsualRequest | None]
 #: See native/wsgi_exchange.c.
 MakeShortcut = Callable[..., Shortcut]
 
@@ -56,15 +56,31 @@ def native_fronts(config: Config, recorder: Recorder) -> Any:
     allow, told = config.forwarded_allow, config.log_level == "debug"
     names = tuple(name.decode() for name in policy.chosen)
     try:
-        return make(recorder, allow.cidrs, allow.unix, names, policy.passes, told)
+        return make(
+            recorder=recorder, networks=allow.cidrs, unix=allow.unix, chosen=names, passes=policy.passes,
+            tells=told,
+        )  # fmt: skip
     except ValueError:
         return None
 
 
 def native_hosts(config: Config) -> Any:
     """The hosts that a request may be for, as native code has them; None: all."""
-    make = pick("Hosts", None, config.native)
-    return None if make is None or config.allowed_hosts.every else make(config.allowed_hosts.patterns)
+    make, hosts = pick("Hosts", None, config.native), config.allowed_hosts
+    return None if make is None or hosts.every else make(patterns=hosts.patterns)
+
+
+def native_limits(config: Config, template: Environ, recorder: Recorder) -> Any:
+    """What a head may be that native code reads, and the environ that it begins with. None: all heads are for
+    Python."""
+    fronts, limits = native_fronts(config, recorder), limits_of(config)
+    make: Any = pick("HeadLimits", None, fronts is not None)
+    if make is None:
+        return None
+    return make(
+        head=limits.shortest, fields=limits.fields, body=limits.body, template=template, fronts=fronts,
+        hosts=native_hosts(config),
+    )  # fmt: skip
 
 
 def shortcut_maker(wanted: bool) -> MakeShortcut | None:
