@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from forkd.engine.link import Link
 from forkd.native import native
@@ -17,6 +17,9 @@ from forkd.system.fd_passing import receive_socket
 from forkd.system.originals import monotonic_ns, socket
 from forkd.system.scoreboard import Row
 from forkd.system.stdio import mend
+
+if TYPE_CHECKING:
+    from forkd._native import Source
 
 #: The socket, the client's address, and what the connection begins with.
 Accepted = tuple[socket.socket, Any, BoundBegin]
@@ -62,7 +65,6 @@ class ListenerIntake:
         self._sock = sock
         # As plain numbers: a socket makes an enum of each when it is asked.
         self._kind = int(sock.family), int(sock.type), sock.proto
-        self.names = begin.server, str(begin.port)
         self.fileno = sock.fileno
         self.close = sock.close
 
@@ -71,11 +73,18 @@ class ListenerIntake:
         return socket.socket(*self._kind, fd), client, self.begin
 
     def take_links(self, most: int) -> list[Link]:
-        """Up to `most` connections, as the bare Links that native code serves (native/engine_accept.c);
+        """Up to `most` connections, as the bare Links that native code serves (native/engine_intake.c);
         fewer: no more wait. Raises as `take`, but for that."""
-        assert native is not None
-        links: list[Link] = native.accept(self.fileno(), most, *self.names, mend)
+        links: list[Link] = self.source.accept(most)  # type: ignore[assignment]
         return links
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """This listener, as native code has it."""
+        assert native is not None
+        begin = self.begin
+        made: Source = native.Source(fd=self.fileno(), server=begin.server, port=str(begin.port), mend=mend)
+        return made
 
     def grown(self, link: Link) -> Accepted:
         """One of those, when it has to be a connection as any other."""

@@ -26,7 +26,6 @@ from forkd.system.caution import SLOW_SECONDS
 from forkd.system.cells import ACCEPTED
 from forkd.system.handles import Events, NativeEpollSet
 from forkd.system.originals import monotonic
-from forkd.system.stdio import mend
 
 if TYPE_CHECKING:
     from forkd._native import InlineDriver
@@ -129,9 +128,8 @@ class NativeDriver:
             and isinstance(intake, ListenerIntake) and intake.begin.opening is not None
         ):  # fmt: skip
             size = 1 if loop.context.lease is None else self._batch.size
-            name, port = intake.names
             driver.one_shot = self._one_shot(
-                fd=fd, name=name, port=port, mend=mend, most=size, room=self._room - size, epoll=self._epoll,
+                source=intake.source, most=size, room=self._room - size, epoll=self._epoll,
                 opening=intake.begin.opening, intake=intake,
             )  # fmt: skip
         return True

@@ -1,17 +1,11 @@
-/* Accepting connections, and serving their first request, as bare Links: without an object of Python for each
- * (engine/native_driver.py; twins: `take` in engine/loop.py, `serve` in engine/inline.py). A connection that goes on after that gets a Connection
- * and a session, which continue from there. */
+/* Connections that were just accepted, as bare Links (engine_intake.c): their first request is served without an object of
+ * Python for each (engine/native_driver.py; twins: `take` in engine/loop.py, `serve` in engine/inline.py). A connection
+ * that goes on after that gets a Connection and a session, which continue from there. */
 
 #define _GNU_SOURCE
 #include "engine_inline.h"
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 static PyObject *n_crowded;
 
@@ -21,150 +15,18 @@ enum {
     TOGETHER = MSG_MORE /* the answer waits for the FIN, which comes next: one segment, and one wake-up of the client */
 };
 
-/* A listener, as the server's name and port, and what is called when a standard descriptor was missing. */
-typedef struct {
-    int fd;
-    PyObject *name, *port, *mend;
-} Source;
-
 /* The listener of a loop whose connections are all one-shot: up to `most` are accepted at once, while fewer than `room`
  * are silent; they wait in `epoll`, their sessions, if they ever have one, in the Await `opening` first, and their
  * `intake` makes Connections. */
 typedef struct {
     PyObject_HEAD
-    Source source;
+    Source *source;
     long most, room;
     int epoll;
     PyObject *opening, *intake;
 } OneShot;
 
 static PyTypeObject *one_shot_type;
-
-typedef union {
-    struct sockaddr any;
-    struct sockaddr_in in;
-    struct sockaddr_in6 in6;
-    struct sockaddr_un un;
-} Address;
-
-/* The numeric host, as socket.accept has it; "" for a unix socket. */
-static PyObject *host_of(const Address *address, socklen_t size, unsigned *port)
-{
-    static PyObject *last; /* clients come again, and a proxy is a client */
-    static in_addr_t its;
-    char host[NI_MAXHOST] = "";
-    *port = 0;
-    if (address->any.sa_family == AF_INET) {
-        *port = ntohs(address->in.sin_port);
-        if (!last || address->in.sin_addr.s_addr != its) {
-            PyObject *text = PyUnicode_FromString(inet_ntop(AF_INET, &address->in.sin_addr, host, sizeof host));
-            if (!text)
-                return NULL;
-            Py_XDECREF(last);
-            last = text;
-            its = address->in.sin_addr.s_addr;
-        }
-        return Py_NewRef(last);
-    } else if (address->any.sa_family == AF_INET6) {
-        if (getnameinfo(&address->any, size, host, sizeof host, NULL, 0, NI_NUMERICHOST))
-            *host = 0;
-        *port = ntohs(address->in6.sin6_port);
-    }
-    return PyUnicode_FromString(host);
-}
-
-static PyObject *text_of(unsigned port)
-{
-    char digits[5], *at = digits + sizeof digits;
-    do
-        *--at = (char)('0' + port % 10);
-    while (port /= 10);
-    return PyUnicode_FromStringAndSize(at, digits + sizeof digits - at);
-}
-
-/* Take the socket away from the three standard numbers, as standard.lift does. Returns 0, or -1 with an exception. */
-static int lift(Link *link, PyObject *mend)
-{
-    int fd = fcntl(link->fd, F_DUPFD_CLOEXEC, 3);
-    if (fd < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    close(link->fd);
-    link->fd = fd;
-    PyObject *done = PyObject_CallNoArgs(mend);
-    Py_XDECREF(done);
-    return done ? 0 : -1;
-}
-
-/* Both ends of a connection. Takes the reference to the last, which is NULL only with an exception. */
-static PyObject *ends_of(PyObject *name, PyObject *port, PyObject *client, PyObject *client_port)
-{
-    PyObject *ends = client_port ? ends_made(name, port, client, client_port, NULL) : NULL;
-    Py_XDECREF(client_port);
-    return ends;
-}
-
-/* A bare Link for an accepted socket, which it takes. */
-static PyObject *link_of(int fd, const Address *address, socklen_t size, const Source *source)
-{
-    unsigned port;
-    Link *link = (Link *)allocate(link_type);
-    if (!link) {
-        close(fd);
-        return NULL;
-    }
-    link->fd = fd;
-    link->bare = 1;
-    link->forks = forks;
-    link->epoll = -1;
-    if ((fd <= 2 && lift(link, source->mend)) || !(link->client = host_of(address, size, &port)) ||
-        !(link->note = ends_of(source->name, source->port, link->client, text_of(port)))) {
-        Py_DECREF((PyObject *)link);
-        return NULL;
-    }
-    return (PyObject *)link;
-}
-
-/* Up to `most` Links; fewer: no more wait. NULL with OSError, unless there are some. New reference. */
-static PyObject *accept_links(const Source *source, long most)
-{
-    PyObject *links = PyList_New(0);
-    for (long i = 0; links && i < most; i++) {
-        Address address;
-        socklen_t size = sizeof address;
-        int fd;
-        do
-            fd = accept4(source->fd, &address.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        while (fd < 0 && errno == EINTR);
-        if (fd < 0 && (i || errno == EAGAIN))
-            break; /* the next call will say why */
-        PyObject *link = fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : link_of(fd, &address, size, source);
-        if (!link && i) {
-            PyErr_Clear(); /* out of memory: one is lost, not the others */
-            break;
-        }
-        if (!link || PyList_Append(links, link))
-            Py_CLEAR(links);
-        Py_XDECREF(link);
-    }
-    return links;
-}
-
-/* accept(listener, most, name, port, mend) -> up to `most` Links; fewer: no more wait. `name` and `port` are the server's,
- * as strings, and the `note` of each link is its Ends. `mend` is what is called when a standard
- * descriptor was missing. Raises OSError, unless there are some. */
-PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
-{
-    (void)module;
-    if (nargs != 5) {
-        PyErr_SetString(PyExc_TypeError, "accept takes five arguments");
-        return NULL;
-    }
-    long most = PyLong_AsLong(args[1]);
-    Source source = {.fd = (int)PyLong_AsLong(args[0]), .name = args[2], .port = args[3], .mend = args[4]};
-    return PyErr_Occurred() ? NULL : accept_links(&source, most);
-}
 
 /* ---- served once ---------------------------------------------------------------------------- */
 
@@ -380,7 +242,7 @@ PyObject *links_held(InlineDriver *self, PyObject *unused)
 static int accept_some(InlineDriver *self, const OneShot *one_shot, long most)
 {
     int64_t began = now_ns();
-    PyObject *links = accept_links(&one_shot->source, most), *done = NULL;
+    PyObject *links = accept_links(one_shot->source, most), *done = NULL;
     Py_ssize_t count = links ? PyList_Size(links) : 0;
     int ours = 1;
     self->taken += count;
@@ -412,7 +274,7 @@ int links_accepted(InlineDriver *self, PyObject *fd)
     if (!one_shot || Py_TYPE((PyObject *)one_shot) != one_shot_type || PyDict_Size(self->connections))
         return 0;
     long number = PyLong_AsLong(fd);
-    if (number != one_shot->source.fd || PyDict_Size(self->silent) >= one_shot->room)
+    if (number != one_shot->source->fd || PyDict_Size(self->silent) >= one_shot->room)
         return number == -1 && PyErr_Occurred() ? -1 : 0;
     /* What is left of this turn's share. Only after a whole batch may more be waiting: a part of one ends the turn. */
     long most = MOST_ACCEPTS - self->taken;
@@ -427,9 +289,7 @@ int links_accepted(InlineDriver *self, PyObject *fd)
 static int one_shot_traverse(OneShot *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->source.name);
-    Py_VISIT(self->source.port);
-    Py_VISIT(self->source.mend);
+    Py_VISIT((PyObject *)self->source);
     Py_VISIT(self->opening);
     Py_VISIT(self->intake);
     return 0;
@@ -437,9 +297,7 @@ static int one_shot_traverse(OneShot *self, visitproc visit, void *arg)
 
 static int one_shot_clear(OneShot *self)
 {
-    Py_CLEAR(self->source.name);
-    Py_CLEAR(self->source.port);
-    Py_CLEAR(self->source.mend);
+    Py_CLEAR(self->source);
     Py_CLEAR(self->opening);
     Py_CLEAR(self->intake);
     return 0;
@@ -452,23 +310,23 @@ static void one_shot_dealloc(OneShot *self)
     release((PyObject *)self);
 }
 
-/* OneShot(fd, name, port, mend, most, room, epoll, opening, intake), each by its name: see there. */
+/* OneShot(source, most, room, epoll, opening, intake): see there. */
 static PyObject *one_shot_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"fd", "name", "port", "mend", "most", "room", "epoll", "opening", "intake", NULL};
-    OneShot given;
-    if (!by_name(args, keywords, "iOOOlliOO", names, &given.source.fd, &given.source.name, &given.source.port,
-                 &given.source.mend, &given.most, &given.room, &given.epoll, &given.opening, &given.intake))
+    static char *names[] = {"source", "most", "room", "epoll", "opening", "intake", NULL};
+    PyObject *source, *opening, *intake;
+    long most, room;
+    int epoll;
+    if (!by_name(args, keywords, "O!lliOO", names, source_type, &source, &most, &room, &epoll, &opening, &intake))
         return NULL;
     OneShot *self = (OneShot *)allocate(type);
     if (self) {
-        const Source *source = &given.source;
-        self->source = (Source){source->fd, Py_NewRef(source->name), Py_NewRef(source->port), Py_NewRef(source->mend)};
-        self->most = given.most;
-        self->room = given.room;
-        self->epoll = given.epoll;
-        self->opening = Py_NewRef(given.opening);
-        self->intake = Py_NewRef(given.intake);
+        self->source = (Source *)Py_NewRef(source);
+        self->most = most;
+        self->room = room;
+        self->epoll = epoll;
+        self->opening = Py_NewRef(opening);
+        self->intake = Py_NewRef(intake);
     }
     return (PyObject *)self;
 }

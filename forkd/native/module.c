@@ -6,8 +6,8 @@
  *
  * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in system_handles.c,
  * system_ring.c, engine_baton.c and storage_lock.c, large sends in engine_link.c, and the handlers of a fork in
- * system_forked.c and storage_lock.c. These parts make system calls, and so do engine_accept.c and
- * system_signals.c; the others make none.
+ * system_forked.c and storage_lock.c. These parts make system calls, and so do engine_intake.c,
+ * engine_accept.c and system_signals.c; the others make none.
  */
 
 #include "storage_table.h"
@@ -73,7 +73,6 @@ static PyMethodDef functions[] = {
     {"block", FAST(block)},
     {"answer", FAST(answer)},
     {"blank", blank, METH_O, NULL},
-    {"accept", FAST(native_accept)},
     {"epoll_control", FAST(native_epoll_control)},
     {"epoll_wait", FAST(native_epoll_wait)},
     {"only_from_processes", native_only_from_processes, METH_O, NULL},
@@ -89,7 +88,7 @@ static struct PyModuleDef definition = {
 static int (*const parts[])(PyObject *) = {
     fork_init, link_init, ends_init, request_init, head_init, answer_init, fronts_init, hosts_init, exchange_init, log_ring_init,
     line_init, in_flight_init, lane_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
-    flow_init, accept_init, proxy_init, storage_init,
+    flow_init, intake_init, accept_init, proxy_init, storage_init,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

@@ -107,6 +107,19 @@ int link_has_input(const Link *link);
 /* The Connection that takes over from a bare Link. New reference, or NULL with an exception. */
 PyObject *link_grown(Link *link);
 
+/* A listener, as the server's name and port, and what is called when a standard descriptor was missing
+ * (engine_intake.c). */
+typedef struct {
+    PyObject_HEAD
+    int fd;
+    PyObject *server, *port, *mend;
+} Source;
+
+extern PyTypeObject *source_type;
+int intake_init(PyObject *module);
+/* Up to `most` Links; fewer: no more wait. NULL with OSError, unless there are some. New reference. */
+PyObject *accept_links(const Source *source, long most);
+
 /* ---- what is done with bytes without a session: the one type that drivers are made for (engine_link.c) --- */
 
 typedef struct Shortcut Shortcut;
@@ -422,7 +435,6 @@ typedef struct {
 int events_again(Events *events);
 
 extern PyTypeObject *events_type;
-PyObject *native_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_epoll_control(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_only_from_processes(PyObject *module, PyObject *number);

@@ -25,13 +25,13 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def baton(kind: Any) -> Baton:
-    return kind(50, 200)
+    return kind(calm=50, looks=200)
 
 
 @pytest.fixture
 def sleeping(kind: Any) -> Baton:
     """Its watcher sleeps at once when there is nothing; then no tick wakes it."""
-    return kind(0, 1)
+    return kind(calm=0, looks=1)
 
 
 class Watcher:
@@ -164,7 +164,7 @@ def test_a_baton_does_not_keep_a_connection(baton: Baton) -> None:
 
 def test_leadership_that_is_given_is_had_whenever_that_comes(kind: Any) -> None:
     """Between any two steps of a watch: each of these ends at once, so that it comes at its end, too."""
-    baton, had, rounds = kind(1000, 1), threading.Semaphore(0), 2000
+    baton, had, rounds = kind(calm=1000, looks=1), threading.Semaphore(0), 2000
 
     def watch() -> None:
         for _ in range(rounds):

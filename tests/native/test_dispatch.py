@@ -483,14 +483,15 @@ def test_links_that_nobody_serves_are_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
-        assert len(native.accept(listener.fileno(), 2, "a", "80", print)) == 2
-        assert len(native.accept(listener.fileno(), 9, "a", "80", print)) == 1
-        assert native.accept(listener.fileno(), 9, "a", "80", print) == []
+        source = native.Source(fd=listener.fileno(), server="a", port="80", mend=print)
+        assert len(source.accept(2)) == 2
+        assert len(source.accept(9)) == 1
+        assert source.accept(9) == []
         for client in clients:
             assert client.recv(1) == b""
             client.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        native.accept(-1, 1, "a", "80", print)
+        native.Source(fd=-1, server="a", port="80", mend=print).accept(1)
 
 
 def test_wrong_arguments_are_errors() -> None:
@@ -511,6 +512,6 @@ def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError):
         driver.receive(1, 2.0)
     with pytest.raises(TypeError):
-        native.accept()
+        native.Source(fd=0, server="a", port="80", mend=print).accept()
     with pytest.raises(TypeError):
         native.epoll_wait()

@@ -4,6 +4,7 @@ itself, by what C has in its hands where it looks a name up."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import re
 from collections import defaultdict
@@ -85,11 +86,12 @@ BY_TEXT = r'PyObject_(?:CallMethod|SetAttrString)\((self->[\w.>-]+|\w+), "(\w+)"
 INTERNED = r'&?(n_\w+)(?:, | = PyUnicode_InternFromString\()"(\w+)"'
 
 
+@functools.cache
 def lookups() -> dict[tuple[str, str], set[str]]:
     """The names that C looks up, by file and variable."""
     found = defaultdict(set)
+    texts = dict(re.findall(INTERNED, "\n".join(C.values())))
     for file, text in C.items():
-        texts = dict(re.findall(INTERNED, "\n".join(C.values())))
         for pattern in (BY_NAME, BY_LOOP):
             for holder, expression in re.findall(pattern, text):
                 found[file, holder] |= {texts[name] for name in re.findall(r"\bn_\w+", expression)}
