@@ -8,7 +8,6 @@ in `Service`, of which only this file assigns a field; its life is the table in 
 
 from __future__ import annotations
 
-import signal
 from functools import partial
 from time import monotonic
 
@@ -18,18 +17,18 @@ from forkd.errors import BindError, ConfigError, ForkdError, StartError
 from forkd.ipc.control import Command
 from forkd.ipc.messages import Deaf, Failed, Ready, Recycle
 from forkd.log.lines import Log
-from forkd.master import deaths, exposure, plan, scaling, stand_in, tick, verbs
+from forkd.master import deaths, exposure, plan, scaling, tick
 from forkd.master.actions import Actions
 from forkd.master.children import Child
 from forkd.master.events import Events
 from forkd.master.generation import Generation
 from forkd.master.lateness import killed_at_boot
 from forkd.master.launch import Launch
+from forkd.master.operator import Operator
 from forkd.master.parts import Parts
 from forkd.master.phase import Action, Event, Phase, after
 from forkd.master.reload import SUPERSEDED, SlotsTaken
 from forkd.master.service import Service
-from forkd.master.signals import SIGNALS
 from forkd.master.upgrade import Succession
 from forkd.models import registry
 from forkd.system import accounts, memory
@@ -76,7 +75,7 @@ class Master:
                 service.log.warning(text)
             exposure.warn(service.log, service.sources.path, config, identity)
             parts.logs.become(identity)
-            parts.open(service, self)
+            parts.open(service, Operator(service, parts, self, actions.reap))
             try:
                 self._connect()
                 actions.expose(service.generation)
@@ -339,16 +338,13 @@ class Master:
 
     def _on_abandoned(self) -> None:
         if self.service.phase.booting:
-            text = "the command that started this service does not wait for it any more"
-            self.service.log.info(text)
+            self.service.log.info("the command that started this service does not wait for it any more")
             self.stop()
 
     def _on_foreground_gone(self, pidfd: int) -> None:
-        """The process that stood in for this one was killed. Its parent takes the service for ended, and will
-        start it anew."""
+        """That process was killed: its parent takes the service for ended, and will start it anew."""
         self.service.loop.unwatch(pidfd)
-        text = "the process in the foreground has been killed; the service ends with it"
-        self.service.log.error(text)
+        self.service.log.error("the process in the foreground has been killed; the service ends with it")
         self.quit()
 
     def generations(self) -> list[Generation]:
@@ -375,55 +371,11 @@ class Master:
         period = tick.period(service.generation.config.timeout)
         service.loop.timers.set("tick", now + period, self._tick)
 
-    # ---- signals and verbs ----------------------------------------------------------------
-
-    def on_signals(self) -> None:
-        service = self.service
-        does = {row.number: row.does for row in SIGNALS}
-        for number in self.parts.signals.read():
-            name = does[signal.Signals(number)]
-            if service.handed_over and service.launch.stays:
-                config = service.generation.config
-                stand_in.forward(number, config.pidfile, config.control)
-                if name not in ("quit", "reopen", "reap"):  # what our own last children need
-                    continue
-            try:
-                getattr(self, name)()
-            except ForkdError as error:
-                service.log.error(f"{signal.Signals(number).name}: {error}")
+    # ---- orders: see operator.py ------------------------------------------------------------
 
     def quit(self) -> None:
         """Stop at once."""
         self._live(Event.INT)
-
-    def reopen(self) -> None:
-        """Log files were rotated: open them anew."""
-        self.parts.logs.reopen()
-
-    def pause(self) -> None:
-        """No children until they are asked for again; the master stays."""
-        self.scale(0, pause=True)
-
-    def more(self) -> None:
-        self.scale(self.service.generation.want + 1)
-
-    def fewer(self) -> None:
-        self.scale(max(0, self.service.generation.want - 1))
-
-    def ring(self) -> None:
-        """SIGIO: a client waits."""
-        self.parts.leadership.ring()
-
-    def reap(self) -> None:
-        """SIGCHLD."""
-        self.actions.reap()
-
-    def on_command(self, command: Command) -> None:
-        parts = self.parts
-        try:
-            verbs.handle(verbs.Asked(self.service, parts.status, parts.logs, self, command))
-        except (ForkdError, ValueError, TypeError) as error:
-            command.refuse(str(error))
 
     def scale(self, want: int, pause: bool = False) -> int:
         """Change the number of children. Returns the number. Raises ForkdError.
@@ -501,8 +453,9 @@ class Master:
         """The old generation goes on."""
         service, generation = self.service, self.service.generation
         service.last_error = error
-        text = f"reload failed; generation {generation.number} goes on:\n{error}"
-        service.events.note("reload", "error", text)
+        service.events.note(
+            "reload", "error", f"reload failed; generation {generation.number} goes on:\n{error}"
+        )
         self.parts.reloads.results["failure"] += 1
         self._withdraw(error, "reload-failed")
         generation.defer()
@@ -527,8 +480,7 @@ class Master:
         if service.phase.ending:
             service.events.note("upgrade", "info", f"upgrade given up: {error}")
         else:
-            text = f"upgrade failed; this master goes on:\n{error}"
-            service.events.note("upgrade", "error", text)
+            service.events.note("upgrade", "error", f"upgrade failed; this master goes on:\n{error}")
         service.upgrade = None
         self._live(Event.HEIR_FAILED)
 

@@ -53,6 +53,11 @@ class Listens(Protocol):
     def on_log_failed(self, generation: int, why: str) -> None: ...
     def on_making(self, listener: Listener) -> None: ...
     def on_broken(self, why: str) -> None: ...
+
+
+class Hears(Protocol):
+    """Who is told of orders."""
+
     def on_command(self, command: Command) -> None: ...
     def on_signals(self) -> None: ...
 
@@ -140,15 +145,15 @@ class Parts:
             self.reloads.results, self.doorbell,
         )  # fmt: skip
 
-    def open(self, service: Service, master: Listens) -> None:
+    def open(self, service: Service, operator: Hears) -> None:
         """Raises ForkdError."""
         config, heir = service.generation.config, service.launch.inheritance
         self.signals = SignalQueue([row.number for row in SIGNALS])
         self.signals.only_from_processes(config.native)
-        self.loop.watch(self.signals.fileno(), master.on_signals)
+        self.loop.watch(self.signals.fileno(), operator.on_signals)
         self.notice = discovery.Notice(config.control, config.name)
         source = verbs.Admin(lambda: self.status)
-        self.endpoints = Endpoints(config, heir, self.loop, self.log, source, master.on_command)
+        self.endpoints = Endpoints(config, heir, self.loop, self.log, source, operator.on_command)
         self.status = Status(
             service, self.endpoints, self.templates, self.doorbell, self.high_water, self.logs,
             self.reloads, self.spawner.exits, self.spawner.untimely,

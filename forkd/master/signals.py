@@ -1,6 +1,7 @@
 """The signals of the contract, as a table: what each does to the master.
 
-The master's handlers and docs/reference/signals.md are made from it. `does` names a method of the master's.
+The master's handlers and docs/reference/signals.md are made from it. `does` names an entry of
+master/operator.py.
 """
 
 from __future__ import annotations
