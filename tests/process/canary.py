@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .fronts import alike
+
 APP = '''
     import json, os, time
 
@@ -41,5 +43,5 @@ def seen(directory: Path) -> list[dict[str, Any]]:
 
 
 def requests(directory: Path) -> Counter[tuple[str, str]]:
-    """What it has seen, by method and path."""
-    return Counter((told["REQUEST_METHOD"], told["PATH_INFO"]) for told in seen(directory))
+    """What it has seen, as `alike` has them."""
+    return Counter(alike(told["REQUEST_METHOD"], told["RAW_URI"]) for told in seen(directory))

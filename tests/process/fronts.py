@@ -35,7 +35,7 @@ class Kind(NamedTuple):
     version: tuple[str, ...] = ("-v",)
     #: Before the sample in its file: what the distribution's own files say.
     before: str = ""
-    #: Writes the log, where the front does not: method, path, and what is no "-" if it was passed on.
+    #: Prints the log, where the front does not write it: method, path, and a word about who has answered.
     logger: tuple[str, ...] = ()
     #: It passes on connections, with a header of the PROXY protocol.
     connections: bool = False
@@ -61,6 +61,7 @@ _NGINX = (
 _HAPROXY = (
     ("    maxconn 20000\n", "    maxconn 2000\n    stats socket {dir}/h.sock level admin\n"),
     ("bind :80\n", "bind 127.0.0.1:{port}\n"),
+    ("log stdout ", "log stdout len 65535 "),
     ("server one 10.0.3.11:8000", "server one {one} port {one_ready} agent-port {one_ready}"),
     ("server two 10.0.3.12:8000", "server two {two} port {two_ready} agent-port {two_ready}"),
 )
@@ -73,14 +74,14 @@ _APACHE = "".join(
     f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in _MODULES
 )
 _APACHE += "ServerRoot {dir}\nPidFile {dir}/front.pid\nMutex file:{dir}\nErrorLog {dir}/front.err\n"
-_APACHE += 'LogFormat "%m %U %R" counted\nCustomLog {dir}/front.log counted\nListen 127.0.0.1:{port}\n'
+_APACHE += 'LogFormat "%m|%U|%R" counted\nCustomLog {dir}/front.log counted\nListen 127.0.0.1:{port}\n'
 _APACHE += "ServerName localhost\n" + ("User www-data\nGroup www-data\n" if _ROOT else "")
 
 KINDS = (
     Kind(
         "nginx", "nginx", "nginx.conf",
         (
-            ("http {\n", 'http {\nlog_format counted "$request_method $uri $upstream_addr";\n'
+            ("http {\n", 'http {\nlog_format counted "$request_method|$request_uri|$upstream_addr";\n'
              "access_log {dir}/front.log counted;\n" + _TEMPORARY),
             ("    server 127.0.0.1:8000;", "    server {one};"),
             ("    listen 80;", "    listen 127.0.0.1:{port} backlog=4096;"),
@@ -100,7 +101,7 @@ KINDS = (
         "HAProxy", "haproxy", "haproxy.cfg",
         (
             *_HAPROXY,
-            ("    option httplog\n", '    log-format "%HM %HP %s"\n'),
+            ("    option httplog\n", '    log-format "%HM|%HP|%s"\n'),
         ),
         ("haproxy", "-f", "{file}", "-db"),
     ),
@@ -121,7 +122,7 @@ KINDS = (
         ("varnishd", "-n", "{dir}/v", "-F", "-f", "{file}", "-a", "127.0.0.1:{port}", "-j", "none", "-s",
          "malloc,16m", "-p", "thread_pools=1"),
         version=("-V",),
-        logger=("varnishncsa", "-n", "{dir}/v", "-b", "-F", "%m %U +", "-w", "{dir}/front.log"),
+        logger=("varnishncsa", "-d", "-n", "{dir}/v", "-F", "%m|%U|%{Varnish:handling}x"),
     ),
     Kind(
         "lighttpd", "lighttpd", "lighttpd.conf",
@@ -129,7 +130,7 @@ KINDS = (
             ("server.port = 80\n", 'server.port = {port}\nserver.bind = "127.0.0.1"\n'
              'server.errorlog = "{dir}/front.err"\nserver.modules += ("mod_accesslog")\n'
              'accesslog.filename = "{dir}/front.log"\n'
-             'accesslog.format = "%m %U +"\n'),
+             'accesslog.format = "%m|%U|+"\n'),
             ("/srv/hello", "{dir}"),
             ('"port" => 8000', '"port" => {one_port}'),
         ),
@@ -165,14 +166,34 @@ class Front:
         return "".join(path.read_text(errors="replace") for path in texts if path.exists())
 
     def counted(self) -> Counter[tuple[str, str]]:
-        """The requests that it has passed on, by method and path."""
-        path = self.directory / ("front.out" if self.kind.program == "haproxy" else "front.log")
-        rows = [line.split(" ") for line in path.read_text(errors="replace").splitlines()]
-        return Counter((row[0], unquote(row[1])) for row in rows if len(row) == 3 and row[2] not in _REFUSED)
+        """The requests that it has passed on, as `alike` has them. Apache and lighttpd count some that they
+        have refused."""
+        if self.kind.logger:
+            command = [*map(self.filled, self.kind.logger)]
+            data = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+        else:
+            name = "front.out" if self.kind.program == "haproxy" else "front.log"
+            data = (self.directory / name).read_bytes()
+        found: Counter[tuple[str, str]] = Counter()
+        for line in data.decode("latin-1").splitlines():
+            method, _, rest = line.partition("|")
+            target, _, passed = rest.rpartition("|")
+            if passed not in _REFUSED and method:
+                found[alike(method, target)] += 1
+        return found
+
+
+def alike(method: str, target: str) -> tuple[str, str]:
+    """What is the same of a request for all that write it: each front has escapes of its own, and Varnish
+    fetches a whole page for a client that wants its head."""
+    path = re.sub(r"^https?://[^/]*", "", target).partition("?")[0]
+    plain = re.sub(r"\\x[0-9a-fA-F]{2}|\\[a-z]|#[0-9A-F]{2}", "", path)
+    letters = re.sub("[^A-Za-z0-9]", "", unquote(plain, "latin-1"))[:80]
+    return "GET" if method == "HEAD" else method, letters
 
 
 #: What the third column has of requests that were answered by the front itself.
-_REFUSED = {"-", "<NOSRV>", ""}
+_REFUSED = {"-", "<NOSRV>", "synth", ""}
 
 
 def address(service: Daemon) -> str:
@@ -212,19 +233,12 @@ def front(
         file.write_text(made.configured((ETC / kind.sample).read_text() if text is None else text))
         out = stack.enter_context(open(directory / "front.out", "ab"))
 
-        def run(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(
-                [*map(made.filled, command)], stdout=out, stderr=out, cwd=directory, process_group=0
-            )
-            stack.callback(process.wait, 30)
-            stack.callback(os.killpg, process.pid, kind.end)
-            return process
-
-        process = run(kind.command)
+        process = subprocess.Popen(
+            [*map(made.filled, kind.command)], stdout=out, stderr=out, cwd=directory, process_group=0
+        )
+        stack.callback(process.wait, 30)
+        stack.callback(os.killpg, process.pid, kind.end)
         until(lambda: process.poll() is not None or _answers(made.address), f"{kind.name} serves", 30)
         assert process.poll() is None, made.log()
-        if kind.logger:
-            run(kind.logger)
-            until((directory / "front.log").exists, f"{kind.logger[0]} writes", 20)
         yield made
         assert process.poll() is None, made.log()
