@@ -39,10 +39,11 @@ class Peer:
     missing: str = ""  # why it is not there
 
 
-def install() -> dict[str, Peer]:
-    """All that can be installed. What failed is tried again in the next run."""
+def install(*names: str) -> dict[str, Peer]:
+    """Those, or all and forkd, as far as they can be had. What failed is tried again in the next run."""
     virtual_environment(VENV)
-    return {name: _peer(name, *needs) for name, needs in PEERS.items()} | {"forkd": _forkd()}
+    found = {name: _peer(name, *PEERS[name]) for name in names or PEERS}
+    return found if names else found | {"forkd": _forkd()}
 
 
 def virtual_environment(path: Path) -> None:

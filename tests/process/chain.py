@@ -30,50 +30,61 @@ FLAGS = ("-w", "2", "--threads", "4", "--health", "127.0.0.1:0")
 _SILENCE_SECONDS = 0.4
 
 
+class Visitor:
+    """A client that asks for pages of its own, by GET and POST in turn, and checks that it gets them."""
+
+    def __init__(self, address: tuple[str, int], number: int) -> None:
+        self._number = number
+        self._turns = itertools.count(number)
+        self._client = http.client.HTTPConnection(*address, timeout=20)
+
+    def ask(self) -> tuple[str, str]:
+        """The method, and why the request has failed, or ""."""
+        turn = next(self._turns)
+        method, path = ("GET", "POST")[turn % 2], f"/visitor/{self._number}/{turn}"
+        try:
+            self._client.request(method, path, b"abc" if method == "POST" else None)
+            answer = self._client.getresponse()
+            body = answer.read()
+            if answer.status == 200 and json.loads(body)["PATH_INFO"] == path:
+                return method, ""
+            return method, f"{path}: {answer.status} {body[:200]!r}"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            return method, f"{path}: {error!r}"
+
+    def close(self) -> None:
+        self._client.close()
+
+
 class Visitors(Crew):
-    """Clients that ask for pages of their own, one after the other, by GET and POST in turn, and check that
-    they get them."""
+    """Some of them, at work one request after the other."""
 
     def __init__(self, address: tuple[str, int], count: int, longest: float = 0.004) -> None:
         """`longest`: seconds between an answer and the next request."""
         super().__init__()
         self.asked: Counter[str] = Counter()
         self.failed: list[tuple[str, str]] = []  # method, and what has become of it
-        self._address = address
         self._longest = longest
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(Visitor(address, number), random.Random(number)))
+            for number in range(count)
+        ]
 
     def more(self, requests: int, seconds: float = 30.0) -> None:
         """Wait until that many more were asked."""
         goal = self.asked.total() + requests
         until(lambda: self.asked.total() >= goal, f"{requests} more requests", seconds)
 
-    def _run(self, number: int) -> None:
-        chance = random.Random(number)
-        client = http.client.HTTPConnection(*self._address, timeout=20)
-        for turn in itertools.count(number):
-            if self._ending.wait(chance.uniform(0, self._longest)):
-                break
-            method, path = ("GET", "POST")[turn % 2], f"/visitor/{number}/{turn}"
-            why = self._ask(client, method, path)
+    def _run(self, visitor: Visitor, chance: random.Random) -> None:
+        while not self._ending.wait(chance.uniform(0, self._longest)):
+            method, why = visitor.ask()
             with self._lock:
                 self.asked[method] += 1
                 if why:
                     self.failed.append((method, why))
-        client.close()
-
-    def _ask(self, client: http.client.HTTPConnection, method: str, path: str) -> str:
-        try:
-            client.request(method, path, b"abc" if method == "POST" else None)
-            answer = client.getresponse()
-            body = answer.read()
-            if answer.status == 200 and json.loads(body)["PATH_INFO"] == path:
-                return ""
-            return f"{path}: {answer.status} {body[:200]!r}"
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            client.close()
-            return f"{path}: {error!r}"
+        visitor.close()
 
 
 class Found(NamedTuple):

@@ -196,14 +196,23 @@ def alike(method: str, target: str) -> tuple[str, str]:
 _REFUSED = {"-", "<NOSRV>", "synth", ""}
 
 
-def address(service: Daemon) -> str:
-    """Its first listener, of requests or of streams."""
-    found: str = service.live()["listeners"][0]["address"]
-    return found
-
-
 def port(address: str) -> int:
     return int(address.rpartition(":")[2])
+
+
+class Back(NamedTuple):
+    """What a front passes on to."""
+
+    address: str
+    ready_port: int  # of what is asked whether it is ready
+
+    @classmethod
+    def of(cls, service: Daemon | Back) -> Back:
+        """Of the first listener of a forkd, be it for requests or for streams, and of its health listener."""
+        if isinstance(service, Back):
+            return service
+        found = service.live()
+        return cls(found["listeners"][0]["address"], port(found["health"]))
 
 
 def _answers(address: tuple[str, int]) -> bool:
@@ -214,11 +223,11 @@ def _answers(address: tuple[str, int]) -> bool:
 
 @contextlib.contextmanager
 def front(
-    kind: Kind, directory: Path, *backs: Daemon, text: str | None = None
+    kind: Kind, directory: Path, *backs: Daemon | Back, text: str | None = None
 ) -> Iterator[Front]:
     """`backs`: one service, or two, with --health. `text`: the sample, as the test has changed it."""
     directory.mkdir(exist_ok=True)
-    one, two = backs[0], backs[-1]
+    one, two = map(Back.of, (backs[0], backs[-1]))
     with socket.socket() as reserved, contextlib.ExitStack() as stack:
         # Bound, and not listening: the kernel gives the port to none that asks for any, and a front, which
         # sets SO_REUSEADDR too, can listen there.
@@ -227,8 +236,8 @@ def front(
         file = directory / kind.sample
         made = Front(kind, {
             "dir": directory, "file": file, "port": reserved.getsockname()[1],
-            "one": address(one), "one_port": port(address(one)), "one_ready": port(one.live()["health"]),
-            "two": address(two), "two_ready": port(two.live()["health"]),
+            "one": one.address, "one_port": port(one.address), "one_ready": one.ready_port,
+            "two": two.address, "two_ready": two.ready_port,
         })  # fmt: skip
         file.write_text(made.configured((ETC / kind.sample).read_text() if text is None else text))
         out = stack.enter_context(open(directory / "front.out", "ab"))

@@ -11,7 +11,7 @@ from tests.http.cases import OWN
 from .canary import APP
 from .chain import FLAGS, Visitors, through
 from .conftest import Daemon
-from .fronts import BY_NAME, Kind, address, front
+from .fronts import BY_NAME, Back, Kind, front
 from .test_fronts import REQUESTS, changed, kinds
 
 
@@ -62,7 +62,7 @@ def test_no_request_fails_at_an_end_behind_a_pool(service: Daemon, other: Daemon
     for each, seconds in ((service, "3"), (other, "0")):
         each.write_app(APP)
         each.start(*FLAGS, "--lame-duck", seconds)
-    text = changed(kind, *POOLS[kind.name]).replace("{two}", address(other))
+    text = changed(kind, *POOLS[kind.name]).replace("{two}", Back.of(other).address)
     with (
         front(kind, service.dir / "front", service, other, text=text) as made,
         Visitors(made.address, 8) as visitors,
