@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from .canary import APP
-from .conftest import Daemon
+from .canary import APP, requests, seen
+from .conftest import Daemon, until
 from .fronts import BY_NAME, ETC, KINDS, Front, Kind, front
 
 #: Fields with which a client claims to be another.
@@ -270,3 +270,28 @@ def test_a_stream_comes_through(service: Daemon, kind: Kind) -> None:
     service.start("-w", "1", *flags, app="app:Echo")
     with front(kind, service.dir / "front", service) as made:
         upgrade(made.address)
+
+
+PROBE = """
+    .proxy_header = {};
+    .probe = {{ .url = "/probe"; .interval = 0.1s; .window = 1; .threshold = 1; }}
+"""
+
+
+@pytest.mark.parametrize("kind", kinds(BY_NAME["Varnish"]))
+@pytest.mark.parametrize(("version", "probes"), [(1, "tcp4"), (2, "local")])
+def test_varnish_sends_the_proxy_protocol(service: Daemon, kind: Kind, version: int, probes: str) -> None:
+    """With its probes: the client is Varnish itself, or none."""
+    service.write_app(APP)
+    flags = ["--health", "127.0.0.1:0", "--proxy-protocol", "--forwarded-allow", "127.0.0.1"]
+    service.start("-w", "1", *flags)
+    host = '.host = "127.0.0.1";'
+    text = changed(kind, (host, host + PROBE.format(version)))
+    with front(kind, service.dir / "front", service, text=text) as made:
+        client = connect(made, "127.0.0.9")
+        assert told(client, "GET", "/a", headers=SPOOFED)["REMOTE_ADDR"] == "127.0.0.9"
+        client.close()
+        until(lambda: requests(service.dir)["GET", "probe"] >= 3, "three probes")
+    found = [each for each in seen(service.dir) if each["PATH_INFO"] == "/probe"]
+    assert {(each["REMOTE_ADDR"], probes in each["forkd.proxy"]) for each in found} == {("127.0.0.1", True)}
+    assert service.metric("forkd_proxy_headers_refused_total") == 0

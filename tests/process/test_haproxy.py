@@ -1,23 +1,16 @@
-"""HAProxy in front, which sends headers of the PROXY protocol; and as a judge of them, which reads some."""
+"""HAProxy in front, which sends headers of the PROXY protocol."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
-import random
 import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from forkd.session.proxy_protocol import SIGNATURE, Header, Malformed, NotAHeader, parse
-from forkd.system.networks import packed
-from tests.session.test_proxy_protocol import BAD, GOOD
 
 from .conftest import Daemon, until
 from .haproxy import haproxy, needs_haproxy
@@ -199,114 +192,3 @@ def test_fields_are_believed_of_the_client_that_it_names(service: Daemon, way: s
             with nginx(service.dir, "{}:{}".format(*front.addresses[way])) as address:
                 sock = socket.create_connection(address, 20, ("127.0.0.9", 0))
                 assert ask(sock, request)[0] == "127.0.0.9"
-
-
-# ---- as a judge -------------------------------------------------------------------------------
-
-JUDGE = """
-frontend judge
-    mode http
-    bind {judge} accept-proxy
-    http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port]"
-"""
-
-
-def verdict(address: tuple[str, int], data: bytes) -> list[str] | None:
-    """The ends that it takes from a header; None when it closes the connection."""
-    with socket.create_connection(address, 20) as sock:
-        answer = b""
-        with contextlib.suppress(OSError):
-            sock.sendall(data + REQUEST)
-            sock.shutdown(socket.SHUT_WR)
-            while more := sock.recv(65536):
-                answer += more
-        real = [*map(str, (*sock.getsockname(), *address))]
-    if not answer.startswith(b"HTTP/1.1 200"):
-        return None
-    found = answer.partition(b"\r\n\r\n")[2].decode().split(" ")
-    return ["real"] if found == real else found
-
-
-PIECES = (b" ", b"0", b"\r", b"\n", b":", b".", b"\0", b"1", b"F", b"\x20\0\5", b"\5\0\1a")
-
-
-def mutated(chance: random.Random, rows: list[bytes]) -> bytes:
-    data = bytearray(chance.choice(rows))
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        at = chance.randrange(len(data) + 1)
-        match chance.randrange(7):
-            case 0 if at < len(data):
-                data[at] ^= 1 << chance.randrange(8)
-            case 1 if at < len(data):
-                data[at] = chance.choice((0, 1, 2, 3, 4, 5, 12, 36, 255, data[at] ^ 255))
-            case 2:
-                del data[at : at + chance.randrange(1, 4)]
-            case 3:
-                data[at:at] = chance.choice(PIECES)
-            case 4:
-                data[at:at] = chance.choice(rows)[: chance.randrange(40)]
-            case 5 if data.startswith(SIGNATURE) and len(data) >= 16:
-                data[14:16] = max(0, len(data) - 16).to_bytes(2, "big")  # as long as it is
-            case 6:
-                data[at:] = chance.choice(rows)[at:]
-    return bytes(data)
-
-
-def judged_here(data: bytes) -> Header | str:
-    """The header, or why it is none."""
-    try:
-        return parse(data + REQUEST) or "incomplete"
-    except (Malformed, NotAHeader) as error:
-        return str(error)
-
-
-#: Why forkd refuses what HAProxy takes: it is strict about numbers in text (HAProxy takes 192.0.2.256 for
-#: 192.0.3.0), about what comes twice, and about TLVs within one.
-STRICTER = {
-    b"P": ("an address that", "a port that", "not the fields", "CR or LF"),
-    b"\r": ("twice", "SSL TLV"),
-}
-
-
-def may_differ(ours: Header | str, data: bytes) -> bool:
-    if isinstance(ours, str):
-        return any(word in ours for word in STRICTER.get(data[:1], ()))
-    # What HAProxy refuses, and the specification has a receiver take, or skip.
-    return ours.facts["transport"] not in ("tcp4", "tcp6", "local") and data != b"PROXY UNKNOWN\r\n"
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    with haproxy(tmp_path_factory.mktemp("judge"), JUDGE, "judge") as found:
-        yield found.addresses["judge"]
-
-
-def compare(judge: tuple[str, int], data: bytes) -> str:
-    """Whether both find the same."""
-    ours = judged_here(data)
-    if not isinstance(ours, str) and ours.size != len(data):
-        return "skipped"  # its end is somewhere else: what follows is no request
-    theirs = verdict(judge, data)
-    if isinstance(ours, str) or theirs is None:
-        if isinstance(ours, str) and theirs is None:
-            return "refused"
-        assert may_differ(ours, data), (data, ours, theirs)
-        return "differs"
-    if ours.ends is None:
-        assert theirs == ["real"], data
-    else:
-        wanted = [text for host, port in ours.ends for text in (packed(host), str(port or ""))]
-        assert [packed(x) if i % 2 == 0 else x for i, x in enumerate(theirs)] == wanted, data
-    return "taken"
-
-
-@pytest.mark.parametrize("count", [400, pytest.param(40_000, marks=pytest.mark.soak)])
-def test_it_judges_headers_as_forkd_does(judge: tuple[str, int], count: int) -> None:
-    rows = [row[1] for row in (*GOOD, *BAD) if len(row[1]) < 1000]
-    chance = random.Random(count)
-    found: dict[str, int] = {}
-    for data in (*rows, *(mutated(chance, rows) for _ in range(count))):
-        what = compare(judge, data)
-        found[what] = found.get(what, 0) + 1
-    assert found["taken"] > count // 20 and found["refused"] > count // 4
-    assert found["differs"] < count // 4
