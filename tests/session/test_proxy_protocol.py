@@ -90,6 +90,9 @@ GOOD: list[tuple[str, bytes, Any, dict[str, Any]]] = [
     ("v2 without a protocol", binary(0x21, 0x10, b"any"), None, {"transport": "unknown"}),
     ("v2 local", binary(0x20, 0x00), None, {"transport": "local"}),
     ("v2 local, with addresses", binary(0x20, 0x11, V4), None, {"transport": "local"}),
+    # The check of an NLB (kubernetes 57250): TLVs where addresses would be.
+    ("v2 local, tcp4 without addresses",
+     binary(0x20, 0x11, tlv(3, b"\xbc\xe5\x95\x1f") + tlv(4, bytes(74))), None, {"transport": "local"}),
     ("v2 local, with what is none", binary(0x20, 0xFF, b"\xff" * 300), None, {"transport": "local"}),
     ("v2 local, a wrong checksum", binary(0x20, 0x11, V4 + tlv(3, b"none")), None, {"transport": "local"}),
     ("alpn", tcp4(tlv(1, b"h2")), ENDS4, {"transport": "tcp4", "alpn": "h2", "tlvs": ((1, b"h2"),)}),
