@@ -222,20 +222,26 @@ def _answers(address: tuple[str, int]) -> bool:
 
 
 @contextlib.contextmanager
+def reserved() -> Iterator[int]:
+    """A port on 127.0.0.1 that is bound, and not listened on: the kernel gives it to none that asks for any,
+    and a front, which sets SO_REUSEADDR too, can listen there."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@contextlib.contextmanager
 def front(
     kind: Kind, directory: Path, *backs: Daemon | Back, text: str | None = None
 ) -> Iterator[Front]:
     """`backs`: one service, or two, with --health. `text`: the sample, as the test has changed it."""
     directory.mkdir(exist_ok=True)
     one, two = map(Back.of, (backs[0], backs[-1]))
-    with socket.socket() as reserved, contextlib.ExitStack() as stack:
-        # Bound, and not listening: the kernel gives the port to none that asks for any, and a front, which
-        # sets SO_REUSEADDR too, can listen there.
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("127.0.0.1", 0))
+    with reserved() as port_here, contextlib.ExitStack() as stack:
         file = directory / kind.sample
         made = Front(kind, {
-            "dir": directory, "file": file, "port": reserved.getsockname()[1],
+            "dir": directory, "file": file, "port": port_here,
             "one": one.address, "one_port": port(one.address), "one_ready": one.ready_port,
             "two": two.address, "two_ready": two.ready_port,
         })  # fmt: skip
