@@ -23,7 +23,8 @@ APP = '''
         line = json.dumps(told)
         os.write(SEEN, line.encode() + b"\\n")
         if environ["PATH_INFO"] == "/events":
-            start("200 OK", [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")])
+            fields = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
+            start("200 OK", [*fields, ("X-Accel-Buffering", "no")])
             return events()
         start("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(line)))])
         return [line.encode()]

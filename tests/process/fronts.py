@@ -39,6 +39,8 @@ class Kind(NamedTuple):
     logger: tuple[str, ...] = ()
     #: It passes on connections, with a header of the PROXY protocol.
     connections: bool = False
+    #: The listener of forkd that is for it.
+    bind: str = "127.0.0.1:0"
     #: Sent to all of its processes. A child of Apache that is told to end in its first second takes ten.
     end: int = signal.SIGTERM
 
@@ -69,6 +71,13 @@ _HAPROXY = (
 _TEMPORARY = "".join(
     f"{name}_temp_path {{dir}}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
+_NGINX_HTTP = (
+    ("http {\n", 'http {\nlog_format counted "$request_method|$request_uri|$upstream_addr";\n'
+     "access_log {dir}/front.log counted;\n" + _TEMPORARY),
+    ("    server 127.0.0.1:8000;", "    server {one};"),
+    ("    listen 80;", "    listen 127.0.0.1:{port} backlog=4096;"),
+    ("/srv/hello", "{dir}"),
+)
 _MODULES = ("mpm_event", "authz_core", "alias", "headers", "proxy", "proxy_http", "remoteip")
 _APACHE = "".join(
     f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in _MODULES
@@ -80,14 +89,11 @@ _APACHE += "ServerName localhost\n" + ("User www-data\nGroup www-data\n" if _ROO
 KINDS = (
     Kind(
         "nginx", "nginx", "nginx.conf",
-        (
-            ("http {\n", 'http {\nlog_format counted "$request_method|$request_uri|$upstream_addr";\n'
-             "access_log {dir}/front.log counted;\n" + _TEMPORARY),
-            ("    server 127.0.0.1:8000;", "    server {one};"),
-            ("    listen 80;", "    listen 127.0.0.1:{port} backlog=4096;"),
-            ("/srv/hello", "{dir}"),
-        ),
-        _NGINX,
+        _NGINX_HTTP, _NGINX,
+    ),
+    Kind(
+        "nginx, uwsgi", "nginx", "nginx-uwsgi.conf", _NGINX_HTTP, _NGINX,
+        bind="127.0.0.1:0?protocol=uwsgi",
     ),
     Kind(
         "nginx, stream", "nginx", "nginx-stream.conf",

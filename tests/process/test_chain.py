@@ -19,7 +19,7 @@ from .test_fronts import REQUESTS, changed, kinds
 def test_no_request_is_hidden_in_another(service: Daemon, kind: Kind) -> None:
     """scripts/fronts has the corpora besides."""
     service.write_app(APP)
-    service.start(*FLAGS)
+    service.start(*FLAGS, "-b", kind.bind)
     with front(kind, service.dir / "front", service) as made:
         found = through(made, service, OWN)
     assert not found.hidden
