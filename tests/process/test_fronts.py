@@ -13,6 +13,7 @@ import pytest
 from .canary import APP, requests, seen
 from .conftest import Daemon, until
 from .fronts import BY_NAME, ETC, KINDS, Front, Kind, front
+from .haproxy import HAProxy
 
 #: Fields with which a client claims to be another.
 SPOOFED = {
@@ -262,6 +263,9 @@ def test_the_client_comes_by_the_proxy_protocol(service: Daemon, kind: Kind) -> 
             assert not {"HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"} & set(seen)
         assert ("unique_id" in seen["forkd.proxy"]) == (kind.program == "haproxy")
         client.close()
+        if kind.program == "haproxy":
+            state = lambda: HAProxy(made.directory, {}).state("forkd", "one")  # noqa: E731
+            until(lambda: state() == ("UP", "L7OK"), "a check without a header", 20)
     assert service.metric("forkd_proxy_headers_refused_total") == 0
 
 
