@@ -6,18 +6,16 @@ Which models carry it is said by the models: `ModelRow.refused`.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
-import types
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from forkd.app.signature import Kind, attribute, is_asynchronous, kind_of
 from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
-from forkd.config.rules import Rule
 from forkd.errors import AppError
 from forkd.session.http1 import Exchanges, Http1
 from forkd.session.seam import Host, Interface
@@ -33,6 +31,8 @@ class InterfaceRow:
     make: Callable[[Any, Config, Host, int], Interface]  # the last one is the number of the worker, from 1
     http: bool = False  # the client speaks first, and in requests
     needs_loop: bool = False  # an asyncio loop around its sessions, on one thread
+    lives: bool = False  # it has a beginning and an end in that loop: `Living` in worker/asyncio_loop.py
+    farewell: float = 0.0  # seconds for its end, besides --graceful-timeout
     takes_socket: bool = False  # its sessions have the socket itself, and their thread until they end
     multiplexes: bool = False  # its sessions have several exchanges at a time (session/seam.py, Multiplexed)
 
@@ -42,11 +42,30 @@ def find(app: Any, wanted: str | None) -> InterfaceRow:
     rows = [row for row in INTERFACES if wanted in (None, row.flag)]
     found = next((row for row in rows if row.fits(app)), rows[-1] if wanted is not None else None)
     if found is None:
-        raise AppError(
-            f"{_shown(app)} is no application: neither a WSGI callable, nor an asyncio.Protocol, "
-            "nor a socketserver.BaseRequestHandler"
-        )
+        raise AppError(_nothing(app))
     return found
+
+
+def _nothing(app: Any) -> str:
+    """Why it is none of them."""
+    shown = _shown(app)
+    if not callable(app):
+        return (
+            f"{shown} is no application: neither a WSGI or ASGI callable, nor an asyncio.Protocol, nor a "
+            "socketserver.BaseRequestHandler"
+        )
+    kind = kind_of(app)
+    if kind is Kind.ASGI2:
+        return (
+            f"{shown} takes one argument, as ASGI 2 applications do, which forkd does not serve: ASGI 3 "
+            "takes scope, receive and send (asgiref.compatibility.guarantee_single_callable makes it); "
+            "of a factory, write module:factory('argument')"
+        )
+    if kind is Kind.CLASS:
+        return f"{shown} is a class whose instances are applications: make one, as module:Class() does"
+    if kind is Kind.FACTORY:
+        return f"{shown} takes no arguments: if it returns the application, write module:factory()"
+    return f"{shown} takes arguments that do not tell WSGI from ASGI: say which it is with --interface"
 
 
 def named(name: str) -> InterfaceRow | None:
@@ -60,15 +79,21 @@ def flag_of(name: str) -> str:
     return "" if speaks is None else speaks.flag
 
 
+def lives(flag: str | None) -> bool:
+    """Whether --interface says that the application begins in its loop, and is to be loaded there."""
+    return any(row.lives for row in INTERFACES if row.flag == flag)
+
+
 # ---- wsgi -------------------------------------------------------------------------------------
 
 
 def _require_wsgi(app: Any, config: Config) -> None:
     if _is_stream(app):
         raise AppError(f"app {config.app!r} makes streams, and is no WSGI application; leave out --interface")
-    _refuse_asgi(app)
     if not callable(app):
         raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
+    if is_asynchronous(app) or kind_of(app) is Kind.ASGI:
+        raise AppError("the application speaks ASGI; leave out --interface, or set it to asgi")
 
 
 def _make_wsgi(app: Any, config: Config, host: Host, worker: int) -> Interface:
@@ -78,22 +103,25 @@ def _make_wsgi(app: Any, config: Config, host: Host, worker: int) -> Interface:
     return Http1(served, config, host)
 
 
-def _refuse_asgi(app: Any) -> None:
-    """Raises AppError where a call of it would return a coroutine, or an asynchronous generator."""
-    functions = (types.FunctionType, types.MethodType)
-    for _ in range(10):  # a partial of an object whose __call__ is a partial, and so on
-        if isinstance(app, functools.partial):
-            app = app.func
-        elif isinstance(app, staticmethod):
-            app = app.__func__
-        elif isinstance(app, functions):
-            break
-        else:
-            app = _has(app, "__call__")
-    if inspect.iscoroutinefunction(app) or inspect.isasyncgenfunction(app):
-        raise AppError(
-            "the application speaks ASGI, which forkd does not serve yet; use WSGI or a stream"
-        )
+# ---- asgi -------------------------------------------------------------------------------------
+
+
+def _require_asgi(app: Any, config: Config) -> None:
+    if _is_stream(app):
+        raise AppError(f"app {config.app!r} makes streams, and is no ASGI application; leave out --interface")
+    if not callable(app):
+        raise AppError(f"app {config.app!r} is not callable, as an ASGI application must be")
+    kind = kind_of(app)
+    if kind is Kind.WSGI:
+        raise AppError("the application speaks WSGI; leave out --interface, or set it to wsgi")
+    if kind in (Kind.ASGI2, Kind.CLASS, Kind.FACTORY):
+        raise AppError(_nothing(app))
+
+
+def _make_asgi(app: Any, config: Config, host: Host, worker: int) -> Interface:
+    from forkd.app.asgi.interface import Asgi
+
+    return Asgi(app, config, host, worker)
 
 
 # ---- streams ----------------------------------------------------------------------------------
@@ -108,7 +136,7 @@ def _is_stream(app: Any) -> bool:
     a factory, too."""
     kind = app if inspect.isclass(app) else type(app)
     bases = _loaded("asyncio", "BaseProtocol") + _loaded("socketserver", "BaseRequestHandler")
-    return issubclass(kind, bases) or _has(app, "forkd_interface") == "stream"
+    return issubclass(kind, bases) or attribute(app, "forkd_interface") == "stream"
 
 
 def _loaded(module: str, name: str) -> tuple[type, ...]:
@@ -167,31 +195,21 @@ def _require_factory(app: Any, config: Config) -> None:
 
 # ---- the table --------------------------------------------------------------------------------
 
+
+def _is(kind: Kind) -> Callable[[Any], bool]:
+    return lambda app: callable(app) and kind_of(app) is kind
+
+
 #: In the order in which they are tried.
 INTERFACES: tuple[InterfaceRow, ...] = (
     InterfaceRow("socketserver", "stream", _is_handler, _require_handler, _make_blocking, takes_socket=True),
     InterfaceRow("asyncio", "stream", _is_stream, _require_factory, _make_evented, needs_loop=True),
-    InterfaceRow("wsgi", "wsgi", callable, _require_wsgi, _make_wsgi, http=True),
+    InterfaceRow(
+        "asgi", "asgi", _is(Kind.ASGI), _require_asgi, _make_asgi, http=True, needs_loop=True, lives=True,
+        farewell=7.0,
+    ),
+    InterfaceRow("wsgi", "wsgi", _is(Kind.WSGI), _require_wsgi, _make_wsgi, http=True),
 )
-
-
-def _served(config: Config) -> str:
-    flags = sorted({row.flag for row in INTERFACES}, reverse=True)
-    if config.interface in (None, *flags):
-        return ""
-    return f"{str(config.interface).upper()} is not served yet; use {' or '.join(flags)}"
-
-
-#: For `Sources.load`: what this table knows of a configuration.
-RULES = (Rule(("interface",), _served),)
-
-
-def _has(app: Any, name: str) -> Any:
-    """An attribute; None where there is none, or where the application's code fails that is asked for it."""
-    try:
-        return getattr(app, name, None)
-    except Exception:
-        return None
 
 
 def _shown(app: Any) -> str:

@@ -194,7 +194,8 @@ def _late(read: int, pid: int, pidfd: int, stacks: int, sockets: SignalSockets, 
 def _load(config: Config) -> str:
     Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
     row, how = registry.get(config.model), registry.io_of(config.model, config.io)
-    _, speaks = worker.make_interface(config, _Host(config), how, None)
+    host = _Host(config)
+    _, speaks = worker.make_interface(config, host, how, None, lambda: worker.asyncio_loop(host.log))
     why = registry.refusal(row, how, speaks.name, config.threads)
     if why is not None:
         raise AppError(why)

@@ -31,7 +31,7 @@ def table(rows: Iterable[ModelRow]) -> str:
             "runs the logic": row.logic,
             "hand-off": row.handoff,
             "io": ", ".join(row.ios),
-            "interfaces": "wsgi, stream (asyncio.Protocol, socketserver)",
+            "interfaces": "wsgi, asgi, stream (asyncio.Protocol, socketserver)",
             "good for": row.good_for,
             "weakness": row.weakness,
         }

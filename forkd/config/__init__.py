@@ -78,6 +78,26 @@ class Config:
         help="load the application once, in a process that the workers are forked from: they share its "
         "memory, and a reload loads it anew",
     )
+    lifespan: str = option(
+        kinds.Choice(("auto", "on", "off")), "auto",
+        section="application",
+        help="whether an ASGI application is told of the start and the end of its worker: if it has a "
+        "lifespan, always, so that a worker does not start without one, or never",
+    )
+    lifespan_context: bool = option(
+        kinds.Bool(), True,
+        section="application",
+        help="context variables that an ASGI application sets in its lifespan are set in its requests, too",
+    )
+    root_path: str | None = option(
+        kinds.Text(r"/[^?#\s]*(\?unstripped)?", "a path, with or without ?unstripped after it"), None,
+        section="application",
+        metavar="PATH",
+        unset="none",
+        example="/api",
+        help="where an ASGI application is mounted: the path that the front takes away from its requests, "
+        "and that is put before theirs again; with ?unstripped after it, one that the front leaves there",
+    )
 
     # sockets
     bind: tuple[Address, ...] = option(

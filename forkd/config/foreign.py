@@ -21,7 +21,7 @@ class Foreign(NamedTuple):
 
 _NO_TLS = "forkd speaks plain HTTP/1.1: TLS is the front's (etc/nginx.conf)"
 _NO_HTTP2 = "forkd speaks HTTP/1.1: HTTP/2 is the front's (etc/nginx.conf)"
-_NO_ASGI = "ASGI and WebSocket are not served yet: WSGI and streams are"
+_NO_WEBSOCKET = "WebSocket is not served yet: HTTP is, by WSGI and ASGI"
 _NO_STATIC = "a front serves files better (etc/nginx.conf), and WhiteNoise does it in the application"
 _STRICT = "what is no proper request is refused, or two servers in a row would read it differently"
 _ENVIRONMENT = "forkd passes its own environment on: NAME=value forkd start …, or the unit's Environment="
@@ -60,13 +60,15 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("--lazy --lazy-apps", (UWSGI,), "--no-preload", "which is the default"),
     Foreign("--paste --paster --paste-global --ini-paste", (GUNICORN, UWSGI), "",
             "the application is module:attribute; a call may be in it, 'project:make(\"site.ini\")'"),
-    Foreign("--root-path --url-path-prefix --mount --manage-script-name", (GUNICORN, UVICORN, GRANIAN, UWSGI),
-            "", "SCRIPT_NAME is what the front says (docs/proxies.md), or the application's middleware "
-            "mounts it (DispatcherMiddleware, FORCE_SCRIPT_NAME)"),
+    Foreign("--url-path-prefix", (GRANIAN,), "--root-path PATH"),
+    Foreign("--mount --manage-script-name", (UWSGI,), "",
+            "SCRIPT_NAME is what the front says (docs/proxies.md), "
+            "or the application's middleware mounts it (DispatcherMiddleware, FORCE_SCRIPT_NAME)"),
     Foreign("--need-app", (UWSGI,), "", "an application that cannot be imported always ends the start"),
     Foreign("--single-interpreter --enable-threads --no-site", (UWSGI,), "",
             "it is always so: one interpreter, threads allowed, site imported"),
-    Foreign("--reset-contextvars", (UVICORN,), "", _NO_ASGI),
+    Foreign("--reset-contextvars", (UVICORN,), "--lifespan-context",
+            "each request has a copy of the lifespan's context, and sees no variable that another has set"),
     # new code
     Foreign("--reload --no-reload", (GUNICORN, UVICORN, GRANIAN, UWSGI), "",
             "forkd looks at no files: `forkd reload` replaces the workers without losing a request; "
@@ -202,8 +204,10 @@ FOREIGN: tuple[Foreign, ...] = (
             "--suppress-ragged-eofs --https --https2 --ssl-*", (GUNICORN, UVICORN, GRANIAN, UWSGI), "",
             _NO_TLS),
     Foreign("--http2* --http-protocols", (GUNICORN, UVICORN, GRANIAN), "", _NO_HTTP2),
-    Foreign("--ws --no-ws --ws-* --websocket-* --lifespan --asgi-*", (UVICORN, GRANIAN, GUNICORN), "",
-            _NO_ASGI),
+    Foreign("--asgi-lifespan", (GUNICORN,), "--lifespan auto|on|off"),
+    Foreign("--ws --no-ws --ws-* --websocket-*", (UVICORN, GRANIAN, GUNICORN), "", _NO_WEBSOCKET),
+    Foreign("--asgi-disconnect-grace-period", (GUNICORN,), "",
+            "an application is never cancelled: receive() says http.disconnect, and it decides"),
     Foreign("--protocol", (GUNICORN, UWSGI), "--bind HOST:PORT?protocol=uwsgi",
             "if it is uwsgi; http is the default, and FastCGI and SCGI are not spoken"),
     Foreign("--fastcgi-* --scgi-* --http-parser", (GUNICORN, UWSGI), "",
@@ -254,7 +258,10 @@ VALUES: tuple[Value, ...] = (
         "interface", r"gevent|eventlet|tornado|gaiohttp|gunicorn\..*|ggevent|meinheld.*|egg:.*",
         "gunicorn's worker class is not here; --threads N, or a --model, see `forkd models`",
     ),
-    Value("interface", r"uvicorn.*|asgi\d|asginl|rsgi", "ASGI is not served yet"),
+    Value("interface", r"uvicorn.*|asgi3", "write asgi"),
+    Value("interface", r"asgi2", "ASGI 2 is not served; asgiref's guarantee_single_callable makes ASGI 3"),
+    Value("interface", r"asginl", "write asgi, and --lifespan off"),
+    Value("interface", r"rsgi", "RSGI is granian's own; ASGI and WSGI are served"),
     Value("interface", r"auto", "forkd finds out by itself: leave it out"),
     Value("log-level", r"(?i)critical|fatal|off|none|quiet", "write error"),
     Value("log-level", r"(?i)warn", "write warning"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from time import monotonic
 
+from forkd.app import interfaces
 from forkd.config import Config
 from forkd.errors import BindError, ForkdError
 from forkd.ipc.control import ANNOUNCE_SECONDS, Command
@@ -63,6 +64,9 @@ class Actions:
         grace = _STOP_GRACE_SECONDS if ending else min(_IDLE_GRACE_SECONDS, seconds / 2)
         last = any(g.last for g in service.generations() if g.number == child.generation)
         message = Retire(grace, last, ending and not self.lent())
+        generation = service.generation_of(child)
+        if generation is not None and (speaks := interfaces.named(generation.interface)) is not None:
+            seconds += speaks.farewell
         return self._parts.termination.retire(child, why, seconds, message)
 
     def kill(self, child: Child, why: str) -> bool:

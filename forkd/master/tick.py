@@ -101,11 +101,11 @@ class Tick:
             child.accused = False
             return
         seconds, line = held
-        self._termination.end(
-            child,
-            "timeout",
-            f'"{escape(line)}" has held it for {seconds:.1f} s (--timeout {timeout:g})',
+        # Without a line: what is in its event loop is of no request.
+        fault = (
+            f'"{escape(line)}" has held it' if line else "its event loop has not come round"
         )
+        self._termination.end(child, "timeout", f"{fault} for {seconds:.1f} s (--timeout {timeout:g})")
 
     # ---- old ------------------------------------------------------------------------------
 

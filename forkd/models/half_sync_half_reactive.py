@@ -20,7 +20,7 @@ from __future__ import annotations
 from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import Outcome, advance, flush, read
-from forkd.models.row import ONE_THREAD, ModelRow
+from forkd.models.row import ModelRow, refused_by_pools
 from forkd.session.seam import Multiplexed
 from forkd.system.handles import WRITE
 
@@ -64,5 +64,5 @@ ROW = ModelRow(
     good_for="applications that block, with clients that keep their connections",
     weakness="each request passes the queue's lock and wakes a thread; one client per thread "
     "at a time",
-    refused={(io, "asyncio"): ONE_THREAD for io in ("epoll", "poll", "select")},
+    refused=refused_by_pools("epoll", "poll", "select"),
 )

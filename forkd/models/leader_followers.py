@@ -53,5 +53,7 @@ ROW = ModelRow(
     refused={
         ("blocking", "asyncio"): "an asyncio protocol needs an event loop, and blocking io has "
         "none; use --io epoll, or a socketserver handler",
+        ("blocking", "asgi"): "an ASGI application needs an event loop, and blocking io has none; use "
+        "--io epoll",
     },
 )

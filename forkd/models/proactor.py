@@ -237,5 +237,5 @@ ROW = ModelRow(
     good_for="many busy connections: one system call starts and ends dozens of operations",
     weakness="io_uring is denied in many containers (see io_fallback); aio is a thread of "
     "glibc for each client, 256 at most, and is here for the pattern's sake",
-    refused={("aio", "asyncio"): _ONE_OPERATION, ("aio", MULTIPLEXED): _ONE_OPERATION},
+    refused={("aio", name): _ONE_OPERATION for name in ("asyncio", "asgi", MULTIPLEXED)},
 )

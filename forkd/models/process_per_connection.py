@@ -260,5 +260,10 @@ ROW = ModelRow(
         (io, "asyncio"): "the event loop runs in the process that forks, and cannot be carried "
         "into the one that is forked; use a socketserver handler, or --model leader-followers"
         for io in ("epoll", "blocking", "sigio")
+    }
+    | {
+        (io, "asgi"): "an application has one lifespan and one event loop for all clients of a worker, and "
+        "neither can be carried into a process for each; use --model leader-followers"
+        for io in ("epoll", "blocking", "sigio")
     },
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import Outcome, advance, flush, read
-from forkd.models.row import ONE_THREAD, ModelRow
+from forkd.models.row import ModelRow, refused_by_pools
 from forkd.session.seam import Multiplexed
 from forkd.system.handles import WRITE
 
@@ -62,5 +62,5 @@ ROW = ModelRow(
     handoff="ready events in the request queue",
     good_for="seeing the pattern as it is written; large answers to slow clients",
     weakness="two passes of the queue and two registrations for each request",
-    refused={(io, "asyncio"): ONE_THREAD for io in ("epoll", "poll", "select")},
+    refused=refused_by_pools("epoll", "poll", "select"),
 )

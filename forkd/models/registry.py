@@ -108,7 +108,6 @@ RULES = (
     Rule(("accept",), _accept),
     Rule(("threads",), _threads),
     Rule(("native",), _native),
-    *interfaces.RULES,
 )
 
 
@@ -141,10 +140,8 @@ def refusal(row: ModelRow, io: str, interface: str, threads: int) -> str | None:
     """Why an interface of that name cannot run so, or None."""
     speaks = interfaces.named(interface)
     if speaks is not None and speaks.needs_loop and threads > 1 and not row.pooled:
-        return (
-            "an asyncio protocol belongs to the thread of its event loop; use --threads 1, "
-            "and more workers"
-        )
+        what = "an ASGI application" if speaks.http else "an asyncio protocol"
+        return f"{what} belongs to the thread of its event loop; use --threads 1, and more workers"
     why = row.refused.get((io, interface))
     if why is None and speaks is not None and speaks.multiplexes:
         return row.refused.get((io, MULTIPLEXED))

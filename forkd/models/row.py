@@ -30,8 +30,12 @@ class ModelRow:
 
 MULTIPLEXED = "several exchanges at a time"
 
-#: Why a model with a pool carries no asyncio protocol.
-ONE_THREAD = (
-    "an asyncio protocol belongs to the thread of its event loop, and this model would run it in "
-    "any thread of its pool; use --model leader-followers"
-)
+
+def refused_by_pools(*ios: str) -> dict[tuple[str, str], str]:
+    """What a model with a pool does not carry, with each of these."""
+    reason = (
+        "{} belongs to the thread of its event loop, and this model would run it in any thread of its pool; "
+        "use --model leader-followers"
+    )
+    kinds = {"asyncio": "an asyncio protocol", "asgi": "an ASGI application"}
+    return {(io, name): reason.format(what) for name, what in kinds.items() for io in ios}

@@ -17,7 +17,7 @@ from __future__ import annotations
 from forkd.engine.connection import Connection
 from forkd.engine.pooled import PooledLoop
 from forkd.engine.steps import WRITING, Outcome, flush, read
-from forkd.models.row import ONE_THREAD, ModelRow
+from forkd.models.row import ModelRow, refused_by_pools
 
 
 class SimulatedProactor(PooledLoop):
@@ -72,5 +72,5 @@ ROW = ModelRow(
     handoff="request objects in the queue, responses back",
     good_for="applications that block, behind clients that send or read slowly",
     weakness="the main thread moves all bytes of its child",
-    refused={(io, "asyncio"): ONE_THREAD for io in ("epoll", "poll", "select")},
+    refused=refused_by_pools("epoll", "poll", "select"),
 )

@@ -50,7 +50,20 @@ def _field_size(service: _Service) -> str:
 
 
 def _no_stream(service: _Service) -> str:
-    return "the application is WSGI, and this is for streams" if service.interface.http else ""
+    kind = service.interface.flag.upper()
+    return f"the application is {kind}, and this is for streams" if service.interface.http else ""
+
+
+def _no_asgi(service: _Service) -> str:
+    if service.interface.lives:
+        return ""
+    return _no_http(service) or "the application is WSGI, and this is for ASGI"
+
+
+def _body_buffer(service: _Service) -> str:
+    if not service.interface.lives:
+        return _no_http(service)
+    return "an ASGI application reads the body as it arrives"
 
 
 def _timeout(service: _Service) -> str:
@@ -152,7 +165,10 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "limit_request_fields": _no_http,
     "limit_request_head": _no_http,
     "limit_request_body": _no_http,
-    "body_buffer": _no_http,
+    "body_buffer": _body_buffer,
+    "lifespan": _no_asgi,
+    "lifespan_context": _no_asgi,
+    "root_path": _no_asgi,
     "access_log": _no_http,
     "allowed_hosts": _no_http,
     "early_hints": _no_http,

@@ -109,6 +109,18 @@ class Native(NamedTuple):
 Steps = Generator[Any, Any, bool]
 
 
+class Ending(NamedTuple):
+    """How a request ends whose body the interface has read."""
+
+    close: bool  # the connection ends with it
+    rest: bytes  # came behind it
+    unread: bool  # the client may still be sending its body
+
+
+#: As Steps, where the interface reads the body.
+StreamSteps = Generator[Any, Any, Ending]
+
+
 class Exchanges(Protocol):
     """What HTTP/1 takes from an interface. A request is a guard.Request, or a Call that `read` has made."""
 
@@ -132,6 +144,11 @@ class Exchanges(Protocol):
     def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
         """Answer it, from where logic runs. `body`: None for an empty one; it is closed here afterwards."""
         ...
+
+    @property
+    def stream(self) -> Callable[[Request, Peer, bytes], StreamSteps] | None:
+        """In place of `exchange`, where the interface reads each body by itself: answers a request behind
+        whose head these bytes came. None: bodies are collected."""
 
     def resume(self, call: Any, peer: Peer) -> Steps:
         """Go on with a call that the shortcut has begun and could not answer."""
@@ -183,6 +200,7 @@ class Http1:
         """One connection, request by request. Returns LINGER when the client may still send."""
         served = self.served
         make_parser, (read, shortcut), fronts = self._heads
+        stream = served.stream
         exchange = peer.exchange
         peer.note = served.note(peer)
         hosts = self._allowed_hosts
@@ -234,6 +252,13 @@ class Http1:
                         fronts.judge(request, peer)
                     if hosts is not None and isinstance(request, Request):
                         hosts.judge(request, peer)  # the others were judged as they were read
+                    if stream is not None:
+                        close, data, unread = yield from stream(request, peer, data)
+                        if close:
+                            return LINGER if data or unread else None
+                        wait = self._idle
+                        del request
+                        continue
                     if request.length or request.chunked:
                         if request.expect_continue and not data:
                             yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)

@@ -264,6 +264,10 @@ class Peer(Protocol):
         """Resume the session with None, unless it runs right now: its needs have changed."""
 
 
+#: What `Recorder.resume` gets where the thread works for no request: a ticket without an entry.
+NO_REQUEST: Final = -1
+
+
 class Recorder(Protocol):
     """The scoreboard, to which a session reports requests, and a driver the bytes of connections. A request
     that has begun has a ticket, never 0."""

@@ -11,9 +11,10 @@ from math import ceil
 from typing import IO, Any
 
 from forkd.config import Config
+from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
 from forkd.http.response import server_line
-from forkd.session.http1 import Exchanges, Native, Steps, refusal
+from forkd.session.http1 import Ending, Exchanges, Native, Steps, StreamSteps, refusal
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import SHED
 
@@ -31,6 +32,8 @@ class Shedding:
         self.read = served.read
         self.resume = served.resume
         self._served = served
+        self._stream = served.stream
+        self.stream = None if served.stream is None else self._stream_or_shed
         self._host = host
         self._most = config.shed_after
         self._server = server_line(config.server_header)
@@ -47,6 +50,14 @@ class Shedding:
         if waited <= self._most:
             return self._served.exchange(request, peer, body)
         return self._shed(request, peer, waited)
+
+    def _stream_or_shed(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
+        waited = peer.waited()
+        if waited <= self._most:
+            assert self._stream is not None
+            return (yield from self._stream(request, peer, data))
+        yield from self._shed(request, peer, waited)
+        return Ending(True, data, bool(request.length or request.chunked))
 
     def _shed(self, request: Any, peer: Peer, waited: float) -> Steps:
         self._host.recorder.add(SHED)

@@ -1,53 +1,118 @@
 """The asyncio loop of a worker whose application needs one.
 
 The loop is outermost, and the model's handle set is its selector: where asyncio would wait, the model
-waits, and serves its own connections before it returns what became ready for asyncio.
+waits, and serves its own connections before it returns what became ready for asyncio. Before there is a
+model, while the application is loaded and starts, it waits by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import inspect
 import selectors
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from forkd.engine.context import Model
+from forkd.session.seam import NO_REQUEST, Log, Recorder
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import PatientEpoll
 from forkd.system.no_memory import LOOK_SECONDS
 from forkd.system.originals import EpollSelector, monotonic
 
+#: For what is left in a loop at its end, and for the threads of its executor.
+_LEFT_SECONDS = 1.0
+_MAX_NAMES = 5  # of tasks in a line of the log
+
+
+class Living(Protocol):
+    """An interface that has a beginning and an end in the loop."""
+
+    failed: Callable[[], Any]  # called when it cannot go on while the worker serves
+
+    async def startup(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        """Before the worker accepts. What it sets in `context` stays there. Raises AppError."""
+
+    async def shutdown(self) -> None:
+        """When the last connection is gone."""
+
 
 class AsyncioLoop:
     """Made and run on the worker's main thread."""
 
-    def __init__(self, model: Model) -> None:
-        selector = _ModelSelector(model)
-        self._loop = _Loop(selector)
-        selector.loop = self._loop
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._selector = _ModelSelector()
+        self._loop = self._selector.loop = _Loop(self._selector)
+        #: In which the application is loaded, where that is done in the loop, and its lifespan runs.
+        self._context = contextvars.copy_context()
         asyncio.set_event_loop(self._loop)
 
-    def run(self) -> None:
-        """Run until the model is done; then cancel the application's tasks, and close the loop."""
+    def load(self, make: Callable[[], Any]) -> Any:
+        """What it returns, called in the running loop; if that is awaitable, what comes of it."""
+
+        async def inside() -> Any:
+            made = make()
+            return await made if inspect.isawaitable(made) else made
+
+        return self._loop.run_until_complete(self._loop.create_task(inside(), context=self._context))
+
+    def startup(self, living: Living) -> None:
+        """Raises AppError."""
+        self._loop.run_until_complete(living.startup(self._loop, self._context))
+
+    def run(self, model: Model, recorder: Recorder, living: Living | None) -> None:
+        """Run until the model is done; then end what is left, and close the loop. `living`: what its
+        application does in the loop is timed, as a request is."""
         loop = self._loop
         try:
+            self._selector.attach(model, None if living is None else recorder)
             loop.run_forever()
-            pending = asyncio.all_tasks(loop)
-            for task in pending:
-                task.cancel()
-            if pending:
-                loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            if living is not None:
+                loop.run_until_complete(living.shutdown())
+            self._cancel(None if living is None else _LEFT_SECONDS)
+            if living is not None:
+                self._shut_down()
         finally:
             if in_fork:
                 leave(sys.exc_info()[1])
             loop.close()
+
+    def give_up(self) -> None:
+        """The application could not start: end what it has left in the loop."""
+        self._cancel(_LEFT_SECONDS)
+        self._shut_down()
+
+    def _cancel(self, seconds: float | None) -> None:
+        """Cancel the tasks that are left, and wait for them."""
+        pending = asyncio.all_tasks(self._loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            _, late = self._loop.run_until_complete(asyncio.wait(pending, timeout=seconds))
+            if late:
+                names = ", ".join(sorted(task.get_name() for task in late)[:_MAX_NAMES])
+                self._log.warning(f"{len(late)} task(s) do not end when they are cancelled: {names}")
+
+    def _shut_down(self) -> None:
+        for what, end in (
+            ("asynchronous generators", self._loop.shutdown_asyncgens),
+            ("threads of the executor", self._loop.shutdown_default_executor),
+        ):
+            try:
+                self._loop.run_until_complete(asyncio.wait_for(end(), _LEFT_SECONDS))
+            except TimeoutError:
+                self._log.warning(f"{what} do not end; the worker ends without them")
 
     def halt(self) -> set[int]:
         """In a process that the application has forked: it leaves before whatever is next in the loop.
         Returns the descriptors by which the parent's other threads wake it."""
         inside = vars(self._loop)
         inside["_ready"].appendleft(asyncio.Handle(leave, (), self._loop))
-        return {inside[name].fileno() for name in ("_ssock", "_csock") if inside[name]}
+        own = {inside[name].fileno() for name in ("_ssock", "_csock") if inside[name]}
+        return own if self._selector.attached else own | {self._selector.fileno()}
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -62,14 +127,23 @@ class _ModelSelector(EpollSelector):
     loop: _Loop
     _selector: Any  # of EpollSelector: the select.epoll that it calls
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._model = model
+        self._model: Model | None = None
+        self._recorder: Recorder | None = None
         self._ready = self._stopped = False
         # An application has few descriptors of its own, and no way to go on without one.
         self._selector.close()
         self._selector = self._epoll = PatientEpoll()
+
+    def attach(self, model: Model, recorder: Recorder | None) -> None:
+        """From now on the model waits. `recorder`: of the time for which the loop does not come round."""
+        self._model, self._recorder = model, recorder
         model.watch(self.fileno(), self._hear)
+
+    @property
+    def attached(self) -> bool:
+        return self._model is not None
 
     def _hear(self) -> None:
         self._ready = True
@@ -77,10 +151,21 @@ class _ModelSelector(EpollSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if in_fork:
             leave()
+        model, recorder = self._model, self._recorder
+        if model is None:
+            return super().select(timeout)
+        if recorder is not None:
+            if asyncio.current_task(self.loop) is not None:
+                # The loop was entered again in the middle of a task (nest_asyncio, a debugger), which waits
+                # for something of its own: no connection's session may run on top of it.
+                return super().select(timeout)
+            recorder.pause()
         if self._epoll.short:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
-        self._model.turn(timeout)
-        if self._model.done and not self._stopped:
+        model.turn(timeout)
+        if recorder is not None:
+            recorder.resume(NO_REQUEST)
+        if model.done and not self._stopped:
             self._stopped = True  # once: the tasks that are cancelled then run in the loop again
             self.loop.stop()
         if not self._ready and not self._epoll.short:

@@ -9,11 +9,13 @@ import contextlib
 import errno
 import faulthandler
 import gc
+import inspect
 import random
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from forkd.app import interfaces, loader, welcome
@@ -53,7 +55,7 @@ from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
 
 if TYPE_CHECKING:
-    from forkd.worker.asyncio_loop import AsyncioLoop
+    from forkd.worker.asyncio_loop import AsyncioLoop, Living
 
 _MAX_STACKS_BYTES = 1 << 16  # bytes
 #: What the master sends to those that run foreign code.
@@ -111,9 +113,12 @@ class Worker:
             self._hooks = Hooks.load(self._heritage.config.hooks, self.log)
             self._hooks.call("post_fork", self._place)
             interface, model_row, speaks = self._load()
+            living = self._begin(interface, speaks)
             stdio.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
+            if self._loop is not None:
+                self._loop.give_up()
             return 3
         try:
             self._intakes = self._make_intakes(interface)
@@ -130,9 +135,8 @@ class Worker:
         )
         self._channel.send(Ready(speaks.name, fallback))
         self.ready = True
-        if speaks.needs_loop:
-            self._loop = _asyncio_loop(model)
-            self._loop.run()
+        if self._loop is not None:
+            self._loop.run(model, self.recorder, living)
         else:
             while not model.done:
                 model.turn(None)
@@ -181,14 +185,29 @@ class Worker:
             block(BLOCKED[self._io()])
         forked.arm(self._end_in_fork)
 
+    def _begin(self, interface: Any, speaks: InterfaceRow) -> Living | None:
+        """Start what lives in the loop. Raises AppError."""
+        if not speaks.lives:
+            return None
+        assert self._loop is not None
+        living: Living = interface
+        living.failed = lambda: self._channel.send(Recycle("lifespan"))
+        self._loop.startup(living)
+        return living
+
     def _load(self) -> tuple[Interface, ModelRow, InterfaceRow]:
         """The application as an interface, the model, and what it is of. Raises AppError."""
         config = self._heritage.config
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
+        def loop() -> AsyncioLoop:
+            if self._loop is None:
+                self._loop = asyncio_loop(self.log)
+            return self._loop
+
         interface, speaks = make_interface(
-            config, self, io, self._heritage.admin, self._heritage.app, self._heritage.number
+            config, self, io, self._heritage.admin, loop, self._heritage.app, self._heritage.number
         )
         if self._denied and registry.refusal(row, io, speaks.name, config.threads):
             config = replace(config, model="leader-followers")
@@ -344,22 +363,35 @@ def _recycle_at(config: Config) -> int:
 
 
 def make_interface(
-    config: Config, host: Any, io: str, admin: str | None, app: Any = None, worker: int = 0
+    config: Config,
+    host: Any,
+    io: str,
+    admin: str | None,
+    loop: Callable[[], AsyncioLoop],
+    app: Any = None,
+    worker: int = 0,
 ) -> tuple[Interface, InterfaceRow]:
-    """Load the application, unless it has been, and wrap it. Raises AppError."""
+    """Load the application, unless it has been, and wrap it. Raises AppError. `loop` makes the one that the
+    application needs, if it needs one: where that is known by --interface, it is loaded there."""
     if config.app is None:
         app = welcome.make(config.model, io, admin)
     elif app is None:
-        app = loader.load(config.app)
+        load = partial(loader.load, config.app)
+        app = loop().load(load) if interfaces.lives(config.interface) else load()
+    if inspect.iscoroutine(app):  # of a factory
+        made = app
+        app = loop().load(lambda: made)
     speaks = interfaces.find(app, config.interface)
     speaks.require(app, config)
+    if speaks.needs_loop:
+        loop()
     return speaks.make(app, config, host, worker), speaks
 
 
-def _asyncio_loop(model: Model) -> AsyncioLoop:
+def asyncio_loop(log: Log) -> AsyncioLoop:
     from forkd.worker.asyncio_loop import AsyncioLoop
 
-    return AsyncioLoop(model)
+    return AsyncioLoop(log)
 
 
 def main(heritage: Heritage) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socketserver
 from typing import Any
 
@@ -19,6 +20,69 @@ def wsgi(environ: Any, start: Any) -> list[bytes]:
 
 def factory() -> asyncio.Protocol:
     return asyncio.Protocol()
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    pass
+
+
+def plainly(scope: Any, receive: Any, send: Any) -> Any:
+    return asgi(scope, receive, send)
+
+
+def decorated(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def anything(*args: Any) -> Any:
+    return args
+
+
+async def anything_later(*args: Any) -> None:
+    pass
+
+
+def bound_first(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+    return asgi(scope, receive, send)
+
+
+def defaults(scope: Any, receive: Any = None, send: Any = None) -> Any:
+    return asgi(scope, receive, send)
+
+
+def asgi2(scope: Any) -> Any:
+    return functools.partial(asgi, scope)
+
+
+class Asgi:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    async def method(self, scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    @staticmethod
+    async def static(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+
+class Asgi2:
+    def __init__(self, scope: Any) -> None:
+        pass
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        pass
+
+
+class Wsgi:
+    """As PEP 3333 has it: the instance is the answer."""
+
+    def __init__(self, environ: Any, start_response: Any) -> None:
+        pass
 
 
 class Handler(socketserver.BaseRequestHandler):
@@ -41,7 +105,12 @@ def found(app: Any, wanted: str | None) -> str:
     [
         (wsgi, None, "wsgi"), (wsgi, "wsgi", "wsgi"), (asyncio.Protocol, None, "asyncio"),
         (asyncio.BufferedProtocol, "stream", "asyncio"), (factory, "stream", "asyncio"),
-        (factory, None, "wsgi"), (Handler, None, "socketserver"), (Handler, "stream", "socketserver"),
+        (asgi, None, "asgi"), (asgi, "asgi", "asgi"), (plainly, None, "asgi"), (Asgi(), None, "asgi"),
+        (Asgi().method, None, "asgi"), (Asgi.static, None, "asgi"), (decorated(asgi), None, "asgi"),
+        (decorated(wsgi), None, "wsgi"), (functools.partial(bound_first, None), None, "asgi"),
+        (functools.partial(asgi), None, "asgi"), (anything_later, None, "asgi"), (defaults, None, "asgi"),
+        (anything, "asgi", "asgi"), (anything, "wsgi", "wsgi"), (Wsgi, None, "wsgi"),
+        (Handler, None, "socketserver"), (Handler, "stream", "socketserver"),
         (lambda: None, "stream", "asyncio"), (lambda *all: None, "stream", "asyncio"),
     ],
 )  # fmt: skip
@@ -56,7 +125,15 @@ def test_what_it_is(app: Any, wanted: str | None, name: str) -> None:
         (Needs, None, "missing a required argument: 'setting'"),
         (asyncio.Protocol, "wsgi", "makes streams, and is no WSGI application"),
         (Handler, "wsgi", "makes streams, and is no WSGI application"),
-        (5, None, "is no application"), (5, "wsgi", "is not callable"), (5, "stream", "is not callable"),
+        (asgi, "wsgi", "speaks ASGI; leave out"), (plainly, "wsgi", "speaks ASGI"),
+        (Asgi(), "wsgi", "speaks ASGI"),
+        (wsgi, "asgi", "speaks WSGI; leave out"), (asyncio.Protocol, "asgi", "is no ASGI application"),
+        (asgi2, None, "as ASGI 2 applications do"), (asgi2, "asgi", "as ASGI 2 applications do"),
+        (Asgi2, None, "as ASGI 2 applications do"), (Asgi, None, "is a class whose instances are app"),
+        (Asgi, "asgi", "is a class whose instances"), (factory, None, "takes no arguments"),
+        (anything, None, "do not tell WSGI from ASGI: say which it is with --interface"),
+        (5, "asgi", "is not callable"), (5, None, "is no application"),
+        (5, "wsgi", "is not callable"), (5, "stream", "is not callable"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_be(app: Any, wanted: str | None, said: str) -> None:

@@ -133,11 +133,10 @@ def test_what_cannot_be_loaded_has_a_reason(module: str, expression: str, said: 
         "calls_a_partial", "static",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("wanted", [None, "wsgi"])
-def test_asgi_is_refused_by_its_name(module: str, name: str, wanted: str | None) -> None:
+def test_asgi_is_no_wsgi(module: str, name: str) -> None:
     with pytest.raises(AppError, match="speaks ASGI"):
         app = loader.load(f"{module}:{name}")
-        interfaces.find(app, wanted).require(app, Config())
+        interfaces.find(app, "wsgi").require(app, Config())
 
 
 def test_what_cannot_be_asked_for_anything_is_no_application(module: str) -> None:

@@ -16,7 +16,7 @@ from .conftest import HERE, take
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     service = Daemon(tmp_path_factory.mktemp("checked"))
     take(service, "checked_site")
-    service.start(app="checked_site:app")
+    service.start("-k", "wsgi", app="checked_site:app")
     yield service
     service.finish()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from forkd.app import interfaces
 from forkd.config import (
     OPTIONS,
     Config,
@@ -31,7 +30,7 @@ def sources(*argv: str, environ: dict[str, str] | None = None) -> Sources:
 
 def problems(of: Sources) -> list[Problem]:
     with pytest.raises(ConfigError) as caught:
-        of.load(interfaces.RULES)
+        of.load()
     assert caught.value.exit_code == 2
     return list(caught.value.problems)
 
@@ -108,7 +107,8 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "max_workers": "500",
         "forwarded_allow": "10.0.0.0/8",
         "forwarded_untrusted": "pass",
-        "socket_mode": "660", "socket_owner": "u", "socket_group": "g",
+        "socket_mode": "660", "socket_owner": "u", "socket_group": "g", "lifespan": "on",
+        "lifespan_context": "false", "root_path": "/api",
     }  # fmt: skip
     text = given.get(row.attr, "777")
     extra = ["--max-requests", "1"] if row.attr == "max_requests_jitter" else []
@@ -152,7 +152,7 @@ def test_every_problem_at_once(tmp_path: Path) -> None:
         "backlog = 'x'\nzzz = 1\n[http]\nbody-buffer = 1\n",
     )
     environ = {"FORKD_WORKERS": "9:1", "FORKD_WORKRES": "2", "FORKD_CONFIG": file}
-    found = problems(sources("--log-level", "loud", "-k", "asgi", environ=environ))
+    found = problems(sources("--log-level", "loud", "-k", "agsi", environ=environ))
     assert [(p.key, p.value, p.where) for p in found] == [
         ("keep-alve", "3", f"file {file} line 3"),
         ("zzz", "1", f"file {file} line 6"),
@@ -161,7 +161,7 @@ def test_every_problem_at_once(tmp_path: Path) -> None:
         ("backlog", "x", f"file {file} line 5"),
         ("workers", "9:1", "environment FORKD_WORKERS"),
         ("log-level", "loud", "flag --log-level"),
-        ("interface", "asgi", "flag --interface"),
+        ("interface", "agsi", "flag --interface"),
     ]
     by_key = {p.key: p.allowed for p in found}
     assert by_key["keep-alve"] == "no such option; did you mean keep-alive?"
@@ -359,7 +359,6 @@ def test_nonsense_in_web_concurrency(value: str) -> None:
         ("-w 1:5 --max-workers 4", "max-workers", "must not be below workers (1:5)"),
         ("--max-requests-jitter 5", "max-requests-jitter", "without max-requests"),
         ("--max-age-jitter 5", "max-age-jitter", "without max-age"),
-        ("-k asgi", "interface", "ASGI is not served yet; use wsgi or stream"),
         ("-b :80 -b 0.0.0.0:80", "bind", "twice: 0.0.0.0:80"),
         ("-b unix:/a -b unix:/a", "bind", "twice: unix:/a"),
         ("-b fd://3 -b fd://3", "bind", "twice: fd://3"),

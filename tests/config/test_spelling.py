@@ -157,7 +157,7 @@ def test_a_verb(words: str, said: str) -> None:
     ("option", "value", "said"),
     [
         ("interface", "gthread", "gunicorn's worker class gthread is --threads N here"),
-        ("interface", "uvicorn.workers.UvicornWorker", "ASGI is not served yet"),
+        ("interface", "uvicorn.workers.UvicornWorker", "write asgi"),
         ("log-level", "CRITICAL", "write error"),
         ("model", "007", "gunicorn's -m is --umask here"),
         ("workers", "mysite.wsgi", "uWSGI's -w is the argument here: forkd start MODULE"),

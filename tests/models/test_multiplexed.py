@@ -37,7 +37,7 @@ APP = """
     LAST = Await("last ones", 0, read=False)  # the client sends no more
     inside, closed, free = set(), set(), {}
 
-    def app():
+    def app(environ, start):
         pass
 
     def answer(kind, number, recorder):

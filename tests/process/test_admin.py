@@ -323,9 +323,15 @@ def test_no_model_says_a_reason_twice_and_80_columns_are_enough(service: Daemon)
     refused = [line for line in lines if line.startswith("  refused")]
     assert refused == [
         "  refused           asyncio with --io blocking: an asyncio protocol needs an",
+        "  refused           asgi with --io blocking: an ASGI application needs an event",
         "  refused           asyncio: the event loop runs in the process that forks, and",
-        *["  refused           asyncio: an asyncio protocol belongs to the thread of its"] * 3,
+        "  refused           asgi: an application has one lifespan and one event loop",
+        *[
+            "  refused           asyncio: an asyncio protocol belongs to the thread of its",
+            "  refused           asgi: an ASGI application belongs to the thread of its",
+        ] * 3,
         "  refused           asyncio with --io aio: glibc does the operations of one",
+        "  refused           asgi with --io aio: glibc does the operations of one",
     ]
 
 

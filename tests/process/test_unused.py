@@ -29,6 +29,7 @@ HTTP_ONLY = {
     "defer-accept", "allowed-hosts", "server-header", "early-hints",
 }  # fmt: skip
 ALWAYS = {"scale-down-after"}  # the number of workers is fixed
+ASGI_ONLY = {"lifespan", "lifespan-context", "root-path"}
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,11 @@ ALWAYS = {"scale-down-after"}  # the number of workers is fixed
     ],
 )
 def test_by_model_and_interface(model: str, io: str, expected: set[str]) -> None:
-    assert names("wsgi", model, io) == expected | ALWAYS | {"idle-timeout"}
-    assert names("asyncio", model, io) == expected | ALWAYS | HTTP_ONLY
-    assert names("socketserver", model, io) == expected | ALWAYS | HTTP_ONLY | {"write-timeout"}
+    always = expected | ALWAYS
+    assert names("wsgi", model, io) == always | ASGI_ONLY | {"idle-timeout"}
+    assert names("asgi", model, io) == always | {"idle-timeout", "body-buffer"}
+    assert names("asyncio", model, io) == always | ASGI_ONLY | HTTP_ONLY
+    assert names("socketserver", model, io) == always | ASGI_ONLY | HTTP_ONLY | {"write-timeout"}
 
 
 def test_each_model_is_in_that_table() -> None:
@@ -59,7 +62,7 @@ def test_each_model_is_in_that_table() -> None:
 
 
 def test_by_other_options() -> None:
-    usual = {"dispatch", "handoff", "io-fallback", "idle-timeout", "scale-down-after"}
+    usual = {"dispatch", "handoff", "io-fallback", "idle-timeout", "scale-down-after"} | ASGI_ONLY
     assert names("wsgi") == usual
     workers = replace(Config().workers, min=1, max=4)
     assert names("wsgi", workers=workers) == usual - {"scale-down-after"}

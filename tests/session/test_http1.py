@@ -83,6 +83,8 @@ class Begun:
 class Echo:
     """Answers with the method, the target and the body of the request."""
 
+    stream = None
+
     def __init__(self, config: Config, host: Any) -> None:
         self.framing = Framing(config, host)
         self.shortcut: Any = None

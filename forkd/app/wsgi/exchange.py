@@ -39,6 +39,8 @@ _MAX_COPY_BYTES = 16384
 class Wsgi:
     """Runs one WSGI application, for session/http1.py. One per child."""
 
+    stream = None  # it is called with the whole body
+
     def __init__(
         self, app: Application, config: Config, host: Host, *, multithread: bool, worker: int = 0
     ) -> None:

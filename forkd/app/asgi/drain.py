@@ -1,0 +1,74 @@
+"""The end of a worker's requests, once it retires: which streams end early, which answers are cut, and until
+when the tasks behind answers are waited for.
+
+Most go on to their end. A stream of server-sent events has none, and its client comes back by itself: it is
+ended when it has been quiet for a while. Any other stream that looks like ended would be taken for whole: it
+goes on until --graceful-timeout is nearly over, and is then cut so that the client sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from forkd.app.asgi.requests import Requests
+from forkd.http.limits import Refusal, Refused
+from forkd.system.originals import monotonic
+
+_LOOK_SECONDS = 1.0  # between two looks for streams at rest
+#: Of --graceful-timeout, after which answers are cut: what is left is for what the application does then.
+_CUT_SHARE = 0.9
+_MAX_SHOWN = 5
+
+
+class Drain:
+    def __init__(self, requests: Requests, seconds: float) -> None:
+        """`seconds`: --graceful-timeout."""
+        self._requests = requests
+        self._seconds = seconds
+        self._ends = 0.0  # CLOCK_MONOTONIC; 0: it has not begun
+
+    def begin(self) -> None:
+        self._ends = monotonic() + self._seconds
+        for cycle in self._requests.cycles:
+            cycle.quiet = False
+        self._look()
+        self._requests.loop.call_later(self._seconds * _CUT_SHARE, self._cut)
+
+    def _look(self) -> None:
+        """End the event streams on which nothing was sent since the last look."""
+        for cycle in list(self._requests.cycles):
+            if cycle.response.reconnects:
+                if cycle.quiet:
+                    cycle.end_stream()
+                cycle.quiet = True
+        self._requests.loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _cut(self) -> None:
+        cycles = [cycle for cycle in self._requests.cycles if not cycle.response.over]
+        if cycles:
+            lines = [cycle.request.line for cycle in cycles]
+            self._requests.host.log.warning(
+                f"--graceful-timeout is nearly over; answers cut: {_shown(lines)}"
+            )
+        for cycle in cycles:
+            if cycle.response.head_sent:
+                cycle.break_off()
+            else:
+                cycle.refuse(Refused(503, "the worker ends before its answer", Refusal.APPLICATION_FAILED))
+
+    async def wait_for_tasks(self) -> None:
+        """Until the application has returned from each request, or the time is over."""
+        tasks, left = self._requests.tasks, self._ends - monotonic()
+        if tasks and left > 0:
+            await asyncio.wait(list(tasks), timeout=left)
+        self._requests.ended = True
+        if tasks:
+            self._requests.host.log.warning(
+                f"the application has not returned from {_shown(list(tasks.values()))}; cancelled"
+            )
+
+
+def _shown(lines: list[bytes]) -> str:
+    shown = ", ".join(line.decode("latin-1") for line in lines[:_MAX_SHOWN])
+    more = len(lines) - _MAX_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,62 @@
+"""A request head as a scope (ASGI's HTTP connection scope): what an application reads of it. In a child."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from forkd.http.guard import Request
+from forkd.session.seam import Peer
+
+Scope = dict[str, Any]
+
+#: Of HTTP: from 2.4 on send() raises when the client has left, and Starlette no longer listens for that: its
+#: streams would go on without a client until they send next.
+HTTP_VERSION = {"version": "3.0", "spec_version": "2.3"}
+
+
+class RootPath:
+    """`--root-path`: the path at which the application is mounted. With `?unstripped` after it the front
+    leaves it in the path of its requests; else it has taken it away, and each path is given it again."""
+
+    def __init__(self, text: str) -> None:
+        path, _, flag = text.partition("?")
+        self.path = path.rstrip("/")
+        self.prefix = "" if flag else self.path
+
+
+def scope_of(request: Request, peer: Peer, root: RootPath, worker: int) -> Scope:
+    """Everything but `state`. What proxies say has been judged already (session/fronts.py)."""
+    proxy, origin = peer.proxy, request.origin
+    client: tuple[str, int] | None = (peer.client, peer.client_port) if peer.client else None
+    server, port, scheme = peer.server, peer.server_port, "http"
+    root_path, prefix = root.path, root.prefix
+    forkd: dict[str, Any] = {"worker": worker, "peer": peer.client}
+    if proxy is not None:
+        forkd["proxy"], forkd["peer"] = proxy, proxy["peer"][0]
+        if proxy.get("ssl", {}).get("tls"):
+            scheme = "https"
+    if origin is not None:
+        if origin.client is not None:
+            client = (origin.client.address, origin.client.port) if origin.client.address else None
+        scheme = origin.scheme or scheme
+        server, port = origin.server or server, origin.port or port
+        if origin.prefix:
+            root_path = prefix = origin.prefix
+    raw = request.path or request.target  # which is empty of * and of CONNECT
+    path = unquote_to_bytes(raw) if b"%" in raw else raw
+    return {
+        "type": "http",
+        "asgi": HTTP_VERSION.copy(),
+        "http_version": request.version,
+        "method": request.method,
+        "scheme": scheme,
+        "path": prefix + path.decode("utf-8", "replace"),
+        "raw_path": quote(prefix).encode() + raw,
+        "query_string": request.query,
+        "root_path": root_path,
+        "headers": [(name.lower(), value) for name, value in request.headers],
+        "client": client,
+        "server": (server, port),
+        "extensions": {"forkd": forkd},
+    }

@@ -1,0 +1,306 @@
+"""An ASGI application of many routes, written plainly: what it does is the path."""
+
+import asyncio
+import contextvars
+import json
+import os
+
+setting = contextvars.ContextVar("setting", default="unset")
+mine = contextvars.ContextVar("mine", default="")
+released: asyncio.Event
+LOG = []
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await lifespan(scope, receive, send)
+        return
+    await ROUTES[scope["path"].removeprefix(scope["root_path"]).split("/")[1]](scope, receive, send)
+
+
+async def lifespan(scope, receive, send):
+    global released
+    assert (await receive())["type"] == "lifespan.startup"
+    setting.set("of the lifespan")
+    scope["state"]["made"] = ["at startup"]
+    released = asyncio.Event()
+    await send({"type": "lifespan.startup.complete"})
+    assert (await receive())["type"] == "lifespan.shutdown"
+    print("the lifespan is over", flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def answer(send, body, status=200, headers=()):
+    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+    data = body if isinstance(body, bytes) else str(body).encode()
+    await send({"type": "http.response.body", "body": data})
+
+
+async def read(receive):
+    body = b""
+    while True:
+        message = await receive()
+        assert message["type"] == "http.request", message
+        body += message["body"]
+        if not message["more_body"]:
+            return body
+
+
+async def hello(scope, receive, send):
+    await answer(send, b"hello", headers=[(b"content-type", b"text/plain")])
+
+
+async def facts(scope, receive, send):
+    shown = {name: value for name, value in scope.items() if name not in ("headers", "state")}
+    shown["headers"] = [[name.decode(), value.decode("latin-1")] for name, value in scope["headers"]]
+    shown["state"] = scope["state"]["made"]
+    shown["setting"] = setting.get()
+    await answer(send, json.dumps(shown, default=lambda value: value.decode("latin-1")))
+
+
+async def echo(scope, receive, send):
+    await answer(send, await read(receive))
+
+
+async def size(scope, receive, send):
+    total, most = 0, 0
+    while True:
+        message = await receive()
+        total, most = total + len(message["body"]), max(most, len(message["body"]))
+        if not message["more_body"]:
+            break
+        if "slowly" in scope["path"]:
+            await asyncio.sleep(0.001)
+    await answer(send, f"{total} {most}")
+
+
+async def unread(scope, receive, send):
+    await answer(send, b"not read", status=401)
+
+
+async def stream(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for number in range(5):
+        await send({"type": "http.response.body", "body": b"%d," % number, "more_body": True})
+        await asyncio.sleep(0.01)
+    await send({"type": "http.response.body", "body": b"end"})
+
+
+async def big(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"41943040")]})
+    for _ in range(640):
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        LOG.append(1)
+    await send({"type": "http.response.body"})
+
+
+async def sent(scope, receive, send):
+    """How many pieces of `big` were sent."""
+    await answer(send, len(LOG))
+
+
+async def whole(scope, receive, send):
+    await answer(send, b"x" * 10_000_000)
+
+
+async def fails(scope, receive, send):
+    raise RuntimeError("failed on purpose")
+
+
+async def fails_later(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    raise RuntimeError("failed on purpose")
+
+
+async def breaks_off(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"half", "more_body": True})
+    raise RuntimeError("failed on purpose")
+
+
+async def leaves(scope, receive, send):
+    raise SystemExit(3)
+
+
+async def nothing(scope, receive, send):
+    pass
+
+
+async def stops(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"half", "more_body": True})
+
+
+async def wrong(scope, receive, send):
+    """Each message that is out of place is an exception; then the answer."""
+    path, seen = scope["path"], []
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    body = {"type": "http.response.body", "body": b""}
+    tries = {
+        "body-first": [body],
+        "start-twice": [start, start],
+        "newline": [{**start, "headers": [(b"a", b"b\r\nc: d")]}],
+        "text": [{**start, "headers": [("a", "b")]}],
+        "status": [{**start, "status": "200"}],
+        "informational": [{**start, "status": 103}],
+        "too-long": [{**start, "headers": [(b"content-length", b"1")]}, {**body, "body": b"xx"}],
+        "too-short": [{**start, "headers": [(b"content-length", b"3")]}, {**body, "body": b"xx"}],
+        "unknown": [start, {"type": "http.response.nothing"}],
+        "no-bytes": [start, {**body, "body": "text"}],
+    }
+    for message in tries[path.split("/")[2]]:
+        try:
+            await send(message)
+        except (RuntimeError, ValueError, TypeError) as error:
+            seen.append(type(error).__name__)
+            if path.endswith("/raise"):
+                raise
+    LOG[:] = seen
+    if not seen:
+        raise AssertionError("nothing was raised")
+    raise RuntimeError("failed on purpose")
+
+
+async def after(scope, receive, send):
+    await answer(send, b"all")
+    try:
+        await send({"type": "http.response.body", "body": b"more"})
+    except RuntimeError as error:
+        print(f"after: {error}", flush=True)
+    print(f"after: {(await receive())['type']}", flush=True)
+
+
+async def background(scope, receive, send):
+    await answer(send, b"answered")
+    await asyncio.sleep(float(scope["path"].split("/")[2]))
+    print("the background is done", flush=True)
+
+
+async def disconnect(scope, receive, send):
+    await read(receive)
+    print("waits for the client", flush=True)
+    print(f"seen: {(await receive())['type']}", flush=True)
+    await answer(send, b"to whoever is left")
+
+
+async def forever(scope, receive, send):
+    """Sends until it is told that its client has left, as Starlette's streams do."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+
+    async def pieces():
+        while True:
+            await send({"type": "http.response.body", "body": b"piece,", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(pieces())
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+    print("forever is over", flush=True)
+
+
+async def events(scope, receive, send):
+    await read(receive)
+    kind = b"text/event-stream" if scope["method"] == "GET" else b"text/plain"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    await send({"type": "http.response.body", "body": b"data: first\n\n", "more_body": True})
+    print(f"events: {(await receive())['type']}", flush=True)
+
+
+async def slow(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(int(scope["path"].split("/")[2])):
+        await send({"type": "http.response.body", "body": b"tick,", "more_body": True})
+        await asyncio.sleep(1)
+    await send({"type": "http.response.body", "body": b"end"})
+
+
+async def sleeps(scope, receive, send):
+    await asyncio.sleep(float(scope["path"].split("/")[2]))
+    await answer(send, b"slept")
+
+
+async def cancelled_receive(scope, receive, send):
+    """A wait that is cancelled loses nothing, whenever it is."""
+    body = b""
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), 0.0005)
+        except TimeoutError:
+            continue
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    receive(), send({})  # not awaited: nothing happens
+    await answer(send, body)
+
+
+async def variables(scope, receive, send):
+    before = mine.get()
+    mine.set(scope["path"])
+    await asyncio.sleep(0)
+    await answer(send, f"{before}|{mine.get()}")
+
+
+async def tasks(scope, receive, send):
+    me = asyncio.current_task()
+    found = [me in asyncio.all_tasks(), me.get_name() != "", not me.done()]
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        inner = group.create_task(asyncio.sleep(0, "inner"))
+        thread = group.create_task(asyncio.to_thread(lambda: "thread"))
+    try:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(10)
+    except TimeoutError:
+        found.append(True)
+    await answer(send, f"{found} {inner.result()} {thread.result()}")
+
+
+async def cancels_itself(scope, receive, send):
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def pid(scope, receive, send):
+    await answer(send, os.getpid())
+
+
+async def waits(scope, receive, send):
+    await released.wait()
+    await answer(send, b"released")
+
+
+async def release(scope, receive, send):
+    released.set()
+    await answer(send, b"so")
+
+
+async def status(scope, receive, send):
+    code = int(scope["path"].split("/")[2])
+    await answer(send, b"" if code == 204 else b"body", status=code)
+
+
+async def headers(scope, receive, send):
+    await answer(send, b"x", headers=[
+        (b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"transfer-encoding", b"chunked"),
+        (b"connection", b"keep-alive"), (b"keep-alive", b"timeout=5"), (b"x-latin", b"\xe9"),
+    ])
+
+
+async def closes(scope, receive, send):
+    await answer(send, b"x", headers=[(b"connection", b"close")])
+
+
+async def forks(scope, receive, send):
+    """A process that returns through the server leaves."""
+    child = os.fork()
+    if not child:
+        return
+    os.waitpid(child, 0)
+    await answer(send, b"parent")
+
+
+ROUTES = {
+    name.replace("_", "-"): value for name, value in list(globals().items())
+    if asyncio.iscoroutinefunction(value) and name not in ("app", "lifespan", "answer", "read")
+}

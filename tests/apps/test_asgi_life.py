@@ -1,0 +1,345 @@
+"""The life of an ASGI application in its worker: how it is loaded, its lifespan, the end of its requests."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import textwrap
+import time
+
+import pytest
+
+from tests.process.conftest import Daemon, alive, until
+
+from .conftest import FAILURES, dial, read_all, take
+
+HELLO = """
+    async def hello(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+"""
+
+
+def write(service: Daemon, source: str, name: str = "app.py") -> None:
+    service.write_app(textwrap.dedent(HELLO) + textwrap.dedent(source), name=name)
+
+
+def begin(service: Daemon, path: str, method: str = "GET") -> socket.socket:
+    """A request, of which the first bytes of the answer have come."""
+    client = dial(service)
+    client.settimeout(30)
+    client.sendall(f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    return client
+
+
+# ---- how it is loaded -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "app", "flags"),
+    [
+        ("app = hello", "app", ""),
+        ("def app(scope, receive, send): return hello(scope, receive, send)", "app:app", ""),
+        ("async def make(name): return globals()[name]", "app:make('hello')", ""),
+        ("async def make(name): return globals()[name]", "app:make('hello')", "--preload"),
+        ("async def make(name): return globals()[name]", "app:make('hello')", "-k asgi"),
+        ("import asyncio; asyncio.get_running_loop(); app = hello", "app:app", "-k asgi"),
+        ("import asyncio; task = asyncio.get_event_loop().create_task(asyncio.sleep(0)); app = hello",
+         "app:app", "-k asgi"),
+        ("app = lambda *args: hello(*args)", "app:app", "-k asgi"),
+    ],
+)  # fmt: skip
+def test_an_application_is_found(service: Daemon, source: str, app: str, flags: str) -> None:
+    write(service, source)
+    service.start(*flags.split(), app=app)
+    assert service.get() == "hello"
+    assert service.live()["master"]["interface"] == "asgi"
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "said"),
+    [
+        ("def app(scope): return hello", "", "as ASGI 2 applications do"),
+        ("app = lambda *args: hello(*args)", "", "say which it is with --interface"),
+        ("app = hello", "-k wsgi", "the application speaks ASGI; leave out --interface"),
+        ("app = hello", "-m reactor", "an ASGI application belongs to the thread of its event loop"),
+        ("app = hello", "--threads 4", "an ASGI application belongs to the thread of its event loop"),
+        ("app = hello", "--io blocking", "an ASGI application needs an event loop"),
+        ("app = hello", "-m process-per-connection", "has one lifespan and one event loop"),
+    ],
+)  # fmt: skip
+def test_what_is_not_served_has_a_reason(service: Daemon, source: str, flags: str, said: str) -> None:
+    write(service, source)
+    service.expected_errors = ["did not start", "gone: boot", said[:30]]
+    for verb in ("check", "start"):
+        done = service.run(verb, *service.flags(*flags.split(), app="app:app"))
+        assert done.returncode != 0
+        assert said in done.stderr + done.stdout
+
+
+def test_check_says_what_it_is(service: Daemon) -> None:
+    write(service, "import asyncio; asyncio.get_running_loop(); app = hello")
+    assert "ok: app:app (asgi) under leader-followers/epoll" in service.ok(
+        "check", *service.flags("-k", "asgi")
+    )
+
+
+def test_where_it_is_mounted(service: Daemon) -> None:
+    write(service, """
+        async def app(scope, receive, send):
+            text = f"{scope['root_path']} {scope['path']} {scope['raw_path'].decode()}"
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": text.encode()})
+    """)
+    service.start("--root-path", "/api/")
+    assert service.get("/x") == "/api /api/x /api/x"
+    service.ok("restart", *service.flags("--root-path", "/api?unstripped"))
+    assert service.get("/api/x") == "/api /api/x /api/x"
+
+
+# ---- the lifespan -----------------------------------------------------------------------------
+
+
+FAILS_FIRST = """
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await hello(scope, receive, send)
+"""
+FAILS_AFTER_RECEIVE = """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            raise RuntimeError("no database")
+        await hello(scope, receive, send)
+"""
+SAYS_SO = """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+        await hello(scope, receive, send)
+"""
+IGNORES = """
+    async def app(scope, receive, send):
+        await receive()
+        await hello(scope, receive, send)
+"""
+RETURNS = """
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await hello(scope, receive, send)
+"""
+EXITS = """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            raise SystemExit("no database")
+        await hello(scope, receive, send)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "mode", "said"),
+    [
+        (FAILS_FIRST, "auto", ""), (FAILS_FIRST, "on", "assert scope"), (FAILS_FIRST, "off", ""),
+        (FAILS_AFTER_RECEIVE, "auto", "RuntimeError: no database"), (FAILS_AFTER_RECEIVE, "off", ""),
+        (FAILS_AFTER_RECEIVE, "on", "RuntimeError: no database"),
+        (SAYS_SO, "auto", "lifespan.startup has failed: no database"),
+        (SAYS_SO, "on", "lifespan.startup has failed: no database"),
+        (IGNORES, "auto", ""), (IGNORES, "on", "has no place in a lifespan"),
+        (RETURNS, "auto", ""), (RETURNS, "on", "returned without lifespan.startup.complete"),
+        (EXITS, "auto", "SystemExit: no database"),
+    ],
+)  # fmt: skip
+def test_whether_an_application_has_a_lifespan(service: Daemon, source: str, mode: str, said: str) -> None:
+    write(service, source)
+    service.expected_errors = ["did not start", "gone: boot", "Traceback"]
+    done = service.run("start", *service.flags("--lifespan", mode, app="app:app"))
+    assert (done.returncode == 0) is (not said), done.stderr
+    assert said in done.stderr
+    if not said:
+        assert service.get() == "hello"
+
+
+def test_a_reload_whose_lifespan_fails_keeps_the_workers(service: Daemon) -> None:
+    write(service, "app = hello")
+    service.start("-w", "1")
+    before = service.worker_pids()
+    write(service, FAILS_AFTER_RECEIVE)
+    service.expected_errors = ["reload", "Traceback", "gone: boot"]
+    done = service.run("reload", "--name", service.name, "--control", str(service.control))
+    assert done.returncode != 0
+    assert "RuntimeError: no database" in done.stderr
+    assert service.worker_pids() == before
+    assert service.get() == "hello"
+
+
+def test_a_lifespan_that_hangs_is_shown(service: Daemon) -> None:
+    write(service, """
+        import time
+
+        async def app(scope, receive, send):
+            await receive()
+            time.sleep(100)
+    """)
+    service.expected_errors = ["did not start", "gone: boot-timeout"]
+    done = service.run("start", *service.flags("--boot-timeout", "1", app="app:app"))
+    assert done.returncode != 0
+    assert "in app" in done.stderr
+
+
+def test_a_lifespan_that_fails_later_costs_its_worker(service: Daemon) -> None:
+    write(service, """
+        import asyncio
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                global wake
+                wake = asyncio.Event()
+                await receive()
+                await send({"type": "lifespan.startup.complete"})
+                await wake.wait()
+                raise RuntimeError("failed on purpose")
+            if scope["path"] == "/wake":
+                wake.set()
+            await hello(scope, receive, send)
+    """)
+    service.expected_errors = ["the lifespan has failed", "shutdown has taken more than 5 s", *FAILURES]
+    service.start("-w", "1")
+    (before,) = service.worker_pids()
+    assert service.get("/wake") == "hello"
+    _is_replaced(service, before)
+
+
+@pytest.mark.parametrize("flags", ["", "--no-lifespan-context"])
+def test_context_variables_of_the_lifespan(service: Daemon, flags: str) -> None:
+    write(service, """
+        import contextvars
+        made = contextvars.ContextVar("made", default="nothing")
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await receive()
+                made.set("something")
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": made.get().encode()})
+    """)
+    service.start("-w", "1", *flags.split())
+    assert service.get() == ("nothing" if flags else "something")
+
+
+# ---- the end ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(service: Daemon) -> Daemon:
+    take(service, "asgi_site")
+    service.expected_errors = list(FAILURES)
+    return service
+
+
+def lines(service: Daemon, *words: str) -> list[str]:
+    """Those of these words that are in the log, in order."""
+    at = sorted((service.log().find(word), word) for word in words)
+    return [word for place, word in at if place >= 0]
+
+
+def test_the_order_at_the_end(site: Daemon) -> None:
+    site.start("-w", "1", app="asgi_site:app")
+    with dial(site) as client:
+        client.sendall(b"GET /background/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        while b"answered" not in client.recv(1000):
+            pass
+        site.signal(signal.SIGTERM)
+        site.gone()
+    words = "stopping", "the background is done", "the lifespan is over"
+    assert lines(site, *words) == list(words)
+
+
+def test_what_does_not_return_is_named_and_the_lifespan_ends_all_the_same(site: Daemon) -> None:
+    site.start("-w", "1", "--graceful-timeout", "1", app="asgi_site:app")
+    with dial(site) as client:
+        client.sendall(b"GET /background/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        while b"answered" not in client.recv(1000):
+            pass
+        site.signal(signal.SIGTERM)
+        site.gone()
+    assert "the application has not returned from GET /background/60 HTTP/1.1; cancelled" in site.log()
+    assert "the lifespan is over" in site.log()
+    assert "gone: stop" in site.log() and "killed" not in site.log()
+
+
+def test_event_streams_at_rest_end_and_others_are_whole(site: Daemon) -> None:
+    """Over a reload: a stream that reconnects is ended, so that its client comes to the new worker. A stream
+    by POST would look whole, and goes on."""
+    site.start("-w", "1", app="asgi_site:app")
+    with begin(site, "/events") as events, begin(site, "/slow/4") as slow:
+        site.ok("reload", "--name", site.name, "--control", str(site.control))
+        began = time.monotonic()
+        assert read_all(events).endswith(b"0\r\n\r\n")
+        assert read_all(slow).endswith(b"3\r\nend\r\n0\r\n\r\n")
+        assert time.monotonic() - began < 20  # long before --graceful-timeout
+    until(lambda: "events: http.disconnect" in site.log(), "the application was told")
+    until(lambda: "the lifespan is over" in site.log(), "its lifespan ends")
+
+
+def test_streams_that_do_not_end_are_cut_where_the_client_sees_it(site: Daemon) -> None:
+    site.start("-w", "1", "--graceful-timeout", "2", app="asgi_site:app")
+    with begin(site, "/events", "POST") as events, dial(site) as waits:
+        waits.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: site.live()["workers"][0]["in_flight"] == 2, "both are under way")
+        site.signal(signal.SIGTERM)
+        assert not read_all(events).endswith(b"0\r\n\r\n")
+        assert read_all(waits).startswith(b"HTTP/1.1 503")
+        site.gone()
+    assert "nearly over; answers cut: " in site.log()
+    assert "the lifespan is over" in site.log()
+
+
+def test_max_requests_ends_a_lifespan_too(site: Daemon) -> None:
+    site.start("-w", "1", "--max-requests", "1", app="asgi_site:app")
+    assert site.get("/hello") == "hello"
+    until(lambda: "the lifespan is over" in site.log(), "its lifespan ends")
+
+
+def _is_replaced(service: Daemon, pid: int) -> None:
+    until(lambda: not alive(pid) and service.workers(), "another worker serves")
+    assert service.get() == "hello"
+
+
+def test_a_loop_that_does_not_come_round_is_killed(service: Daemon) -> None:
+    write(service, """
+        import asyncio, time
+
+        async def block():
+            time.sleep(100)
+
+        async def app(scope, receive, send):
+            if scope["path"] == "/task":
+                await asyncio.create_task(block())
+            elif scope["path"] == "/later":
+                asyncio.get_running_loop().call_soon(time.sleep, 100)
+            elif scope["path"] == "/wait":
+                await asyncio.sleep(3)
+            elif scope["path"] == "/block":
+                await block()
+            await hello(scope, receive, send)
+    """)
+    service.expected_errors = ["gone: timeout"]
+    service.start("-w", "1", "--timeout", "1", "--lifespan", "off")
+    assert service.get("/wait") == "hello"  # which holds nothing
+    for path in ("/task", "/later", "/block"):
+        (before,) = service.worker_pids()
+        with contextlib.closing(service.client()) as client, contextlib.suppress(OSError):
+            client.request("GET", path)
+            client.getresponse()
+        _is_replaced(service, before)
+    assert service.log().count("its event loop has not come round for") == 2
+    assert '"GET /block HTTP/1.1" has held it for' in service.log()
