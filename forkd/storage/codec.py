@@ -51,7 +51,9 @@ class Codec:
 
     def encode(self, value: Any) -> Value:
         """Raises TypeError, TooLarge, and OverflowError where an int has more than 64 bits."""
-        if type(value) not in _NATIVE:
+        if type(value) not in _NATIVE or (
+            type(value) is int and not MIN_INT <= value <= MAX_INT and self._serializer is not None
+        ):
             value = self._convert(value)
         if isinstance(value, int):
             if not MIN_INT <= value <= MAX_INT:

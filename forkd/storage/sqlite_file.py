@@ -61,10 +61,13 @@ class _Connection:
         self.lock = lock
         self._pid = os.getpid()
 
-    def __del__(self) -> None:
+    def __del__(
+        self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid
+    ) -> None:
+        """The calls are arguments, since at the end of the interpreter the module has lost its names."""
         # A copy of the lock's descriptor in a child would hold the parent's lock beyond its death.
-        os.close(self.lock)
-        if os.getpid() == self._pid:
+        close(self.lock)
+        if getpid() == self._pid:
             self.db.close()
         else:
             _parents.append(self.db)

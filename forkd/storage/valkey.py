@@ -94,9 +94,10 @@ class ValkeyEngine:
             if not self._run("FENCED", [name, self._name(b"f", key)], fence, data, _milliseconds(ttl)):
                 raise Fenced(f"{key!r} was written with a later token than {fence}")
             return True
-        if ttl is not None and ttl <= 0 and only is Only.ANY:
-            self._client.write("DEL", name)
-            return True
+        if ttl is not None and ttl <= 0:
+            if only is Only.ABSENT:
+                return not self._client.call("EXISTS", name)
+            return bool(self._client.write("DEL", name)) or only is Only.ANY
         command: list[str | int | bytes] = ["SET", name, data]
         if ttl is not None:
             command += ["PX", max(int(ttl * 1000), 1)]

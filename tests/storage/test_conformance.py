@@ -175,6 +175,13 @@ def test_an_end_that_is_over_at_once(s: Storage) -> None:
     assert "k" not in s
     s.set("k", b"w", ttl=-1)
     assert "k" not in s
+    assert s.add("k", b"w", ttl=0)
+    assert "k" not in s
+    assert not s.replace("k", b"w", ttl=0)
+    s["k"] = b"v"
+    assert not s.add("k", b"w", ttl=0)
+    assert s.replace("k", b"w", ttl=0)
+    assert "k" not in s
 
 
 def test_set_without_an_end_takes_the_end_away(s: Storage) -> None:

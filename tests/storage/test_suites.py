@@ -1,0 +1,67 @@
+"""The adapters pass the suites that their frameworks have for back ends of caches and limits.
+
+`scripts/storage-suites` fetches these, with their versions pinned.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = Path(__file__).parent / "suites"
+
+
+@pytest.fixture(scope="module")
+def suites() -> Path:
+    done = subprocess.run([ROOT / "scripts/storage-suites"], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"the suites cannot be fetched: {done.stderr.splitlines()[-1:]}")
+    return ROOT / "build/suites"
+
+
+@pytest.fixture(params=["sqlite", "valkey"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def run(cwd: Path, url: str, *command: object, path: object = "") -> str:
+    """What it prints; it has to succeed."""
+    environ = {**os.environ, "STORAGE_URL": url, "PYTHONPATH": f"{path}:{ROOT}"}
+    command = (sys.executable, *map(str, command))
+    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def pytest_run(cwd: Path, url: str, cases: Path, path: object) -> str:
+    options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "-W", "ignore", "--rootdir", cwd)
+    options += ("--noconftest", "--import-mode=importlib")
+    return run(cwd, url, "-m", "pytest", *options, cases, path=path)
+
+
+def passed(text: str) -> int:
+    found = re.search(r"(\d+) passed|Ran (\d+) tests", text)
+    assert found is not None, text
+    return int(found[1] or found[2])
+
+
+def test_django(suites: Path, url: str) -> None:
+    tests = next(suites.glob("django-*/tests"))
+    text = run(tests, url, CASES / "run_django.py", tests, url)
+    assert passed(text) >= 50
+
+
+def test_cachelib(suites: Path, url: str) -> None:
+    tests = next(suites.glob("cachelib-*/tests"))
+    assert passed(pytest_run(tests, url, CASES / "cachelib_cases.py", tests)) >= 18
+
+
+def test_limits(suites: Path, url: str) -> None:
+    top = next(suites.glob("limits-*/tests")).parent
+    assert passed(pytest_run(top, url, CASES / "limits_cases.py", top)) >= 25
