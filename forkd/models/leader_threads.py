@@ -78,7 +78,7 @@ class LeaderThreads(InlineLoop):
         self._access = context.access
         self._multiplexing = Multiplexing(self.connections, self._enter_step, self._resume)
         self._returned = self._multiplexing.returned
-        self._entrance = Bulkhead(context.config.threads)
+        self._bulkhead = Bulkhead(context.config.threads)
         self._passed_over = 0  # turns since the listeners had their share
         self._alert = True  # the last turn's answer to whether any request blocks
         self._had_events = False  # the last turn
@@ -96,7 +96,7 @@ class LeaderThreads(InlineLoop):
             self._wait_for_leadership()
         if self.done:
             return
-        alert = self._routes.alert or self._entrance.inside > 0
+        alert = self._routes.alert or self._bulkhead.inside > 0
         if alert or self._alert:
             self._alert = alert
             self._look_around()
@@ -129,7 +129,7 @@ class LeaderThreads(InlineLoop):
         """Set how careful the next turn has to be, if requests block, or have until now."""
         backpressure, routes = self.acceptor.backpressure, self._routes
         backpressure.busy = True  # a thread that leaves from here on rings the bell
-        full = self._entrance.full
+        full = self._bulkhead.full
         backpressure.occupied(full)
         self.driver.watch_requests(full or routes.wary, 0.0 if routes.alert else SLOW_SECONDS)
 
@@ -163,7 +163,7 @@ class LeaderThreads(InlineLoop):
             held = self._baton.seize()
             if held is not None:
                 self._leader = get_ident()
-                self._entrance.entered()
+                self._bulkhead.entered()
                 if not isinstance(held, Multiplexed):
                     self.connections.check_out(held)
             return held is not None
@@ -174,7 +174,7 @@ class LeaderThreads(InlineLoop):
         """Native code has read this usual request: whether it was entered or queued here. Asked while that
         is wary."""
         route = route_of(request.line)
-        if not self._entrance.full and not self._routes.blocks(route):
+        if not self._bulkhead.full and not self._routes.blocks(route):
             return False
         self._enter_apart(Work(conn, conn.exchange, request, route, self._routes.long(route)))
         return True
@@ -207,7 +207,7 @@ class LeaderThreads(InlineLoop):
         """Go on from what was reached, here, with the baton for `held`. None: it was queued, since it is
         likely to block, or there is no room."""
         route, routes = route_of(exchange.line), self._routes
-        if routes.blocks(route) or self._entrance.full:
+        if routes.blocks(route) or self._bulkhead.full:
             self._enter_apart(Work(conn, exchange, reached, route, routes.long(route)))
             return None
         self._baton.hold(held)
@@ -225,7 +225,7 @@ class LeaderThreads(InlineLoop):
         if type(work.exchange) is not Multiplexed:
             self.connections.check_out(work.conn)
         work.exchange.lent = self.connections.now
-        if self._entrance.enter(work):
+        if self._bulkhead.enter(work):
             self._leader = _NO_THREAD_ID
             self._baton.pass_on()
             self._work(work, queued=True)
@@ -306,7 +306,7 @@ class LeaderThreads(InlineLoop):
     def _hand_back(self, conn: Connection, outcome: Outcome, long: bool) -> Work | None:
         """Hand the connection back to the handle set, or to the leader. Returns the next work, if there is
         any."""
-        work = self._entrance.leave(long)
+        work = self._bulkhead.leave(long)
         if type(outcome) is not Await or not self.connections.keep_from_thread(conn, outcome):
             self._outcomes.append((conn, outcome))
             self._ring()

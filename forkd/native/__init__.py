@@ -42,7 +42,7 @@ def pick(name: str, twin: T, wanted: bool = True) -> T:
     return found
 
 
-# ---- what native code asks of Python, by name -------------------------------------------------
+# ---- what native code calls and reads, by name -------------------------------------------------
 # Each name that C looks up is here, and each that is here is in C (tests/native/test_names.py).
 
 

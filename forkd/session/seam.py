@@ -231,12 +231,11 @@ class Peer(Protocol):
     note: Any  # what a shortcut is to know of the connection, if the session has one
     ended: bool  # forkd closes the session: a GeneratorExit in it is that close, and no failure
     exchange: Exchange  # its own, for a session that has one at a time
+    direct: bool  # what is sent goes into the socket at once, and nothing else is under way there
 
     def run_apart(self, exchange: Multiplexed) -> bool:
         """Have a step of it run in another thread, or later. False: the caller runs it."""
         ...
-
-    direct: bool  # what is sent goes into the socket at once, and nothing else is under way there
 
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""

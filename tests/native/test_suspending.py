@@ -28,12 +28,13 @@ ROWS = {
     "epoll": (),
     "poll": ("--io", "poll"),
     "select": ("--io", "select"),
+    "sigio": ("--io", "sigio"),
     "threads": ("--threads", "3"),
     "io_uring": ("--model", "proactor", "--io", "io_uring"),
 }
 #: Those where RST is seen behind bytes that are not read, and behind FIN.
-PAST_BYTES = ("epoll", "poll", "threads", "io_uring")
-PAST_FIN = ("epoll", "poll", "threads")
+PAST_BYTES = ("epoll", "poll", "sigio", "threads", "io_uring")
+PAST_FIN = ("epoll", "poll", "sigio", "threads")
 
 
 @pytest.fixture(scope="session")
@@ -292,6 +293,25 @@ def test_a_client_that_sends_no_more_is_answered(lines: Lines, behind: bytes) ->
         waits(lines, 0)
     until(lambda: lines.workers()[0]["connections"] == 0, "all are closed")
     until(lambda: descriptors(lines) == before, "no descriptor is left")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_unix_socket_says_that_its_client_has_closed_it(row: str, library: Path, tmp_path: Path) -> None:
+    if row == "io_uring" and usable():
+        pytest.skip(f"io_uring: {usable()}")
+    daemon, path = Lines(tmp_path), tmp_path / "s"
+    daemon.library = library
+    daemon.start_in_foreground("-w", "1", "-b", "127.0.0.1:0", "-b", f"unix:{path}", *ROWS[row])
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"later\n")
+        waits(daemon, 1)
+    gone = int(row in PAST_FIN)
+    waits(daemon, 1 - gone, gone)
+    with closing(Client(daemon)) as other:
+        assert other.ask(b"go") == b"go\n"
+    waits(daemon, 0, gone)
+    daemon.finish()
 
 
 def test_a_child_that_retires_waits_for_the_answer(lines: Lines) -> None:
