@@ -58,14 +58,16 @@ def read_head(data: bytes, limits: HeadLimits, ends: object, /) -> UsualRequest 
 class HeadLimits:
     def __init__(
         self, *, head: int, fields: int, body: int, template: dict[str, Any], fronts: Fronts | None,
-        hosts: Hosts | None,
+        hosts: Hosts | None, ids: bool,
     ) -> None: ...  # fmt: skip
 
 class Ends: ...  # PythonEnds in session/ends.py
 
 def blank(size: int, /) -> bytes: ...
 def block(status: str, headers: list[tuple[str, str]], /) -> Block | None: ...
-def answer(block: Block, date: bytes, server: bytes, body: bytes, close: bool, /) -> bytes | None: ...
+def answer(
+    block: Block, date: bytes, server: bytes, id: str, body: bytes, close: bool, /
+) -> bytes | None: ...
 def only_from_processes(number: int, /) -> None: ...
 def records(ring: memoryview, at: int, pending: int, most: int, /) -> tuple[int, int, bytes]: ...
 
@@ -93,11 +95,15 @@ class Lines:
         referer: str,
         agent: str,
         ns: int,
+        reason: str,
+        id: str,
+        peer: str,
         /,
     ) -> bytes | None: ...
 
 class _Recorder:
     def begin(self, line: bytes, client: str = ..., fd: int = ..., /) -> int: ...
+    def identify(self, ticket: int, id: str, /) -> None: ...
     def pause(self) -> None: ...
     def resume(self, ticket: int, /) -> None: ...
     def took(self, ticket: int, /) -> int: ...
@@ -123,6 +129,8 @@ class Places:
         client_room: int,
         line: int,
         line_room: int,
+        id: int,
+        id_room: int,
         first: int,
         count: int,
     ) -> None: ...

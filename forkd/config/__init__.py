@@ -356,6 +356,17 @@ class Config:
         help="environ has wsgi.early_hints, by which the application sends 103 with Link and other fields "
         "before its answer; not with HTTP/1.0. Only for clients and fronts that expect it",
     )
+    request_ids: bool = option(
+        kinds.Bool(), False,
+        section="http",
+        help="each request has a name, in environ (X-Request-ID and forkd.request_id), in both logs and in "
+        "the answer: that of X-Request-ID from a peer of --forwarded-allow; else a new one",
+    )
+    server_timing: bool = option(
+        kinds.Bool(), False,
+        section="http",
+        help="answers say in Server-Timing how long the request has waited before the application was called",
+    )
 
     # proxies
     forwarded_allow: Networks = option(

@@ -34,7 +34,7 @@ def account_for(
         row.finish(0 if request.is_stream else status, took)
         if access is not None and not request.is_stream and lines < POOL_ENTRIES:
             size = told.get(request.place, 0)
-            access.broken(request.client, request.line, status, size, took, reason)
+            access.broken(request.client, request.line, status, size, took, reason, request.id)
             lines += 1
     named = [request for request in left.requests if not request.is_stream]
     # All that a process has in flight is of one kind: it has one application.

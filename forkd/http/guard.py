@@ -34,6 +34,8 @@ class Request:
     target if there is one, else from Host; empty if an HTTP/1.0 client did not say. The body: `chunked`, or
     `length` bytes, or none (`length` None). `line` is the request line for logs.
 
+    `id`: its name, for logs; empty where requests have none.
+
     `forwarded`: it has fields of proxies that were not judged yet. `origin`: what they say. `client`: the
     address that they name; None where they name none, and it is the peer's.
     """
@@ -45,6 +47,7 @@ class Request:
         "expect_continue",
         "forwarded",
         "headers",
+        "id",
         "keep_alive",
         "length",
         "line",
@@ -88,6 +91,7 @@ class Request:
         self.expect_continue = expect_continue
         self.line = line
         self.forwarded = forwarded
+        self.id = ""
         self.origin: Origin | None = None
         self.client: str | None = None
 

@@ -28,10 +28,11 @@ class Head:
     """A checked status and headers, encoded but for what forkd adds.
 
     `close`: the app sent `Connection: close`. `length`: its Content-Length, which is not in
-    `block`, because the session decides the framing. `dated`, `named`: it set Date, Server.
+    `block`, because the session decides the framing. `dated`, `named`, `identified`: it set Date, Server,
+    X-Request-ID.
     """
 
-    __slots__ = ("block", "close", "code", "dated", "length", "named")
+    __slots__ = ("block", "close", "code", "dated", "identified", "length", "named")
 
     def __init__(
         self,
@@ -40,12 +41,14 @@ class Head:
         length: int | None = None,
         dated: bool = False,
         named: bool = False,
+        identified: bool = False,
     ) -> None:
         self.block = block
         self.code = code
         self.length = length
         self.dated = dated
         self.named = named
+        self.identified = identified
         self.close = False
 
 
@@ -69,8 +72,11 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     )
 )
-_PLAIN, _DATE, _SERVER, _LENGTH, _CONNECTION = range(5)
-_KINDS = {"date": _DATE, "server": _SERVER, "content-length": _LENGTH, "connection": _CONNECTION}
+_PLAIN, _DATE, _SERVER, _REQUEST_ID, _LENGTH, _CONNECTION = range(6)
+_KINDS = {
+    "date": _DATE, "server": _SERVER, "x-request-id": _REQUEST_ID, "content-length": _LENGTH,
+    "connection": _CONNECTION,
+}  # fmt: skip
 
 
 class _Names(dict[str, tuple[str, int]]):
@@ -122,7 +128,7 @@ def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
             # isprintable is a fast loop in C and right but for tabs and some of Latin-1.
             if not value.isprintable() and _VALUE.fullmatch(value) is None:
                 raise BadResponse(f"bad value of header {name!r}: {value!r}")
-            if kind > _SERVER:
+            if kind > _REQUEST_ID:
                 if kind == _LENGTH:
                     _length(head, value)
                 else:
@@ -132,6 +138,8 @@ def check_headers(status: str, headers: Iterable[tuple[str, str]]) -> Head:
                 head.dated = True
             elif kind == _SERVER:
                 head.named = True
+            elif kind == _REQUEST_ID:
+                head.identified = True
             lines.append(f"{label}{value.strip(_OWS)}\r\n")
         head.block = "".join(lines).encode("latin-1")
     except BadResponse:
@@ -203,8 +211,11 @@ def encode(
     chunked: bool = False,
     keep_alive: bool | None = None,
     server: bytes = SERVER,
+    request_id: str = "",
+    more: bytes = b"",
 ) -> bytes:
-    """The head for the wire: the app's lines, Date and `server` unless it set them, framing, end.
+    """The head for the wire: the app's lines, Date, `server` and `request_id` unless it set them, `more`,
+    framing, end.
 
     `length` gives Content-Length, `chunked` gives Transfer-Encoding, neither gives no framing (the
     answer ends with the connection, or has no body). `keep_alive` True or False names it in
@@ -215,6 +226,9 @@ def encode(
         parts += b"Date: ", _date(int(now)), b"\r\n"
     if not head.named:
         parts.append(server)
+    if request_id and not head.identified:
+        parts.append(f"X-Request-ID: {request_id}\r\n".encode())
+    parts.append(more)
     # RFC 9110 8.6, 9112 6.1: 204 has neither, whatever the app said.
     if head.code != 204:
         if chunked:

@@ -167,14 +167,16 @@ class CombinedLines:
 
     def make(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
-        reason: str = "",
+        reason: str = "", id: str = "", peer: str = "",
     ) -> bytes:  # fmt: skip
-        """The line of these values; with a reason at its end, if there is one."""
+        """The line of these values; with the request's name and a reason at its end, if there are such."""
         shown = line.decode("latin-1")
         if not _is_safe(f"{shown} {referer} {agent}"):
             shown, referer, agent = escape(shown), escape(referer), escape(agent)
         us = (took_ns + 500) // 1000
-        more = f' "{escape(reason)}"' if reason else ""
+        more = f" {id}" if id else ""
+        if reason:
+            more += f' "{escape(reason)}"'
         return (
             f'{host or "unix:"} - - [{_stamp(int(time.time()))}] "{shown}" {status} {size} "{referer}" '
             f'"{agent}" {us // 1000000}.{us % 1000000:06}{more}\n'
@@ -186,7 +188,7 @@ class JsonLines:
 
     def make(
         self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
-        reason: str = "",
+        reason: str = "", id: str = "", peer: str = "",
     ) -> bytes:  # fmt: skip
         values = {
             "time": stamp(time.time()),
@@ -197,6 +199,7 @@ class JsonLines:
             "referer": referer,
             "user_agent": agent,
             "seconds": took_ns / 1e9,
+            **({"request_id": id} if id else {}),
             **({"reason": reason} if reason else {}),
         }
         return json.dumps(values).encode() + b"\n"
@@ -228,10 +231,12 @@ class AccessLog:
             sink.gap = Trouble(log).over
 
     def add(
-        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
-    ) -> None:
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
+        id: str = "", peer: str = "",
+    ) -> None:  # fmt: skip
         """Add the line of a request that did not reach the application."""
-        self.sink.write(self._general(host, line, status, size, referer, agent, took_ns), False)
+        made = self._general(host, line, status, size, referer, agent, took_ns, "", id, peer)
+        self.sink.write(made, False)
 
     def end(
         self,
@@ -244,19 +249,21 @@ class AccessLog:
         referer: str,
         agent: str,
         took_ns: int,
+        id: str = "",
+        peer: str = "",
     ) -> None:
         """Add the line of a request, and end the request in that recorder, which knows it by its ticket."""
-        text: bytes | None = self.lines.make(host, line, status, size, referer, agent, took_ns)
+        text: bytes | None = self.lines.make(host, line, status, size, referer, agent, took_ns, "", id, peer)
         if text is None:
-            text = self._general(host, line, status, size, referer, agent, took_ns)
+            text = self._general(host, line, status, size, referer, agent, took_ns, "", id, peer)
         self.sink.end_request(recorder, ticket, status, took_ns, text)
 
     def broken(
-        self, host: str, line: bytes, status: int, size: int, took_ns: int, reason: str
+        self, host: str, line: bytes, status: int, size: int, took_ns: int, reason: str, id: str = ""
     ) -> None:
         """Add the line of a request, or of several, whose process has ended; the reason is last in the
         line."""
-        made = self._general(host, line, status, size, "-", "-", took_ns, reason)
+        made = self._general(host, line, status, size, "-", "-", took_ns, reason, id)
         self.sink.write(made, False)
 
     def due(self, now: float) -> float:

@@ -198,6 +198,7 @@ def _in_flight(departure: Departure) -> list[dict[str, Any]]:
         {
             "request": request.line.decode("latin-1"),
             "client": request.client,
+            "id": request.id or None,
             "seconds": round((now - request.began) / 1e9, 3),
             "own_process": not request.thread and bool(request.held),
             "thread": f"0x{request.thread & _WORD:016x}" if request.thread else None,
@@ -212,6 +213,8 @@ def _told(found: dict[str, Any]) -> Iterable[str]:
     for request in found["requests_in_flight"]:
         client = escape(request["client"]) or "a unix client"
         text = f'in flight: "{escape(request["request"])}" of {client} for {request["seconds"]} s'
+        if request["id"]:
+            text += f", {request['id']}"
         if request["own_process"]:
             yield f"{text}, in a process of its own"
         elif request["thread"] is None:

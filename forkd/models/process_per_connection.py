@@ -32,7 +32,7 @@ from forkd.models.row import ModelRow
 from forkd.session.begin import BoundBegin
 from forkd.session.late import late_answers
 from forkd.system import process
-from forkd.system.cells import EVICTED, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
+from forkd.system.cells import EVICTED, HELD, IN_FLIGHT, LOST_ACCESS, LOST_ERROR, REQUEST
 from forkd.system.left import left_by
 from forkd.system.originals import monotonic, monotonic_ns, os, renew_loops, signal, socket
 from forkd.system.retry import WAITING_CALL, Retry
@@ -170,10 +170,11 @@ class ProcessPerConnection(ChildLoop):
         since, stacks = self._accused[servant]
         if monotonic() < since + _LAST_WORDS_SECONDS:
             return
-        line = servant.row.line().decode("latin-1")
+        line, id = servant.row.line().decode("latin-1"), servant.row.entries.id(servant.row.cells[HELD])
+        named = f'"{line}" ({id})' if id else f'"{line}"'
         where = stacks() or process.state(servant.pid)
         self.log.error(
-            f'process {servant.pid} killed: "{line}" has held it for {held:.1f} s; it was here:\n{where}'
+            f"process {servant.pid} killed: {named} has held it for {held:.1f} s; it was here:\n{where}"
         )
         self._partings[servant] = Parting(late_answers(self.context.config))
         self._partings[servant].take(servant.pidfd, [servant.row])

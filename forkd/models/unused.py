@@ -172,6 +172,8 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "access_log": _no_http,
     "allowed_hosts": _no_http,
     "early_hints": _no_http,
+    "request_ids": _no_http,
+    "server_timing": _shed_after,
     "server_header": _no_http,
     "admin_hosts": _no_admin,
     "admin_queries": _no_admin,

@@ -168,6 +168,13 @@ static int peer_trusted(Fronts *self, PyObject *peer)
     return self->peer_trusted;
 }
 
+int fronts_trust(Said *said)
+{
+    if (said->trusted < 0)
+        said->trusted = said->fronts && peer_trusted(said->fronts, said->peer);
+    return said->trusted;
+}
+
 FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_t hash, Piece value)
 {
     Fronts *self = said->fronts;
@@ -176,9 +183,7 @@ FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_
         return FIELD_KEPT;
     if (!self)
         return FIELD_UNUSUAL;
-    if (said->trusted < 0)
-        said->trusted = peer_trusted(self, said->peer);
-    if (found && found->chosen && said->trusted) {
+    if (found && found->chosen && fronts_trust(said)) {
         if (found->role == SAYS_MORE || (found->role < ROLES && said->by[found->role].at))
             return FIELD_UNUSUAL;
         if (found->role < ROLES) {
@@ -192,7 +197,7 @@ FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_
     if (self->tells || said->dropped_count == MOST_DROPPED)
         return FIELD_UNUSUAL;
     said->dropped[said->dropped_count++] =
-        (unsigned char)((said->trusted ? NAMES_EACH : 0) + (found ? found->place : 0)); /* NOT_CHOSEN, UNTRUSTED */
+        (unsigned char)((fronts_trust(said) ? NAMES_EACH : 0) + (found ? found->place : 0)); /* NOT_CHOSEN, UNTRUSTED */
     return FIELD_DROPPED;
 }
 

@@ -23,7 +23,8 @@ static PyObject *block_length(Block *self, void *closure)
 #define MEMBER(name, type) {#name, type, offsetof(Block, name), READONLY, NULL}
 
 static PyMemberDef members[] = {
-    MEMBER(block, T_OBJECT), MEMBER(code, T_LONG), MEMBER(dated, T_BOOL), MEMBER(named, T_BOOL), {NULL, 0, 0, 0, NULL},
+    MEMBER(block, T_OBJECT), MEMBER(code, T_LONG), MEMBER(dated, T_BOOL), MEMBER(named, T_BOOL),
+    MEMBER(identified, T_BOOL), {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef getters[] = {
@@ -43,7 +44,7 @@ static PyType_Spec spec = {
 };
 
 /* New reference; takes `lines`, which may be NULL with an exception. */
-static Block *block_new(PyObject *lines, long code, int dated, int named)
+static Block *block_new(PyObject *lines, long code, int dated, int named, int identified)
 {
     Block *self = lines ? (Block *)allocate(block_type) : NULL;
     if (!self) {
@@ -55,6 +56,7 @@ static Block *block_new(PyObject *lines, long code, int dated, int named)
     self->length = -1;
     self->dated = (char)dated;
     self->named = (char)named;
+    self->identified = (char)identified;
     return self;
 }
 
@@ -123,7 +125,7 @@ static Block *remembered(const struct memo *memo, PyObject *status, PyObject *he
         }
     }
     const Block *known = memo->block;
-    Block *block = block_new(Py_NewRef(known->block), known->code, known->dated, known->named);
+    Block *block = block_new(Py_NewRef(known->block), known->code, known->dated, known->named, known->identified);
     if (block)
         block->length = length;
     else
@@ -176,7 +178,7 @@ PyObject *usual_block(PyObject *status_text, PyObject *headers)
     memcpy(out + 9 + size, "\r\n", 2);
     used = 11 + size;
 
-    int dated = 0, named = 0;
+    int dated = 0, named = 0, identified = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *pair = PyList_GetItem(headers, i);
         if (!pair || !PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2)
@@ -202,6 +204,7 @@ PyObject *usual_block(PyObject *status_text, PyObject *headers)
             value_size--;
         dated |= is(name, name_size, "date");
         named |= is(name, name_size, "server");
+        identified |= is(name, name_size, "x-request-id");
         memcpy(out + used, name, name_size);
         used += name_size;
         out[used++] = ':';
@@ -211,7 +214,7 @@ PyObject *usual_block(PyObject *status_text, PyObject *headers)
         out[used++] = '\r';
         out[used++] = '\n';
     }
-    if ((block = block_new(PyBytes_FromStringAndSize(out, used), code, dated, named))) {
+    if ((block = block_new(PyBytes_FromStringAndSize(out, used), code, dated, named, identified))) {
         block->length = length;
         if (count <= MOST_PAIRS)
             remember(memo, status_text, headers, count, framing, block);
@@ -229,7 +232,7 @@ PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return usual_block(args[0], args[1]);
 }
 
-enum { MOST_EXTRA = 320, MOST_SERVER = 160 };
+enum { MOST_EXTRA = 480, MOST_SERVER = 160, MOST_ID = 128 };
 
 static char *copy(char *at, const void *from, size_t size)
 {
@@ -239,19 +242,21 @@ static char *copy(char *at, const void *from, size_t size)
 
 #define COPY(at, literal) copy(at, literal, sizeof literal - 1)
 
-/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing: as bytes; with a body of more than `most` bytes as
+/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing, and the name
+ * of its request, a str, if it has one: as bytes; with a body of more than `most` bytes as
  * a head and that body. None when that is not all there is to it. */
-PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *body_bytes, int close,
-                       Py_ssize_t most)
+PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *request_id, PyObject *body_bytes,
+                       int close, Py_ssize_t most)
 {
     char *lines, *date, *server, *body;
-    Py_ssize_t lines_size, date_size, server_size, body_size;
+    Py_ssize_t lines_size, date_size, server_size, id_size = 0, body_size;
+    const char *id = request_id ? ascii(request_id, &id_size) : NULL;
     if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size) ||
         PyBytes_AsStringAndSize(date_text, &date, &date_size) ||
         PyBytes_AsStringAndSize(server_line, &server, &server_size) ||
         PyBytes_AsStringAndSize(body_bytes, &body, &body_size))
         return NULL;
-    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER ||
+    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER || id_size > MOST_ID ||
         (block->length >= 0 && block->length != body_size))
         Py_RETURN_NONE;
     char extra[MOST_EXTRA], *at = extra;
@@ -262,6 +267,11 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server
     }
     if (!block->named)
         at = copy(at, server, server_size);
+    if (id_size && !block->identified) {
+        at = COPY(at, "X-Request-ID: ");
+        at = copy(at, id, id_size);
+        at = COPY(at, "\r\n");
+    }
     at = COPY(at, "Content-Length: ");
     at = decimal(at, (uint64_t)body_size);
     if (close)
@@ -277,19 +287,19 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server
     return whole || !result ? result : Py_BuildValue("NO", result, body_bytes);
 }
 
-/* answer(block, date, server, body, close): see usual_answer; always as bytes. */
+/* answer(block, date, server, id, body, close): see usual_answer; always as bytes. */
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)self;
-    if (nargs != 5) {
-        PyErr_SetString(PyExc_TypeError, "answer takes five arguments");
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "answer takes six arguments");
         return NULL;
     }
     if (Py_TYPE(args[0]) != block_type) {
         PyErr_SetString(PyExc_TypeError, "that is no block");
         return NULL;
     }
-    return usual_answer((Block *)args[0], args[1], args[2], args[3], args[4] == Py_True, PY_SSIZE_T_MAX);
+    return usual_answer((Block *)args[0], args[1], args[2], args[3], args[4], args[5] == Py_True, PY_SSIZE_T_MAX);
 }
 
 int answer_init(PyObject *module)

@@ -56,7 +56,7 @@ static int know_stamp(Lines *self)
 }
 
 int make_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint64_t status, uint64_t sent,
-              PyObject *referer, PyObject *agent, uint64_t ns, Line *line)
+              PyObject *referer, PyObject *agent, uint64_t ns, PyObject *id, Line *line)
 {
     Lines *self = (Lines *)lines;
     char *request;
@@ -89,6 +89,12 @@ int make_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint
     *at++ = '.';
     for (uint64_t unit = 100000; unit; unit /= 10)
         *at++ = (char)('0' + us / unit % 10);
+    const char *name = id ? ascii(id, &size) : NULL;
+    if (name && size) {
+        *at++ = ' ';
+        if (!(at = quiet(at, self->text + MOST_LINE - 1, name, size)))
+            return 0;
+    }
     *at++ = '\n';
     line->ring = self->ring;
     line->log = self->log;
@@ -97,18 +103,18 @@ int make_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint
     return ring_has_room(self->ring, line->size);
 }
 
-/* make(host, request, status, size, referer, agent, ns) -> the line; None when something in it needs an escape, or it is
+/* make(host, request, status, size, referer, agent, ns, reason, id, peer) -> as the twin; None when something in it needs an escape, or it is
  * too long. */
 static PyObject *lines_make(Lines *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 7) {
-        PyErr_SetString(PyExc_TypeError, "make takes seven arguments");
+    if (nargs != 10) {
+        PyErr_SetString(PyExc_TypeError, "make takes ten arguments");
         return NULL;
     }
     uint64_t status = PyLong_AsUnsignedLongLong(args[2]), sent = PyLong_AsUnsignedLongLong(args[3]),
              ns = PyLong_AsUnsignedLongLong(args[6]);
     Line line = {NULL, 0, NULL, 0};
-    if (PyErr_Occurred() || make_line((PyObject *)self, args[0], args[1], status, sent, args[4], args[5], ns, &line) < 0)
+    if (PyErr_Occurred() || make_line((PyObject *)self, args[0], args[1], status, sent, args[4], args[5], ns, args[8], &line) < 0)
         return NULL;
     return line.text ? PyBytes_FromStringAndSize(line.text, line.size) : Py_NewRef(Py_None);
 }

@@ -7,7 +7,7 @@
  * Stable ABI (PEP 384) of Python 3.11. All is done under the GIL, but for the waits in system_handles.c,
  * system_ring.c, engine_baton.c and storage_lock.c, large sends in engine_link.c, and the handlers of a fork in
  * system_forked.c and storage_lock.c. These parts make system calls, and so do engine_intake.c,
- * engine_accept.c and system_signals.c; the others make none.
+ * engine_accept.c, http_request_id.c and system_signals.c; the others make none.
  */
 
 #include "storage_table.h"
@@ -86,7 +86,8 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    fork_init, link_init, ends_init, request_init, head_init, answer_init, fronts_init, hosts_init, exchange_init, log_ring_init,
+    fork_init, link_init, ends_init, request_init, head_init, answer_init, fronts_init, hosts_init,
+    request_id_init, exchange_init, log_ring_init,
     line_init, in_flight_init, lane_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
     flow_init, intake_init, accept_init, proxy_init, storage_init,
 };

@@ -58,7 +58,7 @@ typedef struct {
     PyObject *block;
     long code;
     Py_ssize_t length; /* negative: none was given */
-    char dated, named;
+    char dated, named, identified;
 } Block;
 
 /* The exception that is set, with its traceback; it is not set any more. New reference. */
@@ -214,6 +214,7 @@ typedef struct {
     PyObject *length; /* of the body; NULL when none was given */
     PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
     PyObject *client;          /* the address that its proxies name; NULL: the peer's */
+    PyObject *id;              /* its name, a str; NULL where requests have none */
     char keep_alive, is_head;
     /* Its exchange, since that has begun. */
     PyObject *respond;
@@ -262,6 +263,7 @@ typedef struct {
     PyObject *template;
     Fronts *fronts; /* NULL: heads with fields of proxies are not usual */
     Hosts *hosts;   /* for which a request may be; NULL: any */
+    int ids;        /* requests have names */
 } HeadLimits;
 
 /* A part of a head. */
@@ -296,6 +298,12 @@ FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_
 /* Put what was said into the environ of the head; `host`: the value of Host. Returns 1, with a new reference to the
  * client's address if one was said; 0, when that is for the twin; or -1 with an exception. */
 int fronts_tell(const Said *said, PyObject *environ, Piece host, PyObject **client);
+/* Whether the head's peer is trusted. */
+int fronts_trust(Said *said);
+int request_id_init(PyObject *module);
+/* Name the request of a head, in its environ; `proxy`: what a proxy has said of the connection, or NULL. Returns 1, with
+ * a new reference to the name; 0, when that is for the twin; or -1 with an exception. */
+int put_request_id(Said *said, PyObject *environ, PyObject *proxy, PyObject **id);
 /* Count what was dropped: the head is served. */
 void fronts_count(const Said *said);
 
@@ -322,7 +330,8 @@ int answer_init(PyObject *module);
 int exchange_init(PyObject *module);
 int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
-PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyObject *body, int close, Py_ssize_t most);
+PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyObject *id, PyObject *body, int close,
+                       Py_ssize_t most);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* See read_head; `said`: what its proxies say, which is not counted yet. */
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
@@ -362,7 +371,7 @@ typedef struct {
     PyObject_HEAD
     Py_buffer memory;
     char *entries;
-    Py_ssize_t entry, client, client_room, line, line_room; /* bytes, and where in an entry */
+    Py_ssize_t entry, client, client_room, line, line_room, id, id_room; /* bytes, and where in an entry */
     int64_t first, count; /* of the pool */
     int64_t high;         /* taken so far, at once */
     int free_count;
@@ -407,6 +416,8 @@ void recorder_add(PyObject *recorder, int cell, int64_t n);
 void recorder_add_at(PyObject *recorder, int cell, int place, int64_t n);
 /* Its ticket, or 0 with an exception. `client`: a str; anything else is as an empty one. `fd`: of its socket. */
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began);
+/* The request of that ticket has this name, a str. */
+void identify_request(PyObject *lane, int64_t ticket, PyObject *id);
 /* The application has given control back. */
 void pause_request(PyObject *lane);
 /* How long the request of that ticket has taken so far (ns). */
@@ -414,9 +425,9 @@ int64_t request_took(PyObject *lane, int64_t ticket);
 /* It is answered: it is counted, and its line is in the ring, or neither is. `line->ring` has room. */
 void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, const Line *line);
 /* Whether the line was made; not when something in it needs an escape, or is too long, or its ring does not take it;
- * -1 with an exception. `lines` is a Lines. What is made stands until the next one is, or Python runs. */
+ * -1 with an exception. `lines` is a Lines; `id` is NULL where requests have no names. What is made stands until the next one is, or Python runs. */
 int make_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t status, uint64_t sent, PyObject *referer,
-              PyObject *agent, uint64_t ns, Line *line);
+              PyObject *agent, uint64_t ns, PyObject *id, Line *line);
 
 /* engine_baton.c: see there; what can be done without a call from Python. */
 extern PyTypeObject *baton_type;

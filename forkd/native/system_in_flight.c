@@ -41,16 +41,17 @@ void place_give_back(Places *places, int64_t place)
         places->free[places->free_count++] = (int16_t)(place - places->first);
 }
 
-/* Places(memory, entry, client, client_room, line, line_room, first, count): `memory` holds entries of that many bytes;
- * each has its client and its line there; those from `first` on are the pool. */
+/* Places(memory, entry, client, client_room, line, line_room, id, id_room, first, count): `memory` holds entries of that many bytes;
+ * each has its client, its line and its name there; those from `first` on are the pool. */
 static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"memory", "entry", "client", "client_room", "line", "line_room", "first", "count", NULL};
+    static char *names[] = {"memory", "entry", "client", "client_room", "line", "line_room", "id", "id_room",
+                            "first", "count", NULL};
     PyObject *memory;
-    Py_ssize_t entry, client, client_room, line, line_room;
+    Py_ssize_t entry, client, client_room, line, line_room, id, id_room;
     long long first, count;
-    if (!by_name(args, keywords, "OnnnnnLL", names, &memory, &entry, &client, &client_room, &line, &line_room, &first,
-                 &count))
+    if (!by_name(args, keywords, "OnnnnnnnLL", names, &memory, &entry, &client, &client_room, &line, &line_room, &id,
+                 &id_room, &first, &count))
         return NULL;
     Places *self = (Places *)allocate(type);
     if (!self)
@@ -58,7 +59,7 @@ static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
         goto fail;
     if (entry < 16 || entry % 8 || client < 16 || line < 16 || client_room < 1 || client_room > 256 || line_room < 1 ||
-        line_room > 256 || client + client_room > entry || line + line_room > entry || first < 1 || count < 0 ||
+        line_room > 256 || client + client_room > entry || line + line_room > entry || id < 24 || id % 8 || id_room < 1 || id_room > 256 || id + id_room > entry || first < 1 || count < 0 ||
         count > MOST_POOL || self->memory.len / entry < first + count) {
         PyErr_SetString(PyExc_ValueError, "these are no entries");
         goto fail;
@@ -67,6 +68,7 @@ static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     self->entry = entry;
     self->client = client, self->client_room = client_room;
     self->line = line, self->line_room = line_room;
+    self->id = id, self->id_room = id_room;
     self->first = first, self->count = count;
     return (PyObject *)self;
 fail:

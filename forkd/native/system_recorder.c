@@ -72,6 +72,30 @@ static PyObject *lane_begin(Recorder *lane, PyObject *const *args, Py_ssize_t na
     return ticket ? PyLong_FromLongLong(ticket) : NULL;
 }
 
+void identify_request(PyObject *lane, int64_t ticket, PyObject *id)
+{
+    Places *places = ((Recorder *)lane)->places;
+    Py_ssize_t size;
+    const char *text = ascii(id, &size);
+    if (!text || !is_place(places, ticket))
+        return;
+    int64_t *cells = entry_cells(places, ticket);
+    place_note((char *)cells + places->id, places->id_room, text, size);
+    IN_ORDER();
+    cells[places->id / 8 - 1] = cells[0]; /* in_flight.NAMED: whose name it is */
+}
+
+static PyObject *lane_identify(Recorder *lane, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t ticket = nargs == 2 ? PyLong_AsLongLong(args[0]) : 0;
+    if (nargs != 2)
+        PyErr_SetString(PyExc_TypeError, "identify takes a ticket and a name");
+    if (PyErr_Occurred())
+        return NULL;
+    identify_request((PyObject *)lane, ticket, args[1]);
+    Py_RETURN_NONE;
+}
+
 void pause_request(PyObject *lane)
 {
     Recorder *self = (Recorder *)lane;
@@ -283,6 +307,7 @@ static void lane_dealloc(Recorder *self)
 
 static PyMethodDef methods[] = {
     {"begin", (PyCFunction)(void (*)(void))lane_begin, METH_FASTCALL, NULL},
+    {"identify", (PyCFunction)(void (*)(void))lane_identify, METH_FASTCALL, NULL},
     {"pause", (PyCFunction)lane_pause, METH_NOARGS, NULL},
     {"resume", (PyCFunction)lane_resume, METH_O, NULL},
     {"took", (PyCFunction)lane_took, METH_O, NULL},
@@ -344,6 +369,11 @@ static PyObject *lanes_begin(PyObject *self, PyObject *const *args, Py_ssize_t n
     return bound() ? lane_begin(own, args, nargs) : NULL;
 }
 
+static PyObject *lanes_identify(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)self;
+    return bound() ? lane_identify(own, args, nargs) : NULL;
+}
 static PyObject *lanes_pause(PyObject *self, PyObject *unused)
 {
     (void)self;
@@ -377,6 +407,7 @@ static PyObject *lanes_add(PyObject *self, PyObject *const *args, Py_ssize_t nar
 static PyMethodDef lanes_methods[] = {
     {"become", lanes_become, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))lanes_begin, METH_FASTCALL, NULL},
+    {"identify", (PyCFunction)(void (*)(void))lanes_identify, METH_FASTCALL, NULL},
     {"pause", lanes_pause, METH_NOARGS, NULL},
     {"resume", lanes_resume, METH_O, NULL},
     {"took", lanes_took, METH_O, NULL},

@@ -276,15 +276,16 @@ static void limits_dealloc(HeadLimits *self)
     release((PyObject *)self);
 }
 
-/* HeadLimits(head, fields, body, template, fronts, hosts): the most bytes of a head, its most fields, the most bytes of a
- * body, the environ to begin with, a Fronts or None, and a Hosts, or None for any. */
+/* HeadLimits(head, fields, body, template, fronts, hosts, ids): the most bytes of a head, its most fields, the most bytes of a
+ * body, the environ to begin with, a Fronts or None, a Hosts, or None for any, and whether requests have names. */
 static PyObject *limits_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"head", "fields", "body", "template", "fronts", "hosts", NULL};
+    static char *names[] = {"head", "fields", "body", "template", "fronts", "hosts", "ids", NULL};
     Py_ssize_t most, fields;
     long long longest;
+    int ids;
     PyObject *template, *fronts, *hosts;
-    if (!by_name(args, keywords, "nnLO!OO", names, &most, &fields, &longest, &PyDict_Type, &template, &fronts, &hosts))
+    if (!by_name(args, keywords, "nnLO!OOp", names, &most, &fields, &longest, &PyDict_Type, &template, &fronts, &hosts, &ids))
         return NULL;
     if ((fronts != Py_None && Py_TYPE(fronts) != fronts_type) || (hosts != Py_None && Py_TYPE(hosts) != hosts_type)) {
         PyErr_SetString(PyExc_TypeError, "those are no Fronts, or no Hosts");
@@ -298,6 +299,7 @@ static PyObject *limits_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         self->template = Py_NewRef(template);
         self->fronts = fronts == Py_None ? NULL : (Fronts *)Py_NewRef(fronts);
         self->hosts = hosts == Py_None ? NULL : (Hosts *)Py_NewRef(hosts);
+        self->ids = ids;
     }
     return (PyObject *)self;
 }
@@ -410,7 +412,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         return NULL;
     int usual = 1;
     Framing framing = {0, 1, -1, {NULL, 0}, 0};
-    PyObject *client = NULL;
+    PyObject *client = NULL, *id = NULL;
     Shown shown = {NULL, NULL};
     *said = (Said){.fronts = limits->fronts, .peer = ((Ends *)ends)->client, .trusted = -1};
     while (end - at >= 2 && at[0] != '\r') {
@@ -429,6 +431,10 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         goto done;
     if (limits->hosts && !host_allowed(limits->hosts, environ))
         goto unusual;
+    if (limits->ids && (usual = put_request_id(said, environ, ((Ends *)ends)->proxy, &id)) == 0)
+        goto unusual;
+    if (usual < 0)
+        goto done;
     at += 2;
     uri = PyUnicode_DecodeLatin1(target, target_end - target, NULL);
     line = PyBytes_FromStringAndSize(data, line_end - data);
@@ -444,12 +450,14 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
         result->referer = Py_XNewRef(shown.referer);
         result->agent = Py_XNewRef(shown.agent);
         result->client = Py_XNewRef(client);
+        result->id = Py_XNewRef(id);
         if (framing.length >= 0 && !(result->length = PyLong_FromLongLong(framing.length)))
             Py_CLEAR(result);
     }
 done:
     Py_DECREF(environ);
     Py_XDECREF(client);
+    Py_XDECREF(id);
     Py_XDECREF(shown.referer);
     Py_XDECREF(shown.agent);
     Py_XDECREF(uri);
@@ -458,6 +466,7 @@ done:
 unusual:
     Py_DECREF(environ);
     Py_XDECREF(client);
+    Py_XDECREF(id);
     Py_XDECREF(shown.referer);
     Py_XDECREF(shown.agent);
     Py_RETURN_NONE;

@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 
 static PyTypeObject *wsgi_shortcut_type;
-static PyObject *n_client, *k_input, *k_early_hints, *dash, *bytes_io;
+static PyObject *n_client, *k_input, *k_early_hints, *dash, *no_id, *bytes_io;
 
 typedef struct {
     Shortcut base;
@@ -91,18 +91,21 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     return (PyObject *)self;
 }
 
+/* The address of a request's peer. New reference, or NULL with an exception. */
+static PyObject *peer_of(const UsualRequest *request)
+{
+    PyObject *peer = request->call.peer;
+    if (PyObject_TypeCheck(peer, link_type))
+        return Py_XNewRef(((Link *)peer)->client);
+    return PyObject_GetAttr(peer, n_client);
+}
+
 /* The client of a request, and the descriptor of its peer, or -1. New reference, or NULL with an exception. */
 static PyObject *client_of(const UsualRequest *request, int *fd)
 {
     PyObject *peer = request->call.peer;
-    if (PyObject_TypeCheck(peer, link_type)) {
-        *fd = ((Link *)peer)->fd;
-        return Py_XNewRef(request->client ? request->client : ((Link *)peer)->client);
-    }
-    *fd = -1;
-    if (request->client)
-        return Py_NewRef(request->client);
-    return PyObject_GetAttr(peer, n_client);
+    *fd = PyObject_TypeCheck(peer, link_type) ? ((Link *)peer)->fd : -1;
+    return request->client ? Py_NewRef(request->client) : peer_of(request);
 }
 
 /* Record in the recorder that the request begins. Returns 0, or -1 with an exception. */
@@ -112,9 +115,17 @@ static int begin(WsgiShortcut *self, UsualRequest *request)
     PyObject *lane = lane_of(self->base.recorder), *ticket, *client = client_of(request, &fd);
     if (client && lane) {
         request->ticket = begin_request(lane, request->call.line, client, fd, &request->call.began);
+        if (request->id && request->ticket)
+            identify_request(lane, request->ticket, request->id);
     } else if (client) {
         ticket = PyObject_CallMethod(self->base.recorder, "begin", "OOi", request->call.line, client, fd);
         request->ticket = ticket ? PyLong_AsLongLong(ticket) : 0;
+        if (ticket && request->id) {
+            PyObject *done = PyObject_CallMethod(self->base.recorder, "identify", "OO", ticket, request->id);
+            if (!done)
+                request->ticket = 0;
+            Py_XDECREF(done);
+        }
         Py_XDECREF(ticket);
     }
     Py_XDECREF(client);
@@ -165,7 +176,7 @@ static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *
         return Py_NewRef(Py_None);
     Py_INCREF(body); /* date_of may call Python, and the list may be shared */
     request->call.close = !self->keep_alive || !request->keep_alive || self->base.draining;
-    answer = (date = date_of(self)) ? usual_answer(request->block, date, self->server, body, request->call.close, self->most) : NULL;
+    answer = (date = date_of(self)) ? usual_answer(request->block, date, self->server, request->id, body, request->call.close, self->most) : NULL;
     request->call.sent = PyBytes_Size(body);
     Py_DECREF(body);
     return answer;
@@ -322,13 +333,17 @@ static int64_t wsgi_end(Shortcut *shortcut, Call *call)
     /* Of what was received, since the application may have changed its environ. */
     PyObject *referer = request->referer ? request->referer : dash, *agent = request->agent ? request->agent : dash;
     int made = lane && Py_TYPE(self->lines) == lines_type
-                   ? make_line(self->lines, client, call->line, call->code, call->sent, referer, agent, ns, &line)
+                   ? make_line(self->lines, client, call->line, call->code, call->sent, referer, agent, ns, request->id, &line)
                    : 0;
     if (made > 0) {
         end_request(lane, request->ticket, call->code, ns, &line);
     } else if (!made) {
-        done = PyObject_CallMethod(self->access, "end", "OLOOlnOOL", self->base.recorder, (long long)request->ticket, client,
-                                   call->line, call->code, call->sent, referer, agent, (long long)ns);
+        PyObject *peer = peer_of(request);
+        done = !peer ? NULL
+                     : PyObject_CallMethod(self->access, "end", "OLOOlnOOLOO", self->base.recorder,
+                                           (long long)request->ticket, client, call->line, call->code, call->sent, referer,
+                                           agent, (long long)ns, request->id ? request->id : no_id, peer);
+        Py_XDECREF(peer);
         Py_XDECREF(done);
         made = done ? 1 : -1;
     }
@@ -373,7 +388,7 @@ int exchange_init(PyObject *module)
     wsgi_shortcut_type = (PyTypeObject *)PyType_FromSpecWithBases(&wsgi_spec, (PyObject *)shortcut_type);
     int failed = !wsgi_shortcut_type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
                  !(n_client = PyUnicode_InternFromString("client")) ||
-                 !(dash = PyUnicode_InternFromString("-")) ||
+                 !(dash = PyUnicode_InternFromString("-")) || !(no_id = PyUnicode_InternFromString("")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
                  !(k_early_hints = PyUnicode_InternFromString("wsgi.early_hints")) ||
                  PyModule_AddObjectRef(module, "WsgiShortcut", (PyObject *)wsgi_shortcut_type);

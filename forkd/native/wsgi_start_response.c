@@ -8,7 +8,7 @@
 #include <structmember.h>
 
 PyTypeObject *request_type;
-static PyObject *n_start_response, *n_write, *n_early_hints;
+static PyObject *n_start_response, *n_write, *n_early_hints, *no_id;
 
 static int request_traverse(UsualRequest *self, visitproc visit, void *arg)
 {
@@ -40,6 +40,7 @@ static void request_dealloc(UsualRequest *self)
     Py_CLEAR(self->referer);
     Py_CLEAR(self->agent);
     Py_CLEAR(self->client);
+    Py_CLEAR(self->id);
     Py_XDECREF((PyObject *)self->block);
     release((PyObject *)self);
 }
@@ -174,12 +175,24 @@ static PyMemberDef request_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *request_id(UsualRequest *self, void *closure)
+{
+    (void)closure;
+    return Py_NewRef(self->id ? self->id : no_id);
+}
+
+static PyGetSetDef request_getters[] = {
+    {"id", (getter)request_id, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot request_slots[] = {
     {Py_tp_traverse, request_traverse},
     {Py_tp_clear, request_clear},
     {Py_tp_dealloc, request_dealloc},
     {Py_tp_methods, request_methods},
     {Py_tp_members, request_members},
+    {Py_tp_getset, request_getters},
     {0, NULL},
 };
 
@@ -194,7 +207,7 @@ int request_init(PyObject *module)
     request_type = (PyTypeObject *)PyType_FromSpecWithBases(&request_spec, (PyObject *)call_type);
     PyObject *type = (PyObject *)request_type, *version = PyUnicode_InternFromString("1.1");
     return !type || !version || !(n_start_response = PyUnicode_InternFromString("start_response")) ||
-                   !(n_write = PyUnicode_InternFromString("write")) ||
+                   !(n_write = PyUnicode_InternFromString("write")) || !(no_id = PyUnicode_InternFromString("")) ||
                    !(n_early_hints = PyUnicode_InternFromString("early_hints")) ||
                    /* which is the same in every one */
                    PyObject_SetAttrString(type, "version", version) ||

@@ -29,8 +29,8 @@ from forkd.system.originals import time
 #: What native code makes of a usual status and usual headers: as a response.Head.
 Block = Any
 MakeBlock = Callable[[str, list[tuple[str, str]]], Block | None]
-#: (block, date, server, body, close) -> the answer, if that body is all of it.
-MakeAnswer = Callable[[Block, bytes, bytes, bytes, bool], bytes | None]
+#: (block, date, server, request id, body, close) -> the answer, if that body is all of it.
+MakeAnswer = Callable[[Block, bytes, bytes, str, bytes, bool], bytes | None]
 
 
 class Asked(Protocol):
@@ -42,6 +42,8 @@ class Asked(Protocol):
     def version(self) -> str: ...
     @property
     def keep_alive(self) -> bool: ...
+    @property
+    def id(self) -> str: ...
 
 
 class Framing:
@@ -83,6 +85,7 @@ class Answer:
     head_sent = False
     overrun = False  # there was more body than its Content-Length
     sent = 0  # bytes of body
+    more = b""  # lines of the head that are forkd's
     left: int | None = None  # bytes of the body that its Content-Length promised and that are not here yet
     _head: Head | None = None  # when it is not a block
     _chunked = False
@@ -93,6 +96,7 @@ class Answer:
         self.close = not (request.keep_alive and framing.keep_alive)  # the connection ends after this answer
         self._method = request.method
         self._version = request.version
+        self._id = request.id
         self._block = block
         if block is not None:
             self.code = block.code
@@ -111,12 +115,14 @@ class Answer:
     def whole(self, data: bytes) -> bytes:
         """The answer, when its body is this one block. Raises BadResponse."""
         block = self._block
-        if block is not None and self._version == "1.1" and self._method != "HEAD":
+        if block is not None and self._version == "1.1" and self._method != "HEAD" and not self.more:
             if self._framing.host.draining:
                 self.close = True
             framing = self._framing
             assert framing.answer is not None
-            answer = framing.answer(block, date(time.time()), framing.server, data, self.close)
+            answer = framing.answer(
+                block, date(time.time()), framing.server, self._id, data, self.close
+            )
             if answer is not None:
                 self.head_sent = True
                 self.sent = len(data)
@@ -159,7 +165,7 @@ class Answer:
         self.head_sent = True
         return encode(
             head, time.time(), length=length, chunked=self._chunked, keep_alive=keep_alive,
-            server=self._framing.server,
+            server=self._framing.server, request_id=self._id, more=self.more,
         )  # fmt: skip
 
     def _frame(self, data: bytes) -> bytes:

@@ -72,11 +72,6 @@ class AllowedHosts:
         raise Refused(421, "this service is for other hosts")
 
 
-def allowed_hosts(config: Config, host: Host) -> AllowedHosts | None:
-    """None: each host is."""
-    return None if config.allowed_hosts.every else AllowedHosts(config, host)
-
-
 def client_name(client: str | None, peer: Peer) -> str:
     """For the error log."""
     return (peer.client if client is None else client) or "unix"

@@ -16,7 +16,8 @@ from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, SERVER, body_size, error, server_line
 from forkd.session.body import Collector, close_body
-from forkd.session.fronts import Fronts, allowed_hosts
+from forkd.session.fronts import AllowedHosts, Fronts
+from forkd.session.request_ids import RequestIds, id_fields
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     LINGER,
@@ -52,6 +53,7 @@ class Call(Protocol):
     agent: str | None  # User-Agent, likewise
     forwarded: bool  # its fields of proxies were not judged yet
     client: str | None  # the address that they name; None where they name none
+    id: str  # its name, for logs; empty where requests have none
 
     # Since it has begun.
     ticket: int  # in the recorder; 0 before
@@ -178,7 +180,13 @@ class Http1:
         self._heads = heads
         self._host = host
         self._collect = Collector(config, host.log).collect
-        self._allowed_hosts = allowed_hosts(config, host)
+        #: What each request is judged by, beside its fields of proxies; those that native code has read, it
+        #: has judged.
+        self._judges: list[Callable[[Request, Peer], None]] = []
+        if config.request_ids:
+            self._judges.append(RequestIds(config).judge)
+        if not config.allowed_hosts.every:
+            self._judges.append(AllowedHosts(config, host).judge)
         self._server = server_line(config.server_header)
         shortcut = heads.native.shortcut
         self._idle = Await(
@@ -203,7 +211,7 @@ class Http1:
         stream = served.stream
         exchange = peer.exchange
         peer.note = served.note(peer)
-        hosts = self._allowed_hosts
+        judges = self._judges
         parser: Parser | None = None  # since the first head that was not usual
         request: Any  # a guard.Request, or a Call
         wait: Await = self._first
@@ -250,8 +258,9 @@ class Http1:
                 else:
                     if request.forwarded:
                         fronts.judge(request, peer)
-                    if hosts is not None and isinstance(request, Request):
-                        hosts.judge(request, peer)  # the others were judged as they were read
+                    if judges and isinstance(request, Request):
+                        for judge in judges:
+                            judge(request, peer)
                     if stream is not None:
                         close, data, unread = yield from stream(request, peer, data)
                         if close:
@@ -328,7 +337,8 @@ def refusal(
     status = refused.status
     for cell in (REQUESTS, CODES + status, REFUSED + refused.kind):
         host.recorder.add(cell)
-    method = "HEAD" if line.startswith(b"HEAD ") else "GET"
+    method, id = "HEAD" if line.startswith(b"HEAD ") else "GET", "" if request is None else request.id
+    fields = [*fields, *id_fields(id)]
     answer = error(status, refused.reason, method=method, fields=fields, server=server)
     if host.access is not None:
         client, shown = peer.client, _NOT_SHOWN
@@ -336,5 +346,7 @@ def refusal(
             shown = request.referer, request.agent
             client = client if request.client is None else request.client
         referer, agent = ("-" if value is None else value for value in shown)
-        host.access.add(client, line or b"-", status, body_size(answer), referer, agent, took_ns)
+        host.access.add(
+            client, line or b"-", status, body_size(answer), referer, agent, took_ns, id, peer.client
+        )
     return answer

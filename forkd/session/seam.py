@@ -272,6 +272,9 @@ class Recorder(Protocol):
     that has begun has a ticket, never 0."""
 
     def begin(self, line: bytes, client: str = "", fd: int = -1, /) -> int: ...
+    def identify(self, ticket: int, id: str, /) -> None:
+        """The request that has just begun has this name."""
+
     def pause(self) -> None: ...
     def resume(self, ticket: int, /) -> None: ...
     def took(self, ticket: int, /) -> int: ...
@@ -289,9 +292,11 @@ class AccessLog(Protocol):
         ...
 
     def add(
-        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int
-    ) -> None:
-        """A request that did not reach the application."""
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
+        id: str = "", peer: str = "",
+    ) -> None:  # fmt: skip
+        """A request that did not reach the application. `id`: its name; `peer`: the address that it came
+        from."""
 
     def end(
         self,
@@ -304,6 +309,8 @@ class AccessLog(Protocol):
         referer: str,
         agent: str,
         took_ns: int,
+        id: str = "",
+        peer: str = "",
     ) -> None:
         """A request ends: the recorder and the log get to know of it, or neither does."""
 

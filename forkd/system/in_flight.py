@@ -31,10 +31,14 @@ SOCKET = 1
 #: Where an entry has the client's address and the request line, each with its size in a byte before it.
 _CLIENT, _CLIENT_BYTES = 16, 48
 _LINE, _LINE_BYTES = 64, 160
-ENTRY_BYTES = 256
+#: Whose name it has there: BEGAN of that request.
+NAMED = 28
+_ID, _ID_BYTES = 232, 144
+ENTRY_BYTES = 384
 ENTRY_CELLS = ENTRY_BYTES // 8
-#: All of an entry but BEGAN: SOCKET, client and line, which are cut to their room.
+#: All of an entry but BEGAN and a name: SOCKET, client and line, which are cut to their room.
 FACTS, FACTS_AT = struct.Struct(f"@q{_CLIENT_BYTES}p{_LINE_BYTES}p"), 8 * SOCKET
+NAME, NAME_AT = struct.Struct(f"@{_ID_BYTES}p"), _ID
 #: Not in Python's mmap before 3.13. Entries that are never written to cost no memory, and reserve none.
 _MAP_NORESERVE = 0x4000
 
@@ -52,6 +56,7 @@ class Request(NamedTuple):
     held: int = 0  # since when it held a thread, ns; 0: it was between two steps
     thread: int = 0  # which one, as get_ident() has it; 0: it is in another process
     untouched: bool = False  # nothing of an answer was sent
+    id: str = ""  # its name, if it has one
 
     @property
     def is_stream(self) -> bool:
@@ -66,6 +71,13 @@ class Entries:
         self.cells = memory.cast("q")
         self.first = 1 + lanes  # of the pool
         self.count = len(memory) // ENTRY_BYTES
+
+    def id(self, place: int) -> str:
+        """The name of the request in flight there; "" if it has none."""
+        cell = place * ENTRY_CELLS
+        if not self.is_place(place) or self.cells[cell + NAMED] != self.cells[cell + BEGAN]:
+            return ""
+        return self._get(place * ENTRY_BYTES + _ID, _ID_BYTES).decode("ascii", "replace")
 
     def began(self, place: int) -> int:
         return self.cells[place * ENTRY_CELLS + BEGAN]
@@ -93,7 +105,7 @@ class Entries:
         client = self._get(place * ENTRY_BYTES + _CLIENT, _CLIENT_BYTES)
         return Request(
             began, client.decode("ascii", "replace"), self.line(place), place,
-            untouched=self.socket(place) >= 0,
+            untouched=self.socket(place) >= 0, id=self.id(place),
         )  # fmt: skip
 
     def of_pool(self) -> range:
@@ -113,7 +125,7 @@ class Entries:
         make = pick("Places", Places, native)
         return make(
             memory=self.memory, entry=ENTRY_BYTES, client=_CLIENT, client_room=_CLIENT_BYTES, line=_LINE,
-            line_room=_LINE_BYTES, first=self.first, count=count,
+            line_room=_LINE_BYTES, id=_ID, id_room=_ID_BYTES, first=self.first, count=count,
         )  # fmt: skip
 
     def _get(self, at: int, room: int) -> bytes:

@@ -72,6 +72,7 @@ class OwnLane(ThreadLocal):
     """In each thread, the methods of the lane that it has become. Twin: native/system_recorder.c."""
 
     begin: Callable[..., int]
+    identify: Callable[[int, str], None]
     pause: Callable[[], None]
     resume: Callable[[int], None]
     took: Callable[[int], int]
@@ -83,6 +84,7 @@ class OwnLane(ThreadLocal):
     def become(self, recorder: Recorder | NativeRecorder) -> None:
         self.begin, self.pause, self.resume = recorder.begin, recorder.pause, recorder.resume
         self.took, self.end, self.add = recorder.took, recorder.end, recorder.add
+        self.identify = recorder.identify
         OwnLane._latest = recorder
 
     def __getattr__(self, name: str) -> Any:

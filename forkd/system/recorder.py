@@ -23,7 +23,18 @@ from forkd.system.cells import (
     STATUSES,
     UNLISTED,
 )
-from forkd.system.in_flight import BEGAN, ENTRY_BYTES, ENTRY_CELLS, FACTS, FACTS_AT, SOCKET, Places
+from forkd.system.in_flight import (
+    BEGAN,
+    ENTRY_BYTES,
+    ENTRY_CELLS,
+    FACTS,
+    FACTS_AT,
+    NAME,
+    NAME_AT,
+    NAMED,
+    SOCKET,
+    Places,
+)
 from forkd.system.originals import monotonic_ns
 
 if TYPE_CHECKING:
@@ -70,6 +81,13 @@ class Recorder:
         self._held = cells[HELD] = place
         cells[REQUEST] = now
         return place or -now
+
+    def identify(self, ticket: int, id: str) -> None:
+        """The request that has just begun has this name. Its entry has it once it says whose it is."""
+        if ticket > 0:
+            cells, cell = self._entry_cells, ticket * ENTRY_CELLS
+            NAME.pack_into(self._entries, ticket * ENTRY_BYTES + NAME_AT, id.encode("ascii", "replace"))
+            cells[cell + NAMED] = cells[cell + BEGAN]
 
     def pause(self) -> None:
         """The application gave control back: what it has returned may be sent from here on."""

@@ -98,6 +98,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "io_fallback": "false",
         "defer_accept": "false",
         "proxy_protocol": "true", "early_hints": "true",
+        "request_ids": "true", "server_timing": "true",
         "native": "false",
         "preload": "true",
         "new_privileges": "true",

@@ -89,6 +89,7 @@ def test_request() -> None:
         "expect_continue": False,
         "line": b"GET /a%20b?x=1&y HTTP/1.1",
         "forwarded": False,
+        "id": "",
         "origin": None,
         "client": None,
     }

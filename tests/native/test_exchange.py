@@ -489,7 +489,7 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.WsgiShortcut(app=1)
-    limits = native.HeadLimits(head=8000, fields=10, body=0, template={}, fronts=None, hosts=None)
+    limits = native.HeadLimits(head=8000, fields=10, body=0, template={}, fronts=None, hosts=None, ids=False)
     wanted = {
         "app": print, "respond": print, "recorder": None, "access": None, "lines": None, "date_at": print,
         "keep_alive": True, "server": b"", "most": 1, "limits": limits, "early_hints": False,

@@ -50,7 +50,7 @@ class Child:
         self._twin = Fronts(config, self)  # type: ignore[arg-type]
         self._ends = Ends(server="h", port="1", client=of.peer, client_port="2")
         self._limits = native.HeadLimits(  # type: ignore[union-attr]
-            head=8190, fields=100, body=0, template=TEMPLATE, fronts=self._fronts, hosts=None
+            head=8190, fields=100, body=0, template=TEMPLATE, fronts=self._fronts, hosts=None, ids=False
         )
 
     def dropped(self) -> list[int]:

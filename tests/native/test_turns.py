@@ -165,7 +165,9 @@ ENDS = Ends(server="h", port="1", client="c", client_port="2")
 
 def limits_of(body: int, template: dict[str, Any]) -> Any:
     assert native is not None
-    return native.HeadLimits(head=4094, fields=100, body=body, template=template, fronts=None, hosts=None)
+    return native.HeadLimits(
+        head=4094, fields=100, body=body, template=template, fronts=None, hosts=None, ids=False
+    )
 
 
 class Conn(Link):

@@ -96,7 +96,7 @@ def rng() -> Iterator[random.Random]:
 def read_head(data: bytes, head: int, fields: int, body: int) -> Any:
     assert native is not None
     limits = native.HeadLimits(
-        head=head, fields=fields, body=body, template=TEMPLATE, fronts=None, hosts=None
+        head=head, fields=fields, body=body, template=TEMPLATE, fronts=None, hosts=None, ids=False
     )
     return native.read_head(data, limits, ENDS)
 
@@ -282,7 +282,7 @@ def test_an_answer_that_native_code_makes_is_made_alike(rng: random.Random) -> N
         for name in Head.__slots__:
             assert getattr(found, name) == getattr(head, name), (status, headers)
         body, close = b"x" * rng.choice((0, 5, 5, 200)), rng.random() < 0.5
-        answer = native.answer(found, b"Mon, 01 Jan 2024 00:00:00 GMT", SERVER, body, close)  # type: ignore[union-attr]
+        answer = native.answer(found, b"Mon, 01 Jan 2024 00:00:00 GMT", SERVER, "", body, close)  # type: ignore[union-attr]
         if answer is None:
             assert bodiless(head.code, "GET") or head.length not in (None, len(body))
         else:
@@ -300,7 +300,8 @@ def test_a_line_that_native_code_makes_is_made_alike(rng: random.Random) -> None
         values = (
             rng.choice(["", "127.0.0.1", "fe80::1"]), request, rng.choice((200, 404, 0, 999)),
             rng.choice((0, 14, 2**40)), rng.choice(["-", "http://a/", 'a"b', "\\", "é"]), agent,
-            rng.choice((0, 499, 500, 1500, 999_999_499, 999_999_500, 3 * 10**12)),
+            rng.choice((0, 499, 500, 1500, 999_999_499, 999_999_500, 3 * 10**12)), "",
+            rng.choice(["", "", "0190-a.b_c", "x" * 128]), "10.0.0.9",
         )  # fmt: skip
         made = lines.make(*values)
         if made is not None:
@@ -406,7 +407,7 @@ def test_a_stamp_that_is_none_is_an_error() -> None:
     for stamp_of in (lambda now: "x" * 100, lambda now: 7, lambda now: 1 / 0):
         lines = native.Lines(stamp_of=stamp_of, ring=sink.ring, log=1)  # type: ignore[union-attr]
         with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
-            lines.make("", b"", 200, 1, "-", "-", 1)
+            lines.make("", b"", 200, 1, "-", "-", 1, "", "", "")
 
 
 def test_an_object_of_the_access_log_is_never_native() -> None:
@@ -433,10 +434,11 @@ def test_records_are_read_alike_whatever_is_in_the_ring(rng: random.Random) -> N
 def test_memory_that_is_too_small_for_entries_or_lines_is_an_error() -> None:
     assert native is not None
     entries = memoryview(bytearray(512))
-    fields: dict[str, Any] = {"memory": entries, "entry": 256, "client": 16, "client_room": 48, "line": 64}
+    fields: dict[str, Any] = {"memory": entries, "entry": 256, "client": 16, "client_room": 48, "line": 64,
+                              "id": 192, "id_room": 64}  # fmt: skip
     for first, count in ((0, 1), (1, 2), (3, 0), (1, 1 << 40), (-1, 1)):
         with pytest.raises(ValueError, match="no entries"):
-            native.Places(**fields, line_room=160, first=first, count=count)
+            native.Places(**fields, line_room=120, first=first, count=count)
     with pytest.raises(ValueError, match="no entries"):
         native.Places(**fields, line_room=250, first=1, count=1)
     for index, start, room in ((2, 64, 64), (-1, 64, 64), (0, 480, 64), (0, 64, 100), (0, -8, 64)):

@@ -133,6 +133,55 @@ def test_without_the_option_there_are_no_early_hints(service: Daemon) -> None:
     assert service.get() == "none"
 
 
+NAMED = """
+    import time
+    from pathlib import Path
+
+    def app(environ, start):
+        while environ["PATH_INFO"] == "/wait" and not Path("go").exists():
+            time.sleep(0.01)
+        start("200 OK", [("Content-Type", "text/plain")])
+        return [environ["forkd.request_id"].encode()]
+"""
+
+
+@GRID
+def test_names_of_requests_and_server_timing(service: Daemon, model: str, native: bool) -> None:
+    log = service.dir / "access.log"
+    flags = ["--request-ids", "--server-timing", "--access-log", str(log), "--chdir", str(service.dir)]
+    names = set()
+    for address in started(service, model, native, *flags, app=NAMED):
+        with connect(address) as sock:
+            for given in ("", "mine-1"):
+                field = f"X-Request-ID: {given}\r\n" if given else ""
+                sock.sendall(f"GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n".encode())
+                answer = head(sock).decode()
+                name = answer.partition("\r\nX-Request-ID: ")[2].partition("\r\n")[0]
+                assert "\r\nServer-Timing: queue;dur=" in answer
+                assert name == given if given else len(name) == 36
+                assert sock.recv(len(name), socket.MSG_WAITALL).decode() == name
+                names.add(name)
+    assert len(names) == 3
+    until(lambda: log.exists() and log.read_text().count("\n") == 4, "all lines")
+    assert {line.split(" ")[-1] for line in log.read_text().splitlines()} == names
+
+
+@GRID
+def test_the_report_of_a_dead_worker_names_its_requests(
+    service: Daemon, model: str, native: bool
+) -> None:
+    service.expected_errors = ["timeout", "killed", "SIGKILL"]
+    log = service.dir / "access.log"
+    flags = ["--request-ids", "--timeout", "0.5", "--access-log", str(log), "--chdir", str(service.dir)]
+    address, _ = started(service, model, native, *flags, app=NAMED)
+    with connect(address) as sock:
+        sock.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\nX-Request-ID: lost-1\r\n\r\n")
+        head(sock)
+    until(lambda: log.exists() and "lost-1" in log.read_text(), "the line of the request")
+    assert " 504 " in log.read_text()
+    until(lambda: "lost-1" in service.log(), "the report")
+
+
 def test_check_says_what_follows(service: Daemon) -> None:
     flags = ["--forwarded-allow", "127.0.0.1", "--allowed-hosts", "example.org"]
     service.start(*flags)

@@ -26,7 +26,7 @@ HTTP_ONLY = {
     "keep-alive", "header-timeout", "body-timeout", "limit-request-line", "limit-request-fields",
     "limit-request-field-size",
     "limit-request-head", "limit-request-body", "body-buffer", "access-log", "shed-after", "timeout",
-    "defer-accept", "allowed-hosts", "server-header", "early-hints",
+    "defer-accept", "allowed-hosts", "server-header", "early-hints", "request-ids", "server-timing",
 }  # fmt: skip
 ALWAYS = {"scale-down-after"}  # the number of workers is fixed
 ASGI_ONLY = {"lifespan", "lifespan-context", "root-path"}
@@ -67,7 +67,7 @@ def test_by_other_options() -> None:
     workers = replace(Config().workers, min=1, max=4)
     assert names("wsgi", workers=workers) == usual - {"scale-down-after"}
     unix, passed = Address("unix", path="/x"), Address("fd", fd=3)
-    assert names("wsgi", bind=(unix,)) == usual | {"defer-accept", "shed-after"}
+    assert names("wsgi", bind=(unix,)) == usual | {"defer-accept", "shed-after", "server-timing"}
     assert names("wsgi", bind=(unix,), threads=4) == usual | {"defer-accept"}
     assert names("wsgi", bind=(unix, *Config().bind)) == usual
     assert names("wsgi", bind=(passed,)) == usual | {"defer-accept", "backlog"}

@@ -309,11 +309,16 @@ class _Log:
 class Peer:
     client_port, server, server_port, sock, fd, ended = 40000, "127.0.0.1", 8000, None, -1, False
     note: Any
-    proxy = None
+    proxy: Any = None
+
+    age = 0.0
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.exchange = Exchange()
+
+    def waited(self) -> float:
+        return self.age
 
 
 class Served:
@@ -321,6 +326,9 @@ class Served:
 
     def __init__(self, of: Row, native: bool, **options: Any) -> None:
         self.environs: list[dict[str, Any]] = []
+        self.fields: list[tuple[str, str]] = []  # more of them in each answer
+        self.status: str | None = "200 OK"  # None: the application raises
+        self.during: Any = lambda: None  # what the application calls
         self.log = _Log()
         self.access = MemoryAccess(native=native)
         self.row = scratch_row()
@@ -332,12 +340,21 @@ class Served:
         )  # fmt: skip
         self.peer: Any = Peer(of.peer)
         wsgi = Wsgi(self._app, config, self, multithread=False)  # type: ignore[arg-type]
-        self._session = Http1(wsgi, config, self).session(self.peer)  # type: ignore[arg-type]
+        self._interface = Http1(wsgi, config, self)  # type: ignore[arg-type]
+        self.restart(None)
+
+    def restart(self, proxy: Any) -> None:
+        """A new connection of the same peer, of which a proxy has said this."""
+        self.peer.proxy = proxy
+        self._session = self._interface.session(self.peer)
         next(self._session)
 
     def _app(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         self.environs.append(dict(environ))
-        start_response("200 OK", [("Content-Type", "text/plain")])
+        self.during()
+        if self.status is None:
+            raise RuntimeError("on purpose")
+        start_response(self.status, [("Content-Type", "text/plain"), *self.fields])
         return [b"ok"]
 
     def send(self, head: bytes) -> bytes:

@@ -86,6 +86,8 @@ def environ_of(request: Request, template: Environ, ends: Ends) -> Environ:
         environ[key] = text
     if request.origin is not None:
         _tell(environ, request.origin)
+    if request.id:
+        environ["forkd.request_id"] = request.id
     if request.chunked and request.length is not None:
         _unchunk(environ, request.length)
     return environ

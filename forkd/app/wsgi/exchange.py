@@ -24,6 +24,7 @@ from forkd.http.response import body_size, date, error
 from forkd.session.ends import Ends
 from forkd.session.framing import Block, Framing, exact
 from forkd.session.http1 import Native, Shortcut, Shown, Steps
+from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
@@ -50,6 +51,7 @@ class Wsgi:
         self._recorder = host.recorder
         self._framing = Framing(config, host)
         self._early_hints = config.early_hints
+        self._times_queue = config.server_timing
         self._template: Environ = roomy_template({
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -72,7 +74,7 @@ class Wsgi:
 
     def _shortcut(self, config: Config) -> Shortcut | None:
         make, host = shortcut_maker(self._read_head is not None), self._host
-        if make is None:
+        if make is None or self._times_queue:
             return None
         lines = host.access.lines if host.access is not None else None
         return make(
@@ -104,6 +106,8 @@ class Wsgi:
         environ["wsgi.input"] = io.BytesIO() if body is None else body
         if self._early_hints and request.version == "1.1":
             environ["wsgi.early_hints"] = response.early_hints
+        if self._times_queue:
+            response.more = b"Server-Timing: queue;dur=%.1f\r\n" % (peer.waited() * 1e3)
         # For the log, before the application has environ and may change it.
         shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
         outcome = partial(self._app, environ, response.start_response)
@@ -135,6 +139,8 @@ class Wsgi:
         client = peer.client if request.client is None else request.client
         # Native code may have called the application already.
         ticket = response.ticket = request.ticket or recorder.begin(request.line, client, peer.fd)
+        if request.id and not request.ticket:
+            recorder.identify(ticket, request.id)
         result: Any = None
         try:
             try:
@@ -180,7 +186,10 @@ class Wsgi:
                 recorder.pause()  # another thread may go on, and this one would seem to be held for good
                 recorder.add(REFUSED + Refusal.APPLICATION_FAILED)
                 reason = "the application failed; see the error log"
-                answer = error(500, reason, method=request.method, server=self._framing.server)
+                answer = error(
+                    500, reason, method=request.method, fields=id_fields(request.id),
+                    server=self._framing.server,
+                )  # fmt: skip
                 response.code, response.sent = 500, body_size(answer)
                 response.head_sent = True
                 yield answer
@@ -205,6 +214,8 @@ class Wsgi:
                     "-" if referer is None else referer,
                     "-" if agent is None else agent,
                     took,
+                    request.id,
+                    peer.client,
                 )
         return response.close
 

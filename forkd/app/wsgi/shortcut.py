@@ -79,7 +79,7 @@ def native_limits(config: Config, template: Environ, recorder: Recorder) -> Any:
         return None
     return make(
         head=limits.shortest, fields=limits.fields, body=limits.body, template=template, fronts=fronts,
-        hosts=native_hosts(config),
+        hosts=native_hosts(config), ids=config.request_ids,
     )  # fmt: skip
 
 
