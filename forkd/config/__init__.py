@@ -518,6 +518,13 @@ class Config:
         section="logging",
         help="format of both logs",
     )
+    access_log_format: str | None = option(
+        kinds.LineFormat(), None,
+        section="logging",
+        unset="Combined Log Format, with the duration in seconds",
+        example="%{client} %{peer} %{method} %{target} %{status} %{seconds}",
+        help="form of the lines of the access log in text: fields, each as %{name}, and what is around them",
+    )
 
     #: Where each attribute was set. One that was set nowhere has its default.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Generic, Required, TypeAlias, TypedDict, TypeV
 from forkd.config import cpus
 from forkd.system import links
 from forkd.system.address import FORMS, Address
+from forkd.system.line_format import parse
 
 __all__ = [
     "Account",
@@ -29,6 +30,7 @@ __all__ = [
     "Duration",
     "Int",
     "Kind",
+    "LineFormat",
     "LogPath",
     "Octal",
     "Option",
@@ -316,6 +318,18 @@ class LogPath(Kind[str | None]):
         if found not in (None, own):
             raise ValueError(f"leads to {_STREAMS[found]}; write - for {_STREAMS[own]}, or name a file")
         return path if found is None else "-"
+
+
+class LineFormat(Kind[str]):
+    """The form of lines of the access log."""
+
+    metavar = "FORMAT"
+    allowed = "text with fields such as %{client} (docs/operations.md)"
+
+    def read(self, raw: object, base: str) -> str:
+        text = self.text(raw)
+        parse(text)
+        return text
 
 
 class AddressOrNone(Kind[Address | None]):

@@ -25,6 +25,7 @@ from typing import Any
 from forkd.log.sink import LineSink, RequestSink, Sink
 from forkd.native import pick
 from forkd.system import links
+from forkd.system.line_format import parse
 from forkd.system.originals import os, time
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -183,6 +184,39 @@ class CombinedLines:
         ).encode("latin-1", "backslashreplace")
 
 
+class FormattedLines:
+    """Lines of the form that the operator has given."""
+
+    def __init__(self, text: str) -> None:
+        self._format, self._names = parse(text)
+
+    def make(
+        self, host: str, line: bytes, status: int, size: int, referer: str, agent: str, took_ns: int,
+        reason: str = "", id: str = "", peer: str = "",
+    ) -> bytes:  # fmt: skip
+        shown = line.decode("latin-1")
+        method, _, rest = shown.partition(" ")
+        us = (took_ns + 500) // 1000
+        values = {
+            "client": host or "unix:",
+            "peer": peer or "unix:",
+            "time": _stamp(int(time.time())),
+            "request": shown,
+            "method": method,
+            "target": rest.rpartition(" ")[0] or "-",
+            "status": status,
+            "bytes": size,
+            "referer": referer,
+            "agent": agent,
+            "seconds": f"{us // 1000000}.{us % 1000000:06}",
+            "request_id": id or "-",
+            "reason": reason or "-",
+            "pid": os.getpid(),
+        }
+        text = self._format.format(*[escape(str(values[name])) for name in self._names])
+        return text.encode("latin-1", "backslashreplace") + b"\n"
+
+
 class JsonLines:
     """An object of JSON for each line."""
 
@@ -199,6 +233,7 @@ class JsonLines:
             "referer": referer,
             "user_agent": agent,
             "seconds": took_ns / 1e9,
+            **({"peer": peer} if peer != host else {}),
             **({"request_id": id} if id else {}),
             **({"reason": reason} if reason else {}),
         }
@@ -210,17 +245,25 @@ _WAKE_SECONDS = 0.01
 
 
 class AccessLog:
-    """The access log of one child: Combined Log Format with the duration, or JSON lines.
+    """The access log of one child: Combined Log Format with the duration, lines of a given form, or JSON.
 
     A line is in the ring, and so the logger's, when its request ends: a worker that is killed takes none with
     it. What comes together for many lines is only the ringing of the bell.
     """
 
     def __init__(
-        self, sink: RequestSink, style: str, log: Log | None = None, native: bool = True
+        self,
+        sink: RequestSink,
+        style: str,
+        log: Log | None = None,
+        native: bool = True,
+        form: str | None = None,
     ) -> None:
-        """`log`: the log that trouble with this one is reported to."""
-        lines = JsonLines() if style == "json" else CombinedLines()
+        """`log`: the log that trouble with this one is reported to. `form`: of lines of text; None: Combined
+        Log Format."""
+        lines: Any = JsonLines() if style == "json" else CombinedLines()
+        if style != "json" and form is not None:
+            lines, native = FormattedLines(form), False
         #: Makes every line; those of native code, where that makes lines, are the usual ones.
         self._general = lines.make
         make: Any = pick("Lines", lambda **_: lines, native and style != "json")

@@ -83,4 +83,5 @@ class Unanswered:
         if generation is None or generation.config.access_log is None:
             return None
         sink = self._sinks(generation).access(self._board.lanes[0][0])  # the master's own
-        return AccessLog(sink, generation.config.log_format, self._log, generation.config.native)
+        config = generation.config
+        return AccessLog(sink, config.log_format, self._log, config.native, config.access_log_format)

@@ -138,6 +138,13 @@ def _preload(service: _Service) -> str:
     return "there is no application, but the built-in one" if alone else ""
 
 
+def _access_log_format(service: _Service) -> str:
+    if service.config.access_log is None:
+        return _no_http(service) or "there is no access log (--access-log none)"
+    json = service.config.log_format == "json"
+    return _no_http(service) or ("log-format is json, which has all fields" if json else "")
+
+
 def _no_admin(service: _Service) -> str:
     return "" if service.config.admin else "there is no admin endpoint (--admin none)"
 
@@ -170,6 +177,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "lifespan_context": _no_asgi,
     "root_path": _no_asgi,
     "access_log": _no_http,
+    "access_log_format": _access_log_format,
     "allowed_hosts": _no_http,
     "early_hints": _no_http,
     "request_ids": _no_http,

@@ -164,7 +164,7 @@ class Worker:
         if heritage.config.access_log is not None:
             self.access = AccessLog(
                 heritage.logs.access(heritage.lanes[0]), heritage.config.log_format, self.log,
-                heritage.config.native,
+                heritage.config.native, heritage.config.access_log_format,
             )  # fmt: skip
         prepare(
             f"worker {heritage.slot}", heritage.config, heritage.identity, heritage.master, heritage.sockets

@@ -93,6 +93,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
             "storage": "shm:4m",
         "foreground": "true", "pidfile": "/p.pid", "control": "/c.sock", "user": "u", "group": "g",
         "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",
+        "access_log_format": "%{client}",
         "access_log": "-", "log_format": "json", "handoff": "task", "threads": "7",
         "dispatch": "competition",
         "io_fallback": "false",

@@ -182,6 +182,27 @@ def test_the_report_of_a_dead_worker_names_its_requests(
     until(lambda: "lost-1" in service.log(), "the report")
 
 
+@GRID
+def test_lines_of_the_access_log_have_the_form_that_is_given(
+    service: Daemon, model: str, native: bool
+) -> None:
+    log = service.dir / "access.log"
+    form = '%{client} via %{peer}: "%{method} %{target}" %{status}'
+    flags = ["--access-log", str(log), "--access-log-format", form]
+    for address in started(service, model, native, *flags):
+        with connect(address) as sock:
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
+            head(sock)
+        with connect(address) as sock:
+            sock.sendall(b"GET /y HTTP/1.1\r\n\r\n")
+            head(sock)
+    wanted = {
+        f'{client} via {peer}: "GET {line}'
+        for peer in ("127.0.0.1", "unix:") for client, line in (("1.2.3.4", '/x" 200'), (peer, '/y" 400'))
+    }  # fmt: skip
+    until(lambda: log.exists() and set(log.read_text().splitlines()) == wanted, "all lines")
+
+
 def test_check_says_what_follows(service: Daemon) -> None:
     flags = ["--forwarded-allow", "127.0.0.1", "--allowed-hosts", "example.org"]
     service.start(*flags)

@@ -28,7 +28,8 @@ HTTP_ONLY = {
     "limit-request-head", "limit-request-body", "body-buffer", "access-log", "shed-after", "timeout",
     "defer-accept", "allowed-hosts", "server-header", "early-hints", "request-ids", "server-timing",
 }  # fmt: skip
-ALWAYS = {"scale-down-after"}  # the number of workers is fixed
+#: The number of workers is fixed, and there is no access log.
+ALWAYS = {"scale-down-after", "access-log-format"}
 ASGI_ONLY = {"lifespan", "lifespan-context", "root-path"}
 
 
@@ -62,8 +63,10 @@ def test_each_model_is_in_that_table() -> None:
 
 
 def test_by_other_options() -> None:
-    usual = {"dispatch", "handoff", "io-fallback", "idle-timeout", "scale-down-after"} | ASGI_ONLY
+    usual = {"dispatch", "handoff", "io-fallback", "idle-timeout"} | ALWAYS | ASGI_ONLY
     assert names("wsgi") == usual
+    assert names("wsgi", access_log="-") == usual - {"access-log-format"}
+    assert names("wsgi", access_log="-", log_format="json") == usual
     workers = replace(Config().workers, min=1, max=4)
     assert names("wsgi", workers=workers) == usual - {"scale-down-after"}
     unix, passed = Address("unix", path="/x"), Address("fd", fd=3)
