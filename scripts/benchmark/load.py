@@ -16,13 +16,15 @@ Figures = dict[str, float]
 
 def wrk(
     server: Server, seconds: float, path: str = "/", connections: int = 32, script: str = "",
-    headers: tuple[str, ...] = (),
+    headers: tuple[str, ...] = (), words: tuple[str, ...] = (),
 ) -> Figures:  # fmt: skip
+    """`words`: what the script is given."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "--latency"]
     command += ["--timeout", "10"]
     command += ["-s", str(LUA / script)] if script else []
     command += [word for header in headers for word in ("-H", header)]
     command.append(f"http://127.0.0.1:{server.port}{path}")
+    command += ["--", *words] if words else []
     before = server.cpu()
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return _with_cost(read_wrk(text), server.cpu() - before)

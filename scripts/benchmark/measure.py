@@ -13,7 +13,15 @@ from scripts.benchmark.process import Server, Unavailable
 IDLE = 10_000
 STEPS = (10, 100, 1_000, 10_000)
 PASSES = 4
+#: No peer is a proxy.
+NO_PROXY = ("--forwarded-allow", "none")
 PER_SOURCE = 2_000  # connections from one 127.0.0.x: far from the end of the ephemeral ports
+
+
+def forwarded(server: Server, seconds: float) -> Figures:
+    """With the fields of a proxy; or, of a server that trusts none, with others of that size."""
+    words = ("Y",) if NO_PROXY[0] in server.command else ()
+    return load.wrk(server, seconds, script="forwarded.lua", words=words)
 
 
 def fast_beside_slow(server: Server, seconds: float, rate: int = 0) -> Figures:

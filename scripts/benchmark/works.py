@@ -96,6 +96,12 @@ WORKS = (
         HELLO, partial(load.wrk, script="repeated.lua"),
     ),
     Work(
+        "forwarded", "WSGI hello, X-Forwarded-* of 10,000 clients behind two hops", RATES,
+        (forkd(), forkd(*measure.NO_PROXY, name="forkd, other fields")),
+        (Goal(0.95, ("forkd, other fields",)),),
+        HELLO, measure.forwarded,
+    ),
+    Work(
         "python-hello", "WSGI hello, without native code", RATES,
         (*_own("--no-native"), servers.gunicorn(*GTHREAD)), (Goal(1.0, ("gunicorn gthread",)),),
         HELLO, partial(load.wrk, headers=ACCEPT),
