@@ -24,7 +24,10 @@ CORPUS = Path(
 _RESULTS: dict[str, Counter[str]] = {}
 #: Where each case starts daemons of its own; and files in which many cases share one.
 SAMPLED = ("tests/process/", "tests/models/", "tests/apps/")
-WHOLE = ("tests/models/test_wsgi.py", "tests/models/test_uploads.py", "tests/apps/test_loader.py")
+WHOLE = (
+    "tests/models/test_wsgi.py", "tests/models/test_uploads.py", "tests/apps/test_loader.py",
+    "tests/process/test_fronts.py",
+)  # fmt: skip
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

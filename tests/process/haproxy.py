@@ -46,6 +46,10 @@ class HAProxy:
         row = self._row(backend, server)
         return row["status"], row["check_status"]
 
+    def agent(self, backend: str, server: str) -> str:
+        """What its agent has said last: L7OK for up, L7STS for down."""
+        return self._row(backend, server)["agent_status"]
+
     def takes(self, backend: str, server: str) -> bool:
         """Whether it is given requests that may go to others, too."""
         row = self._row(backend, server)

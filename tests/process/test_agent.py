@@ -41,6 +41,14 @@ def test_the_listeners_of_probes_answer_it(service: Daemon) -> None:
     until(lambda: line(where, b"agent\n") == "up 0% #draining: the master is stopping\n", "told to stop")
 
 
+def by_agent() -> str:
+    """The sample with what it has as the other way to ask."""
+    return changed(
+        BY_NAME["HAProxy"], ("# default-server agent-check", "default-server agent-check"),
+        ("uri /readyz", "uri /healthz"),
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def two(service: Daemon, other: Daemon, text: str) -> Iterator[tuple[Front, Callable[[], tuple[bool, bool]]]]:
     """HAProxy before both, and whether it gives requests to each."""
@@ -64,11 +72,7 @@ def get(made: Front, count: int) -> None:
 @needs_haproxy
 @pytest.mark.parametrize("way", ["agent", "check"])
 def test_haproxy_turns_away_from_one_that_is_told_to_stop(service: Daemon, other: Daemon, way: str) -> None:
-    kind = BY_NAME["HAProxy"]
-    text = changed(kind)
-    if way == "agent":
-        text = changed(kind, ("# default-server agent-check", "default-server agent-check"),
-                       ("uri /readyz", "uri /healthz"))  # fmt: skip
+    text = by_agent() if way == "agent" else changed(BY_NAME["HAProxy"])
     with two(service, other, text) as (made, states):
         until(lambda: states() == (True, True), "both up", 20)
         get(made, 20)
@@ -83,3 +87,26 @@ def test_haproxy_turns_away_from_one_that_is_told_to_stop(service: Daemon, other
         service.start("-w", "1", "--health", f"127.0.0.1:{made.facts['one_ready']}",
                       "-b", str(made.facts["one"]))  # fmt: skip
         until(lambda: states() == (True, True), "both up again", 20)
+
+
+@needs_haproxy
+def test_it_does_not_end_what_an_operator_has_set(service: Daemon, other: Daemon) -> None:
+    """A drain stays one when the agent says that all is well again."""
+    with two(service, other, by_agent()) as (made, states):
+        api = HAProxy(made.directory, {})
+        state = lambda: api.state("forkd", "one")[0]  # noqa: E731
+        agent = lambda: api.agent("forkd", "one")  # noqa: E731
+        until(lambda: states() == (True, True) and agent() == "L7OK", "both up", 20)
+        api.ask("set server forkd/one state drain")
+        until(lambda: state().startswith("DRAIN"), "drained", 20)
+        before = len(seen(service.dir))
+        get(made, 20)
+        assert len(seen(service.dir)) == before
+        service.ok("scale", "0")
+        until(lambda: agent() == "L7STS", "the agent says down", 20)
+        service.ok("scale", "1")
+        until(lambda: agent() == "L7OK", "the agent says up", 20)
+        assert state().startswith("DRAIN")
+        api.ask("set server forkd/one state ready")
+        until(lambda: states() == (True, True), "both up again", 20)
+        service.signal(signal.SIGTERM)  # twice, for --lame-duck

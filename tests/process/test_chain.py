@@ -46,6 +46,18 @@ def test_varnish_pipes_one_request(service: Daemon, kind: Kind, closes: bool) ->
 
 # ---- ends ---------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("kind", kinds(*REQUESTS))
+def test_no_request_fails_at_a_reload_and_an_upgrade(service: Daemon, kind: Kind) -> None:
+    service.write_app(APP)
+    service.start(*FLAGS, "-b", kind.bind)
+    with front(kind, service.dir / "front", service) as made, Visitors(made.address, 8) as visitors:
+        visitors.more(100)
+        for verb in ("reload", "upgrade"):
+            service.ok(verb)
+            visitors.more(100)
+    assert visitors.failed == []
+
+
 POOLS = {
     "nginx": (
         ("# keepalive 32;", "keepalive 32;"),
