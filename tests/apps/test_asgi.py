@@ -263,6 +263,13 @@ def test_a_half_closed_client_gets_its_answer(site: Daemon) -> None:
     assert exchange(site, request("/disconnect", last=False), half_close=True).endswith(b"whoever is left")
 
 
+def test_a_body_that_ends_early_is_told_of(site: Daemon) -> None:
+    """By http.disconnect in place of the rest, at which this application fails."""
+    raw = request("/echo", "Content-Length: 10", method="POST", body=b"abc", last=False)
+    assert exchange(site, raw, half_close=True).startswith(b"HTTP/1.1 500 ")
+    assert "a session failed" not in site.log()
+
+
 def test_a_stream_whose_client_leaves_is_over(site: Daemon) -> None:
     before = site.log().count("forever is over")
     with dial(site) as client:

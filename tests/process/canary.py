@@ -35,6 +35,28 @@ APP = '''
         while not os.path.exists(GATE):
             time.sleep(0.005)
         yield b"data: 2\\n\\n"
+
+    async def asgi(scope, receive, send):
+        """The same, by the names of WSGI."""
+        if scope["type"] != "http":
+            return
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        told = {"REQUEST_METHOD": scope["method"], "RAW_URI": scope["raw_path"].decode("latin-1"),
+                "size": size, "PATH_INFO": scope["path"], "HTTP_HOST": host,
+                "wsgi.url_scheme": scope["scheme"],
+                "REMOTE_ADDR": scope["client"][0], "SCRIPT_NAME": scope["root_path"],
+                "forkd.peer": scope["extensions"]["forkd"]["peer"], "SERVER_NAME": scope["server"][0]}
+        line = json.dumps(told).encode()
+        os.write(SEEN, line + b"\\n")
+        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(line))]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": line})
 '''
 
 

@@ -26,6 +26,9 @@ from .conftest import Daemon, until
 from .fronts import Front
 
 FLAGS = ("-w", "2", "--threads", "4", "--health", "127.0.0.1:0")
+#: The canary by both interfaces: the application, and flags.
+WSGI = ("app:app", *FLAGS)
+ASGI = ("app:asgi", "-w", "2", "--health", "127.0.0.1:0")
 #: Without a byte from the front for so long, a case is over.
 _SILENCE_SECONDS = 0.4
 

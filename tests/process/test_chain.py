@@ -9,17 +9,27 @@ import pytest
 from tests.http.cases import OWN
 
 from .canary import APP
-from .chain import FLAGS, Visitors, through
+from .chain import ASGI, FLAGS, WSGI, Visitors, through
 from .conftest import Daemon
 from .fronts import BY_NAME, Back, Kind, front
 from .test_fronts import REQUESTS, changed, kinds
 
 
-@pytest.mark.parametrize("kind", kinds(*REQUESTS))
-def test_no_request_is_hidden_in_another(service: Daemon, kind: Kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        *(pytest.param(*case.values, WSGI, id=case.id, marks=case.marks) for case in kinds(*REQUESTS)),
+        *(
+            pytest.param(*case.values, ASGI, id=f"{case.id}, asgi", marks=case.marks)
+            for case in kinds(*(kind for kind in REQUESTS if "uwsgi" not in kind.bind))
+        ),
+    ],
+)
+def test_no_request_is_hidden_in_another(service: Daemon, kind: Kind, flags: tuple[str, ...]) -> None:
     """scripts/fronts has the corpora besides."""
     service.write_app(APP)
-    service.start(*FLAGS, "-b", kind.bind)
+    app, *rest = flags
+    service.start(*rest, "-b", kind.bind, app=app)
     with front(kind, service.dir / "front", service) as made:
         found = through(made, service, OWN)
     assert not found.hidden

@@ -108,6 +108,22 @@ def test_the_application_sees_the_client(behind: Behind) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("kind", kinds(*(kind for kind in REQUESTS if "uwsgi" not in kind.bind)))
+def test_an_asgi_application_sees_the_client(service: Daemon, kind: Kind) -> None:
+    service.write_app(APP)
+    flags = ["--health", "127.0.0.1:0", "--forwarded-allow", "127.0.0.1"]
+    service.start("-w", "1", *flags, app="app:asgi")
+    with front(kind, service.dir / "front", service) as made:
+        client = connect(made, "127.0.0.9")
+        for claimed in ({}, SPOOFED):
+            seen = told(client, "POST", "/a%2Fb", body=b"abc", headers={"Host": "hello.example", **claimed})
+            assert (seen["REMOTE_ADDR"], seen["forkd.peer"]) == ("127.0.0.9", "127.0.0.1")
+            assert (seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == ("http", "hello.example")
+            assert (seen["SERVER_NAME"], seen["SCRIPT_NAME"]) == ("hello.example", "")
+            assert (seen["PATH_INFO"], seen["size"]) == ("/a/b", 3)
+        client.close()
+
+
 def test_bodies_up_to_the_limit_come_through(behind: Behind) -> None:
     client = connect(behind.front)
     assert told(client, "POST", "/", body=bytes(3 * MIB))["size"] == 3 * MIB

@@ -298,7 +298,8 @@ class Cycle:
         """Input; room for output; and whether the client owes bytes of its body."""
         owes = not self.whole
         room = (self._buffered if owes else len(self._rest)) < HIGH_WATER_BYTES
-        return room and not self._at_eof, bool(self._backlog), owes and room and not self._expects
+        reads = room and not self._at_eof
+        return reads, bool(self._backlog), owes and reads and not self._expects
 
     def feed(self, data: bytes) -> None:
         decoder = self._decoder
