@@ -13,6 +13,7 @@ import http.client
 import itertools
 import json
 import random
+import re
 import socket
 import threading
 from collections import Counter
@@ -109,7 +110,7 @@ def talk(address: tuple[str, int], raw: bytes) -> int:
             sock.sendall(raw)
         while more := sock.recv(65536):
             got += more
-    return got.count(b"HTTP/1.")
+    return len(re.findall(rb"HTTP/1\.[01] \d{3}", got))
 
 
 def through(front: Front, service: Daemon, cases: Iterable[dict[str, Any]], threads: int = 16) -> Found:
