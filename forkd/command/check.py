@@ -28,10 +28,11 @@ from forkd.log.lines import Log
 from forkd.master import exposure
 from forkd.master.generation import enter_directory, permissions_of
 from forkd.master.lateness import LAST_WORDS_SECONDS, loading, not_booted
+from forkd.master.storage import SharedTables
 from forkd.metrics.access import Access
 from forkd.models import registry
 from forkd.models.unused import unused
-from forkd.system import accounts, forked, process
+from forkd.system import accounts, forked, process, shared
 from forkd.system.accounts import Identity
 from forkd.system.originals import os, select, signal
 from forkd.system.output import complain, native_or_not, say
@@ -121,6 +122,9 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
             faulthandler.register(STACKS, stacks, all_threads=True)
             process.unblock()
             forked.arm(lambda: worker.end_in_fork([write], stacks))
+            log = Log(config.log_level, config.log_format, "check")
+            # Empty ones of its own: an application may write to its unit when it is imported.
+            shared.enter(SharedTables(config, 1, log, {}, {}).units(config), 1)
             answer, code = _load(config), 0
         except ForkdError as error:
             answer = str(error)

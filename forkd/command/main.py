@@ -34,6 +34,7 @@ VERBS = {
     "status": Verb("show the master, its workers and listeners", "status"),
     "list": Verb("list the daemons of this user, or of all users for root", "list"),
     "scale": Verb("change the number of workers", "scale"),
+    "storage": Verb("read, change, save and check a storage unit", "storage"),
     "check": Verb("say whether a start would succeed; change nothing", "check"),
     "bench": Verb("measure an application under a choice of models, with wrk", "bench.main"),
     "models": Verb("list the concurrency models", "models"),

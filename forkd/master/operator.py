@@ -68,6 +68,9 @@ class Operator:
     def on_command(self, command: Command) -> None:
         parts = self._parts
         try:
-            verbs.handle(verbs.Asked(self._service, parts.status, parts.logs, self._orders, command))
+            asked = verbs.Asked(
+                self._service, parts.status, parts.logs, self._orders, parts.shared, command
+            )
+            verbs.handle(asked)
         except (ForkdError, ValueError, TypeError) as error:
             command.refuse(str(error))

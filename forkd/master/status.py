@@ -232,6 +232,7 @@ class Status:
             "control": config.control,
             "error_log": service.launch.error_log,
             "access_log": config.access_log,
+            "storage": {name: str(url) for name, url in config.storage},  # without passwords
         }
 
     def _listener(self, listener: Listener) -> dict[str, Any]:

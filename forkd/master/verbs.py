@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +13,7 @@ from forkd.ipc.control import Command
 from forkd.master.logs import Logs
 from forkd.master.service import Service
 from forkd.master.status import Status
+from forkd.master.storage import SharedTables
 from forkd.metrics.access import Access
 from forkd.metrics.collector import Sample, gather
 
@@ -31,6 +33,7 @@ class Asked(NamedTuple):
     status: Status
     logs: Logs
     orders: Orders
+    shared: SharedTables
     command: Command
 
 
@@ -68,6 +71,15 @@ def _sources(asked: Asked) -> None:
     )
 
 
+def _storage(asked: Asked) -> None:
+    """For `forkd storage`: where the units are, with the passwords, and this process' descriptors of those in
+    shared memory. Whoever may ask may read the configuration."""
+    units = asked.shared.units(asked.service.generation.config)
+    asked.command.answer(
+        pid=os.getpid(), places=dict(units.places), tables=dict(units.tables), page=units.page
+    )
+
+
 class Verb(NamedTuple):
     handle: Callable[[Asked], None]
     arguments: dict[str, type]  # that it may have, and of which type each is: exactly, as True is no number
@@ -79,6 +91,7 @@ VERBS: dict[str, Verb] = {
     "upgrade": Verb(_upgrade, {}),
     "scale": Verb(_scale, {"by": int, "to": int}),
     "sources": Verb(_sources, {}),
+    "storage": Verb(_storage, {}),
 }
 
 
