@@ -92,6 +92,9 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         else:
             queue = f"{listener['accept_queue']} of {listener['backlog']} waiting"
             yield "listening", f"{listener['address']}, {queue}"
+    for unit in status.get("storage", ()):
+        counts = f"{unit['hits']} hits, {unit['misses']} misses"
+        yield "storage", f"{unit['name']}: {unit['place']}, {counts}"
     logger = status.get("logger")
     if logger is not None and logger["why"]:
         yield "logger", f"pid {logger['pid']}: {logger['why']}"

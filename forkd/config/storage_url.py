@@ -15,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from forkd.config.options import Duration, Int, Kind, Path, Size
+from forkd.system.cells import STORAGE_UNITS
 
 __all__ = ["DEFAULT", "FORMS", "StorageURL", "StorageUnits", "mask"]
 
@@ -250,6 +251,8 @@ class StorageUnits(Kind[tuple[tuple[str, StorageURL], ...]]):
                 units[name] = StorageURL.parse(place)
             except ValueError as error:
                 wrong.append(str(error))
+        if len(units) > STORAGE_UNITS:
+            wrong.append(f"there are {len(units)} units; the most is {STORAGE_UNITS}")
         wrong += _shared_files(units)
         if wrong:
             raise ValueError("; ".join(wrong))

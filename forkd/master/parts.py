@@ -156,7 +156,7 @@ class Parts:
         self.endpoints = Endpoints(config, heir, self.loop, self.log, source, operator.on_command)
         self.status = Status(
             service, self.endpoints, self.templates, self.doorbell, self.high_water, self.logs,
-            self.reloads, self.spawner.exits, self.spawner.untimely,
+            self.reloads, self.spawner.exits, self.spawner.untimely, self.shared.tables,
         )  # fmt: skip
         self.spawner.forget += [
             self.loop.close, self.signals.close, self.endpoints.forget, service.launch.forget,

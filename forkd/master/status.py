@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
 from forkd import __version__
 from forkd.app.interfaces import flag_of
+from forkd.config.storage_url import StorageURL
 from forkd.master import plan
 from forkd.master.children import Child, State
 from forkd.master.doorbell import Doorbell
@@ -27,7 +28,8 @@ from forkd.master.templates import Templates
 from forkd.metrics.collector import dropped_fields
 from forkd.models import registry
 from forkd.system import process
-from forkd.system.cells import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS
+from forkd.system.cells import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS, STORAGE, STORAGE_COUNTS
+from forkd.system.shared_memory import statistics
 from forkd.system.sockets import Listener
 
 #: For so long all workers have to be full until the service is not ready for that.
@@ -136,6 +138,7 @@ class Status:
     reloads: Reloads
     exits: Counter[str]  # children that have ended, by reason
     untimely: Counter[str]  # of these, those that were killed for a fault or have died by themselves
+    tables: Mapping[str, int]  # memfds of storage units, by name
 
     def facts(self) -> Facts:
         service, generation = self.service, self.service.generation
@@ -180,6 +183,7 @@ class Status:
                 if server is not None and (why := unreachable(server.listener))
             },
             "doorbell": self.doorbell.counters(),
+            "storage": [self._unit(*unit) for unit in enumerate(service.generation.config.storage)],
             "departures": [record.fields for record in service.events.last("departure")],
         }
 
@@ -232,8 +236,18 @@ class Status:
             "control": config.control,
             "error_log": service.launch.error_log,
             "access_log": config.access_log,
-            "storage": {name: str(url) for name, url in config.storage},  # without passwords
         }
+
+    def _unit(self, number: int, unit: tuple[str, StorageURL]) -> dict[str, Any]:
+        """A storage unit, by what the workers have counted; the table of one in shared memory has counters of
+        its own."""
+        name, url = unit
+        found: dict[str, Any] = {"name": name, "place": str(url)}  # without a password
+        if name in self.tables:
+            return found | statistics(self.tables[name])
+        first = STORAGE + number * len(STORAGE_COUNTS)
+        total = self.service.board.total
+        return found | {word: total(first + place) for place, word in enumerate(STORAGE_COUNTS)}
 
     def _listener(self, listener: Listener) -> dict[str, Any]:
         now = monotonic()

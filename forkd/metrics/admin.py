@@ -259,6 +259,8 @@ def _facts(status: dict[str, Any]) -> Iterator[str]:
     yield f"answered: {totals['requests']} requests, {errors} of them 5xx"
     died = ", ".join(f"{number} {reason}" for reason, number in totals["untimely"].items())
     yield f"workers that died: {died}" if died else "no worker has died"
+    for unit in status["storage"]:
+        yield f"storage {unit['name']}: {unit['place']}, {unit['hits']} hits, {unit['misses']} misses"
 
 
 def _cell(value: object) -> str:

@@ -17,6 +17,13 @@ from forkd.system.scoreboard import Scoreboard
 Histogram = tuple[list[tuple[str, float]], float]
 
 
+#: Of storage units: what of their status, and the end of the metric's name.
+STORAGE_WORDS = {
+    "calls": "calls_total", "hits": "hits_total", "misses": "misses_total", "errors": "errors_total",
+    "stalls": "stalls_total", "evictions": "evictions_total", "keys": "keys", "bytes": "bytes",
+}  # fmt: skip
+
+
 class Sample(NamedTuple):
     """All values of one scrape."""
 
@@ -106,6 +113,12 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             )
         ],
     }
+    for word in STORAGE_WORDS:
+        units = [([x["name"]], x[word]) for x in status["storage"] if word in x]
+        values[f"forkd_storage_{STORAGE_WORDS[word]}"] = units
+    values["forkd_storage_call_seconds_total"] = [
+        ([x["name"]], x["ns"] / 1e9) for x in status["storage"] if "ns" in x
+    ]
     for cell in TABLE:
         if cell.metric:
             sample = list(cell.label[1:]), board.total(cell.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forkd.config.storage_url import StorageUnits, StorageURL
+from forkd.storage.counted import counted
 from forkd.storage.engine import Engine
 from forkd.storage.errors import Error
 from forkd.system import shared
@@ -35,11 +36,13 @@ def connector(name: str, place: StorageURL) -> Callable[[], Engine]:
     if place.kind == "sqlite":
         from forkd.storage.sqlite import SqliteEngine
 
-        return lambda: SqliteEngine(place.path, place.full_sync, place.limit)
+        return lambda: counted(
+            SqliteEngine(place.path, place.full_sync, place.limit), shared.counter_of(name)
+        )
     if place.kind == "valkey":
         from forkd.storage.valkey import ValkeyEngine
 
-        return lambda: ValkeyEngine(place)
+        return lambda: counted(ValkeyEngine(place), shared.counter_of(name))
     if place.kind == "shm" and shared.table_of(name) is not None:
         from forkd.storage.shm import Shm
 

@@ -107,7 +107,7 @@ class ValkeyEngine:
 
     def put_many(self, items: Iterable[tuple[bytes, Value]], ttl: float | None) -> None:
         for key, value in items:
-            self.put(key, value, ttl)
+            type(self).put(self, key, value, ttl)
 
     def touch(self, key: bytes, ttl: float | None) -> bool:
         return bool(self._run("TOUCH", [self._name(b"c", key)], _milliseconds(ttl)))

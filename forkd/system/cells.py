@@ -74,6 +74,10 @@ ACCEPT_QUEUE, WORKER_QUEUE, THREAD_QUEUE = range(len(QUEUES))
 #: 10 ms.
 WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 WAIT_CELLS = 1 + len(WAIT_BOUNDS) + 1
+#: Room for so many storage units, and what is counted of each: calls, how long these took, values that were
+#: found and not found, calls that failed, and those of them that gave up on a neighbour.
+STORAGE_UNITS = 8
+STORAGE_COUNTS = ("calls", "ns", "hits", "misses", "errors", "stalls")
 
 # ---- the table: only appended to ------------------------------------------------------------
 
@@ -175,6 +179,8 @@ UWSGI_UNTRUSTED = _cell(
     help="Connections to a listener of the uwsgi protocol that were closed: the peer is not one of "
     "--forwarded-allow.",
 )  # fmt: skip
+# Of storage units that are not in shared memory, in their order: STORAGE_COUNTS for each.
+STORAGE = _cell("STORAGE", ARRAY, STORAGE_UNITS * len(STORAGE_COUNTS), main=True)
 
 # ---- what is made from it -------------------------------------------------------------------
 

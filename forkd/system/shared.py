@@ -8,9 +8,10 @@ not its slot.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from forkd.system.cells import STORAGE, STORAGE_COUNTS
 from forkd.system.originals import os
 
 
@@ -36,15 +37,29 @@ class Mapped(NamedTuple):
 class _Entered:
     units = Units()
     slot = 0
+    count: Callable[[int, int], None] | None = None  # a cell of the scoreboard grows by so many
     pid = 0  # of the process that has the slot
 
 
 _mapped: dict[str, tuple[mmap.mmap, mmap.mmap]] = {}
 
 
-def enter(units: Units, slot: int) -> None:
-    """This process is the child of the master in `slot`; 0: a template."""
+def enter(units: Units, slot: int, count: Callable[[int, int], None] | None = None) -> None:
+    """This process is the child of the master in `slot`; 0: a template. `count` adds to a cell of its row of
+    the scoreboard, in any thread."""
     _Entered.units, _Entered.slot, _Entered.pid = units, slot, os.getpid()
+    _Entered.count = count
+
+
+def counter_of(name: str) -> Callable[[str, int], None] | None:
+    """What adds to one of STORAGE_COUNTS of a unit; None where nobody reads that: in a process that is no
+    worker, or is one's child."""
+    count, names = _Entered.count, list(places())
+    if count is None or name not in names or os.getpid() != _Entered.pid:
+        return None
+    first = STORAGE + names.index(name) * len(STORAGE_COUNTS)
+    cells = {word: first + place for place, word in enumerate(STORAGE_COUNTS)}
+    return lambda word, n: count(cells[word], n)
 
 
 def places() -> Mapping[str, str]:

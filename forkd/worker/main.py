@@ -159,7 +159,7 @@ class Worker:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
         heritage.forget()
-        shared.enter(heritage.units, heritage.slot)
+        shared.enter(heritage.units, heritage.slot, self._rows[0].recorder(heritage.config.native).add)
         random.seed()  # children that share a seed would draw the same session keys
         if heritage.config.access_log is not None:
             self.access = AccessLog(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Daemon, command_line
+from .conftest import Daemon, command_line, until
 
 APP = """
 from forkd import storage
@@ -47,6 +47,28 @@ def test_the_actions(unit: Daemon) -> None:
     unit.ok("storage", "del", "hits", "k")
     assert unit.ok("storage", "ls") == ""
     assert unit.get("/") == "1"
+
+
+def test_what_is_counted(unit: Daemon) -> None:
+    """Shared memory counts in its table, other engines in the scoreboard; both know what was found."""
+    unit.write_app(APP.replace('s.incr("hits")', 's.get("k", s.get("none", b""))'))
+    unit.ok("reload")
+    unit.ok("storage", "set", "k", "v")
+    for _ in range(3):
+        unit.get("/")
+    until(lambda: unit.metric("forkd_storage_hits_total", unit="default") >= 3, "the hits are counted")
+    assert unit.metric("forkd_storage_misses_total", unit="default") >= 3
+    assert unit.metric("forkd_storage_hits_total", unit="other") == 0
+    shown = {found["name"]: found for found in unit.live()["storage"]}
+    assert shown["default"]["hits"] >= 3
+    if shown["default"]["place"].startswith("sqlite"):
+        assert unit.metric("forkd_storage_calls_total", unit="default") >= 6
+        assert unit.metric("forkd_storage_call_seconds_total", unit="default") > 0
+    else:
+        assert unit.metric("forkd_storage_keys", unit="default") >= 1
+        assert unit.metric("forkd_storage_bytes", unit="default") > 0
+    assert "storage default" in unit.admin("/")[1]
+    assert "hits" in unit.ok("status")
 
 
 def test_what_is_not_there(unit: Daemon) -> None:
@@ -126,7 +148,7 @@ def test_a_password_is_nowhere(service: Daemon, tmp_path: Path, by: str) -> None
     seen += [service.admin(page)[1] for page in ("/", "/metrics", "/status.json")]
     done = service.run("storage", "get", "k")
     assert done.returncode == 1
-    seen += [done.stdout, done.stderr, service.ok("check", *flags, "app:app")]
+    seen += [done.stdout, done.stderr, service.ok("check", *service.flags(*flags))]
     service.ok("reload")
     seen.append(service.log())
     for text in seen:
