@@ -142,7 +142,7 @@ static Result ripen(Shard *shard, uint32_t queue_place, int64_t now)
     return RES_DAMAGED;
 }
 
-/* ---- the verbs ------------------------------------------------------------------------------- */
+/* ---- the verbs: where a queue was found there is an entry, whatever its kind is by now ------------- */
 
 static Result find_queue(const Shard *shard, const Key *name, uint32_t *place)
 {
@@ -225,7 +225,7 @@ Result queue_pop(Shard *shard, const Key *name, const Key *dead, int64_t visible
     if (result == RES_OK)
         result = ripen(shard, queue, now);
     for (uint32_t steps = 0; result == RES_OK && steps <= shard->blocks; steps++) {
-        uint32_t place = list_of(queue_at(shard, queue), 0)[0];
+        uint32_t place = list_of(entry_at(shard, queue), 0)[0];
         if (!place) {
             end_if_empty(shard, queue);
             return RES_NONE;
@@ -303,8 +303,8 @@ Result queue_sizes(Shard *shard, const Key *name, const Key *dead, QueueSizes *s
     *sizes = (QueueSizes){0, 0, 0, 0};
     Result result = find_queue(shard, name, &queue);
     if (result == RES_OK && (result = ripen(shard, queue, now)) == RES_OK) {
-        sizes->waiting = *count_of(queue_at(shard, queue), 0);
-        uint32_t place = list_of(queue_at(shard, queue), 1)[0];
+        sizes->waiting = *count_of(entry_at(shard, queue), 0);
+        uint32_t place = list_of(entry_at(shard, queue), 1)[0];
         for (uint32_t steps = 0; place; steps++) {
             Entry *item = item_at(shard, place);
             if (!item || steps > shard->blocks)
@@ -317,7 +317,7 @@ Result queue_sizes(Shard *shard, const Key *name, const Key *dead, QueueSizes *s
         return result;
     result = find_queue(shard, dead, &grave);
     if (result == RES_OK && (result = ripen(shard, grave, now)) == RES_OK)
-        sizes->dead = *count_of(queue_at(shard, grave), 0);
+        sizes->dead = *count_of(entry_at(shard, grave), 0);
     return result == RES_NONE ? RES_OK : result;
 }
 
@@ -329,7 +329,7 @@ Result queue_due(Shard *shard, const Key *name, int64_t *due)
     if (result != RES_OK)
         return result;
     for (int later = 0; later < 2; later++) {
-        uint32_t first = list_of(queue_at(shard, queue), later)[0];
+        uint32_t first = list_of(entry_at(shard, queue), later)[0];
         if (first) {
             Entry *item = item_at(shard, first);
             *due = item ? item->number : 0;

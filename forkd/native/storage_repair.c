@@ -24,11 +24,8 @@ static int mark(const Shard *shard, uint32_t number, uint32_t place, unsigned ch
     size_t blocks = (ENTRY + key + size + BLOCK - 1) / BLOCK;
     uint32_t at = place;
     for (size_t i = 0; i < blocks; i++) {
-        if (!at || at >= shard->blocks || seen[at]) {
-            for (uint32_t undo = place; i--; undo = shard->next[undo])
-                seen[undo < shard->blocks ? undo : 0] = 0;
-            return 0;
-        }
+        if (!at || at >= shard->blocks || seen[at])
+            return 0; /* its blocks stay marked, and unused until the next repair: their links may have changed */
         seen[at] = 1;
         at = shard->next[at];
     }

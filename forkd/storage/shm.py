@@ -25,10 +25,11 @@ from forkd.storage.engine import (
 )
 from forkd.storage.errors import Error
 from forkd.storage.shm_channel import ChannelReader
-from forkd.storage.shm_layout import BLOCK_BYTES, Cell, layout_of
+from forkd.storage.shm_layout import Cell, layout_of
 from forkd.storage.shm_lock import pid_of
 from forkd.storage.shm_table import Table, open_table
 from forkd.system.shared import Mapped, table_of
+from forkd.system.shared_memory import BLOCK_BYTES
 
 #: Of a table that are read at a time.
 _SLICE_BUCKETS = 256

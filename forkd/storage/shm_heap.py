@@ -17,7 +17,6 @@ from typing import NamedTuple
 from forkd.storage.engine import Kind as Type
 from forkd.storage.errors import Full, TooLarge
 from forkd.storage.shm_layout import (
-    BLOCK_BYTES,
     ENTRY_BYTES,
     SHARD_HEADER_BYTES,
     Cell,
@@ -27,7 +26,7 @@ from forkd.storage.shm_layout import (
 )
 from forkd.storage.shm_lock import Who
 from forkd.system.originals import time
-from forkd.system.shared_memory import HEADER_BYTES
+from forkd.system.shared_memory import BLOCK_BYTES, HEADER_BYTES
 
 _SWEEP_NS = 100_000_000
 _MASK = (1 << 64) - 1

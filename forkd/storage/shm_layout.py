@@ -28,7 +28,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from forkd.storage.engine import MAX_VALUE_BYTES
-from forkd.system.shared_memory import HEADER_BYTES
+from forkd.system.shared_memory import BLOCK_BYTES, shards_of
 
 #: In the header, which system/shared_memory.py writes. Set to 1 once a process uses the twin in Python, for
 #: good: then locks are taken in the file, too.
@@ -36,10 +36,7 @@ TWINS_AT = 72
 #: Words of 32 bits that change when something may be waiting for a change, by hash.
 BELLS_AT, BELLS = 128, 256
 
-SHARD_BYTES = 8 << 20  # at least, but in a table that is smaller
-MAX_SHARDS = 64
 SHARD_HEADER_BYTES = 256
-BLOCK_BYTES = 128
 ENTRY_BYTES = 64
 #: Of a block: itself, its link, and at most as much for buckets.
 _COST = BLOCK_BYTES + 4 + 4
@@ -116,8 +113,7 @@ def layout_of(size: int) -> Layout:
     """Raises ValueError when it is too small to be one."""
     if size < MIN_TABLE_BYTES:
         raise ValueError(f"a table has {MIN_TABLE_BYTES} bytes at least")
-    shards = min(MAX_SHARDS, max(1, size // SHARD_BYTES))
-    shard = (size - HEADER_BYTES) // shards & -4096
+    shards, shard = shards_of(size)
     blocks = (shard - SHARD_HEADER_BYTES) // _COST
     buckets = 1 << blocks.bit_length() - 1
     return Layout(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from forkd.storage.shm_heap import Broken, Shard, boot_ns
 from forkd.storage.shm_layout import (
-    BLOCK_BYTES,
     ENTRY_BYTES,
     MAX_DATA_BYTES,
     MAX_NAME_BYTES,
@@ -21,6 +20,7 @@ from forkd.storage.shm_layout import (
     Kind,
 )
 from forkd.storage.shm_queue import enlist
+from forkd.system.shared_memory import BLOCK_BYTES
 
 _IS_QUEUE = 2  # of a block: a queue begins there
 
@@ -78,15 +78,12 @@ def _mark(shard: Shard, bucket: int, place: int, seen: bytearray) -> bool:
         return False
     if shard.bucket_of(shard.long(place, Field.HASH)) != bucket:
         return False
-    chain: set[int] = set()
     at = place
     for _ in range(-(-(ENTRY_BYTES + key + size) // BLOCK_BYTES)):
-        if not 0 < at < shard.count or seen[at] or at in chain:
-            return False
-        chain.add(at)
-        at = shard.next[at]
-    for at in chain:
+        if not 0 < at < shard.count or seen[at]:
+            return False  # its blocks stay marked, and unused until the next repair
         seen[at] = 1
+        at = shard.next[at]
     return True
 
 

@@ -25,6 +25,14 @@ HEADER_BYTES = 4096
 #: checksum of these.
 _HEADER = struct.Struct("<8sQQQ16s")
 _CHECKSUM = struct.Struct("<I")
+#: A table is made of so many bytes each, or of one shard; storage/shm_layout.py says what is in it.
+_SHARD_BYTES, _MAX_SHARDS = 8 << 20, 64
+BLOCK_BYTES = 128
+#: The cells of 64 bits that a shard begins with, and those of them that are for statistics.
+_CELLS = struct.Struct("<15Q")
+_FREE_COUNT, _HIGH = 3, 4
+_STATISTICS = {"keys": 9, "hits": 10, "misses": 11, "evictions": 12, "stalls": 13, "repairs": 14}
+_SANE = (1 << 52) - 1
 #: Of a master, in the word of a lock's holder (storage/shm_lock.py).
 EPOCHS = 64
 
@@ -55,6 +63,25 @@ def read_header(text: bytes, size: int) -> tuple[int, bytes]:
     if named != size:
         raise ValueError(f"it says that it has {named} bytes, and has {size}")
     return born, seed
+
+
+def shards_of(size: int) -> tuple[int, int]:
+    """How many shards a table of that size has, and the bytes of each."""
+    count = min(_MAX_SHARDS, max(1, size // _SHARD_BYTES))
+    return count, (size - HEADER_BYTES) // count & -4096
+
+
+def statistics(fd: int) -> dict[str, int]:
+    """What a table has counted, over its shards, and how many `bytes` are in use. Plain numbers, which any
+    process may have written. Raises OSError."""
+    found = dict.fromkeys([*_STATISTICS, "bytes"], 0)
+    count, size = shards_of(os.fstat(fd).st_size)
+    for number in range(count):
+        cells = _CELLS.unpack(os.pread(fd, _CELLS.size, HEADER_BYTES + number * size))
+        for name, cell in _STATISTICS.items():
+            found[name] += cells[cell] & _SANE
+        found["bytes"] += BLOCK_BYTES * max(0, min(cells[_HIGH], size // BLOCK_BYTES) - cells[_FREE_COUNT])
+    return found
 
 
 def make_table(name: str, size: int) -> int:

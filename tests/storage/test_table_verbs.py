@@ -10,15 +10,20 @@ import pytest
 from forkd.storage.engine import Packed
 from forkd.storage.errors import Damaged, Fenced, Full, TooLarge
 from forkd.storage.shm_layout import Cell, layout_of
-from forkd.system.shared_memory import LAYOUT, MAGIC, new_header, read_header
+from forkd.system.shared_memory import LAYOUT, MAGIC, new_header, read_header, statistics
 from tests.storage.tables import SMALL, TWINS, Memory, until
 
 ANY, ABSENT, PRESENT = 0, 1, 2
 
 
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
 @pytest.fixture(params=TWINS, ids=lambda native: "native" if native else "twin")
-def table(request: pytest.FixtureRequest) -> Any:
-    return Memory().open(request.param)
+def table(memory: Memory, request: pytest.FixtureRequest) -> Any:
+    return memory.open(request.param)
 
 
 def cell(table: Any, name: Cell) -> int:
@@ -277,6 +282,14 @@ def test_the_keys(table: Any) -> None:
     assert table.acquire("lock", 1000) is None
     with pytest.raises(ValueError):
         table.scan(0, 1, buckets, False)
+
+
+def test_the_statistics(memory: Memory, table: Any) -> None:
+    assert set(statistics(memory.fd).values()) == {0}
+    table.set("k", bytes(1000)), table.read("k"), table.read("k"), table.read("none")
+    found = statistics(memory.fd)
+    assert (found["keys"], found["hits"], found["misses"], found["evictions"]) == (1, 2, 1, 0)
+    assert found["bytes"] == 9 * 128
 
 
 def test_a_repair_changes_nothing(table: Any) -> None:
