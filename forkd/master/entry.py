@@ -16,7 +16,7 @@ from forkd.master.main import Master
 from forkd.master.stand_in import stand_in
 from forkd.models import registry
 from forkd.system import process, terminal
-from forkd.system.pinned import pin
+from forkd.system.pinned import modules_of, pin
 from forkd.title import set_title
 
 #: What is imported later, and not by all: by a scrape, and by a worker whose application needs asyncio.
@@ -64,7 +64,7 @@ def serve(sources: Sources, launch: Launch) -> int:
             del os.environ[name]  # they are in `sources`; the application has no use for them
         process.raise_descriptor_limit()
         process.require_signals()
-        pin(LATER)
+        pin([*LATER, *(modules_of("forkd.storage") if config.storage else ())])
         launch.pidfile = (
             Pidfile(config.pidfile, launch.inheritance.pidfile)
             if launch.inheritance is not None

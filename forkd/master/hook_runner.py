@@ -17,7 +17,7 @@ from forkd.master import plan
 from forkd.master.generation import Generation
 from forkd.master.signalling import send
 from forkd.master.spawn import Spawner
-from forkd.system import forked, process
+from forkd.system import forked, process, shared
 from forkd.system.accounts import Identity
 from forkd.system.loop import Loop
 from forkd.system.originals import monotonic, os, signal
@@ -100,9 +100,10 @@ class HookRunner:
             masters()
 
         identity = self._nursery.identity
+        units = self._nursery.shared.units(generation.config)
         try:
             forked = process.fork(
-                partial(_main, hook, generation, os.getpid(), identity, forget, theirs)
+                partial(_main, hook, generation, os.getpid(), identity, units, forget, theirs)
             )
         except OSError:
             ours.close()
@@ -168,6 +169,7 @@ def _main(
     generation: Generation,
     master: int,
     identity: Identity | None,
+    units: shared.Units,
     forget: Callable[[], None],
     sockets: SignalSockets,
 ) -> NoReturn:
@@ -178,6 +180,7 @@ def _main(
         for number in (signal.SIGTERM, signal.SIGCHLD, *worker.QUIET):
             signal.signal(number, signal.SIG_DFL)
         forget()
+        shared.enter(units, 0)
         worker.prepare(f"hook {hook}", config, identity, master, sockets)
         process.unblock()
         forked.arm(lambda: None)  # there is nothing of forkd's in it

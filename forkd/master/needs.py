@@ -28,7 +28,9 @@ def files(config: Config) -> int:
     """Open files that the master needs for a start and a reload. Each slot has an eventfd."""
     copies = config.workers.max if config.accept == "reuseport" else 1
     of_children = 2 * _FILES_OF_CHILD * config.workers.max
-    return _OWN_FILES + slots_for(config) + of_children + copies * len(config.bind)
+    tables = sum(url.kind == "shm" for _, url in config.storage)
+    shared = tables + (tables > 0)  # and the page of incarnations
+    return _OWN_FILES + slots_for(config) + of_children + copies * len(config.bind) + shared
 
 
 def processes(config: Config) -> int:

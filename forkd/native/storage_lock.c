@@ -18,6 +18,7 @@ enum {
     PID_BITS = 22, EPOCH_BITS = 6, SLOT_BITS = 14, COUNT_BITS = 22,
     SLOT_AT = PID_BITS + EPOCH_BITS, COUNT_AT = SLOT_AT + SLOT_BITS,
     YIELDS = 20,
+    INSTANT_TRIES = 3,
 };
 #define LOW(bits) ((UINT64_C(1) << (bits)) - 1)
 #define SECOND INT64_C(1000000000)
@@ -151,8 +152,11 @@ static Result wait_for(Table *table, Shard *shard, uint64_t own)
         Result result = try_hold(table, shard, own, judge, &met);
         if (result != RES_BUSY)
             return result;
-        if (table->instant && tries >= YIELDS)
-            return RES_BUSY;
+        if (table->instant) {
+            if (tries >= INSTANT_TRIES)
+                return RES_BUSY;
+            continue;
+        }
         if (now - began > STALL_NS) {
             table->stalled_by = met;
             __atomic_add_fetch((uint64_t *)&shard->cell[S_STALLS], 1, __ATOMIC_RELAXED);

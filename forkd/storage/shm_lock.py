@@ -35,6 +35,7 @@ from forkd.system.originals import Lock, monotonic, os, time
 STALL_SECONDS = 1.0
 _JUDGE_SECONDS = 0.01
 _YIELDS = 20
+_INSTANT_TRIES = 3
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.00002, 0.001
 #: Of one sleep: those that use this twin cannot be woken.
 _POLL_SECONDS = 0.005
@@ -149,14 +150,15 @@ class ShardLock:
                 judged = now
                 if self._try(cells, at, own, judge=True):
                     return
-            if self._instant and tries >= _YIELDS:
+            if self._instant and tries >= _INSTANT_TRIES:
                 raise Busy("another process is in the middle of an update")
             if now - began > STALL_SECONDS:
                 cells[Cell.STALLS] = cells[Cell.STALLS] + 1 & _COUNT_MASK
                 raise Stalled("shared memory", pid_of(cells[Cell.LOCK]))
             tries += 1
             if tries < _YIELDS:
-                os.sched_yield()
+                if not self._instant:
+                    os.sched_yield()
             else:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -18,7 +18,7 @@ from forkd.native import pick
 from forkd.storage import shm_cache, shm_lease, shm_queue
 from forkd.storage.engine import MAX_KEY_BYTES, MAX_VALUE_BYTES, Only, Packed, Value
 from forkd.storage.engine import Kind as Type
-from forkd.storage.errors import Busy, Damaged, Fenced, Full, Stalled, TooLarge
+from forkd.storage.errors import Busy, Damaged, Error, Fenced, Full, Stalled, TooLarge
 from forkd.storage.shm_cache import AT_ONCE, Plain, Terms
 from forkd.storage.shm_heap import Broken, Key, Shard, boot_ns
 from forkd.storage.shm_layout import MAX_DATA_BYTES, Cell, Layout, layout_of
@@ -110,6 +110,11 @@ class Table:
                 return call(shard)
         except Broken as error:
             raise Damaged("shared memory was written over") from error
+        except (Error, TypeError, OverflowError):
+            raise  # nothing was changed
+        except BaseException:  # of a handler of a signal: what it came from is as after a kill
+            shard.cells[Cell.DIRTY] = 1
+            raise
         finally:
             self._lock.let_go(shard.cells, shard.at)
 

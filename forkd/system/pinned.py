@@ -7,6 +7,7 @@ on until an upgrade, and forks workers. Called by the master; what it forks has 
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -19,6 +20,15 @@ def pin(names: Iterable[str]) -> None:
     """Raises ImportError where one of them is not there."""
     wanted = [name for name in names if name not in sys.modules]
     sys.meta_path.insert(0, _Finder({name: _read(name) for name in wanted}))
+
+
+def modules_of(package: str) -> list[str]:
+    """The package and its modules, without those of packages in it. Raises ImportError."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    found = pkgutil.iter_modules(spec.submodule_search_locations, f"{package}.")
+    return [package, *(module.name for module in found)]
 
 
 def _read(name: str) -> ModuleSpec:

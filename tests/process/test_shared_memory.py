@@ -172,6 +172,19 @@ def test_a_process_that_a_worker_has_forked_has_no_slot(shared: Daemon) -> None:
     assert ask(shared, "/fork/l") is True  # it has ended, so that the lock was free
 
 
+def test_a_hook_of_the_daemon_has_it(shared: Daemon) -> None:
+    shared.write_app(
+        """
+        from forkd import storage
+        def on_starting(place):
+            storage.open()["k"] = "from a hook"
+        """,
+        name="hooks.py",
+    )
+    shared.start("--storage", "shm:4m", "--hooks", "hooks")
+    assert ask(shared, "/get/k") == "from a hook"
+
+
 def test_a_worker_cannot_harm_the_memfds(shared: Daemon) -> None:
     shared.start("--storage", "shm:4m")
     errors, protected, pages = ask(shared, "/harm")
