@@ -180,7 +180,7 @@ class CombinedLines:
             more += f' "{escape(reason)}"'
         return (
             f'{host or "unix:"} - - [{_stamp(int(time.time()))}] "{shown}" {status} {size} "{referer}" '
-            f'"{agent}" {us // 1000000}.{us % 1000000:06}{more}\n'
+            f'"{agent}" {us / 1e6:.6f}{more}\n'
         ).encode("latin-1", "backslashreplace")
 
 
