@@ -175,10 +175,32 @@ int fronts_trust(Said *said)
     return said->trusted;
 }
 
+/* The text of a value that most requests have, without making it anew; NULL for others. Borrowed. */
+static PyObject *known_text(const Fronts *self, int role, Piece value)
+{
+    Py_ssize_t size;
+    const char *server;
+    switch (role) {
+    case SAYS_SCHEME:
+        if (value.size == 5 && !memcmp(value.at, "https", 5))
+            return t_https;
+        return value.size == 4 && !memcmp(value.at, "http", 4) ? t_http : NULL;
+    case SAYS_PORT:
+        if (value.size == 3 && !memcmp(value.at, "443", 3))
+            return t_443;
+        return value.size == 2 && !memcmp(value.at, "80", 2) ? t_80 : NULL;
+    case SAYS_HOST:
+        server = self->server ? ascii(self->server, &size) : NULL;
+        return server && size == value.size && !memcmp(server, value.at, size) ? self->server : NULL;
+    }
+    return NULL;
+}
+
 FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_t hash, Piece value)
 {
     Fronts *self = said->fronts;
     Name *found = self ? find_name(self, name, size, hash) : NULL;
+    said->text = NULL;
     if (!found && !of_family(name, size))
         return FIELD_KEPT;
     if (!self)
@@ -188,6 +210,7 @@ FieldVerdict fronts_field(Said *said, const char *name, Py_ssize_t size, uint32_
             return FIELD_UNUSUAL;
         if (found->role < ROLES) {
             said->by[found->role] = value;
+            said->text = known_text(self, found->role, value);
             said->any = 1;
         }
         return FIELD_KEPT;
@@ -353,12 +376,14 @@ int fronts_tell(const Said *said, PyObject *environ, Piece host, PyObject **clie
     }
     if (!failed && facts.https >= 0)
         failed = PyDict_SetItem(environ, k_scheme, facts.https ? t_https : t_http);
+    if (!failed && facts.host.at) {
+        PyObject *server = server_name(said->fronts, facts.server);
+        failed = !server || PyDict_SetItem(environ, k_server, server) ||
+                 set(environ, k_host, facts.own ? latin1(facts.host) : Py_NewRef(server));
+        Py_XDECREF(server);
+    }
     if (!failed && !facts.own && facts.port && facts.port != usual)
         failed = set(environ, k_host, with_port(facts.server, facts.port));
-    else if (!failed && facts.host.at && (facts.host.size != host.size || memcmp(facts.host.at, host.at, host.size)))
-        failed = set(environ, k_host, latin1(facts.host));
-    if (!failed && facts.host.at)
-        failed = set(environ, k_server, server_name(said->fronts, facts.server));
     if (!failed && (facts.host.at || facts.port || facts.https >= 0))
         failed = set(environ, k_server_port, port_text(port));
     if (!failed && facts.prefix.size)

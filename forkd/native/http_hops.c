@@ -1,7 +1,6 @@
 /* The hops of a list that proxies append to, and which of them are trusted (twins: http/hops.py, system/networks.py). */
 
 #include "http_hops.h"
-#include <arpa/inet.h>
 #include <stdlib.h>
 
 enum { MOST_HOP = 100 }; /* bytes of an element */
@@ -201,13 +200,40 @@ static int last_element(const char *at, const char **end, Piece *element)
     return 0;
 }
 
-int find_client(const Networks *self, Piece list, Hop *client)
+/* The hop of an element that was the last trusted one, too. */
+static int is_last_trusted(const Networks *self, Piece text, Hop *hop)
+{
+    if (text.size != self->text_size || memcmp(text.at, self->text, text.size))
+        return 0;
+    hop->canonical = 1;
+    hop->size = self->address_size;
+    memcpy(hop->address, self->address, sizeof hop->address);
+    hop->text = text;
+    hop->port = (Piece){text.at + text.size, 0};
+    return 1;
+}
+
+static void keep_trusted(Networks *self, Piece text, const Hop *hop)
+{
+    if (!hop->size || !hop->canonical || hop->text.size != text.size || text.size >= (Py_ssize_t)sizeof self->text)
+        return;
+    memcpy(self->text, text.at, text.size);
+    memcpy(self->address, hop->address, sizeof self->address);
+    self->text_size = (int)text.size;
+    self->address_size = hop->size;
+}
+
+int find_client(Networks *self, Piece list, Hop *client)
 {
     const char *end = list.at + list.size;
     int known = 0;
     Piece element;
     while (last_element(list.at, &end, &element)) {
         Hop hop;
+        if (is_last_trusted(self, element, client)) {
+            known = 1;
+            continue;
+        }
         if (element.size > MOST_HOP)
             return -1;
         if (!read_hop(element, &hop))
@@ -216,6 +242,7 @@ int find_client(const Networks *self, Piece list, Hop *client)
         known = 1;
         if (!is_trusted(self, &hop))
             break;
+        keep_trusted(self, element, &hop);
     }
     return known;
 }

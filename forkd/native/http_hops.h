@@ -4,6 +4,7 @@
 #define FORKD_HTTP_HOPS_H
 
 #include "native.h"
+#include <arpa/inet.h>
 
 typedef struct {
     int size, prefix; /* bytes of an address; bits */
@@ -14,6 +15,10 @@ typedef struct {
     Network *all;
     Py_ssize_t count;
     int over_unix; /* peers over unix sockets are trusted */
+    /* The hop that was trusted last, for a front comes again; its text, if that is an address alone. */
+    unsigned char address[16];
+    int address_size, text_size;
+    char text[INET6_ADDRSTRLEN];
 } Networks;
 
 typedef struct {
@@ -28,7 +33,7 @@ int networks_read(Networks *self, PyObject *cidrs, int over_unix);
 /* Whether the peer is trusted, whose address is a str; empty over a unix socket. */
 int is_trusted_peer(const Networks *self, PyObject *peer);
 /* As hops.find_client, but for the place. Returns 1; 0, when no hop is known; -1: that is for the twin. */
-int find_client(const Networks *self, Piece list, Hop *client);
+int find_client(Networks *self, Piece list, Hop *client);
 /* The canonical text of a hop's address. New reference. */
 PyObject *text_of_hop(const Hop *hop);
 

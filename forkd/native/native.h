@@ -279,6 +279,7 @@ typedef struct {
     PyObject *peer; /* its address, a str */
     int trusted;    /* -1: that was not looked at */
     int any;
+    PyObject *text; /* of the last field's value, where it is at hand; borrowed, or NULL */
     Piece by[MOST_SAID];
     int dropped_count;
     unsigned char dropped[MOST_DROPPED];

@@ -227,7 +227,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
     if (!text)
         return -1;
     uint64_t bit = UINT64_C(1) << (hash & 63);
-    PyObject *content = PyUnicode_DecodeLatin1(value, at - value, NULL);
+    PyObject *content = said->text ? Py_NewRef(said->text) : PyUnicode_DecodeLatin1(value, at - value, NULL);
     PyObject *before = framing->seen & bit ? PyDict_GetItemWithError(environ, text) : NULL;
     framing->seen |= bit;
     if (before && single) {
