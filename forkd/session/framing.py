@@ -53,6 +53,7 @@ class Framing:
         self.host = host
         self.keep_alive = config.keep_alive > 0
         self.server = server_line(config.server_header)
+        self.times_queue = config.server_timing
         block: MakeBlock | None = pick("block", None, config.native)
         #: Checks the status and headers of an answer. Raises BadResponse.
         self.check: Callable[[str, list[tuple[str, str]]], Head | Block]
@@ -72,6 +73,11 @@ def exact(data: object) -> bytes:
     if isinstance(data, bytes):
         return bytes.__getitem__(data, slice(None))
     raise TypeError(f"the application gave {type(data).__name__}, not bytes (PEP 3333)")
+
+
+def queue_line(waited: float) -> bytes:
+    """The field Server-Timing of an answer to a request that was begun after so many seconds."""
+    return b"Server-Timing: queue;dur=%.1f\r\n" % (waited * 1e3)
 
 
 class Answer:

@@ -203,6 +203,35 @@ def test_lines_of_the_access_log_have_the_form_that_is_given(
     until(lambda: log.exists() and set(log.read_text().splitlines()) == wanted, "all lines")
 
 
+ASGI = """
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        fields = dict(scope["headers"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": fields[b"x-request-id"]})
+"""
+
+
+def test_an_asgi_application_has_the_same(service: Daemon) -> None:
+    log = service.dir / "access.log"
+    flags = ["--request-ids", "--server-timing", "--access-log", str(log), "--allowed-hosts", "a"]
+    flags += ["--server-header", "shop", "--access-log-format", "%{client} %{peer} %{status} %{request_id}"]
+    address, _ = started(service, "leader-followers", True, *flags, app=ASGI)
+    with connect(address) as sock:
+        sock.sendall(
+            b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-ID: n1\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+        )
+        answer = whole(sock, b"\r\n\r\n")
+        for line in (b"Server: shop", b"X-Request-ID: n1", b"Server-Timing: queue;dur="):
+            assert answer.count(b"\r\n" + line) == 1
+    with connect(address) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: b\r\nX-Request-ID: n2\r\n\r\n")
+        assert head(sock).startswith(b"HTTP/1.1 421 ")
+    wanted = {"1.2.3.4 127.0.0.1 200 n1", "127.0.0.1 127.0.0.1 421 n2"}
+    until(lambda: log.exists() and set(log.read_text().splitlines()) == wanted, "both lines")
+
+
 def test_check_says_what_follows(service: Daemon) -> None:
     flags = ["--forwarded-allow", "127.0.0.1", "--allowed-hosts", "example.org"]
     service.start(*flags)

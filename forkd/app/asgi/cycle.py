@@ -20,7 +20,8 @@ from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
 from forkd.http.response import CONTINUE, body_size, error
-from forkd.session.framing import Framing
+from forkd.session.framing import Framing, queue_line
+from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Host, Peer
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
@@ -88,6 +89,10 @@ class Cycle:
         request, recorder = self.request, self._host.recorder
         self.ticket = recorder.begin(request.line, self.client, self.peer.fd)
         requests = self._requests
+        if request.id:
+            recorder.identify(self.ticket, request.id)
+        if requests.framing.times_queue:
+            self.response.more = queue_line(self.peer.waited())
         task = asyncio.Task(self._run(scope), loop=self._loop, context=requests.context.copy())
         requests.tasks[task] = request.line
         task.add_done_callback(requests.forget)
@@ -222,7 +227,8 @@ class Cycle:
         response = self.response
         self._host.recorder.add(REFUSED + refused.kind)
         server, method = self._requests.framing.server, self.request.method
-        answer = error(refused.status, refused.reason, method=method, server=server)
+        fields = id_fields(self.request.id)
+        answer = error(refused.status, refused.reason, method=method, server=server, fields=fields)
         response.code, response.sent = refused.status, body_size(answer)
         response.head_sent = response.over = response.close = self._refused = True
         self._write(answer)
@@ -349,8 +355,9 @@ class Cycle:
             return
         referer, agent = ("-" if value is None else value for value in (request.referer, request.agent))
         host.access.end(
-            recorder, ticket, self.client, request.line, response.code, response.sent, referer, agent, took
-        )
+            recorder, ticket, self.client, request.line, response.code, response.sent, referer, agent, took,
+            request.id, self.peer.client,
+        )  # fmt: skip
 
 
 async def _called(app: Any, *arguments: Any) -> None:

@@ -22,7 +22,7 @@ from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
 from forkd.session.ends import Ends
-from forkd.session.framing import Block, Framing, exact
+from forkd.session.framing import Block, Framing, exact, queue_line
 from forkd.session.http1 import Native, Shortcut, Shown, Steps
 from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
@@ -51,7 +51,7 @@ class Wsgi:
         self._recorder = host.recorder
         self._framing = Framing(config, host)
         self._early_hints = config.early_hints
-        self._times_queue = config.server_timing
+        self._times_queue = self._framing.times_queue
         self._template: Environ = roomy_template({
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -107,7 +107,7 @@ class Wsgi:
         if self._early_hints and request.version == "1.1":
             environ["wsgi.early_hints"] = response.early_hints
         if self._times_queue:
-            response.more = b"Server-Timing: queue;dur=%.1f\r\n" % (peer.waited() * 1e3)
+            response.more = queue_line(peer.waited())
         # For the log, before the application has environ and may change it.
         shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
         outcome = partial(self._app, environ, response.start_response)
