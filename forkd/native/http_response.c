@@ -245,8 +245,8 @@ static char *copy(char *at, const void *from, size_t size)
 /* The answer to a GET or the like, whose body is one block, with the line of Server or nothing, and the name
  * of its request, a str, if it has one: as bytes; with a body of more than `most` bytes as
  * a head and that body. None when that is not all there is to it. */
-PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *request_id, PyObject *body_bytes,
-                       int close, Py_ssize_t most)
+PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *request_id,
+                       PyObject *body_bytes, int close, Py_ssize_t most)
 {
     char *lines, *date, *server, *body;
     Py_ssize_t lines_size, date_size, server_size, id_size = 0, body_size;

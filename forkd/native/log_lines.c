@@ -103,8 +103,8 @@ int make_line(PyObject *lines, PyObject *host_text, PyObject *request_line, uint
     return ring_has_room(self->ring, line->size);
 }
 
-/* make(host, request, status, size, referer, agent, ns, reason, id, peer) -> as the twin; None when something in it needs an escape, or it is
- * too long. */
+/* make(host, request, status, size, referer, agent, ns, reason, id, peer) -> as the twin; None when something in it needs
+ * an escape, or it is too long. */
 static PyObject *lines_make(Lines *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 10) {

@@ -338,6 +338,7 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
 int usual_host(const char *at, const char *end);
 extern PyTypeObject *limits_type;
+int limits_init(PyObject *module);
 PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* A ring of log lines, at its writer's end (system_log_ring.c). */

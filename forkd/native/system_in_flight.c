@@ -41,8 +41,8 @@ void place_give_back(Places *places, int64_t place)
         places->free[places->free_count++] = (int16_t)(place - places->first);
 }
 
-/* Places(memory, entry, client, client_room, line, line_room, id, id_room, first, count): `memory` holds entries of that many bytes;
- * each has its client, its line and its name there; those from `first` on are the pool. */
+/* Places(memory, entry, client, client_room, line, line_room, id, id_room, first, count): `memory` holds entries
+ * of that many bytes; each has its client, its line and its name there; those from `first` on are the pool. */
 static PyObject *places_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"memory", "entry", "client", "client_room", "line", "line_room", "id", "id_room",

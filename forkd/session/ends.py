@@ -1,4 +1,4 @@
-"""Both ends of a connection, as texts: what the environ of each of its requests has. In a child."""
+"""Both ends of a connection, as texts: what an application is told of it with each request. In a child."""
 
 from __future__ import annotations
 

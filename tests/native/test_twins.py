@@ -347,7 +347,7 @@ def test_a_lane_counts_as_its_twin_does(
         client = rng.choice(("", "127.0.0.1", "f" * 100))
         status = rng.choice((-1, 0, 99, 100, 199, 200, 302, 404, 599, 600, 10**6))
         count = rng.choice((0, 1, 65536, 1 << 40))
-        match rng.randrange(6):
+        match rng.randrange(7):
             case 0:
                 tickets.append([writer.begin(line, client, 7) for writer in writers])
             case 1:
@@ -357,6 +357,10 @@ def test_a_lane_counts_as_its_twin_does(
                 pair = rng.choice(tickets)
                 for writer, ticket in zip(writers, pair, strict=True):
                     writer.resume(ticket)
+            case 6 if tickets:
+                name = rng.choice(("", "abc", "x" * 128, "y" * 200))
+                for writer, ticket in zip(writers, rng.choice(tickets), strict=True):
+                    writer.identify(ticket, name)
             case 3 if tickets:
                 pair = tickets.pop(rng.randrange(len(tickets)))
                 took = rng.choice((0, 10**6, 10**9, 10**11))
@@ -382,7 +386,9 @@ def test_a_lane_counts_as_its_twin_does(
     lefts = [left_by([row], [1 << 40], True, monotonic_ns()) for row in rows]
     assert [len(left.requests) for left in lefts] == [len(tickets)] * 2
     for first, second in zip(lefts[0].requests, lefts[1].requests, strict=True):
-        assert (first.line, first.client, first.place) == (second.line, second.client, second.place)
+        assert (first.line, first.client, first.place, first.id) == (
+            second.line, second.client, second.place, second.id,
+        )  # fmt: skip
     blocks = [range(first, first + DURATION_CELLS) for first in cells.DURATION_BLOCKS]
     for cell in set(range(CELLS)).difference({cells.REQUEST}, *blocks):
         assert rows[0].cells[cell] == rows[1].cells[cell], cell
