@@ -55,6 +55,8 @@ class Hosts:
 
 def read_head(data: bytes, limits: HeadLimits, ends: object, /) -> UsualRequest | None: ...
 
+def read_packet(data: bytes, limits: HeadLimits, ends: object, /) -> UsualRequest | None: ...
+
 class HeadLimits:
     def __init__(
         self, *, head: int, fields: int, body: int, template: dict[str, Any], fronts: Fronts | None,

@@ -147,8 +147,7 @@ static int read_hop_address(Hop *hop, int family)
     return hop->size > 0;
 }
 
-/* The hop that an element names. Returns 0 for one that names none. */
-static int read_hop(Piece text, Hop *hop)
+int read_hop(Piece text, Hop *hop)
 {
     const char *at = text.at, *end = at + text.size;
     hop->port = (Piece){end, 0};

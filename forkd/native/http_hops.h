@@ -32,6 +32,8 @@ typedef struct {
 int networks_read(Networks *self, PyObject *cidrs, int over_unix);
 /* Whether the peer is trusted, whose address is a str; empty over a unix socket. */
 int is_trusted_peer(const Networks *self, PyObject *peer);
+/* The hop that an element names, which is not empty. Returns 0 for one that names none. */
+int read_hop(Piece text, Hop *hop);
 /* As hops.find_client, but for the place. Returns 1; 0, when no hop is known; -1: that is for the twin. */
 int find_client(Networks *self, Piece list, Hop *client);
 /* The canonical text of a hop's address. New reference. */

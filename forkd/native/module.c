@@ -70,6 +70,7 @@ static PyObject *blank(PyObject *self, PyObject *size)
 
 static PyMethodDef functions[] = {
     {"read_head", FAST(read_head)},
+    {"read_packet", FAST(read_packet)},
     {"block", FAST(block)},
     {"answer", FAST(answer)},
     {"blank", blank, METH_O, NULL},
@@ -86,7 +87,7 @@ static struct PyModuleDef definition = {
 };
 
 static int (*const parts[])(PyObject *) = {
-    fork_init, link_init, ends_init, request_init, head_init, answer_init, fronts_init, hosts_init,
+    fork_init, link_init, ends_init, request_init, head_init, uwsgi_init, answer_init, fronts_init, hosts_init,
     limits_init, request_id_init, exchange_init, log_ring_init,
     line_init, in_flight_init, lane_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
     flow_init, intake_init, accept_init, proxy_init, storage_init,

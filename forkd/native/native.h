@@ -216,6 +216,7 @@ typedef struct {
     PyObject *client;          /* the address that its proxies name; NULL: the peer's */
     PyObject *id;              /* its name, a str; NULL where requests have none */
     char keep_alive, is_head;
+    char http10; /* it is answered as one of HTTP/1.0 is */
     /* Its exchange, since that has begun. */
     PyObject *respond;
     Block *block;              /* what start_response was called with; NULL before, and when it was not usual */
@@ -336,6 +337,22 @@ PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyO
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* See read_head; `said`: what its proxies say, which is not counted yet. */
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
+/* The same of a packet of the uwsgi protocol (wsgi_uwsgi.c). */
+PyObject *packet_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
+typedef PyObject *(*Reads)(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);
+/* Either as a function of Python's, (data, limits, ends) -> UsualRequest; None when the head is not complete, is beyond the
+ * HeadLimits, or is not usual. `ends`: what REMOTE_ADDR and so on shall be, unless the head says another. */
+PyObject *read_by(Reads reads, PyObject *const *args, Py_ssize_t nargs);
+PyObject *read_packet(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+int uwsgi_init(PyObject *module);
+/* A str for a key of an environ, made once. New reference. `hash`: of its characters. */
+PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash);
+/* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
+PyObject *environ_for(PyObject *template, Ends *ends);
+/* The str of a usual method. Borrowed; NULL, without an exception, for another. */
+PyObject *method_of(Piece name);
+/* The number in [at, end) if all recipients read it alike; else -1. */
+long long plain_number(const char *at, const char *end);
 int usual_host(const char *at, const char *end);
 extern PyTypeObject *limits_type;
 int limits_init(PyObject *module);

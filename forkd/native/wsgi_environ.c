@@ -11,7 +11,7 @@ static struct memo {
 } memo[MEMO];
 
 /* A str for an environ key, made once. New reference. `hash`: of its characters. */
-static PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
+PyObject *key_text(const char *key, Py_ssize_t size, uint32_t hash)
 {
     struct memo *entry = &memo[hash & (MEMO - 1)];
     if (entry->text && entry->size == size && !memcmp(entry->key, key, size)) {
@@ -36,6 +36,14 @@ static PyObject *k_host, *k_method, *k_path, *k_query, *k_uri, *k_raw, *k_peer[4
     *https;
 static const char *const peer_names[4] = {"SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "REMOTE_PORT"};
 static const char *const method_names[7] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
+
+PyObject *method_of(Piece name)
+{
+    for (int i = 0; i < 7; i++)
+        if (name.size == method_sizes[i] && !memcmp(name.at, method_names[i], name.size))
+            return methods[i];
+    return NULL;
+}
 
 /* environ[key] = value; takes the reference to value. */
 static int put(PyObject *environ, PyObject *key, PyObject *value)
@@ -106,7 +114,7 @@ typedef struct {
 } Shown;
 
 /* The number in [at, end) if all recipients read it alike; else -1. */
-static long long number(const char *at, const char *end)
+long long plain_number(const char *at, const char *end)
 {
     long long value = 0;
     if (at == end || end - at > 18 || (*at == '0' && end - at > 1))
@@ -205,7 +213,7 @@ static int field(PyObject *environ, const char **place, const char *end, Framing
         break;
     case 14:
         if (!memcmp(name, "CONTENT_LENGTH", 14)) {
-            if (dropped || (framing->length = number(value, at)) < 0)
+            if (dropped || (framing->length = plain_number(value, at)) < 0)
                 return 0;
             single = 1;
             memmove(key, key + 5, 14);
@@ -281,7 +289,7 @@ static PyObject *with_ends(PyObject *template, const Ends *ends)
 }
 
 /* The same, for less where the connection is a busy one. */
-static PyObject *environ_for(PyObject *template, Ends *ends)
+PyObject *environ_for(PyObject *template, Ends *ends)
 {
     struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
     if (entry->ends == ends && entry->template == template) {
@@ -404,15 +412,12 @@ unusual:
     Py_RETURN_NONE;
 }
 
-/* read_head(data, limits, ends) -> UsualRequest; None when the head is not complete, is beyond the HeadLimits, or is not
- * usual. `ends`: what REMOTE_ADDR and so on shall be. */
-PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+PyObject *read_by(Reads reads, PyObject *const *args, Py_ssize_t nargs)
 {
     char *data;
     Py_ssize_t size;
-    (void)self;
     if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "read_head takes three arguments");
+        PyErr_SetString(PyExc_TypeError, "it takes three arguments");
         return NULL;
     }
     if (Py_TYPE(args[1]) != limits_type) {
@@ -422,10 +427,16 @@ PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (PyBytes_AsStringAndSize(args[0], &data, &size))
         return NULL;
     Said said;
-    PyObject *found = head_of(data, size, (HeadLimits *)args[1], args[2], &said);
+    PyObject *found = reads(data, size, (HeadLimits *)args[1], args[2], &said);
     if (found && found != Py_None)
         fronts_count(&said);
     return found;
+}
+
+PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)self;
+    return read_by(head_of, args, nargs);
 }
 
 int head_init(PyObject *module)

@@ -56,26 +56,27 @@ static void wsgi_dealloc(WsgiShortcut *self)
     release((PyObject *)self);
 }
 
-static const ShortcutFunctions functions;
+static const ShortcutFunctions functions, uwsgi_functions;
 
-/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits, early_hints): `respond(request, peer, block)`
+/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits, early_hints, uwsgi):
+ * `respond(request, peer, block)`
  * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
  * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of
  * Server or nothing, a body of more than `most` bytes is not copied behind its head, `limits` are HeadLimits, and
- * `early_hints`: each environ has wsgi.early_hints. */
+ * `early_hints`: each environ has wsgi.early_hints; `uwsgi`: calls come as packets of that protocol. */
 static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"app", "respond", "recorder", "access", "lines", "date_at", "keep_alive", "server", "most", "limits",
-                            "early_hints", NULL};
+                            "early_hints", "uwsgi", NULL};
     PyObject *app, *respond, *recorder, *access, *lines, *date_at, *server, *limits;
-    int keep_alive, early_hints;
+    int keep_alive, early_hints, uwsgi = 0;
     Py_ssize_t most;
-    if (!by_name(args, keywords, "OOOOOOpSnO!p", names, &app, &respond, &recorder, &access, &lines, &date_at, &keep_alive,
-                 &server, &most, limits_type, &limits, &early_hints))
+    if (!by_name(args, keywords, "OOOOOOpSnO!p|p", names, &app, &respond, &recorder, &access, &lines, &date_at, &keep_alive,
+                 &server, &most, limits_type, &limits, &early_hints, &uwsgi))
         return NULL;
     WsgiShortcut *self = (WsgiShortcut *)allocate(type);
     if (self) {
-        self->base.functions = &functions;
+        self->base.functions = uwsgi ? &uwsgi_functions : &functions;
         self->base.recorder = Py_NewRef(recorder);
         self->app = Py_NewRef(app);
         self->respond = Py_NewRef(respond);
@@ -266,12 +267,12 @@ static PyObject *wsgi_run(WsgiShortcut *self, PyObject *const *args, Py_ssize_t 
     return call(self, (UsualRequest *)args[0], args[1], args[2] == Py_None ? NULL : args[2]);
 }
 
-static Outcome wsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **read)
+static inline Outcome read_with(Reads reads, Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **read)
 {
     if (!link->note)
         return NOT_USUAL;
     Said said;
-    PyObject *found = head_of(data, size, ((WsgiShortcut *)self)->limits, link->note, &said);
+    PyObject *found = reads(data, size, ((WsgiShortcut *)self)->limits, link->note, &said);
     if (!found)
         return FAILED;
     if (found == Py_None || ((UsualRequest *)found)->end != size || ((UsualRequest *)found)->length) {
@@ -281,6 +282,16 @@ static Outcome wsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link
     fronts_count(&said);
     *read = (Call *)found;
     return CALL;
+}
+
+static Outcome wsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **read)
+{
+    return read_with(head_of, self, data, size, link, read);
+}
+
+static Outcome uwsgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **read)
+{
+    return read_with(packet_of, self, data, size, link, read);
 }
 
 static Outcome wsgi_call(Shortcut *self, Link *link, Call *request, PyObject **answer)
@@ -352,6 +363,7 @@ static int64_t wsgi_end(Shortcut *shortcut, Call *call)
 }
 
 static const ShortcutFunctions functions = {.read = wsgi_read, .call = wsgi_call, .end = wsgi_end};
+static const ShortcutFunctions uwsgi_functions = {.read = uwsgi_read, .call = wsgi_call, .end = wsgi_end};
 
 /* end(request): see ShortcutFunctions. */
 static PyObject *end(WsgiShortcut *self, PyObject *request)

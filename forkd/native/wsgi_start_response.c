@@ -8,7 +8,7 @@
 #include <structmember.h>
 
 PyTypeObject *request_type;
-static PyObject *n_start_response, *n_write, *n_early_hints, *no_id;
+static PyObject *t_usual, *t_old, *n_start_response, *n_write, *n_early_hints, *no_id;
 
 static int request_traverse(UsualRequest *self, visitproc visit, void *arg)
 {
@@ -181,7 +181,14 @@ static PyObject *request_id(UsualRequest *self, void *closure)
     return Py_NewRef(self->id ? self->id : no_id);
 }
 
+static PyObject *request_version(UsualRequest *self, void *closure)
+{
+    (void)closure;
+    return Py_NewRef(self->http10 ? t_old : t_usual);
+}
+
 static PyGetSetDef request_getters[] = {
+    {"version", (getter)request_version, NULL, NULL, NULL},
     {"id", (getter)request_id, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -205,12 +212,12 @@ static PyType_Spec request_spec = {
 int request_init(PyObject *module)
 {
     request_type = (PyTypeObject *)PyType_FromSpecWithBases(&request_spec, (PyObject *)call_type);
-    PyObject *type = (PyObject *)request_type, *version = PyUnicode_InternFromString("1.1");
-    return !type || !version || !(n_start_response = PyUnicode_InternFromString("start_response")) ||
+    PyObject *type = (PyObject *)request_type;
+    return !type || !(t_usual = PyUnicode_InternFromString("1.1")) || !(t_old = PyUnicode_InternFromString("1.0")) ||
+                   !(n_start_response = PyUnicode_InternFromString("start_response")) ||
                    !(n_write = PyUnicode_InternFromString("write")) || !(no_id = PyUnicode_InternFromString("")) ||
                    !(n_early_hints = PyUnicode_InternFromString("early_hints")) ||
                    /* which is the same in every one */
-                   PyObject_SetAttrString(type, "version", version) ||
                    PyObject_SetAttrString(type, "chunked", Py_False) ||
                    PyObject_SetAttrString(type, "expect_continue", Py_False) ||
                    PyObject_SetAttrString(type, "forwarded", Py_False) ||

@@ -14,7 +14,7 @@ from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
 from forkd.http.response import server_line
-from forkd.session.http1 import Ending, Exchanges, Native, Steps, StreamSteps, refusal
+from forkd.session.http1 import Ending, Exchanges, Steps, StreamSteps, refusal
 from forkd.session.seam import Host, Peer
 from forkd.system.cells import SHED
 
@@ -22,16 +22,18 @@ from forkd.system.cells import SHED
 class Shedding:
     """An interface that serves requests, but for those that have waited too long.
 
-    Its shortcut looks by itself, and leaves such a request to the session. That comes here with it."""
+    Its shortcuts look by themselves, and leave such a request to the session. That comes here with it."""
 
     def __init__(self, served: Exchanges, config: Config, host: Host) -> None:
         self.shortcut = served.shortcut
-        if self.shortcut is not None:
-            self.shortcut.sheds_after = config.shed_after
+        self.uwsgi = served.uwsgi
+        for shortcut in (self.shortcut, self.uwsgi.shortcut):
+            if shortcut is not None:
+                shortcut.sheds_after = config.shed_after
         self.note = served.note
         self.read = served.read
         self.resume = served.resume
-        self._served = served
+        self._exchange = served.exchange
         self._stream = served.stream
         self.stream = None if served.stream is None else self._stream_or_shed
         self._host = host
@@ -40,15 +42,11 @@ class Shedding:
         # By then what was in the queue has been answered, or shed too.
         self._retry = (("Retry-After", str(ceil(config.shed_after))),)
 
-    @property
-    def uwsgi(self) -> Native:
-        return self._served.uwsgi._replace(shortcut=None)
-
     def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
         """Looked at where logic runs: the wait in a pool's queue counts, too."""
         waited = peer.waited()
         if waited <= self._most:
-            return self._served.exchange(request, peer, body)
+            return self._exchange(request, peer, body)
         return self._shed(request, peer, waited)
 
     def _stream_or_shed(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:

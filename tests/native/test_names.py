@@ -116,7 +116,7 @@ def names_of(protocol: type) -> set[str]:
 
 
 #: What is set up in types of our own, at the start.
-AT_THE_START = {"close", "version", "chunked", "expect_continue", "forwarded"}
+AT_THE_START = {"close", "chunked", "expect_continue", "forwarded"}
 
 
 def test_each_protocol_is_in_the_table() -> None:

@@ -13,7 +13,7 @@ from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.session.framing import Answer, Framing
-from forkd.session.http1 import Http1, Steps
+from forkd.session.http1 import Http1, Native, Steps
 from forkd.session.seam import LINGER, Await, Deadline, Exchange
 from forkd.session.shed import Shedding
 from forkd.system.cells import CODES, REFUSED, REQUESTS, SHED
@@ -88,6 +88,7 @@ class Echo:
     def __init__(self, config: Config, host: Any) -> None:
         self.framing = Framing(config, host)
         self.shortcut: Any = None
+        self.uwsgi = Native(None, None)
         self.peers: list[Any] = []
         self.bodies: list[IO[bytes]] = []
 

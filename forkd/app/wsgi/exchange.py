@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from forkd.app.wsgi.environ import Environ, environ_of, roomy_template
 from forkd.app.wsgi.file_wrapper import FileWrapper
-from forkd.app.wsgi.shortcut import UsualRequest, native_limits, read_head, shortcut_maker
+from forkd.app.wsgi.shortcut import UsualRequest, native_limits, native_ways
 from forkd.app.wsgi.start_response import Response, declared
 from forkd.config import Config
 from forkd.http.guard import Request
@@ -66,22 +66,29 @@ class Wsgi:
             "wsgi.input_terminated": True,
             "forkd.worker": worker,
         })  # fmt: skip
-        self._limits = native_limits(config, self._template, host.recorder)
-        self._read_head = read_head(self._limits is not None)
-        self.read = self._read if self._read_head is not None else None
-        self.shortcut = self._shortcut(config)
-        self.uwsgi = Native(None, None)
+        self.read, self.shortcut = self._native(config)
+        self.uwsgi = self._native(config, uwsgi=True)
 
-    def _shortcut(self, config: Config) -> Shortcut | None:
-        make, host = shortcut_maker(self._read_head is not None), self._host
-        if make is None or self._times_queue:
-            return None
+    def _native(self, config: Config, *, uwsgi: bool = False) -> Native:
+        """`uwsgi`: for packets of that protocol."""
+        host = self._host
+        limits = native_limits(config, self._template, host.recorder, () if uwsgi else None)
+        read_head, make = native_ways(limits is not None, uwsgi)
+        if read_head is None or make is None:
+            return Native(None, None)
+
+        def read(data: bytes, peer: Peer) -> UsualRequest | None:
+            return read_head(data, limits, peer.note)
+
+        if self._times_queue:
+            return Native(read, None)
         lines = host.access.lines if host.access is not None else None
-        return make(
+        shortcut: Shortcut = make(
             app=self._app, respond=self._response, recorder=host.recorder, access=host.access, lines=lines,
             date_at=date, keep_alive=self._framing.keep_alive, server=self._framing.server,
-            most=_MAX_COPY_BYTES, limits=self._limits, early_hints=self._early_hints,
+            most=_MAX_COPY_BYTES, limits=limits, early_hints=self._early_hints and not uwsgi, uwsgi=uwsgi,
         )  # fmt: skip
+        return Native(read, shortcut)
 
     # ---- what HTTP/1 takes ----------------------------------------------------------------
 
@@ -90,10 +97,6 @@ class Wsgi:
             server=peer.server, port=str(peer.server_port), client=peer.client,
             client_port=str(peer.client_port), proxy=peer.proxy,
         )  # fmt: skip
-
-    def _read(self, data: bytes, peer: Peer) -> UsualRequest | None:
-        assert self._read_head is not None
-        return self._read_head(data, self._limits, peer.note)
 
     def exchange(
         self, request: Request | UsualRequest, peer: Peer, body: IO[bytes] | None

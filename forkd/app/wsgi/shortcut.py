@@ -8,7 +8,7 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from forkd.app.wsgi.environ import Environ
@@ -41,15 +41,18 @@ ReadHead = Callable[[bytes, Any, Ends], UsualRequest | None]
 MakeShortcut = Callable[..., Shortcut]
 
 
-def read_head(wanted: bool) -> ReadHead | None:
-    """None where native code was not built, or is not `wanted`."""
-    return pick("read_head", None, wanted)
+def native_ways(wanted: bool, uwsgi: bool) -> tuple[ReadHead | None, MakeShortcut | None]:
+    """None where native code was not built, or is not `wanted`. `uwsgi`: for packets of that protocol."""
+    name = "read_packet" if uwsgi else "read_head"
+    return pick(name, None, wanted), pick("WsgiShortcut", None, wanted)
 
 
-def native_fronts(config: Config, recorder: Recorder) -> Any:
+def native_fronts(
+    config: Config, recorder: Recorder, chosen: Sequence[str] | None = None
+) -> Any:
     """What native code is to do with fields of proxies (session/fronts.py). None: they are for Python, and so
     are all heads: where native code is not `wanted`, and where more names were chosen than it takes."""
-    policy = policy_of(config)
+    policy = policy_of(config, chosen)
     make = pick("Fronts", None, config.native)
     if make is None:
         return None
@@ -70,10 +73,12 @@ def native_hosts(config: Config) -> Any:
     return None if make is None or hosts.every else make(patterns=hosts.patterns)
 
 
-def native_limits(config: Config, template: Environ, recorder: Recorder) -> Any:
+def native_limits(
+    config: Config, template: Environ, recorder: Recorder, chosen: Sequence[str] | None = None
+) -> Any:
     """What a head may be that native code reads, and the environ that it begins with. None: all heads are for
     Python."""
-    fronts, limits = native_fronts(config, recorder), limits_of(config)
+    fronts, limits = native_fronts(config, recorder, chosen), limits_of(config)
     make: Any = pick("HeadLimits", None, fronts is not None)
     if make is None:
         return None
@@ -81,8 +86,3 @@ def native_limits(config: Config, template: Environ, recorder: Recorder) -> Any:
         head=limits.shortest, fields=limits.fields, body=limits.body, template=template, fronts=fronts,
         hosts=native_hosts(config), ids=config.request_ids,
     )  # fmt: skip
-
-
-def shortcut_maker(wanted: bool) -> MakeShortcut | None:
-    """None where native code was not built, or is not `wanted`."""
-    return pick("WsgiShortcut", None, wanted)
