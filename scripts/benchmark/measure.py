@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import select
+import subprocess
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
 
 from scripts.benchmark import check, load
 from scripts.benchmark.load import Figures
-from scripts.benchmark.process import Server, Unavailable
+from scripts.benchmark.process import Server, Unavailable, free_port, until_it_listens
+from scripts.benchmark.servers import FRONT
 
 IDLE = 10_000
 STEPS = (10, 100, 1_000, 10_000)
@@ -85,6 +89,33 @@ def idle(server: Server, seconds: float) -> Figures:
     before = server.wakeups()
     time.sleep(2 * seconds)
     return {"wakeups": (server.wakeups() - before) / (2 * seconds), "errors": 0.0}
+
+
+@contextmanager
+def _front(server: Server) -> Iterator[Server]:
+    """The server as nginx has it, which passes requests on by uwsgi, and is on the core of the load."""
+    front = copy(server)
+    front.port = free_port()
+    config = server.directory / "front.conf"
+    config.write_text(FRONT.format(directory=server.directory, front=front.port, port=server.port))
+    own = ["-c", str(config), "-p", str(server.directory), "-e", f"{server.directory}/front.log"]
+    with subprocess.Popen(["nginx", *own]) as process:
+        try:
+            until_it_listens(process, front.port)
+            yield front
+        finally:
+            process.terminate()
+
+
+def answers_behind_nginx(server: Server) -> None:
+    with _front(server) as front:
+        check.answers(front, check.request("/", "Accept: */*"))
+
+
+def behind_nginx(server: Server, seconds: float) -> Figures:
+    """The CPU time is the server's alone."""
+    with _front(server) as front:
+        return load.wrk(front, seconds, headers=("Accept: */*",))
 
 
 def memory(server: Server, seconds: float) -> Figures:

@@ -54,13 +54,8 @@ class Server:
         self._log.close()
 
     def _until_it_listens(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
+        if until_it_listens(self._process, self.port):
+            return
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         raise Unavailable("it did not start: " + ("; ".join(lines[-2:]) or "it printed nothing"))
@@ -98,6 +93,18 @@ class Server:
             for pid in self.pids()
             for task in _tasks(pid)
         )
+
+
+def until_it_listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    """False: it has ended, or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+        except OSError:
+            time.sleep(0.05)
+    return False
 
 
 def free_port() -> int:

@@ -50,13 +50,31 @@ class Contender:
     command: Command
 
 
-def forkd(*flags: str, app: str = "web:app", name: str = "forkd", log: bool = True) -> Contender:
-    """One worker if the flags say nothing else; metrics are on, the access log goes to a file."""
+FRONT = """
+daemon off; worker_processes 1; pid {directory}/front.pid; error_log {directory}/front.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; keepalive_requests 1000000000;
+    client_body_temp_path {directory}/f1; proxy_temp_path {directory}/f2;
+    fastcgi_temp_path {directory}/f3; uwsgi_temp_path {directory}/f4; scgi_temp_path {directory}/f5;
+    server {{
+        listen 127.0.0.1:{front};
+        location / {{ include /etc/nginx/uwsgi_params; uwsgi_pass 127.0.0.1:{port}; }}
+    }}
+}}
+"""
+
+
+def forkd(
+    *flags: str, app: str = "web:app", name: str = "forkd", log: bool = True, option: str = ""
+) -> Contender:
+    """One worker if the flags say nothing else; metrics are on, the access log goes to a file. `option`: of
+    its address."""
 
     def command(at: Place) -> list[str]:
         access_log = f"{at.directory}/access.log" if log else "none"
         return [
-            f"{at.programs}/forkd", "start", "--foreground", app, "--bind", at.address,
+            f"{at.programs}/forkd", "start", "--foreground", app, "--bind", f"{at.address}{option}",
             "--workers", "1", "--pidfile", f"{at.directory}/forkd.pid",
             "--admin", "127.0.0.1:0", "--access-log", access_log, *flags,
         ]  # fmt: skip
@@ -64,8 +82,8 @@ def forkd(*flags: str, app: str = "web:app", name: str = "forkd", log: bool = Tr
     return Contender(name, "forkd", command)
 
 
-def forkd_without_log(*flags: str) -> Contender:
-    return forkd(*flags, name="forkd, access log off", log=False)
+def forkd_without_log(*flags: str, option: str = "") -> Contender:
+    return forkd(*flags, name="forkd, access log off", log=False, option=option)
 
 
 def _own(peer: str, processes: int = 1) -> Contender:
@@ -114,12 +132,12 @@ def uvicorn() -> Contender:
     )  # fmt: skip
 
 
-def uwsgi() -> Contender:
+def uwsgi(*flags: str, listens: str = "--http") -> Contender:
     return Contender(
         "uWSGI", "uwsgi",
         lambda at: [
             f"{at.programs}/uwsgi", "--master", "--module", "web:app",
-            "--http", at.address, "--http-keepalive", "--disable-logging", "--listen", "1024",
+            listens, at.address, *flags, "--disable-logging", "--listen", "1024",
             "--home", str(at.programs.parent), "--die-on-term",
         ],
     )  # fmt: skip

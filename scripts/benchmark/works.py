@@ -61,7 +61,7 @@ PEERS = (
     servers.bjoern(),
     servers.fastwsgi(),
     servers.granian(),
-    servers.uwsgi(),
+    servers.uwsgi("--http-keepalive"),
     servers.uvicorn(),
 )
 C_PEERS = ("bjoern", "fastwsgi")
@@ -74,8 +74,11 @@ THREADS_8 = ("--threads", "8")
 GTHREAD = ("--worker-class", "gthread")
 
 
-def _own(*flags: str) -> tuple[Contender, ...]:
-    return forkd(*flags), forkd_without_log(*flags)
+UWSGI = "?protocol=uwsgi"
+
+
+def _own(*flags: str, option: str = "") -> tuple[Contender, ...]:
+    return forkd(*flags, option=option), forkd_without_log(*flags, option=option)
 
 
 WORKS = (
@@ -111,6 +114,11 @@ WORKS = (
         (*_own("--no-native"), servers.gunicorn(*GTHREAD)), (Goal(1.0, ("gunicorn gthread",)),),
         partial(check.answers, sent=check.request("/upload", body=bytes(1 << 20)), body=b"1048576"),
         partial(load.wrk, path="/upload", script="upload.lua"),
+    ),
+    Work(
+        "uwsgi", "WSGI hello, by uwsgi behind nginx", RATES,
+        (*_own(option=UWSGI), servers.uwsgi(listens="--socket")), (Goal(1.2, ("uWSGI",)),),
+        measure.answers_behind_nginx, measure.behind_nginx,
     ),
     Work(
         "proactor", "WSGI hello, proactor on io_uring", RATES,
