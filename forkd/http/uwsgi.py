@@ -102,7 +102,7 @@ def parameters(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _sorted(block: bytes) -> tuple[Fields, Variables]:
     """The fields of the client's request, by names as they may have been, and all other variables: of those
-    the last of a name counts."""
+    the last of a name counts, and of Hosts, since nginx passes on one of the client's at most."""
     fields: Fields = []
     variables: Variables = {}
     for name, value in parameters(block):
@@ -110,6 +110,8 @@ def _sorted(block: bytes) -> tuple[Fields, Variables]:
             field = name[len(_HTTP) :].lower().replace(b"_", b"-")
             if _NAME.fullmatch(field) is None or _VALUE.fullmatch(value) is None:
                 raise Refused(400, "malformed header")
+            if field == b"host":
+                fields = [other for other in fields if other[0] != field]
             if field not in _FRAMING:
                 fields.append((field, value.strip(b" \t")))
         elif not name:
@@ -147,9 +149,9 @@ def _request(
         raise Refused(431, "too many headers")
     if any(len(name) + len(value) + 4 > limits.field for name, value in fields):
         raise Refused(431, "header line too long")
-    hosts = [value for name, value in fields if name == b"host"]
-    if len(hosts) > 1 or (hosts and HOST.fullmatch(hosts[0]) is None):
-        raise Refused(400, "malformed or repeated Host")
+    host = next((value for name, value in fields if name == b"host"), b"")
+    if host and HOST.fullmatch(host) is None:
+        raise Refused(400, "malformed Host")
     digits = variables.get(b"CONTENT_LENGTH", b"")
     if digits and LENGTH.fullmatch(digits) is None:
         raise Refused(400, "malformed CONTENT_LENGTH")
@@ -172,7 +174,7 @@ def _request(
         name in FORWARDED_NAMES or name.startswith(X_FORWARDED) for name, _ in fields
     )
     request = UwsgiRequest(
-        method, target, path, query, "1.0", fields, hosts[0] if hosts else b"", length, False, False, False,
+        method, target, path, query, "1.0", fields, host, length, False, False, False,
         line, forwarded,
     )  # fmt: skip
     request.origin = origin

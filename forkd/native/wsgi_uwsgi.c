@@ -15,7 +15,7 @@ static const char *const variable_names[VARIABLES] = {
     "REQUEST_SCHEME", "HTTPS", "REMOTE_ADDR", "REMOTE_PORT", "SERVER_PORT", "SERVER_NAME", "SCRIPT_NAME", "UWSGI_SCHEME",
 };
 static Py_ssize_t variable_sizes[VARIABLES];
-static PyObject *variable_keys[VARIABLES], *k_raw_uri, *k_url_scheme, *t_http, *t_https;
+static PyObject *variable_keys[VARIABLES], *k_host, *k_raw_uri, *k_url_scheme, *t_http, *t_https;
 
 /* A packet, as far as it was read. A value that did not come is {NULL, 0}. */
 typedef struct {
@@ -56,6 +56,14 @@ static int same(Piece text, const char *what, Py_ssize_t size)
 static PyObject *latin1(Piece text)
 {
     return PyUnicode_DecodeLatin1(text.at, text.size, NULL);
+}
+
+/* environ[key] = value; takes the reference to value. Returns 0, or -1 with an exception. */
+static int put(PyObject *environ, PyObject *key, PyObject *value)
+{
+    int failed = !value || PyDict_SetItem(environ, key, value);
+    Py_XDECREF(value);
+    return failed ? -1 : 0;
 }
 
 /* environ[name] = value, which must not be there yet; `hash`: of the name behind HTTP_, or of all of it. Returns 1, 0 when
@@ -105,7 +113,8 @@ static int take_field(Packet *packet, Piece name, Piece value)
     if (SAME(field, "HOST")) {
         if (!usual_host(value.at, value.at + value.size))
             return 0;
-        packet->host = value;
+        packet->host = value; /* the last one counts */
+        return put(packet->environ, k_host, latin1(value)) ? -1 : 1;
     }
     PyObject **kept = SAME(field, "REFERER") ? &packet->referer : SAME(field, "USER_AGENT") ? &packet->agent : NULL;
     return add(packet->environ, name, hash, value, kept);
@@ -144,13 +153,6 @@ static int take_all(Packet *packet, const char *at, const char *end)
 }
 
 /* ---- what they say -------------------------------------------------------------------------- */
-
-static int put(PyObject *environ, PyObject *key, PyObject *value)
-{
-    int failed = !value || PyDict_SetItem(environ, key, value);
-    Py_XDECREF(value);
-    return failed ? -1 : 0;
-}
 
 /* The variable as it came. Returns 0, or -1 with an exception. */
 static int put_variable(const Packet *packet, int variable)
@@ -355,7 +357,7 @@ int uwsgi_init(PyObject *module)
         if (!(variable_keys[i] = PyUnicode_InternFromString(variable_names[i])))
             return -1;
     }
-    return !(k_raw_uri = PyUnicode_InternFromString("RAW_URI")) ||
+    return !(k_host = PyUnicode_InternFromString("HTTP_HOST")) || !(k_raw_uri = PyUnicode_InternFromString("RAW_URI")) ||
                    !(k_url_scheme = PyUnicode_InternFromString("wsgi.url_scheme")) ||
                    !(t_http = PyUnicode_InternFromString("http")) || !(t_https = PyUnicode_InternFromString("https"))
                ? -1
