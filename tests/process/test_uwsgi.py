@@ -3,6 +3,7 @@ and an upgrade make of it, and what the front gets when something goes wrong."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 import socket
@@ -100,6 +101,33 @@ def test_what_goes_wrong(service: Daemon, native: str) -> None:
     assert ask(service.address).startswith("HTTP/1.1 200 ")
     until(lambda: '"GET /a HTTP/1.1" 200' in log.read_text(), "the line")
     assert all(line.startswith("203.0.113.7 - - ") for line in log.read_text().splitlines())
+
+
+def test_asgi(service: Daemon) -> None:
+    service.write_app("""
+        async def app(scope, receive, send):
+            if scope["type"] != "http":
+                return
+            body = b""
+            while (message := await receive()).get("more_body"):
+                body += message["body"]
+            names = "scheme path raw_path root_path query_string client server http_version".split()
+            said = repr(([scope[name] for name in names], len(body + message["body"]))).encode()
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": said[:9], "more_body": True})
+            await send({"type": "http.response.body", "body": said[9:]})
+    """)
+    service.start("-b", SWITCH)
+    given = ("PATH_INFO", "/aA%"), ("SCRIPT_NAME", "/app"), ("HTTPS", "on")
+    ends = ("203.0.113.7", 4000), ("hello.example", 8080)
+    for size in (None, 5, 300_000):
+        with service.connect() as client:
+            client.sendall(packet(params("POST", "/a%41%25?b=c", *given, body=size)) + b"x" * (size or 0))
+            answer = b"".join(iter(lambda client=client: client.recv(65536), b""))  # type: ignore[misc]
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"chunked" not in head
+        said = ["https", "/app/aA%", b"/app/aA%25", "/app", b"b=c", *ends, "1.0"]
+        assert ast.literal_eval(body.decode()) == (said, size or 0)
 
 
 def test_streams_are_refused_at_the_start(service: Daemon) -> None:
