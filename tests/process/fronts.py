@@ -78,7 +78,7 @@ _NGINX_HTTP = (
     ("    listen 80;", "    listen 127.0.0.1:{port} backlog=4096;"),
     ("/srv/hello", "{dir}"),
 )
-_MODULES = ("mpm_event", "authz_core", "alias", "headers", "proxy", "proxy_http", "remoteip")
+_MODULES = ("mpm_event", "authz_core", "alias", "headers", "proxy", "proxy_http", "remoteip", "ssl")
 _APACHE = "".join(
     f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in _MODULES
 )
@@ -116,7 +116,7 @@ KINDS = (
     Kind(
         "Apache", "apache2", "apache.conf",
         (
-            ("<VirtualHost *:80>", "<VirtualHost *:{port}>"),
+            ("<VirtualHost *:80", "<VirtualHost *:{port}"),
             ("http://127.0.0.1:8000/", "http://{one}/"),
             ("/srv/hello", "{dir}"),
         ),

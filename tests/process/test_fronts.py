@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ import pytest
 
 from .canary import APP, requests, seen
 from .conftest import Daemon, until
-from .fronts import BY_NAME, ETC, KINDS, Front, Kind, front
+from .fronts import BY_NAME, ETC, KINDS, Front, Kind, front, reserved
 from .haproxy import HAProxy
 
 #: Fields with which a client claims to be another.
@@ -122,6 +125,58 @@ def test_an_asgi_application_sees_the_client(service: Daemon, kind: Kind) -> Non
             assert (seen["SERVER_NAME"], seen["SCRIPT_NAME"]) == ("hello.example", "")
             assert (seen["PATH_INFO"], seen["size"]) == ("/a/b", 3)
         client.close()
+
+
+#: What brings TLS into a sample: lines that it has as comments, with a port and a certificate of the test.
+#: Varnish has none: what does it for Varnish speaks the PROXY protocol to another port.
+BY_TLS = {
+    "nginx": (
+        ("# listen 443 ssl;", "listen 127.0.0.1:{tls} ssl;"),
+        ("# ssl_certificate     /etc/ssl/hello.pem;", "ssl_certificate {pem};"),
+        ("# ssl_certificate_key /etc/ssl/hello.key;", "ssl_certificate_key {key};"),
+    ),
+    "HAProxy": (("# bind :443 ssl crt /etc/ssl/hello.pem", "bind 127.0.0.1:{tls} ssl crt {pem}"),),
+    "Apache": (
+        ("<VirtualHost *:80>", "Listen 127.0.0.1:{tls}\n<VirtualHost *:80 *:{tls}>"),
+        ("# SSLEngine on", "SSLEngine on"),
+        ("# SSLCertificateFile    /etc/ssl/hello.pem", "SSLCertificateFile {pem}"),
+        ("# SSLCertificateKeyFile /etc/ssl/hello.key", "SSLCertificateKeyFile {key}"),
+    ),
+    "Varnish": (("local.ip) == 8443", "local.ip) == {tls}"),),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.parametrize("kind", kinds(*(BY_NAME[name] for name in BY_TLS)))
+def test_the_scheme_is_https(service: Daemon, kind: Kind) -> None:
+    pem, key = service.dir / "hello.pem", service.dir / "hello.pem.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=hello.example"]
+    command += ["-keyout", str(key), "-out", str(pem)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    pem.write_text(pem.read_text() + key.read_text())
+    service.write_app(APP)
+    service.start("-w", "1", "--health", "127.0.0.1:0", "--forwarded-allow", "127.0.0.1")
+    text = changed(kind, *BY_TLS[kind.name])
+    with reserved() as tls:
+        for name, value in (("tls", tls), ("pem", pem), ("key", key)):
+            text = text.replace(f"{{{name}}}", str(value))
+        if kind.name == "Varnish":
+            kind = kind._replace(command=(*kind.command, "-a", f"127.0.0.1:{tls},PROXY"))
+        fields = {"Host": "hello.example", **SPOOFED, "X-Forwarded-Proto": "http"}
+        with front(kind, service.dir / "front", service, text=text):
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            source = ("127.0.0.9", 0)
+            client = http.client.HTTPConnection("127.0.0.1", tls, timeout=20, source_address=source)
+            client.connect()
+            if kind.name == "Varnish":
+                client.sock.sendall(b"PROXY TCP4 127.0.0.9 127.0.0.1 40000 443\r\n")
+            else:
+                client.sock = context.wrap_socket(client.sock, server_hostname="hello.example")
+            seen = told(client, "GET", "/a", headers=fields)
+            client.close()
+    assert (seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == ("https", "hello.example")
+    assert (seen["REMOTE_ADDR"], seen["SERVER_PORT"]) == ("127.0.0.9", "443")
 
 
 def test_bodies_up_to_the_limit_come_through(behind: Behind) -> None:
