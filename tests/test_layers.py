@@ -15,7 +15,7 @@ NO_IO = {"socket", "select", "selectors", "asyncio"}
 EXCEPTED = {
     "app/stream/handlers.py": "speaks asyncio's and socketserver's interfaces; opens nothing",
     "app/stream/transport.py": "is a transport of asyncio's; opens nothing",
-    "app/asgi/cycle.py": "an application's task and its waits are asyncio's; opens nothing",
+    "app/asgi/duplex.py": "an application's task and its waits are asyncio's; opens nothing",
     "app/asgi/drain.py": "waits for tasks",
     "app/asgi/requests.py": "names the loop and its tasks",
     "app/asgi/interface.py": "names the loop",

@@ -58,7 +58,7 @@ class _Host:
     """A host without clients."""
 
     def __init__(self, config: Config) -> None:
-        self.draining = False
+        self.draining = self.ends = False
         self.recorder = Scoreboard(1).lanes[1][0]
         self.access = None
         self.log = Log(config.log_level, config.log_format, "check")

@@ -98,6 +98,27 @@ class Config:
         help="where an ASGI application is mounted: the path that the front takes away from its requests, "
         "and that is put before theirs again; with ?unstripped after it, one that the front leaves there",
     )
+    ws_max_message: int = option(
+        kinds.Size(), "16M",
+        section="application",
+        help="bytes that a message of a WebSocket may have; a longer one closes it with 1009",
+    )
+    ws_ping_interval: float = option(
+        kinds.Duration(), 20,
+        section="application",
+        help="seconds without a byte of its client after which a WebSocket is sent a ping; 0 sends none",
+    )
+    ws_ping_timeout: float = option(
+        kinds.Duration(), 20,
+        section="application",
+        help="seconds for the answer to a ping, which is any byte; then the WebSocket is closed with 1011",
+    )
+    drain_spread: float = option(
+        kinds.Duration(), 10,
+        section="application",
+        help="seconds over which a retiring worker closes its WebSockets, so that their clients do not all "
+        "come back at once; at most half of --graceful-timeout",
+    )
 
     # sockets
     bind: tuple[Address, ...] = option(

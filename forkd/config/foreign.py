@@ -21,7 +21,6 @@ class Foreign(NamedTuple):
 
 _NO_TLS = "forkd speaks plain HTTP/1.1: TLS is the front's (etc/nginx.conf)"
 _NO_HTTP2 = "forkd speaks HTTP/1.1: HTTP/2 is the front's (etc/nginx.conf)"
-_NO_WEBSOCKET = "WebSocket is not served yet: HTTP is, by WSGI and ASGI"
 _NO_STATIC = "a front serves files better (etc/nginx.conf), and WhiteNoise does it in the application"
 _STRICT = "what is no proper request is refused, or two servers in a row would read it differently"
 _ENVIRONMENT = "forkd passes its own environment on: NAME=value forkd start …, or the unit's Environment="
@@ -205,7 +204,12 @@ FOREIGN: tuple[Foreign, ...] = (
             _NO_TLS),
     Foreign("--http2* --http-protocols", (GUNICORN, UVICORN, GRANIAN), "", _NO_HTTP2),
     Foreign("--asgi-lifespan", (GUNICORN,), "--lifespan auto|on|off"),
-    Foreign("--ws --no-ws --ws-* --websocket-*", (UVICORN, GRANIAN, GUNICORN), "", _NO_WEBSOCKET),
+    Foreign("--ws-max-size", (UVICORN,), "--ws-max-message SIZE"),
+    Foreign("--websocket-max-message-size", (GUNICORN,), "--ws-max-message SIZE"),
+    Foreign("--ws-max-queue", (UVICORN,), "", "64 KiB or 16 messages are read ahead of the application"),
+    Foreign("--ws-per-message-deflate", (UVICORN,), "", "no extension is negotiated"),
+    Foreign("--ws --no-ws --ws-* --websocket-*", (UVICORN, GRANIAN, GUNICORN), "",
+            "WebSocket is always there, and has one implementation"),
     Foreign("--asgi-disconnect-grace-period", (GUNICORN,), "",
             "an application is never cancelled: receive() says http.disconnect, and it decides"),
     Foreign("--protocol", (GUNICORN, UWSGI), "--bind HOST:PORT?protocol=uwsgi",

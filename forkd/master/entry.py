@@ -24,6 +24,7 @@ LATER = (
     "forkd.metrics.exposition", "forkd.metrics.names", "forkd.worker.asyncio_loop",
     "forkd.app.stream", "forkd.app.stream.handlers", "forkd.app.stream.transport", "forkd.app.stream.flow",
     "forkd.app.asgi", "forkd.app.asgi.cycle", "forkd.app.asgi.drain", "forkd.app.asgi.requests",
+    "forkd.app.asgi.duplex", "forkd.app.asgi.handshake", "forkd.app.asgi.websocket", "forkd.http.frames",
     "forkd.app.asgi.interface", "forkd.app.asgi.lifespan", "forkd.app.asgi.response", "forkd.app.asgi.scope",
     "forkd.app.asgi.steps",
 )  # fmt: skip

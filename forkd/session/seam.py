@@ -327,6 +327,7 @@ class Host(Protocol):
     """The process that a session runs in."""
 
     draining: bool  # answer with Connection: close; there will be no next request
+    ends: bool  # it drains since the whole service ends
 
     @property
     def recorder(self) -> Recorder: ...

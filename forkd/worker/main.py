@@ -80,7 +80,7 @@ class Worker:
         config, self._denied = registry.usable(heritage.config)
         if config is not heritage.config:
             heritage = replace(heritage, config=config)
-        self.draining = False
+        self.draining = self.ends = False
         self.ready = False
         # Threads of a pool write lanes of their own; without any, the main thread writes directly.
         lanes = registry.lanes(config)
@@ -312,6 +312,7 @@ class Worker:
             if isinstance(message, Retire):
                 for intake in self._intakes:
                     intake.final = message.ends
+                self.ends = message.ends
                 self._retire(message.idle_grace, message.drain_queue)
             elif isinstance(message, Quit):
                 self._model.abandon()

@@ -291,6 +291,113 @@ async def closes(scope, receive, send):
     await answer(send, b"x", headers=[(b"connection", b"close")])
 
 
+async def socket(scope, receive, send):
+    """A WebSocket: what it does is the next part of the path."""
+    assert await receive() == {"type": "websocket.connect"}
+    await SOCKETS[scope["path"].split("/")[2]](scope, receive, send)
+
+
+async def accept_and_echo(scope, receive, send):
+    offered = scope["subprotocols"]
+    await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None,
+                "headers": [(b"x-made", b"by the application")]})
+    while (message := await receive())["type"] == "websocket.receive":
+        if message.get("text") == "facts":
+            shown = {**scope, "headers": [], "state": None}
+            await send({"type": "websocket.send", "text": json.dumps(shown, default=str)})
+        elif message.get("text", "").startswith("close "):
+            _, code, reason = message["text"].split(" ", 2)
+            await send({"type": "websocket.close", "code": int(code), "reason": reason})
+        else:
+            await send({**message, "type": "websocket.send"})
+    print(f"socket: {message['type']} {message['code']} {message['reason']!r}", flush=True)
+    assert await receive() == message
+    try:
+        await send({"type": "websocket.send", "text": "to nobody"})
+    except OSError as error:
+        print(f"socket: {type(error).__name__}", flush=True)
+
+
+async def close_at_once(scope, receive, send):
+    await send({"type": "websocket.close"})
+
+
+async def deny(scope, receive, send):
+    start = {"type": "websocket.http.response.start", "status": 418, "headers": [(b"x-why", b"tea")]}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": b"no ", "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b"coffee"})
+
+
+async def returns(scope, receive, send):
+    pass
+
+
+async def raises(scope, receive, send):
+    raise RuntimeError("failed on purpose")
+
+
+async def accepts_and_returns(scope, receive, send):
+    await send({"type": "websocket.accept"})
+
+
+async def accepts_and_raises(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    raise RuntimeError("failed on purpose")
+
+
+async def never_receives(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(1)
+    count = 0
+    while (message := await receive())["type"] == "websocket.receive":
+        count += 1
+        if message["bytes"] == b"last":
+            await send({"type": "websocket.send", "text": str(count)})
+
+
+async def floods(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    LOG.clear()
+    for number in range(1000):
+        await send({"type": "websocket.send", "bytes": bytes(65536)})
+        LOG.append(number)
+
+
+async def counts(scope, receive, send):
+    """By waits that are cancelled all the time."""
+    await send({"type": "websocket.accept"})
+    expected = 0
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), 0.0002)
+        except TimeoutError:
+            continue
+        if message["type"] != "websocket.receive" or message["text"] == "end":
+            break
+        assert message["text"] == str(expected), (message, expected)
+        expected += 1
+    await send({"type": "websocket.send", "text": f"{expected} in order"})
+
+
+async def wrong_messages(scope, receive, send):
+    seen = []
+    offers = [{"type": "websocket.accept", "subprotocol": "not-offered"},
+              {"type": "websocket.accept", "headers": [(b"Upgrade", b"x")]},
+              {"type": "websocket.accept", "headers": [(b"a", b"b\r\nc: d")]},
+              {"type": "websocket.send", "text": "early"}, {"type": "http.response.start", "status": 200}]
+    sends = [{"type": "websocket.send"}, {"type": "websocket.send", "text": "a", "bytes": b"b"},
+             {"type": "websocket.accept"}, {"type": "websocket.send", "text": b"bytes"},
+             *({"type": "websocket.close", "code": code} for code in (0, 999, 1005, 1006, 1015, 5000)),
+             {"type": "websocket.close", "code": 1000, "reason": "x" * 124}]
+    for message in (*offers, None, *sends):
+        try:
+            await send(message or {"type": "websocket.accept"})
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            seen.append(type(error).__name__)
+    await send({"type": "websocket.send", "text": f"{len(seen)} of {len(offers) + len(sends)}"})
+
+
 async def forks(scope, receive, send):
     """A process that returns through the server leaves."""
     child = os.fork()
@@ -300,6 +407,11 @@ async def forks(scope, receive, send):
     await answer(send, b"parent")
 
 
+SOCKETS = {
+    "echo": accept_and_echo, "close": close_at_once, "deny": deny, "returns": returns, "raises": raises,
+    "accepts-and-returns": accepts_and_returns, "accepts-and-raises": accepts_and_raises,
+    "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
+}  # fmt: skip
 ROUTES = {
     name.replace("_", "-"): value for name, value in list(globals().items())
     if asyncio.iscoroutinefunction(value) and name not in ("app", "lifespan", "answer", "read")

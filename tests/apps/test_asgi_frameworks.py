@@ -64,3 +64,13 @@ def test_a_background_task(client: httpx.Client) -> None:
 def test_a_failure(client: httpx.Client) -> None:
     assert client.get("/fails").status_code == 500
     assert client.get("/view?name=a").text == "view of a"
+
+
+def test_a_websocket(framework: Daemon) -> None:
+    if not (framework.dir / "django_asgi_site.py").exists():  # which has none without Channels
+        client_of = pytest.importorskip("websockets.sync.client")
+        host, port = framework.address
+        with client_of.connect(f"ws://{host}:{port}/echo") as client:
+            for text in ("one", "é" * 10_000):
+                client.send(text)
+                assert client.recv() == f"echo of {text}"

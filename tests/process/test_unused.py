@@ -30,7 +30,10 @@ HTTP_ONLY = {
 }  # fmt: skip
 #: The number of workers is fixed, and there is no access log.
 ALWAYS = {"scale-down-after", "access-log-format"}
-ASGI_ONLY = {"lifespan", "lifespan-context", "root-path"}
+ASGI_ONLY = {
+    "lifespan", "lifespan-context", "root-path", "ws-max-message", "ws-ping-interval", "ws-ping-timeout",
+    "drain-spread",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The end of a worker's requests, once it retires: which streams end early, which answers are cut, and until
 when the tasks behind answers are waited for.
 
-Most go on to their end. A stream of server-sent events has none, and its client comes back by itself: it is
+WebSockets are closed with 1012, each when it is quiet, spread over --drain-spread. Requests go on to their
+end. A stream of server-sent events has none, and its client comes back by itself: it is
 ended when it has been quiet for a while. Any other stream that looks like ended would be taken for whole: it
 goes on until --graceful-timeout is nearly over, and is then cut so that the client sees it.
 """
@@ -11,20 +12,24 @@ from __future__ import annotations
 import asyncio
 
 from forkd.app.asgi.requests import Requests
+from forkd.app.asgi.websocket import WebSocket
 from forkd.http.limits import Refusal, Refused
 from forkd.system.originals import monotonic
 
-_LOOK_SECONDS = 1.0  # between two looks for streams at rest
+_LOOK_SECONDS = 1.0  # between two looks for what is at rest
+#: Instead of --drain-spread, when the whole service ends.
+_STOP_SPREAD_SECONDS = 2.0
 #: Of --graceful-timeout, after which answers are cut: what is left is for what the application does then.
 _CUT_SHARE = 0.9
 _MAX_SHOWN = 5
 
 
 class Drain:
-    def __init__(self, requests: Requests, seconds: float) -> None:
-        """`seconds`: --graceful-timeout."""
+    def __init__(self, requests: Requests, seconds: float, spread: float) -> None:
+        """`seconds`: --graceful-timeout. `spread`: --drain-spread."""
         self._requests = requests
         self._seconds = seconds
+        self._spread = spread
         self._ends = 0.0  # CLOCK_MONOTONIC; 0: it has not begun
 
     def begin(self) -> None:
@@ -32,6 +37,11 @@ class Drain:
         for cycle in self._requests.cycles:
             cycle.quiet = False
         self._look()
+        spread = min(self._spread, _STOP_SPREAD_SECONDS if self._requests.host.ends else self._seconds / 2)
+        for number, socket in enumerate(self._requests.sockets):
+            self._requests.loop.call_later(
+                spread * number / len(self._requests.sockets), self._close, socket
+            )
         self._requests.loop.call_later(self._seconds * _CUT_SHARE, self._cut)
 
     def _look(self) -> None:
@@ -43,13 +53,24 @@ class Drain:
                 cycle.quiet = True
         self._requests.loop.call_later(_LOOK_SECONDS, self._look)
 
+    def _close(self, socket: WebSocket) -> None:
+        """It is its turn, or has been. One that is not quiet is looked at again."""
+        if socket not in self._requests.sockets or (socket.quiet and socket.restart()):
+            return
+        socket.quiet = True
+        self._requests.loop.call_later(_LOOK_SECONDS, self._close, socket)
+
     def _cut(self) -> None:
+        sockets = list(self._requests.sockets)
         cycles = [cycle for cycle in self._requests.cycles if not cycle.response.over]
-        if cycles:
-            lines = [cycle.request.line for cycle in cycles]
+        lines = [each.request.line for each in (*cycles, *sockets)]
+        if lines:
             self._requests.host.log.warning(
                 f"--graceful-timeout is nearly over; answers cut: {_shown(lines)}"
             )
+        for socket in sockets:
+            if not socket.restart():
+                socket.cut()
         for cycle in cycles:
             if cycle.response.head_sent:
                 cycle.break_off()

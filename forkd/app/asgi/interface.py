@@ -33,7 +33,7 @@ class Asgi(Http1):
         super().__init__(served, config, host)
         self._lifespan = Lifespan(app, config.lifespan, host.log, lambda: self.failed())
         self._shared = config.lifespan_context
-        self._drain = Drain(self._requests, config.graceful_timeout)
+        self._drain = Drain(self._requests, config.graceful_timeout, config.drain_spread)
         self.failed: Callable[[], Any] = lambda: None
 
     def retire(self) -> None:

@@ -11,13 +11,26 @@ from collections.abc import Callable, Coroutine
 from typing import IO, Any
 
 from forkd.app.asgi.cycle import Cycle
-from forkd.app.asgi.scope import RootPath, scope_of
+from forkd.app.asgi.handshake import read_handshake, to_websocket, wants_websocket
+from forkd.app.asgi.scope import RootPath, Scope, scope_of
+from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
 from forkd.session.framing import Framing
-from forkd.session.http1 import Ending, Native, Steps, StreamSteps
-from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await, ClientGone, Deadline, Host, Peer
+from forkd.session.http1 import Ending, Native, Steps, StreamSteps, refusal
+from forkd.session.seam import (
+    ANY_BYTES_PER_SECOND,
+    SLOWEST_BYTES_PER_SECOND,
+    Await,
+    ClientGone,
+    Deadline,
+    Host,
+    Peer,
+)
+
+#: For the client's Close frame, and then its connection ends without.
+_CLOSE_SECONDS = 2.0
 
 Application = Callable[..., Coroutine[Any, Any, None]]
 
@@ -34,9 +47,11 @@ class Requests:
         self.host = host
         self.framing = Framing(config, host)
         self.most_body = config.limit_request_body
+        self.most_message = config.ws_max_message
         self.state: dict[str, Any] = {}
         self.ended = False
         self.cycles: set[Cycle] = set()
+        self.sockets: set[WebSocket] = set()
         #: What runs, and for which request; it may go on when that is answered.
         self.tasks: dict[asyncio.Task[None], bytes] = {}
         self.loop: asyncio.AbstractEventLoop  # from `enter` on
@@ -54,6 +69,16 @@ class Requests:
             for read in (True, False)
             for owes in (True, False)
         }  # fmt: skip
+
+        self._talks = {
+            (True, False): Await("WebSocket", config.ws_ping_interval, rate=ANY_BYTES_PER_SECOND),
+            (False, False): Await("WebSocket", 0, read=False),
+            (True, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, write=True),
+            (False, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True),
+        }
+        self._pong = Await("pong", config.ws_ping_timeout)
+        self._handshake = Await("WebSocket", 0)
+        self._close = Await("close", _CLOSE_SECONDS)
 
     def enter(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Before the first request. `context`: each of them has a copy."""
@@ -74,9 +99,11 @@ class Requests:
         raise NotImplementedError("there is no shortcut")
 
     def stream(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
-        cycle = Cycle(self, request, peer, data)
         scope = scope_of(request, peer, self._root, self._worker)
         scope["state"] = self.state.copy()
+        if wants_websocket(request):
+            return (yield from self._talk(request, peer, data, scope))
+        cycle = Cycle(self, request, peer, data)
         cycle.start(scope)
         cycle.attended = True
         self.cycles.add(cycle)
@@ -112,3 +139,56 @@ class Requests:
         if cycle.needs()[1]:
             raise ClientGone("the client stopped reading")
         cycle.refuse(Refused(408, "the request body did not arrive in time", Refusal.BODY_TIMEOUT))
+
+    # ---- a WebSocket ----------------------------------------------------------------------
+
+    def _talk(self, request: Request, peer: Peer, data: bytes, scope: Scope) -> StreamSteps:
+        """From the handshake to the end of its connection. Raises Refused."""
+        try:
+            handshake = read_handshake(request)
+        except Refused as refused:
+            fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
+            yield refusal(
+                self.host, peer, refused, request.line, request, fields, server=self.framing.server
+            )
+            return Ending(True, data, False)
+        to_websocket(scope, handshake.subprotocols)
+        socket = WebSocket(self, request, peer, handshake, data)
+        socket.start(scope)
+        socket.attended = True
+        self.sockets.add(socket)
+        asked = False  # a ping, which any byte of the client's answers
+        try:
+            while not socket.through:
+                reads, writes = socket.needs()
+                if writes or not reads:
+                    wait = self._talks[reads, writes]
+                elif socket.phase is not Phase.OPEN:
+                    wait = self._close if socket.phase is Phase.CLOSING else self._handshake
+                else:
+                    wait = self._pong if asked else self._talks[True, False]
+                try:
+                    came = yield wait
+                    if came is None:
+                        socket.writable()
+                    elif came:
+                        asked = False
+                        socket.feed(came)
+                    else:
+                        socket.end_of_input()
+                except Deadline:
+                    if wait is self._talks[True, False]:
+                        asked = True
+                        socket.ping()
+                    elif wait is self._pong:
+                        socket.unanswered()
+                    else:
+                        raise ClientGone("the client does not answer, or does not read") from None
+            if socket.broken:
+                raise ConnectionAbortedError("the response broke off")
+        finally:
+            socket.attended = False
+            self.sockets.discard(socket)
+            socket.leave()
+            socket.account()
+        return Ending(True, b"", True)

@@ -1,0 +1,209 @@
+"""An application's task beside the session of its connection: what both sides of ASGI's requests and of its
+WebSockets have in common.
+
+The application runs in a task of its own, in a copy of the context that its lifespan began in. It meets the
+session in this object: each side leaves here what the other takes, and wakes it. A call of receive() or
+send() does nothing until it is awaited, and a message leaves its queue in the step that returns it, so that a
+cancelled wait loses none. In a child, on the thread of its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from forkd.app.asgi.scope import Scope
+from forkd.app.asgi.steps import in_steps
+from forkd.http.guard import Request
+from forkd.session.framing import Framing
+from forkd.session.seam import ClientGone, Host, Peer
+from forkd.system.forked import in_fork, leave
+
+#: Bytes that are read ahead of the application, and that it may send ahead of the client.
+HIGH_WATER_BYTES = 65536
+_LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
+_PIECE_BYTES = 262144  # bytes of the backlog that are offered to the socket at once
+
+Message = dict[str, Any]
+Waiters = list[asyncio.Future[None]]
+
+
+class Serving(Protocol):
+    """What the requests of a child have in common."""
+
+    app: Any
+    host: Host
+    framing: Framing
+    most_body: int
+    most_message: int  # bytes of one of a WebSocket's
+    loop: asyncio.AbstractEventLoop
+    context: contextvars.Context  # each request has a copy
+    tasks: dict[asyncio.Task[None], bytes]  # asyncio holds them by weak references only
+    ended: bool  # the worker ends, and cancels what is left
+
+    def forget(self, task: asyncio.Task[None]) -> None: ...
+
+
+class Duplex:
+    code = 0  # the status, for the access log
+    sent = 0  # bytes of body, likewise
+
+    def __init__(self, serving: Serving, request: Request, peer: Peer) -> None:
+        self._serving = serving
+        self._host = serving.host
+        self._loop = serving.loop
+        self.request = request
+        self.peer = peer
+        self.client = peer.client if request.client is None else request.client
+        self.ticket = 0
+        self.attended = False  # the session is in this request, and is to be woken
+        self.quiet = False  # nothing has moved since this was last looked at
+        self._gone = False  # the client has left
+        self._backlog = bytearray()  # sent by the application, and not yet by us
+        self._receiving: Waiters = []
+        self._sending: Waiters = []
+        self._waking = False
+
+    # ---- the application's task -----------------------------------------------------------
+
+    def start(self, scope: Scope) -> None:
+        request, serving = self.request, self._serving
+        recorder = self._host.recorder
+        self.ticket = recorder.begin(request.line, self.client, self.peer.fd)
+        if request.id:
+            recorder.identify(self.ticket, request.id)
+        task = asyncio.Task(self._run(scope), loop=self._loop, context=serving.context.copy())
+        serving.tasks[task] = request.line
+        task.add_done_callback(serving.forget)
+
+    async def _run(self, scope: Scope) -> None:
+        """Whatever the application raises, SystemExit too, ends its request, and no more."""
+        recorder, failed = self._host.recorder, False
+        try:
+            await in_steps(_called(self._serving.app, scope, self.receive, self.send), self, recorder)
+            if in_fork:
+                leave()
+        except BaseException as failure:
+            if in_fork:
+                leave(failure)
+            told = isinstance(failure, asyncio.CancelledError) and (self._told or self._serving.ended)
+            failed = not told and not (self._told and isinstance(failure, OSError))
+            if failed:
+                self._host.log.exception(f"the application failed on {self._line}")
+        self._finish(failed)
+
+    @property
+    def _line(self) -> str:
+        return self.request.line.decode("latin-1")
+
+    @property
+    def _told(self) -> bool:
+        """Whether receive() says that the client has left."""
+        raise NotImplementedError
+
+    def _finish(self, failed: bool) -> None:
+        """The application has ended. Where it failed, that is in the log."""
+        raise NotImplementedError
+
+    def receive(self) -> Awaitable[Message]:
+        raise NotImplementedError
+
+    def send(self, message: Message) -> Awaitable[None]:
+        raise NotImplementedError
+
+    async def _wait(self, waiters: Waiters) -> None:
+        waiter = self._loop.create_future()
+        waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            waiters.remove(waiter)
+
+    async def _wait_for_room(self) -> None:
+        if len(self._backlog) > HIGH_WATER_BYTES:
+            await self._wait(self._sending)
+
+    # ---- both sides -----------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        self.quiet = False
+        rest: bytes | memoryview = data
+        if not self._backlog:
+            try:
+                sent = self.peer.send(data)
+            except ClientGone:
+                self.leave()
+                return
+            if sent == len(data):
+                return
+            rest = memoryview(data)[sent:]
+        self._backlog += rest
+        self._wake()
+
+    def _wake(self) -> None:
+        """The needs of the session have changed."""
+        if self.attended and not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._resume, context=self._serving.context)
+
+    def _resume(self) -> None:
+        self._waking = False
+        if self.attended:
+            self.peer.wake()
+
+    def _release(self) -> None:
+        """Nobody has to wait any more."""
+        release(self._receiving)
+        release(self._sending)
+        self._wake()
+
+    def leave(self) -> None:
+        """The client has left, or is given up."""
+        if not self._gone:
+            self._gone = True
+            self._backlog.clear()
+            self._release()
+
+    # ---- the session ----------------------------------------------------------------------
+
+    def writable(self) -> None:
+        """Send what is left. Raises ClientGone."""
+        backlog = self._backlog
+        while backlog:
+            # The view must be gone before the bytearray may shrink.
+            with memoryview(backlog) as view, view[:_PIECE_BYTES] as piece:
+                sent = self.peer.send(piece)
+            if not sent:
+                break
+            del backlog[:sent]
+        if len(backlog) <= _LOW_WATER_BYTES:
+            release(self._sending)
+
+    def account(self) -> None:
+        """The request ends, in the counters and in the access log; its application may go on."""
+        ticket, self.ticket = self.ticket, 0
+        if not ticket:
+            return
+        host, recorder, request = self._host, self._host.recorder, self.request
+        took = recorder.took(ticket)
+        if host.access is None:
+            recorder.end(ticket, self.code, took)
+            return
+        referer, agent = ("-" if value is None else value for value in (request.referer, request.agent))
+        host.access.end(
+            recorder, ticket, self.client, request.line, self.code, self.sent, referer, agent, took,
+            request.id, self.peer.client,
+        )  # fmt: skip
+
+
+async def _called(app: Any, *arguments: Any) -> None:
+    """What it returns may be any awaitable."""
+    await app(*arguments)
+
+
+def release(waiters: Waiters) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -1,0 +1,263 @@
+"""One WebSocket: its messages between the application and the session of its connection.
+
+It ends by a Close frame of both sides, by the end of the connection, or by what is wrong with the client's
+frames; the application learns by `websocket.disconnect` how it did. In a child, on the thread of its loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+from typing import Any
+
+from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, release
+from forkd.app.asgi.handshake import Handshake, accepted
+from forkd.app.asgi.response import Response, exact
+from forkd.http import frames
+from forkd.http.frames import BadFrame, Frame, FrameReader, close_frame, frame
+from forkd.http.guard import Request
+from forkd.http.limits import Refusal
+from forkd.http.response import body_size, error
+from forkd.session.request_ids import id_fields
+from forkd.session.seam import ClientGone, Peer
+from forkd.system.cells import REFUSED
+from forkd.system.forked import in_fork
+
+#: Messages that are read ahead of the application, however short.
+_MAX_AHEAD = 16
+_DENIAL = "websocket.http.response."
+
+
+class ClientDisconnected(OSError):
+    """Raised by send() when the WebSocket is over (ASGI's WebSocket 2.4)."""
+
+
+class Phase(Enum):
+    CONNECTING = auto()  # the application has not decided
+    DENYING = auto()  # it answers the handshake as a request
+    OPEN = auto()
+    CLOSING = auto()  # our Close frame is sent; the client's is waited for
+    OVER = auto()  # nothing more is sent, and nothing is read
+
+
+class WebSocket(Duplex):
+    def __init__(
+        self, serving: Serving, request: Request, peer: Peer, handshake: Handshake, data: bytes
+    ) -> None:
+        """`data`: came behind the head."""
+        super().__init__(serving, request, peer)
+        self.phase = Phase.CONNECTING
+        self.broken = False  # a denial has broken off
+        self._handshake = handshake
+        self._reader = FrameReader(serving.most_message)
+        self._early = data  # frames, before there is an answer
+        self._messages: deque[Message] = deque(({"type": "websocket.connect"},))
+        self._buffered = 0  # bytes of them
+        self._end: Message | None = None  # what receive() says from then on
+        self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
+        self._restarting = False  # that was not the application's
+        self._denial = Response(serving.framing, request)
+
+    # ---- the application's task -----------------------------------------------------------
+
+    @property
+    def _told(self) -> bool:
+        return self._end is not None
+
+    def _finish(self, failed: bool) -> None:
+        match self.phase:
+            case Phase.CONNECTING:
+                if not failed and not self._told:
+                    self._host.log.error(f"{self._line}: the application has neither accepted nor closed")
+                self._refuse(500, "the application failed; see the error log", Refusal.APPLICATION_FAILED)
+            case Phase.DENYING:
+                self.broken = True
+                self._over()
+            case Phase.OPEN:
+                self._close(frames.INTERNAL_ERROR if failed else frames.NORMAL)
+            case _:
+                pass
+
+    async def receive(self) -> Message:
+        while not self._messages:
+            if self._end is not None:
+                return self._end
+            await self._wait(self._receiving)
+        full = self._is_full
+        message = self._messages.popleft()
+        self._buffered -= len(message.get("text") or message.get("bytes") or b"")
+        if full and not self._is_full:
+            self._wake()
+        return message
+
+    async def send(self, message: Message) -> None:
+        if in_fork:
+            raise ClientGone("the client is the worker's, not a process's that it has forked")
+        if self._gone or (self._end is not None and self.phase is Phase.OVER):
+            raise ClientDisconnected("the WebSocket is over")
+        kind = message["type"]
+        if self._restarting and self.phase is Phase.CLOSING:
+            raise ClientDisconnected("the worker ends, and has closed the WebSocket")
+        match self.phase, kind:
+            case Phase.CONNECTING, "websocket.accept":
+                self._accept(message)
+            case Phase.CONNECTING, "websocket.close":
+                self._refuse(403, "the application has closed the WebSocket", None)
+            case (Phase.CONNECTING | Phase.DENYING), _ if kind.startswith(_DENIAL):
+                self._deny({**message, "type": kind.removeprefix("websocket.")})
+            case Phase.OPEN, "websocket.send":
+                out = _frame_of(message)
+                self.sent += len(out)
+                self._write(out)
+            case Phase.OPEN, "websocket.close":
+                code, reason = message.get("code", frames.NORMAL), message.get("reason") or ""
+                if not frames.may_be_sent(code) or len(reason.encode()) > frames.MAX_REASON_BYTES:
+                    raise ValueError(f"no Close frame has code {code!r} and reason {reason!r}")
+                self._close(code, reason)
+            case _:
+                raise RuntimeError(f"{kind!r} has no place while the WebSocket is {self.phase.name.lower()}")
+        await self._wait_for_room()
+
+    def _accept(self, message: Message) -> None:
+        framing = self._serving.framing
+        headers = [*message.get("headers", ())]
+        headers += [(name.encode(), value.encode()) for name, value in id_fields(self.request.id)]
+        head = accepted(self._handshake, message.get("subprotocol"), headers, framing.server)
+        self.phase, self.code = Phase.OPEN, 101
+        early, self._early = self._early, b""
+        self._write(head)
+        self.feed(early)
+        self._wake()
+
+    def _deny(self, message: Message) -> None:
+        response = self._denial
+        response.close = True
+        out = response.add(message)
+        self.phase, self.code = Phase.DENYING, response.code
+        if out:
+            self._write(out)
+        if response.over:
+            self.sent = response.sent
+            self._over()
+
+    def _refuse(self, status: int, reason: str, refusal: Refusal | None) -> None:
+        """Answer the handshake in the application's place."""
+        if refusal is not None:
+            self._host.recorder.add(REFUSED + refusal)
+        fields = id_fields(self.request.id)
+        answer = error(status, reason, fields=fields, server=self._serving.framing.server)
+        self.code, self.sent = status, body_size(answer)
+        self._write(answer)
+        self._over()
+
+    # ---- the end --------------------------------------------------------------------------
+
+    def _over(self, code: int = frames.NOT_CLOSED, reason: str = "") -> None:
+        self.phase = Phase.OVER
+        if self._end is None:
+            self._end = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self._release()
+
+    def _close(self, code: int, reason: str = "") -> None:
+        """Send our Close frame, and wait for the client's."""
+        self.phase, self._closed = Phase.CLOSING, (code, reason)
+        self._write(close_frame(code, reason))
+        self._wake()
+
+    def restart(self) -> bool:
+        """The worker ends: close it for that, unless the client is in the middle of a message. Returns
+        whether it is closing, or over."""
+        if self.phase is Phase.OPEN and not self._reader.midway:
+            self._restarting = True
+            self._close(frames.SERVICE_RESTART, "service restart")
+        return self.phase in (Phase.CLOSING, Phase.OVER)
+
+    def cut(self) -> None:
+        """At the end of the worker's time, in the middle of whatever it is."""
+        if self.phase is Phase.CONNECTING:
+            self._refuse(503, "the worker ends before its answer", Refusal.APPLICATION_FAILED)
+        elif self.phase is Phase.OPEN:
+            self._write(close_frame(frames.SERVICE_RESTART, "service restart"))
+            self._over(frames.SERVICE_RESTART)
+        else:
+            self._over(*self._closed)
+
+    def leave(self) -> None:
+        """The connection has ended without the client's Close."""
+        self.code = self.code or 499
+        self._over(*self._closed)
+        super().leave()
+
+    # ---- the session ----------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        return self._buffered >= HIGH_WATER_BYTES or len(self._messages) >= _MAX_AHEAD
+
+    @property
+    def through(self) -> bool:
+        return self._gone or (self.phase is Phase.OVER and not self._backlog)
+
+    def needs(self) -> tuple[bool, bool]:
+        """Input, and room for output."""
+        room = self.phase is not Phase.OVER and not self._is_full and len(self._early) < HIGH_WATER_BYTES
+        return room, bool(self._backlog)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes have come, of frames."""
+        if self.phase is Phase.CONNECTING or self.phase is Phase.DENYING:
+            self._early += data
+            return
+        self.quiet = False
+        try:
+            for each in self._reader.feed(data):
+                if self.phase is Phase.OVER:
+                    return
+                self._take(each)
+        except BadFrame as bad:
+            if self.phase is Phase.OPEN:
+                self._write(close_frame(bad.code, bad.reason))
+            self._host.log.debug(f"{self.client}: WebSocket closed with {bad.code}: {bad.reason}")
+            self._over(bad.code, bad.reason)
+
+    def _take(self, each: Frame) -> None:
+        match each.opcode:
+            case frames.PING:
+                if self.phase is Phase.OPEN and len(self._backlog) < HIGH_WATER_BYTES:
+                    self._write(frame(frames.PONG, exact(each.data)))
+            case frames.PONG:
+                pass
+            case frames.CLOSE:
+                if self.phase is Phase.OPEN:
+                    self._write(close_frame(each.code))
+                    self._over(each.code, str(each.data))
+                else:
+                    self._over(*self._closed)
+            case _:
+                text = isinstance(each.data, str)
+                self._buffered += len(each.data)
+                self._messages.append(
+                    {"type": "websocket.receive", ("text" if text else "bytes"): each.data}
+                )
+                release(self._receiving)
+
+    def end_of_input(self) -> None:
+        """The client sends no more, and so no Close either."""
+        self.leave()
+
+    def ping(self) -> None:
+        self._write(frame(frames.PING, b""))
+
+    def unanswered(self) -> None:
+        """The client has not answered a ping."""
+        self._write(close_frame(frames.INTERNAL_ERROR, "ping timeout"))
+        self._over(frames.INTERNAL_ERROR, "ping timeout")
+
+
+def _frame_of(message: dict[str, Any]) -> bytes:
+    text, data = message.get("text"), message.get("bytes")
+    if (text is None) is (data is None):
+        raise ValueError("websocket.send has text or bytes, and not both")
+    if text is not None:
+        return frame(frames.TEXT, text.encode())
+    return frame(frames.BINARY, exact(data))

@@ -1,0 +1,261 @@
+"""WebSockets over real sockets: by the client of `websockets`, and by bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.http.test_frames import masked
+from tests.process.conftest import Daemon, until
+
+from .conftest import FAILURES, dial, read_all, take
+
+client_of = pytest.importorskip("websockets.sync.client")
+exceptions = pytest.importorskip("websockets.exceptions")
+
+WAYS = {
+    "native": [], "twin": ["--no-native"], "poll": ["--io", "poll"],
+    "half-sync-half-async": ["-m", "half-sync-half-async"],
+    "io_uring": ["-m", "proactor", "--io", "io_uring"],
+}  # fmt: skip
+ERRORS = [*FAILURES, "the application failed on GET /socket", "has neither accepted nor closed"]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    service = Daemon(tmp_path_factory.mktemp("websocket"))
+    take(service, "asgi_site")
+    service.expected_errors = list(ERRORS)
+    flags = ["-w", "1", "--ws-max-message", "1M", "--ws-ping-interval", "1", "--ws-ping-timeout", "1"]
+    service.start(*flags, *WAYS[request.param], app="asgi_site:app")
+    yield service
+    service.finish()
+
+
+def connect(service: Daemon, path: str, **options: object):  # type: ignore[no-untyped-def]
+    host, port = service.address
+    options = {"compression": None, "ping_interval": None, "max_size": None} | options
+    return client_of.connect(f"ws://{host}:{port}/socket/{path}", **options)
+
+
+def handshake(path: str = "echo", *fields: str, key: str = "dGhlIHNhbXBsZSBub25jZQ==") -> bytes:
+    usual = [
+        f"GET /socket/{path} HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: keep-alive, Upgrade",
+        *([f"Sec-WebSocket-Key: {key}"] if key else []),
+    ]  # fmt: skip
+    fields = fields or ("Sec-WebSocket-Version: 13",)
+    return "\r\n".join([*usual, *fields, "", ""]).encode()
+
+
+@contextlib.contextmanager
+def raw(service: Daemon, early: bytes = b"", path: str = "echo") -> Iterator[socket.socket]:
+    """A connection after its handshake."""
+    with dial(service) as client:
+        client.sendall(handshake(path) + early)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        yield client
+
+
+def test_messages_come_back(site: Daemon) -> None:
+    with connect(site, "echo") as client:
+        for message in ("é€", b"bytes", "", b"", "x" * 70_000, bytes(1 << 20)):
+            client.send(message)
+            assert client.recv() == message
+        assert client.ping(b"payload").wait(10)
+    until(lambda: "socket: websocket.disconnect 1000 ''" in site.log(), "the application has seen it")
+    until(lambda: "socket: ClientDisconnected" in site.log(), "and may send nothing more")
+
+
+def test_a_scope(site: Daemon) -> None:
+    with connect(site, "echo?a=b", subprotocols=["one", "two"]) as client:
+        assert client.subprotocol == "one"
+        assert client.response.headers["x-made"] == "by the application"
+        client.send("facts")
+        facts = json.loads(client.recv())
+    assert (facts["type"], facts["scheme"], facts["subprotocols"]) == ("websocket", "ws", ["one", "two"])
+    assert facts["asgi"]["spec_version"] == "2.5"
+    assert "websocket.http.response" in facts["extensions"] and "method" not in facts
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "fields"),
+    [
+        (handshake("echo", "Sec-WebSocket-Version: 8"), b"426", b"Sec-WebSocket-Version: 13"),
+        (handshake("echo", "X: y"), b"426", b""), (handshake(key=""), b"400", b""),
+        (handshake(key="c2hvcnQ="), b"400", b""), (handshake(key="dGhlIHNhbXBsZSBub25jZQ="), b"400", b""),
+        (handshake("echo", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+         b"400", b""),
+        (handshake("close"), b"403", b""), (handshake("deny"), b"418", b"x-why: tea"),
+        (handshake("returns"), b"500", b""), (handshake("raises"), b"500", b""),
+    ],
+)  # fmt: skip
+def test_a_handshake_that_is_not_accepted(site: Daemon, raw: bytes, status: bytes, fields: bytes) -> None:
+    with dial(site) as client:
+        client.sendall(raw)
+        answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert fields in answer
+    if status == b"418":
+        assert b"coffee" in answer
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "gone"), (3000, "é"), (4999, "x" * 123)])
+def test_codes_of_the_application(site: Daemon, code: int, reason: str) -> None:
+    with connect(site, "echo") as client:
+        client.send(f"close {code} {reason}")
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            client.recv()
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (code, reason)
+    until(lambda: f"socket: websocket.disconnect {code} {reason!r}" in site.log(), "it is told so, too")
+
+
+@pytest.mark.parametrize(("path", "code"), [("accepts-and-returns", 1000), ("accepts-and-raises", 1011)])
+def test_an_application_that_ends(site: Daemon, path: str, code: int) -> None:
+    with connect(site, path) as client, pytest.raises(exceptions.ConnectionClosed) as caught:
+        client.recv()
+    assert caught.value.rcvd.code == code
+
+
+@pytest.mark.parametrize(("sent", "seen"), [(1001, 1001), (4000, 4000), (None, 1005)])
+def test_codes_of_the_client(site: Daemon, sent: int | None, seen: int) -> None:
+    with raw(site) as client:
+        client.sendall(masked(8, b"" if sent is None else struct.pack("!H", sent) + b"bye"))
+        answer = read_all(client)
+        assert answer == (b"\x88\x00" if sent is None else b"\x88\x02" + struct.pack("!H", sent))
+    reason = "" if sent is None else "bye"
+    until(lambda: f"socket: websocket.disconnect {seen} {reason!r}" in site.log(), "it is told")
+
+
+def test_a_client_that_only_leaves(site: Daemon) -> None:
+    before = site.log().count("socket: websocket.disconnect 1006 ''")
+    with raw(site):
+        pass
+    with raw(site) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    until(lambda: site.log().count("socket: websocket.disconnect 1006 ''") == before + 2, "1006, twice")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (masked(1, b"\xff"), 1007), (masked(3, b""), 1002), (b"\x81\x01a", 1002),
+        (masked(2, bytes((1 << 20) + 1)), 1009),
+    ],
+)  # fmt: skip
+def test_a_client_that_does_wrong(site: Daemon, data: bytes, code: int) -> None:
+    with raw(site) as client:
+        client.sendall(data)
+        assert struct.unpack("!H", read_all(client)[2:4]) == (code,)
+    until(lambda: f"socket: websocket.disconnect {code}" in site.log(), "the application is told")
+
+
+def test_frames_that_come_with_the_handshake(site: Daemon) -> None:
+    early = masked(1, b"early", fin=False) + masked(9, b"!") + masked(0, b" bird")
+    with raw(site, early) as client:
+        read = b""
+        while len(read) < 15:
+            read += client.recv(100)
+        assert read == b"\x8a\x01!\x81\x0aearly bird"
+
+
+def test_many_messages_keep_their_order(site: Daemon) -> None:
+    with connect(site, "counts") as client:
+        for number in range(5000):
+            client.send(str(number))
+        client.send("end")
+        assert client.recv() == "5000 in order"
+
+
+def test_an_application_that_does_not_receive_holds_its_client(site: Daemon) -> None:
+    with raw(site, path="never-receives") as client:
+        data = masked(2, bytes(65536)) * 400 + masked(2, b"last")
+        sent = threading.Thread(target=lambda: client.sendall(data))
+        sent.start()
+        read = b""
+        while b"\x81" not in read:  # beyond pings
+            read = client.recv(100)
+        assert read.endswith(b"401")
+        sent.join()
+
+
+def test_a_slow_reader_holds_the_application(site: Daemon) -> None:
+    with raw(site, path="floods") as client:
+        client.settimeout(10)
+        before = -1
+        while (now := int(site.get("/sent"))) != before:
+            before = now
+            time.sleep(0.2)
+        assert 0 < now < 900
+        count = 0
+        while data := client.recv(1 << 20):
+            count += len(data)
+            if count > 1000 * 65536:
+                break
+
+
+def test_messages_out_of_place_are_exceptions_there(site: Daemon) -> None:
+    with connect(site, "wrong") as client:
+        assert client.recv() == "16 of 16"
+
+
+def test_pings_keep_it_and_silence_ends_it(site: Daemon) -> None:
+    with connect(site, "echo") as client:  # whose thread answers
+        time.sleep(3)
+        client.send("still there")
+        assert client.recv() == "still there"
+    with raw(site) as client:
+        read = read_all(client)
+    assert read.startswith(b"\x89\x00")
+    assert read[2:] == b"\x88\x0e\x03\xf3ping timeout"
+
+
+# ---- the end of a worker ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reload", "stop"])
+def test_a_worker_that_ends_says_1012(service: Daemon, how: str) -> None:
+    take(service, "asgi_site")
+    service.start("-w", "1", "--drain-spread", "2", app="asgi_site:app")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(service, "echo")) for _ in range(20)]
+        for client in clients:
+            client.send("hello")
+            assert client.recv() == "hello"
+        if how == "reload":
+            service.ok("reload", "--name", service.name, "--control", str(service.control))
+        else:
+            service.signal(signal.SIGTERM)
+        for client in clients:
+            with pytest.raises(exceptions.ConnectionClosed) as caught:
+                client.recv(timeout=15)
+            assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1012, "service restart")
+    until(lambda: service.log().count("disconnect 1012 'service restart'") == 20, "the application is told")
+    until(lambda: "the lifespan is over" in service.log(), "its lifespan ends")
+
+
+def test_no_message_is_lost_at_a_reload(service: Daemon) -> None:
+    """All that was sent before the client has seen the Close is answered, or was never taken: none is lost in
+    between. A client that always has something to say is closed, too."""
+    take(service, "asgi_site")
+    service.start("-w", "1", "--graceful-timeout", "5", app="asgi_site:app")
+    with connect(service, "echo") as client:
+        service.ok("reload", "--name", service.name, "--control", str(service.control))
+        number = 0
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            while True:
+                client.send(str(number))
+                assert client.recv(timeout=10) == str(number)
+                number += 1
+        assert caught.value.rcvd.code == 1012
+    assert "nearly over; answers cut: GET /socket/echo" in service.log()
