@@ -11,7 +11,8 @@ import pytest
 
 from forkd.native import native
 from forkd.storage.errors import Error
-from tests.storage.tables import Memory
+from forkd.storage.shm_layout import layout_of
+from tests.storage.tables import SMALL, Memory
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -87,10 +88,11 @@ def take_note(name: str, args: tuple[Any, ...], found: Any, tokens: list[int], r
         receipts.append((args[0], found[0], found[2]))
 
 
-def test_they_do_the_same() -> None:
+@pytest.mark.parametrize("size", [SMALL, 24 << 20], ids=["one shard", "three shards"])
+def test_they_do_the_same(size: int) -> None:
     rng = random.Random(SEED)
-    one = Memory()
-    tables = one.open(True), Memory(header=one.header).open(False)
+    one = Memory(size)
+    tables = one.open(True), Memory(size, one.header).open(False)
     tokens: list[int] = []
     receipts: list[tuple[str, int, int]] = []
     for step in range(ROUNDS):
@@ -98,8 +100,9 @@ def test_they_do_the_same() -> None:
         left, right = (outcome(table, name, args) for table in tables)
         assert left == right, f"FUZZ_SEED={SEED}, step {step}: {name}{args!r:.200}"
         take_note(name, args, left, tokens, receipts)
-    left, right = (table.cells(0)[8:] for table in tables)
-    assert left[:40] == right[:40], f"FUZZ_SEED={SEED}"
+    for shard in range(layout_of(size).shards):
+        left, right = (table.cells(shard)[8:48] for table in tables)
+        assert left == right, f"FUZZ_SEED={SEED}"
 
 
 def test_they_share_a_table() -> None:
