@@ -128,6 +128,22 @@ def test_what_comes_through(service: Daemon, flags: list[str], unix: bool) -> No
         service.expected_errors = ["bytes short of its Content-Length"]
 
 
+@pytest.mark.parametrize("native", ["--native", "--no-native"])
+def test_requests_have_the_front_s_names_and_are_for_allowed_hosts(service: Daemon, native: str) -> None:
+    flags = ["--request-ids", "--allowed-hosts", "hello.example", "--access-log", str(service.dir / "access")]
+    with served(service, *flags, native) as front:
+        client = Client(front)
+        for _ in range(2):
+            status, fields, _ = client.ask("GET", "/", Host="hello.example:8443")
+            assert (status, bool(re.fullmatch("[0-9a-f]{32}", fields["X-Request-ID"]))) == (200, True)
+        assert Client(front).ask("GET", "/", Host="evil.example")[0] == 421
+    log = service.dir / "access"
+    until(lambda: log.read_text().count("\n") == 3, "three lines")  # each worker writes when it has time
+    lines = log.read_text().splitlines()
+    assert sorted(line.split('" ')[1].split()[0] for line in lines) == ["200", "200", "421"]
+    assert {line.split()[0] for line in lines} == {"127.0.0.1"}
+
+
 def test_below_a_prefix(service: Daemon) -> None:
     shop = r"(?m)^        # (?=(location /shop/|    (include|uwsgi)|\}))"
     text = re.sub(shop, "        ", UWSGI.read_text())
