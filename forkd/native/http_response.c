@@ -232,7 +232,7 @@ PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return usual_block(args[0], args[1]);
 }
 
-enum { MOST_EXTRA = 480, MOST_SERVER = 160, MOST_ID = 128 };
+enum { MOST_EXTRA = 480, MOST_SERVER = 160, MOST_ID = 128, MOST_MORE = 60 };
 
 static char *copy(char *at, const void *from, size_t size)
 {
@@ -242,11 +242,11 @@ static char *copy(char *at, const void *from, size_t size)
 
 #define COPY(at, literal) copy(at, literal, sizeof literal - 1)
 
-/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing, and the name
- * of its request, a str, if it has one: as bytes; with a body of more than `most` bytes as
+/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing, the name of
+ * its request, a str, if it has one, and another line, or NULL: as bytes; with a body of more than `most` bytes as
  * a head and that body. None when that is not all there is to it. */
 PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *request_id,
-                       PyObject *body_bytes, int close, Py_ssize_t most)
+                       const char *more, PyObject *body_bytes, int close, Py_ssize_t most)
 {
     char *lines, *date, *server, *body;
     Py_ssize_t lines_size, date_size, server_size, id_size = 0, body_size;
@@ -256,7 +256,7 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server
         PyBytes_AsStringAndSize(server_line, &server, &server_size) ||
         PyBytes_AsStringAndSize(body_bytes, &body, &body_size))
         return NULL;
-    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER || id_size > MOST_ID ||
+    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER || id_size > MOST_ID || (more && strlen(more) > MOST_MORE) ||
         (block->length >= 0 && block->length != body_size))
         Py_RETURN_NONE;
     char extra[MOST_EXTRA], *at = extra;
@@ -272,6 +272,8 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server
         at = copy(at, id, id_size);
         at = COPY(at, "\r\n");
     }
+    if (more)
+        at = copy(at, more, strlen(more));
     at = COPY(at, "Content-Length: ");
     at = decimal(at, (uint64_t)body_size);
     if (close)
@@ -299,7 +301,7 @@ PyObject *answer(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "that is no block");
         return NULL;
     }
-    return usual_answer((Block *)args[0], args[1], args[2], args[3], args[4], args[5] == Py_True, PY_SSIZE_T_MAX);
+    return usual_answer((Block *)args[0], args[1], args[2], args[3], NULL, args[4], args[5] == Py_True, PY_SSIZE_T_MAX);
 }
 
 int answer_init(PyObject *module)

@@ -215,6 +215,7 @@ typedef struct {
     PyObject *referer, *agent; /* as received, for the access log; NULL where there is no such field */
     PyObject *client;          /* the address that its proxies name; NULL: the peer's */
     PyObject *id;              /* its name, a str; NULL where requests have none */
+    double waited;             /* seconds before its call, where that is told (Server-Timing) */
     char keep_alive, is_head;
     char http10; /* it is answered as one of HTTP/1.0 is */
     /* Its exchange, since that has begun. */
@@ -332,8 +333,8 @@ int answer_init(PyObject *module);
 int exchange_init(PyObject *module);
 int line_init(PyObject *module);
 PyObject *usual_block(PyObject *status, PyObject *headers);
-PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyObject *id, PyObject *body, int close,
-                       Py_ssize_t most);
+PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyObject *id, const char *more, PyObject *body,
+                       int close, Py_ssize_t most);
 PyObject *read_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 /* See read_head; `said`: what its proxies say, which is not counted yet. */
 PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, PyObject *ends, Said *said);

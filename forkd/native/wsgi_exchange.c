@@ -19,7 +19,7 @@ typedef struct {
     PyObject *app, *access, *lines, *date_at, *server;
     PyObject *respond; /* see wsgi_start_response.c */
     HeadLimits *limits;
-    int keep_alive, early_hints;
+    int keep_alive, early_hints, server_timing;
     Py_ssize_t most;
     time_t second; /* whose `date` is known */
     PyObject *date;
@@ -58,21 +58,21 @@ static void wsgi_dealloc(WsgiShortcut *self)
 
 static const ShortcutFunctions functions, uwsgi_functions;
 
-/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits, early_hints, uwsgi):
- * `respond(request, peer, block)`
- * makes a Response, `keep_alive` False ends the connection, `recorder` and `access` (or None) record each request,
- * `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of
+/* WsgiShortcut(app, respond, recorder, access, lines, date_at, keep_alive, server, most, limits, early_hints, server_timing,
+ * uwsgi): `respond(request, peer, block)` makes a Response, `keep_alive` False ends the connection, `recorder` and
+ * `access` (or None) record each request, `access` by way of its `lines` where these are native, `date_at(seconds)` is the text of Date, `server` the line of
  * Server or nothing, a body of more than `most` bytes is not copied behind its head, `limits` are HeadLimits, and
- * `early_hints`: each environ has wsgi.early_hints; `uwsgi`: calls come as packets of that protocol. */
+ * `early_hints`: each environ has wsgi.early_hints; `server_timing`: answers say how long their requests have waited;
+ * `uwsgi`: calls come as packets of that protocol. */
 static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"app", "respond", "recorder", "access", "lines", "date_at", "keep_alive", "server", "most", "limits",
-                            "early_hints", "uwsgi", NULL};
+                            "early_hints", "server_timing", "uwsgi", NULL};
     PyObject *app, *respond, *recorder, *access, *lines, *date_at, *server, *limits;
-    int keep_alive, early_hints, uwsgi = 0;
+    int keep_alive, early_hints, server_timing, uwsgi = 0;
     Py_ssize_t most;
-    if (!by_name(args, keywords, "OOOOOOpSnO!p|p", names, &app, &respond, &recorder, &access, &lines, &date_at, &keep_alive,
-                 &server, &most, limits_type, &limits, &early_hints, &uwsgi))
+    if (!by_name(args, keywords, "OOOOOOpSnO!pp|p", names, &app, &respond, &recorder, &access, &lines, &date_at, &keep_alive,
+                 &server, &most, limits_type, &limits, &early_hints, &server_timing, &uwsgi))
         return NULL;
     WsgiShortcut *self = (WsgiShortcut *)allocate(type);
     if (self) {
@@ -86,6 +86,7 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->server = Py_NewRef(server);
         self->keep_alive = keep_alive;
         self->early_hints = early_hints;
+        self->server_timing = server_timing;
         self->most = most;
         self->limits = (HeadLimits *)Py_NewRef(limits);
     }
@@ -165,10 +166,22 @@ static PyObject *date_of(WsgiShortcut *self)
     return self->date;
 }
 
+/* The line of Server-Timing, for PyMem_Free; NULL: there is no memory. */
+static char *timing_of(const UsualRequest *request)
+{
+    enum { MOST_TIMING = 60 };
+    char *number = PyOS_double_to_string(request->waited * 1e3, 'f', 1, 0, NULL); /* not as the locale has it */
+    char *line = number ? PyMem_Malloc(MOST_TIMING) : NULL;
+    if (line)
+        PyOS_snprintf(line, MOST_TIMING, "Server-Timing: queue;dur=%s\r\n", number);
+    PyMem_Free(number);
+    return line;
+}
+
 /* The answer that `result` makes with what start_response was called with; None when that is not usual. */
 static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *result)
 {
-    PyObject *body, *date, *answer;
+    PyObject *body, *date, *answer = NULL;
     if (request->response || !request->block || request->is_head || !PyList_CheckExact(result) ||
         PyList_Size(result) != 1)
         return Py_NewRef(Py_None);
@@ -177,7 +190,13 @@ static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *
         return Py_NewRef(Py_None);
     Py_INCREF(body); /* date_of may call Python, and the list may be shared */
     request->call.close = !self->keep_alive || !request->keep_alive || self->base.draining;
-    answer = (date = date_of(self)) ? usual_answer(request->block, date, self->server, request->id, body, request->call.close, self->most) : NULL;
+    if ((date = date_of(self))) {
+        char *more = self->server_timing ? timing_of(request) : NULL;
+        answer = self->server_timing && !more ? PyErr_NoMemory()
+                                              : usual_answer(request->block, date, self->server, request->id, more, body,
+                                                             request->call.close, self->most);
+        PyMem_Free(more);
+    }
     request->call.sent = PyBytes_Size(body);
     Py_DECREF(body);
     return answer;
@@ -225,6 +244,8 @@ static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer,
     int shed = self->base.sheds_after > 0 ? is_shed(self, request, peer) : 0;
     if (shed)
         return shed < 0 ? NULL : Py_NewRef(Py_None);
+    if (self->server_timing && (request->waited = waited(peer)) < 0 && PyErr_Occurred())
+        return NULL;
     PyObject *input = body ? Py_NewRef(body) : PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
     if (!input)
         return NULL;

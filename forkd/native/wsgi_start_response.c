@@ -172,6 +172,7 @@ static PyMemberDef request_members[] = {
     /* after the exchange */
     MEMBER(response, T_OBJECT),
     MEMBER(ticket, T_LONGLONG),
+    MEMBER(waited, T_DOUBLE),
     {NULL, 0, 0, 0, NULL},
 };
 

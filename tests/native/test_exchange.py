@@ -493,6 +493,7 @@ def test_wrong_arguments_are_errors() -> None:
     wanted = {
         "app": print, "respond": print, "recorder": None, "access": None, "lines": None, "date_at": print,
         "keep_alive": True, "server": b"", "most": 1, "limits": limits, "early_hints": False,
+        "server_timing": False,
     }  # fmt: skip
     with pytest.raises(TypeError, match="has a name"):
         native.WsgiShortcut(*wanted.values())

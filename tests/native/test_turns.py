@@ -206,7 +206,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
     exchange = native.WsgiShortcut(
         app=app, respond=print, recorder=scratch_row().recorder(True), access=None, lines=None,
         date_at=lambda _: b"date", keep_alive=True, server=b"", most=9, limits=limits_of(1 << 30, {"a": 1}),
-        early_hints=False,
+        early_hints=False, server_timing=False,
     )  # fmt: skip
     op, told = Await("idle", 5, idle=True, shortcut=exchange), Told()
     conns: dict[int, Any] = {}
@@ -268,7 +268,7 @@ def test_a_list_that_another_thread_changes_is_answered_as_it_was() -> None:
     limits = limits_of(0, {})
     exchange = native.WsgiShortcut(
         app=app, respond=print, recorder=scratch_row().recorder(True), access=None, lines=None, date_at=date,
-        keep_alive=True, server=b"", most=99, limits=limits, early_hints=False,
+        keep_alive=True, server=b"", most=99, limits=limits, early_hints=False, server_timing=False,
     )  # fmt: skip
     request = native.read_head(GET % b"/", limits, ENDS)
     assert exchange.run(request, SimpleNamespace(client=""), None).endswith(b"\r\n\r\n" + b"A" * 40)

@@ -80,13 +80,12 @@ class Wsgi:
         def read(data: bytes, peer: Peer) -> UsualRequest | None:
             return read_head(data, limits, peer.note)
 
-        if self._times_queue:
-            return Native(read, None)
         lines = host.access.lines if host.access is not None else None
         shortcut: Shortcut = make(
             app=self._app, respond=self._response, recorder=host.recorder, access=host.access, lines=lines,
             date_at=date, keep_alive=self._framing.keep_alive, server=self._framing.server,
             most=_MAX_COPY_BYTES, limits=limits, early_hints=self._early_hints and not uwsgi, uwsgi=uwsgi,
+            server_timing=self._times_queue,
         )  # fmt: skip
         return Native(read, shortcut)
 
@@ -125,6 +124,8 @@ class Wsgi:
         """`block`: what start_response was called with already, when that was usual."""
         response = Response(self._framing, request, block)
         response.peer, response.ticket = peer, request.ticket
+        if self._times_queue and not isinstance(request, Request) and request.ticket:
+            response.more = queue_line(request.waited)  # native code has called the application
         return response
 
     # ---- the answer -----------------------------------------------------------------------

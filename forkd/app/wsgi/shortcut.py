@@ -30,6 +30,7 @@ class UsualRequest(Call, Protocol):
     response: Any  # what `respond` made, when there is anything unusual
     code: int
     sent: int  # bytes of body
+    waited: float  # seconds before it, where that is told (Server-Timing)
 
     def outcome(self) -> Any:
         """The result of the application, when that was not usual. Raises what it raised."""
