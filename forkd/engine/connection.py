@@ -34,8 +34,6 @@ from forkd.system.sockets import data_age
 
 #: Bytes that are received by one call.
 CHUNK_BYTES = 65536
-#: The same between requests: what comes first is short as a rule, and memory for a chunk takes longer to get.
-FIRST_BYTES = 8192
 #: Chunks that the other connections wait for at most while one client sends faster than it is received from.
 _TURN_CHUNKS = 16
 

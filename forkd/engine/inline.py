@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forkd.engine.baton import Baton
-from forkd.engine.connection import CHUNK_BYTES, FIRST_BYTES, Connection
+from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.engine.context import ChildContext
 from forkd.engine.driver import Driver, driver_row
 from forkd.engine.loop import ChildLoop
@@ -120,7 +120,7 @@ class InlineLoop(ChildLoop):
 
     def _receive(self, conn: Connection) -> None:
         try:
-            data = conn.receive(FIRST_BYTES if conn.op.idle else CHUNK_BYTES)
+            data = conn.receive(CHUNK_BYTES)
         except BlockingIOError:
             return
         except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from forkd.engine.connection import CHUNK_BYTES, FIRST_BYTES, Connection
+from forkd.engine.connection import CHUNK_BYTES, Connection
 from forkd.session.seam import HIJACK, LINGER, Await, Become, Deadline, Exchange, Log, Multiplexed
 from forkd.system.forked import in_fork, leave
 
@@ -45,7 +45,7 @@ Outcome = Any  # Await | Exchange | HIJACK | one of the above
 def receive(conn: Connection) -> bytes | memoryview | None:
     """The bytes that the client sent, b"" at EOF, None when there is nothing. Raises OSError (it left)."""
     try:
-        return conn.receive(FIRST_BYTES if conn.op.idle else CHUNK_BYTES)
+        return conn.receive(CHUNK_BYTES)
     except BlockingIOError:
         return None
 
