@@ -113,6 +113,15 @@ class Config:
         section="application",
         help="seconds for the answer to a ping, which is any byte; then the WebSocket is closed with 1011",
     )
+    ws_origins: str | None = option(
+        kinds.Text(r"https?://[^/\s,]+(,\s*https?://[^/\s,]+)*", "origins, with commas"), None,
+        section="application",
+        metavar="ORIGINS",
+        unset="any origin",
+        example="https://example.org",
+        help="origins whose pages may open a WebSocket, with commas; those of others are answered 403. "
+        "Clients that send no Origin, which are no browsers, are let through",
+    )
     drain_spread: float = option(
         kinds.Duration(), 10,
         section="application",

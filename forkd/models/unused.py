@@ -181,6 +181,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "lifespan_context": _no_asgi,
     "root_path": _no_asgi,
     "ws_max_message": _no_asgi,
+    "ws_origins": _no_asgi,
     "ws_ping_interval": _no_asgi,
     "ws_ping_timeout": _no_asgi,
     "drain_spread": _no_asgi,

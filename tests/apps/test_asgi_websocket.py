@@ -259,3 +259,18 @@ def test_no_message_is_lost_at_a_reload(service: Daemon) -> None:
                 number += 1
         assert caught.value.rcvd.code == 1012
     assert "nearly over; answers cut: GET /socket/echo" in service.log()
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://a.example", 101), ("HTTP://B.example:8000", 101), ("https://c.example", 403), ("null", 403),
+     ("http://a.example", 403), ("", 101)],
+)  # fmt: skip
+def test_origins(service: Daemon, origin: str, status: int) -> None:
+    take(service, "asgi_site")
+    flags = ["--ws-origins", "https://a.example, http://b.example:8000", "--lifespan", "on"]
+    service.start("-w", "1", *flags, app="asgi_site:app")
+    fields = ["Sec-WebSocket-Version: 13", *([f"Origin: {origin}"] if origin else [])]
+    with dial(service) as client:
+        client.sendall(handshake("echo", *fields))
+        assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)

@@ -32,7 +32,7 @@ HTTP_ONLY = {
 ALWAYS = {"scale-down-after", "access-log-format"}
 ASGI_ONLY = {
     "lifespan", "lifespan-context", "root-path", "ws-max-message", "ws-ping-interval", "ws-ping-timeout",
-    "drain-spread",
+    "drain-spread", "ws-origins",
 }  # fmt: skip
 
 

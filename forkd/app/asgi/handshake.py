@@ -33,10 +33,18 @@ def wants_websocket(request: Request) -> bool:
     )  # fmt: skip
 
 
-def read_handshake(request: Request) -> Handshake:
+def origins_of(text: str | None) -> frozenset[bytes] | None:
+    """`--ws-origins`; None: any."""
+    return None if text is None else frozenset(each.strip().lower().encode() for each in text.split(","))
+
+
+def read_handshake(request: Request, origins: frozenset[bytes] | None) -> Handshake:
     """Raises Refused."""
     if _values(request, b"sec-websocket-version") != [VERSION]:
         raise Refused(426, "WebSocket has version 13 here", Refusal.MALFORMED)
+    if origins is not None and any(x.lower() not in origins for x in _values(request, b"origin")):
+        # A page of any site may open a WebSocket, with the cookies of this one (RFC 6455 10.2).
+        raise Refused(403, "no WebSocket for pages of that origin", Refusal.MALFORMED)
     keys = _values(request, b"sec-websocket-key")
     accept = accept_of(keys[0]) if len(keys) == 1 else None
     if accept is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import IO, Any
 
 from forkd.app.asgi.cycle import Cycle
-from forkd.app.asgi.handshake import read_handshake, to_websocket, wants_websocket
+from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.scope import RootPath, Scope, scope_of
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
@@ -76,6 +76,7 @@ class Requests:
             (True, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, write=True),
             (False, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True),
         }
+        self._origins = origins_of(config.ws_origins)
         self._pong = Await("pong", config.ws_ping_timeout)
         self._handshake = Await("WebSocket", 0)
         self._close = Await("close", _CLOSE_SECONDS)
@@ -145,7 +146,7 @@ class Requests:
     def _talk(self, request: Request, peer: Peer, data: bytes, scope: Scope) -> StreamSteps:
         """From the handshake to the end of its connection. Raises Refused."""
         try:
-            handshake = read_handshake(request)
+            handshake = read_handshake(request, self._origins)
         except Refused as refused:
             fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
             yield refusal(
