@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
+import struct
 import textwrap
 import time
 
@@ -97,6 +99,54 @@ def test_where_it_is_mounted(service: Daemon) -> None:
     assert service.get("/x") == "/api /api/x /api/x"
     service.ok("restart", *service.flags("--root-path", "/api?unstripped"))
     assert service.get("/api/x") == "/api /api/x /api/x"
+
+
+def test_over_a_unix_socket(site: Daemon) -> None:
+    path = site.dir / "asgi.sock"
+    site.start("-w", "1", "-b", f"unix:{path}", app="asgi_site:app")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /facts HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        facts = json.loads(read_all(client).partition(b"\r\n\r\n")[2])
+    assert facts["client"] is None
+    assert facts["extensions"]["forkd"]["peer"] == ""
+
+
+def test_requests_that_have_waited_too_long_are_shed(service: Daemon) -> None:
+    write(service, """
+        import time
+
+        async def app(scope, receive, send):
+            if scope["path"] == "/block":
+                time.sleep(1)
+            await hello(scope, receive, send)
+    """)
+    service.start("-w", "1", "--shed-after", "0.3", "--lifespan", "off", "--no-defer-accept")
+    with dial(service) as first, dial(service) as second:
+        second.sendall(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert second.recv(65536).endswith(b"hello")
+        first.sendall(b"GET /block HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: service.live()["workers"][0]["in_flight"] == 1, "the loop is blocked")
+        second.sendall(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert first.recv(65536).endswith(b"hello")
+        answer = read_all(second)
+    assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After: 1" in answer
+
+
+def test_from_a_front_that_speaks_uwsgi(site: Daemon) -> None:
+    site.start("-w", "1", "-b", "127.0.0.1:0?protocol=uwsgi", app="asgi_site:app")
+    variables = {
+        "REQUEST_METHOD": "POST", "REQUEST_URI": "/echo?a=b", "PATH_INFO": "/echo", "QUERY_STRING": "a=b",
+        "CONTENT_LENGTH": "4", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "example.org",
+        "REMOTE_ADDR": "192.0.2.7", "REMOTE_PORT": "1", "SERVER_NAME": "example.org", "SERVER_PORT": "80",
+    }  # fmt: skip
+    block = b"".join(
+        struct.pack("<H", len(text)) + text.encode()
+        for pair in variables.items() for text in pair
+    )  # fmt: skip
+    with dial(site) as client:
+        client.sendall(b"\0" + struct.pack("<H", len(block)) + b"\0" + block + b"body")
+        assert read_all(client).endswith(b"\r\n\r\nbody")
 
 
 # ---- the lifespan -----------------------------------------------------------------------------
