@@ -383,8 +383,8 @@ class Config:
     early_hints: bool = option(
         kinds.Bool(), False,
         section="http",
-        help="environ has wsgi.early_hints, by which the application sends 103 with Link and other fields "
-        "before its answer; not with HTTP/1.0. Only for clients and fronts that expect it",
+        help="environ has wsgi.early_hints, and an ASGI scope http.response.early_hint, by which the "
+        "application sends 103 before its answer; not with HTTP/1.0. For clients and fronts that expect it",
     )
     request_ids: bool = option(
         kinds.Bool(), False,

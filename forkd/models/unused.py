@@ -60,10 +60,6 @@ def _no_asgi(service: _Service) -> str:
     return _no_http(service) or "the application is WSGI, and this is for ASGI"
 
 
-def _early_hints(service: _Service) -> str:
-    return "an ASGI application has no wsgi.early_hints" if service.interface.lives else _no_http(service)
-
-
 def _body_buffer(service: _Service) -> str:
     if not service.interface.lives:
         return _no_http(service)
@@ -188,7 +184,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "access_log": _no_http,
     "access_log_format": _access_log_format,
     "allowed_hosts": _no_http,
-    "early_hints": _early_hints,
+    "early_hints": _no_http,
     "request_ids": _no_http,
     "server_timing": _shed_after,
     "server_header": _no_http,

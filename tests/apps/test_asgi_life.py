@@ -149,6 +149,33 @@ def test_from_a_front_that_speaks_uwsgi(site: Daemon) -> None:
         assert read_all(client).endswith(b"\r\n\r\nbody")
 
 
+@pytest.mark.parametrize(
+    ("flags", "version"), [("--early-hints", "1.1"), ("", "1.1"), ("--early-hints", "1.0")]
+)
+def test_early_hints(service: Daemon, flags: str, version: str) -> None:
+    write(service, """
+        async def app(scope, receive, send):
+            hint = {"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload", b"</b.js>"]}
+            if "http.response.early_hint" in scope["extensions"]:
+                await send(hint)
+                await send(hint)
+            else:
+                try:
+                    await send(hint)
+                except RuntimeError:
+                    await hello(scope, receive, send)
+                    return
+            await hello(scope, receive, send)
+    """)
+    service.start("-w", "1", *flags.split(), "--lifespan", "off")
+    with dial(service) as client:
+        client.sendall(f"GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = read_all(client)
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nLink: </b.js>\r\n\r\n"
+    assert answer.startswith(hint * 2 if flags and version == "1.1" else b"HTTP/1.1 200")
+    assert answer.endswith(b"hello")
+
+
 # ---- the lifespan -----------------------------------------------------------------------------
 
 

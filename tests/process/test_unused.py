@@ -53,7 +53,7 @@ ASGI_ONLY = {
 def test_by_model_and_interface(model: str, io: str, expected: set[str]) -> None:
     always = expected | ALWAYS
     assert names("wsgi", model, io) == always | ASGI_ONLY | {"idle-timeout"}
-    assert names("asgi", model, io) == always | {"idle-timeout", "body-buffer", "early-hints"}
+    assert names("asgi", model, io) == always | {"idle-timeout", "body-buffer"}
     assert names("asyncio", model, io) == always | ASGI_ONLY | HTTP_ONLY
     assert names("socketserver", model, io) == always | ASGI_ONLY | HTTP_ONLY | {"write-timeout"}
 

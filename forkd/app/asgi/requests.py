@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from forkd.app.asgi.cycle import Cycle
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
+from forkd.app.asgi.response import EARLY_HINT
 from forkd.app.asgi.scope import RootPath, Scope, scope_of
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
@@ -58,6 +59,7 @@ class Requests:
         self.context: contextvars.Context
         self._root = RootPath(config.root_path or "")
         self._worker = worker
+        self._early_hints = config.early_hints
         body, write = config.body_timeout, config.write_timeout
         #: By what is needed: input, room for output, and bytes that the client owes.
         self._waits = {
@@ -105,6 +107,9 @@ class Requests:
         if wants_websocket(request):
             return (yield from self._talk(request, peer, data, scope))
         cycle = Cycle(self, request, peer, data)
+        if self._early_hints and request.version == "1.1":
+            cycle.response.hints = True
+            scope["extensions"][EARLY_HINT] = {}
         cycle.start(scope)
         cycle.attended = True
         self.cycles.add(cycle)

@@ -10,10 +10,12 @@ from http import HTTPStatus
 from typing import Any
 
 from forkd.http.guard import Request
-from forkd.http.response import bodiless
+from forkd.http.response import bodiless, early_hints
 from forkd.session.framing import Answer, Framing
 
 _START, _BODY = "http.response.start", "http.response.body"
+#: In scope["extensions"] of requests that may have it, too.
+EARLY_HINT = "http.response.early_hint"
 #: How the connection works is not the application's to say; what a proxy passes on is dropped.
 _HOP_BY_HOP = frozenset((
     "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -26,6 +28,7 @@ class Response(Answer):
     NO_HEAD = "the application has sent no http.response.start"
 
     over = False  # the application has sent all of it
+    hints = False  # it may send 103 before
     _declared: int | None = None  # its Content-Length
     _offered = 0  # bytes of body that it has sent
     _events = False  # a stream of server-sent events, by its head
@@ -37,6 +40,8 @@ class Response(Answer):
         """The bytes that a message adds. Raises what the application is to see, and is unchanged then."""
         kind = message["type"]
         if not self.code:
+            if kind == EARLY_HINT and self.hints:
+                return early_hints([("Link", exact(link).decode("latin-1")) for link in message["links"]])
             if kind != _START:
                 raise RuntimeError(f"{_START} comes first, not {kind!r}")
             self._start(message["status"], message.get("headers", ()))
