@@ -170,6 +170,11 @@ class Proactor(PooledLoop):
         while self._arrived:
             self._accepted(*self._arrived.popleft())
         super().retire(idle_grace, drain_queue)
+        # An accept of io_uring waits exclusively: a client that came before it was cancelled has woken this
+        # child alone, and another one, which waits already, would not be woken for it again.
+        for fd in self._kernels:
+            while not self.acceptor.no_room() and (found := self.acceptor.leftover(fd)) is not None:
+                self.serve(*found)
 
     def abandon(self) -> None:
         for _, result in self._arrived:
