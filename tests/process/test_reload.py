@@ -61,6 +61,36 @@ def test_hup_under_load_loses_nothing(service: Daemon, how: str) -> None:
     assert load.bodies >= {b"v1", b"v4"}
 
 
+RETIRES_SLOWLY = """
+import os, time
+
+def worker_retiring(*_, **__):
+    open("retiring", "w").close()
+    end = time.monotonic() + 10
+    while not os.path.exists("go") and time.monotonic() < end:
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--no-native",), ("--threads", "2")], ids=" ".join)
+@pytest.mark.parametrize("io", ["epoll", "io_uring"])
+def test_a_client_that_comes_while_a_worker_retires_is_answered(
+    service: Daemon, io: str, more: tuple[str, ...]
+) -> None:
+    """It wakes one child: also where that is the one that accepts no more."""
+    service.write_app(RETIRES_SLOWLY, name="care.py")
+    model = "proactor" if io == "io_uring" else "leader-followers"
+    service.start("--hooks", "care", "-w", "1", "-m", model, "--io", io, *more)
+    (old,) = service.worker_pids()
+    service.signal(signal.SIGHUP)
+    until((service.dir / "retiring").exists, "the old worker retires")
+    with service.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        (service.dir / "go").touch()
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+    until(lambda: not alive(old), "the old one gone")
+
+
 @pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
 def test_a_rolling_reload_has_one_more_at_a_time(service: Daemon, model: str) -> None:
     service.start("-m", model, "-w", "4", "--max-surge", "1")
