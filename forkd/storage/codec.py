@@ -16,7 +16,7 @@ from forkd.storage.engine import (
 )
 from forkd.storage.errors import Damaged, TooLarge
 
-__all__ = ["Codec", "Serializer", "encode_key", "pack", "unpack"]
+__all__ = ["NATIVE", "Codec", "Serializer", "encode_key", "pack", "unpack"]
 
 _NATIVE = frozenset((bytes, int, str))
 _INT = struct.Struct("<q")
@@ -81,6 +81,10 @@ class Codec:
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(value)
         raise TypeError(f"{type(value).__name__} is none of bytes, int, str; see storage.open(serializer=)")
+
+
+#: Of a unit without a serializer.
+NATIVE = Codec(None)
 
 
 def _plain(value: bytes | str) -> bytes:

@@ -23,6 +23,7 @@ _VERBS = (
 def counted(engine: Engine, count: Callable[[str, int], None] | None) -> Engine:
     """The same engine. `count` adds to one of STORAGE_COUNTS (system/cells.py); None: nothing is counted."""
     if count is not None:
+        engine.verbs = {}  # which count nothing
         for name in _VERBS:
             setattr(engine, name, _timed(getattr(engine, name), count, _FOUND.get(name)))
     return engine

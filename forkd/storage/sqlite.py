@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from forkd.storage.bells import Bell, Bells
+from forkd.storage.codec import NATIVE, encode_key
 from forkd.storage.engine import (
     MAX_INT,
     MIN_INT,
@@ -96,10 +97,10 @@ class SqliteEngine:
     """See engine.Engine."""
 
     instant: Engine | None = None
-    verbs: Mapping[str, Callable[..., Any]] = {}
 
     def __init__(self, path: str, full_sync: bool, limit: int) -> None:
         """`limit`: bytes that the file may have. Nothing is opened yet."""
+        self.verbs: Mapping[str, Callable[..., Any]] = {"get": self._get}
         self._file = File(path, full_sync, limit, _tidy)
         self._limit = limit
         self._bells = Bells(path + ".channels")
@@ -108,14 +109,24 @@ class SqliteEngine:
     # ---- cache
 
     def get(self, key: bytes) -> Entry | None:
-        rows = self._file.read(_GET, (key,))
-        if not rows:
+        row = self._file.row(_GET, (key,))
+        if row is None:
             return None
-        value, packed, ends, token = rows[0]
+        value, packed, ends, token = row
         if ends is None:
             return Entry(Packed(value) if packed else value, token, None)
         left = ends - time.time()
         return Entry(Packed(value) if packed else value, token, left) if left > 0 else None
+
+    def _get(self, key: str | bytes, default: Any = None) -> Any:
+        """`Storage.get`, with a quarter less to do."""
+        row = self._file.row(_GET, (encode_key(key),))
+        if row is None:
+            return default
+        value, packed, ends, _ = row
+        if ends is not None and ends <= time.time():
+            return default
+        return NATIVE.decode(Packed(value)) if packed else value
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Value]:
         read = type(self).get  # not what counts each call
