@@ -13,6 +13,7 @@ from typing import Any
 
 from forkd.config.storage_url import StorageURL
 from forkd.storage import valkey_scripts as lua
+from forkd.storage.codec import NATIVE, encode_key
 from forkd.storage.engine import (
     MAX_INT,
     MIN_INT,
@@ -51,13 +52,13 @@ class ValkeyEngine:
     """See engine.Engine."""
 
     instant: Engine | None = None
-    verbs: Mapping[str, Callable[..., Any]] = {}
 
     def __init__(self, place: StorageURL) -> None:
         """Raises Error; one server is not spoken to yet."""
         self._client = Client(place)
         self._prefix = place.prefix.encode()
         self._me = own()
+        self.verbs: Mapping[str, Callable[..., Any]] = {"get": self._get}
 
     def _name(self, letter: bytes, key: bytes) -> bytes:
         # The hash tag ends at the first brace.
@@ -74,6 +75,11 @@ class ValkeyEngine:
             return None
         value, token = _decode(data)
         return Entry(value, token, left / 1000 if left >= 0 else None)
+
+    def _get(self, key: str | bytes, default: Any = None) -> Any:
+        """`Storage.get`, without a script."""
+        data = self._client.call("GET", self._name(b"c", encode_key(key)))
+        return default if data is None else NATIVE.decode(_decode(data)[0])
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Value]:
         if not keys:

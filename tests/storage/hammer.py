@@ -97,7 +97,10 @@ def run(url: str, work: str, seed: int, log: int) -> None:
     worker = Worker(url, seed, log)
     step = getattr(worker, work)
     while True:
-        step()
+        for _ in range(20):
+            step()
+        # In bursts: a history of all that four processors can do would take minutes to check.
+        time.sleep(worker.random.random() * 0.01)
 
 
 def main(url: str, work: str, seconds: float, seed: int, path: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from forkd.config.storage_url import StorageURL
 from forkd.storage import Storage
 from forkd.storage.valkey import ValkeyEngine
 from tests.process.conftest import until
-from tests.storage.servers import Server, Watched, started_watched
+from tests.storage.servers import Server, Watched, free_ports, started_watched
 
 SECRET = "s3cr3t-w0rd"
 
@@ -255,3 +256,25 @@ def test_threads_share_the_pool(s: Storage) -> None:
         thread.join()
     assert not errors
     assert s["n"] == 400
+
+
+# ---- TLS ------------------------------------------------------------------------------------
+
+
+def test_tls(tmp_path: Path) -> None:
+    """The server is told by a certificate that `tls-ca` names; without it nothing is said to it."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (port,) = free_ports(1)
+    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key))
+    with Server.started(*options, "--tls-auth-clients", "no") as server:
+        assert server.process.poll() is None
+        with opened(f"valkeys://127.0.0.1:{port}?tls-ca={certificate}") as s:
+            s["k"] = b"v"
+            assert s["k"] == b"v"
+        url = f"rediss://127.0.0.1:{port}"
+        with opened(url) as s, pytest.raises(storage.Unavailable, match="certificate"):
+            s.get("k")
