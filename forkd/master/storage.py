@@ -16,7 +16,7 @@ from forkd.errors import StartError
 from forkd.log.lines import Log
 from forkd.system import process
 from forkd.system.shared import Units
-from forkd.system.shared_memory import Bells, Incarnations, make_table, why_no_table
+from forkd.system.shared_memory import Bells, Incarnations, header_of, make_table, why_no_table
 
 
 class SharedTables:
@@ -37,6 +37,7 @@ class SharedTables:
                 # Not that of the master before, whose children may be here still.
                 epoch = handed["epoch"] + 1 if "epoch" in handed else os.getpid()
                 self._page = Incarnations(slots, epoch)
+            self._headers = {name: header_of(fd) for name, fd in self.tables.items()}
             self._bells = [Bells(fd) for fd in self.tables.values()]
         except OSError as error:
             raise StartError(f"storage: {process.why_no_fork(error)}") from error
@@ -65,7 +66,7 @@ class SharedTables:
         """What a child is given."""
         places = {name: url.text for name, url in config.storage}
         page = None if self._page is None else self._page.fd
-        return Units(places, self.tables, page, config.native)
+        return Units(places, self.tables, page, config.native, self._headers)
 
     def died(self, slot: int) -> None:
         """The child in that slot has: what it held is free, and whoever waits for that looks again."""

@@ -41,9 +41,11 @@ class Shm:
 
     def __init__(self, mapped: Mapped, instant: bool = False) -> None:
         """Raises Damaged."""
-        memory, page, slot, fd, native = mapped
+        memory, page, slot, fd, native, header = mapped
         self._layout = layout_of(len(memory))
-        self._table: Table = open_table(memory, page, slot, fd, instant=instant, native=native)
+        self._table: Table = open_table(
+            memory, page, slot, fd, instant=instant, native=native, header=header
+        )
         table = self._table
         self.instant: Engine | None = None if instant else Shm(mapped, instant=True)
         self.verbs: Mapping[str, Callable[..., Any]] = {

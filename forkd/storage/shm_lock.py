@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from forkd.storage.errors import Busy, Stalled
 from forkd.storage.shm_layout import BELLS, BELLS_AT, TWINS_AT, Cell
-from forkd.system.originals import Lock, monotonic, os, time
+from forkd.system.originals import Lock, get_ident, monotonic, os, time
 
 STALL_SECONDS = 1.0
 _JUDGE_SECONDS = 0.01
@@ -56,6 +56,7 @@ class _Threads:
 
     def renew(self) -> None:
         self.lock = Lock()
+        self.inside = 0  # which one; 0: none
 
 
 _threads = _Threads()
@@ -153,6 +154,9 @@ class ShardLock:
             if self._instant and tries >= _INSTANT_TRIES:
                 raise Busy("another process is in the middle of an update")
             if now - began > STALL_SECONDS:
+                if _threads.inside == get_ident():  # a signal's handler has raised where it could not be seen
+                    _threads.renew()
+                    continue
                 cells[Cell.STALLS] = cells[Cell.STALLS] + 1 & _COUNT_MASK
                 raise Stalled("shared memory", pid_of(cells[Cell.LOCK]))
             tries += 1
@@ -166,6 +170,7 @@ class ShardLock:
     def _try(self, cells: memoryview, at: int, own: int, judge: bool) -> bool:
         if not _threads.lock.acquire(False):
             return False
+        _threads.inside = get_ident()
         if self._lock_file(at):
             word = cells[Cell.LOCK]
             if not word or word == own or self._who.page_says(word) or (judge and has_ended(word)):
@@ -174,7 +179,7 @@ class ShardLock:
                     cells[Cell.DIRTY] = 1
                 return True
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, at)
-        _threads.lock.release()
+        self._leave()
         return False
 
     def _lock_file(self, at: int) -> bool:
@@ -188,6 +193,10 @@ class ShardLock:
         if cells[Cell.LOCK] == self._who.word():
             cells[Cell.LOCK] = 0
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, at)
+        self._leave()
+
+    def _leave(self) -> None:
+        _threads.inside = 0
         _threads.lock.release()
 
     # ---- bells: words that change with what may be waited for, by hash

@@ -36,12 +36,14 @@ _MASK = (1 << 64) - 1
 
 
 def open_table(
-    memory: mmap, page: mmap | None, slot: int, fd: int, *, instant: bool = False, native: bool = True
+    memory: mmap, page: mmap | None, slot: int, fd: int, *, instant: bool = False, native: bool = True,
+    header: bytes | None = None,
 ) -> Table:
     """The table in `memory`, a mapping of `fd`. `page`: of incarnations, with `slot` in it, or None with slot
-    0. `instant`: its calls raise Busy where they would wait. Raises Damaged when it is no table."""
+    0. `instant`: its calls raise Busy where they would wait. `header`: as it was made; without it that in the
+    memory, which others may have written over. Raises Damaged when it is no table."""
     try:
-        born, seed = read_header(memory[:64], len(memory))
+        born, seed = read_header(memory[:64] if header is None else header, len(memory))
     except ValueError as error:
         raise Damaged(f"shared memory is no table of this forkd: {error}") from error
     made = pick("Table", Table, native)

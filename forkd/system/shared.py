@@ -22,6 +22,8 @@ class Units(NamedTuple):
     tables: Mapping[str, int] = {}  # memfd by name
     page: int | None = None  # memfd of the incarnations (system/shared_memory.py)
     native: bool = True  # whether native code is wanted
+    #: By name: what the master has written there, or found before any of its children could write.
+    headers: Mapping[str, bytes] = {}
 
 
 class Mapped(NamedTuple):
@@ -32,6 +34,7 @@ class Mapped(NamedTuple):
     slot: int  # of this process in the page; 0: it has none
     fd: int
     native: bool
+    header: bytes | None  # None: that in the memory
 
 
 class _Entered:
@@ -79,4 +82,5 @@ def table_of(name: str) -> Mapped | None:
             mmap.mmap(page, os.fstat(page).st_size, prot=mmap.PROT_READ),
         )
     slot = _Entered.slot if os.getpid() == _Entered.pid else 0
-    return Mapped(*_mapped[name], slot, fd, _Entered.units.native)
+    units = _Entered.units
+    return Mapped(*_mapped[name], slot, fd, units.native, units.headers.get(name))

@@ -98,12 +98,17 @@ def make_table(name: str, size: int) -> int:
     return fd
 
 
+def header_of(fd: int) -> bytes:
+    """Raises OSError."""
+    return os.pread(fd, _HEADER.size + _CHECKSUM.size, 0)
+
+
 def why_no_table(fd: int) -> str:
     """Why a descriptor from another master cannot be used as a table; "" where it can."""
     try:
         if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             return "it is not sealed"
-        read_header(os.pread(fd, _HEADER.size + _CHECKSUM.size, 0), os.fstat(fd).st_size)
+        read_header(header_of(fd), os.fstat(fd).st_size)
     except (OSError, ValueError) as error:
         return str(error)
     return ""

@@ -81,6 +81,9 @@ APP = """
             ]
             pages = [line for line in open("/proc/self/maps") if "forkd-incarnations" in line]
             said = [[tried(attempt) for attempt in attempts], protect(), pages]
+        elif verb == "ruin":
+            shared.table_of(name).memory[:64] = bytes(64)
+            said = True
         elif verb == "stats":
             said = found.stats()._asdict() | {"check": found.check()}
         else:
@@ -191,6 +194,19 @@ def test_a_worker_cannot_harm_the_memfds(shared: Daemon) -> None:
     assert errors == ["PermissionError"] * 6 and protected == -1
     assert pages and all(" r--s " in page for page in pages)
     assert ask(shared, "/incr/n") == 1
+
+
+def test_a_header_that_was_written_over(shared: Daemon) -> None:
+    """New workers have it from the master; a new master begins with an empty table, and says so."""
+    shared.start("--storage", "shm:4m")
+    assert ask(shared, "/set/k/value") and ask(shared, "/ruin")
+    shared.ok("reload")
+    assert ask(shared, "/get/k") == "value"
+    old = shared.pid
+    shared.ok("upgrade")
+    until(lambda: not alive(old), "the old master gone")
+    assert ask(shared, "/get/k") is None
+    assert "storage default: begins empty; of the table from before: it does not begin as one" in shared.log()
 
 
 def test_a_reload_keeps_the_size_and_says_so(shared: Daemon) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from forkd.storage.errors import Busy, Error, Stalled
+from forkd.storage.errors import Busy, Error, Fenced, Stalled
 from forkd.storage.shm_layout import Cell
 from forkd.storage.shm_lock import Who
 from tests.storage.tables import SMALL, TWINS, Memory, code_of, fork, kill, running, until
@@ -196,6 +196,62 @@ def test_a_lock_of_a_dead_process_is_free(native: bool) -> None:
             assert table.acquire(name, 1000) is None
             memory.incarnations[slot] += 1
         assert table.acquire(name, 1000)
+
+
+@BOTH
+def test_what_a_handler_of_a_signal_interrupts_is_repaired(native: bool) -> None:
+    memory = Memory()
+    table = memory.open(native)
+    interrupted = 0
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.random() * 0.001)
+                for _ in range(1000):
+                    table.set(f"k{i % 10}", value_of(i))
+                    table.push("q", b"x", 0, 10) if table.size("q")[0] < 10 else table.pop("q", 0, 0)
+            except InterruptedError:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    for i in range(290, 300):
+        table.set(f"k{i % 10}", value_of(i))
+        assert table.read(f"k{i % 10}") == value_of(i)
+    assert table.repair(0)
+
+
+@BOTH
+def test_a_full_table_loses_nothing_but_values(native: bool) -> None:
+    """While two processes fill it with values, another one uses locks, queues, limits and counters."""
+    memory, rounds = Memory(), 100 if native else 20
+
+    def fill(slot: int) -> None:
+        table, i = memory.open(native, slot), 0
+        while True:
+            i += 1
+            table.set(f"{slot}.{i}", bytes(5000))
+
+    table = memory.open(native, 3)
+    with running(lambda: fill(1)), running(lambda: fill(2)):
+        until(lambda: int.from_bytes(table.cells(0)[8 * Cell.EVICTED :][:8], "little") > 100, "it is full")
+        for i in range(1, rounds + 1):
+            assert table.incr("count") == i
+            assert table.acquire(f"lock{i}", 1000) and table.push("q", b"%d" % i, 0, None)
+            assert table.allow(f"limit{i}", 1000, 1, 1)[0]
+            table.put(f"fenced{i}", b"", None, 0, None, i)
+        for i in range(1, rounds + 1):
+            assert table.acquire(f"lock{i}", 1000) is None and not table.allow(f"limit{i}", 1000, 1, 1)[0]
+            assert table.pop("q", 1000, 0)[1] == b"%d" % i
+            with pytest.raises(Fenced):
+                table.put(f"fenced{i}", b"", None, 0, None, i - 1)
+    assert table.repair(0)
 
 
 @BOTH
