@@ -27,7 +27,7 @@ CELLS: list[Cell] = [
     for row in registry.MODELS
     for io in row.ios
     for threads in _threads(row, io)
-    for interface in ("wsgi", "socketserver", "asyncio")
+    for interface in ("wsgi", "socketserver", "asyncio", "asgi")
 ]
 
 

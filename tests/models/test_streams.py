@@ -26,6 +26,10 @@ APP = """
             self.data += data
             *lines, self.data = self.data.split(b"\\n")
             for line in lines: self.transport.write(line.upper() + b"\\n")
+
+    async def asgi_(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"by asgi"})
 """
 
 
@@ -99,7 +103,13 @@ def test_several_clients_are_served_by_all_children(stream: Daemon) -> None:
     assert answers == [b"ABC\n"] * 20
 
 
-@pytest.mark.parametrize("cell", cells("wsgi", "socketserver", "asyncio", refused=True))
+@pytest.mark.parametrize("stream", cells("asgi"), indirect=True)
+def test_asgi_where_there_is_a_loop(stream: Daemon) -> None:
+    for _ in range(5):
+        assert stream.get() == "by asgi"
+
+
+@pytest.mark.parametrize("cell", cells("wsgi", "socketserver", "asyncio", "asgi", refused=True))
 def test_what_makes_no_sense_is_refused_with_the_reason(
     cell: tuple[str, str, str, int],
     service: Daemon,
