@@ -2,7 +2,7 @@
 
 Each connection is told to signal this process when something happens to it (F_SETOWN, O_ASYNC), by a
 real-time signal, which queues and carries the descriptor. The signals are blocked and read from a
-signalfd(2), since Python's siginfo has no si_fd. Three facts shape the rest:
+signalfd(2), since Python's siginfo has no si_fd. Four facts shape the rest:
 
 - A signal reports a change, not a state, so a handle that was just reported stays under
   suspicion (`_hot`) until poll(2) finds it quiet: callers need not read until EAGAIN.
@@ -10,6 +10,8 @@ signalfd(2), since Python's siginfo has no si_fd. Three facts shape the rest:
   instead: then every handle is looked at once, and nothing is lost.
 - They are let through while the application starts a program (programs.py): what comes then goes to a
   handler, which does not know the descriptor, and every handle is looked at, too.
+- A unix socket signals that it has room again only if a send failed after O_ASYNC was set: poll(2) does
+  not arm that signal, as it does for TCP. So a unix socket is also polled while its mask has POLLOUT.
 
 Listeners are shared with other processes, and their owner is the master; eventfds and pipes of the
 loop cannot signal. Both are simply polled, together with the signalfd.
@@ -45,6 +47,8 @@ class SigioSet:
         block({NEWS, signal.SIGIO})
         self._news = signalfd({NEWS, signal.SIGIO})
         self._masks: dict[int, int] = {}
+        self._driven: set[int] = set()  # they signal
+        self._unix: set[int] = set()  # those of them that may not signal room
         self._plain: set[int] = {self._news}  # polled at every wait
         self._hot: set[int] = set()  # signal-driven, and perhaps ready
 
@@ -53,27 +57,34 @@ class SigioSet:
         noted(number, frame)  # so the wait ends
 
     def add(self, fd: int, mask: int) -> None:
-        if can_signal := _can_signal(fd):
+        family = _signalling_family(fd)
+        if family is None:
+            self._plain.add(fd)
+        else:
             fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(fd, fcntl.F_SETSIG, NEWS)
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-        self._masks[fd] = mask
-        if can_signal:
-            self._hot.add(fd)  # what came before does not signal
-        else:
-            self._plain.add(fd)
+            self._driven.add(fd)
+            if family == socket.AF_UNIX:
+                self._unix.add(fd)
+        self.modify(fd, mask)
 
     def modify(self, fd: int, mask: int) -> None:
         self._masks[fd] = mask
-        if fd not in self._plain:
-            self._hot.add(fd)
+        if fd in self._driven:
+            self._hot.add(fd)  # what came before does not signal
+        if fd in self._unix:
+            if mask & select.POLLOUT:
+                self._plain.add(fd)
+            else:
+                self._plain.discard(fd)
 
     def remove(self, fd: int) -> None:
         del self._masks[fd]
-        self._hot.discard(fd)
-        if fd in self._plain:
-            self._plain.discard(fd)
-        else:
+        for handles in (self._hot, self._plain, self._unix):
+            handles.discard(fd)
+        if fd in self._driven:
+            self._driven.discard(fd)
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_ASYNC)
 
     def wait(self, timeout: float | None = None) -> list[tuple[int, int]]:
@@ -81,7 +92,7 @@ class SigioSet:
             ready = self._find(timeout)
         except OSError as error:
             return wait_for_memory(error)  # handles that are hot stay so
-        self._hot = {fd for fd, _ in ready if fd not in self._plain}
+        self._hot = {fd for fd, _ in ready if fd in self._driven}
         return ready
 
     def _find(self, timeout: float | None) -> list[tuple[int, int]]:
@@ -98,7 +109,7 @@ class SigioSet:
         return ready
 
     def _suspect_all(self) -> None:
-        self._hot.update(fd for fd in self._masks if fd not in self._plain)
+        self._hot.update(self._driven)
 
     def descriptors(self) -> tuple[int, ...]:
         return (self._news,)
@@ -127,18 +138,18 @@ class SigioSet:
                 self._hot.add(fd)
 
 
-def _can_signal(fd: int) -> bool:
-    """Whether it is a connected stream socket, which this process may own, unlike a listener. SO_ACCEPTCONN
-    does not say that: a TCP listener that was shut down does not listen, and the master owns it all the
-    same."""
+def _signalling_family(fd: int) -> int | None:
+    """The family of a connected stream socket, which this process may own, unlike a listener; None for
+    anything else. SO_ACCEPTCONN does not say that: a TCP listener that was shut down does not listen, and
+    the master owns it all the same."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return False
+        return None
     sock = socket.socket(fileno=fd)
     try:
         sock.getpeername()
-        return sock.type == socket.SOCK_STREAM
+        return sock.family if sock.type == socket.SOCK_STREAM else None
     except OSError:
-        return False
+        return None
     finally:
         sock.detach()
 

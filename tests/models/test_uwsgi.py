@@ -28,8 +28,8 @@ APP = """
 
 
 class Front:
-    def __init__(self, daemon: Daemon, io: str) -> None:
-        self.daemon, self.io = daemon, io
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
         tcp, unix, http = (x["address"] for x in daemon.live()["listeners"])
         self.path = unix.removeprefix("unix:")
         self.address, self.http = ((x.rpartition(":")[0], int(x.rpartition(":")[2])) for x in (tcp, http))
@@ -60,7 +60,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     flags = ["-m", model, "--io", io, "--threads", str(threads), "-w", "2"]
     flags += ["-b", "127.0.0.1:0?protocol=uwsgi", "-b", f"unix:{daemon.dir}/s?protocol=uwsgi"]
     daemon.start(*flags, "-b", "127.0.0.1:0", "--native" if native else "--no-native")
-    yield Front(daemon, io)
+    yield Front(daemon)
     daemon.finish()
 
 
@@ -79,9 +79,7 @@ def told(body: bytes) -> Any:
 @pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
 def test_requests(front: Front, unix: bool) -> None:
     peer = "" if unix else "127.0.0.1"
-    # A unix socket sends no SIGIO when it has room again, and an answer of any protocol may stay where it is.
-    large = () if unix and front.io == "sigio" else ("/large",)
-    for path in ("/a", "/pieces", *large):
+    for path in ("/a", "/pieces", "/large"):
         for body in (b"", b"hello", b"x" * 300_000):
             given = [("HTTPS", "on"), ("REMOTE_USER", "ann")]
             pairs = params("POST" if body else "GET", path, *given, body=len(body) if body else None)

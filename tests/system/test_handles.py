@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -99,6 +100,31 @@ def test_interest_can_change(handles: HandleSet, pair: tuple[socket.socket, sock
     assert [(fd, mask & (READ | WRITE)) for fd, mask in handles.wait(5)] == [(ours.fileno(), WRITE)]
     handles.modify(ours.fileno(), READ)
     assert [(fd, mask & (READ | WRITE)) for fd, mask in handles.wait(5)] == [(ours.fileno(), READ)]
+
+
+@pytest.mark.parametrize("watched", ["first", "last"])
+@pytest.mark.parametrize("size", [1000, 65536, 1 << 20])
+def test_room_is_told(
+    handles: HandleSet, pair: tuple[socket.socket, socket.socket], size: int, watched: str
+) -> None:
+    """Whether the send before took all of its bytes, some or none, and whether it was watched."""
+    ours, theirs = pair
+    theirs.setblocking(False)
+    if watched == "last":
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(size))
+    handles.add(ours.fileno(), WRITE)
+    while handles.wait(0):
+        ours.send(bytes(size))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            theirs.recv(1 << 20)
+    assert handles.wait(5) == [(ours.fileno(), WRITE)]
+    handles.modify(ours.fileno(), READ)
+    assert handles.wait(0) == []
+    theirs.send(b"x")
+    assert handles.wait(5) == [(ours.fileno(), READ)]
 
 
 def test_a_removed_handle_is_silent_and_can_come_back(
