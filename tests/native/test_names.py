@@ -80,9 +80,12 @@ LOOPS: dict[str, tuple[type, ...]] = {
 }
 _LOOP = ("self->loop", "loop", "self")  # the last one in the functions of `BY_LOOP`
 
-BY_NAME = r"(?:loop_tell|PyObject_CallMethodObjArgs|PyObject_GetAttr)\(([^,]+), ([^,;]*?\bn_\w+[^,;)]*)"
+#: Modules of the standard library, in which C looks its own names up.
+STANDARD = {"io"}
+
+BY_NAME = r"(?:loop_tell|PyObject_\w*(?:Method\w*|Attr))\(([^,]+), ([^,;]*?\bn_\w+[^,;)]*)"
 BY_LOOP = r"\b(?:go_on_with|grow_with|grow)\((self)(?:, link)?, ([^,;]*?\bn_\w+[^,;)]*)"
-BY_TEXT = r'PyObject_(?:CallMethod|SetAttrString)\((self->[\w.>-]+|\w+), "(\w+)"'
+BY_TEXT = r'PyObject_\w*(?:CallMethod|AttrString)\((self->[\w.>-]+|\w+), "(\w+)"'
 INTERNED = r'&?(n_\w+)(?:, | = PyUnicode_InternFromString\()"(\w+)"'
 
 
@@ -96,7 +99,8 @@ def lookups() -> dict[tuple[str, str], set[str]]:
             for holder, expression in re.findall(pattern, text):
                 found[file, holder] |= {texts[name] for name in re.findall(r"\bn_\w+", expression)}
         for holder, name in re.findall(BY_TEXT, text):
-            found[file, holder].add(name)
+            if holder not in STANDARD:
+                found[file, holder].add(name)
     return dict(found)
 
 
