@@ -19,23 +19,13 @@ static Result find_living(Shard *shard, const Key *key, uint32_t *place, volatil
 static Result value_of(const Shard *shard, uint32_t place, PyObject **value)
 {
     Entry *entry = entry_at(shard, place);
-    size_t size = entry->size, key = entry->key_size;
     int type = entry->type;
     if (type == TYPE_INT) {
         *value = PyLong_FromLongLong(entry->number);
         return *value ? RES_OK : RES_RAISED;
     }
-    if (size > MAX_VALUE_BYTES || key > MAX_NAME_BYTES || type > TYPE_PACKED)
-        return RES_DAMAGED;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (!bytes)
-        return RES_RAISED;
-    if (!heap_read(shard, place, ENTRY + key, size, PyBytes_AsString(bytes))) {
-        Py_DECREF(bytes);
-        return RES_DAMAGED;
-    }
-    *value = bytes; /* of a str or a serializer, too: what else it becomes, it becomes when the shard is free */
-    return RES_OK;
+    /* Bytes, of a str or a serializer, too: what else it becomes, it becomes when the shard is free. */
+    return type > TYPE_PACKED ? RES_DAMAGED : entry_read(shard, place, MAX_VALUE_BYTES, value);
 }
 
 Result cache_get(Shard *shard, const Key *key, PyObject **value, int *type, int64_t *token, int64_t *expires)

@@ -145,6 +145,23 @@ Result entry_new(Shard *shard, int kind, const Key *key, const char *data, size_
     return RES_OK;
 }
 
+Result entry_read(const Shard *shard, uint32_t place, size_t most, PyObject **data)
+{
+    const Entry *entry = entry_at(shard, place);
+    size_t key = entry->key_size, size = entry->size;
+    if (size > most || key > MAX_NAME_BYTES)
+        return RES_DAMAGED;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (!bytes)
+        return RES_RAISED;
+    if (!heap_read(shard, place, ENTRY + key, size, PyBytes_AsString(bytes))) {
+        Py_DECREF(bytes);
+        return RES_DAMAGED;
+    }
+    *data = bytes;
+    return RES_OK;
+}
+
 static size_t bytes_of(const Entry *entry)
 {
     return ENTRY + (size_t)entry->key_size + entry->size;

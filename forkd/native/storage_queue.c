@@ -200,23 +200,6 @@ Result queue_push(Shard *shard, const Key *name, const char *data, size_t size, 
     return RES_OK;
 }
 
-static Result read_item(Shard *shard, uint32_t place, PyObject **data)
-{
-    Entry *item = entry_at(shard, place);
-    size_t key = item->key_size, size = item->size;
-    if (size > MAX_DATA_BYTES || key > MAX_NAME_BYTES)
-        return RES_DAMAGED;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (!bytes)
-        return RES_RAISED;
-    if (!heap_read(shard, place, ENTRY + key, size, PyBytes_AsString(bytes))) {
-        Py_DECREF(bytes);
-        return RES_DAMAGED;
-    }
-    *data = bytes;
-    return RES_OK;
-}
-
 Result queue_pop(Shard *shard, const Key *name, const Key *dead, int64_t visible, uint32_t tries, Popped *popped)
 {
     uint32_t queue, grave;
@@ -236,7 +219,7 @@ Result queue_pop(Shard *shard, const Key *name, const Key *dead, int64_t visible
         uint64_t owner = item->owner;
         uint32_t taken = (uint32_t)(owner >> 32);
         int over = tries && taken >= tries;
-        result = over ? find_or_make(shard, dead, &grave) : read_item(shard, place, &popped->data);
+        result = over ? find_or_make(shard, dead, &grave) : entry_read(shard, place, MAX_DATA_BYTES, &popped->data);
         if (result != RES_OK)
             return result;
         result = unlist(shard, queue, place);
@@ -433,7 +416,7 @@ Result channel_next(Shard *shard, const Key *channel, int64_t after, int64_t *nu
         result = entry_find(shard, KIND_MESSAGE, &key, &message, &link);
         if (result == RES_OK && !entry_is_over(shard, entry_at(shard, message), now)) {
             *number = after;
-            return read_item(shard, message, data);
+            return entry_read(shard, message, MAX_DATA_BYTES, data);
         }
         if (result == RES_DAMAGED)
             return result;

@@ -116,6 +116,7 @@ void heap_free(Shard *shard, uint32_t first, size_t bytes);
 int heap_read(const Shard *shard, uint32_t place, size_t at, size_t size, char *to);
 void heap_write(const Shard *shard, uint32_t place, size_t at, size_t size, const char *from);
 Result entry_new(Shard *shard, int kind, const Key *key, const char *data, size_t size, uint32_t spare, uint32_t *place);
+Result entry_read(const Shard *shard, uint32_t place, size_t most, PyObject **data);
 void entry_drop(Shard *shard, uint32_t place);
 Result entry_find(const Shard *shard, int kind, const Key *key, uint32_t *place, volatile uint32_t **link);
 void entry_publish(Shard *shard, uint32_t place);

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.process.clients import connected
 from tests.process.conftest import Daemon
 from tests.session.test_proxy_protocol import (
     BAD,
@@ -75,14 +76,8 @@ class Front:
     def request(self) -> bytes:
         return b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n\r\n" if self.http else b"line\n"
 
-    @contextlib.contextmanager
-    def client(self, unix: bool = False) -> Iterator[socket.socket]:
-        with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as sock:
-            sock.settimeout(20)
-            sock.connect(self.path if unix else self.address)
-            if not unix:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            yield sock
+    def client(self, unix: bool = False) -> socket.socket:
+        return connected(self.path if unix else self.address)
 
     def answer(self, file: Any) -> Any:
         """What the application has seen."""

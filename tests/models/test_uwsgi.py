@@ -4,13 +4,13 @@ native code and without."""
 from __future__ import annotations
 
 import ast
-import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.process.clients import connected
 from tests.process.conftest import Daemon
 from tests.session.packets import packet, params
 
@@ -34,14 +34,8 @@ class Front:
         self.path = unix.removeprefix("unix:")
         self.address, self.http = ((x.rpartition(":")[0], int(x.rpartition(":")[2])) for x in (tcp, http))
 
-    @contextlib.contextmanager
-    def client(self, unix: bool = False) -> Iterator[socket.socket]:
-        with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as sock:
-            sock.settimeout(20)
-            sock.connect(self.path if unix else self.address)
-            if not unix:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            yield sock
+    def client(self, unix: bool = False) -> socket.socket:
+        return connected(self.path if unix else self.address)
 
     def ask(self, *pieces: bytes, unix: bool = False) -> tuple[str, bytes]:
         with self.client(unix) as sock:

@@ -18,10 +18,9 @@ from forkd.http.request import RequestParser
 from forkd.native import native
 from forkd.session.ends import Ends
 from forkd.session.fronts import Fronts
-from forkd.system.cells import DROP_CELLS, DROPPED, FORWARDED_CELLS
 from forkd.system.networks import Networks
 from forkd.system.scoreboard import scratch_row
-from tests.session.fronts import LOCAL, MALFORMED, ROWS, USUAL, Peer, Row, head_of
+from tests.session.fronts import LOCAL, MALFORMED, ROWS, USUAL, Peer, Row, head_of, taken_drops
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -53,22 +52,14 @@ class Child:
             head=8190, fields=100, body=0, template=TEMPLATE, fronts=self._fronts, hosts=None, ids=False
         )
 
-    def dropped(self) -> list[int]:
-        """What was counted since the last call."""
-        cells = range(DROPPED, DROPPED + DROP_CELLS * FORWARDED_CELLS)
-        found = [self.row.cells[cell] for cell in cells]
-        for cell in cells:
-            self.row.cells[cell] = 0
-        return found
-
     def native(self, head: bytes) -> tuple[Any, ...] | None:
         found = native.read_head(head, self._limits, self._ends)  # type: ignore[union-attr]
         if found is None:
-            assert not any(self.dropped())
+            assert not any(taken_drops(self.row))
             return None
         client = self._ends.client if found.client is None else found.client
         assert not found.forwarded
-        return found.environ, client, self.dropped()
+        return found.environ, client, taken_drops(self.row)
 
     def python(self, head: bytes) -> tuple[Any, ...] | None:
         request = RequestParser(Limits()).feed(head)
@@ -79,7 +70,7 @@ class Child:
         except Refused:
             return None
         client = self._ends.client if request.client is None else request.client
-        return environ_of(request, TEMPLATE, self._ends), client, self.dropped()
+        return environ_of(request, TEMPLATE, self._ends), client, taken_drops(self.row)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])

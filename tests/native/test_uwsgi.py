@@ -19,9 +19,9 @@ from forkd.http.uwsgi import HEADER_BYTES, UwsgiParser, UwsgiRequest, parameters
 from forkd.native import native
 from forkd.session.ends import Ends
 from forkd.session.fronts import Fronts
-from forkd.system.cells import DROP_CELLS, DROPPED, FORWARDED_CELLS
 from forkd.system.networks import Networks
 from forkd.system.scoreboard import scratch_row
+from tests.session.fronts import taken_drops
 from tests.session.packets import Pair, block, packet, params, without
 from tests.session.test_http1 import Log, Peer
 
@@ -64,23 +64,15 @@ class Child:
         self._limits = native_limits(config, TEMPLATE, self.recorder, ())
         self._twin = Fronts(config, self, ())  # type: ignore[arg-type]
 
-    def dropped(self) -> list[int]:
-        """What was counted since the last call."""
-        cells = range(DROPPED, DROPPED + DROP_CELLS * FORWARDED_CELLS)
-        found = [self.row.cells[cell] for cell in cells]
-        for cell in cells:
-            self.row.cells[cell] = 0
-        return found
-
     def native(self, data: bytes, ends: Any = ENDS) -> tuple[Any, ...] | None:
         found = native.read_packet(data, self._limits, ends)  # type: ignore[union-attr]
         if found is None:
-            assert not any(self.dropped())
+            assert not any(taken_drops(self.row))
             return None
         assert (found.version, found.keep_alive, found.forwarded) == ("1.0", False, False)
         return (
             found.environ, found.client, found.line, found.method, found.length, found.referer, found.agent,
-            data[found.end :], self.dropped(),
+            data[found.end :], taken_drops(self.row),
         )  # fmt: skip
 
     def python(self, data: bytes) -> tuple[Any, ...]:
@@ -91,7 +83,7 @@ class Child:
         shown = environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT")
         return (
             environ, request.client, request.line, request.method, request.length, *shown, rest,
-            self.dropped(),
+            taken_drops(self.row),
         )  # fmt: skip
 
     def parsed(self, data: bytes) -> tuple[Request, bytes]:

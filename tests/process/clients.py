@@ -29,6 +29,21 @@ FATES = ("sent", "answered", "refused", "reset", "lost", "wrong")
 _INDEX = {fate: index for index, fate in enumerate(FATES)}
 
 
+def connected(address: Address, timeout: float = 20) -> socket.socket:
+    """A connection that sends each piece at once."""
+    unix = isinstance(address, str)
+    sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address)
+        if not unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class Failed(Exception):
     def __init__(self, fate: str, text: str) -> None:
         super().__init__(f"{fate}: {text}")
@@ -94,18 +109,10 @@ class Client:
         return fields.get(b"connection", b"").lower() == b"close", body
 
     def _connect(self) -> socket.socket:
-        sock = socket.socket(
-            socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET
-        )  # fmt: skip
         try:
-            sock.settimeout(self._timeout)
-            sock.connect(self._address)
-            if sock.family == socket.AF_INET:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected(self._address, self._timeout)
         except OSError as error:
-            sock.close()
             raise Failed("refused", f"connect: {type(error).__name__}: {error}") from error
-        return sock
 
     def _more(self, where: str) -> bytes:
         assert self._sock is not None

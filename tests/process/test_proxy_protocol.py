@@ -11,7 +11,9 @@ import pytest
 
 from forkd.session.proxy_protocol import SIGNATURE, compose
 
-from .conftest import Daemon, alive, until
+from .clients import connected
+from .conftest import Daemon, until
+from .rebinding import rebound
 
 CLIENT = ("203.0.113.7", 4000)
 HEADER = compose((CLIENT, ("198.51.100.1", 443)))
@@ -150,42 +152,17 @@ def test_a_worker_that_retires_serves_what_has_begun(service: Daemon, model: str
         assert closed(begun)
 
 
-def configure(service: Daemon, bind: str) -> None:
-    text = f'app = "app:app"\nadmin = "127.0.0.1:0"\nbind = "{bind}"\n'
-    (service.dir / "forkd.toml").write_text(text)
-
-
 @pytest.mark.parametrize("place", ["127.0.0.1:{}", "localhost:{}", "unix:{}/s"])
 def test_a_reload_and_an_upgrade_turn_it_on_and_off(service: Daemon, place: str) -> None:
     """The listener stays; `forkd check` has nothing against it."""
     service.write_app(APP)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    unix = place.startswith("unix")
-    place = place.format(service.dir if unix else port)
-
-    def client() -> socket.socket:
-        if not unix:
-            return socket.create_connection(("127.0.0.1", port), 10)
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(f"{service.dir}/s")
-        return sock
-
-    configure(service, place)
-    service.start("-c", "forkd.toml", "-w", "1", app=None)
-    names = [x["address"] for x in service.live()["listeners"]]
-    for verb, option in (
+    changes = [
         ("reload", "?proxy=on"), ("reload", ""), ("upgrade", "?proxy=on"), ("upgrade", ""),
         ("reload", "?proxy=off"),
-    ):  # fmt: skip
-        configure(service, place + option)
-        assert "ok: " in service.ok("check", "-c", "forkd.toml")
-        old = service.worker_pids()
-        service.ok(verb)
-        until(lambda old=old: not any(map(alive, old)), "the old workers are gone")  # type: ignore[misc]
-        assert [x["address"] for x in service.live()["listeners"]] == names
-        with client() as sock:
-            if option == "?proxy=on":
+    ]  # fmt: skip
+    for options, where in rebound(service, place, changes):
+        with connected(where) as sock:
+            if options == "?proxy=on":
                 assert ask(sock, HEADER) == CLIENT[0]
             else:
-                assert ask(sock) == ("" if unix else "127.0.0.1")
+                assert ask(sock) == ("" if isinstance(where, str) else "127.0.0.1")

@@ -12,7 +12,9 @@ import pytest
 
 from tests.session.packets import packet, params
 
-from .conftest import Daemon, alive, until
+from .clients import Address
+from .conftest import Daemon, until
+from .rebinding import rebound
 
 APP = """
     import os, time
@@ -34,13 +36,13 @@ MODELS = pytest.mark.parametrize(
 )
 
 
-def ask(address: object, path: str = "/a", source: str = "127.0.0.1") -> str:
+def ask(address: Address, path: str = "/a", source: str = "127.0.0.1") -> str:
     """The answer; empty when there is none."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
         sock.settimeout(20)
         if not isinstance(address, str):
             sock.bind((source, 0))
-        sock.connect(address)  # type: ignore[arg-type]
+        sock.connect(address)
         answer = b""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             sock.sendall(packet(params("GET", path)))
@@ -150,29 +152,11 @@ def test_admin_and_health_speak_http(service: Daemon) -> None:
     assert "speaks HTTP, not uwsgi" in done.stderr + done.stdout
 
 
-def configure(service: Daemon, bind: str) -> None:
-    text = f'app = "app:app"\nadmin = "127.0.0.1:0"\nbind = "{bind}"\n'
-    (service.dir / "forkd.toml").write_text(text)
-
-
 @pytest.mark.parametrize("place", ["127.0.0.1:{}", "unix:{}/s"])
 @pytest.mark.parametrize("model", ["leader-followers", "half-sync-half-async"])
 def test_a_reload_and_an_upgrade_turn_it_on_and_off(service: Daemon, place: str, model: str) -> None:
     service.write_app(APP)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    unix = place.startswith("unix")
-    place = place.format(service.dir if unix else port)
-    where: object = f"{service.dir}/s" if unix else ("127.0.0.1", port)
-    configure(service, place)
-    service.start("-c", "forkd.toml", "-w", "1", "-m", model, app=None)
-    names = [x["address"] for x in service.live()["listeners"]]
-    for verb, option in (("reload", "?protocol=uwsgi"), ("reload", ""), ("upgrade", "?protocol=uwsgi")):
-        configure(service, place + option)
-        assert "ok: " in service.ok("check", "-c", "forkd.toml")
-        old = service.worker_pids()
-        service.ok(verb)
-        until(lambda old=old: not any(map(alive, old)), "the old workers are gone")  # type: ignore[misc]
-        assert [x["address"] for x in service.live()["listeners"]] == names
-        status = "200 OK" if option else "400 Bad Request"
+    changes = [("reload", "?protocol=uwsgi"), ("reload", ""), ("upgrade", "?protocol=uwsgi")]
+    for options, where in rebound(service, place, changes, "-m", model):
+        status = "200 OK" if options else "400 Bad Request"
         assert ask(where).startswith(f"HTTP/1.1 {status}")

@@ -11,7 +11,9 @@ from forkd.app.wsgi.exchange import Wsgi
 from forkd.config import Config
 from forkd.session.http1 import Http1
 from forkd.session.seam import Await, Exchange
+from forkd.system.cells import DROP_CELLS, DROPPED, FORWARDED_CELLS
 from forkd.system.networks import Networks
+from forkd.system.scoreboard import Row as CellRow
 from forkd.system.scoreboard import scratch_row
 from tests.access import MemoryAccess
 
@@ -374,3 +376,12 @@ class Served:
 def head_of(fields: list[tuple[str, str]], host: str = "spam") -> bytes:
     lines = [("Host", host), *fields]
     return b"GET /a HTTP/1.1\r\n" + b"".join(f"{n}: {v}\r\n".encode("latin-1") for n, v in lines) + b"\r\n"
+
+
+def taken_drops(row: CellRow) -> list[int]:
+    """How many fields of proxies were dropped since the last call."""
+    cells = slice(DROPPED, DROPPED + DROP_CELLS * FORWARDED_CELLS)
+    found = list(row.cells[cells])
+    for place in range(cells.start, cells.stop):
+        row.cells[place] = 0
+    return found
