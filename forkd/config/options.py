@@ -379,6 +379,13 @@ class WorkersKind(Kind[Workers]):
         return Workers(least, most)
 
 
+#: The groups of the options, in the order of --help and of the pages.
+SECTIONS = (
+    "application", "sockets", "model", "workers", "http",
+    "proxies", "streams", "storage", "process", "admin", "logging",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """One row: everything that flags, file, environment, --help and the reference page need."""
@@ -460,6 +467,8 @@ def option(
 
 
 def rows(table: Any) -> tuple[Option, ...]:
-    """The rows of those fields of a dataclass that were declared with `option`, in order."""
+    """The rows of those fields of a dataclass that were declared with `option`: section by section, and in
+    each in the order of their declarations."""
     fields = [f for f in dataclasses.fields(table) if "option" in f.metadata]
-    return tuple(dataclasses.replace(f.metadata["option"], attr=f.name) for f in fields)
+    found = [dataclasses.replace(f.metadata["option"], attr=f.name) for f in fields]
+    return tuple(sorted(found, key=lambda row: SECTIONS.index(row.section)))
