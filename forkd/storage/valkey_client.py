@@ -100,8 +100,9 @@ class Client:
                 pipeline.execute_command(*command)
                 pipeline.execute_command("WAIT", self._place.replicas, int(self._place.timeout * 500))
                 answer, replicas = pipeline.execute(raise_on_error=False)
-            if isinstance(answer, Exception):
-                raise answer
+            for each in (answer, replicas):  # a server that was deposed between the two refuses WAIT
+                if isinstance(each, Exception):
+                    raise each
         except self._errors as error:
             raise self.meaning(error) from error
         if replicas < self._place.replicas:

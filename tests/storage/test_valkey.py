@@ -17,6 +17,7 @@ from forkd import storage
 from forkd.config.storage_url import StorageURL
 from forkd.storage import Storage
 from forkd.storage.valkey import ValkeyEngine
+from forkd.storage.valkey_client import Client
 from tests.process.conftest import until
 from tests.storage.servers import Server, Watched, free_ports, started_watched
 
@@ -221,6 +222,14 @@ def test_a_write_that_no_replica_has_is_no_success(watched: Watched) -> None:
     url = watched.url + "?timeout=500ms&wait=2"
     with opened(url) as s, pytest.raises(storage.Unavailable, match="1 of 2 replicas"):
         s["k"] = b"v"
+
+
+def test_a_server_that_is_deposed_after_the_write() -> None:
+    """It refuses WAIT then: whether the write stays is not known."""
+    with Server.started() as server:
+        client = Client(StorageURL.parse(f"valkey+unix:{server.socket}?wait=1"))
+        with contextlib.closing(client), pytest.raises(storage.Unavailable, match="replica"):
+            client.write("REPLICAOF", "127.0.0.1", 1)
 
 
 # ---- the form of a name ---------------------------------------------------------------------
