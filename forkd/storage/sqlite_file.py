@@ -25,7 +25,7 @@ LAYOUT = 1  # PRAGMA user_version
 MAX_WAIT_SECONDS = 1.0
 #: Seconds between two tries for the lock: the first, and the longest.
 _FIRST_PAUSE_SECONDS = 0.00005
-_LONGEST_PAUSE_SECONDS = 0.002
+_LONGEST_PAUSE_SECONDS = 0.0005
 _PAGE_BYTES = 4096
 _LARGEST_PAGES = 300  # of one value, and of what its write takes besides
 _RESERVED_PAGES = 64  # beyond the limit, for what frees others
