@@ -161,6 +161,13 @@ class ConnectionOptions:
         section="http",
         help="answers say in Server-Timing how long the request has waited before the application was called",
     )
+    request_timeout: float = option(
+        kinds.Duration(), 0,
+        section="http",
+        help="seconds that a request may take under ASGI, from the end of its head to the last byte of its "
+        "answer, waits included; after that it is answered 504, or its connection reset if the answer has "
+        "begun; 0 is no limit. A WebSocket that was accepted has none. WSGI has --timeout instead",
+    )
 
     # proxies
     forwarded_allow: Networks = option(

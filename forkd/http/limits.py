@@ -50,6 +50,8 @@ class Refusal(IntEnum):
     BROKEN_OFF = 12
     # Refused, too.
     HOST = 13
+    # The application was called.
+    REQUEST_TIMEOUT = 14
 
     @property
     def label(self) -> str:

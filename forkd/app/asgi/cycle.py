@@ -148,12 +148,27 @@ class Cycle(Duplex):
             self._host.log.debug(f"{self.client}: refused with {refused.status}: {refused.reason}")
             self._answer(refused)
 
-    def break_off(self) -> None:
-        """The client is to see that its answer is not whole."""
-        if not (self._gone or self.response.over):
-            self._host.recorder.add(REFUSED + Refusal.BROKEN_OFF)
-            self.broken = self._refused = self.response.over = self.response.close = True
-            self._release()
+    def break_off(self, kind: Refusal = Refusal.BROKEN_OFF, *, reset: bool = False) -> None:
+        """The client is to see that its answer is not whole. `reset`: by RST, even where a close would do and
+        leave it what is on its way."""
+        if self._gone or (self.response.over and not self._backlog):
+            return
+        self._host.recorder.add(REFUSED + kind)
+        self.broken = self._refused = self.response.over = self.response.close = True
+        if reset or self.response.ends_by_close:
+            self._reset()
+        self._release()
+
+    def expire(self) -> None:
+        """--request-timeout is over."""
+        if self.answered:
+            return
+        self._host.log.warning(f"{self._line}: it has taken longer than --request-timeout")
+        if self.response.head_sent:
+            self.break_off(Refusal.REQUEST_TIMEOUT, reset=True)
+        else:
+            late = "the request has taken longer than --request-timeout"
+            self.refuse(Refused(504, late, Refusal.REQUEST_TIMEOUT))
 
     def leave(self) -> None:
         self.response.code = self.response.code or _CLIENT_LEFT_STATUS

@@ -20,6 +20,7 @@ from forkd.http.guard import Request
 from forkd.session.framing import Framing
 from forkd.session.seam import ClientGone, Host, Peer
 from forkd.system.forked import in_fork, leave
+from forkd.system.reset import reset
 
 #: Bytes that are read ahead of the application, and that it may send ahead of the client.
 HIGH_WATER_BYTES = 65536
@@ -158,6 +159,11 @@ class Duplex:
         release(self._receiving)
         release(self._sending)
         self._wake()
+
+    def _reset(self) -> None:
+        """The client is to see an error, and no end. Nothing more is sent."""
+        self._backlog.clear()
+        reset(self.peer.fd)
 
     def leave(self) -> None:
         """The client has left, or is given up."""

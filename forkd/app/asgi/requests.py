@@ -60,6 +60,7 @@ class Requests:
         self._root = RootPath(config.root_path or "")
         self._worker = worker
         self._early_hints = config.early_hints
+        self._request_timeout = config.request_timeout
         body, write = config.body_timeout, config.write_timeout
         #: By what is needed: input, room for output, and bytes that the client owes.
         self._waits = {
@@ -110,6 +111,7 @@ class Requests:
         if self._early_hints and request.version == "1.1":
             cycle.response.hints = True
             scope["extensions"][EARLY_HINT] = {}
+        timer = self._limit(cycle, scope)
         cycle.start(scope)
         cycle.attended = True
         self.cycles.add(cycle)
@@ -133,12 +135,23 @@ class Requests:
             cycle.leave()
             raise
         finally:
+            if timer is not None:
+                timer.cancel()
             cycle.attended = False
             self.cycles.discard(cycle)
             if not cycle.through:
                 cycle.leave()
             cycle.account()
         return Ending(cycle.response.close, cycle.rest, not cycle.whole)
+
+    def _limit(self, request: Cycle | WebSocket, scope: Scope) -> asyncio.TimerHandle | None:
+        """Begin its --request-timeout. What it has waited in queues counts."""
+        if not self._request_timeout:
+            return None
+        left = max(0.0, self._request_timeout - request.peer.waited())
+        timer = self.loop.call_later(left, request.expire, context=self.context)
+        scope["extensions"]["forkd"]["lift_request_timeout"] = timer.cancel
+        return timer
 
     def _late(self, cycle: Cycle) -> None:
         """Raises ClientGone where the client does not read."""
@@ -160,6 +173,7 @@ class Requests:
             return Ending(True, data, False)
         to_websocket(scope, handshake.subprotocols)
         socket = WebSocket(self, request, peer, handshake, data)
+        timer = self._limit(socket, scope)
         socket.start(scope)
         socket.attended = True
         self.sockets.add(socket)
@@ -193,6 +207,8 @@ class Requests:
             if socket.broken:
                 raise ConnectionAbortedError("the response broke off")
         finally:
+            if timer is not None:
+                timer.cancel()
             socket.attended = False
             self.sockets.discard(socket)
             socket.leave()

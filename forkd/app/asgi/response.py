@@ -85,6 +85,11 @@ class Response(Answer):
         """Whether it is a stream under way whose client comes back by itself, as EventSource does."""
         return self._events and self.head_sent and not self.over and self._method == "GET"
 
+    @property
+    def ends_by_close(self) -> bool:
+        """Whether it has neither length nor chunks, so that a close is the end of all of it."""
+        return not self._chunked and self._declared is None
+
     def cut(self) -> bytes:
         """End a stream where it stands, as if the application had."""
         self.over = self.close = True

@@ -182,6 +182,20 @@ class WebSocket(Duplex):
         else:
             self._over(*self._closed)
 
+    def expire(self) -> None:
+        """--request-timeout is over, which is for the handshake."""
+        if self.phase is not Phase.CONNECTING and self.phase is not Phase.DENYING:
+            return
+        self._host.log.warning(f"{self._line}: its handshake has taken longer than --request-timeout")
+        if self._denial.head_sent:
+            self._host.recorder.add(REFUSED + Refusal.REQUEST_TIMEOUT)
+            self.broken = True
+            self._reset()
+            self._over()
+        else:
+            late = "the handshake has taken longer than --request-timeout"
+            self._refuse(504, late, Refusal.REQUEST_TIMEOUT)
+
     def leave(self) -> None:
         """The connection has ended without the client's Close."""
         self.code = self.code or 499

@@ -1,0 +1,137 @@
+"""How long a request may take, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from tests.process.conftest import Daemon, until
+
+from .conftest import FAILURES, dial, read_all, take
+
+WAYS = {
+    "native": [], "twin": ["--no-native"], "half-sync-half-async": ["-m", "half-sync-half-async"],
+    "io_uring": ["-m", "proactor", "--io", "io_uring"],
+}  # fmt: skip
+
+
+@pytest.fixture(params=WAYS)
+def site(request: pytest.FixtureRequest, service: Daemon) -> Daemon:
+    take(service, "asgi_site")
+    service.expected_errors = [*FAILURES, "the application failed on"]
+    service.start("-w", "1", "--request-timeout", "1", *WAYS[request.param], app="asgi_site:app")
+    return service
+
+
+def ask(client: socket.socket, path: str, *fields: str, version: str = "1.1") -> None:
+    client.settimeout(30)
+    client.sendall("\r\n".join((f"GET {path} HTTP/{version}", "Host: a", *fields, "", "")).encode())
+
+
+def read_to_reset(client: socket.socket) -> bytes:
+    """What came before the reset; at a clean end the test fails."""
+    read = b""
+    with pytest.raises(ConnectionResetError):
+        while data := client.recv(65536):
+            read += data
+    return read
+
+
+def test_a_request_has_its_time(site: Daemon) -> None:
+    with dial(site) as client:
+        ask(client, "/waits")
+        answer = read_all(client)  # to the close
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"--request-timeout" in answer
+    for version in ("1.1", "1.0"):
+        with dial(site) as client:
+            ask(client, "/events", version=version)
+            assert read_to_reset(client).startswith(b"HTTP/1.1 200 ")
+    # All of it was sent by the application, and not all was taken by its client.
+    with dial(site) as client:
+        ask(client, "/whole")
+        until(lambda: "GET /whole HTTP/1.1: it has taken longer than" in site.log(), "its time is over")
+        read_to_reset(client)
+    assert site.get("/release") == "so"  # of what the application does in the first of them
+    log = site.log()
+    assert "GET /waits HTTP/1.1: it has taken longer than --request-timeout" in log
+    site.settles(4, "forkd_requests_refused_total", reason="request-timeout")
+
+
+def test_without_length_and_chunks_an_answer_that_fails_is_reset(site: Daemon) -> None:
+    with dial(site) as client:
+        ask(client, "/breaks-off", version="1.0")
+        read_to_reset(client)
+    with dial(site) as client:
+        ask(client, "/breaks-off")
+        assert not read_all(client).endswith(b"0\r\n\r\n")
+
+
+def test_the_body_and_the_wait_of_the_application_count(site: Daemon) -> None:
+    with dial(site) as client:
+        client.settimeout(30)
+        client.sendall(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")  # and what is left of the body has no answer
+    with dial(site) as client:
+        client.settimeout(30)
+        client.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+        assert read_all(client).startswith(b"HTTP/1.1 504 ")
+    with dial(site) as client:  # what is left undone is not this one's
+        ask(client, "/sleeps/0.3")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        time.sleep(1)  # between requests no time runs
+        ask(client, "/hello", "Connection: close")
+        assert read_all(client).endswith(b"hello")
+
+
+def test_a_request_may_lift_it(service: Daemon) -> None:
+    take(service, "asgi_site")
+    service.write_app(
+        "import asyncio\n"
+        "from asgi_site import answer\n"
+        "async def app(scope, receive, send):\n"
+        "    assert scope['type'] == 'http'\n"
+        "    scope['extensions']['forkd']['lift_request_timeout']()\n"
+        "    await asyncio.sleep(1.5)\n"
+        "    await answer(send, b'late')\n"
+    )
+    service.start("-w", "1", "--request-timeout", "0.5")
+    assert service.get() == "late"
+
+
+def test_a_websocket_has_it_for_its_handshake(service: Daemon) -> None:
+    take(service, "asgi_site")
+    service.write_app(
+        "import asyncio\n"
+        "async def app(scope, receive, send):\n"
+        "    await receive()\n"
+        "    if scope['path'] == '/accepts':\n"
+        "        await send({'type': 'websocket.accept'})\n"
+        "    await asyncio.sleep(1.5)\n"
+        "    try:\n"
+        "        await send({'type': 'websocket.send', 'text': 'late'})\n"
+        "    except OSError as error:\n"
+        "        print(type(error).__name__, flush=True)\n"
+    )
+    service.start("-w", "1", "--request-timeout", "0.5", "--lifespan", "off")
+    fields = (
+        "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    )  # fmt: skip
+    with dial(service) as client, dial(service) as other:
+        ask(client, "/accepts", *fields)
+        ask(other, "/waits", *fields)
+        assert b"\x81\x04late" in read_all(client)
+        assert read_all(other).startswith(b"HTTP/1.1 504 ")
+    until(lambda: "ClientDisconnected" in service.log(), "the application is told")
+
+
+def test_wsgi_refuses_it(service: Daemon) -> None:
+    service.write_app("def app(environ, start_response): pass\n")
+    service.expected_errors = ["did not start", "gone: boot", "request-timeout is for ASGI"]
+    for verb in ("check", "start"):
+        done = service.run(verb, *service.flags("--request-timeout", "5"))
+        assert done.returncode != 0
+        assert "request-timeout is for ASGI: a WSGI call has its thread" in done.stderr + done.stdout
