@@ -110,6 +110,17 @@ class ApplicationOptions:
         help="seconds over which a retiring worker closes its WebSockets, so that their clients do not all "
         "come back at once; at most half of --graceful-timeout",
     )
+    drain_streams: str | None = option(
+        kinds.Text(r"!?(/[^\s,]*|[^\s,/!]+/[^\s,/]+)(,\s*!?(/[^\s,]*|[^\s,/!]+/[^\s,/]+))*",
+                   "media types and paths, with commas, and ! before what is left out"), None,
+        section="application",
+        metavar="STREAMS",
+        unset="server-sent events",
+        example="application/x-ndjson, !/mcp",
+        help="answers whose clients come back by themselves, besides EventSource's: media types that GET "
+        "has, and paths with what is below them; with ! before it, none there. A retiring worker "
+        "ends them, once they are quiet, as if they were whole; it lets all others go on",
+    )
 
     # storage
     storage: tuple[tuple[str, StorageURL], ...] = option(

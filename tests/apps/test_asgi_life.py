@@ -27,11 +27,14 @@ def write(service: Daemon, source: str, name: str = "app.py") -> None:
     service.write_app(textwrap.dedent(HELLO) + textwrap.dedent(source), name=name)
 
 
-def begin(service: Daemon, path: str, method: str = "GET") -> socket.socket:
+def begin(
+    service: Daemon, path: str, method: str = "GET", accept: str = "text/event-stream"
+) -> socket.socket:
     """A request, of which the first bytes of the answer have come."""
     client = dial(service)
     client.settimeout(30)
-    client.sendall(f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: {accept}\r\n\r\n"
+    client.sendall(head.encode())
     assert client.recv(65536).startswith(b"HTTP/1.1 200")
     return client
 
@@ -365,6 +368,31 @@ def test_event_streams_at_rest_end_and_others_are_whole(site: Daemon) -> None:
         assert time.monotonic() - began < 20  # long before --graceful-timeout
     until(lambda: "events: http.disconnect" in site.log(), "the application was told")
     until(lambda: "the lifespan is over" in site.log(), "its lifespan ends")
+
+
+@pytest.mark.parametrize(
+    ("streams", "method", "accept", "ends"),
+    [
+        ("", "GET", "text/html, text/event-stream;q=0.9", True),
+        ("", "GET", "*/*", False),
+        ("!text/event-stream", "GET", "text/event-stream", False),
+        ("text/html, !/events", "GET", "text/event-stream", False),
+        ("!/event", "GET", "text/event-stream", True),
+        ("Text/Event-Stream", "GET", "*/*", True),
+        ("text/plain", "POST", "*/*", False),
+        ("/events", "POST", "*/*", True),
+        ("/events/, !text/plain", "POST", "*/*", False),
+    ],
+)
+def test_which_streams_end_early(
+    site: Daemon, streams: str, method: str, accept: str, ends: bool
+) -> None:
+    flags = ["--drain-streams", streams] if streams else []
+    site.start("-w", "1", "--graceful-timeout", "4", *flags, app="asgi_site:app")
+    with begin(site, "/events", method, accept) as events:
+        site.signal(signal.SIGTERM)
+        assert read_all(events).endswith(b"0\r\n\r\n") is ends
+        site.gone()
 
 
 def test_streams_that_do_not_end_are_cut_where_the_client_sees_it(site: Daemon) -> None:

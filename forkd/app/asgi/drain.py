@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from forkd.app.asgi.requests import Requests
+from forkd.app.asgi.streams import Reconnecting
 from forkd.app.asgi.websocket import WebSocket
 from forkd.http.limits import Refusal, Refused
 from forkd.system.originals import monotonic
@@ -25,8 +26,11 @@ _MAX_SHOWN = 5
 
 
 class Drain:
-    def __init__(self, requests: Requests, seconds: float, spread: float) -> None:
+    def __init__(
+        self, requests: Requests, seconds: float, spread: float, reconnecting: Reconnecting
+    ) -> None:
         """`seconds`: --graceful-timeout. `spread`: --drain-spread."""
+        self._reconnecting = reconnecting
         self._requests = requests
         self._seconds = seconds
         self._spread = spread
@@ -45,9 +49,10 @@ class Drain:
         self._requests.loop.call_later(self._seconds * _CUT_SHARE, self._cut)
 
     def _look(self) -> None:
-        """End the event streams on which nothing was sent since the last look."""
+        """End the streams whose clients come back, and on which nothing was sent since the last look."""
         for cycle in list(self._requests.cycles):
-            if cycle.response.reconnects:
+            kind = cycle.response.stream
+            if kind is not None and self._reconnecting.has(cycle.request, kind):
                 if cycle.quiet:
                     cycle.end_stream()
                 cycle.quiet = True

@@ -13,6 +13,7 @@ from typing import Any
 from forkd.app.asgi.drain import Drain
 from forkd.app.asgi.lifespan import Lifespan
 from forkd.app.asgi.requests import Application, Requests
+from forkd.app.asgi.streams import Reconnecting
 from forkd.config import Config
 from forkd.session.http1 import Exchanges, Http1
 from forkd.session.seam import Host
@@ -33,7 +34,8 @@ class Asgi(Http1):
         super().__init__(served, config, host)
         self._lifespan = Lifespan(app, config.lifespan, host.log, lambda: self.failed())
         self._shared = config.lifespan_context
-        self._drain = Drain(self._requests, config.graceful_timeout, config.drain_spread)
+        streams = Reconnecting(config.drain_streams or "")
+        self._drain = Drain(self._requests, config.graceful_timeout, config.drain_spread, streams)
         self.failed: Callable[[], Any] = lambda: None
 
     def retire(self) -> None:

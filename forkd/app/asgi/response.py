@@ -31,7 +31,7 @@ class Response(Answer):
     hints = False  # it may send 103 before
     _declared: int | None = None  # its Content-Length
     _offered = 0  # bytes of body that it has sent
-    _events = False  # a stream of server-sent events, by its head
+    _endable: str | None = None  # its media type, where forkd could end it as the application would
 
     def __init__(self, framing: Framing, request: Request) -> None:
         super().__init__(framing, request)
@@ -62,7 +62,7 @@ class Response(Answer):
         length = first.get("content-length")
         self._declared = None if length is None else int(length)
         kind = first.get("content-type", "").partition(";")[0].strip().lower()
-        self._events = kind == "text/event-stream" and length is None and "content-encoding" not in first
+        self._endable = kind if length is None and "content-encoding" not in first else None
 
     def _body(self, data: bytes, more: bool) -> bytes:
         offered = self._offered + len(data)
@@ -81,9 +81,9 @@ class Response(Answer):
         return out
 
     @property
-    def reconnects(self) -> bool:
-        """Whether it is a stream under way whose client comes back by itself, as EventSource does."""
-        return self._events and self.head_sent and not self.over and self._method == "GET"
+    def stream(self) -> str | None:
+        """The media type of a stream that is under way, and that could be ended as if it were whole."""
+        return self._endable if self.head_sent and not self.over else None
 
     @property
     def ends_by_close(self) -> bool:
