@@ -24,6 +24,8 @@ sub vcl_recv {
     set req.http.X-Forwarded-Host = req.http.Host;
     unset req.http.X-Forwarded-Port;
     unset req.http.X-Forwarded-Prefix;
+    # With --request-ids forkd names the requests, and no client does.
+    unset req.http.X-Request-ID;
     set req.http.X-Forwarded-Proto = "http";
     if (std.port(local.ip) == 8443) {
         set req.http.X-Forwarded-Proto = "https";

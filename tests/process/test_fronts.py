@@ -27,6 +27,7 @@ SPOOFED = {
     "X-Forwarded-Prefix": "/theirs",
     "X-Real-IP": "192.0.2.7",
     "Forwarded": "for=192.0.2.7;proto=https;host=theirs.example",
+    "X-Request-ID": "theirs",
 }
 MIB = 1 << 20
 
@@ -108,6 +109,7 @@ def test_the_application_sees_the_client(behind: Behind) -> None:
         assert (seen["PATH_INFO"], seen["QUERY_STRING"]) == ("/a/b", "c=%20")
         assert seen["RAW_URI"] == "/a%2Fb?c=%20"
         assert not {"HTTP_X_REAL_IP", "HTTP_FORWARDED"} & set(seen)
+        assert seen.get("HTTP_X_REQUEST_ID") != "theirs"
     client.close()
 
 

@@ -70,15 +70,19 @@ def test_the_application_learns_what_the_client_asked_for(service: Daemon, kind:
         number = told.pop("HTTP_X_REQUEST_ID")
         assert re.fullmatch("[0-9a-f]{32}", number)
         assert told == {
-            "HTTP_HOST": "Hello.example:8443",
+            "HTTP_HOST": "hello.example:8443",
             "HTTP_CONNECTION": "close",
-            "HTTP_X_FORWARDED_HOST": "Hello.example:8443",
+            "HTTP_X_FORWARDED_HOST": "hello.example:8443",
             "HTTP_X_FORWARDED_PROTO": "http",
             "HTTP_X_FORWARDED_FOR": "192.0.2.7, 127.0.0.1",
         }
         told = json.loads(ask(front, "GET / HTTP/1.0\r\n\r\n")[1])
         assert (told["HTTP_HOST"], told["HTTP_X_FORWARDED_HOST"]) == ("hello.example", "hello.example")
         assert told["HTTP_X_REQUEST_ID"] != number
+        # nginx has chosen the server by the target: Host is no way around that one's rules.
+        fields = "Host: internal.example:81\r\nConnection: close\r\n"
+        told = json.loads(ask(front, f"GET http://hello.example/ HTTP/1.1\r\n{fields}\r\n")[1])
+        assert (told["HTTP_HOST"], told["HTTP_X_FORWARDED_HOST"]) == ("hello.example:81",) * 2
 
 
 @pytest.mark.parametrize("keep", [False, True])
