@@ -3,7 +3,7 @@
 
 #include "native.h"
 
-enum { MOST_HOST = 256 }; /* bytes of a host without its port */
+enum { MOST_HOST = 256, MOST_PORT_DIGITS = 5 }; /* bytes of a host without its port; digits without zeros in front */
 
 typedef struct {
     const char *name, *port; /* `name` without `*` and a dot in front; an empty port: any */
@@ -42,16 +42,23 @@ int hosts_have(const Hosts *self, const char *host, Py_ssize_t size)
             port++;
         port_size = host + size - port;
         size = colon - host;
+        if (!port_size && port > colon + 1) /* 0 */
+            return 0;
         for (Py_ssize_t i = 0; i < port_size; i++)
             if (port[i] < '0' || port[i] > '9')
                 return 0;
+        if (port_size > MOST_PORT_DIGITS || (port_size == MOST_PORT_DIGITS && memcmp(port, "65535", port_size) > 0))
+            return 0;
     }
     if (size && host[size - 1] == '.')
         size--;
     if (!size || size > MOST_HOST)
         return 0;
-    for (Py_ssize_t i = 0; i < size; i++)
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (host[i] == '.' && (!i || host[i - 1] == '.')) /* an empty label */
+            return 0;
         name[i] = host[i] >= 'A' && host[i] <= 'Z' ? (char)(host[i] + 0x20) : host[i];
+    }
     for (Py_ssize_t i = 0; i < self->count; i++) {
         const Pattern *pattern = &self->all[i];
         Py_ssize_t more = size - pattern->size;

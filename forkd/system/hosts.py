@@ -22,6 +22,7 @@ FORMS = (
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 _MAX_NAME_CHARS = 253  # RFC 1035, without the dot of the root
 _USUAL_PORTS = ("80", "443")
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Hosts:
             return True
         host, port = _split(authority)
         name = name_of(host)
+        if name.startswith(".") or ".." in name or (port and not _is_port(port)):
+            return False
         if _fits(self._exact.get(name), port):
             return True
         while name := name.partition(".")[2]:
@@ -106,11 +109,15 @@ def _fits(ports: frozenset[str | None] | None, port: str) -> bool:
 
 
 def _split(authority: str) -> tuple[str, str]:
-    """Host and port, without zeros in front; "": it has none."""
+    """Host and port, which is without zeros in front of another digit; "": it has none."""
     host, colon, port = authority.rpartition(":")
     if not colon or not (port.isdecimal() or not port) or (":" in host and not host.endswith("]")):
         return authority, ""
-    return host, port.lstrip("0")
+    return host, port.lstrip("0") or port[:1]
+
+
+def _is_port(text: str) -> bool:
+    return len(text) <= 5 and 0 < int(text) <= _MAX_PORT
 
 
 def _canonical(text: str) -> str | None:
@@ -118,7 +125,7 @@ def _canonical(text: str) -> str | None:
     if text == "*":
         return text
     host, port = _split(text)
-    if text.endswith(":") or (port and int(port) > 65535):
+    if text.endswith(":") or (port and not _is_port(port)):
         return None
     suffix = f":{port}" if port else ""
     if host.startswith("["):
