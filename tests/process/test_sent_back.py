@@ -209,6 +209,7 @@ ASGI = """
             return
         fields = dict(scope["headers"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        assert fields[b"x-request-id"].decode() == scope["extensions"]["forkd"]["request_id"]
         await send({"type": "http.response.body", "body": fields[b"x-request-id"]})
 """
 
@@ -225,6 +226,7 @@ def test_an_asgi_application_has_the_same(service: Daemon) -> None:
         answer = whole(sock, b"\r\n\r\n")
         for line in (b"Server: shop", b"X-Request-ID: n1", b"Server-Timing: queue;dur="):
             assert answer.count(b"\r\n" + line) == 1
+        assert answer.startswith(b"HTTP/1.1 200 ")
     with connect(address) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: b\r\nX-Request-ID: n2\r\n\r\n")
         assert head(sock).startswith(b"HTTP/1.1 421 ")

@@ -36,6 +36,8 @@ def scope_of(request: Request, peer: Peer, root: RootPath, worker: int) -> Scope
         forkd["proxy"], forkd["peer"] = proxy, proxy["peer"][0]
         if proxy.get("ssl", {}).get("tls"):
             scheme = "https"
+    if request.id:
+        forkd["request_id"] = request.id
     if origin is not None:
         if origin.client is not None:
             client = (origin.client.address, origin.client.port) if origin.client.address else None
