@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from forkd.models import registry
-from forkd.models.row import ModelRow
+from forkd.models.row import MULTIPLEXED, ModelRow
 from forkd.system.output import say
 
 _COLUMNS = 79
@@ -45,7 +45,8 @@ def _refused(row: ModelRow) -> Iterator[str]:
     """The pairs that make no sense, those with one reason together."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for (io, interface), why in row.refused.items():
-        by_reason.setdefault((interface, why), []).append(io)
+        if interface != MULTIPLEXED:  # no interface that can be chosen has them
+            by_reason.setdefault((interface, why), []).append(io)
     for (interface, why), ios in by_reason.items():
         yield f"{interface}{'' if set(ios) == set(row.ios) else f' with --io {_or(ios)}'}: {why}"
 
