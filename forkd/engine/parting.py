@@ -32,8 +32,8 @@ _NOW_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 class Parting:
     """The connections of one process."""
 
-    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
-        """`answer(line)`: what the client of that request line gets."""
+    def __init__(self, answer: Callable[[bytes, str], bytes]) -> None:
+        """`answer(line, id)`: what the client of the request with that line and that name gets."""
         self._answer = answer
         self._taken: dict[tuple[int, int], socket.socket] = {}  # by place and time of the request
 
@@ -58,7 +58,7 @@ class Parting:
         for request in left:
             sock = self._taken.get((request.place, request.began))
             if sock is not None and request.untouched:
-                data = self._answer(request.line)
+                data = self._answer(request.line, request.id)
                 with contextlib.suppress(OSError):  # it has left, or never reads
                     if sock.send(data, _NOW_FLAGS | NO_SIGPIPE) == len(data):
                         told[request.place] = len(data.partition(b"\r\n\r\n")[2])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .grammar import FORWARDED_NAMES, HOST, X_FORWARDED
 from .guard import Fields
-from .hops import MAX_PORT, Hop, Origin, Trusted, elements, find_client, pairs_of
+from .hops import MAX_PORT, Found, Hop, Origin, Trusted, elements, find_client, pairs_of
 
 _PLACES = {name: place for place, name in enumerate(FORWARDED_NAMES)}
 _FORWARDED, _FOR = b"forwarded", b"x-forwarded-for"
@@ -100,7 +100,7 @@ class Policy:
     def _hear(self, values: dict[bytes, bytes], said: _Said) -> Iterable[bytes]:
         """Take in what they say, the one that counts more first. Yields the names of the malformed."""
         # Each proxy appends to each list: what it says of the client's request is at the client's place.
-        client, place = self._client_in(values.get(_FOR, b""))
+        hops = self._client_in(values.get(_FOR, b""))
         for name in self.chosen:
             if name not in values:
                 continue
@@ -108,23 +108,28 @@ class Policy:
             if name == _FORWARDED:
                 self._hear_elements(value, said)
             elif name == _FOR:
-                said.add("client", client, name)
+                said.add("client", hops.client, name)
+                if hops.malformed:
+                    yield name
             elif name in _READERS:
                 what, read = _READERS[name]
                 found = elements(value)
-                if found and not said.add(what, read(found[max(0, len(found) - 1 - place)]), name):
+                if found and not said.add(what, read(found[max(0, len(found) - 1 - hops.place)]), name):
                     yield name
             elif not name.startswith(X_FORWARDED):
-                said.add("client", self._client_in(value)[0], name)
+                alone = self._client_in(value)
+                said.add("client", alone.client, name)
+                if alone.malformed:
+                    yield name
 
-    def _client_in(self, value: bytes) -> tuple[Hop | None, int]:
+    def _client_in(self, value: bytes) -> Found:
         return find_client(reversed(elements(value)), self._allow)
 
     def _hear_elements(self, value: bytes, said: _Said) -> None:
         found = pairs_of(value)[::-1]
-        client, place = find_client((pairs.get(b"for", b"") for pairs in found), self._allow)
-        said.add("client", client, _FORWARDED)
-        pairs = found[place] if found else {}
+        hops = find_client((pairs.get(b"for", b"") for pairs in found), self._allow)
+        said.add("client", hops.client, _FORWARDED)
+        pairs = found[hops.place] if found else {}
         said.add("scheme", scheme_of(pairs.get(b"proto", b"")), _FORWARDED)
         said.add("host", _host(pairs.get(b"host", b"")), _FORWARDED)
 

@@ -16,6 +16,8 @@ from .limits import Refused
 # nodename [":" node-port] (RFC 7239 6), IPv6 in brackets.
 _NODE = re.compile(rb"(?:\[([^\]]*+)\]|([0-9.]++))(?::(?:([0-9]{1,5}+)|_[0-9A-Za-z._-]++))?")
 MAX_PORT = 65535
+#: A hop that is hidden on purpose: unknown, or a name of its own making (RFC 7239 6).
+_HIDDEN = re.compile(rb"(?:(?i:unknown)|_[0-9A-Za-z._-]++)(?::(?:[0-9]{1,5}+|_[0-9A-Za-z._-]++))?")
 _UNIX = b"unix:"  # what nginx has for the address of a peer over a unix socket
 
 # forwarded-pair (RFC 7239 4), or nothing, and what ends it. Addresses often come without their quotes.
@@ -82,20 +84,28 @@ def elements(value: bytes) -> list[bytes]:
     return [element for item in value.split(b",") if (element := item.strip(b" \t"))]
 
 
-def find_client(hops: Iterable[bytes], trusted: Trusted) -> tuple[Hop | None, int]:
+class Found(NamedTuple):
+    """What a list of hops says: see `find_client`."""
+
+    client: Hop | None
+    place: int
+    malformed: bool  # what is at that place is neither an address nor hidden
+
+
+def find_client(hops: Iterable[bytes], trusted: Trusted) -> Found:
     """The client, as a list of hops says, the nearest first, and its place in the list. It is the first hop
-    that is not trusted, or the last of all. Where that is hidden, it is the one before, which hid it: None if
-    there is none."""
+    that is not trusted, or the last of all. Where that is hidden, or no address, it is the one before, which
+    has said so: None if there is none."""
     known: Hop | None = None
     last = 0
     for place, text in enumerate(hops):
         last, hop = place, hop_of(text, trusted)
         if hop is None:
-            break
+            return Found(known, place, _HIDDEN.fullmatch(text) is None)
         known = hop
         if not trusted.allows(hop.address):
             break
-    return known, last
+    return Found(known, last, False)
 
 
 def pairs_of(value: bytes) -> list[Pairs]:

@@ -29,7 +29,8 @@ _PORT = re.compile(rb"[0-9]{1,5}+")
 
 _HTTP = b"HTTP_"
 #: What nginx passes on of the client's fields, though the block has it by another name, or has undone it.
-_FRAMING = frozenset((b"content-length", b"content-type", b"transfer-encoding"))
+#: And HTTP_PROXY, which is CGI's name for the proxy of an HTTP client: a request must not set it (httpoxy).
+_DROPPED = frozenset((b"content-length", b"content-type", b"transfer-encoding", b"proxy"))
 #: Variables that are read here; the others, and those of the scheme, go to the application as they are.
 _READ = frozenset(
     b"REQUEST_METHOD REQUEST_URI PATH_INFO QUERY_STRING CONTENT_LENGTH CONTENT_TYPE REMOTE_ADDR REMOTE_PORT"
@@ -112,7 +113,7 @@ def _sorted(block: bytes) -> tuple[Fields, Variables]:
                 raise Refused(400, "malformed header")
             if field == b"host":
                 fields = [other for other in fields if other[0] != field]
-            if field not in _FRAMING:
+            if field not in _DROPPED:
                 fields.append((field, value.strip(b" \t")))
         elif not name:
             raise Refused(400, "a parameter without a name")

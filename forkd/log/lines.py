@@ -162,6 +162,10 @@ def stamp(now: float) -> str:
     return _stamp(int(now))
 
 
+#: In place of the address of a peer.
+_UNKNOWN = "-"
+
+
 class CombinedLines:
     """Lines of the Combined Log Format. Its twin is native/log_lines.c, which makes usual ones itself, and
     puts them into the ring."""
@@ -233,7 +237,7 @@ class JsonLines:
             "referer": referer,
             "user_agent": agent,
             "seconds": took_ns / 1e9,
-            **({"peer": peer} if peer != host else {}),
+            **({"peer": peer} if peer not in (host, _UNKNOWN) else {}),
             **({"request_id": id} if id else {}),
             **({"reason": reason} if reason else {}),
         }
@@ -305,8 +309,8 @@ class AccessLog:
         self, host: str, line: bytes, status: int, size: int, took_ns: int, reason: str, id: str = ""
     ) -> None:
         """Add the line of a request, or of several, whose process has ended; the reason is last in the
-        line."""
-        made = self._general(host, line, status, size, "-", "-", took_ns, reason, id)
+        line. Where their connections came from is not known any more."""
+        made = self._general(host, line, status, size, "-", "-", took_ns, reason, id, _UNKNOWN)
         self.sink.write(made, False)
 
     def due(self, now: float) -> float:

@@ -137,6 +137,7 @@ class Peers(Protocol):
     """The connection as a session has it: session/seam.py's Peer."""
 
     client: str
+    note: Any
 
     def waited(self) -> float: ...
 

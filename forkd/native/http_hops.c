@@ -105,6 +105,15 @@ static int read_address(Piece text, int family, unsigned char *address)
     return 4;
 }
 
+/* [at, end), which begins with "_", as a name in place of an address or of a port (RFC 7239 6.3). */
+static int is_obfuscated(const char *at, const char *end)
+{
+    const char *first = ++at;
+    while (at < end && (kinds[(unsigned char)*at] & HOST) && !strchr("~!$&'()*+,;=", *at))
+        at++;
+    return at == end && at > first;
+}
+
 /* [at, end) as ":" and a port, or nothing; the number of an obfuscated one is not known. */
 static int read_port(const char *at, const char *end, Piece *port)
 {
@@ -114,12 +123,8 @@ static int read_port(const char *at, const char *end, Piece *port)
         return 1;
     if (*at++ != ':' || at == end)
         return 0;
-    if (*at == '_') {
-        const char *first = ++at;
-        while (at < end && (kinds[(unsigned char)*at] & HOST) && !strchr("~!$&'()*+,;=", *at))
-            at++;
-        return at == end && at > first;
-    }
+    if (*at == '_')
+        return is_obfuscated(at, end);
     *port = (Piece){at, end - at};
     if (port->size > 5)
         return 0;
@@ -222,6 +227,12 @@ static void keep_trusted(Networks *self, Piece text, const Hop *hop)
     self->address_size = hop->size;
 }
 
+/* A hop that is hidden on purpose, as most write it: one with a port is the twin's. */
+static int is_hidden(Piece text)
+{
+    return *text.at == '_' ? is_obfuscated(text.at, text.at + text.size) : is(text.at, text.size, "unknown");
+}
+
 int find_client(Networks *self, Piece list, Hop *client)
 {
     const char *end = list.at + list.size;
@@ -235,8 +246,11 @@ int find_client(Networks *self, Piece list, Hop *client)
         }
         if (element.size > MOST_HOP)
             return -1;
-        if (!read_hop(element, &hop))
+        if (!read_hop(element, &hop)) {
+            if (!is_hidden(element))
+                return -1; /* malformed, which the twin counts */
             break;
+        }
         *client = hop;
         known = 1;
         if (!is_trusted(self, &hop))

@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 
 static PyTypeObject *wsgi_shortcut_type;
-static PyObject *n_client, *k_input, *k_early_hints, *dash, *no_id, *bytes_io;
+static PyObject *n_client, *n_note, *k_peer, *k_input, *k_early_hints, *dash, *no_id, *bytes_io;
 
 typedef struct {
     Shortcut base;
@@ -108,6 +108,16 @@ static PyObject *client_of(const UsualRequest *request, int *fd)
     PyObject *peer = request->call.peer;
     *fd = PyObject_TypeCheck(peer, link_type) ? ((Link *)peer)->fd : -1;
     return request->client ? Py_NewRef(request->client) : peer_of(request);
+}
+
+/* Where a request's connection came from, as fronts.origin_of has it. New reference, or NULL with an exception. */
+static PyObject *origin_of(const UsualRequest *request)
+{
+    PyObject *peer = request->call.peer, *note = PyObject_GetAttr(peer, n_note);
+    PyObject *proxy = note && Py_TYPE(note) == ends_type ? ((Ends *)note)->proxy : NULL;
+    PyObject *address = !note ? NULL : proxy ? Py_XNewRef(PyTuple_GetItem(PyDict_GetItem(proxy, k_peer), 0)) : peer_of(request);
+    Py_XDECREF(note);
+    return address;
 }
 
 /* Record in the recorder that the request begins. Returns 0, or -1 with an exception. */
@@ -370,7 +380,7 @@ static int64_t wsgi_end(Shortcut *shortcut, Call *call)
     if (made > 0) {
         end_request(lane, request->ticket, call->code, ns, &line);
     } else if (!made) {
-        PyObject *peer = peer_of(request);
+        PyObject *peer = origin_of(request);
         done = !peer ? NULL
                      : PyObject_CallMethod(self->access, "end", "OLOOlnOOLOO", self->base.recorder,
                                            (long long)request->ticket, client, call->line, call->code, call->sent, referer,
@@ -420,7 +430,8 @@ int exchange_init(PyObject *module)
     PyObject *io = PyImport_ImportModule("io");
     wsgi_shortcut_type = (PyTypeObject *)PyType_FromSpecWithBases(&wsgi_spec, (PyObject *)shortcut_type);
     int failed = !wsgi_shortcut_type || !io || !(bytes_io = PyObject_GetAttrString(io, "BytesIO")) ||
-                 !(n_client = PyUnicode_InternFromString("client")) ||
+                 !(n_client = PyUnicode_InternFromString("client")) || !(n_note = PyUnicode_InternFromString("note")) ||
+                 !(k_peer = PyUnicode_InternFromString("peer")) ||
                  !(dash = PyUnicode_InternFromString("-")) || !(no_id = PyUnicode_InternFromString("")) ||
                  !(k_input = PyUnicode_InternFromString("wsgi.input")) ||
                  !(k_early_hints = PyUnicode_InternFromString("wsgi.early_hints")) ||

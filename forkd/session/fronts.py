@@ -77,6 +77,15 @@ def client_name(client: str | None, peer: Peer) -> str:
     return (peer.client if client is None else client) or "unix"
 
 
+def origin_of(peer: Peer) -> str:
+    """The address that its connection came from: the proxy's own, where that has sent a header of the PROXY
+    protocol. Empty over a unix socket."""
+    if peer.proxy is None:
+        return peer.client
+    address: str = peer.proxy["peer"][0]
+    return address
+
+
 def policy_of(config: Config, chosen: Sequence[str] | None = None) -> Policy:
     fields = config.forwarded_fields if chosen is None else chosen
     return Policy(config.forwarded_allow, fields, config.forwarded_untrusted == "pass")

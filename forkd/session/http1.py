@@ -16,7 +16,7 @@ from forkd.http.limits import Limits, Refused
 from forkd.http.request import RequestParser
 from forkd.http.response import CONTINUE, SERVER, body_size, error, server_line
 from forkd.session.body import Collector, close_body
-from forkd.session.fronts import AllowedHosts, Fronts
+from forkd.session.fronts import AllowedHosts, Fronts, origin_of
 from forkd.session.request_ids import RequestIds, id_fields
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
@@ -347,6 +347,6 @@ def refusal(
             client = client if request.client is None else request.client
         referer, agent = ("-" if value is None else value for value in shown)
         host.access.add(
-            client, line or b"-", status, body_size(answer), referer, agent, took_ns, id, peer.client
+            client, line or b"-", status, body_size(answer), referer, agent, took_ns, id, origin_of(peer)
         )
     return answer

@@ -9,7 +9,7 @@ import re
 #: What each field shows, for docs/operations.md and for errors.
 FIELDS = {
     "client": "the client's address, as trusted proxies say; unix: without one",
-    "peer": "the address that the connection came from: the proxy's, or the client's",
+    "peer": "the address that the connection came from: the proxy's, or the client's; - if its process died",
     "time": "the time of the end, as in the Combined Log Format: 29/Nov/2026:20:35:50 +0000",
     "request": "the request line",
     "method": "its first word",

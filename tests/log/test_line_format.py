@@ -57,5 +57,6 @@ def test_all_that_are_wrong_are_named_at_once() -> None:
 def test_json_has_the_peer_where_it_is_not_the_client() -> None:
     found = json.loads(JsonLines().make(*VALUES, "", "abc", "10.0.0.1"))
     assert (found["client"], found["peer"], found["request_id"]) == ("1.2.3.4", "10.0.0.1", "abc")
-    found = json.loads(JsonLines().make(*VALUES, "", "", "1.2.3.4"))
-    assert not {"peer", "request_id", "reason"} & set(found)
+    for peer in ("1.2.3.4", "-"):  # the same; not known
+        found = json.loads(JsonLines().make(*VALUES, "", "", peer))
+        assert not {"peer", "request_id", "reason"} & set(found)

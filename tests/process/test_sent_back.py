@@ -4,6 +4,7 @@ sockets, with and without native code.
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -173,12 +174,15 @@ def test_the_report_of_a_dead_worker_names_its_requests(
     service.expected_errors = ["timeout", "killed", "SIGKILL"]
     log = service.dir / "access.log"
     flags = ["--request-ids", "--timeout", "0.5", "--access-log", str(log), "--chdir", str(service.dir)]
+    flags += ["--access-log-format", "%{client} via %{peer}: %{status} %{request_id}"]
     address, _ = started(service, model, native, *flags, app=NAMED)
     with connect(address) as sock:
         sock.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\nX-Request-ID: lost-1\r\n\r\n")
-        head(sock)
-    until(lambda: log.exists() and "lost-1" in log.read_text(), "the line of the request")
-    assert " 504 " in log.read_text()
+        answer = head(sock)
+        assert answer.startswith(b"HTTP/1.1 504 ") and answer.count(b"\r\nX-Request-ID: lost-1\r\n") == 1
+    until(lambda: log.exists() and log.read_text(), "the line of the request")
+    # Its process had the address of the peer, and nobody has it now.
+    assert log.read_text() == "127.0.0.1 via -: 504 lost-1\n"
     until(lambda: "lost-1" in service.log(), "the report")
 
 
@@ -200,6 +204,28 @@ def test_lines_of_the_access_log_have_the_form_that_is_given(
         f'{client} via {peer}: "GET {line}'
         for peer in ("127.0.0.1", "unix:") for client, line in (("1.2.3.4", '/x" 200'), (peer, '/y" 400'))
     }  # fmt: skip
+    until(lambda: log.exists() and set(log.read_text().splitlines()) == wanted, "all lines")
+
+
+def behind_a_proxy(address: object, path: str) -> None:
+    with connect(address) as sock:
+        header = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 443\r\n"
+        sock.sendall(header + f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\nGET /bad HTTP/1.1\r\n\r\n".encode())
+        whole(sock, b"\r\nConnection: close\r\n")
+
+
+@GRID
+def test_the_access_log_has_the_proxy_that_has_sent_a_header(
+    service: Daemon, model: str, native: bool
+) -> None:
+    log = service.dir / "access.log"
+    form = "%{client} via %{peer}: %{target} %{status}"
+    flags = ["--proxy-protocol", "--access-log", str(log), "--access-log-format", form]
+    for address in started(service, model, native, *flags):
+        behind_a_proxy(address, "/x")
+    wanted = {
+        f"192.0.2.7 via {peer}: {line}" for peer in ("127.0.0.1", "unix:") for line in ("/x 200", "/bad 400")
+    }
     until(lambda: log.exists() and set(log.read_text().splitlines()) == wanted, "all lines")
 
 
@@ -232,6 +258,16 @@ def test_an_asgi_application_has_the_same(service: Daemon) -> None:
         assert head(sock).startswith(b"HTTP/1.1 421 ")
     wanted = {"1.2.3.4 127.0.0.1 200 n1", "127.0.0.1 127.0.0.1 421 n2"}
     until(lambda: log.exists() and set(log.read_text().splitlines()) == wanted, "both lines")
+
+
+def test_so_has_its_line_the_proxy(service: Daemon) -> None:
+    log = service.dir / "access.log"
+    flags = ["--request-ids", "--proxy-protocol", "--access-log", str(log), "--log-format", "json"]
+    address, _ = started(service, "leader-followers", True, *flags, app=ASGI)
+    behind_a_proxy(address, "/x")
+    until(lambda: log.exists() and log.read_text().count("\n") == 2, "both lines")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["client"], line["peer"]) for line in lines] == [("192.0.2.7", "127.0.0.1")] * 2
 
 
 def test_check_says_what_follows(service: Daemon) -> None:

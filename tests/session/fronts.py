@@ -102,15 +102,22 @@ ROWS: list[Row] = [
     xff("tabs", "6.6.6.6\t,\t1.2.3.4", "1.2.3.4"),
     # what is no address: the last hop that is known is the client
     *(
-        Row(f"no address: {text}", [(FOR, f"1.2.3.4, {text}")], {"HTTP_X_FORWARDED_FOR": f"1.2.3.4, {text}"})
-        for text in ("unknown", "_hidden", "localhost", "1.2.3", "1.2.3.4.5", "1.2.3.04", "1.2.3.4:",
-            "1.2.3.4:x",
-                     "1.2.3.4:65536", "1.2.3.4:123456", "[1.2.3.4]", "[::1", "::1]", "[::1]80", "[]", ":",
-            "::1::",
-                     "2001:db8::1:99999", "1.2.3.4 5.6.7.8", '"1.2.3.4"', "1.2.3.4;", "\xf0\xfd", "%",
-            "unix:/run/x")
+        row(f"hidden: {text}", [(FOR, f"1.2.3.4, {text}")], {})
+        for text in ("unknown", "Unknown", "_hidden", "unknown:80", "_a.b-c_:_d")
+    ),
+    # and malformed, where it is not hidden
+    *(
+        Row(f"no address: {text}", [(FOR, f"1.2.3.4, {text}")], {})
+        for text in ("localhost", "_", "_a b", "unknown:", "unknowns", "1.2.3", "1.2.3.4.5", "1.2.3.04",
+            "1.2.3.4:", "1.2.3.4:x", "1.2.3.4:65536", "1.2.3.4:123456", "[1.2.3.4]", "[::1", "::1]",
+            "[::1]80", "[]", ":", "::1::", "2001:db8::1:99999", "1.2.3.4 5.6.7.8", '"1.2.3.4"', "1.2.3.4;",
+            "\xf0\xfd", "%", "unix:/run/x")
     ),
     xff("known, then hidden", "unknown, 127.0.0.7", "127.0.0.7"),
+    Row("known, then no address", [(FOR, "a, 127.0.0.7")], client("127.0.0.7")),
+    xff("what the client wrote is no address", "a, 1.2.3.4", "1.2.3.4"),
+    Row("no address alone", [("X-Real-IP", "1.2.3"), (FOR, "1.2.3.4")],
+        client("1.2.3.4") | {"HTTP_X_FORWARDED_FOR": "1.2.3.4"}, chosen=("x-real-ip", "x-forwarded")),
     # who is trusted
     Row("an untrusted peer",
         [(FOR, "1.2.3.4"), (PROTO, "https"), (HOST, "evil"), (PORT, "1"), (PREFIX, "/evil")], {},
@@ -283,8 +290,8 @@ ROWS: list[Row] = [
         client("1.2.3.4") | HTTPS,
         allow=("127.0.0.1", "10.0.0.0/8", "192.168.0.2")),
     # It takes the leftmost, whatever is in between, where all are trusted; forkd stops at what is no address.
-    row("uvicorn: no address in between", [(FOR, "1.2.3.4, \xf0\xfd\xfd\xfd, unix:, ::1"), (PROTO, "https")],
-        client("") | HTTPS,
+    Row("uvicorn: no address in between", [(FOR, "1.2.3.4, \xf0\xfd\xfd\xfd, unix:, ::1"), (PROTO, "https")],
+        client("") | HTTPS | {"HTTP_X_FORWARDED_PROTO": "https"},
         allow=("*",)),
     # gunicorn, secure_scheme_headers: it refuses what forkd decides (the first chosen counts).
     Row("gunicorn: not allowed", [(PROTO, "https")], {}, allow=("134.213.44.18",)),

@@ -88,6 +88,16 @@ def test_what_is_dropped_is_counted_by_name_and_reason(native: bool) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("native", WAYS)
+@pytest.mark.parametrize("value", ["garbage", '"1.2.3.4"', "1.2.3.4:99999", "1.2.3", "garbage, 127.0.0.2"])
+@pytest.mark.parametrize("name", ["x-forwarded-for", "x-real-ip"])
+def test_what_is_no_address_is_malformed(name: str, value: str, native: bool) -> None:
+    served = Served(Row("", [], {}, chosen=(name,)), native)
+    served.send(head_of([(name, value)]))
+    assert dropped(served) == {(name, "malformed"): 1}
+    assert served.log.lines == [f"127.0.0.1: {name} is dropped: malformed"]
+
+
 def test_a_field_that_is_dropped_is_told_at_debug_with_its_peer() -> None:
     served = Served(Row("", [], {}, peer=""), False)
     served.send(head_of([("X-Real-IP", "1.2.3.4")]))

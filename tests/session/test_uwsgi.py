@@ -369,6 +369,12 @@ def test_a_client_that_is_no_address_has_a_line() -> None:
     assert [line for line in child.host.log.lines if "REMOTE_ADDR is no address" in line]
 
 
+def test_httpoxy_reaches_no_interface() -> None:
+    data = packet(params(fields=[("PROXY", "http://evil/"), ("X", "a")]))
+    request = UwsgiParser(Limits(), TRUSTED).feed(data)
+    assert request is not None and request.headers == [(b"x", b"a")]
+
+
 def test_the_request_is_what_other_interfaces_read() -> None:
     parser = UwsgiParser(Limits(), TRUSTED)
     request = parser.feed(packet(params("POST", "/a%41?b", ("PATH_INFO", "/aA"), body=2)) + b"hi")

@@ -18,6 +18,7 @@ from forkd.app.asgi.scope import Scope
 from forkd.app.asgi.steps import in_steps
 from forkd.http.guard import Request
 from forkd.session.framing import Framing
+from forkd.session.fronts import origin_of
 from forkd.session.seam import ClientGone, Host, Peer
 from forkd.system.forked import in_fork, leave
 from forkd.system.reset import reset
@@ -200,7 +201,7 @@ class Duplex:
         referer, agent = ("-" if value is None else value for value in (request.referer, request.agent))
         host.access.end(
             recorder, ticket, self.client, request.line, self.code, self.sent, referer, agent, took,
-            request.id, self.peer.client,
+            request.id, origin_of(self.peer),
         )  # fmt: skip
 
 

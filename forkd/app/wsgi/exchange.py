@@ -23,6 +23,7 @@ from forkd.http.limits import Refusal
 from forkd.http.response import body_size, date, error
 from forkd.session.ends import Ends
 from forkd.session.framing import Block, Framing, exact, queue_line
+from forkd.session.fronts import origin_of
 from forkd.session.http1 import Native, Shortcut, Shown, Steps
 from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
@@ -219,7 +220,7 @@ class Wsgi:
                     "-" if agent is None else agent,
                     took,
                     request.id,
-                    peer.client,
+                    origin_of(peer),
                 )
         return response.close
 
