@@ -42,7 +42,7 @@ def notes(config: Config) -> list[str]:
             f"allowed-hosts: a request for a host that is none of {config.allowed_hosts} is answered 421; "
             "so is a request without Host (HTTP/1.0)"
         )
-    if any(name in config.origins for name in _OF_FRONTS):
+    if any(name in config.origins for name in _OF_FRONTS) and not all(a.protocol for a in config.bind):
         found.append(_about_keep_alive(config.keep_alive))
     return found
 

@@ -14,6 +14,14 @@ from forkd.system.networks import Networks
 # One with an underscore never reaches an application.
 _FIELD_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
+# Fields that are the client's own, or a connection's.
+_NOT_OF_PROXIES = re.compile(
+    r"(?:accept|access-control|content|if|sec)-.*|accept|authorization|cache-control|connection|cookie|date"
+    r"|dnt|early-data|expect|from|host|http2-settings|keep-alive|max-forwards|origin|pragma|prefer|priority"
+    r"|proxy(?:-authenticate|-authentication-info|-authorization|-connection)?|range|referer|te|trailer|transfer-encoding|upgrade|upgrade-insecure-requests|user-agent|via|x-request-id"
+    r"|x-requested-with"
+)
+
 
 class AddressList(Kind[tuple[Address, ...]]):
     """One address or several: a list, or text with commas."""
@@ -65,6 +73,12 @@ class FieldNames(Kind[tuple[str, ...]]):
         names = [text.lower() for text in _texts(self, raw)]
         if not names or not all(_FIELD_NAME.fullmatch(name) for name in names):
             raise self.refuse()
+        if wrong := [name for name in names if _NOT_OF_PROXIES.fullmatch(name)]:
+            raise ValueError(
+                f"{', '.join(wrong)}: no proxy says there who the client is; there are x-forwarded, "
+                "each X-Forwarded-… by its name, forwarded, and those with the client's address alone, "
+                "such as x-real-ip"
+            )
         return tuple(dict.fromkeys(names))
 
 

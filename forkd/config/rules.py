@@ -65,6 +65,18 @@ def _bind_twice(config: Config) -> str:
     return f"the same address twice: {', '.join(twice)}" if twice else ""
 
 
+def _closed_to_all(config: Config) -> str:
+    """Listeners whose connections have to come from a proxy that is trusted."""
+    if config.forwarded_allow.cidrs or config.forwarded_allow.unix:
+        return ""
+    closed = [
+        str(address) for address in config.bind
+        if address.protocol == "uwsgi" or (config.proxy_protocol if address.proxy is None else address.proxy)
+    ]  # fmt: skip
+    words = "would be closed, since only peers that are in it may connect"
+    return f"each connection to {', '.join(closed)} {words}" if closed else ""
+
+
 def _own_listener(attr: str, others: tuple[str, ...]) -> Rule:
     """The listeners of the master's own servers are not shared."""
 
@@ -104,6 +116,7 @@ def _same_file(config: Config) -> str:
 
 _RULES = (
     Rule(("bind",), _bind_twice),
+    Rule(("forwarded_allow", "bind", "proxy_protocol"), _closed_to_all),
     Rule(("accept", "bind"), _reuseport_bind),
     Rule(("accept", "workers"), _reuseport_workers),
     Rule(("max_workers", "workers"), _max_workers),

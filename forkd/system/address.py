@@ -68,11 +68,15 @@ class Address:
         address = cls._parse(plain)
         tcp = address.kind.startswith("tcp")
         known = {name: values for name, values in _OPTIONS.items() if tcp or name not in _TCP_ONLY}
-        for option in options.split("&") if plain != text else ():
+        given = options.split("&") if plain != text else []
+        names = [option.partition("=")[0] for option in given]
+        for option in given:
             name, _, value = option.partition("=")
             if value not in known.get(name, ()):
                 there = ", ".join(f"{each}={next(iter(values))}" for each, values in known.items())
                 raise ValueError(f"{text!r}: {option!r} is no option of such an address; there is {there}")
+            if names.count(name) > 1:
+                raise ValueError(f"{text!r}: {name} is given twice")
             address = replace(address, **{name: known[name][value]})
         return address
 

@@ -88,8 +88,10 @@ class Networks:
 
     @property
     def every(self) -> bool:
-        """Whether all peers of a family of IP belong to the set."""
-        return any(mask == 0 for _, mask, _ in self._masks)
+        """Whether all peers of a family of IP belong to the set, be it by several networks."""
+        v4 = ipaddress.collapse_addresses(ipaddress.IPv4Network(x) for x in self.cidrs if ":" not in x)
+        v6 = ipaddress.collapse_addresses(ipaddress.IPv6Network(x) for x in self.cidrs if ":" in x)
+        return any(not network.prefixlen for network in v4) or any(not network.prefixlen for network in v6)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

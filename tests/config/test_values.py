@@ -84,6 +84,7 @@ REFUSES: list[tuple[kinds.Kind[Any], list[object]]] = [
     (kinds.AddressOrNone(), ["", "x", True]),
     (lists.AddressList(), [[], "", ["x"], ":1,", [True], [[":1"]]]),
     (lists.FieldNames(), [[], "", "a_b", "a b", "x:", "-a", True]),
+    (lists.FieldNames(), ["host", "x-forwarded,Cookie", ["Connection"], "sec-fetch-site", "proxy"]),
     (lists.NetworkList(), [[], "", "10.0.0.1/8", "none,unix", True, ["x"], "localhost"]),
     (lists.HostList(), [[], "", "a,,b", "a:b", "http://a", "a b", "*a", "-a", True, 1, [["a"]], "a" * 254]),
     (kinds.TextOrNone("[a-z]+", "x"), ["A", "", "a\r\nb", True]),

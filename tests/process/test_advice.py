@@ -133,6 +133,7 @@ def test_root_in_the_foreground_is_warned_of_in_the_log(service: Daemon) -> None
 @pytest.mark.parametrize(
     ("bind", "allow", "warned"),
     [("0.0.0.0:0", "*", True), ("[::]:0", "::/0", True), ("0.0.0.0:0", "10.0.0.0/8", False),
+     ("0.0.0.0:0", "0.0.0.0/1,128.0.0.0/1", True),
      ("127.0.0.1:0", "*", False), ("[::1]:0", "0.0.0.0/0", False)],
 )  # fmt: skip
 def test_everybody_is_trusted_at_a_public_address(
@@ -142,3 +143,12 @@ def test_everybody_is_trusted_at_a_public_address(
     assert done.returncode == 0, done.stderr
     assert ("warning: forwarded-allow = " in done.stdout) is warned
     assert ("other machines can reach" in done.stdout) is warned
+
+
+@pytest.mark.parametrize("http", [False, True])
+def test_the_note_of_keep_alive_is_for_connections_that_are_kept(service: Daemon, http: bool) -> None:
+    """nginx opens one for each request by uwsgi."""
+    flags = ["--bind", "127.0.0.1:0?protocol=uwsgi", *(["--bind", "127.0.0.1:0"] if http else [])]
+    done = service.run("check", *service.flags("--forwarded-allow", "127.0.0.1", *flags))
+    assert done.returncode == 0, done.stderr
+    assert ("note: keep-alive = " in done.stdout) is http

@@ -80,6 +80,8 @@ def test_parses(text: str, kind: str, canonical: str) -> None:
         ("h:80?freebind", "'freebind' is no option"),
         ("h:80?freebind=on&proxy", "'proxy' is no option"),
         ("h:80?proxy=1", "'proxy=1' is no option"),
+        ("h:80?proxy=on&proxy=off", "proxy is given twice"),
+        ("unix:/a?proxy=on&protocol=uwsgi&proxy=on", "proxy is given twice"),
         ("h:80?protocol=scgi", "'protocol=scgi' is no option"),
         ("fd://3?freebind=on", "is no option of such an address; there is proxy=on, protocol=uwsgi"),
         ("fd://", "not a descriptor"),

@@ -78,6 +78,15 @@ def test_text_reads_back() -> None:
     assert not Networks.parse(["127.0.0.0/8", "::1", "unix"]).every
 
 
+@pytest.mark.parametrize(
+    ("texts", "every"),
+    [("0.0.0.0/1 128.0.0.0/1", True), ("0.0.0.0/1 128.0.0.0/2 192.0.0.0/3 224.0.0.0/3", True),
+     ("::/1 8000::/1 10.0.0.0/8", True), ("0.0.0.0/1 128.0.0.0/2", False), ("0.0.0.0/1 8000::/1", False)],
+)  # fmt: skip
+def test_several_networks_can_be_all_of_a_family(texts: str, every: bool) -> None:
+    assert Networks.parse(texts.split()).every is every
+
+
 def test_packed() -> None:
     assert packed("1.2.3.4") == packed("::ffff:1.2.3.4") == bytes([1, 2, 3, 4])
     assert packed("::") == bytes(16)
