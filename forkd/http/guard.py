@@ -254,10 +254,6 @@ def read_head(
         raise Refused(501, "method not implemented")
     body = bool(length) or coding is not None
     expect = seen.get(b"expect")
-    if expect is not None and expect.lower() != b"100-continue":
-        raise Refused(417, "expectation not met")
-    if length is not None and length > limits.body:
-        raise Refused(413, "body too large")
     keep = _persistent(version, seen.get(b"connection", b""))
     # Served, and then closed, so that nothing can hide behind it: a body where a careless gateway
     # expects none (RFC 9110 9.3.1, 9.3.2), a tunnel that is none, and fields that a gateway which
@@ -269,7 +265,7 @@ def read_head(
         or b"transfer_encoding" in seen
     ):
         keep = False
-    return Request(
+    request = Request(
         known,
         target,
         path,
@@ -285,6 +281,11 @@ def read_head(
         line,
         forwarded,
     )
+    if expect is not None and expect.lower() != b"100-continue":
+        raise Refused(417, "expectation not met", request=request)
+    if length is not None and length > limits.body:
+        raise Refused(413, "body too large", request=request)
+    return request
 
 
 def transfer_codings(value: bytes) -> list[bytes]:

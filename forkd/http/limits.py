@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, unique
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,15 @@ class Refused(Exception):
     """The client's bytes are not a request that forkd serves: answer `status` and close.
 
     `reason` is a short sentence for the log and the body of the answer; it never quotes the
-    client's bytes. `kind` is counted.
+    client's bytes. `kind` is counted. `request`: a guard.Request, where its whole head is in order, and is
+    refused for what it wants; else None.
     """
 
-    def __init__(self, status: int, reason: str, kind: Refusal | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, kind: Refusal | None = None, request: Any = None
+    ) -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
         self.kind = _REFUSALS[status] if kind is None else kind
+        self.request = request

@@ -160,8 +160,6 @@ def _request(
     if method is None:
         raise Refused(501, "method not implemented")
     length = int(digits) if digits else None
-    if length is not None and length > limits.body:
-        raise Refused(413, "body too large")
     for name in (b"CONTENT_LENGTH", b"CONTENT_TYPE"):
         value = variables.get(name, b"")
         if value:
@@ -186,6 +184,8 @@ def _request(
         for name, value in variables.items()
         if name not in _READ and not name.startswith(_OURS)
     }
+    if length is not None and length > limits.body:
+        raise Refused(413, "body too large", request=request)
     return request
 
 

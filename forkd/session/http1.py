@@ -7,6 +7,7 @@ Keep-alive, pipelining, deadlines, refusals: all of it is the same for each inte
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -183,8 +184,9 @@ class Http1:
         #: What each request is judged by, beside its fields of proxies; those that native code has read, it
         #: has judged.
         self._judges: list[Callable[[Request, Peer], None]] = []
-        if config.request_ids:
-            self._judges.append(RequestIds(config).judge)
+        self._ids = RequestIds(config) if config.request_ids else None
+        if self._ids is not None:
+            self._judges.append(self._ids.judge)
         if not config.allowed_hosts.every:
             self._judges.append(AllowedHosts(config, host).judge)
         self._server = server_line(config.server_header)
@@ -244,7 +246,9 @@ class Http1:
                         return None  # EOF: between requests, or the client gave up in the middle
             except Refused as refused:
                 assert parser is not None
-                return (yield from self._refuse(peer, refused, parser.line))
+                if refused.request is not None:
+                    self._identify(refused.request, peer)
+                return (yield from self._refuse(peer, refused, parser.line, refused.request))
             except Deadline:
                 if parser is None or not parser.started:
                     return None
@@ -298,6 +302,14 @@ class Http1:
                 return LINGER if data else None
             wait = self._idle
             del request  # ten thousand idle clients have that many of what is suspended here
+
+    def _identify(self, request: Request, peer: Peer) -> None:
+        """Set the client and the name of one that is refused."""
+        if request.forwarded or self._heads.fronts.always:
+            with contextlib.suppress(Refused):  # it is refused already
+                self._heads.fronts.judge(request, peer)
+        if self._ids is not None:
+            self._ids.judge(request, peer)
 
     def _refuse(
         self, peer: Peer, refused: Refused, line: bytes, request: Request | Call | None = None

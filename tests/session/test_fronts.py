@@ -138,3 +138,11 @@ def test_a_refusal_after_the_head_shows_the_client(native: bool) -> None:
     served = Served(Row("", [], {}), native)
     fields = [("X-Forwarded-For", "1.2.3.4"), ("Content-Length", "99999999999")]
     assert served.send(head_of(fields)).startswith(b"HTTP/1.1 413 ")
+    assert served.access.take().startswith(b"1.2.3.4 ")
+
+
+@pytest.mark.parametrize("native", WAYS)
+def test_the_first_thing_that_is_wrong_refuses(native: bool) -> None:
+    served = Served(Row("", [], {}, chosen=("forwarded",)), native)
+    fields = [("Forwarded", "for=a;;=b"), ("Content-Length", "99999999999")]
+    assert served.send(head_of(fields)).startswith(b"HTTP/1.1 413 ")

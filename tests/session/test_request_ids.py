@@ -85,6 +85,17 @@ def test_answers_of_each_kind_have_it(native: bool) -> None:
 
 
 @pytest.mark.parametrize("native", WAYS)
+@pytest.mark.parametrize(("field", "status"), [("Content-Length: 99999999999", 413), ("Expect: tea", 417)])
+def test_so_has_what_is_refused_for_its_head(field: str, status: int, native: bool) -> None:
+    served = served_with("127.0.0.1", None, native)
+    data = f"POST / HTTP/1.1\r\nHost: a\r\nX-Request-ID: x4\r\nUser-Agent: t\r\n{field}\r\n\r\n"
+    answer = served.send(data.encode())
+    assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"\r\nX-Request-ID: x4\r\n") == 1
+    line = served.access.take()
+    assert b' "t" ' in line and line.endswith(b" x4\n") and not served.environs
+
+
+@pytest.mark.parametrize("native", WAYS)
 def test_the_wait_in_queues_is_in_server_timing(native: bool) -> None:
     for more in ({}, {"request_ids": True}):
         served = Served(Row("", [], {}), native, server_timing=True, **more)

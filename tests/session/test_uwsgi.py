@@ -369,6 +369,13 @@ def test_a_client_that_is_no_address_has_a_line() -> None:
     assert [line for line in child.host.log.lines if "REMOTE_ADDR is no address" in line]
 
 
+def test_a_body_that_is_too_large_is_refused_by_name() -> None:
+    child = Child(request_ids=True)
+    data = packet(params("POST", "/", body=1 << 40, fields=[("X_REQUEST_ID", "x5")]))
+    answer = child.feed(data)
+    assert answer.startswith(b"HTTP/1.1 413 ") and answer.count(b"\r\nX-Request-ID: x5\r\n") == 1
+
+
 def test_httpoxy_reaches_no_interface() -> None:
     data = packet(params(fields=[("PROXY", "http://evil/"), ("X", "a")]))
     request = UwsgiParser(Limits(), TRUSTED).feed(data)
