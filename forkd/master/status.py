@@ -10,7 +10,7 @@ from time import monotonic, monotonic_ns
 from typing import Any, NamedTuple
 
 from forkd import __version__
-from forkd.app.interfaces import flag_of
+from forkd.app.interfaces import flag_of, named
 from forkd.config.storage_url import StorageURL
 from forkd.master import plan
 from forkd.master.children import Child, State
@@ -28,7 +28,15 @@ from forkd.master.templates import Templates
 from forkd.metrics.collector import dropped_fields
 from forkd.models import registry
 from forkd.system import process
-from forkd.system.cells import ACCEPTED, CONNECTIONS, IN_FLIGHT, REQUESTS, STORAGE, STORAGE_COUNTS
+from forkd.system.cells import (
+    ACCEPTED,
+    CONNECTIONS,
+    IN_FLIGHT,
+    REQUESTS,
+    STORAGE,
+    STORAGE_COUNTS,
+    WEBSOCKETS,
+)
 from forkd.system.shared_memory import statistics
 from forkd.system.sockets import Listener
 
@@ -274,6 +282,9 @@ class Status:
         config = None if generation is None else generation.config
         serves = generation in service.generations_that_serve()
         threads = occupancy(config, child.state, serves, board.used(slot))
+        in_flight, websockets = board.gauge(slot, IN_FLIGHT), board.gauge(slot, WEBSOCKETS)
+        speaks = None if generation is None else named(generation.interface)
+        lives = speaks is not None and speaks.lives
         return {
             "slot": child.slot,
             "number": child.worker_number,
@@ -283,7 +294,10 @@ class Status:
             "role": role(service.generation, child),
             "requests": board.counter(slot, REQUESTS),
             "connections": board.gauge(slot, CONNECTIONS),
-            "in_flight": board.gauge(slot, IN_FLIGHT),
+            "in_flight": in_flight,
+            "websockets": websockets,
+            # All but the one whose step holds the loop, if one does.
+            "suspended": max(0, in_flight - websockets - bool(serving and serving[1])) if lives else 0,
             "rss_bytes": process.resident_bytes(child.pid),
             "cpu_seconds": round(child.look_at_cpu() / 1e9, 3),
             "threads": threads._asdict(),

@@ -221,6 +221,8 @@ def _page(source: Source, accept: str) -> Answer:
         "role",
         "requests",
         "connections",
+        "suspended",
+        "websockets",
         "rss_bytes",
         "busy_for",
         "request",

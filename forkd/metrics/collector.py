@@ -59,6 +59,8 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
             ([name, why], count) for name, why, count in dropped_fields(board)
         ],
         "forkd_requests_in_flight": one(sum(w["in_flight"] for w in workers)),
+        "forkd_requests_suspended": one(sum(w["suspended"] for w in workers)),
+        "forkd_websockets": one(sum(w["websockets"] for w in workers)),
         "forkd_connections": one(sum(w["connections"] for w in workers)),
         "forkd_connections_accepted_total": [
             ([str(slot)], board.accepted(slot))

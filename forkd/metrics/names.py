@@ -58,6 +58,12 @@ _ORDER: tuple[Metric | str, ...] = (
         "malformed.",
     ),
     Metric("forkd_requests_in_flight", "gauge", (), "Requests being served now, and stream sessions."),
+    Metric(
+        "forkd_requests_suspended", "gauge", (),
+        "Requests in flight under ASGI that wait, for the application, for their client or for the loop; "
+        "without WebSockets.",
+    ),
+    Metric("forkd_websockets", "gauge", (), "Open WebSockets; they are in forkd_requests_in_flight, too."),
     Metric("forkd_connections", "gauge", (), "Open client connections."),
     Metric(
         "forkd_connections_accepted_total", "counter", ("worker",),

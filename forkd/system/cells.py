@@ -181,6 +181,8 @@ UWSGI_UNTRUSTED = _cell(
 )  # fmt: skip
 # Of storage units that are not in shared memory, in their order: STORAGE_COUNTS for each.
 STORAGE = _cell("STORAGE", ARRAY, STORAGE_UNITS * len(STORAGE_COUNTS), main=True)
+# Open ones, after their handshake. They are in IN_FLIGHT, too.
+WEBSOCKETS = _cell("WEBSOCKETS", GAUGE, main=True)
 
 # ---- what is made from it -------------------------------------------------------------------
 

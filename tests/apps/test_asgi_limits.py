@@ -1,4 +1,4 @@
-"""How long a request may take, over real sockets."""
+"""How long requests may take, how many there may be, and how they are counted; over real sockets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ WAYS = {
     "native": [], "twin": ["--no-native"], "half-sync-half-async": ["-m", "half-sync-half-async"],
     "io_uring": ["-m", "proactor", "--io", "io_uring"],
 }  # fmt: skip
+UPGRADE = (
+    "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+)  # fmt: skip
 
 
 @pytest.fixture(params=WAYS)
@@ -116,16 +120,33 @@ def test_a_websocket_has_it_for_its_handshake(service: Daemon) -> None:
         "        print(type(error).__name__, flush=True)\n"
     )
     service.start("-w", "1", "--request-timeout", "0.5", "--lifespan", "off")
-    fields = (
-        "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-    )  # fmt: skip
     with dial(service) as client, dial(service) as other:
-        ask(client, "/accepts", *fields)
-        ask(other, "/waits", *fields)
+        ask(client, "/accepts", *UPGRADE)
+        ask(other, "/waits", *UPGRADE)
         assert b"\x81\x04late" in read_all(client)
         assert read_all(other).startswith(b"HTTP/1.1 504 ")
     until(lambda: "ClientDisconnected" in service.log(), "the application is told")
+
+
+def test_what_waits_is_counted(service: Daemon) -> None:
+    take(service, "asgi_site")
+    service.start("-w", "1", app="asgi_site:app")
+    with dial(service) as one, dial(service) as two, dial(service) as socket, dial(service) as closed:
+        ask(one, "/waits")
+        ask(two, "/waits")
+        ask(socket, "/socket/echo", *UPGRADE)
+        assert socket.recv(1000).startswith(b"HTTP/1.1 101 ")
+        ask(closed, "/socket/close", *UPGRADE)
+        assert closed.recv(1000).startswith(b"HTTP/1.1 403 ")
+        service.settles(2, "forkd_requests_suspended")
+        service.settles(1, "forkd_websockets")
+        service.settles(3, "forkd_requests_in_flight")
+        worker = service.workers()[0]
+        assert (worker["suspended"], worker["websockets"]) == (2, 1)
+        assert "<th>suspended</th><th>websockets</th>" in service.admin("/")[1]
+        assert service.get("/release") == "so"
+        service.settles(0, "forkd_requests_suspended")
+    service.settles(0, "forkd_websockets")
 
 
 def test_wsgi_refuses_it(service: Daemon) -> None:

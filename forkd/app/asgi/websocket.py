@@ -20,7 +20,7 @@ from forkd.http.limits import Refusal
 from forkd.http.response import body_size, error
 from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Peer
-from forkd.system.cells import REFUSED
+from forkd.system.cells import REFUSED, WEBSOCKETS
 from forkd.system.forked import in_fork
 
 #: Messages that are read ahead of the application, however short.
@@ -124,6 +124,7 @@ class WebSocket(Duplex):
         headers += [(name.encode(), value.encode()) for name, value in id_fields(self.request.id)]
         head = accepted(self._handshake, message.get("subprotocol"), headers, framing.server)
         self.phase, self.code = Phase.OPEN, 101
+        self._host.recorder.add(WEBSOCKETS)
         early, self._early = self._early, b""
         self._write(head)
         self.feed(early)
@@ -201,6 +202,11 @@ class WebSocket(Duplex):
         self.code = self.code or 499
         self._over(*self._closed)
         super().leave()
+
+    def account(self) -> None:
+        if self.ticket and self.code == 101:
+            self._host.recorder.add(WEBSOCKETS, -1)
+        super().account()
 
     # ---- the session ----------------------------------------------------------------------
 
