@@ -25,9 +25,10 @@ def suites() -> Path:
     return ROOT / "build/suites"
 
 
-@pytest.fixture(params=["sqlite", "valkey"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def engines(first: str, then: str) -> pytest.MarkDecorator:
+    """A run has one of them, and the soak the other, too."""
+    both = [first, pytest.param(then, marks=pytest.mark.soak)]
+    return pytest.mark.parametrize("engine", both, indirect=True)
 
 
 def run(cwd: Path, url: str, *command: object, path: object = "") -> str:
@@ -51,17 +52,20 @@ def passed(text: str) -> int:
     return int(found[1] or found[2])
 
 
+@engines("valkey", "sqlite")
 def test_django(suites: Path, url: str) -> None:
     tests = next(suites.glob("django-*/tests"))
     text = run(tests, url, CASES / "run_django.py", tests, url)
     assert passed(text) >= 50
 
 
+@engines("sqlite", "valkey")
 def test_cachelib(suites: Path, url: str) -> None:
     tests = next(suites.glob("cachelib-*/tests"))
     assert passed(pytest_run(tests, url, CASES / "cachelib_cases.py", tests)) >= 18
 
 
+@engines("sqlite", "valkey")
 def test_limits(suites: Path, url: str) -> None:
     top = next(suites.glob("limits-*/tests")).parent
     assert passed(pytest_run(top, url, CASES / "limits_cases.py", top)) >= 25
