@@ -48,9 +48,12 @@ class Problem:
 
 
 def mask(text: str) -> str:
-    """The text with `***` for the user and the password of a URL: it may be a value of an option that was
-    misspelled."""
-    return re.sub(r"://\S*@", "://***@", text)
+    """The text with `***` for what may be a login of a URL, or a password among its options. It may be a
+    value of an option that was misspelled, several with spaces between them, or a password with one in it."""
+    text = re.sub(r"((?:valkey|redis)\w*(?:\+\w+)?:(?!//)|://).*@", r"\1***@", text, flags=re.DOTALL)
+    # Of a login whose @ is missing: no port follows the colon.
+    text = re.sub(r"(://[^/?@\[]*?:)(?![0-9]{1,5}(?:[,/?\s]|$))[^?@]+", r"\1***", text)
+    return re.sub(r"([?&][^=&]*(?:pass|pwd|auth|secret)[^=&]*(?<!-file)=)[^&]*", r"\1***", text)
 
 
 def show(raw: object) -> str:

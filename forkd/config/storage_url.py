@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from forkd import errors
 from forkd.config.options import Duration, Int, Kind, Path, Size
 from forkd.system.cells import STORAGE_UNITS
 
@@ -38,6 +39,8 @@ _MODES: Mapping[str, Mode] = {"": "single", "unix": "single", "sentinel": "senti
 _PORTS = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 _SCHEME = re.compile(r"(valkey|valkeys|redis|rediss)(?:\+(unix|sentinel|cluster))?")
 _NAMED = re.compile(r"([A-Za-z0-9_-]{1,32})=(.*)", re.DOTALL)
+#: What is shown, whatever is wrong with it, where it is one of several.
+_WITHOUT_PASSWORD = re.compile(r"([A-Za-z0-9_-]{1,32}=)?(shm|sqlite):[^@?]*")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)(?::([0-9]{1,5}))?")
 
 
@@ -45,7 +48,7 @@ def mask(text: str) -> str:
     """The text without a password, whatever else is wrong with it."""
     if not re.match(r"([\w-]+=)?(shm|sqlite)\b", text):
         text = re.sub(r":.*@", "://***@" if "://" in text else ":***@", text, count=1, flags=re.DOTALL)
-    return re.sub(r"([?&][^=&]*(?:pass|pwd|auth|secret)[^=&]*(?<!-file)=)[^&]*", r"\1***", text)
+    return errors.mask(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +244,7 @@ class StorageUnits(Kind[tuple[tuple[str, StorageURL], ...]]):
         units: dict[str, StorageURL] = {}
         wrong: list[str] = []
         items = raw if isinstance(raw, list | tuple) else [raw]
-        texts = [text for item in items for text in self.text(item).split()]
+        texts = [text for item in items for text in _places(self.text(item))]
         for text in texts if texts != ["none"] else ():
             named = _NAMED.fullmatch(text)
             name, place = named.groups() if named else (DEFAULT, text)
@@ -257,6 +260,23 @@ class StorageUnits(Kind[tuple[tuple[str, StorageURL], ...]]):
         if wrong:
             raise ValueError("; ".join(wrong))
         return tuple(units.items())
+
+
+def _places(text: str) -> list[str]:
+    """The places in a text that has spaces between them. Raises ValueError where one is none, and shows then
+    no part of the text: it may be that of a password."""
+    parts = text.split()
+    for number, part in enumerate(parts if len(parts) > 1 else (), 1):
+        if _WITHOUT_PASSWORD.fullmatch(part):
+            continue
+        try:
+            StorageURL.parse(named[2] if (named := _NAMED.fullmatch(part)) else part)
+        except ValueError:
+            raise ValueError(
+                f"of {len(parts)} places with spaces between them number {number} is none (what is there is "
+                "not shown, since it may be a password's); in a password a space is written %20"
+            ) from None
+    return parts
 
 
 def _shared_files(units: Mapping[str, StorageURL]) -> Iterator[str]:
