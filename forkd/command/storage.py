@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from forkd import storage
 from forkd.command.arguments import add_where, ask_daemon
-from forkd.config.storage_url import DEFAULT
+from forkd.config.storage_url import DEFAULT, StorageURL
 from forkd.errors import ForkdError, UsageError
 from forkd.storage.codec import encode_key
 from forkd.storage.engine import Entry, Packed, Value
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     least, most = action.words
     if not least <= len(args.words) <= most:
         raise UsageError(f"storage {args.action} takes {action.usage or 'no argument'}")
-    unit = storage.open(args.url) if args.url else _of_daemon(args)
+    unit = _at(args.url, args.action in _MAKE) if args.url else _of_daemon(args)
     try:
         return action.run(unit, args)
     except (ValueError, TypeError, OSError) as error:
@@ -55,6 +55,37 @@ def run(args: argparse.Namespace) -> int:
         raise ForkdError(f"storage {args.action}: {error}") from error
     finally:
         unit.close()
+
+
+def _at(url: str, make: bool) -> storage.Storage:
+    """That of a place. `make`: a file that is not there is made, with the owner of its directory."""
+    place = StorageURL.parse(url)
+    if place.kind == "shm":
+        raise ForkdError(
+            "storage: shared memory is its daemon's; leave --url out, and say which daemon with --name, "
+            "--pidfile or --config"
+        )
+    if place.kind == "sqlite" and not os.path.exists(place.path):
+        if not make:
+            raise ForkdError(f"storage: {place.path} is not there; set and load make it")
+        _make(place.path)
+    return storage.open(url)
+
+
+def _make(path: str) -> None:
+    """An empty file, which the account of the directory can use, where root makes it before that does."""
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            if not os.geteuid():
+                above = os.stat(os.path.dirname(path))
+                os.fchown(fd, above.st_uid, above.st_gid)
+        finally:
+            os.close(fd)
+    except FileExistsError:
+        return  # since just now
+    except OSError as error:
+        raise ForkdError(f"storage: {path}: {error.strerror}") from error
 
 
 def _of_daemon(args: argparse.Namespace) -> storage.Storage:
@@ -128,6 +159,10 @@ def _load(unit: storage.Storage, args: argparse.Namespace) -> int:
     for number, line in enumerate(sys.stdin, 1):
         try:
             found = json.loads(line)
+            if not isinstance(found, dict):
+                raise ValueError("it is no object")
+            if missing := [name for name in ("key", "type", "value") if name not in found]:
+                raise ValueError(f"it has no {' and no '.join(missing)}")
             key = _bytes(found["key"])
             unit.engine.put(encode_key(key), _value(found), found.get("ttl"))
         except (ValueError, KeyError, TypeError) as error:
@@ -171,6 +206,9 @@ ACTIONS = {
     "stats": Action(_stats, (0, 0), ""),
     "check": Action(_check, (0, 0), ""),
 }
+
+#: Those that make a file where there is none.
+_MAKE = ("set", "load")
 
 # ---- values as JSON -------------------------------------------------------------------------
 

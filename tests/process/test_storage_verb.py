@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from forkd.config.storage_url import StorageUnits
 
 from .conftest import Daemon, command_line, until
 
@@ -112,7 +115,32 @@ def test_a_place_without_a_daemon(service: Daemon, tmp_path: Path) -> None:
     assert service.run("storage", "get", "k").returncode == 3
     done = service.run("storage", "get", "k", "--url", "shm:8m")
     assert done.returncode == 1
-    assert "shared memory" in done.stderr
+    assert "--name" in done.stderr
+
+
+def test_which_verbs_make_a_file(service: Daemon, tmp_path: Path) -> None:
+    """Those that write; as root with the owner of the directory, for the service to open it."""
+    path = tmp_path / "unit.db"
+    url = f"sqlite:{path}"
+    if not os.geteuid():
+        os.chown(tmp_path, 12345, 12345)
+    for words in (["get", "k"], ["ls"], ["dump"], ["stats"], ["check"], ["del", "k"]):
+        done = service.run("storage", *words, "--url", url)
+        assert done.returncode == 1
+        assert "is not there" in done.stderr
+        assert not list(tmp_path.glob("unit.db*"))
+    service.ok("storage", "set", "k", "v", "--url", url)
+    for found in tmp_path.glob("unit.db*"):
+        assert (found.stat().st_uid, found.stat().st_mode & 0o777) == (tmp_path.stat().st_uid, 0o600)
+    assert service.ok("storage", "get", "k", "--url", url) == "v"
+
+
+def test_a_line_without_a_field(service: Daemon, tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/unit.db"
+    for line, why in (('{"key": "a"}', "no type and no value"), ("[]", "no object"), ("3", "no object")):
+        done = service.run("storage", "load", "--url", url, input=f"{line}\n")
+        assert done.returncode == 1
+        assert f"line 1: it is {why}" in done.stderr or f"line 1: it has {why}" in done.stderr
 
 
 def test_a_daemon_without_a_unit(service: Daemon) -> None:
@@ -157,11 +185,27 @@ def test_a_password_is_nowhere(service: Daemon, tmp_path: Path, by: str) -> None
 
 @pytest.mark.parametrize(
     "place",
-    [f"valkey://:{SECRET}@", f"valkye://:{SECRET}@h", f"valkey://:{SECRET}@h?x=1", f"x=redis:///:{SECRET}@h"],
+    [
+        f"valkey://:{SECRET}@", f"valkye://:{SECRET}@h", f"valkey://:{SECRET}@h?x=1",
+        f"x=redis:///:{SECRET}@h", f"valkey::{SECRET} word@h", f"valkey://:{SECRET} word@h",
+        f"x=valkey://:word, {SECRET}@h",
+        f"shm:1m valkey://h?password=a {SECRET}", f"valkey://:word shm:{SECRET}@h", f"valkey://:{SECRET}",
+    ],
 )
 @pytest.mark.parametrize("option", ["storage", "storige"])
 def test_a_password_is_in_no_error(service: Daemon, tmp_path: Path, place: str, option: str) -> None:
     config = tmp_path / "forkd.toml"
     config.write_text(f'{option} = "{place}"\n')
     for done in (service.run("check", "-c", str(config)), service.run("check", f"--{option}", place)):
+        assert done.returncode
         assert SECRET not in done.stdout + done.stderr
+    with pytest.raises(ValueError, match=r"[*]{3}|not shown") as raised:
+        StorageUnits().read([place], "/")
+    assert SECRET not in str(raised.value)
+
+
+def test_a_space_is_written_as_20() -> None:
+    with pytest.raises(ValueError, match=r"number 2 is none .* %20"):
+        StorageUnits().read("shm:64m x=valkey://:a", "/")
+    units = dict(StorageUnits().read("shm:64m x=valkey://:a%20b@h", "/"))
+    assert units["x"].password == "a b"
