@@ -23,7 +23,7 @@ from forkd.storage.codec import encode_key
 from forkd.storage.engine import Entry, Packed, Value
 from forkd.system import shared
 from forkd.system.originals import os
-from forkd.system.output import complain, say
+from forkd.system.output import clean, complain, say
 
 _FILES = "/proc/{pid}/fd/{fd}"
 
@@ -131,8 +131,9 @@ def _set(unit: storage.Storage, args: argparse.Namespace) -> int:
 
 
 def _ls(unit: storage.Storage, args: argparse.Namespace) -> int:
+    """A line for each key: what would end a line, or move a terminal's cursor, is escaped."""
     for key in unit.keys(*args.words):
-        say(key.encode(errors="surrogateescape").decode(errors="backslashreplace"))
+        say(clean(key.encode(errors="surrogateescape").decode(errors="backslashreplace")))
     return 0
 
 

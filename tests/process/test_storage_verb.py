@@ -52,6 +52,13 @@ def test_the_actions(unit: Daemon) -> None:
     assert unit.get("/") == "1"
 
 
+def test_ls_has_a_line_for_each_key(unit: Daemon) -> None:
+    for key in ("a\nb", "\x1b[31mred", "é", "c\\d"):
+        unit.ok("storage", "set", key, "v")
+    lines = unit.ok("storage", "ls").splitlines()
+    assert sorted(lines) == sorted([r"a\nb", r"\x1b[31mred", "é", r"c\d"])
+
+
 def test_what_is_counted(unit: Daemon) -> None:
     """Shared memory counts in its table, other engines in the scoreboard; both know what was found."""
     unit.write_app(APP.replace('s.incr("hits")', 's.get("k", s.get("none", b""))'))

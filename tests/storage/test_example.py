@@ -46,6 +46,8 @@ def test_the_example(service: Daemon, place: str) -> None:  # noqa: F811
     for i in range(5):
         assert ask("POST", "/order", body=b"%d" % i)[0] == 202
     until(lambda: ask("GET", "/done", client="until")[1]["done"] == 5, "the jobs are done")
+    assert ask("GET", "/price/" + "a" * 300)[0] == 400
+    assert ask("GET", "/price/abc", client="x" * 300)[0] == 400
     # All workers together: 100 at once, and one more in 0.6 s.
     codes = [ask("GET", "/price/abc", client="b")[0] for _ in range(130)]
     assert codes[:100] == [200] * 100

@@ -26,6 +26,13 @@ _started = threading.Lock()
 
 def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     _work_once()
+    try:
+        return _handle(environ, start)
+    except storage.TooLarge:  # the names of clients and prices are parts of keys
+        return _answer(start, "400 Bad Request", {"error": "a name is too long"}, [])
+
+
+def _handle(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     client = environ.get("HTTP_X_CLIENT") or environ["REMOTE_ADDR"]
     verdict = s.limit(f"client:{client}", RATE)
     if not verdict.allowed:
