@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,8 +19,12 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.utils.module_loading import import_string
 
 from forkd import storage
+from forkd.system.originals import os
 
 __all__ = ["ForkdCache"]
+
+_log = logging.getLogger(__name__)
+_warned = 0  # the process that has told of it
 
 
 @functools.cache
@@ -32,8 +37,17 @@ def _unit(location: str, serializer: str) -> storage.Storage:
     return storage.open(name=location or None, serializer=loaded)
 
 
+def _warn(text: str) -> None:
+    """Once for each process: a page that is too large comes again and again."""
+    global _warned
+    if _warned != os.getpid():
+        _warned = os.getpid()
+        _log.warning("%s: not kept in the cache (told once)", text)
+
+
 class ForkdCache(BaseCache):  # type: ignore[misc]
-    """See the module. A value that is too large raises TooLarge, a lost server Unavailable."""
+    """See the module. A value that is too large is not kept, as memcached does not: its key is deleted, and
+    a warning is logged, once for each process. A lost server raises Unavailable."""
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
@@ -51,7 +65,11 @@ class ForkdCache(BaseCache):  # type: ignore[misc]
         return None if timeout is None else max(timeout, 0)
 
     def add(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        return self._unit.add(self._key(key, version), value, self.get_backend_timeout(timeout))
+        try:
+            return self._unit.add(self._key(key, version), value, self.get_backend_timeout(timeout))
+        except storage.TooLarge as error:
+            _warn(str(error))
+            return False
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
         return self._unit.get(self._key(key, version), default)
@@ -59,7 +77,17 @@ class ForkdCache(BaseCache):  # type: ignore[misc]
     def set(
         self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
-        self._unit.set(self._key(key, version), value, self.get_backend_timeout(timeout))
+        self._keep(self._key(key, version), value, self.get_backend_timeout(timeout))
+
+    def _keep(self, name: str, value: Any, seconds: float | None) -> bool:
+        """Whether it could be kept."""
+        try:
+            self._unit.set(name, value, seconds)
+        except storage.TooLarge as error:
+            self._unit.delete(name)  # what is older than the value must not be taken for it
+            _warn(str(error))
+            return False
+        return True
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         name, seconds = self._key(key, version), self.get_backend_timeout(timeout)
@@ -78,8 +106,13 @@ class ForkdCache(BaseCache):  # type: ignore[misc]
     def set_many(
         self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[str]:
-        named = {self._key(key, version): value for key, value in data.items()}
-        self._unit.set_many(named, self.get_backend_timeout(timeout))
+        """The keys of what is too large."""
+        names = {key: self._key(key, version) for key in data}
+        seconds = self.get_backend_timeout(timeout)
+        try:
+            self._unit.set_many({name: data[key] for key, name in names.items()}, seconds)
+        except storage.TooLarge:
+            return [key for key, name in names.items() if not self._keep(name, data[key], seconds)]
         return []
 
     def delete_many(self, keys: Iterable[str], version: int | None = None) -> None:
@@ -96,3 +129,4 @@ class ForkdCache(BaseCache):  # type: ignore[misc]
     def clear(self) -> None:
         """All values of the unit, also those of others; no lock, queue or limit."""
         self._unit.clear()
+
