@@ -156,9 +156,11 @@ int argument_expires(PyObject *ttl, int64_t *expires)
     if (seconds == -1 && PyErr_Occurred())
         return 0;
     if (seconds != seconds) {
-        PyErr_SetString(PyExc_ValueError, "a ttl is a number");
+        PyErr_SetString(PyExc_ValueError, "a ttl is a number of seconds, and not NaN");
         return 0;
     }
+    if (seconds >= LONGEST_SECONDS) /* no end */
+        return 1;
     *expires = seconds > 0 ? boot_ns() + argument_ns(seconds) : -1;
     return 1;
 }

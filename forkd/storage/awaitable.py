@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
+from forkd.storage.arguments import as_bounds, as_lease, as_seconds, as_wait
 from forkd.storage.channel import Subscription
 from forkd.storage.codec import encode_key, pack
 from forkd.storage.engine import Item, Limit, QueueSize, Stats, Verdict, dead_letters
@@ -154,11 +155,11 @@ class Aio:
 
     def lock(self, name: str | bytes, lease: float = 30, wait: float | None = None) -> AsyncLock:
         """`async with s.aio.lock("report", lease=30, wait=5) as token:`"""
-        return AsyncLock(self, encode_key(name), lease, wait)
+        return AsyncLock(self, encode_key(name), as_lease(lease), as_wait(wait))
 
     def queue(self, name: str | bytes, tries: int = 0, limit: int | None = None) -> AsyncQueue:
         """`job = await s.aio.queue("jobs").get(wait=5)`, `await job.ack()`"""
-        return AsyncQueue(self, encode_key(name), tries, limit)
+        return AsyncQueue(self, encode_key(name), *as_bounds(tries, limit))
 
     async def subscribe(self, channel: str | bytes) -> AsyncSubscription:
         """`async for message in await s.aio.subscribe("news"):`"""
@@ -172,8 +173,6 @@ class AsyncLock:
     """A lock.Lock to be awaited."""
 
     def __init__(self, aio: Aio, name: bytes, lease: float, wait: float | None) -> None:
-        if not lease > 0:
-            raise ValueError("a lease is longer than 0 seconds")
         self._aio = aio
         self._name = name
         self._lease = lease
@@ -183,6 +182,7 @@ class AsyncLock:
     async def acquire(self, wait: float | None = -1) -> int | None:
         if self.token is not None:
             raise RuntimeError("this lock is held by this object")
+        wait = as_wait(wait)
         self.token = await self._aio.until(
             lambda unit: unit.engine.acquire(self._name, self._lease),
             self._wait if wait is not None and wait < 0 else wait,
@@ -191,7 +191,7 @@ class AsyncLock:
         return self.token
 
     async def renew(self, lease: float | None = None) -> bool:
-        token, seconds = self.token, self._lease if lease is None else lease
+        token, seconds = self.token, self._lease if lease is None else as_seconds("a lease", lease)
         if token is None:
             return False
         return await self._aio.run(lambda unit: unit.engine.renew(self._name, token, seconds))
@@ -226,10 +226,12 @@ class AsyncJob:
         return await self._aio.run(lambda unit: unit.engine.ack(*self._receipt))
 
     async def retry(self, delay: float = 0) -> bool:
-        return await self._aio.run(lambda unit: unit.engine.defer(*self._receipt, delay))
+        seconds = as_seconds("delay", delay)
+        return await self._aio.run(lambda unit: unit.engine.defer(*self._receipt, seconds))
 
     async def extend(self, visible: float) -> bool:
-        return await self._aio.run(lambda unit: unit.engine.hold(*self._receipt, visible))
+        seconds = as_seconds("visible", visible)
+        return await self._aio.run(lambda unit: unit.engine.hold(*self._receipt, seconds))
 
 
 class AsyncQueue:
@@ -242,16 +244,18 @@ class AsyncQueue:
         self._limit = limit
 
     async def put(self, data: Any, delay: float = 0) -> int:
+        seconds = as_seconds("delay", delay)
         return await self._aio.run(
-            lambda unit: unit.engine.push(self.name, pack(unit.codec.encode(data)), delay, self._limit)
+            lambda unit: unit.engine.push(self.name, pack(unit.codec.encode(data)), seconds, self._limit)
         )
 
     async def get(self, wait: float | None = 0, visible: float = 30) -> AsyncJob | None:
         def undo(unit: Unit, item: Item) -> bool:
             return bool(unit.engine.defer(self.name, item.id, item.tries, 0))
 
+        seconds = as_seconds("visible", visible)
         item = await self._aio.until(
-            lambda unit: unit.engine.pop(self.name, visible, self._tries), wait, undo
+            lambda unit: unit.engine.pop(self.name, seconds, self._tries), as_wait(wait), undo
         )
         if item is None:
             return None
@@ -273,6 +277,7 @@ class AsyncSubscription:
         self._source = source
 
     async def get(self, wait: float | None = None) -> Any:
+        wait = as_wait(wait)
         end = None if wait is None else monotonic() + wait
         while (message := self._source.get(0)) is None:
             left = None if end is None else end - monotonic()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from forkd.storage import engine
+from forkd.storage.arguments import as_wait
 from forkd.storage.codec import Codec, unpack
 
 __all__ = ["Subscription"]
@@ -22,7 +23,7 @@ class Subscription:
 
     def get(self, wait: float | None = None) -> Any:
         """The next message; None where there was none within `wait` seconds (None: for ever; 0: at once)."""
-        data = self._source.get(wait)
+        data = self._source.get(as_wait(wait))
         return None if data is None else self._codec.decode(unpack(data))
 
     def fileno(self) -> int:

@@ -16,7 +16,7 @@ from forkd.storage.engine import (
 )
 from forkd.storage.errors import Damaged, TooLarge
 
-__all__ = ["NATIVE", "Codec", "Serializer", "encode_key", "pack", "unpack"]
+__all__ = ["NATIVE", "Codec", "Serializer", "as_bytes", "encode_key", "pack", "unpack"]
 
 _NATIVE = frozenset((bytes, int, str))
 _INT = struct.Struct("<q")
@@ -30,9 +30,19 @@ class Serializer(Protocol):
     def loads(self, data: bytes, /) -> Any: ...
 
 
+def as_bytes(key: str | bytes) -> bytes:
+    """Raises TypeError: bytes(1) would be a key, too, and bytes(10**10) takes that much memory."""
+    if isinstance(key, str):
+        return key.encode()
+    if isinstance(key, bytes):
+        return key
+    raise TypeError(f"a key or a name is a str or bytes, and not a {type(key).__name__}")
+
+
 def encode_key(key: str | bytes) -> bytes:
-    """Raises TooLarge where the key has more than MAX_KEY_BYTES, ValueError where it is empty."""
-    data = key.encode() if isinstance(key, str) else bytes(key)
+    """Raises TooLarge where the key has more than MAX_KEY_BYTES, ValueError where it is empty, TypeError
+    where it is neither str nor bytes."""
+    data = as_bytes(key)
     if not 0 < len(data) <= MAX_KEY_BYTES:
         if data:
             raise TooLarge(f"a key of {len(data)} bytes; the most is {MAX_KEY_BYTES}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from forkd.storage.arguments import as_seconds, as_wait
 from forkd.storage.engine import Waits
 from forkd.storage.opened import Opened
 from forkd.system.originals import monotonic
@@ -36,6 +37,7 @@ class Lock:
         it, as `Storage.lock` was told). Raises RuntimeError where this object holds it."""
         if self.token is not None:
             raise RuntimeError("this lock is held by this object")
+        wait = as_wait(wait)
         wait = self._wait if wait is not None and wait < 0 else wait
         end = None if wait is None else monotonic() + wait
         while (token := self._unit.engine.acquire(self._name, self._lease)) is None:
@@ -50,7 +52,8 @@ class Lock:
         """Hold it for `lease` seconds from now (without it, as before). False: it was lost."""
         if self.token is None:
             return False
-        return self._unit.engine.renew(self._name, self.token, self._lease if lease is None else lease)
+        lease = self._lease if lease is None else as_seconds("a lease", lease)
+        return self._unit.engine.renew(self._name, self.token, lease)
 
     def release(self) -> bool:
         """Free it. False: it was lost before, or is not held."""

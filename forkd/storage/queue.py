@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forkd.storage.arguments import as_seconds, as_wait
 from forkd.storage.codec import pack, unpack
 from forkd.storage.engine import Item, QueueSize, Waits, dead_letters
 from forkd.storage.lock import MAX_WAIT_SECONDS
@@ -32,11 +33,11 @@ class Job:
 
     def retry(self, delay: float = 0) -> bool:
         """Put it back, due in `delay` seconds. False: as for `ack`."""
-        return self._unit.engine.defer(self._name, self.id, self.tries, delay)
+        return self._unit.engine.defer(self._name, self.id, self.tries, as_seconds("delay", delay))
 
     def extend(self, visible: float) -> bool:
         """Keep it for `visible` seconds from now. False: as for `ack`."""
-        return self._unit.engine.hold(self._name, self.id, self.tries, visible)
+        return self._unit.engine.hold(self._name, self.id, self.tries, as_seconds("visible", visible))
 
 
 class Queue:
@@ -55,11 +56,13 @@ class Queue:
 
     def put(self, data: Any, delay: float = 0) -> int:
         """Add an item, due in `delay` seconds. Returns its number. Raises Full, TooLarge."""
+        delay = as_seconds("delay", delay)
         return self._unit.engine.push(self.name, pack(self._unit.codec.encode(data)), delay, self._limit)
 
     def get(self, wait: float | None = 0, visible: float = 30) -> Job | None:
         """Take the oldest item that is due, for `visible` seconds. None: there was none within `wait` seconds
         (None: for ever)."""
+        wait, visible = as_wait(wait), as_seconds("visible", visible)
         end = None if wait is None else monotonic() + wait
         while (item := self._unit.engine.pop(self.name, visible, self._tries)) is None:
             left = MAX_WAIT_SECONDS if end is None else min(end - monotonic(), MAX_WAIT_SECONDS)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from forkd.native import pick
 from forkd.storage import shm_cache, shm_lease, shm_queue
+from forkd.storage.arguments import LONGEST_SECONDS, as_end, as_int
 from forkd.storage.engine import MAX_KEY_BYTES, MAX_VALUE_BYTES, Only, Packed, Value
 from forkd.storage.engine import Kind as Type
 from forkd.storage.errors import Busy, Damaged, Error, Fenced, Full, Stalled, TooLarge
@@ -30,7 +31,6 @@ from forkd.system.shared_memory import read_header
 T = TypeVar("T")
 
 _DEAD = b".dead"
-_LONGEST_SECONDS = 1e9
 _ERRORS = (TooLarge, Full, Stalled, Fenced, Busy, Damaged)
 _MASK = (1 << 64) - 1
 
@@ -147,6 +147,8 @@ class Table:
     ) -> bool:
         """Whether it was written."""
         key, plain = self._key(name), _plain(value)
+        token = None if token is None else as_int("token", token)
+        fence = None if fence is None else as_int("fence", fence)
         terms = Terms(_expires(ttl), only, token, fence)
         return self._held(key.shard, lambda shard: shm_cache.put(shard, key, plain, terms))
 
@@ -167,8 +169,7 @@ class Table:
 
     def incr(self, key: str | bytes, by: int = 1, ttl: float | None = None) -> int:
         """As Storage.incr."""
-        found, expires = self._key(key), _expires(ttl)
-        _plain(by)
+        found, expires, by = self._key(key), _expires(ttl), as_int("by", by)
         return self._held(found.shard, lambda shard: shm_cache.incr(shard, found, by, expires))
 
     def scan(self, number: int, bucket: int, count: int, clear: bool) -> list[bytes]:
@@ -206,7 +207,7 @@ class Table:
     ) -> tuple[bool, int, float]:
         """With so many seconds between two: whether it passes, how many more would, seconds until one may."""
         key = self._key(name)
-        if not seconds > 0 or not seconds * burst <= _LONGEST_SECONDS:
+        if not seconds > 0 or not seconds * burst <= LONGEST_SECONDS:
             raise ValueError("a limit that is none")
         allowed, remaining, retry = self._held(
             key.shard, lambda shard: shm_lease.allow(shard, key, seconds * 1e9, burst, cost)
@@ -364,15 +365,14 @@ def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
 
 
 def _ns(seconds: float) -> int:
-    return int(min(max(seconds, 0), _LONGEST_SECONDS) * 1e9)
+    return int(min(max(seconds, 0), LONGEST_SECONDS) * 1e9)
 
 
 def _expires(ttl: float | None) -> int:
     """When something with that ttl ends; 0: never."""
+    ttl = as_end(ttl)
     if ttl is None:
         return 0
-    if ttl != ttl:
-        raise ValueError("a ttl is a number")
     return boot_ns() + _ns(ttl) if ttl > 0 else AT_ONCE
 
 

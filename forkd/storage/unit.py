@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from forkd.storage.arguments import as_bounds, as_end, as_int, as_lease, as_wait
 from forkd.storage.channel import Subscription
-from forkd.storage.codec import encode_key, pack
+from forkd.storage.codec import as_bytes, encode_key, pack
 from forkd.storage.engine import Limit, Only, Stats, Verdict
 from forkd.storage.limit import parse_limit
 from forkd.storage.lock import Lock
@@ -23,7 +24,7 @@ class Storage(Opened):
 
     Keys and names are str of 1 to 250 bytes in UTF-8, or bytes. Values are bytes, int (64 bits) or str, up to
     1 MiB, and come back with their type; anything else needs a serializer. A `ttl` is in seconds, None: no
-    end. Times to wait are in seconds, None: for ever.
+    end, as is more than 31 years. Times to wait are in seconds, None: for ever.
 
     Every call may raise Error: Stalled where another process has stopped in the middle of an update,
     Unavailable where a server or a disk fails; both after a second, unless the place says otherwise.
@@ -53,15 +54,16 @@ class Storage(Opened):
     ) -> None:
         """Write it. With `fence`, the token of a lock: raises Fenced where the key was written with a greater
         one before. Raises TooLarge, Full."""
-        self.engine.put(encode_key(key), self.codec.encode(value), ttl, fence=fence)
+        fence = None if fence is None else as_int("fence", fence)
+        self.engine.put(encode_key(key), self.codec.encode(value), as_end(ttl), fence=fence)
 
     def add(self, key: str | bytes, value: Any, ttl: float | None = None) -> bool:
         """Write it where there is none; whether that was so."""
-        return self.engine.put(encode_key(key), self.codec.encode(value), ttl, only=Only.ABSENT)
+        return self.engine.put(encode_key(key), self.codec.encode(value), as_end(ttl), only=Only.ABSENT)
 
     def replace(self, key: str | bytes, value: Any, ttl: float | None = None) -> bool:
         """Write it where there is one; whether that was so."""
-        return self.engine.put(encode_key(key), self.codec.encode(value), ttl, only=Only.PRESENT)
+        return self.engine.put(encode_key(key), self.codec.encode(value), as_end(ttl), only=Only.PRESENT)
 
     def gets(self, key: str | bytes, default: Any = None) -> tuple[Any, int | None]:
         """The value and a token for `cas`; `default` and None where there is none."""
@@ -73,11 +75,12 @@ class Storage(Opened):
         where it is still not there); whether that was so."""
         if token is None:
             return self.add(key, value, ttl)
-        return self.engine.put(encode_key(key), self.codec.encode(value), ttl, token=token)
+        token = as_int("token", token)
+        return self.engine.put(encode_key(key), self.codec.encode(value), as_end(ttl), token=token)
 
     def touch(self, key: str | bytes, ttl: float | None = None) -> bool:
         """Give it a new end; whether it is there."""
-        return self.engine.touch(encode_key(key), ttl)
+        return self.engine.touch(encode_key(key), as_end(ttl))
 
     #: By the name that Redis has for it.
     expire = touch
@@ -96,11 +99,11 @@ class Storage(Opened):
     def incr(self, key: str | bytes, by: int = 1, ttl: float | None = None) -> int:
         """Add to a counter; the new value. A missing one counts from 0, and gets `ttl`; one that is there
         keeps its end. Raises TypeError where the value is no int, OverflowError."""
-        return self.engine.incr(encode_key(key), by, ttl)
+        return self.engine.incr(encode_key(key), as_int("by", by), as_end(ttl))
 
     def decr(self, key: str | bytes, by: int = 1, ttl: float | None = None) -> int:
         """`incr` by the negative."""
-        return self.engine.incr(encode_key(key), -by, ttl)
+        return self.engine.incr(encode_key(key), -as_int("by", by), as_end(ttl))
 
     def get_many(self, keys: Iterable[str | bytes]) -> dict[str | bytes, Any]:
         """Those that are there. Each is read atomically, not all of them."""
@@ -111,12 +114,11 @@ class Storage(Opened):
     def set_many(self, items: Mapping[str, Any] | Mapping[bytes, Any], ttl: float | None = None) -> None:
         """Write them. Each is written atomically, not all of them."""
         encode = self.codec.encode
-        self.engine.put_many([(encode_key(key), encode(value)) for key, value in items.items()], ttl)
+        self.engine.put_many([(encode_key(key), encode(value)) for key, value in items.items()], as_end(ttl))
 
     def keys(self, prefix: str | bytes = "") -> Iterator[str]:
         """Those that begin with `prefix`, in no order. What comes and goes meanwhile may be missed."""
-        start = prefix.encode() if isinstance(prefix, str) else prefix
-        for key in self.engine.keys(start):
+        for key in self.engine.keys(as_bytes(prefix)):
             yield key.decode(errors="surrogateescape")
 
     def clear(self) -> None:
@@ -147,21 +149,19 @@ class Storage(Opened):
     def lock(self, name: str | bytes, lease: float = 30, wait: float | None = None) -> Lock:
         """A lock for one holder at a time: `with s.lock("report", lease=30, wait=5) as token:`. It is free
         again after `lease` seconds, or when its holder dies. Raises TimeoutError where `wait` is over."""
-        if not lease > 0:
-            raise ValueError("a lease is longer than 0 seconds")
-        return Lock(self, encode_key(name), lease, wait)
+        return Lock(self, encode_key(name), as_lease(lease), as_wait(wait))
 
     def queue(self, name: str | bytes, tries: int = 0, limit: int | None = None) -> Queue:
         """A queue of items that are delivered at least once. After `tries` deliveries without an
         acknowledgement an item goes to the queue of dead letters (0: never). With `limit` items `put` raises
         Full."""
-        return Queue(self, encode_key(name), tries, limit)
+        return Queue(self, encode_key(name), *as_bounds(tries, limit))
 
     def limit(self, key: str | bytes, rate: str | Limit, cost: int = 1) -> Verdict:
         """Count one for a rate limit such as "100/minute": whether it may pass, how many more may, and in how
         many seconds one more may. What may not pass is not counted."""
         limit = parse_limit(rate) if isinstance(rate, str) else rate
-        if not 0 < cost <= limit.burst:
+        if not 0 < as_int("cost", cost) <= limit.burst:
             raise ValueError(f"a cost of {cost} never passes; the burst is {limit.burst}")
         return self.engine.allow(encode_key(key), limit, cost)
 

@@ -7,6 +7,7 @@ import json
 import select
 import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -684,6 +685,113 @@ def test_a_wait_that_is_cancelled_takes_nothing(s: Storage) -> None:
         assert await lock.acquire(30)
 
     asyncio.run(main())
+
+
+# ---- what no verb takes ----------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("key", [1, 10**10, None, 1.5, ["k"], bytearray(b"k")], ids=repr)
+def test_a_name_is_text(s: Storage, key: Any) -> None:
+    calls = [
+        s.get, s.gets, s.delete, s.touch, s.ttl, s.incr, s.decr, s.lock, s.queue, s.subscribe, s.__getitem__,
+        s.__contains__, s.aio.lock, s.aio.queue, lambda key: list(s.keys(key)), lambda key: s.get_many([key]),
+        lambda key: s.set(key, b"v"), lambda key: s.add(key, b"v"), lambda key: s.__setitem__(key, b"v"),
+        lambda key: s.limit(key, "1/day"), lambda key: s.publish(key, b"v"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(TypeError):
+            call(key)
+    assert list(s.keys()) == []
+
+
+@pytest.mark.parametrize("number", [1.5, 2.0, "1", b"1", NAN], ids=repr)
+def test_a_number_is_an_int(s: Storage, number: Any) -> None:
+    s["n"] = 1
+    for call in (
+        lambda: s.incr("n", number),
+        lambda: s.incr("m", number),
+        lambda: s.decr("n", number),
+        lambda: s.set("n", 2, fence=number),
+        lambda: s.cas("n", 2, number),
+        lambda: s.limit("r", "5/day", cost=number),
+        lambda: s.queue("q", tries=number),
+        lambda: s.queue("q", limit=number),
+        lambda: s.aio.queue("q", tries=number),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert s["n"] == 1
+    assert "m" not in s
+    s.set("n", 3, fence=1)  # what was refused has left no token
+    assert s["n"] == 3
+    for tries, limit in ((-1, None), (1 << 32, None), (0, -1)):
+        with pytest.raises(ValueError, match="from 0"):
+            s.queue("q", tries, limit)
+    with pytest.raises(OverflowError):
+        s.set("n", 4, fence=2**63)
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(NAN, ValueError), ("5", TypeError), (b"5", TypeError)])
+def test_a_time_is_a_number(s: Storage, seconds: Any, error: type[Exception]) -> None:
+    s["k"] = b"v"
+    s.queue("q").put(b"i")
+    job = s.queue("q").get()
+    assert job is not None
+    lock = s.lock("held")
+    assert lock.acquire(0)
+    for call in (
+        lambda: s.set("k", b"w", seconds),
+        lambda: s.add("new", b"w", seconds),
+        lambda: s.replace("k", b"w", seconds),
+        lambda: s.cas("k", b"w", s.gets("k")[1], seconds),
+        lambda: s.touch("k", seconds),
+        lambda: s.incr("n", 1, seconds),
+        lambda: s.set_many({"k": b"w"}, seconds),
+        lambda: s.lock("l", seconds),
+        lambda: s.lock("l", 5, seconds),
+        lambda: s.aio.lock("l", seconds),
+        lambda: s.lock("held").acquire(seconds),
+        lambda: lock.renew(seconds),
+        lambda: s.queue("r").get(seconds),
+        lambda: s.queue("r").get(0, seconds),
+        lambda: s.queue("r").put(b"", seconds),
+        lambda: job.retry(seconds),
+        lambda: job.extend(seconds),
+    ):
+        with pytest.raises(error):
+            call()
+    assert (s["k"], s.ttl("k")) == (b"v", None)
+    assert s.get_many(["new", "n"]) == {}
+    assert job.ack()
+    assert lock.release()
+
+
+@pytest.mark.parametrize("seconds", [1e9, 1e300, INF, 10**12])
+def test_what_is_longer_than_all_has_no_end(s: Storage, seconds: float) -> None:
+    s.set("a", b"v", seconds)
+    s.set_many({"b": b"v"}, seconds)
+    assert s.add("c", b"v", seconds)
+    assert s.incr("d", 1, seconds) == 1
+    s.set("e", b"v", 5)
+    assert s.touch("e", seconds)
+    assert {s.ttl(key) for key in "abcde"} == {None}
+    lock = s.lock("l", seconds, wait=seconds)
+    with lock:
+        assert lock.renew(seconds)
+        assert s.lock("l").acquire(0) is None
+    queue = s.queue("q")
+    queue.put(b"now")
+    job = queue.get(seconds, visible=seconds)
+    assert job is not None
+    assert job.extend(seconds)
+    assert job.ack()
+    queue.put(b"later", delay=seconds)
+    assert queue.size().delayed == 1
+    with s.subscribe("c") as reader:
+        s.publish("c", b"m")
+        assert reader.get(seconds) == b"m"
 
 
 # ---- the unit -------------------------------------------------------------------------------
