@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 
+from forkd.command.storage_places import too_large
 from forkd.config import OPTIONS, Config
 from forkd.config.sources import Sources
 from forkd.system.address import Address
@@ -23,6 +24,7 @@ def warnings(sources: Sources, config: Config) -> list[str]:
     if given and not any(a is not None and a.kind == "unix" for a in (*config.bind, config.admin)):
         names = ", ".join(name.replace("_", "-") for name in given)
         found.append(f"{names}: without effect, since no address is unix:/path")
+    found += too_large(config)
     if config.forwarded_allow.every:
         public = [str(address) for address in config.bind if _is_public(address)]
         if public:

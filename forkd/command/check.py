@@ -20,6 +20,7 @@ from forkd.command import advice
 from forkd.command.arguments import add_all
 from forkd.command.probe import probe
 from forkd.command.start import load
+from forkd.command.storage_places import Tried, import_client, require_places, try_places
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import AppError, CheckError, ForkdError, StartError
@@ -67,7 +68,7 @@ class _Host:
 def check(sources: Sources, config: Config) -> str:
     """What would be served. Raises CheckError with all for which a start would fail."""
     found = probe(sources, config)
-    interface = ""
+    interface, places = "", Tried([], [])
     try:
         identity = accounts.find(config.user, config.group)
         enter_directory(config)
@@ -75,7 +76,9 @@ def check(sources: Sources, config: Config) -> str:
         log = Log(config.log_level, config.log_format, "check")
         exposure.warn(log, sources.path, config, identity)
         Access.of(config)
-        interface = _import_as_a_worker(config, identity)
+        require_places(config)
+        interface, places = _import_as_a_worker(config, identity)
+        found.problems += places.problems
     except ForkdError as error:
         found.problems.append(str(error))
     _, denied = registry.usable(config)
@@ -95,13 +98,15 @@ def check(sources: Sources, config: Config) -> str:
         lines.append(f"held by the running daemon itself (pid {found.pid}): {', '.join(found.held)}")
     lines += [f"note: {note}" for note in (*found.notes, *advice.notes(config))]
     lines += [
-        f"warning: {line}" for line in (*advice.warnings(sources, config), *unused(config, interface))
+        f"warning: {line}"
+        for line in (*advice.warnings(sources, config), *places.warnings, *unused(config, interface))
     ]
     return "\n".join(lines)
 
 
-def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
-    """The name of the interface of the application. Raises AppError."""
+def _import_as_a_worker(config: Config, identity: Identity | None) -> tuple[str, Tried]:
+    """The name of the interface of the application, and what its storage units are to it. Raises AppError."""
+    import_client(config)
     try:
         stacks = process.make_memfd("forkd-stacks-check")
     except OSError as error:
@@ -115,7 +120,7 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
     def child() -> NoReturn:
         os.close(read)
         sockets.close()
-        answer = ""
+        answer, places = "", Tried([], [])
         code = 1
         try:
             worker.prepare("check", config, identity, command, listening)
@@ -126,12 +131,13 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
             # Empty ones of its own: an application may write to its unit when it is imported.
             shared.enter(SharedTables(config, 1, log, {}, {}).units(config), 1)
             answer, code = _load(config), 0
+            places = try_places(config)
         except ForkdError as error:
             answer = str(error)
         except BaseException:
             answer = f"a bug in forkd\n{traceback.format_exc().rstrip()}"
         with os.fdopen(write, "w") as pipe:
-            pipe.write(json.dumps([not code, answer]) + "\n")
+            pipe.write(json.dumps([not code, answer, places]) + "\n")
         forked.finish(code)
 
     try:
@@ -157,10 +163,10 @@ def _import_as_a_worker(config: Config, identity: Identity | None) -> str:
     if not text:
         how = process.how_ended(code)
         raise AppError(f"app {config.app!r}: the process that imported it ended {how}")
-    done, answer = json.loads(text)
+    done, answer, places = json.loads(text)
     if not done:
         raise AppError(answer)
-    return str(answer)
+    return str(answer), Tried(*places)
 
 
 def _answer(pipe: io.FileIO, pidfd: int) -> bytes:

@@ -21,6 +21,7 @@ from daemon.daemon import DaemonProcessDetachError, detach_process_context
 
 from forkd.command import advice
 from forkd.command.arguments import add_all
+from forkd.command.storage_places import require_places
 from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import ForkdError, StartError, SystemCallError
@@ -64,6 +65,7 @@ def start(sources: Sources, config: Config) -> int:
     launch.error_log = error_log_of(config)
     for path in (config.pidfile, config.control, launch.error_log or ""):
         require_ours(os.path.dirname(path))  # before the log is opened there
+    require_places(config)
     if config.foreground:
         if launch.error_log is not None:
             launch.terminal = os.dup(2)
@@ -94,6 +96,7 @@ def require(config: Config) -> None:
     accounts.find(config.user, config.group)
     permissions_of(config)
     Access.of(config)
+    require_places(config)
 
 
 def error_log_of(config: Config) -> str | None:
