@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -34,11 +35,12 @@ def require_places(config: Config) -> None:
 def _wrong(url: StorageURL, config: Config) -> Iterator[str]:
     if url.kind == "sqlite":
         try:
+            if not stat.S_ISREG(os.stat(url.path).st_mode):  # to open a named pipe would wait for its writer
+                yield f"{url.path} is a directory, or else no regular file"
+                return
             with open(url.path, "rb") as file:
                 if (start := file.read(len(_HEADER))) and start != _HEADER:
                     yield f"{url.path} is no file of sqlite"
-        except IsADirectoryError:
-            yield f"{url.path} is a directory; a file is needed"
         except NotADirectoryError as error:
             yield f"{url.path}: {error.strerror}"
         except OSError:

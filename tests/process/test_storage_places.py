@@ -35,11 +35,13 @@ def test_the_file_of_a_password(service: Daemon, tmp_path: Path, mode: int | Non
     assert ("chmod 0600" if mode else "No such file") in said
 
 
-@pytest.mark.parametrize("what", ["directory", "text"])
+@pytest.mark.parametrize("what", ["directory", "pipe", "text"])
 def test_what_is_no_file_of_sqlite(service: Daemon, tmp_path: Path, what: str) -> None:
     path = tmp_path / "unit.db"
     if what == "directory":
         path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
     else:
         path.write_text("a page, and no database")
     said = problems(service, "--storage", f"sqlite:{path}")
