@@ -18,7 +18,7 @@ from forkd.storage.arguments import as_bounds, as_lease, as_seconds, as_wait
 from forkd.storage.channel import Subscription
 from forkd.storage.codec import encode_key, pack
 from forkd.storage.engine import Item, Limit, QueueSize, Stats, Verdict, dead_letters
-from forkd.storage.errors import Busy
+from forkd.storage.errors import Busy, Unavailable
 from forkd.storage.lock import timed_out
 from forkd.storage.queue import Job
 from forkd.system.originals import monotonic
@@ -36,6 +36,10 @@ _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
+class NoThread(Unavailable):
+    """All threads were busy, as while a server does not answer. Nothing was done."""
+
+
 class Aio:
     """The awaitable form of a Storage; arguments, results and errors are those of the verb of that name."""
 
@@ -44,12 +48,15 @@ class Aio:
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="forkd-storage")
         self._instant: Unit = None
         self._opened = False
+        #: Of the engine; None before it is opened, which takes its time.
+        self._call_seconds: float | None = None
 
     async def run(self, verb: Callable[[Unit], T]) -> T:
         """What `verb` returns for the unit, where that blocks nothing."""
         if not self._opened:
             await self._in_thread(lambda: self.unit.engine)
             self._opened, self._instant = True, self.unit.instant()
+            self._call_seconds = self.unit.engine.call_seconds
         if self._instant is not None:
             try:
                 return verb(self._instant)
@@ -58,7 +65,26 @@ class Aio:
         return await self._in_thread(partial(verb, self.unit))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        """Raises NoThread where all threads were busy for as long as a call may wait."""
+        submitted = self._pool.submit(call)
+        done = asyncio.wrap_future(submitted)
+        if self._call_seconds is None:
+            return await done
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = submitted.cancel()  # not where a thread is at it: that has a deadline of its own
+
+        timer = asyncio.get_running_loop().call_later(self._call_seconds, give_up)
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if late:
+                raise NoThread(f"no thread was free within {self._call_seconds:g} s") from None
+            raise
+        finally:
+            timer.cancel()
 
     async def until(
         self, attempt: Callable[[Unit], T | None], wait: float | None, undo: Callable[[Unit, T], object]
@@ -69,12 +95,17 @@ class Aio:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             task = asyncio.ensure_future(self.run(attempt))
+            crowded: NoThread | None = None
             try:
                 found = await asyncio.shield(task)
+            except NoThread as error:
+                found, crowded = None, error
             except asyncio.CancelledError:
                 task.add_done_callback(partial(self._undo, undo))
                 raise
             left = pause if end is None else min(end - monotonic(), pause)
+            if crowded is not None and left <= 0:
+                raise crowded
             if found is not None or left <= 0:
                 return found
             await asyncio.sleep(left)

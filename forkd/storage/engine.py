@@ -130,6 +130,9 @@ class Engine(Protocol):
     #: each call waits for a disk or a server. An event loop calls it in its own thread.
     instant: Engine | None
 
+    #: How long a call waits for a neighbour, or for one answer of a server.
+    call_seconds: float
+
     #: Verbs of `Storage` that the engine has complete, e.g. in C, by name: these take the user's arguments
     #: (`get(key: str | bytes, default=None)`) and take their place in a Storage without a serializer.
     verbs: Mapping[str, Callable[..., Any]]

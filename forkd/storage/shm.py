@@ -26,7 +26,7 @@ from forkd.storage.engine import (
 from forkd.storage.errors import Error
 from forkd.storage.shm_channel import ChannelReader
 from forkd.storage.shm_layout import Cell, layout_of
-from forkd.storage.shm_lock import pid_of
+from forkd.storage.shm_lock import STALL_SECONDS, pid_of
 from forkd.storage.shm_table import Table, open_table
 from forkd.system.shared import Mapped, table_of
 from forkd.system.shared_memory import BLOCK_BYTES
@@ -38,6 +38,8 @@ _CELLS = struct.Struct(f"<{len(Cell)}Q")
 
 class Shm:
     """Implements `Engine`."""
+
+    call_seconds = STALL_SECONDS
 
     def __init__(self, mapped: Mapped, instant: bool = False) -> None:
         """Raises Damaged."""

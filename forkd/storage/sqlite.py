@@ -31,7 +31,7 @@ from forkd.storage.engine import (
 from forkd.storage.errors import Fenced, Full
 from forkd.storage.limit import judge
 from forkd.storage.owner import is_dead, own
-from forkd.storage.sqlite_file import File
+from forkd.storage.sqlite_file import MAX_WAIT_SECONDS, File
 from forkd.system.originals import monotonic, monotonic_ns, os, time
 
 __all__ = ["SqliteEngine"]
@@ -97,6 +97,7 @@ class SqliteEngine:
     """See engine.Engine."""
 
     instant: Engine | None = None
+    call_seconds = MAX_WAIT_SECONDS
 
     def __init__(self, path: str, full_sync: bool, limit: int) -> None:
         """`limit`: bytes that the file may have. Nothing is opened yet."""

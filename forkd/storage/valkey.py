@@ -56,6 +56,7 @@ class ValkeyEngine:
     def __init__(self, place: StorageURL) -> None:
         """Raises Error; one server is not spoken to yet."""
         self._client = Client(place)
+        self.call_seconds = place.timeout
         self._prefix = place.prefix.encode()
         self._me = own()
         self.verbs: Mapping[str, Callable[..., Any]] = {"get": self._get}

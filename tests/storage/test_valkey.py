@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -70,6 +71,29 @@ def test_a_server_that_is_stopped_holds_up_nobody() -> None:
         server.process.send_signal(signal.SIGCONT)
         until(lambda: answers(s), "it answers again")
         assert s["k"] == b"v"
+
+
+def test_a_wait_for_a_thread_is_part_of_a_call() -> None:
+    """Of many calls to a stopped server those that no thread gets to end with the others, and not in turn."""
+
+    async def main(s: Storage, server: Server) -> None:
+        await s.aio.set("k", b"v")
+        server.process.send_signal(signal.SIGSTOP)
+        calls = [s.aio.get("k") for _ in range(200)]
+        calls.append(s.aio.queue("q").get(wait=0))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert {isinstance(error, storage.Unavailable) for error in found} == {True}
+        assert sum("no thread" in str(error) for error in found) > 100
+        server.process.send_signal(signal.SIGCONT)
+        while True:
+            try:
+                assert await s.aio.get("k") == b"v"
+                break
+            except storage.Unavailable:
+                continue
+
+    with Server.started() as server, opened(f"valkey+unix:{server.socket}?timeout=200ms") as s:
+        asyncio.run(asyncio.wait_for(main(s, server), 60))
 
 
 def test_a_server_that_comes_back_is_found() -> None:
