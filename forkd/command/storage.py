@@ -19,6 +19,7 @@ from forkd import storage
 from forkd.command.arguments import add_where, ask_daemon
 from forkd.config.storage_url import DEFAULT, StorageURL
 from forkd.errors import ForkdError, UsageError
+from forkd.storage.arguments import as_end, as_int
 from forkd.storage.codec import encode_key
 from forkd.storage.engine import Entry, Packed, Value
 from forkd.system import shared
@@ -165,8 +166,8 @@ def _load(unit: storage.Storage, args: argparse.Namespace) -> int:
             if missing := [name for name in ("key", "type", "value") if name not in found]:
                 raise ValueError(f"it has no {' and no '.join(missing)}")
             key = _bytes(found["key"])
-            unit.engine.put(encode_key(key), _value(found), found.get("ttl"))
-        except (ValueError, KeyError, TypeError) as error:
+            unit.engine.put(encode_key(key), _value(found), as_end(found.get("ttl")))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ForkdError(f"storage load: line {number}: {error}; {count} values are loaded") from error
         count += 1
     say(f"{count} values")
@@ -223,7 +224,11 @@ def _text(data: bytes) -> Any:
 
 
 def _bytes(found: Any) -> bytes:
-    return base64.b64decode(found["base64"], validate=True) if isinstance(found, dict) else found.encode()
+    if isinstance(found, dict):
+        return base64.b64decode(found["base64"], validate=True)
+    if isinstance(found, str):
+        return found.encode()
+    raise ValueError(f"{found!r} is no text")
 
 
 def _shown(entry: Entry) -> dict[str, Any]:
@@ -239,6 +244,8 @@ def _value(found: dict[str, Any]) -> Value:
     if kind in ("bytes", "packed"):
         data = _bytes(value)
         return Packed(data) if kind == "packed" else data
-    if (kind, type(value)) in (("int", int), ("str", str)):
+    if (kind, type(value)) == ("int", int):
+        return as_int("an int", value)
+    if (kind, type(value)) == ("str", str):
         return value  # type: ignore[no-any-return]
     raise ValueError(f"no value of type {kind!r}")

@@ -150,6 +150,21 @@ def test_a_line_without_a_field(service: Daemon, tmp_path: Path) -> None:
         assert f"line 1: it is {why}" in done.stderr or f"line 1: it has {why}" in done.stderr
 
 
+def test_a_line_that_dump_does_not_print(service: Daemon, tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/unit.db"
+    an_int = '{"key": "a", "type": "int", '
+    for line, why in (
+        ('{"key": 3, "type": "int", "value": 1}', "no text"),
+        (an_int + '"value": 36893488147419103232}', "64 bits"),
+        (an_int + '"value": 1, "ttl": NaN}', "NaN"),
+        (an_int + '"value": 1, "ttl": "5"}', "real number"),
+    ):
+        done = service.run("storage", "load", "--url", url, input=f"{line}\n")
+        assert done.returncode == 1
+        assert done.stderr.startswith("forkd: storage load: line 1: ")
+        assert why in done.stderr
+
+
 def test_a_daemon_without_a_unit(service: Daemon) -> None:
     service.start()
     done = service.run("storage", "ls")
