@@ -70,6 +70,7 @@ def test_each_refusal_has_a_reason_of_its_own() -> None:
         (11, "application-failed"),
         (12, "broken-off"),
         (13, "host"),
+        (14, "request-timeout"),
     ]
     assert len(Refusal) <= REFUSED_CELLS
     (metric,) = (m for m in METRICS if m.name == "forkd_requests_refused_total")
