@@ -42,6 +42,9 @@ from forkd.system.signals import MAKE_ROOM, SignalQueue
 #: Processes of one worker; more clients wait in its queue.
 MAX_PROCESSES = 256
 _IDLE_GRACE_SECONDS = 0.5
+#: They write into one file, so one waits until the other has written. Who has waited for so long is killed
+#: without.
+_QUEUE_SECONDS = 5.0
 #: Time that a process gets to write its stacks before it is killed.
 _LAST_WORDS_SECONDS = 0.4
 _RETRY_SECONDS = 0.5  # until lines that the access log did not take are tried again
@@ -54,6 +57,10 @@ class Servant:
     pid: int
     pidfd: int
     row: Row
+
+
+def _no_stacks(pidfd: int) -> Callable[[], str]:
+    return str
 
 
 class ProcessPerConnection(ChildLoop):
@@ -150,7 +157,8 @@ class ProcessPerConnection(ChildLoop):
 
     def turn(self, timeout: float | None) -> None:
         if self._servants and self.context.config.timeout:
-            timeout = 1.0 if timeout is None else min(timeout, 1.0)  # to look at the clock
+            look = _LAST_WORDS_SECONDS if self._accused else 1.0  # at the clock
+            timeout = look if timeout is None else min(timeout, look)
         super().turn(timeout)
         while self._held and self.acceptor.pause_ends == NEVER:
             self.serve(*self._held.popleft())
@@ -158,14 +166,18 @@ class ProcessPerConnection(ChildLoop):
         for servant in self._servants:
             held = servant.row.since(REQUEST, monotonic_ns())
             if held is not None and 0 < most < held and servant not in self._partings:
-                self._late(servant, held)
+                self._late(servant, held, most)
             elif held is None:
                 self._accused.pop(servant, None)
 
-    def _late(self, servant: Servant, held: float) -> None:
+    def _late(self, servant: Servant, held: float, most: float) -> None:
         """A request has held it for so many seconds, too long: it writes its stacks, then it is killed."""
         if servant not in self._accused:
-            self._accused[servant] = monotonic(), self.context.ask_stacks(servant.pidfd)
+            writing = any(other not in self._partings for other in self._accused)
+            if writing and held < most + _QUEUE_SECONDS:
+                return
+            ask = _no_stacks if writing else self.context.ask_stacks
+            self._accused[servant] = monotonic(), ask(servant.pidfd)
             return
         since, stacks = self._accused[servant]
         if monotonic() < since + _LAST_WORDS_SECONDS:
