@@ -58,6 +58,7 @@ def two(service: Daemon, other: Daemon, text: str) -> Iterator[tuple[Front, Call
     kind = BY_NAME["HAProxy"]
     with front(kind, service.dir / "front", service, other, text=text) as made:
         api = HAProxy(made.directory, {})
+        until((made.directory / "h.sock").exists, "HAProxy's own socket, which it has last")
         yield made, lambda: (api.takes("forkd", "one"), api.takes("forkd", "two"))
 
 

@@ -62,7 +62,7 @@ class WebSocket(Duplex):
 
     @property
     def _told(self) -> bool:
-        return self._end is not None
+        return self._end is not None or (self._restarting and self.phase is Phase.CLOSING)
 
     def _finish(self, failed: bool) -> None:
         match self.phase:
