@@ -23,7 +23,7 @@ CORPUS = Path(
 )
 _RESULTS: dict[str, Counter[str]] = {}
 #: Where each case starts daemons of its own; and files in which many cases share one.
-SAMPLED = ("tests/process/", "tests/models/", "tests/apps/")
+SAMPLED = ("tests/process/", "tests/models/", "tests/apps/", "tests/storage/test_conformance.py")
 WHOLE = (
     "tests/models/test_wsgi.py", "tests/models/test_uploads.py", "tests/apps/test_loader.py",
     "tests/process/test_fronts.py",

@@ -354,7 +354,7 @@ def test_a_neighbour_that_scribbles_causes_misses_and_errors_and_no_more(native:
             table.repair(0)
             return bool(table.read("after") == b"all")
         except Stalled as error:
-            # A word that names a living process of another service cannot be told from one of a tool: decision 72.
+            # A living process of another service cannot be told from a tool that has the table: decision 72.
             return error.pid != os.getpid()
         except Error:
             return False
