@@ -387,7 +387,7 @@ class Actions:
     def execute(
         self,
         command: Command | None,
-        serves: Callable[[list[str]], None],
+        serves: Callable[[Upgrade, list[str]], None],
         failed: Callable[[str], None],
     ) -> Upgrade:
         """Start the new program, and call `serves` or `failed`. Raises ForkdError."""
@@ -412,12 +412,16 @@ class Actions:
         flight, and to serve the clients that wait in these."""
         parts = self._parts
         parts.leadership.give_up()
-        parts.endpoints.hand_over()
         parts.notice.close()
         for listener in self._service.generation.listeners:
             if listener.name not in dropped:
                 listener.unix_inode = None  # the socket file is the new master's
         self.wind_up(dropped)
+
+    def answer_upgrade(self, upgrade: Upgrade) -> None:
+        """The children have retired by now: what comes after the answer is the new master's."""
+        upgrade.answer()
+        self._parts.endpoints.hand_over()
 
     def send_counters(self) -> None:
         assert self._service.upgrade is not None

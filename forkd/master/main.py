@@ -29,7 +29,7 @@ from forkd.master.parts import Parts
 from forkd.master.phase import Action, Event, Phase, after
 from forkd.master.reload import SUPERSEDED, SlotsTaken
 from forkd.master.service import Service
-from forkd.master.upgrade import Succession
+from forkd.master.upgrade import Succession, Upgrade
 from forkd.models import registry
 from forkd.system import accounts, memory
 from forkd.system.loop import Loop
@@ -484,15 +484,15 @@ class Master:
         service.upgrade = None
         self._live(Event.HEIR_FAILED)
 
-    def _on_heir_serves(self, dropped: list[str]) -> None:
+    def _on_heir_serves(self, upgrade: Upgrade, dropped: list[str]) -> None:
         """`dropped`: names of listeners that the new service has no more."""
         self._dropped = dropped
-        upgrade = self.service.upgrade
-        assert upgrade is not None
         self.service.events.note("upgrade", "info", f"upgrade: pid {upgrade.pid} serves; retiring")
         self.parts.notifier.main(upgrade.pid)
         self.actions.send_counters()
         self._live(Event.HEIR_SERVES)
+        self._pursue()
+        self.actions.answer_upgrade(upgrade)
 
     def _on_succession(self) -> None:
         """The counters of the master before are here; it has retired."""

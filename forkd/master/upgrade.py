@@ -59,7 +59,7 @@ class Upgrade:
         command: Command | None,
         seconds: float,
         *,
-        serves: Callable[[list[str]], None],
+        serves: Callable[[Upgrade, list[str]], None],
         failed: Callable[[str], None],
     ) -> None:
         """Start the new program. `describe` says what it is handed, given the descriptor of its end of the
@@ -125,14 +125,19 @@ class Upgrade:
         self._loop.unwatch(self._link.fileno())
         os.close(self._pidfd)
         os.close(self._words)
-        if self._command is not None:
-            self._command.answer(pid=self.pid) if ok else self._command.refuse(text)
         if ok:
             self.succeeded = True
-            self._serves(dropped or [])
+            self._serves(self, dropped or [])
             return
+        if self._command is not None:
+            self._command.refuse(text)
         self._link.close()
         self._failed(text)
+
+    def answer(self) -> None:
+        """Our children accept nothing that comes after this."""
+        if self._command is not None:
+            self._command.answer(pid=self.pid)
 
     def _late(self, seconds: float) -> None:
         process.send_signal(self._pidfd, signal.SIGKILL)

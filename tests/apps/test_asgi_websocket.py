@@ -258,7 +258,7 @@ def test_no_message_is_lost_at_a_reload(service: Daemon) -> None:
                 assert client.recv(timeout=10) == str(number)
                 number += 1
         assert caught.value.rcvd.code == 1012
-    assert "nearly over; answers cut: GET /socket/echo" in service.log()
+    until(lambda: "nearly over; answers cut: GET /socket/echo" in service.log(), "it was never quiet")
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ def test_what_a_process_sends_is_one(service: Daemon, terminal: Terminal, where:
     service.signal(signal.SIGWINCH)
     until(lambda: not service.live()["workers"], "none")
     service.signal(signal.SIGHUP)
-    until(lambda: len(service.workers()) == 2, "all, of a new generation")
-    assert service.live()["master"]["generation"] == 2
+    until(lambda: len(service.workers()) == 2, "all")
+    until(lambda: service.live()["master"]["generation"] == 2, "of a new generation")
 
 
 def test_without_native_code_nobody_can_tell(service: Daemon, terminal: Terminal) -> None:
