@@ -23,10 +23,12 @@ CORPUS = Path(
 )
 _RESULTS: dict[str, Counter[str]] = {}
 #: Where each case starts daemons of its own; and files in which many cases share one.
-SAMPLED = ("tests/process/", "tests/models/", "tests/apps/", "tests/storage/test_conformance.py")
+SAMPLED = (
+    "tests/process/", "tests/models/", "tests/apps/", "tests/storage/test_conformance.py",
+    "tests/storage/test_linear.py", "tests/native/test_suspending.py",
+)  # fmt: skip
 WHOLE = (
-    "tests/models/test_wsgi.py", "tests/models/test_uploads.py", "tests/apps/test_loader.py",
-    "tests/process/test_fronts.py",
+    "tests/models/test_wsgi.py", "tests/apps/test_loader.py", "tests/process/test_fronts.py",
 )  # fmt: skip
 
 
@@ -48,19 +50,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a run of all (scripts/test sets the variable): of each test of real daemons with four cases or more
-    every third is run, and the others are marked as of the soak. Which third follows from the test's name."""
+    every third is run, of 12 or more every sixth, and the others are marked as of the soak. Which ones are run
+    follows from the test's name."""
     if not os.environ.get("TESTS_SAMPLED"):
         return
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         name = item.nodeid.partition("[")[0]
         mine = name.startswith(SAMPLED) and not name.startswith(WHOLE)
+        mine = mine or item.get_closest_marker("waits") is not None
         if mine and item.get_closest_marker("soak") is None:
             families.setdefault(name, []).append(item)
     for name, cases in families.items():
         if len(cases) >= 4:
+            step = 3 if len(cases) < 12 else 6
             for number, case in enumerate(cases):
-                if number % 3 != crc32(name.encode()) % 3:
+                if number % step != crc32(name.encode()) % step:
                     case.add_marker(pytest.mark.soak)
 
 

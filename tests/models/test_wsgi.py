@@ -175,6 +175,7 @@ def wire(daemon: Daemon):  # type: ignore[no-untyped-def]
         yield made
 
 
+@pytest.mark.waits
 def test_keep_alive(wire: Wire) -> None:
     for path in ("/a", "/b", "/c"):
         status, _, body = wire.get(path).answer()
@@ -320,12 +321,14 @@ def test_a_slow_reader_costs_little_memory(wire: Wire, daemon: Daemon) -> None:
     assert slow.read_text() == "closed\n"
 
 
+@pytest.mark.waits
 def test_the_head_has_a_deadline(wire: Wire) -> None:
     wire.send(b"GET / HTTP/1.1\r\nHost")
     assert wire.answer()[0] == 408
     assert wire.closed()
 
 
+@pytest.mark.waits
 def test_a_body_has_a_deadline(wire: Wire) -> None:
     wire.get("/echo", "Content-Length: 5\r\n", "POST").send(b"ab")
     assert wire.answer()[0] == 408
@@ -405,6 +408,7 @@ def test_file_wrapper(wire: Wire, daemon: Daemon) -> None:
     assert wire.get("/next").answer()[2] == b"/next"
 
 
+@pytest.mark.waits
 def test_an_expected_body_that_trickles_is_late(wire: Wire) -> None:
     """Each byte comes within --body-timeout, all of them far below 500 bytes per second."""
     wire.get("/echo", "Content-Length: 100\r\nExpect: 100-continue\r\n", method="POST")
