@@ -50,7 +50,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a run of all (scripts/test sets the variable): of each test of real daemons with four cases or more
-    every third is run, of 12 or more every sixth, and the others are marked as of the soak. Which ones are run
+    every third is run, of 12 or more every sixth, and the others are marked as of the soak. Which are run
     follows from the test's name."""
     if not os.environ.get("TESTS_SAMPLED"):
         return
