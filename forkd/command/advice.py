@@ -8,6 +8,7 @@ import os
 
 from forkd.command.storage_places import too_large
 from forkd.config import OPTIONS, Config
+from forkd.config.rules import only_for_fronts
 from forkd.config.sources import Sources
 from forkd.system.address import Address
 from forkd.system.networks import Networks, packed
@@ -25,11 +26,22 @@ def warnings(sources: Sources, config: Config) -> list[str]:
         names = ", ".join(name.replace("_", "-") for name in given)
         found.append(f"{names}: without effect, since no address is unix:/path")
     found += too_large(config)
-    if config.forwarded_allow.every:
+    allow = config.forwarded_allow
+    closed = [
+        str(address) for address in config.bind
+        if only_for_fronts(address, config)
+        and not (allow.cidrs if address.kind.startswith("tcp") else allow.unix or address.kind == "fd")
+    ]  # fmt: skip
+    if closed:
+        found.append(
+            f"forwarded-allow = {allow}: each connection to {', '.join(closed)} is closed, since only peers "
+            "that are in it may connect, and none of that kind is"
+        )
+    if allow.every:
         public = [str(address) for address in config.bind if _is_public(address)]
         if public:
             found.append(
-                f"forwarded-allow = {config.forwarded_allow}, and other machines can reach "
+                f"forwarded-allow = {allow}, and other machines can reach "
                 f"{', '.join(public)}: any client can claim any address, scheme and host; name the "
                 "networks of your proxies"
             )

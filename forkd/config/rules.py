@@ -65,14 +65,16 @@ def _bind_twice(config: Config) -> str:
     return f"the same address twice: {', '.join(twice)}" if twice else ""
 
 
+def only_for_fronts(address: Address, config: Config) -> bool:
+    """Whether its connections have to come from a peer of --forwarded-allow."""
+    return address.protocol == "uwsgi" or (config.proxy_protocol if address.proxy is None else address.proxy)
+
+
 def _closed_to_all(config: Config) -> str:
     """Listeners whose connections have to come from a proxy that is trusted."""
     if config.forwarded_allow.cidrs or config.forwarded_allow.unix:
         return ""
-    closed = [
-        str(address) for address in config.bind
-        if address.protocol == "uwsgi" or (config.proxy_protocol if address.proxy is None else address.proxy)
-    ]  # fmt: skip
+    closed = [str(address) for address in config.bind if only_for_fronts(address, config)]
     words = "would be closed, since only peers that are in it may connect"
     return f"each connection to {', '.join(closed)} {words}" if closed else ""
 

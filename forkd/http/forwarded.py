@@ -18,6 +18,7 @@ from .hops import MAX_PORT, Found, Hop, Origin, Trusted, elements, find_client, 
 
 _PLACES = {name: place for place, name in enumerate(FORWARDED_NAMES)}
 _FORWARDED, _FOR = b"forwarded", b"x-forwarded-for"
+_UNKNOWN = b"unknown"  # RFC 7239 6
 #: What `x-forwarded` stands for among the names that were chosen.
 _USUAL = (_FOR, *(X_FORWARDED + name for name in (b"proto", b"host", b"port", b"prefix")))
 
@@ -106,7 +107,8 @@ class Policy:
                 continue
             value = values[name]
             if name == _FORWARDED:
-                self._hear_elements(value, said)
+                if self._hear_elements(value, said):
+                    yield name
             elif name == _FOR:
                 said.add("client", hops.client, name)
                 if hops.malformed:
@@ -125,13 +127,17 @@ class Policy:
     def _client_in(self, value: bytes) -> Found:
         return find_client(reversed(elements(value)), self._allow)
 
-    def _hear_elements(self, value: bytes, said: _Said) -> None:
+    def _hear_elements(self, value: bytes, said: _Said) -> bool:
+        """Whether something of the element that counts is malformed; it may lack any pair."""
         found = pairs_of(value)[::-1]
-        hops = find_client((pairs.get(b"for", b"") for pairs in found), self._allow)
+        hops = find_client((pairs.get(b"for", _UNKNOWN) for pairs in found), self._allow)
         said.add("client", hops.client, _FORWARDED)
         pairs = found[hops.place] if found else {}
-        said.add("scheme", scheme_of(pairs.get(b"proto", b"")), _FORWARDED)
-        said.add("host", _host(pairs.get(b"host", b"")), _FORWARDED)
+        wrong = hops.malformed
+        for name, what, read in ((b"proto", "scheme", scheme_of), (b"host", "host", _host)):
+            if name in pairs and not said.add(what, read(pairs[name]), _FORWARDED):
+                wrong = True
+        return wrong
 
 
 @dataclass(slots=True)

@@ -13,14 +13,11 @@ from typing import Any
 
 from forkd.config import Config
 from forkd.native import pick
+from forkd.session.closed import Closed
 from forkd.session.proxy_protocol import Header, Malformed, NotAHeader, parse
 from forkd.session.seam import ANY_BYTES_PER_SECOND, Await, Become, Deadline, Host, Peer, Session
 from forkd.system.address import Address
 from forkd.system.cells import PROXY_INCOMPLETE, PROXY_MALFORMED, PROXY_MISSING, PROXY_UNTRUSTED
-from forkd.system.seldom import Seldom
-
-#: Between two lines in the log about connections that were closed.
-_SILENCE_SECONDS = 60.0
 
 
 def wanted(address: Address, config: Config) -> bool:
@@ -33,9 +30,8 @@ class _Untrusted(Exception):
 
 class ProxyHeader:
     def __init__(self, config: Config, host: Host) -> None:
-        self._host = host
         self._allows = config.forwarded_allow.allows
-        self._warning = Seldom(_SILENCE_SECONDS)
+        self._closed = Closed(host, "forkd_proxy_headers_refused_total")
         seconds = config.header_timeout
         self._first = Await("PROXY header", seconds, rate=ANY_BYTES_PER_SECOND, idle=True)
         self._more = Await("rest of the PROXY header", seconds)
@@ -57,7 +53,7 @@ class ProxyHeader:
                 came = yield self._more if data else self._first
                 if not came:
                     if data:
-                        self._refuse(peer, PROXY_INCOMPLETE, "its end came within the PROXY header")
+                        self._closed.note(peer, PROXY_INCOMPLETE, "its end came within the PROXY header")
                     return None
                 if not data:
                     data = came
@@ -65,17 +61,17 @@ class ProxyHeader:
                     data = bytearray(data) if type(data) is bytes else data
                     data += came
         except _Untrusted:
-            self._refuse(peer, PROXY_UNTRUSTED, "not a peer of --forwarded-allow")
+            self._closed.note(peer, PROXY_UNTRUSTED, "not a peer of --forwarded-allow")
             return None
         except NotAHeader:
-            self._refuse(peer, PROXY_MISSING, "no PROXY header")
+            self._closed.note(peer, PROXY_MISSING, "no PROXY header")
             return None
         except Malformed as error:
-            self._refuse(peer, PROXY_MALFORMED, f"a malformed PROXY header: {error}")
+            self._closed.note(peer, PROXY_MALFORMED, f"a malformed PROXY header: {error}")
             return None
         except Deadline:
             if data:
-                self._refuse(peer, PROXY_INCOMPLETE, "the PROXY header did not arrive in time")
+                self._closed.note(peer, PROXY_INCOMPLETE, "the PROXY header did not arrive in time")
             return None
         _take(peer, header)
         return Become(following(peer, bytes(data[header.size :])))
@@ -84,17 +80,6 @@ class ProxyHeader:
         if not self._allows(peer.client):
             raise _Untrusted
         return parse(data)
-
-    def _refuse(self, peer: Peer, cell: int, why: str) -> None:
-        self._host.recorder.add(cell)
-        text = f"{peer.client or 'unix'}: {why}; closed"
-        if self._warning.leave():
-            self._host.log.warning(
-                f"{text}; more of that within {_SILENCE_SECONDS:g} s is counted "
-                "(forkd_proxy_headers_refused_total), and logged with --log-level debug"
-            )
-        else:
-            self._host.log.debug(text)
 
 
 def _take(peer: Peer, header: Header) -> None:

@@ -16,13 +16,14 @@ from forkd.http.guard import Request
 from forkd.http.hops import Trusted
 from forkd.http.limits import Limits, Refused
 from forkd.http.uwsgi import UwsgiParser, UwsgiRequest
+from forkd.session.closed import Closed
 from forkd.session.fronts import Fronts
 from forkd.session.http1 import Heads, Http1, limits_of
 from forkd.session.seam import ANY_BYTES_PER_SECOND, Await, Deadline, Host, Peer, Session
 from forkd.system.cells import UWSGI_UNTRUSTED
 from forkd.system.seldom import Seldom
 
-#: Between two lines in the log about connections that were closed, and about requests that were refused.
+#: Between two lines in the log about requests that were refused.
 _SILENCE_SECONDS = 60.0
 #: Statuses of a front that is set up wrong, or whose limits are larger than those here.
 _FRONT = (400, 431)
@@ -36,7 +37,8 @@ class Uwsgi:
         self._allow = config.forwarded_allow
         self._limits = limits_of(config)
         self._stranger = Await("first request", config.header_timeout, rate=ANY_BYTES_PER_SECOND, idle=True)
-        self._closed, self._refused = Seldom(_SILENCE_SECONDS), Seldom(_SILENCE_SECONDS)
+        self._closed = Closed(host, "forkd_uwsgi_connections_refused_total")
+        self._refused = Seldom(_SILENCE_SECONDS)
         served = interface.served
         self._http = Http1(served, config, host, Heads(self._parser, served.uwsgi, _Fronts(config, host)))
         self.opening = self._http.opening
@@ -52,15 +54,7 @@ class Uwsgi:
                 return
         except Deadline:
             return
-        self._host.recorder.add(UWSGI_UNTRUSTED)
-        text = f"{peer.client or 'unix'}: not a peer of --forwarded-allow, and speaks uwsgi; closed"
-        if self._closed.leave():
-            self._host.log.warning(
-                f"{text}; more of that within {_SILENCE_SECONDS:g} s is counted "
-                "(forkd_uwsgi_connections_refused_total), and logged with --log-level debug"
-            )
-        else:
-            self._host.log.debug(text)
+        self._closed.note(peer, UWSGI_UNTRUSTED, "not a peer of --forwarded-allow, and speaks uwsgi")
 
     def _parser(self) -> _Parser:
         return _Parser(self._limits, self._allow, self._tell)

@@ -166,3 +166,13 @@ def test_a_reload_and_an_upgrade_turn_it_on_and_off(service: Daemon, place: str)
                 assert ask(sock, HEADER) == CLIENT[0]
             else:
                 assert ask(sock) == ("" if isinstance(where, str) else "127.0.0.1")
+
+
+def test_a_listener_that_no_peer_may_use_is_said(service: Daemon) -> None:
+    path = service.dir / "s.sock"
+    both = ("-b", f"unix:{path}?proxy=on", "-b", "127.0.0.1:0?proxy=on")
+    done = service.run("check", *service.flags(*both, "--forwarded-allow", "unix"))
+    assert "each connection to 127.0.0.1:0?proxy=on is closed, since only peers that are in it" in done.stdout
+    done = service.run("check", *service.flags(*both, "--forwarded-allow", "10.0.0.0/8"))
+    assert f"each connection to unix:{path}?proxy=on is closed" in done.stdout
+    assert "is closed, since" not in service.ok("check", *service.flags(*both))

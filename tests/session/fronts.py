@@ -231,7 +231,8 @@ ROWS: list[Row] = [
         client("1.2.3.4") | HTTPS) ._replace(
         seen={**client("1.2.3.4"), **HTTPS, "HTTP_FORWARDED": ",for=1.2.3.4 ; proto=https\t, ,"}),
     rfc("no for", "proto=https", HTTPS),
-    rfc("a proto that is none, a host that is none", 'proto=x;host="//evil"', {}),
+    Row("RFC 7239: a proto that is none, a host that is none", [("Forwarded", 'proto=x;host="//evil"')], {},
+        chosen=RFC7239),
     rfc("empty", "", {}),
     Row("two fields", [("Forwarded", "for=6.6.6.6"), ("Forwarded", "for=1.2.3.4")],
         client("1.2.3.4") | {"HTTP_FORWARDED": "for=6.6.6.6,for=1.2.3.4"}, chosen=RFC7239),

@@ -98,6 +98,19 @@ def test_what_is_no_address_is_malformed(name: str, value: str, native: bool) ->
     assert served.log.lines == [f"127.0.0.1: {name} is dropped: malformed"]
 
 
+@pytest.mark.parametrize(
+    ("value", "malformed"),
+    [("for=garbage", True), ("for=1.2.3.4;proto=asdf", True), ('for=1.2.3.4;host="a b"', True),
+     ("for=1.2.3.4;proto=https;host=a", False), ("proto=https", False), ("for=unknown;by=_x", False),
+     ("for=_hidden", False), ("for=garbage, for=1.2.3.4", False)],
+)  # fmt: skip
+@pytest.mark.parametrize("native", WAYS)
+def test_an_element_of_forwarded_may_be_malformed(value: str, malformed: bool, native: bool) -> None:
+    served = Served(Row("", [], {}, chosen=("forwarded",)), native)
+    served.send(head_of([("Forwarded", value)]))
+    assert dropped(served) == ({("forwarded", "malformed"): 1} if malformed else {})
+
+
 def test_a_field_that_is_dropped_is_told_at_debug_with_its_peer() -> None:
     served = Served(Row("", [], {}, peer=""), False)
     served.send(head_of([("X-Real-IP", "1.2.3.4")]))
