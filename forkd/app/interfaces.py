@@ -94,6 +94,11 @@ def _require_wsgi(app: Any, config: Config) -> None:
         raise AppError(f"app {config.app!r} is not callable, as a WSGI application must be")
     if is_asynchronous(app) or kind_of(app) is Kind.ASGI:
         raise AppError("the application speaks ASGI; leave out --interface, or set it to asgi")
+    if config.limit_concurrency:
+        raise AppError(
+            "limit-concurrency is for ASGI: a worker calls a WSGI application --threads times at once, and "
+            "no more; what waits too long for that, --shed-after answers 503"
+        )
     if config.request_timeout:
         raise AppError(
             "request-timeout is for ASGI: a WSGI call has its thread until it returns, and nothing else "

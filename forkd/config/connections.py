@@ -168,6 +168,13 @@ class ConnectionOptions:
         "answer, waits included; after that it is answered 504, or its connection reset if the answer has "
         "begun; 0 is no limit. A WebSocket that was accepted has none. WSGI has --timeout instead",
     )
+    limit_concurrency: int = option(
+        kinds.Int(0, 10**6), 0,
+        section="http",
+        help="requests that may be in flight in a worker under ASGI, and besides them WebSockets; the next "
+        "one is answered 503 with Retry-After; idle connections do not count; 0 is no limit. Under WSGI "
+        "--threads is the limit",
+    )
 
     # proxies
     forwarded_allow: Networks = option(

@@ -88,8 +88,6 @@ FOREIGN: tuple[Foreign, ...] = (
             "--task-impl --blocking-threads-idle-timeout", (GRANIAN, UVICORN, GUNICORN, UWSGI), "",
             "the model decides who waits and who works: --model NAME, see `forkd models`"),
     Foreign("--backpressure", (GRANIAN,), "--worker-connections N"),
-    Foreign("--limit-concurrency", (UVICORN,), "--worker-connections N",
-            "beyond which clients wait in the accept queue; --shed-after SECONDS answers 503"),
     Foreign("--worker-tmp-dir", (GUNICORN,), "", "workers show that they live in memory, not by a file"),
     Foreign("--cpu-affinity", (UWSGI,), "", "the kernel places them better; taskset(1) sets it for all"),
     Foreign("--respawn-*", (GRANIAN,), "", "a worker that dies is always replaced, later each time"),

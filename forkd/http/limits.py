@@ -53,6 +53,8 @@ class Refusal(IntEnum):
     HOST = 13
     # The application was called.
     REQUEST_TIMEOUT = 14
+    # Refused, too.
+    CONCURRENCY = 15
 
     @property
     def label(self) -> str:

@@ -47,9 +47,9 @@ _ORDER: tuple[Metric | str, ...] = (
         "forkd_requests_refused_total", "counter", ("reason",),
         "Answers of forkd's own, by reason. Refused before the application was called: malformed, "
         "head-timeout, body-timeout, body-too-large, line-too-long, expectation, head-too-large, "
-        "not-implemented, http-version, no-room, overload, host (none of --allowed-hosts). The application "
-        "was called, and failed: application-failed (500), broken-off (in the middle of its answer), "
-        "request-timeout (504, or a reset in the middle of its answer).",
+        "not-implemented, http-version, no-room, overload, host (none of --allowed-hosts), concurrency "
+        "(--limit-concurrency). The application was called, and failed: application-failed (500), broken-off "
+        "(in the middle of its answer), request-timeout (504, or a reset in the middle of its answer).",
     ),
     Metric(
         "forkd_forwarded_fields_dropped_total", "counter", ("field", "reason"),

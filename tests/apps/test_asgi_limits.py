@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 
 import pytest
@@ -149,10 +150,62 @@ def test_what_waits_is_counted(service: Daemon) -> None:
     service.settles(0, "forkd_websockets")
 
 
-def test_wsgi_refuses_it(service: Daemon) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_so_many_are_in_flight_in_a_worker(service: Daemon, way: str) -> None:
+    take(service, "asgi_site")
+    service.write_app(
+        "import asyncio\n"
+        "from asgi_site import answer\n"
+        "released = asyncio.Event()\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'websocket':\n"
+        "        await send({'type': 'websocket.accept'})\n"
+        "        await receive()\n"
+        "        if (await receive())['type'] == 'websocket.receive':\n"
+        "            released.set()\n"
+        "    elif scope['path'] == '/waits':\n"
+        "        await released.wait()\n"
+        "        await answer(send, b'released')\n"
+        "    else:\n"
+        "        await answer(send, b'so')\n"
+        "        if scope['path'] == '/works-on':\n"
+        "            await released.wait()\n"
+    )
+    service.start("-w", "1", "--limit-concurrency", "2", "--lifespan", "off", *WAYS[way])
+    idle = [dial(service) for _ in range(5)]
+    for client in idle:  # kept connections, and what goes on behind an answer, do not count
+        ask(client, "/works-on")
+        assert client.recv(1000).endswith(b"so")
+    talks = [dial(service) for _ in range(3)]
+    for client in talks:
+        ask(client, "/", *UPGRADE)
+    heads = [client.recv(1000) for client in talks]
+    assert [head[:13] for head in heads] == [b"HTTP/1.1 101 "] * 2 + [b"HTTP/1.1 503 "]
+    stays, leaves = dial(service), dial(service)
+    ask(stays, "/waits")
+    ask(leaves, "/waits")
+    service.settles(4, "forkd_requests_in_flight")
+    leaves.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    leaves.close()
+    service.settles(3, "forkd_requests_in_flight")  # and its application works on
+    for client in (idle[0], dial(service)):
+        ask(client, "/")
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1\r\n" in answer
+    service.settles(3, "forkd_requests_refused_total", reason="concurrency")
+    talks[0].sendall(b"\x81\x82\0\0\0\0go")
+    assert stays.recv(1000).endswith(b"released")
+    for _ in range(5):
+        assert service.get("/") == "so"
+    for client in (*idle, *talks, stays):
+        client.close()
+
+
+@pytest.mark.parametrize("option", ["request-timeout", "limit-concurrency"])
+def test_wsgi_refuses_them(service: Daemon, option: str) -> None:
     service.write_app("def app(environ, start_response): pass\n")
-    service.expected_errors = ["did not start", "gone: boot", "request-timeout is for ASGI"]
+    service.expected_errors = ["did not start", "gone: boot", f"{option} is for ASGI"]
     for verb in ("check", "start"):
-        done = service.run(verb, *service.flags("--request-timeout", "5"))
+        done = service.run(verb, *service.flags(f"--{option}", "5"))
         assert done.returncode != 0
-        assert "request-timeout is for ASGI: a WSGI call has its thread" in done.stderr + done.stdout
+        assert f"{option} is for ASGI: a" in done.stderr + done.stdout

@@ -71,6 +71,7 @@ def test_each_refusal_has_a_reason_of_its_own() -> None:
         (12, "broken-off"),
         (13, "host"),
         (14, "request-timeout"),
+        (15, "concurrency"),
     ]
     assert len(Refusal) <= REFUSED_CELLS
     (metric,) = (m for m in METRICS if m.name == "forkd_requests_refused_total")

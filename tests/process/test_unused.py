@@ -27,7 +27,7 @@ HTTP_ONLY = {
     "limit-request-field-size",
     "limit-request-head", "limit-request-body", "body-buffer", "access-log", "shed-after", "timeout",
     "defer-accept", "allowed-hosts", "server-header", "early-hints", "request-ids", "server-timing",
-    "request-timeout",
+    "request-timeout", "limit-concurrency",
 }  # fmt: skip
 #: The number of workers is fixed, and there is no access log.
 ALWAYS = {"scale-down-after", "access-log-format"}

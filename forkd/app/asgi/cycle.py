@@ -63,6 +63,10 @@ class Cycle(Duplex):
         return self._gone or self._at_eof or self._refused
 
     @property
+    def _said(self) -> bool:
+        return self.response.over and not self._refused
+
+    @property
     def _missing(self) -> str:
         if self.response.over or self._refused:
             return ""

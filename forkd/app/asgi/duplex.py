@@ -62,6 +62,8 @@ class Duplex:
         self.ticket = 0
         self.attended = False  # the session is in this request, and is to be woken
         self.quiet = False  # nothing has moved since this was last looked at
+        self.counted: set[Duplex] | None = None  # by --limit-concurrency, if there is one
+        self._ended = False  # the application has returned
         self._gone = False  # the client has left
         self._backlog = bytearray()  # sent by the application, and not yet by us
         self._receiving: Waiters = []
@@ -94,7 +96,9 @@ class Duplex:
             failed = not told and not (self._told and isinstance(failure, OSError))
             if failed:
                 self._host.log.exception(f"the application failed on {self._line}")
+        self._ended = True
         self._finish(failed)
+        self._uncount()
 
     @property
     def _line(self) -> str:
@@ -103,6 +107,11 @@ class Duplex:
     @property
     def _told(self) -> bool:
         """Whether receive() says that the client has left."""
+        raise NotImplementedError
+
+    @property
+    def _said(self) -> bool:
+        """Whether the application has sent all of its answer."""
         raise NotImplementedError
 
     def _finish(self, failed: bool) -> None:
@@ -173,6 +182,12 @@ class Duplex:
             self._backlog.clear()
             self._release()
 
+    def _uncount(self) -> None:
+        """It is in flight until it is accounted for; one that the application works on for a client that
+        has left, or has had another answer, until that has returned."""
+        if self.counted is not None and not self.ticket and (self._ended or self._said):
+            self.counted.discard(self)
+
     # ---- the session ----------------------------------------------------------------------
 
     def writable(self) -> None:
@@ -193,6 +208,7 @@ class Duplex:
         ticket, self.ticket = self.ticket, 0
         if not ticket:
             return
+        self._uncount()
         host, recorder, request = self._host, self._host.recorder, self.request
         took = recorder.took(ticket)
         if host.access is None:

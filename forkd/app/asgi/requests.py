@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import IO, Any
 
 from forkd.app.asgi.cycle import Cycle
+from forkd.app.asgi.duplex import Duplex
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.response import EARLY_HINT
 from forkd.app.asgi.scope import RootPath, Scope, scope_of
@@ -30,6 +31,8 @@ from forkd.session.seam import (
     Peer,
 )
 
+#: For whoever finds --limit-concurrency reached: what is in flight then is soon answered, or it is not.
+_RETRY = (("Retry-After", "1"),)
 #: For the client's Close frame, and then its connection ends without.
 _CLOSE_SECONDS = 2.0
 
@@ -61,6 +64,10 @@ class Requests:
         self._worker = worker
         self._early_hints = config.early_hints
         self._request_timeout = config.request_timeout
+        self._most = config.limit_concurrency
+        #: In flight, where that is limited: requests, and WebSockets.
+        self._requests: set[Duplex] = set()
+        self._websockets: set[Duplex] = set()
         body, write = config.body_timeout, config.write_timeout
         #: By what is needed: input, room for output, and bytes that the client owes.
         self._waits = {
@@ -103,15 +110,21 @@ class Requests:
         raise NotImplementedError("there is no shortcut")
 
     def stream(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
+        talks = wants_websocket(request)
+        if self._most and len(self._websockets if talks else self._requests) >= self._most:
+            yield self._turn_away(request, peer)
+            return Ending(True, data, bool(request.length or request.chunked))
         scope = scope_of(request, peer, self._root, self._worker)
         scope["state"] = self.state.copy()
-        if wants_websocket(request):
+        if talks:
             return (yield from self._talk(request, peer, data, scope))
         cycle = Cycle(self, request, peer, data)
         if self._early_hints and request.version == "1.1":
             cycle.response.hints = True
             scope["extensions"][EARLY_HINT] = {}
         timer = self._limit(cycle, scope)
+        if self._most:
+            self._count(cycle, self._requests)
         cycle.start(scope)
         cycle.attended = True
         self.cycles.add(cycle)
@@ -144,6 +157,19 @@ class Requests:
             cycle.account()
         return Ending(cycle.response.close, cycle.rest, not cycle.whole)
 
+    def _turn_away(self, request: Request, peer: Peer) -> bytes:
+        """The answer of --limit-concurrency. Its connection ends: the next one may find another worker."""
+        refused = Refused(503, f"busy: {self._most} are in flight here already", Refusal.CONCURRENCY)
+        return refusal(
+            self.host, peer, refused, request.line, request, _RETRY, int(peer.waited() * 1e9),
+            self.framing.server,
+        )  # fmt: skip
+
+    @staticmethod
+    def _count(request: Duplex, among: set[Duplex]) -> None:
+        request.counted = among
+        among.add(request)
+
     def _limit(self, request: Cycle | WebSocket, scope: Scope) -> asyncio.TimerHandle | None:
         """Begin its --request-timeout. What it has waited in queues counts."""
         if not self._request_timeout:
@@ -174,6 +200,8 @@ class Requests:
         to_websocket(scope, handshake.subprotocols)
         socket = WebSocket(self, request, peer, handshake, data)
         timer = self._limit(socket, scope)
+        if self._most:
+            self._count(socket, self._websockets)
         socket.start(scope)
         socket.attended = True
         self.sockets.add(socket)

@@ -64,6 +64,10 @@ class WebSocket(Duplex):
     def _told(self) -> bool:
         return self._end is not None or (self._restarting and self.phase is Phase.CLOSING)
 
+    @property
+    def _said(self) -> bool:
+        return False
+
     def _finish(self, failed: bool) -> None:
         match self.phase:
             case Phase.CONNECTING:
