@@ -205,7 +205,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("--ws-max-size", (UVICORN,), "--ws-max-message SIZE"),
     Foreign("--websocket-max-message-size", (GUNICORN,), "--ws-max-message SIZE"),
     Foreign("--ws-max-queue", (UVICORN,), "", "64 KiB or 16 messages are read ahead of the application"),
-    Foreign("--ws-per-message-deflate", (UVICORN,), "", "no extension is negotiated"),
+    Foreign("--ws-per-message-deflate", (UVICORN,), "--ws-deflate"),
     Foreign("--ws --no-ws --ws-* --websocket-*", (UVICORN, GRANIAN, GUNICORN), "",
             "WebSocket is always there, and has one implementation"),
     Foreign("--asgi-disconnect-grace-period", (GUNICORN,), "",

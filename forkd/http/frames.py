@@ -1,7 +1,7 @@
 """WebSocket's frames (RFC 6455) as bytes: what a client sends, as messages, and what a server sends.
 
 Sans-I/O; used by app/asgi/websocket.py. What is wrong with a client's bytes is an exception that has the code
-of the Close frame to answer with. No extension is negotiated, so that a reserved bit is an error.
+of the Close frame to answer with. Of extensions there is permessage-deflate, where it was agreed on.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from forkd.http.deflate import Agreed, Inflater, deflated
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _FIN, _RESERVED, _OPCODE, _CONTROL, _MASKED, _SIZE = 0x80, 0x70, 0x0F, 0x08, 0x80, 0x7F
+_DEFLATED = 0x40  # RSV1 of a message's first frame (RFC 7692 6)
 _MAX_CONTROL_BYTES = 125
 MAX_REASON_BYTES = 123
 
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_CODE, NOT_CLOSED, NOT_UTF8 = 1000, 1001, 1002, 1005, 1006, 1007
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_CODE, NOT_CLOSED, BAD_PAYLOAD = 1000, 1001, 1002, 1005, 1006, 1007
 TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1009, 1011, 1012
 #: Codes that are no reasons for an end, and never on the wire (RFC 6455 7.4.1).
 _NEVER_SENT = (1004, NO_CODE, NOT_CLOSED, 1015)
@@ -50,15 +53,17 @@ class Frame(NamedTuple):
 class FrameReader:
     """The messages of one client, from its bytes in any pieces."""
 
-    def __init__(self, most: int) -> None:
-        """`most`: bytes that a message may have."""
+    def __init__(self, most: int, inflater: Inflater | None = None) -> None:
+        """`most`: bytes that a message may have. `inflater`: where compressed ones may come."""
         self._most = most
+        self._inflater = inflater
+        self._deflated = False  # the message whose fragments come is compressed
+        self._came = 0  # bytes of it, as they came
         self._bytes = bytearray()
         self._opcode = 0  # of the message whose fragments come
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._text: list[str] = []
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._fragments = bytearray()
+        self._size = 0  # bytes of a compressed one, as they are
+        self._decoder: codecs.IncrementalDecoder | None = None  # of fragments of text
 
     @property
     def midway(self) -> bool:
@@ -76,7 +81,7 @@ class FrameReader:
             del held[:end]
             if opcode & _CONTROL:
                 yield self._control(opcode, payload)
-            elif (whole := self._data(opcode, payload, bool(first & _FIN))) is not None:
+            elif (whole := self._data(first, payload)) is not None:
                 yield whole
 
     def _frame(self, held: bytearray) -> tuple[int, int, int] | None:
@@ -86,7 +91,8 @@ class FrameReader:
             return None
         first, second = held[0], held[1]
         opcode, size, at = first & _OPCODE, second & _SIZE, 2
-        if first & _RESERVED:
+        deflated = self._inflater is not None and first & _RESERVED == _DEFLATED and opcode in (TEXT, BINARY)
+        if first & _RESERVED and not deflated:
             raise BadFrame(PROTOCOL_ERROR, "a reserved bit is set")
         if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
             raise BadFrame(PROTOCOL_ERROR, "unknown opcode")
@@ -103,28 +109,51 @@ class FrameReader:
             shortest, size = (126 if size == 126 else 1 << 16), int.from_bytes(held[2:at], "big")
             if size < shortest or size >> 63:
                 raise BadFrame(PROTOCOL_ERROR, "a length in more bytes than it needs")
-        if not opcode & _CONTROL and self._size + size > self._most:
-            raise BadFrame(TOO_BIG, f"a message of more than {self._most} bytes")
+        if not opcode & _CONTROL:
+            most = self._most
+            if deflated or self._deflated:
+                most += most // 4 + 1024  # data that does not become shorter becomes longer
+            if self._came + size > most:
+                raise self._too_big
         start = at + 4
         return (start, start + size, first) if len(held) >= start + size else None
 
-    def _data(self, opcode: int, payload: bytes, last: bool) -> Frame | None:
-        self._opcode = self._opcode or opcode
-        self._size += len(payload)
-        if self._opcode == TEXT:
-            try:
-                self._text.append(self._decoder.decode(payload, last))
-            except UnicodeDecodeError:
-                raise BadFrame(NOT_UTF8, "text that is not UTF-8") from None
-        else:
-            self._parts.append(payload)
-        if not last:
-            return None
-        opcode = self._opcode
-        data: str | bytes = "".join(self._text) if opcode == TEXT else b"".join(self._parts)
-        self._opcode = self._size = 0
-        self._parts, self._text = [], []
-        return Frame(opcode, data)
+    @property
+    def _too_big(self) -> BadFrame:
+        return BadFrame(TOO_BIG, f"a message of more than {self._most} bytes")
+
+    def _data(self, first: int, payload: bytes) -> Frame | None:
+        last = bool(first & _FIN)
+        self._opcode = self._opcode or first & _OPCODE
+        self._deflated = self._deflated or bool(first & _DEFLATED)
+        self._came += len(payload)
+        if self._deflated and self._inflater is not None:
+            payload = self._inflated(self._inflater, payload, last)
+        text = self._opcode == TEXT
+        try:
+            if not last:
+                if text:  # what is wrong is so at once
+                    self._decoder = self._decoder or codecs.getincrementaldecoder("utf-8")()
+                    self._decoder.decode(payload)
+                self._fragments += payload
+                return None
+            whole = bytes(self._fragments + payload) if self._fragments else payload
+            found = Frame(self._opcode, whole.decode() if text else whole)
+        except UnicodeDecodeError:
+            raise BadFrame(BAD_PAYLOAD, "text that is not UTF-8") from None
+        self._opcode = self._came = self._size = 0
+        self._deflated, self._decoder, self._fragments = False, None, bytearray()
+        return found
+
+    def _inflated(self, inflater: Inflater, payload: bytes, last: bool) -> bytes:
+        try:
+            made = inflater.inflate(payload, last, self._most - self._size)
+        except ValueError as error:
+            raise BadFrame(BAD_PAYLOAD, f"a message that is not compressed as it says: {error}") from None
+        self._size += len(made)
+        if self._size > self._most:
+            raise self._too_big
+        return made
 
     def _control(self, opcode: int, payload: bytes) -> Frame:
         if opcode != CLOSE:
@@ -137,7 +166,7 @@ class FrameReader:
         try:
             return Frame(CLOSE, payload[2:].decode(), code)
         except UnicodeDecodeError:
-            raise BadFrame(NOT_UTF8, "a reason that is not UTF-8") from None
+            raise BadFrame(BAD_PAYLOAD, "a reason that is not UTF-8") from None
 
 
 def may_be_sent(code: int) -> bool:
@@ -145,14 +174,20 @@ def may_be_sent(code: int) -> bool:
     return (1000 <= code <= 1014 and code not in _NEVER_SENT) or 3000 <= code <= 4999
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
+def frame(opcode: int, payload: bytes, compressed: bool = False) -> bytes:
     """A server's whole frame, which has no mask."""
-    size = len(payload)
+    size, first = len(payload), _FIN | opcode | (_DEFLATED if compressed else 0)
     if size <= _MAX_CONTROL_BYTES:
-        return bytes((_FIN | opcode, size)) + payload
+        return bytes((first, size)) + payload
     if size < 1 << 16:
-        return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+def message_frame(opcode: int, payload: bytes, agreed: Agreed | None) -> bytes:
+    """A whole message of a server's, compressed where that was agreed on and makes it shorter."""
+    shorter = None if agreed is None else deflated(payload, agreed.our_bits)
+    return frame(opcode, payload) if shorter is None else frame(opcode, shorter, True)
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

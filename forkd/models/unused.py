@@ -176,6 +176,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "lifespan": _no_asgi,
     "lifespan_context": _no_asgi,
     "root_path": _no_asgi,
+    "ws_deflate": _no_asgi,
     "ws_max_message": _no_asgi,
     "ws_origins": _no_asgi,
     "ws_ping_interval": _no_asgi,

@@ -356,6 +356,18 @@ async def never_receives(scope, receive, send):
             await send({"type": "websocket.send", "text": str(count)})
 
 
+async def floods_and_returns(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(0.2)
+
+
+async def closes_and_stays(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(0.2)
+    await send({"type": "websocket.close"})
+    await asyncio.sleep(4)
+
+
 async def floods(scope, receive, send):
     await send({"type": "websocket.accept"})
     LOG.clear()
@@ -411,6 +423,7 @@ SOCKETS = {
     "echo": accept_and_echo, "close": close_at_once, "deny": deny, "returns": returns, "raises": raises,
     "accepts-and-returns": accepts_and_returns, "accepts-and-raises": accepts_and_raises,
     "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
+    "floods-and-returns": floods_and_returns, "closes-and-stays": closes_and_stays,
 }  # fmt: skip
 ROUTES = {
     name.replace("_", "-"): value for name, value in list(globals().items())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ from .conftest import FAILURES, dial, read_all, take
 
 client_of = pytest.importorskip("websockets.sync.client")
 exceptions = pytest.importorskip("websockets.exceptions")
+deflate = pytest.importorskip("websockets.extensions.permessage_deflate")
 
 WAYS = {
     "native": [], "twin": ["--no-native"], "poll": ["--io", "poll"],
@@ -274,3 +277,74 @@ def test_origins(service: Daemon, origin: str, status: int) -> None:
     with dial(service) as client:
         client.sendall(handshake("echo", *fields))
         assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)
+
+
+# ---- permessage-deflate -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[[], ["--no-native"], ["-m", "proactor", "--io", "io_uring"]])
+def deflating(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    service = Daemon(tmp_path_factory.mktemp("deflate"))
+    take(service, "asgi_site")
+    service.expected_errors = list(ERRORS)
+    service.start("-w", "1", "--ws-max-message", "1M", "--ws-deflate", *request.param, app="asgi_site:app")
+    yield service
+    service.finish()
+
+
+@pytest.mark.parametrize("parameters", [{}, {"client_max_window_bits": None}, {"server_max_window_bits": 9}])
+def test_compressed_messages_come_back(deflating: Daemon, parameters: dict[str, object]) -> None:
+    offer = deflate.ClientPerMessageDeflateFactory(**{"client_max_window_bits": True} | parameters)
+    with connect(deflating, "echo", extensions=[offer]) as client:
+        assert "permessage-deflate" in client.response.headers["sec-websocket-extensions"]
+        for message in ("é€" * 1000, "", "short", bytes(1 << 20), random.Random(1).randbytes(5000) * 20) * 2:
+            client.send(message)
+            assert client.recv() == message
+
+
+def test_nothing_is_compressed_for_a_client_that_does_not_offer_it(deflating: Daemon, site: Daemon) -> None:
+    for service, options in ((deflating, {}), (site, {"compression": "deflate"})):
+        with connect(service, "echo", **options) as client:
+            assert "sec-websocket-extensions" not in client.response.headers
+            client.send("x" * 1000)
+            assert client.recv() == "x" * 1000
+
+
+def test_a_bomb_is_closed_with_1009(deflating: Daemon) -> None:
+    with connect(deflating, "echo", compression="deflate") as client:
+        client.send(bytes((1 << 20) + 1))  # 1 KiB on the wire
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            client.recv()
+        assert caught.value.rcvd.code == 1009
+
+
+def test_many_long_messages_in_a_few_bytes_are_inflated_as_they_are_received(deflating: Daemon) -> None:
+    """1 MiB each, of 1 KiB: an application that does not receive them holds no more than one."""
+    before = rss(deflating)
+    with connect(deflating, "never-receives", compression="deflate") as client:
+        for _ in range(300):
+            client.send(bytes(1 << 20))
+        client.send(b"last")
+        most, answer = 0, ""
+        while not answer:
+            most = max(most, rss(deflating))
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(timeout=0.05)
+        assert answer == "301"
+    assert most - before < 40 << 20
+
+
+def rss(service: Daemon) -> int:
+    """Bytes, of the worker."""
+    status = Path(f"/proc/{service.get('/pid')}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+def test_a_client_that_does_not_answer_a_close_is_not_waited_for(site: Daemon) -> None:
+    """Its messages are more than are read ahead, and nobody receives them any more."""
+    with raw(site, b"", "floods-and-returns") as client:
+        client.sendall(masked(2, b"x") * 100)
+        assert read_all(client) == b"\x88\x02\x03\xe8"
+    with raw(site, b"", "closes-and-stays") as client:
+        client.sendall(masked(2, b"x") * 100)
+        assert read_all(client) == b"\x88\x02\x03\xe8"

@@ -121,7 +121,7 @@ def _is_excepted(raw: bytes) -> bool:
                 return True
         return False
     except BadFrame as bad:
-        return "more bytes than it needs" in bad.reason or bad.code == frames.NOT_UTF8
+        return "more bytes than it needs" in bad.reason or bad.code == frames.BAD_PAYLOAD
 
 
 def _ours(raw: bytes, chance: random.Random) -> tuple[list[tuple[int, bytes]], int]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from forkd.app.asgi.response import exact
 from forkd.app.asgi.scope import Scope
+from forkd.http.deflate import Agreed, agree
 from forkd.http.frames import VERSION, accept_of
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
@@ -24,6 +25,7 @@ _OWN = frozenset((
 class Handshake(NamedTuple):
     accept: bytes
     subprotocols: list[str]
+    agreed: Agreed | None  # None: no message is compressed
 
 
 def wants_websocket(request: Request) -> bool:
@@ -38,8 +40,8 @@ def origins_of(text: str | None) -> frozenset[bytes] | None:
     return None if text is None else frozenset(each.strip().lower().encode() for each in text.split(","))
 
 
-def read_handshake(request: Request, origins: frozenset[bytes] | None) -> Handshake:
-    """Raises Refused."""
+def read_handshake(request: Request, origins: frozenset[bytes] | None, deflate: bool) -> Handshake:
+    """`deflate`: --ws-deflate. Raises Refused."""
     if _values(request, b"sec-websocket-version") != [VERSION]:
         raise Refused(426, "WebSocket has version 13 here", Refusal.MALFORMED)
     if origins is not None and any(x.lower() not in origins for x in _values(request, b"origin")):
@@ -52,7 +54,9 @@ def read_handshake(request: Request, origins: frozenset[bytes] | None) -> Handsh
     if request.length or request.chunked:
         raise Refused(400, "a handshake with a body", Refusal.MALFORMED)
     offered = b",".join(_values(request, b"sec-websocket-protocol")).split(b",")
-    return Handshake(accept, [name.strip().decode("latin-1") for name in offered if name.strip()])
+    subprotocols = [name.strip().decode("latin-1") for name in offered if name.strip()]
+    extensions = b",".join(_values(request, b"sec-websocket-extensions"))
+    return Handshake(accept, subprotocols, agree(extensions) if deflate else None)
 
 
 def to_websocket(scope: Scope, subprotocols: list[str]) -> None:
@@ -82,6 +86,8 @@ def accepted(
         lines += server
     if subprotocol is not None:
         lines += b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1") + b"\r\n"
+    if handshake.agreed is not None:
+        lines += b"Sec-WebSocket-Extensions: " + handshake.agreed.response + b"\r\n"
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + handshake.accept + b"\r\n" + lines + b"\r\n"

@@ -87,9 +87,11 @@ class Requests:
             (False, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True),
         }
         self._origins = origins_of(config.ws_origins)
+        self._deflate = config.ws_deflate
         self._pong = Await("pong", config.ws_ping_timeout)
         self._handshake = Await("WebSocket", 0)
-        self._close = Await("close", _CLOSE_SECONDS)
+        #: By whether there is room for what else the client sends.
+        self._close = {room: Await("close", _CLOSE_SECONDS, read=room) for room in (True, False)}
 
     def enter(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Before the first request. `context`: each of them has a copy."""
@@ -190,7 +192,7 @@ class Requests:
     def _talk(self, request: Request, peer: Peer, data: bytes, scope: Scope) -> StreamSteps:
         """From the handshake to the end of its connection. Raises Refused."""
         try:
-            handshake = read_handshake(request, self._origins)
+            handshake = read_handshake(request, self._origins, self._deflate)
         except Refused as refused:
             fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
             yield refusal(
@@ -209,10 +211,12 @@ class Requests:
         try:
             while not socket.through:
                 reads, writes = socket.needs()
-                if writes or not reads:
+                if socket.phase is Phase.CLOSING and not writes:
+                    wait = self._close[reads]
+                elif writes or not reads:
                     wait = self._talks[reads, writes]
                 elif socket.phase is not Phase.OPEN:
-                    wait = self._close if socket.phase is Phase.CLOSING else self._handshake
+                    wait = self._handshake
                 else:
                     wait = self._pong if asked else self._talks[True, False]
                 try:

@@ -14,7 +14,8 @@ from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, re
 from forkd.app.asgi.handshake import Handshake, accepted
 from forkd.app.asgi.response import Response, exact
 from forkd.http import frames
-from forkd.http.frames import BadFrame, Frame, FrameReader, close_frame, frame
+from forkd.http.deflate import Agreed, Inflater
+from forkd.http.frames import BadFrame, Frame, FrameReader, close_frame, frame, message_frame
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, error
@@ -49,10 +50,12 @@ class WebSocket(Duplex):
         self.phase = Phase.CONNECTING
         self.broken = False  # a denial has broken off
         self._handshake = handshake
-        self._reader = FrameReader(serving.most_message)
+        agreed = handshake.agreed
+        self._reader = FrameReader(serving.most_message, None if agreed is None else Inflater(agreed))
         self._early = data  # frames, before there is an answer
         self._messages: deque[Message] = deque(({"type": "websocket.connect"},))
         self._buffered = 0  # bytes of them
+        self._ended = False  # the application has returned: nobody receives
         self._end: Message | None = None  # what receive() says from then on
         self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
         self._restarting = False  # that was not the application's
@@ -69,6 +72,9 @@ class WebSocket(Duplex):
         return False
 
     def _finish(self, failed: bool) -> None:
+        self._ended = True
+        self._messages.clear()
+        self._buffered = 0
         match self.phase:
             case Phase.CONNECTING:
                 if not failed and not self._told:
@@ -91,6 +97,7 @@ class WebSocket(Duplex):
         message = self._messages.popleft()
         self._buffered -= len(message.get("text") or message.get("bytes") or b"")
         if full and not self._is_full:
+            self._read(b"")
             self._wake()
         return message
 
@@ -110,7 +117,7 @@ class WebSocket(Duplex):
             case (Phase.CONNECTING | Phase.DENYING), _ if kind.startswith(_DENIAL):
                 self._deny({**message, "type": kind.removeprefix("websocket.")})
             case Phase.OPEN, "websocket.send":
-                out = _frame_of(message)
+                out = _frame_of(message, self._handshake.agreed)
                 self.sent += len(out)
                 self._write(out)
             case Phase.OPEN, "websocket.close":
@@ -233,11 +240,17 @@ class WebSocket(Duplex):
             self._early += data
             return
         self.quiet = False
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """What its reader has, as far as there is room: a few bytes may be many messages, and long ones."""
         try:
             for each in self._reader.feed(data):
                 if self.phase is Phase.OVER:
                     return
                 self._take(each)
+                if self._is_full:
+                    return
         except BadFrame as bad:
             if self.phase is Phase.OPEN:
                 self._write(close_frame(bad.code, bad.reason))
@@ -257,7 +270,7 @@ class WebSocket(Duplex):
                     self._over(each.code, str(each.data))
                 else:
                     self._over(*self._closed)
-            case _:
+            case _ if not self._ended:
                 text = isinstance(each.data, str)
                 self._buffered += len(each.data)
                 self._messages.append(
@@ -278,10 +291,10 @@ class WebSocket(Duplex):
         self._over(frames.INTERNAL_ERROR, "ping timeout")
 
 
-def _frame_of(message: dict[str, Any]) -> bytes:
+def _frame_of(message: dict[str, Any], agreed: Agreed | None) -> bytes:
     text, data = message.get("text"), message.get("bytes")
     if (text is None) is (data is None):
         raise ValueError("websocket.send has text or bytes, and not both")
     if text is not None:
-        return frame(frames.TEXT, text.encode())
-    return frame(frames.BINARY, exact(data))
+        return message_frame(frames.TEXT, text.encode(), agreed)
+    return message_frame(frames.BINARY, exact(data), agreed)
