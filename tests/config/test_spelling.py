@@ -64,6 +64,26 @@ GRANIAN_2_8 = """
     --uds --uds-permissions --url-path-prefix --version --workers --workers-kill-timeout
     --workers-lifetime --workers-max-rss --working-dir --ws
 """
+HYPERCORN_0_18 = """
+    --access-log --access-logfile --access-logformat --backlog --bind --ca-certs --cert-reqs --certfile
+    --ciphers --config --daemon --debug --error-log --error-logfile --graceful-timeout --group
+    --insecure-bind --keep-alive --keyfile --keyfile-password --log-config --log-file --log-level
+    --max-requests --max-requests-jitter --pid --quic-bind --read-timeout --reload --root-path
+    --server-name --statsd-host --statsd-prefix --umask --user --verify-mode --websocket-ping-interval
+    --worker-class --workers -D -b -c -g -k -m -p -u -w
+"""
+#: Of its file.
+HYPERCORN_KEYS = """
+    access-log-format accesslog alpn-protocols alt-svc-headers application-path backlog bind ca-certs
+    cert-reqs certfile ciphers daemon debug dogstatsd-tags errorlog graceful-timeout group
+    h11-max-incomplete-size h11-pass-raw-headers h2-max-concurrent-streams h2-max-header-list-size
+    h2-max-inbound-frame-size include-date-header include-server-header insecure-bind
+    keep-alive-max-requests keep-alive-timeout keyfile keyfile-password log logconfig logconfig-dict
+    loglevel max-app-queue-size max-requests max-requests-jitter pid-path quic-bind read-timeout
+    root-path server-names shutdown-timeout ssl-enabled ssl-handshake-timeout startup-timeout
+    statsd-host statsd-prefix umask use-reloader user verify-flags verify-mode
+    websocket-max-message-size websocket-ping-interval worker-class workers wsgi-max-body-size
+"""
 #: Of its 971 those that are found in most files.
 UWSGI_2 = """
     -H -C -L -M -R -d -l -p -s -t --alarm --async --attach-daemon --buffer-size --cache2 --callable
@@ -83,11 +103,16 @@ UWSGI_2 = """
 
 
 @pytest.mark.parametrize(
-    "flag", sorted({*f"{GUNICORN_27} {UVICORN_0_54} {GRANIAN_2_8} {UWSGI_2}".split()})
+    "flag", sorted({*f"{GUNICORN_27} {UVICORN_0_54} {HYPERCORN_0_18} {GRANIAN_2_8} {UWSGI_2}".split()})
 )
 def test_each_flag_of_the_others_is_ours_or_answered(flag: str) -> None:
     if flag.replace("_", "-") not in OURS:  # with "_" it is told the nearest, which is ours
         assert re.match(r"(a flag of .+; )?(here it is|not here, because) \S", spelling.of_flag(flag))
+
+
+@pytest.mark.parametrize("key", HYPERCORN_KEYS.split())
+def test_each_key_of_the_others_is_ours_or_answered(key: str) -> None:
+    assert f"--{key}" in OURS or " here" in spelling.of_key(key)
 
 
 def test_what_it_is_here_exists() -> None:
@@ -113,16 +138,16 @@ def test_no_name_is_there_twice_and_none_is_ours() -> None:
     ("flag", "said"),
     [
         ("--host", "a flag of uvicorn and granian; here it is --bind HOST:PORT"),
-        ("--daemon", "a flag of gunicorn; here it is forkd start, which detaches by itself; -f stays in the "
-         "foreground"),
-        ("--access-logfile", "a flag of gunicorn and uWSGI; here it is --access-log PATH"),
-        ("--access_logfile", "a flag of gunicorn and uWSGI; here it is --access-log PATH"),
+        ("--daemon", "a flag of gunicorn and hypercorn; here it is forkd start, which detaches by "
+         "itself; -f stays in the foreground"),
+        ("--access-logfile", "a flag of gunicorn, hypercorn and uWSGI; here it is --access-log PATH"),
+        ("--access_logfile", "a flag of gunicorn, hypercorn and uWSGI; here it is --access-log PATH"),
         ("-t30", "a flag of gunicorn and uWSGI; here it is --timeout SECONDS"),
         ("--workers-lifetime", "a flag of granian; here it is --max-age SECONDS"),
-        ("--ssl-keyfile", "a flag of gunicorn, uvicorn, granian and uWSGI; not here, because forkd speaks "
-         "plain HTTP/1.1: TLS is the front's (etc/nginx.conf)"),
-        ("--no-ssl-client-verify", "a flag of gunicorn, uvicorn, granian and uWSGI; not here, because "
+        ("--ssl-keyfile", "a flag of gunicorn, uvicorn, hypercorn, granian and uWSGI; not here, because "
          "forkd speaks plain HTTP/1.1: TLS is the front's (etc/nginx.conf)"),
+        ("--no-ssl-client-verify", "a flag of gunicorn, uvicorn, hypercorn, granian and uWSGI; not here, "
+         "because forkd speaks plain HTTP/1.1: TLS is the front's (etc/nginx.conf)"),
         ("--nonsense", ""), ("--no-nonsense", ""), ("-y", ""), ("-", ""), ("--", ""),
     ],
 )  # fmt: skip
@@ -158,6 +183,7 @@ def test_a_verb(words: str, said: str) -> None:
     [
         ("interface", "gthread", "gunicorn's worker class gthread is --threads N here"),
         ("interface", "uvicorn.workers.UvicornWorker", "write asgi"),
+        ("interface", "trio", "hypercorn's worker class trio is not here: ASGI is served on asyncio"),
         ("log-level", "CRITICAL", "write error"),
         ("model", "007", "gunicorn's -m is --umask here"),
         ("workers", "mysite.wsgi", "uWSGI's -w is the argument here: forkd start MODULE"),
