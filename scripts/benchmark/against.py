@@ -20,7 +20,8 @@ from scripts.benchmark import run
 from scripts.benchmark.peers import BUILD, ROOT, Failed, command_output, virtual_environment
 from scripts.benchmark.process import Server, Unavailable
 from scripts.benchmark.servers import Contender
-from scripts.benchmark.works import WORKS, Work
+from scripts.benchmark.work import Work
+from scripts.benchmark.works import WORKS
 
 #: The works that a change is held to, and the least ratio: of requests per CPU-second, or of COSTS. The first
 #: six are those that are measured when none is named.

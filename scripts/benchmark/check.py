@@ -19,10 +19,13 @@ def request(path: str = "/", *headers: str, body: bytes | None = None) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
-def answers(server: Server, sent: bytes, body: bytes = HELLO, again: bool = True) -> None:
-    """Raise Unavailable unless `sent` is answered with 200 and `body` as plain text, and the
-    connection then serves a second one, or is closed if not `again`."""
-    wanted = (200, "text/plain", str(len(body)), body)
+def answers(
+    server: Server, sent: bytes, body: bytes = HELLO, again: bool = True, kind: str = "text/plain",
+    chunked: bool = False,
+) -> None:  # fmt: skip
+    """Raise Unavailable unless `sent` is answered with 200 and `body`, and the connection then serves a
+    second one, or is closed if not `again`."""
+    wanted = (200, kind, None if chunked else str(len(body)), body)
     with dial(server) as client:
         for _ in range(2 if again else 1):
             client.sendall(sent)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from scripts.benchmark.works import METRICS, Goal, Work
+from scripts.benchmark.work import METRICS, Goal, Work
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,16 @@ def read_wrk(text: str) -> Figures:
 
 
 def messages(
-    server: Server, seconds: float, *kinds: tuple[bytes, int], connections: int = 32, rate: int = 0
-) -> Figures:
+    server: Server, seconds: float, *kinds: tuple[bytes, int], connections: int = 32, rate: int = 0,
+    opening: bytes = b"",
+) -> Figures:  # fmt: skip
     """A kind is the bytes to send and the length of the answer. One in a hundred is of the second
-    kind, if there is one; the latencies are those of the first. Rate 0: each after the answer."""
+    kind, if there is one; the latencies are those of the first. Rate 0: each after the answer. `opening`
+    is what a connection sends first, a request whose answer is a head."""
     command = [str(BUILD / "load"), str(server.port), str(connections), str(seconds), str(rate)]
+    if opening:
+        (BUILD / "opening").write_bytes(opening)
+        command[1:1] = ["-o", str(BUILD / "opening")]
     for number, (message, length) in enumerate(kinds):
         file = BUILD / f"message-{number}"
         file.write_bytes(message)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import select
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 
@@ -39,22 +40,33 @@ def idle_connections(server: Server, seconds: float) -> Figures:
     load.wrk(server, 1)  # what is allocated once is there
     sent = check.request()
     size = check.length(server, sent)
+
+    def dial(source: str) -> socket.socket:
+        client = check.dial(server, source)
+        client.sendall(sent)
+        missing = size
+        while missing > 0:
+            missing -= len(client.recv(missing)) or missing + 1
+        return client
+
+    return held(server, IDLE, dial)
+
+
+def held(server: Server, number: int, dial: Callable[[str], socket.socket]) -> Figures:
+    """Memory of the process tree for each of so many connections. `dial` makes one from an address of ours,
+    and leaves it at rest."""
     before = server.memory()
     poll = select.poll()
     with ExitStack() as stack:
-        for number in range(IDLE):
-            client = stack.enter_context(check.dial(server, f"127.0.0.{2 + number // PER_SOURCE}"))
-            client.sendall(sent)
-            missing = size
-            while missing > 0:
-                missing -= len(client.recv(missing)) or missing + 1
+        for count in range(number):
+            client = stack.enter_context(dial(f"127.0.0.{2 + count // PER_SOURCE}"))
             poll.register(client, select.POLLIN)
         time.sleep(1)
         memory = server.memory() - before
         closed = len(poll.poll(0))
-    if closed > IDLE / 100:
-        raise Unavailable(f"it closed {closed:,} of {IDLE:,} idle connections")
-    return {"bytes": memory / IDLE, "errors": closed}
+    if closed > number / 100:
+        raise Unavailable(f"it closed {closed:,} of {number:,} idle connections")
+    return {"bytes": memory / number, "errors": closed}
 
 
 def cost_by_connections(server: Server, seconds: float) -> Figures:

@@ -1,4 +1,4 @@
-"""Install forkd and its peers into .venv-bench. A peer that cannot be had is known by the reason."""
+"""Install forkd and its peers into .venv-bench-VERSION. A peer that cannot be had is known by the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-VENV = ROOT / ".venv-bench"
+#: Of the Python that runs this: "3.11".
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+VENV = ROOT / f".venv-bench-{VERSION}"
 BUILD = ROOT / "build/bench"  # compiled helpers and raw results
 _PYTHON = str(VENV / "bin/python")
 _HEADERS = ["gcc", "libc6-dev", "python3-dev"]
@@ -18,11 +20,14 @@ PEERS: dict[str, tuple[list[str], list[str]]] = {
     "bjoern": (["bjoern"], ["libev-dev", *_HEADERS]),
     "fastwsgi": (["fastwsgi"], []),
     "granian": (["granian"], []),
-    "gunicorn": (["gunicorn"], []),
-    "uvicorn": (["uvicorn", "uvloop", "httptools"], []),
+    "gunicorn": (["gunicorn", "gunicorn-h1c"], []),
+    "uvicorn": (["uvicorn", "uvloop", "httptools", "websockets", "wsproto"], []),
     "uvloop": (["uvloop"], []),
     "uwsgi": (["uwsgi"], _HEADERS),
+    "picows": (["picows", "uvloop"], []),
     "django": (["django"], []),
+    "starlette": (["starlette"], []),
+    "fastapi": (["fastapi"], []),
     "nginx": ([], ["nginx"]),
     "gcc": ([], ["gcc", "libc6-dev"]),
     "wrk": ([], ["wrk"]),
@@ -100,7 +105,7 @@ def _installed() -> dict[str, str]:
     """Versions of the packages in the virtual environment."""
     script = (
         "import importlib.metadata as m, json;"
-        "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+        "print(json.dumps({d.name.lower().replace('_', '-'): d.version for d in m.distributions()}))"
     )
     versions: dict[str, str] = json.loads(command_output(_PYTHON, "-P", "-c", script))
     return versions

@@ -1,4 +1,4 @@
-"""docs/performance.md and the terminal's table, from the results alone."""
+"""docs/performance.md, docs/performance/asgi.md and the terminal's table, from the results alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from scripts.benchmark.judge import Spread, Verdict, spread, verdicts
-from scripts.benchmark.works import METRICS, WORKS, Work
+from scripts.benchmark.work import METRICS, Work
 
 PREFACE = """\
-# Performance
 
 Written by `scripts/bench --write` from measurements; please do not edit.
 
@@ -25,9 +24,6 @@ The row beside it has the log off. Peers have their own defaults, with no access
 """
 
 REPEAT = """
-Where a goal is not reached, [floors](performance/floors.md) shows where the time goes, and what the
-floor is.
-
 ## How to repeat this
 
     scripts/bench --write            # everything; this page anew
@@ -35,20 +31,23 @@ floor is.
     scripts/bench --quick            # a minute's look
     scripts/profile hello            # where forkd's time goes in one of them
 
-It installs forkd and its peers into `.venv-bench`, and nginx, wrk and the compiler from Debian. It
-wants two cores that nothing else uses. The raw figures are in `build/bench/results.json`. The works
-are the rows of `scripts/benchmark/works.py`.
+It installs forkd and its peers into `.venv-bench-3.11`, by the version of the Python that runs it
+(`python3.13 scripts/bench`), and nginx, wrk and the compiler from Debian. It wants two cores that nothing
+else uses. The raw figures are in `build/bench/results-3.11.json`. The works are the rows of
+`scripts/benchmark/works.py` and `asgi_works.py`.
 """
 
 
-def page(results: dict[str, Any]) -> str:
-    """The whole of docs/performance.md."""
-    works = [work for work in WORKS if work.name in results["works"]]
-    parts = [PREFACE, *_machine(results), "", "## Goals", "", *_goals(works, results["works"])]
-    for work in works:
+def page(title: str, works: tuple[Work, ...], results: dict[str, Any], plots: str) -> str:
+    """A whole page, of those works that were measured. `plots`: their directory, from the page's own."""
+    measured = [work for work in works if work.name in results["works"]]
+    goals = _goals(measured, results["works"])
+    parts = [f"# {title}\n{PREFACE}", *_machine(results), "", "## Goals", "", *goals]
+    for work in measured:
         parts += ["", *section(work, results["works"][work.name])]
-        parts += ["", f"![{work.title}](performance/{work.name}.svg)"]
-    return "\n".join(parts) + "\n" + REPEAT
+        parts += ["", f"![{work.title}]({plots}{work.name}.svg)"]
+    floors = f"Where a goal is not reached, [floors]({plots}floors.md) shows where the time goes.\n"
+    return "\n".join(parts) + f"\n\n{floors}{REPEAT}"
 
 
 def section(work: Work, result: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from scripts.benchmark.load import Figures
 from scripts.benchmark.peers import BUILD, VENV, Peer
 from scripts.benchmark.process import APPS, Server, Unavailable, free_port
 from scripts.benchmark.servers import Contender, Place
-from scripts.benchmark.works import Work
+from scripts.benchmark.work import Work
 
 WARM_SECONDS = 1
 FILES = 12_000  # descriptors that a server of 10,000 connections needs

@@ -21,7 +21,7 @@ http {{
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server runs: its port, a directory of its own, and the programs of .venv-bench."""
+    """Where a server runs: its port, a directory of its own, and the programs of .venv-bench-VERSION."""
 
     port: int
     directory: Path
@@ -105,16 +105,21 @@ def uvloop() -> Contender:
     return _own("uvloop")
 
 
+def picows() -> Contender:
+    """No ASGI: callbacks for the frames, in C."""
+    return _own("picows")
+
+
 def loop() -> Contender:
     """No server, but the floor for one in Python."""
     return Contender("a loop in Python that parses nothing", "forkd", _own("loop").command)
 
 
-def granian(*flags: str) -> Contender:
+def granian(*flags: str, interface: str = "wsgi", app: str = "web:app") -> Contender:
     return Contender(
         "granian", "granian",
         lambda at: [
-            f"{at.programs}/granian", "--interface", "wsgi", "--port", str(at.port), *flags, "web:app"
+            f"{at.programs}/granian", "--interface", interface, "--port", str(at.port), *flags, app
         ],
     )  # fmt: skip
 
@@ -125,10 +130,10 @@ def gunicorn(*flags: str, app: str = "web:app", name: str = "gunicorn gthread") 
     )
 
 
-def uvicorn() -> Contender:
+def uvicorn(*flags: str, app: str = "aweb:app", name: str = "uvicorn (ASGI)") -> Contender:
     return Contender(
-        "uvicorn (ASGI)", "uvicorn",
-        lambda at: [f"{at.programs}/uvicorn", "--port", str(at.port), "--no-access-log", "aweb:app"],
+        name, "uvicorn",
+        lambda at: [f"{at.programs}/uvicorn", "--port", str(at.port), "--no-access-log", *flags, app],
     )  # fmt: skip
 
 

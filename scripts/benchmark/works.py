@@ -2,60 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from scripts.benchmark import check, fairness, load, measure, servers
-from scripts.benchmark.load import Figures
-from scripts.benchmark.process import Server
+from scripts.benchmark.asgi_works import ASGI_WORKS
 from scripts.benchmark.servers import Contender, forkd, forkd_without_log
-
-#: Name of a figure: how it is written in a table, and whether more of it is better.
-METRICS = {
-    "per_cpu": ("requests per CPU-second", True),
-    "per_second": ("requests/s", True),
-    "p50": ("p50, ms", False),
-    "p99": ("p99, ms", False),
-    "bytes": ("bytes per connection", False),
-    "master": ("master's CPU, %", False),
-    "wakeups": ("wake-ups/s", False),
-    "pss": ("memory (PSS), MiB", False),
-    "spread": ("dearest by cheapest", False),
-    **{
-        f"{group}_{which}": (f"{group} {which}, ms", False)
-        for group in fairness.GROUPS
-        for which in ("p50", "p99", "max")
-    },
-    **{f"cost_{n}": (f"µs at {n:,}", False) for n in measure.STEPS},
-}
-RATES = ("per_cpu", "per_second", "p50", "p99")
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The work's first figure, of `of`: as a multiple of that of each of `against` (of the best
-    alone: `best`), or by itself where there is none to compare with. At least the bound where
-    more is better, else at most."""
-
-    bound: float
-    against: tuple[str, ...] = ()
-    of: str = "forkd"
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Work:
-    name: str
-    title: str
-    metrics: tuple[str, ...]  # the first is the one that is judged and drawn
-    contenders: tuple[Contender, ...]
-    goals: tuple[Goal, ...]
-    check: Callable[[Server], None]
-    measure: Callable[[Server, float], Figures]
-    warm: bool = True  # the measurement is run once before it counts
-    quick: bool = False  # part of --quick
-
+from scripts.benchmark.work import RATES, Goal, Work
 
 PEERS = (
     servers.bjoern(),
@@ -81,7 +33,8 @@ def _own(*flags: str, option: str = "") -> tuple[Contender, ...]:
     return forkd(*flags, option=option), forkd_without_log(*flags, option=option)
 
 
-WORKS = (
+#: Those of WSGI and of streams; docs/performance.md.
+SYNC_WORKS = (
     Work(
         "hello", "WSGI hello, 2 header fields", RATES,
         (*_own(), *PEERS, servers.gunicorn(*GTHREAD), servers.loop()),
@@ -253,3 +206,5 @@ WORKS = (
         measure.memory, warm=False,
     ),
 )  # fmt: skip
+
+WORKS: tuple[Work, ...] = (*SYNC_WORKS, *ASGI_WORKS)

@@ -7,7 +7,8 @@ import pytest
 from scripts.benchmark import plot, report
 from scripts.benchmark.judge import Spread, spread, verdicts
 from scripts.benchmark.load import read_wrk
-from scripts.benchmark.works import METRICS, WORKS
+from scripts.benchmark.work import METRICS
+from scripts.benchmark.works import WORKS
 
 WORK = {work.name: work for work in WORKS}
 
@@ -110,7 +111,8 @@ def test_the_page_has_the_table_the_goals_and_who_is_missing():
         "bjoern": {"version": "3", "missing": ""},
         "granian": {"version": "", "missing": "no wheel"},
     }
-    page = report.page({"machine": {"kernel": "6.1"}, "peers": peers, "works": works})
+    results = {"machine": {"kernel": "6.1"}, "peers": peers, "works": works}
+    page = report.page("Performance", WORKS, results, "performance/")
     assert "| forkd | 120,000 (110,000–130,000) | – | – | – | 0 |" in page
     assert "| granian | not measured: not installed: no ¦ network | | | | |" in page
     assert "- granian: not installed: no wheel" in page

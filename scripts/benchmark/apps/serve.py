@@ -1,4 +1,4 @@
-"""Start a peer that has no command of its own: serve.py bjoern|fastwsgi|uvloop|loop PORT [PROCESSES]."""
+"""Start a peer that has no command of its own: serve.py NAME PORT [PROCESSES]; the names are at the end."""
 
 import asyncio
 import os
@@ -38,6 +38,25 @@ def uvloop(port, processes):
     uvloop.run(serve())
 
 
+def picows(port, processes):
+    import uvloop
+    from picows import WSListener, WSMsgType, ws_create_server
+
+    class Echo(WSListener):
+        def on_ws_frame(self, transport, frame):
+            if frame.msg_type == WSMsgType.CLOSE:
+                transport.send_close(frame.get_close_code())
+                transport.disconnect()
+            else:
+                transport.send(frame.msg_type, frame.get_payload_as_bytes())
+
+    async def serve():
+        server = await ws_create_server(lambda request: Echo(), "127.0.0.1", port)
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
 def loop(port, processes):
     """The floor: what CPython and the kernel take when nothing is parsed, called, counted or timed."""
     clients = {}
@@ -63,6 +82,6 @@ def loop(port, processes):
 
 
 if __name__ == "__main__":
-    {"bjoern": bjoern, "fastwsgi": fastwsgi, "uvloop": uvloop, "loop": loop}[sys.argv[1]](
-        int(sys.argv[2]), int((sys.argv[3:] or ["1"])[0])
-    )
+    {"bjoern": bjoern, "fastwsgi": fastwsgi, "uvloop": uvloop, "picows": picows, "loop": loop}[
+        sys.argv[1]
+    ](int(sys.argv[2]), int((sys.argv[3:] or ["1"])[0]))

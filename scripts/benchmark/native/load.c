@@ -1,7 +1,9 @@
 /* Load that wrk has no means for: messages of our own, two kinds of them, or a fixed rate.
  *
- *   load PORT CONNECTIONS SECONDS RATE USUAL LENGTH [RARE LENGTH]
+ *   load [-o OPENING] PORT CONNECTIONS SECONDS RATE USUAL LENGTH [RARE LENGTH]
  *
+ * With OPENING a connection begins with the contents of that file, as a WebSocket does with its handshake, and
+ * what answers it ends with the first empty line.
  * Each connection sends the contents of the file USUAL and waits for LENGTH bytes; one in a hundred,
  * at random, sends RARE instead. RATE 0 is a closed loop: the next message follows at once. Otherwise
  * RATE messages a second are due, and the latency of one counts from when it was due, so that a
@@ -13,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -23,7 +26,7 @@ enum { MOST = 1 << 24, ONE_IN = 100 };
 struct message { char *bytes; size_t size, answer; };
 struct client { int fd, rare; size_t missing; double begun; struct client *next; };
 
-static struct message messages[2];
+static struct message messages[2], opening;
 static int kinds, set, port;
 static long answered, errors;
 static float *latencies;
@@ -46,6 +49,17 @@ static void rest(struct client *c)
     idle_end = &c->next;
 }
 
+static void open_up(int fd)
+{
+    const char *end = "\r\n\r\n", *next = end;
+    char byte;
+    if (send(fd, opening.bytes, opening.size, MSG_NOSIGNAL) != (ssize_t)opening.size) fail("send");
+    while (*next) {
+        if (recv(fd, &byte, 1, 0) != 1) fail("the answer to the opening");
+        next = byte == *next ? next + 1 : byte == *end ? end + 1 : end;
+    }
+}
+
 static void dial(struct client *c)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -53,6 +67,7 @@ static void dial(struct client *c)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0 || connect(c->fd, (void *)&address, sizeof address)) fail("connect");
+    if (opening.size) open_up(c->fd);
     epoll_ctl(set, EPOLL_CTL_ADD, c->fd, &watch);
 }
 
@@ -102,6 +117,10 @@ static int compare(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
+    if (argc > 2 && !strcmp(argv[1], "-o")) {
+        load_message(&opening, argv[2], "0");
+        argc -= 2, argv += 2;
+    }
     if (argc < 7) return 2;
     struct epoll_event events[256];
     int count = atoi(argv[2]);

@@ -1,0 +1,56 @@
+"""A client of WebSockets (RFC 6455), as far as the works need one: messages have less than 126 bytes."""
+
+from __future__ import annotations
+
+import socket
+
+from scripts.benchmark import check
+from scripts.benchmark.process import Server, Unavailable
+
+_FIELDS = (
+    "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)  # fmt: skip
+HANDSHAKE = check.request("/ws", *_FIELDS)
+#: As browsers offer it.
+HANDSHAKE_DEFLATE = check.request(
+    "/ws", *_FIELDS, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+)
+BINARY, CLOSE = 2, 8
+_MASK = b"\x5a\xc3\x96\x0f"
+
+
+def frame(payload: bytes, opcode: int = BINARY) -> bytes:
+    masked = bytes(byte ^ _MASK[at % 4] for at, byte in enumerate(payload))
+    return bytes((0x80 | opcode, 0x80 | len(payload))) + _MASK + masked
+
+
+def dial(server: Server, source: str = "127.0.0.1", handshake: bytes = HANDSHAKE) -> socket.socket:
+    """An open one. Raises Unavailable where the server answers anything but 101."""
+    client = check.dial(server, source)
+    client.sendall(handshake)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        if not (byte := client.recv(1)):
+            break
+        head += byte
+    if not head.startswith(b"HTTP/1.1 101 "):
+        client.close()
+        raise Unavailable(f"it opens no WebSocket: {head[:80]!r}")
+    return client
+
+
+def received(client: socket.socket) -> tuple[int, bytes]:
+    """Opcode and payload of the next frame; (0, b"") at the end of the connection."""
+    head = client.recv(2, socket.MSG_WAITALL)
+    if len(head) < 2:
+        return 0, b""
+    return head[0] & 15, client.recv(head[1], socket.MSG_WAITALL) if head[1] else b""
+
+
+def echoes(server: Server, payload: bytes) -> None:
+    with dial(server) as client:
+        for _ in range(2):
+            client.sendall(frame(payload))
+            if (found := received(client)) != (BINARY, payload):
+                raise Unavailable(f"it answers differently: {found!r}")
