@@ -11,6 +11,10 @@ from forkd.config import options as kinds
 from forkd.config.options import option
 from forkd.config.storage_url import StorageUnits, StorageURL
 
+_EXTENSION = (
+    r"(http\.response\.(early_hint|trailers|pathsend|zerocopysend)|websocket\.http\.response)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ApplicationOptions:
@@ -126,6 +130,16 @@ class ApplicationOptions:
         help="answers whose clients come back by themselves, besides EventSource's: media types that GET "
         "has, and paths with what is below them; with ! before it, none there. A retiring worker "
         "ends them, once they are quiet, as if they were whole; it lets all others go on",
+    )
+    asgi_extensions: str | None = option(
+        kinds.Text(rf"!?{_EXTENSION}(,\s*!?{_EXTENSION})*",
+                   "names of ASGI's extensions, with commas, and ! before what is left out"), None,
+        section="application",
+        metavar="NAMES",
+        unset="all that there are",
+        example="!http.response.pathsend",
+        help="extensions that an ASGI application is offered, of those that the request can carry "
+        "(docs/asgi.md); with ! before it, all but that",
     )
 
     # storage

@@ -12,6 +12,7 @@ from typing import Any
 from forkd.engine.connection import Connection
 from forkd.engine.hijack import HijackedSocket
 from forkd.engine.steps import Outcome
+from forkd.session.seam import FileFailed
 from forkd.system.cells import RECEIVED
 from forkd.system.operations import Operations
 from forkd.system.originals import socket
@@ -81,13 +82,24 @@ class Completing(Connection):
 
     # ---- session.Peer ---------------------------------------------------------------------
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview, more: bool = False) -> int:
         """Taken when no other send is under way; the session is resumed at its completion."""
         if self.operations.sending(self.fd):
             return 0
         piece = bytes(data[:_PIECE_BYTES])
         self.operations.send(self.fd, piece)
         return len(piece)
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        if self.operations.sending(self.fd):
+            return 0
+        try:
+            piece = os.pread(fd, min(count, _PIECE_BYTES), offset)
+        except OSError as error:
+            raise FileFailed(str(error)) from None
+        if not piece:
+            raise FileFailed("the file became shorter while it was sent")
+        return self.send(piece)
 
     def fill(self, buffer: memoryview | None) -> int:
         return 0  # the operations have buffers of their own

@@ -6,6 +6,7 @@ Made and owned by a driver, in a child.
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import os
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from forkd.session.seam import (
     Await,
     ClientGone,
     Exchange,
+    FileFailed,
     Log,
     Multiplexed,
     Patience,
@@ -42,6 +44,8 @@ _NOTHING_YET = Await("start", 0, read=False)
 #: As a plain number: the flags of the socket module are made anew for each `|`.
 _NOW_FLAGS = int(socket.MSG_DONTWAIT)
 _LOOK_FLAGS = int(socket.MSG_PEEK) | _NOW_FLAGS
+#: What sendfile(2) says of the file, and not of the socket.
+_FILE_ERRNOS = frozenset((errno.EIO, errno.EINVAL, errno.ESTALE, errno.EOVERFLOW))
 #: A head goes in one packet with what follows it.
 _MORE_FLAGS = int(socket.MSG_MORE) | NO_SIGPIPE
 
@@ -296,10 +300,20 @@ class Connection(Link):
         poller.register(self.fd, mask)
         return bool(poller.poll(None if seconds == NEVER else seconds * 1000))
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview, more: bool = False) -> int:
         try:
-            return self.transmit(data)
+            return self.transmit(data, more)
         except OSError as error:
+            raise ClientGone("the client has left") from error
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        try:
+            return self.transmit(FilePiece(fd, offset, count))
+        except ConnectionAbortedError as error:
+            raise FileFailed(str(error)) from None
+        except OSError as error:
+            if error.errno in _FILE_ERRNOS:
+                raise FileFailed(str(error)) from None
             raise ClientGone("the client has left") from error
 
     def fill(self, buffer: memoryview | None) -> int:

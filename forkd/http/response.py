@@ -162,6 +162,24 @@ def early_hints(headers: Iterable[tuple[str, str]]) -> bytes:
     return b"HTTP/1.1 103 Early Hints\r\n" + fields + b"\r\n" if fields else b""
 
 
+#: What a recipient has to have before the body, to read or to keep the answer (RFC 9110, 6.5.1).
+_NO_TRAILERS = frozenset((
+    "age", "authorization", "cache-control", "content-encoding", "content-length", "content-range",
+    "content-type", "date", "expires", "host", "location", "pragma", "retry-after", "set-cookie", "vary",
+    "www-authenticate",
+))  # fmt: skip
+
+
+def trailer_section(fields: Iterable[tuple[str, str]]) -> bytes:
+    """What follows the last chunk's size: these fields, checked like those of a head, and the end. Raises
+    BadResponse."""
+    fields = list(fields)
+    head = check_headers("200 OK", fields)
+    if head.close or any(name.lower() in _NO_TRAILERS for name, _ in fields):
+        raise BadResponse("a field that is of no use, or does harm, behind the body (RFC 9110, 6.5.1)")
+    return head.block.partition(b"\r\n")[2] + b"\r\n"
+
+
 def _length(head: Head, value: str) -> None:
     if head.length is not None:
         raise BadResponse("two Content-Length headers")

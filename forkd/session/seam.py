@@ -216,6 +216,10 @@ class ClientGone(ConnectionError):
     """Raised by `Peer.push` into application code when the client has left."""
 
 
+class FileFailed(Exception):
+    """Raised by `Peer.send_file`: the file has become shorter, or cannot be read."""
+
+
 class Peer(Protocol):
     """The connection as a session sees it."""
 
@@ -240,8 +244,13 @@ class Peer(Protocol):
     def push(self, data: bytes) -> None:
         """Send all of `data`, blocking. Raises ClientGone."""
 
-    def send(self, data: bytes | memoryview) -> int:
-        """Send what can be accepted now, without blocking; return how many bytes that was."""
+    def send(self, data: bytes | memoryview, more: bool = False) -> int:
+        """Send what can be accepted now, without blocking; return how many bytes that was. `more`: what
+        follows at once may go in the same packet."""
+        ...
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """As `send`, of an open file (sendfile(2)). Raises FileFailed."""
         ...
 
     def fill(self, buffer: memoryview | None) -> int:

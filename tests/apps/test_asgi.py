@@ -72,7 +72,10 @@ def test_a_scope(site: Daemon) -> None:
     assert tuple(facts["server"]) == site.address
     assert facts["state"] == ["at startup"]
     assert facts["setting"] == "of the lifespan"
-    assert facts["extensions"] == {"forkd": {"worker": 1, "peer": "127.0.0.1"}}
+    assert facts["extensions"] == {
+        "forkd": {"worker": 1, "peer": "127.0.0.1"},
+        "http.response.pathsend": {}, "http.response.zerocopysend": {},
+    }  # fmt: skip
 
 
 def test_what_proxies_say(site: Daemon) -> None:

@@ -32,6 +32,7 @@ EXEMPT = {
     ("engine/connection.py", "self.session.send"): (1, "a generator's"),
     ("engine/connection.py", "session.send"): (1, "a generator's"),
     ("engine/completing.py", "self.operations.send"): (1, "the kernel moves them"),
+    ("engine/completing.py", "self.send"): (1, "the method of Connection"),
     ("models/proactor.py", "self.handles.send"): (1, "the kernel moves them"),
     ("engine/hijack.py", "super().sendfile"): (1, "the socket is the application's"),
     ("engine/parting.py", "sock.send"): (1, "the process that had the connection is dead"),

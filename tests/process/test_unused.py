@@ -33,7 +33,7 @@ HTTP_ONLY = {
 ALWAYS = {"scale-down-after", "access-log-format"}
 ASGI_ONLY = {
     "lifespan", "lifespan-context", "root-path", "ws-max-message", "ws-ping-interval", "ws-ping-timeout",
-    "ws-deflate", "drain-spread", "ws-origins", "drain-streams",
+    "ws-deflate", "drain-spread", "ws-origins", "drain-streams", "asgi-extensions",
 }  # fmt: skip
 
 

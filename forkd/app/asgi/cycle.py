@@ -8,13 +8,14 @@ from __future__ import annotations
 from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, release
 from forkd.app.asgi.response import Response
 from forkd.app.asgi.scope import Scope
+from forkd.app.asgi.sendfile import File
 from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
 from forkd.http.response import CONTINUE, body_size, error
 from forkd.session.framing import queue_line
 from forkd.session.request_ids import id_fields
-from forkd.session.seam import ClientGone, Peer
+from forkd.session.seam import ClientGone, FileFailed, Peer
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork
 
@@ -70,7 +71,7 @@ class Cycle(Duplex):
     def _missing(self) -> str:
         if self.response.over or self._refused:
             return ""
-        return "the last http.response.body" if self.response.code else "http.response.start"
+        return self.response.missing
 
     def _finish(self, failed: bool) -> None:
         if self._missing and not failed and not self._told:
@@ -116,17 +117,62 @@ class Cycle(Duplex):
         if self._expects and not response.code:
             response.close = True  # its body may come or not, and would be taken for the next request
         out = response.add(message)
-        if out:
+        if response.file is not None:
+            file, response.file = response.file, None
+            self._begin_file(file, out)
+        elif out:
             self._write(out)
         if response.over:
             self._received.clear()
             self._buffered = 0  # what comes of its body is dropped
             release(self._receiving)
             self._wake()
-        else:
+        if self._files or not response.over:
             await self._wait_for_room()
 
     # ---- both sides -----------------------------------------------------------------------
+
+    def _begin_file(self, file: File, out: bytes) -> None:
+        """Send what is before it, and of it what can be sent now."""
+        if out:
+            self._write(out, more=True)
+        self._files = (*self._files, file)
+        if self._gone:
+            self._drop_files()
+            return
+        try:
+            self.writable()
+        except ClientGone:
+            self.leave()
+        self._wake()
+
+    def writable(self) -> None:
+        super().writable()
+        while self._files and not self._backlog and self._send_file():
+            super().writable()
+
+    def _send_file(self) -> bool:
+        """Send what can be sent of the first one; whether it is over. Raises ClientGone."""
+        self.quiet = False
+        file, *others = self._files
+        try:
+            if not file.give(self.peer):
+                return False
+        except FileFailed as failure:
+            self._host.log.error(f"{self._line}: {failure}")
+            self.break_off()
+            return False
+        self._files = tuple(others)
+        file.close()
+        self._backlog += file.behind
+        return True
+
+    def _drop_files(self) -> None:
+        """What is left of them is not sent."""
+        files, self._files = self._files, ()
+        for file in files:
+            self.response.sent -= file.count
+            file.close()
 
     def _answer(self, refused: Refused) -> None:
         """In place of the application, which has no say any more."""
@@ -155,8 +201,9 @@ class Cycle(Duplex):
     def break_off(self, kind: Refusal = Refusal.BROKEN_OFF, *, reset: bool = False) -> None:
         """The client is to see that its answer is not whole. `reset`: by RST, even where a close would do and
         leave it what is on its way."""
-        if self._gone or (self.response.over and not self._backlog):
+        if self._gone or (self.response.over and not self._backlog and not self._files):
             return
+        self._drop_files()
         self._host.recorder.add(REFUSED + kind)
         self.broken = self._refused = self.response.over = self.response.close = True
         if reset or self.response.ends_by_close:
@@ -176,6 +223,7 @@ class Cycle(Duplex):
 
     def leave(self) -> None:
         self.response.code = self.response.code or _CLIENT_LEFT_STATUS
+        self._drop_files()
         super().leave()
 
     def end_stream(self) -> None:
@@ -198,7 +246,7 @@ class Cycle(Duplex):
         if self._gone:
             return True
         response = self.response
-        if not response.over or self._backlog:
+        if not response.over or self._backlog or self._files:
             return False
         if not self.whole and (self._expects or self._at_eof or self._discarded > HIGH_WATER_BYTES):
             response.close = True
@@ -206,7 +254,12 @@ class Cycle(Duplex):
 
     @property
     def answered(self) -> bool:
-        return self._gone or (self.response.over and not self._backlog)
+        return self._gone or not (self._backlog or self.unfinished)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the application has not given all of its answer, or has given it as a file."""
+        return not self.response.over or bool(self._files)
 
     @property
     def rest(self) -> bytes:
@@ -218,7 +271,7 @@ class Cycle(Duplex):
         owes = not self.whole
         room = (self._buffered if owes else len(self._rest)) < HIGH_WATER_BYTES
         reads = room and not self._at_eof
-        return reads, bool(self._backlog), owes and reads and not self._expects
+        return reads, bool(self._backlog or self._files), owes and reads and not self._expects
 
     def feed(self, data: bytes) -> None:
         decoder = self._decoder

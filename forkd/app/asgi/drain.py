@@ -67,7 +67,7 @@ class Drain:
 
     def _cut(self) -> None:
         sockets = list(self._requests.sockets)
-        cycles = [cycle for cycle in self._requests.cycles if not cycle.response.over]
+        cycles = [cycle for cycle in self._requests.cycles if cycle.unfinished]
         lines = [each.request.line for each in (*cycles, *sockets)]
         if lines:
             self._requests.host.log.warning(

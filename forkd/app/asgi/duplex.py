@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from forkd.app.asgi.scope import Scope
+from forkd.app.asgi.sendfile import File
 from forkd.app.asgi.steps import in_steps
 from forkd.http.guard import Request
 from forkd.session.framing import Framing
@@ -51,6 +52,7 @@ class Serving(Protocol):
 class Duplex:
     code = 0  # the status, for the access log
     sent = 0  # bytes of body, likewise
+    _files: Sequence[File] = ()  # sent behind the backlog
 
     def __init__(self, serving: Serving, request: Request, peer: Peer) -> None:
         self._serving = serving
@@ -133,17 +135,21 @@ class Duplex:
             waiters.remove(waiter)
 
     async def _wait_for_room(self) -> None:
-        if len(self._backlog) > HIGH_WATER_BYTES:
+        if len(self._backlog) > HIGH_WATER_BYTES or self._files:
             await self._wait(self._sending)
 
     # ---- both sides -----------------------------------------------------------------------
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, more: bool = False) -> None:
+        """`more`: what follows at once may go in the same packet."""
         self.quiet = False
         rest: bytes | memoryview = data
+        if self._files:
+            self._files[-1].behind += data
+            return
         if not self._backlog:
             try:
-                sent = self.peer.send(data)
+                sent = self.peer.send(data, more)
             except ClientGone:
                 self.leave()
                 return
@@ -200,7 +206,7 @@ class Duplex:
             if not sent:
                 break
             del backlog[:sent]
-        if len(backlog) <= _LOW_WATER_BYTES:
+        if len(backlog) <= _LOW_WATER_BYTES and not self._files:
             release(self._sending)
 
     def account(self) -> None:

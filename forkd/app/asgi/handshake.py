@@ -65,7 +65,6 @@ def to_websocket(scope: Scope, subprotocols: list[str]) -> None:
     scope["type"], scope["asgi"] = "websocket", _SPEC.copy()
     scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
     scope["subprotocols"] = subprotocols.copy()
-    scope["extensions"]["websocket.http.response"] = {}
 
 
 def accepted(

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from forkd.app.asgi.cycle import Cycle
 from forkd.app.asgi.duplex import Duplex
+from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
-from forkd.app.asgi.response import EARLY_HINT
 from forkd.app.asgi.scope import RootPath, Scope, scope_of
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
@@ -62,7 +62,7 @@ class Requests:
         self.context: contextvars.Context
         self._root = RootPath(config.root_path or "")
         self._worker = worker
-        self._early_hints = config.early_hints
+        self._extensions = Extensions(config.asgi_extensions or "", config.early_hints)
         self._request_timeout = config.request_timeout
         self._most = config.limit_concurrency
         #: In flight, where that is limited: requests, and WebSockets.
@@ -121,9 +121,9 @@ class Requests:
         if talks:
             return (yield from self._talk(request, peer, data, scope))
         cycle = Cycle(self, request, peer, data)
-        if self._early_hints and request.version == "1.1":
-            cycle.response.hints = True
-            scope["extensions"][EARLY_HINT] = {}
+        names = self._extensions.offered(request, scope["headers"])
+        cycle.response.extensions = names
+        offer(scope["extensions"], names)
         timer = self._limit(cycle, scope)
         if self._most:
             self._count(cycle, self._requests)
@@ -201,6 +201,9 @@ class Requests:
             return Ending(True, data, False)
         to_websocket(scope, handshake.subprotocols)
         socket = WebSocket(self, request, peer, handshake, data)
+        socket.may_deny = self._extensions.denial
+        if socket.may_deny:
+            scope["extensions"][DENIAL] = {}
         timer = self._limit(socket, scope)
         if self._most:
             self._count(socket, self._websockets)

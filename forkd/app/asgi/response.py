@@ -1,21 +1,22 @@
 """The answer of an ASGI application: its messages, checked, as bytes for the connection.
 
-Framing is session/framing.py's, as WSGI's. What a message may not say is an exception in the application.
+Framing is session/framing.py's, as WSGI's. What a message may not say is an exception in the application, and
+so is one of an extension that its request was not offered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from http import HTTPStatus
 from typing import Any
 
+from forkd.app.asgi.extensions import EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND
+from forkd.app.asgi.sendfile import File, by_descriptor, by_path
 from forkd.http.guard import Request
-from forkd.http.response import bodiless, early_hints
+from forkd.http.response import bodiless, check_headers, early_hints, trailer_section
 from forkd.session.framing import Answer, Framing
 
 _START, _BODY = "http.response.start", "http.response.body"
-#: In scope["extensions"] of requests that may have it, too.
-EARLY_HINT = "http.response.early_hint"
 #: How the connection works is not the application's to say; what a proxy passes on is dropped.
 _HOP_BY_HOP = frozenset((
     "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -28,10 +29,13 @@ class Response(Answer):
     NO_HEAD = "the application has sent no http.response.start"
 
     over = False  # the application has sent all of it
-    hints = False  # it may send 103 before
+    extensions: Container[str] = ()  # that the request was offered
+    file: File | None = None  # a message has given it, to be sent behind the bytes that it adds
     _declared: int | None = None  # its Content-Length
     _offered = 0  # bytes of body that it has sent
     _endable: str | None = None  # its media type, where forkd could end it as the application would
+    _trailers: list[tuple[str, str]] | None = None  # that follow the body, where it has said that some do
+    _trailing = False  # the body is over, and they are not
 
     def __init__(self, framing: Framing, request: Request) -> None:
         super().__init__(framing, request)
@@ -40,45 +44,136 @@ class Response(Answer):
         """The bytes that a message adds. Raises what the application is to see, and is unchanged then."""
         kind = message["type"]
         if not self.code:
-            if kind == EARLY_HINT and self.hints:
-                return early_hints([("Link", exact(link).decode("latin-1")) for link in message["links"]])
-            if kind != _START:
+            if kind == _START:
+                trailers = bool(message.get("trailers")) and TRAILERS in self.extensions
+                self._start(message["status"], message.get("headers", ()), trailers)
+                return b""
+            if kind != EARLY_HINT or kind not in self.extensions:
                 raise RuntimeError(f"{_START} comes first, not {kind!r}")
-            self._start(message["status"], message.get("headers", ()))
-            return b""
-        if kind != _BODY:
-            raise RuntimeError(f"{_BODY} comes after {_START}, not {kind!r}")
-        if self.over:
+        elif self.over:
             raise RuntimeError(f"{kind} after the last one, whose more_body was false")
-        data = exact(message.get("body", b""))
-        return self._body(data, bool(message.get("more_body", False)))
+        elif kind == _BODY and not self._trailing:
+            data = exact(message.get("body", b""))
+            return self._body(data, bool(message.get("more_body", False)))
+        return self._extended(kind, message)
 
-    def _start(self, status: Any, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _start(self, status: Any, headers: Iterable[tuple[bytes, bytes]], trailers: bool) -> None:
         if not isinstance(status, int):
             raise TypeError(f"a status is an int, not {status!r}")
         fields = list(_fields(headers))
-        self.choose(_REASONS.get(int(status)) or f"{int(status)} ", fields)
+        chosen, announced = fields, b""
+        if trailers:
+            # Only chunks have any (RFC 9112, 7.1.2).
+            chosen = [(name, value) for name, value in fields if name.lower() != "content-length"]
+            announced = _announced(headers)
+        self.choose(_REASONS.get(int(status)) or f"{int(status)} ", chosen)
+        if trailers:
+            self._trailers = []
+            self.more += announced
         first = {name.lower(): value for name, value in reversed(fields)}
         length = first.get("content-length")
         self._declared = None if length is None else int(length)
         kind = first.get("content-type", "").partition(";")[0].strip().lower()
         self._endable = kind if length is None and "content-encoding" not in first else None
 
+    def _measure(self, offered: int, more: bool) -> None:
+        """Raises RuntimeError where so many bytes are no body, or no beginning of one."""
+        if self._declared is not None and offered > self._declared:
+            raise RuntimeError(f"more bytes than its Content-Length, which is {self._declared}")
+        if self._declared is not None and offered < self._declared and not more:
+            raise RuntimeError(f"{offered} bytes, and its Content-Length is {self._declared}")
+
     def _body(self, data: bytes, more: bool) -> bytes:
         offered = self._offered + len(data)
         if self._declared is not None and not bodiless(self.code, self._method):
-            if offered > self._declared:
-                raise RuntimeError(f"more bytes than its Content-Length, which is {self._declared}")
-            if offered < self._declared and not more:
-                raise RuntimeError(f"{offered} bytes, and its Content-Length is {self._declared}")
-        if self.head_sent or more:
+            self._measure(offered, more)
+        if self.head_sent or more or self._trailers is not None:
             out = self.piece(data, None)
             if not more:
-                out += self.end()
+                out += self._last()
         else:
             out = self.whole(data)
-        self._offered, self.over = offered, not more
+            self.over = True
+        self._offered = offered
         return out
+
+    def _last(self) -> bytes:
+        """What ends the body; where trailers follow, they do."""
+        if self._trailers is not None and not self._trailing:
+            self._trailing = True
+            return b""
+        self.over = True
+        if self._trailers and self._chunked and not self._bodiless:
+            return b"0\r\n" + trailer_section(self._trailers)
+        return self.end()
+
+    # ---- extensions -----------------------------------------------------------------------
+
+    def _extended(self, kind: str, message: dict[str, Any]) -> bytes:
+        """A message that is neither a start nor a piece of body."""
+        if kind in self.extensions:
+            if kind == TRAILERS and self._trailing:
+                return self._trail(message)
+            if kind == EARLY_HINT:
+                hints = [("Link", exact(link).decode("latin-1")) for link in message["links"]]
+                return b"" if self.head_sent else early_hints(hints)
+            if kind == ZEROCOPYSEND and not self._trailing:
+                return self._send(by_descriptor(message), bool(message.get("more_body", False)))
+            if kind == PATHSEND and not self.head_sent:
+                return self._send(by_path(message), False)
+        raise RuntimeError(f"{self.missing} comes now, not {kind!r}")
+
+    def _trail(self, message: dict[str, Any]) -> bytes:
+        assert self._trailers is not None
+        fields = [(exact(n).decode("latin-1"), exact(v).decode("latin-1")) for n, v in message["headers"]]
+        trailer_section(fields)
+        self._trailers += fields
+        return b"" if message.get("more_trailers", False) else self._last()
+
+    def _send(self, file: File, more: bool) -> bytes:
+        """The head, where it was not sent, and what frames a piece of body that is a file."""
+        try:
+            return self._framed(file, more)
+        finally:
+            if self.file is None:
+                file.close()
+
+    def _framed(self, file: File, more: bool) -> bytes:
+        count, declared = file.count, self._declared
+        if declared is not None and not bodiless(self.code, self._method):
+            if file.clipped:
+                count = min(count, declared - self._offered)
+            self._measure(self._offered + count, more)
+        if not count:
+            return self._body(b"", more)
+        out = b""
+        if not self.head_sent:
+            length = None if more or self._trailers is not None else count
+            out, self._declared = self.head(length), length if declared is None else declared
+        self._offered += count
+        taken = self.take(count)
+        file.take(count)
+        if taken:
+            self.file = file
+            if self._chunked:
+                out += b"%x\r\n" % taken
+                file.behind = b"\r\n"
+        if not more:
+            last = self._last()
+            if taken:
+                file.behind += last
+            else:
+                out += last
+        return out
+
+    # ---- what forkd does with it ----------------------------------------------------------
+
+    @property
+    def missing(self) -> str:
+        """The message that is to come; where it is not `over`."""
+        if not self.code:
+            return _START
+        return f"the last {TRAILERS if self._trailing else _BODY}"
 
     @property
     def stream(self) -> str | None:
@@ -105,6 +200,14 @@ def _fields(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]
                 yield label, "close"
         elif lower not in _HOP_BY_HOP:
             yield label, text
+
+
+def _announced(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The field Trailer, by which an answer says which ones follow its body."""
+    values = [exact(value).decode("latin-1") for name, value in headers if name.lower() == b"trailer"]
+    names = [each.strip() for each in ",".join(values).split(",") if each.strip()]
+    check_headers("200 OK", [(name, "") for name in names])
+    return f"Trailer: {', '.join(names)}\r\n".encode("latin-1") if names else b""
 
 
 def exact(data: object) -> bytes:

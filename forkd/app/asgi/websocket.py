@@ -59,6 +59,7 @@ class WebSocket(Duplex):
         self._end: Message | None = None  # what receive() says from then on
         self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
         self._restarting = False  # that was not the application's
+        self.may_deny = True  # the application may answer the handshake as a request
         self._denial = Response(serving.framing, request)
 
     # ---- the application's task -----------------------------------------------------------
@@ -114,7 +115,7 @@ class WebSocket(Duplex):
                 self._accept(message)
             case Phase.CONNECTING, "websocket.close":
                 self._refuse(403, "the application has closed the WebSocket", None)
-            case (Phase.CONNECTING | Phase.DENYING), _ if kind.startswith(_DENIAL):
+            case (Phase.CONNECTING | Phase.DENYING), _ if self.may_deny and kind.startswith(_DENIAL):
                 self._deny({**message, "type": kind.removeprefix("websocket.")})
             case Phase.OPEN, "websocket.send":
                 out = _frame_of(message, self._handshake.agreed)
