@@ -26,7 +26,8 @@ LATER = (
     "forkd.app.asgi", "forkd.app.asgi.cycle", "forkd.app.asgi.drain", "forkd.app.asgi.requests",
     "forkd.app.asgi.duplex", "forkd.app.asgi.handshake", "forkd.app.asgi.websocket", "forkd.http.frames",
     "forkd.app.asgi.interface", "forkd.app.asgi.lifespan", "forkd.app.asgi.response", "forkd.app.asgi.scope",
-    "forkd.app.asgi.steps", "forkd.app.asgi.streams", "forkd.system.reset",
+    "forkd.app.asgi.steps", "forkd.app.asgi.streams", "forkd.app.asgi.extensions", "forkd.app.asgi.sendfile",
+    "forkd.system.reset",
 )  # fmt: skip
 
 
