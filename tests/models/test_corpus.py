@@ -27,13 +27,18 @@ WAYS = [
     ["-m", "leader-followers", "--threads", "4"],
     ["--no-native"],
 ]
+WAYS_OF_ASGI = [["-m", "leader-followers"], ["--no-native"]]
 
 
 @pytest.mark.skipif(not CORPUS.exists(), reason=f"no corpus in {CORPUS} (set FORKD_CORPUS)")
-@pytest.mark.parametrize("flags", WAYS, ids=" ".join)
-def test_corpora(service: Daemon, flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("app", "flags"),
+    [*(("wsgi", way) for way in WAYS), *(("asgi", way) for way in WAYS_OF_ASGI)],
+    ids=lambda each: each if isinstance(each, str) else " ".join(each),
+)
+def test_corpora(service: Daemon, app: str, flags: list[str]) -> None:
     service.environ["PYTHONPATH"] += os.pathsep + str(CORPUS)
-    service.start(*flags, "-w", "4", app="echo_app:wsgi")
+    service.start(*flags, "-w", "4", app=f"echo_app:{app}")
     _, judged = judge(service, *(CORPUS / name for name in FILES))
     assert len(judged) > 300
     failed = {case["id"] for case in judged if case["problems"]}
