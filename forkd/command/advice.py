@@ -8,6 +8,7 @@ import os
 
 from forkd.command.storage_places import too_large
 from forkd.config import OPTIONS, Config
+from forkd.config.reach import REACHES, Reach
 from forkd.config.rules import only_for_fronts
 from forkd.config.sources import Sources
 from forkd.system.address import Address
@@ -58,6 +59,17 @@ def notes(config: Config) -> list[str]:
         )
     if any(name in config.origins for name in _OF_FRONTS) and not all(a.protocol for a in config.bind):
         found.append(_about_keep_alive(config.keep_alive))
+    return found
+
+
+def meanings(config: Config, interface: str) -> list[str]:
+    """Of options that were set and mean something else under that interface, what they mean there."""
+    found = []
+    for row in OPTIONS:
+        if row.attr in config.origins and row.attr in REACHES:
+            cell = REACHES[row.attr].of(interface)
+            if cell.reach is Reach.OTHERWISE:
+                found.append(f"{row.name}, under {interface.upper()}: {cell.words}")
     return found
 
 

@@ -96,7 +96,8 @@ def check(sources: Sources, config: Config) -> str:
         lines.append(f"configuration: {sources.path}")
     if found.held:
         lines.append(f"held by the running daemon itself (pid {found.pid}): {', '.join(found.held)}")
-    lines += [f"note: {note}" for note in (*found.notes, *advice.notes(config))]
+    meanings = advice.meanings(config, flag_of(interface))
+    lines += [f"note: {note}" for note in (*found.notes, *advice.notes(config), *meanings)]
     lines += [
         f"warning: {line}"
         for line in (*advice.warnings(sources, config), *places.warnings, *unused(config, interface))

@@ -66,6 +66,7 @@ def test_drift_is_shown(
     script = runpy.run_path(str(ROOT / "scripts/reference"))
     main = script["main"]
     shutil.copytree(ROOT / "docs/models", tmp_path / "docs/models")  # sources of the drawings
+    shutil.copy(ROOT / "docs/asgi.md", tmp_path / "docs/asgi.md")  # a table in it is generated
     monkeypatch.setitem(main.__globals__, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["reference"])
     assert main() == 0
