@@ -133,9 +133,11 @@ sys.exit(main(["check", "forkd.app.welcome:app"]))
     ("patch", "who"),
     [
         ("import gevent.monkey; gevent.monkey.patch_all()", "gevent"),
-        ("import eventlet; eventlet.monkey_patch()", "eventlet"),
+        # Without its resolver, which imports whatever HTTP client is installed, and cannot patch each.
+        ("import os; os.environ['EVENTLET_NO_GREENDNS'] = 'yes'; import eventlet; eventlet.monkey_patch()",
+         "eventlet"),
     ],
-)
+)  # fmt: skip
 def test_who_patches_before_forkd_is_told(patch: str, who: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PATCHED_FIRST.format(patch=patch)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)

@@ -33,7 +33,8 @@ def kind_of(app: Callable[..., Any]) -> Kind:
     """What it is called as. Asks the application's own code for nothing but its signature."""
     if inspect.isclass(app):
         return _kind_of_class(app)
-    shape = _shape(app)
+    # A __call__ in a slot of its own, as Sentry's middleware has, is no part of the object's signature.
+    shape = _shape(app) or _shape(attribute(app, "__call__"))
     return Kind.UNKNOWN if shape is None else _kind(shape, is_asynchronous(app))
 
 

@@ -15,7 +15,7 @@ from .conftest import FAILURES, HERE
 
 SITES = {
     "starlette": "starlette", "fastapi": "fastapi", "django_asgi": "django", "quart": "quart",
-    "falcon": "falcon", "litestar": "litestar", "blacksheep": "blacksheep",
+    "falcon": "falcon", "litestar": "litestar", "blacksheep": "blacksheep", "channels": "channels",
 }  # fmt: skip
 
 
@@ -74,3 +74,17 @@ def test_a_websocket(framework: Daemon) -> None:
             for text in ("one", "é" * 10_000):
                 client.send(text)
                 assert client.recv() == f"echo of {text}"
+
+
+def test_a_websocket_in_threads(framework: Daemon) -> None:
+    """Each message is a call in a thread, as Channels' WebsocketConsumer has it."""
+    if not (framework.dir / "channels_site.py").exists():
+        pytest.skip("Channels alone has it")
+    client_of = pytest.importorskip("websockets.sync.client")
+    host, port = framework.address
+    url = f"ws://{host}:{port}"
+    with client_of.connect(f"{url}/threads") as one, client_of.connect(f"{url}/echo") as two:
+        for number in range(50):
+            one.send(f"{number}")
+            two.send(f"{number}")
+            assert one.recv() == two.recv() == f"echo of {number}"

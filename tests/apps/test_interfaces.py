@@ -70,6 +70,15 @@ class Asgi:
         pass
 
 
+class Slotted:
+    """As Sentry's middleware is made."""
+
+    __slots__ = ("__call__",)
+
+    def __init__(self) -> None:
+        self.__call__ = asgi
+
+
 class Asgi2:
     def __init__(self, scope: Any) -> None:
         pass
@@ -106,8 +115,9 @@ def found(app: Any, wanted: str | None) -> str:
         (wsgi, None, "wsgi"), (wsgi, "wsgi", "wsgi"), (asyncio.Protocol, None, "asyncio"),
         (asyncio.BufferedProtocol, "stream", "asyncio"), (factory, "stream", "asyncio"),
         (asgi, None, "asgi"), (asgi, "asgi", "asgi"), (plainly, None, "asgi"), (Asgi(), None, "asgi"),
-        (Asgi().method, None, "asgi"), (Asgi.static, None, "asgi"), (decorated(asgi), None, "asgi"),
-        (decorated(wsgi), None, "wsgi"), (functools.partial(bound_first, None), None, "asgi"),
+        (Slotted(), None, "asgi"), (Asgi().method, None, "asgi"), (Asgi.static, None, "asgi"),
+        (decorated(asgi), None, "asgi"), (decorated(wsgi), None, "wsgi"),
+        (functools.partial(bound_first, None), None, "asgi"),
         (functools.partial(asgi), None, "asgi"), (anything_later, None, "asgi"), (defaults, None, "asgi"),
         (anything, "asgi", "asgi"), (anything, "wsgi", "wsgi"), (Wsgi, None, "wsgi"),
         (Handler, None, "socketserver"), (Handler, "stream", "socketserver"),

@@ -31,6 +31,8 @@ APP = """
             gevent.monkey.patch_all()
             gevent.sleep(0)  # its hub is there, with an epoll: a child that is forked shares it
         else:
+            # Its resolver imports whatever HTTP client is installed, of which it cannot patch each.
+            os.environ["EVENTLET_NO_GREENDNS"] = "yes"
             import eventlet
             eventlet.monkey_patch()
             eventlet.sleep(0)
@@ -167,6 +169,8 @@ HANDLERS = """
             import gevent.monkey
             gevent.monkey.patch_all()
         else:
+            # Its resolver imports whatever HTTP client is installed, of which it cannot patch each.
+            os.environ["EVENTLET_NO_GREENDNS"] = "yes"
             import eventlet
             eventlet.monkey_patch()
 
