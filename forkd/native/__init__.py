@@ -1,11 +1,12 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
-Imported by the files that have a twin of it, or call it: app/stream/flow.py, app/wsgi/shortcut.py,
-engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py,
-session/body.py, session/ends.py, session/framing.py, session/proxy_header.py, storage/shm_table.py,
-system/aio.py, system/forked.py, system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py,
-system/operations.py, system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py,
-system/uring.py; and by models/registry.py, which says whether it is there.
+Imported by the files that have a twin of it, or call it: app/asgi/tasks.py, app/stream/flow.py,
+app/wsgi/shortcut.py, engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py,
+engine/native_driver.py, log/lines.py, session/body.py, session/ends.py, session/framing.py,
+session/proxy_header.py, storage/shm_table.py, system/aio.py, system/forked.py, system/handles.py,
+system/in_flight.py, system/lanes.py, system/log_ring.py, system/operations.py, system/ring.py,
+system/scoreboard.py, system/shared_memory.py, system/signals.py, system/uring.py; and by
+models/registry.py, which says whether it is there.
 """
 
 from __future__ import annotations
@@ -150,6 +151,12 @@ class Answers(Protocol):
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any: ...
     def write(self, data: bytes) -> None: ...
     def early_hints(self, headers: list[tuple[str, str]]) -> None: ...
+
+
+class Ticketed(Protocol):
+    """A request whose task native code runs: app/asgi/duplex.py."""
+
+    ticket: int
 
 
 class Handler(Protocol):

@@ -438,6 +438,8 @@ void recorder_add_at(PyObject *recorder, int cell, int place, int64_t n);
 int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, int64_t *began);
 /* The request of that ticket has this name, a str. */
 void identify_request(PyObject *lane, int64_t ticket, PyObject *id);
+/* The step of that request holds the thread from now on; 0: something else of the loop's does. */
+void resume_request(PyObject *lane, int64_t ticket);
 /* The application has given control back. */
 void pause_request(PyObject *lane);
 /* How long the request of that ticket has taken so far (ns). */
@@ -453,6 +455,34 @@ int make_line(PyObject *lines, PyObject *host, PyObject *request, uint64_t statu
 extern PyTypeObject *baton_type;
 int baton_hold(PyObject *baton, PyObject *conn); /* put; -1 with an exception */
 int baton_release(PyObject *baton, PyObject *conn); /* drop; whether it still leads */
+
+/* What owns the task of a request, by its functions (asgi_task.c). */
+typedef struct {
+    /* The application's coroutine, or any awaitable. New reference, or NULL with an exception, with which it has ended.
+     * Called once, as the task, in its context. */
+    PyObject *(*begin)(PyObject *owner);
+    /* The ticket of the request in the recorder, or 0 once that has ended. */
+    int64_t (*ticket)(PyObject *owner);
+    /* A step has ended, and the application waits. As the task, in its context; may be NULL. */
+    void (*stepped)(PyObject *owner);
+    /* The application has returned, or has raised `failure`. Called once, likewise. */
+    void (*ended)(PyObject *owner, PyObject *failure);
+} TaskOwner;
+
+typedef enum {
+    TASK_FAILED = -1, /* with an exception: nothing was begun */
+    TASK_ENDED,       /* in its first step */
+    TASK_WAITS,       /* it goes on by itself, or has not begun: where the loop makes tasks in a way of its own */
+} TaskOutcome;
+
+extern PyTypeObject *tasks_type;
+/* Run it as a task of the loop, in a copy of the context of `tasks`, with the first step at once: in the turn of the loop or
+ * in a callback, after begin_request. The lane is paused then. It has a reference to `owner` until it has ended; `line` is the
+ * request's. */
+TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *owner, PyObject *line);
+int coroutine_init(PyObject *module);
+int placeholder_init(PyObject *module);
+int task_init(PyObject *module);
 
 /* What epoll_wait returned (system_handles.c). */
 enum { MOST_EVENTS = 256 };

@@ -121,14 +121,20 @@ static int64_t ticket_of(const Recorder *lane, PyObject *number)
     return ticket;
 }
 
+void resume_request(PyObject *lane, int64_t ticket)
+{
+    Recorder *self = (Recorder *)lane;
+    CELL(HELD) = ticket > 0 ? ticket : 0;
+    IN_ORDER();
+    CELL(REQUEST) = now_ns();
+}
+
 static PyObject *lane_resume(Recorder *self, PyObject *number)
 {
     int64_t ticket = ticket_of(self, number);
     if (PyErr_Occurred())
         return NULL;
-    CELL(HELD) = ticket > 0 ? ticket : 0;
-    IN_ORDER();
-    CELL(REQUEST) = now_ns();
+    resume_request((PyObject *)self, ticket);
     Py_RETURN_NONE;
 }
 

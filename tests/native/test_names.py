@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 import forkd.native
+from forkd.app.asgi.duplex import Duplex
 from forkd.app.wsgi.start_response import Response
 from forkd.engine.connection import Connection
 from forkd.engine.inline import InlineLoop
@@ -35,6 +36,7 @@ from forkd.native import (
     Registers,
     Resumes,
     TakesTurns,
+    Ticketed,
 )
 from forkd.session.seam import Await
 from forkd.system import forked
@@ -54,6 +56,7 @@ IMPLEMENTED: dict[type, tuple[Any, ...]] = {
     Logs: (AccessLog,),
     Peers: (Connection,),
     Answers: (Response,),
+    Ticketed: (Duplex,),
     Handler: (asyncio.Protocol,),
     Registers: (UringOperations,),
     Leaves: (forked,),
@@ -68,6 +71,7 @@ HOLDERS: dict[str, tuple[type, ...]] = {
     "self->access": (Logs,),
     "peer": (Peers,),
     "response": (Answers,), "self->response": (Answers,),
+    "request": (Ticketed,),
     "protocol": (Handler,),
     "self->operations": (Registers,),
     "module": (Leaves,),

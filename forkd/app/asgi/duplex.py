@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from forkd.app.asgi.scope import Scope
 from forkd.app.asgi.sendfile import File
-from forkd.app.asgi.steps import in_steps
+from forkd.app.asgi.tasks import RequestTasks
 from forkd.http.guard import Request
 from forkd.session.framing import Framing
 from forkd.session.fronts import origin_of
-from forkd.session.seam import ClientGone, Host, Peer
+from forkd.session.seam import NO_REQUEST, ClientGone, Host, Peer
 from forkd.system.forked import in_fork, leave
 from forkd.system.reset import reset
 
@@ -43,10 +43,8 @@ class Serving(Protocol):
     most_message: int  # bytes of one of a WebSocket's
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context  # each request has a copy
-    tasks: dict[asyncio.Task[None], bytes]  # asyncio holds them by weak references only
+    runner: RequestTasks
     ended: bool  # the worker ends, and cancels what is left
-
-    def forget(self, task: asyncio.Task[None]) -> None: ...
 
 
 class Duplex:
@@ -80,15 +78,13 @@ class Duplex:
         self.ticket = recorder.begin(request.line, self.client, self.peer.fd)
         if request.id:
             recorder.identify(self.ticket, request.id)
-        task = asyncio.Task(self._run(scope), loop=self._loop, context=serving.context.copy())
-        serving.tasks[task] = request.line
-        task.add_done_callback(serving.forget)
+        serving.runner.start(self, self._run(scope), request.line)
 
     async def _run(self, scope: Scope) -> None:
         """Whatever the application raises, SystemExit too, ends its request, and no more."""
-        recorder, failed = self._host.recorder, False
+        failed = False
         try:
-            await in_steps(_called(self._serving.app, scope, self.receive, self.send), self, recorder)
+            await self._serving.app(scope, self.receive, self.send)
             if in_fork:
                 leave()
         except BaseException as failure:
@@ -169,6 +165,7 @@ class Duplex:
         self._waking = False
         if self.attended:
             self.peer.wake()
+            self._host.recorder.resume(NO_REQUEST)  # the next request may have begun
 
     def _release(self) -> None:
         """Nobody has to wait any more."""
@@ -225,11 +222,6 @@ class Duplex:
             recorder, ticket, self.client, request.line, self.code, self.sent, referer, agent, took,
             request.id, origin_of(self.peer),
         )  # fmt: skip
-
-
-async def _called(app: Any, *arguments: Any) -> None:
-    """What it returns may be any awaitable."""
-    await app(*arguments)
 
 
 def release(waiters: Waiters) -> None:

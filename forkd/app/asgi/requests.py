@@ -15,6 +15,7 @@ from forkd.app.asgi.duplex import Duplex
 from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.scope import RootPath, Scope, scope_of
+from forkd.app.asgi.tasks import RequestTasks, make_tasks
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
 from forkd.http.guard import Request
@@ -56,12 +57,14 @@ class Requests:
         self.ended = False
         self.cycles: set[Cycle] = set()
         self.sockets: set[WebSocket] = set()
-        #: What runs, and for which request; it may go on when that is answered.
+        #: What waits, and for which request; it may go on when that is answered. asyncio has weak references.
         self.tasks: dict[asyncio.Task[None], bytes] = {}
         self.loop: asyncio.AbstractEventLoop  # from `enter` on
         self.context: contextvars.Context
+        self.runner: RequestTasks
         self._root = RootPath(config.root_path or "")
         self._worker = worker
+        self._native = config.native
         self._extensions = Extensions(config.asgi_extensions or "", config.early_hints)
         self._request_timeout = config.request_timeout
         self._most = config.limit_concurrency
@@ -96,9 +99,9 @@ class Requests:
     def enter(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Before the first request. `context`: each of them has a copy."""
         self.loop, self.context = loop, context
-
-    def forget(self, task: asyncio.Task[None]) -> None:
-        self.tasks.pop(task, None)
+        self.runner = make_tasks(
+            loop, context, self.host.recorder, self.tasks, lazy=False, native=self._native
+        )
 
     # ---- what HTTP/1 takes ----------------------------------------------------------------
 
@@ -128,9 +131,11 @@ class Requests:
         if self._most:
             self._count(cycle, self._requests)
         cycle.start(scope)
-        cycle.attended = True
         self.cycles.add(cycle)
         try:
+            if cycle.broken:  # in its first step; what it has sent before is under way, with io_uring
+                yield self._waits[False, True, False]
+            cycle.attended = True
             while not cycle.through:
                 if cycle.answered:
                     cycle.account()  # what is left of the body is not its time
@@ -208,10 +213,12 @@ class Requests:
         if self._most:
             self._count(socket, self._websockets)
         socket.start(scope)
-        socket.attended = True
         self.sockets.add(socket)
         asked = False  # a ping, which any byte of the client's answers
         try:
+            if socket.broken:  # as for a request
+                yield self._talks[False, True]
+            socket.attended = True
             while not socket.through:
                 reads, writes = socket.needs()
                 if socket.phase is Phase.CLOSING and not writes:

@@ -1,0 +1,276 @@
+/* The steps of an application's coroutine: the twin of app/asgi/steps.py. */
+
+#include "asgi_task.h"
+
+PyTypeObject *coroutine_type;
+static PyObject *s_throw, *s_close, *s_cancel, *s_args; /* names of Python's own */
+
+RequestCoroutine *coroutine_new(RequestTasks *tasks)
+{
+    RequestCoroutine *self = (RequestCoroutine *)allocate(coroutine_type);
+    if (self)
+        self->tasks = (RequestTasks *)Py_NewRef((PyObject *)tasks);
+    return self;
+}
+
+void coroutine_forget(RequestCoroutine *self)
+{
+    Py_CLEAR(self->coro);
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->line);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->first);
+    Py_CLEAR(self->thrown);
+}
+
+void coroutine_end(RequestCoroutine *self, PyObject *failure)
+{
+    PyObject *owner = self->owner, *coro = self->coro;
+    self->over = 1;
+    self->owner = self->coro = NULL;
+    if (self->waits) {
+        self->waits = 0;
+        if (PyDict_DelItem(self->tasks->waiting, self->task))
+            PyErr_Clear(); /* the worker ends, and has forgotten it */
+        Py_CLEAR(self->task);
+    }
+    Py_XDECREF(coro);
+    if (owner)
+        self->functions->ended(owner, failure);
+    Py_XDECREF(failure);
+    Py_XDECREF(owner);
+}
+
+/* As PyIter_Send, for an exception. */
+static PySendResult throw_into(PyObject *coro, PyObject *thrown, PyObject **result)
+{
+    *result = PyObject_CallMethodObjArgs(coro, s_throw, thrown, NULL);
+    if (*result)
+        return PYGEN_NEXT;
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+        return PYGEN_ERROR;
+    PyErr_Clear();
+    *result = Py_NewRef(Py_None);
+    return PYGEN_RETURN;
+}
+
+/* The application's coroutine. Returns 0, or -1 with an exception. */
+static int begin(RequestCoroutine *self)
+{
+    PyObject *made = self->functions->begin(self->owner);
+    if (made && (PyObject *)Py_TYPE(made) != self->tasks->coroutine) {
+        PyObject *coro = PyObject_CallFunctionObjArgs(self->tasks->awaiting, made, NULL);
+        Py_DECREF(made);
+        made = coro;
+    }
+    self->coro = made;
+    return made ? 0 : -1;
+}
+
+PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **result)
+{
+    PyObject *lane = lane_of(self->tasks->recorder), *thrown = self->thrown;
+    char at_once = self->at_once;
+    PySendResult outcome = PYGEN_ERROR;
+    if (self->runs) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+        return PYGEN_ERROR;
+    }
+    self->runs = 1;
+    self->thrown = NULL;
+    Py_INCREF((PyObject *)self);
+    if (lane && !at_once)
+        resume_request(lane, self->functions->ticket(self->owner));
+    if (self->coro || !begin(self)) {
+        PyObject *coro = Py_NewRef(self->coro);
+        outcome = thrown ? throw_into(coro, thrown, result) : PyIter_Send(coro, value, result);
+        Py_DECREF(coro);
+    }
+    Py_XDECREF(thrown);
+    if (in_fork)
+        leave_fork();
+    if (outcome == PYGEN_NEXT) {
+        if (self->functions->stepped)
+            self->functions->stepped(self->owner);
+    } else {
+        PyObject *failure = outcome == PYGEN_ERROR ? taken_exception() : NULL;
+        if (outcome == PYGEN_RETURN)
+            Py_DECREF(*result);
+        coroutine_end(self, failure);
+        *result = Py_NewRef(Py_None);
+        outcome = PYGEN_RETURN;
+    }
+    if (lane) {
+        pause_request(lane);
+        if (!at_once)
+            resume_request(lane, 0); /* the loop goes on */
+    }
+    self->runs = 0;
+    Py_DECREF((PyObject *)self);
+    return outcome;
+}
+
+/* ---- what a Task does with it ----------------------------------------------------------------- */
+
+static PySendResult coroutine_am_send(RequestCoroutine *self, PyObject *value, PyObject **result)
+{
+    if (self->first) {
+        *result = self->first;
+        self->first = NULL;
+        return PYGEN_NEXT;
+    }
+    if (!self->owner) {
+        *result = Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    return coroutine_step(self, value, result);
+}
+
+static PyObject *returned(PySendResult outcome, PyObject *result)
+{
+    if (outcome == PYGEN_NEXT)
+        return result;
+    if (outcome == PYGEN_RETURN) {
+        PyErr_SetNone(PyExc_StopIteration);
+        Py_DECREF(result);
+    }
+    return NULL;
+}
+
+static PyObject *coroutine_send(RequestCoroutine *self, PyObject *value)
+{
+    PyObject *result = NULL;
+    PySendResult outcome = coroutine_am_send(self, value, &result);
+    return returned(outcome, result);
+}
+
+static PyObject *coroutine_next(RequestCoroutine *self)
+{
+    return coroutine_send(self, Py_None);
+}
+
+/* The Task was cancelled in the first step, before it heard what that has ended in: as by a Task that had, the cancellation
+ * is for what is waited for, and for the application where that cannot be cancelled. */
+static PyObject *cancel_first(RequestCoroutine *self, PyObject *thrown)
+{
+    PyObject *first = self->first, *args = PyObject_GetAttr(thrown, s_args), *done = NULL;
+    self->first = NULL;
+    if (args && PyTuple_Check(args) && PyObject_HasAttr(first, s_cancel))
+        done = PyObject_CallMethodObjArgs(first, s_cancel, PyTuple_Size(args) ? PyTuple_GetItem(args, 0) : NULL, NULL);
+    PyErr_Clear();
+    Py_XDECREF(args);
+    if (done != Py_True)
+        self->thrown = Py_NewRef(thrown);
+    Py_XDECREF(done);
+    return first;
+}
+
+static PyObject *coroutine_throw(RequestCoroutine *self, PyObject *args)
+{
+    PyObject *type, *value = NULL, *traceback = NULL, *result = NULL;
+    if (!PyArg_ParseTuple(args, "O|OO", &type, &value, &traceback))
+        return NULL;
+    if (PyExceptionInstance_Check(type))
+        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
+    else
+        PyErr_SetObject(type, value == Py_None ? NULL : value);
+    PyObject *thrown = self->owner ? taken_exception() : NULL;
+    if (!thrown)
+        return NULL; /* it has ended, or is not one */
+    if (self->first) {
+        result = cancel_first(self, thrown);
+        Py_DECREF(thrown);
+        return result;
+    }
+    if (!self->thrown)
+        self->thrown = thrown; /* else a cancellation is due, which comes first */
+    else
+        Py_DECREF(thrown);
+    PySendResult outcome = coroutine_step(self, Py_None, &result);
+    return returned(outcome, result);
+}
+
+static PyObject *coroutine_close(RequestCoroutine *self, PyObject *unused)
+{
+    (void)unused;
+    return self->coro ? PyObject_CallMethodObjArgs(self->coro, s_close, NULL) : Py_NewRef(Py_None);
+}
+
+/* Of what it lacks, the application's coroutine has its own: cr_frame, cr_code, __qualname__. */
+static PyObject *coroutine_getattro(RequestCoroutine *self, PyObject *name)
+{
+    PyObject *found = PyObject_GenericGetAttr((PyObject *)self, name);
+    if (found || !self->coro || !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return found;
+    PyErr_Clear();
+    return PyObject_GetAttr(self->coro, name);
+}
+
+static int coroutine_traverse(RequestCoroutine *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT((PyObject *)self->tasks);
+    Py_VISIT(self->owner);
+    Py_VISIT(self->coro);
+    Py_VISIT(self->context);
+    Py_VISIT(self->task);
+    Py_VISIT(self->step);
+    Py_VISIT(self->first);
+    Py_VISIT(self->thrown);
+    return 0;
+}
+
+static int coroutine_clear(RequestCoroutine *self)
+{
+    PyObject *tasks = (PyObject *)self->tasks;
+    coroutine_forget(self);
+    Py_CLEAR(self->step);
+    Py_CLEAR(self->task);
+    Py_CLEAR(self->name);
+    self->tasks = NULL;
+    Py_XDECREF(tasks);
+    return 0;
+}
+
+static void coroutine_dealloc(RequestCoroutine *self)
+{
+    PyObject_GC_UnTrack(self);
+    coroutine_clear(self);
+    release((PyObject *)self);
+}
+
+static PyMethodDef methods[] = {
+    {"send", (PyCFunction)coroutine_send, METH_O, NULL},
+    {"throw", (PyCFunction)coroutine_throw, METH_VARARGS, NULL},
+    {"close", (PyCFunction)coroutine_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_am_send, coroutine_am_send},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, coroutine_next},
+    {Py_tp_getattro, coroutine_getattro},
+    {Py_tp_traverse, coroutine_traverse},
+    {Py_tp_clear, coroutine_clear},
+    {Py_tp_dealloc, coroutine_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.RequestCoroutine", sizeof(RequestCoroutine), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots,
+};
+
+int coroutine_init(PyObject *module)
+{
+    (void)module;
+    coroutine_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !coroutine_type || !(s_throw = PyUnicode_InternFromString("throw")) ||
+                   !(s_close = PyUnicode_InternFromString("close")) || !(s_cancel = PyUnicode_InternFromString("cancel")) ||
+                   !(s_args = PyUnicode_InternFromString("args"))
+               ? -1
+               : 0;
+}

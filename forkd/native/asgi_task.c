@@ -1,0 +1,337 @@
+/* The tasks of requests: twin of app/asgi/tasks.py, with the first step of each made at once, in the turn of the loop that
+ * begins it. A Task's first step is its own, or, where Tasks are used again (asgi_placeholder.c), that of the application's
+ * coroutine, with the Task as the current one. If the application waits then, the Task's step is run: the coroutine
+ * (asgi_coroutine.c) hands it what it is to wait for, and it goes on as any other. */
+
+#include "asgi_task.h"
+#include <stddef.h>
+
+PyTypeObject *tasks_type;
+static PyObject *n_ticket;
+/* Names of Python's own. */
+static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
+    *s_task, *s_current_task;
+
+void call_for(PyObject *function, PyObject *argument)
+{
+    PyObject *done = PyObject_CallFunctionObjArgs(function, argument, NULL);
+    if (!done)
+        PyErr_WriteUnraisable(function);
+    Py_XDECREF(done);
+}
+
+/* ---- a request -------------------------------------------------------------------------------- */
+
+/* Whether that is neither None nor False, in the loop; -1 with an exception. */
+static int is_set(RequestTasks *self, PyObject *name, PyObject *method)
+{
+    if (self->in_loop) {
+        PyObject *value = PyDict_GetItemWithError(self->in_loop, name);
+        return value ? value != Py_None && value != Py_False : PyErr_Occurred() ? -1 : 0;
+    }
+    PyObject *value = PyObject_CallMethodObjArgs(self->loop, method, NULL);
+    int set = value ? value != Py_None && value != Py_False : -1;
+    Py_XDECREF(value);
+    return set;
+}
+
+/* Whether asyncio and the loop are as they were at first, without a task factory, and not in debug mode: Tasks are made
+ * and begun as above. -1 with an exception. */
+static int is_plain(RequestTasks *self)
+{
+    if (PyDict_GetItemWithError(self->asyncio, s_task) != self->task ||
+        PyDict_GetItemWithError(self->asyncio, s_current_task) != self->current)
+        return PyErr_Occurred() ? -1 : 0;
+    int set = is_set(self, s_factory_key, s_factory);
+    if (!set)
+        set = is_set(self, s_debug_key, s_debug);
+    if (!set && self->in_loop && PyDict_GetItemWithError(self->in_loop, s_call_soon))
+        set = 1;
+    return set < 0 || PyErr_Occurred() ? -1 : !set;
+}
+
+/* Make the first step of the Task itself. */
+static void run_task(RequestCoroutine *coroutine)
+{
+    PyObject *step = coroutine->step, *done = NULL;
+    coroutine->step = NULL;
+    if (!PyContext_Enter(coroutine->context)) {
+        done = PyObject_CallNoArgs(step);
+        PyContext_Exit(coroutine->context);
+    }
+    Py_DECREF(step);
+    Py_XDECREF(done);
+    if (!done)
+        coroutine_end(coroutine, taken_exception());
+}
+
+/* The application waits, or somebody has seen the Task: it goes on by itself. */
+static void hand_over(RequestTasks *self, RequestCoroutine *coroutine)
+{
+    if (!coroutine->registered) {
+        coroutine->registered = 1;
+        call_for(self->add, coroutine->task);
+    }
+    if (PyObject_SetAttr(coroutine->task, s_shown, Py_True))
+        PyErr_Clear();
+    run_task(coroutine);
+}
+
+/* The Task is current while the application's coroutine makes its first step. Returns 0, or -1: another is, and nothing
+ * was done. */
+static int step_for(RequestTasks *self, RequestCoroutine *coroutine)
+{
+    PyObject *result = NULL, *current = PyObject_CallFunctionObjArgs(self->enter, self->loop, coroutine->task, NULL);
+    if (!current) {
+        PyErr_Clear();
+        return -1;
+    }
+    Py_DECREF(current);
+    if (PyContext_Enter(coroutine->context)) {
+        coroutine_end(coroutine, taken_exception());
+    } else {
+        if (coroutine_step(coroutine, Py_None, &result) == PYGEN_NEXT)
+            coroutine->first = result;
+        else
+            Py_XDECREF(result);
+        PyContext_Exit(coroutine->context);
+    }
+    current = PyObject_CallFunctionObjArgs(self->leave, self->loop, coroutine->task, NULL);
+    if (!current)
+        PyErr_WriteUnraisable(self->leave); /* a loop that was run within the step has not put it back */
+    Py_XDECREF(current);
+    return 0;
+}
+
+/* The loop makes the first step of that Task, since it is in another one. Returns 0, or -1 with an exception. */
+static int put_off(RequestTasks *self, RequestCoroutine *coroutine)
+{
+    PyObject *args = PyTuple_Pack(1, coroutine->step), *keywords = PyDict_New(), *handle = NULL;
+    coroutine->at_once = 0;
+    if (args && keywords && !PyDict_SetItem(keywords, s_context, coroutine->context))
+        handle = PyObject_Call(self->call_soon, args, keywords);
+    Py_XDECREF(args);
+    Py_XDECREF(keywords);
+    if (!handle)
+        return -1;
+    Py_DECREF(handle);
+    if (!coroutine->registered) {
+        coroutine->registered = 1;
+        call_for(self->add, coroutine->task);
+    }
+    Py_CLEAR(coroutine->step);
+    return 0;
+}
+
+/* Whether a Task is current; -1 with an exception. */
+static int is_in_task(RequestTasks *self)
+{
+    PyObject *task = PyObject_CallFunctionObjArgs(self->current, self->loop, NULL);
+    int found = task ? task != Py_None : -1;
+    Py_XDECREF(task);
+    return found;
+}
+
+/* A Task that makes its first step as it is made, or leaves it to the loop. Returns 0, or -1 with an exception. */
+static int begin_new(RequestTasks *self, RequestCoroutine *coroutine, int by_loop)
+{
+    PyObject *args = PyTuple_Pack(1, (PyObject *)coroutine), *task = NULL;
+    if (by_loop) {
+        coroutine->at_once = 0;
+        task = PyObject_CallFunctionObjArgs(self->by_loop, (PyObject *)coroutine, coroutine->context, NULL);
+    } else {
+        PyObject *keywords = task_arguments(self, coroutine);
+        if (args && keywords && !PyDict_SetItem(keywords, s_eager, Py_True))
+            task = PyObject_Call(self->task, args, keywords);
+        Py_XDECREF(keywords);
+    }
+    Py_XDECREF(args);
+    coroutine->task = task;
+    return task ? 0 : -1;
+}
+
+static TaskOutcome run(RequestTasks *self, const TaskOwner *functions, PyObject *owner, PyObject *line, PyObject *coro)
+{
+    int plain = is_plain(self), failed = 0;
+    int in_task = plain > 0 && !self->lazy ? is_in_task(self) : 0;
+    if (plain < 0 || in_task < 0)
+        return TASK_FAILED;
+    RequestCoroutine *coroutine = plain && self->lazy ? placeholder_take(self) : coroutine_new(self);
+    if (!coroutine || (!coroutine->context && !(coroutine->context = PyContext_Copy(self->context)))) {
+        Py_XDECREF((PyObject *)coroutine);
+        return TASK_FAILED;
+    }
+    coroutine->functions = functions;
+    coroutine->owner = Py_NewRef(owner);
+    coroutine->coro = Py_XNewRef(coro);
+    coroutine->at_once = 1;
+    if (plain && self->lazy) {
+        if (step_for(self, coroutine))
+            failed = put_off(self, coroutine);
+        else if (!coroutine->over || !placeholder_give_back(self, coroutine))
+            hand_over(self, coroutine);
+    } else if (!plain || in_task || self->eager) {
+        failed = begin_new(self, coroutine, !plain || in_task);
+    } else if (!(failed = placeholder_make(self, coroutine)) && coroutine->step) {
+        run_task(coroutine);
+    }
+    coroutine->at_once = 0;
+    if (!failed && !coroutine->over) {
+        failed = PyDict_SetItem(self->waiting, coroutine->task, line);
+        coroutine->waits = !failed;
+    }
+    TaskOutcome outcome = failed ? TASK_FAILED : coroutine->over ? TASK_ENDED : TASK_WAITS;
+    if (failed)
+        coroutine_forget(coroutine);
+    if (outcome != TASK_WAITS && self->spare != coroutine)
+        Py_CLEAR(coroutine->task);
+    Py_DECREF((PyObject *)coroutine);
+    return outcome;
+}
+
+TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *owner, PyObject *line)
+{
+    return run((RequestTasks *)tasks, functions, owner, line, NULL);
+}
+
+/* ---- from Python ------------------------------------------------------------------------------ */
+
+static int64_t ticket_of(PyObject *request)
+{
+    PyObject *number = PyObject_GetAttr(request, n_ticket);
+    int64_t ticket = number ? PyLong_AsLongLong(number) : 0;
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(request);
+    Py_XDECREF(number);
+    return ticket;
+}
+
+static void report(PyObject *request, PyObject *failure)
+{
+    if (failure) {
+        PyErr_SetObject((PyObject *)Py_TYPE(failure), failure);
+        PyErr_WriteUnraisable(request);
+    }
+}
+
+/* start(request, coroutine, line) -> whether it goes on. */
+static PyObject *tasks_start(RequestTasks *self, PyObject *args)
+{
+    static const TaskOwner functions = {.ticket = ticket_of, .ended = report};
+    PyObject *request, *coro, *line;
+    if (!PyArg_ParseTuple(args, "OOS", &request, &coro, &line))
+        return NULL;
+    TaskOutcome outcome = run(self, &functions, request, line, coro);
+    return outcome == TASK_FAILED ? NULL : PyBool_FromLong(outcome == TASK_WAITS);
+}
+
+/* RequestTasks(loop, context, recorder, waiting, task, current, enter, leave, add, drop, coroutine, awaiting, by_loop, asyncio,
+ * in_loop, size, weak_at, lazy, eager): see the struct; `coroutine` is the type of what `async def` makes, `in_loop` may be None. */
+static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"loop", "context", "recorder", "waiting", "task", "current", "enter", "leave", "add", "drop",
+                            "coroutine", "awaiting", "by_loop", "asyncio", "in_loop", "size", "weak_at", "lazy", "eager", NULL};
+    PyObject *loop, *context, *recorder, *waiting, *task, *current, *enter, *leave, *add, *drop, *coroutine, *awaiting, *by_loop,
+        *asyncio, *in_loop;
+    Py_ssize_t size, weak_at;
+    int lazy, eager;
+    if (!by_name(args, keywords, "OOOO!O!OOOOOO!OOO!Onnpp", names, &loop, &context, &recorder, &PyDict_Type, &waiting,
+                 &PyType_Type, &task, &current, &enter, &leave, &add, &drop, &PyType_Type, &coroutine, &awaiting, &by_loop,
+                 &PyDict_Type, &asyncio, &in_loop, &size, &weak_at, &lazy, &eager))
+        return NULL;
+    if (size < (Py_ssize_t)sizeof(PyObject) || size > MOST_TASK_BYTES || (in_loop != Py_None && !PyDict_Check(in_loop))) {
+        PyErr_SetString(PyExc_ValueError, "that is no Task, or no loop");
+        return NULL;
+    }
+    RequestTasks *self = (RequestTasks *)allocate(type);
+    if (!self)
+        return NULL;
+    self->loop = Py_NewRef(loop);
+    self->context = Py_NewRef(context);
+    self->recorder = Py_NewRef(recorder);
+    self->waiting = Py_NewRef(waiting);
+    self->task = Py_NewRef(task);
+    self->current = Py_NewRef(current);
+    self->enter = Py_NewRef(enter);
+    self->leave = Py_NewRef(leave);
+    self->add = Py_NewRef(add);
+    self->drop = Py_NewRef(drop);
+    self->coroutine = Py_NewRef(coroutine);
+    self->awaiting = Py_NewRef(awaiting);
+    self->by_loop = Py_NewRef(by_loop);
+    self->asyncio = Py_NewRef(asyncio);
+    self->in_loop = in_loop == Py_None ? NULL : Py_NewRef(in_loop);
+    self->size = size;
+    self->weak_at = weak_at;
+    self->lazy = (char)lazy;
+    self->eager = (char)eager;
+    if (!(self->call_soon = PyObject_GetAttr(loop, s_call_soon)) || !(self->capture = placeholder_capture(self)) ||
+        !(self->of_loop = PyDict_New()) || PyDict_SetItem(self->of_loop, s_loop, loop) || !(self->rest_name = task_name(self)))
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+#define EACH(_)                                                                                                          \
+    _(self->loop) _(self->context) _(self->recorder) _(self->waiting) _(self->task) _(self->current) _(self->enter)      \
+    _(self->leave) _(self->add) _(self->drop) _(self->coroutine) _(self->awaiting) _(self->by_loop) _(self->asyncio)     \
+    _(self->in_loop) _(self->call_soon) _(self->capture) _(self->of_loop) _(self->held) _(self->rest_name)
+
+static int tasks_traverse(RequestTasks *self, visitproc visit, void *arg)
+{
+#define VISIT(object) Py_VISIT(object);
+    EACH(VISIT)
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT((PyObject *)self->spare);
+    return 0;
+}
+
+static int tasks_clear(RequestTasks *self)
+{
+#define CLEAR(object) Py_CLEAR(object);
+    EACH(CLEAR)
+    Py_CLEAR(self->spare);
+    return 0;
+}
+
+static void tasks_dealloc(RequestTasks *self)
+{
+    PyObject_GC_UnTrack(self);
+    tasks_clear(self);
+    release((PyObject *)self);
+}
+
+static PyMethodDef methods[] = {
+    {"start", (PyCFunction)tasks_start, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, tasks_new},
+    {Py_tp_traverse, tasks_traverse},
+    {Py_tp_clear, tasks_clear},
+    {Py_tp_dealloc, tasks_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.RequestTasks", sizeof(RequestTasks), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots,
+};
+
+int task_init(PyObject *module)
+{
+    struct {
+        PyObject **name;
+        const char *text;
+    } names[] = {
+        {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory, "get_task_factory"},
+        {&s_debug, "get_debug"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
+        {&s_eager, "eager_start"}, {&s_loop, "loop"}, {&s_task, "Task"}, {&s_current_task, "current_task"},
+        {&n_ticket, "ticket"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!(*names[i].name = PyUnicode_InternFromString(names[i].text)))
+            return -1;
+    tasks_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return !tasks_type || PyModule_AddObjectRef(module, "RequestTasks", (PyObject *)tasks_type) ? -1 : 0;
+}

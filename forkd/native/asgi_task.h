@@ -1,0 +1,90 @@
+/* The tasks of requests: what asgi_task.c and asgi_coroutine.c share. */
+
+#ifndef FORKD_ASGI_TASK_H
+#define FORKD_ASGI_TASK_H
+
+#include "native.h"
+
+/* contextvars has a C interface that the stable ABI lacks; each CPython exports it. */
+extern PyObject *PyContext_Copy(PyObject *context);
+extern int PyContext_Enter(PyObject *context);
+extern int PyContext_Exit(PyObject *context);
+
+typedef struct RequestTasks RequestTasks;
+
+enum { MOST_TASK_BYTES = 512 };
+
+/* The coroutine of a request's Task, which makes the steps of the application's: the twin of in_steps in app/asgi/steps.py. */
+typedef struct {
+    PyObject_HEAD
+    RequestTasks *tasks;
+    const TaskOwner *functions;
+    PyObject *owner;   /* NULL before the request and after it */
+    PyObject *coro;    /* of the application, likewise */
+    PyObject *context; /* of the request */
+    PyObject *line;
+    PyObject *task;
+    PyObject *step;   /* of the Task, its first, while that is held back */
+    PyObject *name;   /* of the Task */
+    PyObject *first;  /* what the application waits for, while its Task has not heard of it */
+    PyObject *thrown; /* to be thrown into its next step */
+    char at_once;     /* its first step is made in the turn of the loop that began it */
+    char runs;        /* it is in a step */
+    char over;        /* it has ended */
+    char waits;       /* its Task is among those that wait */
+    char registered;  /* asyncio knows the Task */
+    char rests[MOST_TASK_BYTES]; /* the Task's bytes, between two requests */
+} RequestCoroutine;
+
+struct RequestTasks {
+    PyObject_HEAD
+    PyObject *loop, *recorder;
+    PyObject *context; /* that requests have copies of */
+    PyObject *waiting;             /* dict: the line of each Task that goes on */
+    PyObject *task;                /* asyncio.Task */
+    PyObject *current, *enter, *leave, *add, *drop; /* current_task, _enter_task, _leave_task, _register_task, _unregister_task */
+    PyObject *coroutine;           /* the type of what `async def` makes */
+    PyObject *awaiting;            /* makes a coroutine of any awaitable */
+    PyObject *by_loop;             /* makes a Task whose first step the loop makes */
+    PyObject *asyncio, *in_loop;   /* what the module has, and what the loop, by name; the latter NULL where that is not told */
+    PyObject *call_soon;           /* of the loop */
+    PyObject *capture;             /* stands in for it while a Task is made */
+    PyObject *of_loop;             /* the arguments that each Task has */
+    RequestCoroutine *spare;       /* for the next request */
+    PyObject *held, *made;         /* the Task that is being made, and its first step */
+    PyTypeObject *step_type;
+    PyObject *rest_name;
+    Py_ssize_t size, weak_at;      /* of a Task, and where its weak references are, from its beginning */
+    Py_ssize_t context_at, name_at;
+    uint64_t count;                /* of names */
+    char lazy;                     /* Tasks are used again */
+    char eager;                    /* a Task makes its first step by itself (eager_start) */
+};
+
+extern PyTypeObject *coroutine_type;
+int coroutine_init(PyObject *module);
+/* One that has begun nothing. New reference. */
+RequestCoroutine *coroutine_new(RequestTasks *tasks);
+/* Make a step: `value` is what it is resumed with. As PyIter_Send; it returns None. */
+PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **result);
+/* It ends with that exception, which may be NULL; the reference is taken. */
+void coroutine_end(RequestCoroutine *self, PyObject *failure);
+/* Nothing of the request is left in it. */
+void coroutine_forget(RequestCoroutine *self);
+
+/* The arguments of its Task. New reference, or NULL with an exception. */
+PyObject *task_arguments(RequestTasks *self, RequestCoroutine *coroutine);
+PyObject *task_name(RequestTasks *self);
+/* Call a function of asyncio's, for what it does. */
+void call_for(PyObject *function, PyObject *argument);
+
+/* asgi_placeholder.c: a Task whose first step is held back. Each returns 0, or -1 with an exception, but where it says else. */
+PyObject *placeholder_capture(RequestTasks *self);
+/* Make that of `coroutine`. */
+int placeholder_make(RequestTasks *self, RequestCoroutine *coroutine);
+/* One for the next request, with a context for it. New reference, or NULL with an exception. */
+RequestCoroutine *placeholder_take(RequestTasks *self);
+/* Its request has ended in the first step. Whether it serves the next one; else somebody has seen it. */
+int placeholder_give_back(RequestTasks *self, RequestCoroutine *coroutine);
+
+#endif
