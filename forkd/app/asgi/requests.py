@@ -135,6 +135,7 @@ class Requests:
         try:
             if cycle.broken:  # in its first step; what it has sent before is under way, with io_uring
                 yield self._waits[False, True, False]
+                cycle.writable()
             cycle.attended = True
             while not cycle.through:
                 if cycle.answered:
@@ -218,6 +219,7 @@ class Requests:
         try:
             if socket.broken:  # as for a request
                 yield self._talks[False, True]
+                socket.writable()
             socket.attended = True
             while not socket.through:
                 reads, writes = socket.needs()
