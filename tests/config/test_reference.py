@@ -44,6 +44,11 @@ def test_the_examples_are_valid(tmp_path: Path) -> None:
     assert config.app == "project.wsgi:application"
 
 
+def test_the_sample_of_asgi_is_valid() -> None:
+    config = Sources(path=str(ROOT / "etc/asgi.toml")).load()
+    assert (config.interface, config.lifespan) == ("asgi", "on")
+
+
 def test_every_option_documents_itself() -> None:
     assert len({row.name for row in OPTIONS}) == len(OPTIONS)
     flags = [flag for row in OPTIONS for flag in row.flags]

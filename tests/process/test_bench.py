@@ -65,6 +65,23 @@ def test_when_each_combination_is_refused_nothing_was_measured(service: Daemon) 
     assert "an asyncio protocol belongs to the thread of its event loop" in done.stdout
 
 
+def test_of_asgi_what_can_serve_it_is_measured(service: Daemon) -> None:
+    service.write_app("""
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ok"})
+    """)
+    done = bench(service, "app:app", "--rounds", "1", "--seconds", "1")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:] if line and "written" not in line]
+    assert [row[0] for row in rows if "refused" not in row] >= ["leader-followers", "half-sync-half-async"]
+    assert {row[2] for row in rows} == {"1"}
+    assert "reactor" not in done.stdout
+    done = bench(service, "app:app", "--models", "reactor", "--rounds", "1")
+    assert done.returncode == 1
+    assert "reactor w1 t1: refused: app app:app: --model reactor" in done.stdout
+
+
 def test_what_can_be_measured_is(service: Daemon) -> None:
     """Whatever configuration file lies in the directory."""
     (service.dir / "forkd.toml").write_text("nonsense = 1\n")

@@ -8,20 +8,19 @@ import sys
 from itertools import product
 
 from forkd.command.bench import report
-from forkd.command.bench.run import Combination, Load, measure, require_app, wrk_or_die
+from forkd.command.bench.run import Combination, Load, interface_of, measure, wrk_or_die
 from forkd.errors import ForkdError, UsageError
 from forkd.models import registry
 from forkd.system.output import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    names = ",".join(row.name for row in registry.MODELS)
     add = parser.add_argument
     add("app", nargs="?", metavar="APP", help="the application; none: the built-in one")
-    add("--models", default=names, metavar="A,B", help="models to measure [default: all]")
+    add("--models", metavar="A,B", help="models to measure [default: all that can serve it]")
     add("--workers", default="1", metavar="N,M", help="numbers of workers [default: 1]")
-    add("--threads", default="1,8", metavar="N,M",
-        help="numbers of threads, where a model has some [default: 1,8]")  # fmt: skip
+    add("--threads", metavar="N,M",
+        help="numbers of threads, where a model has some [default: 1,8; 1 for ASGI]")  # fmt: skip
     add("--connections", default="32", metavar="N", help="connections of wrk [default: 32]")
     add("--seconds", default="3", metavar="S", help="seconds per measurement [default: 3]")
     add("--rounds", default="3", metavar="N", help="interleaved rounds [default: 3]")
@@ -34,9 +33,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     load = Load(_number(args, "connections"), _number(args, "seconds"), _path(args))
     rounds = _number(args, "rounds")
-    combinations = _combinations(args)
+    _combinations(args, "")  # what makes no sense is said before anything is tried
     wrk_or_die()
-    require_app(args.app)
+    combinations = _combinations(args, interface_of(args.app))
     results = measure(args.app, combinations, rounds, load, _progress)
     try:
         with open(args.output, "w", encoding="utf-8") as file:
@@ -49,24 +48,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _combinations(args: argparse.Namespace) -> list[Combination]:
-    """Each model with each number of workers, and of threads where it has threads."""
+def _combinations(args: argparse.Namespace, interface: str) -> list[Combination]:
+    """Each model with each number of workers, and of threads where it has threads. Of what was not chosen
+    those are left out that the interface cannot have."""
+    names = args.models.split(",") if args.models else [row.name for row in registry.MODELS]
     found = []
-    for name, workers, threads in product(
-        args.models.split(","), _numbers(args, "workers"), _numbers(args, "threads")
-    ):
+    for name, workers, threads in product(names, _numbers(args, "workers"), _numbers(args, "threads", "1,8")):
         row = registry.find(name)
         if row is None:
             known = ", ".join(r.name for r in registry.MODELS)
             raise UsageError(f"--models: there is no model {name!r}; there are {known}")
         combination = Combination(name, workers, threads if row.threaded else 1)
-        if combination not in found:
-            found.append(combination)
+        chosen = args.models if threads == 1 else args.threads
+        if combination in found or (
+            not chosen and registry.refusal(row, row.ios[0], interface, combination.threads)
+        ):
+            continue
+        found.append(combination)
     return found
 
 
-def _numbers(args: argparse.Namespace, name: str) -> list[int]:
-    text: str = getattr(args, name)
+def _numbers(args: argparse.Namespace, name: str, default: str = "") -> list[int]:
+    text: str = getattr(args, name) or default
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(f"--{name}: {text!r} is no list of positive numbers, like 1,2,4")

@@ -19,7 +19,7 @@ def rows(results: list[Result]) -> list[tuple[str, ...]]:
         combination = result.combination
         head = (combination.model, str(combination.workers), str(combination.threads))
         if result.refused:
-            found.append((*head, "refused: " + result.refused))
+            found.append((*head, "refused"))
             continue
         rate, per_cpu, p50, p99 = result.figures()
         found.append(
@@ -36,9 +36,13 @@ def rows(results: list[Result]) -> list[tuple[str, ...]]:
 
 
 def table(results: list[Result]) -> str:
-    """The figures as a table for the terminal."""
+    """The figures as a table for the terminal, with the reasons for what is not in it below."""
     padded = [row + ("",) * (len(_HEADER) - len(row)) for row in rows(results)]
-    return "\n".join(grid(_HEADER, padded))
+    return "\n".join([*grid(_HEADER, padded), *_reasons(results)])
+
+
+def _reasons(results: list[Result]) -> list[str]:
+    return [f"{result.combination}: refused: {result.refused}" for result in results if result.refused]
 
 
 def page(results: list[Result], app: str | None, load: Load, rounds: int) -> str:
@@ -60,6 +64,7 @@ td:first-child,th:first-child{{text-align:left}}</style>
 {load.seconds:g} s, path {escape(load.path)}; medians of {rounds} interleaved rounds, with the
 lowest and the highest as a line.</p>
 <table><tr>{head}</tr>{cells}</table>
+<p>{"<br>".join(map(escape, _reasons(results)))}</p>
 <h2>Requests per second</h2>
 {_bars(measured, [result.per_second for result in measured])}
 <h2>Requests per CPU-second of the daemon</h2>

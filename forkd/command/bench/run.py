@@ -73,13 +73,16 @@ def wrk_or_die() -> str:
     return found
 
 
-def require_app(app: str | None) -> None:
-    """Raises ForkdError with the reason when the application cannot be loaded: no combination could."""
+def interface_of(app: str | None) -> str:
+    """What --interface has for it. Raises ForkdError with the reason when the application cannot be loaded:
+    no combination could."""
     with tempfile.TemporaryDirectory(prefix="forkd-bench-") as directory:
         where = ["--pidfile", f"{directory}/bench.pid", "-b", "127.0.0.1:0", "--admin", "none"]
         checked = _forkd("check", *([app] if app else []), *where)
     if checked.returncode:
         raise ForkdError(checked.stderr.strip().removeprefix("forkd: "))
+    found = re.search(r"\((\w+)\) under ", checked.stdout)
+    return found[1] if found else ""
 
 
 def measure(
@@ -112,7 +115,7 @@ def _one(wrk: str, app: str | None, result: Result, load: Load) -> None:
         ]  # fmt: skip
         started = _forkd("start", *([app] if app else []), *flags, *where)
         if started.returncode:
-            result.refused = started.stderr.strip().removeprefix("forkd: ").splitlines()[-1]
+            result.refused = started.stderr.strip().splitlines()[-1].removeprefix("forkd: ")
             return
         try:
             asked = _forkd("status", "--json", *where)
