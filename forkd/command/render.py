@@ -95,6 +95,11 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for unit in status.get("storage", ()):
         counts = f"{unit['hits']} hits, {unit['misses']} misses"
         yield "storage", f"{unit['name']}: {unit['place']}, {counts}"
+    blocked = [(w["blocked"], w["slot"]) for w in status["workers"] if w.get("blocked")]
+    if blocked:
+        worst, slot = max(blocked, key=lambda pair: pair[0]["seconds"])
+        by = f" by {worst['by']}" if worst["by"] else ""
+        yield "blocked", f"{span(worst['seconds'])}, the event loop of worker {slot}{by}"
     logger = status.get("logger")
     if logger is not None and logger["why"]:
         yield "logger", f"pid {logger['pid']}: {logger['why']}"

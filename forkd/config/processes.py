@@ -139,6 +139,12 @@ class ProcessOptions:
         section="workers",
         help="seconds a child above the minimum must be idle before it is retired",
     )
+    lag_limit: float = option(
+        kinds.Duration(), "0.2",
+        section="workers",
+        help="seconds that a turn of the event loop may take, under ASGI and for asyncio protocols, before "
+        "the error log says what holds it, with the stack; the worker lives on; 0 is no limit",
+    )
 
     # process
     foreground: bool = option(

@@ -22,6 +22,7 @@ from forkd.system.scoreboard import Row
 from forkd.system.shared import Units
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.sockets import Listener
+from forkd.system.watch import Watch
 
 #: A listening socket, with what its connections begin with.
 Listening = tuple[socket.socket, Begin]
@@ -67,6 +68,7 @@ class Heritage:
     identity: Identity | None
     admin: str | None  # address of the metrics, for the welcome app
     units: Units  # of storage
+    watch: Watch  # over its event loop, if it has one
     master: int  # its pid
     #: Closes, in the child, what belongs to the master only.
     forget: Callable[[], None]
@@ -88,6 +90,7 @@ class TemplateHeritage:
     identity: Identity | None
     admin: str | None
     units: Units
+    watch: Watch
     master: int  # its pid
     forget: Callable[[], None]
 

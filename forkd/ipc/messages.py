@@ -65,6 +65,14 @@ class Deaf(NamedTuple):
 
 
 @_message
+class Blocked(NamedTuple):
+    """Child to master: my event loop is blocked, and this is what it is at."""
+
+    line: str  # of the request in whose context it is; ""
+    task: str  # else, the name of the task; "" for a callback
+
+
+@_message
 class Retire(NamedTuple):
     """Master to child: stop accepting, finish, exit."""
 

@@ -44,6 +44,17 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 
 
 @dataclass(eq=False)
+class Block:
+    """A turn of a child's event loop that takes longer than --lag-limit (master/lag.py)."""
+
+    turn: int  # when it began: ns of CLOCK_MONOTONIC
+    seconds: float = 0.0  # so far
+    by: str = ""  # the route that holds the loop, or the name of a task; "": not known yet
+    many: bool = False  # by many steps, of which this is one
+    told: bool = False  # it is in the log
+
+
+@dataclass(eq=False)
 class Child:
     slot: int  # its row of the scoreboard; unique among the living
     number: int  # its place in its generation, from 0, which its successor takes over; see `worker_number`
@@ -69,6 +80,8 @@ class Child:
     cpu_ns: int = 0  # processor time when last looked at
     queue: Queue | None = None  # of accepted sockets, if it has one of its own
     error: str | None = None  # what it said when it could not boot
+    block: Block | None = None  # the last one
+    worst: Block | None = None  # the longest one
 
     def __str__(self) -> str:
         return f"worker {self.slot} (pid {self.pid})"
@@ -87,6 +100,10 @@ class Child:
         if after is State.KILLED:
             self.killed = monotonic()
         return True
+
+    def note_worst(self, block: Block) -> None:
+        if self.worst is None or block.seconds > self.worst.seconds:
+            self.worst = block
 
     def look_at_cpu(self) -> int:
         """Its processor time, ns; what was seen last where that cannot be read."""

@@ -15,7 +15,7 @@ from forkd.config import Config
 from forkd.config.sources import Sources
 from forkd.errors import BindError, ConfigError, ForkdError, StartError
 from forkd.ipc.control import Command
-from forkd.ipc.messages import Deaf, Failed, Ready, Recycle
+from forkd.ipc.messages import Blocked, Deaf, Failed, Ready, Recycle
 from forkd.log.lines import Log
 from forkd.master import deaths, exposure, plan, scaling, tick
 from forkd.master.actions import Actions
@@ -227,6 +227,8 @@ class Master:
                 child.error = message.error
             elif isinstance(message, Recycle):
                 child.replace = message.why
+            elif isinstance(message, Blocked):
+                self.parts.lag.hear(child, message)
             elif isinstance(message, Deaf):
                 self.parts.listening.hear(child, message.number, self.service.listeners())
 

@@ -20,6 +20,7 @@ from forkd.master.endpoints import Endpoints
 from forkd.master.generation import Generation
 from forkd.master.high_water import HighWater
 from forkd.master.hook_runner import HookRunner
+from forkd.master.lag import Lag
 from forkd.master.launch import Launch
 from forkd.master.leadership import Leadership
 from forkd.master.listening import Listening
@@ -135,6 +136,9 @@ class Parts:
             loop, log, self.children, self.spawner.unanswered, self.dispatcher, master.on_failure
         )
         self.tick = Tick(loop, log, self.board, self.children, self.termination)
+        self.lag = Lag(
+            loop, log, self.board, self.children, self.spawner.watch, master.generations
+        )  # fmt: skip
         self.reloads = Reloads()
         self.notifier = Notifier(
             loop, self.board, self.children, launch.manager, launch.stored,

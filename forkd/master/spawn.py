@@ -31,6 +31,7 @@ from forkd.system.log_ring import Rings
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
+from forkd.system.watch import Watch
 from forkd.worker import main as worker
 
 #: Why workers usually end. Others are "SIG…" and "reload-failed".
@@ -79,6 +80,7 @@ class Spawner:
         self.rings = Rings(slots + 1, threads + 1)
         self.children = Children(slots)
         self.bells = make_bells(slots)
+        self.watch = Watch()
         # From the start, so that the first increase of each can be seen.
         self.exits: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
         self.untimely: Counter[str] = Counter()  # of these: for a fault, or by themselves
@@ -141,6 +143,7 @@ class Spawner:
             identity=self.identity,
             admin=admin,
             units=self.shared.units(generation.config),
+            watch=self.watch,
             master=os.getpid(),
             forget=self.forgetting(keep),
         )
@@ -236,6 +239,7 @@ class Spawner:
                 identity=self.identity,
                 admin=admin,
                 units=self.shared.units(generation.config),
+                watch=self.watch,
                 master=os.getpid(),
                 forget=forget,
             )

@@ -304,6 +304,10 @@ class Status:
             "busy_for": round(max(busy or 0.0, serving[0] if serving else 0.0), 6),
             "full_for": round(full, 3) if (full := board.full(slot, now)) is not None else None,
             "request": serving[1].decode("latin-1") if serving else None,
+            # The longest turn of its event loop that was longer than --lag-limit.
+            "blocked": None if (worst := child.worst) is None else {
+                "seconds": round(worst.seconds, 3), "by": worst.by or None,
+            },
             "age": round(monotonic() - child.forked, 3),
         }
 

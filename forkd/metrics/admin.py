@@ -226,6 +226,7 @@ def _page(source: Source, accept: str) -> Answer:
         "rss_bytes",
         "busy_for",
         "request",
+        "blocked",
     )
     header = "".join(f"<th>{name}</th>" for name in columns)
     rows = "".join(
@@ -266,6 +267,8 @@ def _facts(status: dict[str, Any]) -> Iterator[str]:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, dict):  # "blocked"
+        value = f"{value['seconds']} s by {value['by'] or 'what is not known'}"
     return "-" if value is None else escape(str(value))
 
 

@@ -28,7 +28,7 @@ class Sample(NamedTuple):
     """All values of one scrape."""
 
     values: dict[str, list[tuple[list[str], float]]]  # (label values, value) pairs by metric name
-    histograms: dict[str, dict[str, Histogram]]  # by metric name, and the value of its one label
+    histograms: dict[str, dict[str, Histogram]]  # by metric name, and the value of its label; "": it has none
 
 
 def dropped_fields(board: Scoreboard) -> list[tuple[str, str, int]]:
@@ -128,6 +128,7 @@ def gather(board: Scoreboard, status: Mapping[str, Any], exits: Mapping[str, int
     histograms = {
         "forkd_request_duration_seconds": board.durations(),
         "forkd_queue_wait_seconds": board.waits(),
+        "forkd_loop_lag_seconds": {"": board.turns()},
     }
     return Sample(values, histograms)
 

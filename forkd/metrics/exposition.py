@@ -35,7 +35,7 @@ class _Once(Collector):
             if metric.kind == "histogram":
                 histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
                 for label, (buckets, seconds) in self._sample.histograms[metric.name].items():
-                    histogram.add_metric([label], buckets, seconds)
+                    histogram.add_metric([label] if label else [], buckets, seconds)
                 yield histogram
                 continue
             family = families[metric.kind](metric.name, metric.help, labels=metric.labels)

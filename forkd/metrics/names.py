@@ -40,6 +40,12 @@ _ORDER: tuple[Metric | str, ...] = (
         "accepts); worker, of connections between the master's accept and their worker; thread, of what "
         "waits for a thread.",
     ),
+    Metric(
+        "forkd_loop_lag_seconds", "histogram", (),
+        "Time that turns of event loops took, under ASGI and for asyncio protocols: what was ready by then "
+        "had to wait for that.",
+    ),
+    "forkd_loop_blocked_total",
     "forkd_received_bytes_total",
     "forkd_sent_bytes_total",
     "forkd_requests_shed_total",

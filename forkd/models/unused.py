@@ -60,6 +60,10 @@ def _no_asgi(service: _Service) -> str:
     return _no_http(service) or "the application is WSGI, and this is for ASGI"
 
 
+def _no_loop(service: _Service) -> str:
+    return "" if service.interface.needs_loop else "the application has no event loop"
+
+
 def _body_buffer(service: _Service) -> str:
     if not service.interface.lives:
         return _no_http(service)
@@ -173,6 +177,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "limit_request_head": _no_http,
     "limit_request_body": _no_http,
     "body_buffer": _body_buffer,
+    "lag_limit": _no_loop,
     "lifespan": _no_asgi,
     "lifespan_context": _no_asgi,
     "root_path": _no_asgi,

@@ -183,6 +183,12 @@ UWSGI_UNTRUSTED = _cell(
 STORAGE = _cell("STORAGE", ARRAY, STORAGE_UNITS * len(STORAGE_COUNTS), main=True)
 # Open ones, after their handshake. They are in IN_FLIGHT, too.
 WEBSOCKETS = _cell("WEBSOCKETS", GAUGE, main=True)
+# How long the event loop took from waking up until it waited again.
+TURNS = _cell("TURNS", HISTOGRAMS, WAIT_CELLS, main=True)
+LOOP_BLOCKED = _cell(
+    "LOOP_BLOCKED", COUNTER, main=True, metric="forkd_loop_blocked_total",
+    help="Turns of an event loop that took longer than --lag-limit.",
+)  # fmt: skip
 
 # ---- what is made from it -------------------------------------------------------------------
 

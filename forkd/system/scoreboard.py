@@ -56,6 +56,7 @@ from forkd.system.cells import (
     STATUSES,
     THREAD,
     THREAD_QUEUE,
+    TURNS,
     UNLISTED,
     WAIT_BOUNDS,
     WAIT_CELLS,
@@ -125,6 +126,11 @@ class Row:
 
     def vacate(self) -> None:
         self.cells[OCCUPIED] = 0
+
+    def turned(self, ns: int) -> None:
+        """A turn of the event loop took so long."""
+        self.cells[TURNS] += ns
+        self.cells[TURNS + 1 + bisect_left(_WAIT_BOUNDS_NS, ns)] += 1
 
     def failed(self, number: int) -> None:
         """accept(2) failed with that errno."""
@@ -318,6 +324,10 @@ class Scoreboard:
             name: _histogram(self._totals(WAITS + queue * WAIT_CELLS, WAIT_CELLS), WAIT_BOUNDS)
             for queue, name in enumerate(QUEUES)
         }
+
+    def turns(self) -> tuple[list[tuple[str, float]], float]:
+        """The same of the turns of event loops."""
+        return _histogram(self._totals(TURNS, WAIT_CELLS), WAIT_BOUNDS)
 
     def _totals(self, first: int, count: int) -> list[int]:
         """As `total`, for so many counters from `first` on."""

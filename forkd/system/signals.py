@@ -29,6 +29,8 @@ STACKS = signal.SIGRTMIN + 3
 NEWS = signal.SIGRTMIN + 4
 #: Asks the process of a client to end if that is idle (models/process_per_connection.py).
 MAKE_ROOM = signal.SIGRTMIN + 5
+#: Asks a worker for the stack of the thread of its event loop alone, and what that is at (worker/turns.py).
+LOOP_STACK = signal.SIGRTMIN + 6
 
 Handler = Callable[[int, FrameType | None], None]
 

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from forkd.engine.context import Model
+from forkd.ipc.heritage import Heritage
 from forkd.session.seam import NO_REQUEST, Log, Recorder
 from forkd.system.forked import in_fork, leave
 from forkd.system.handles import PatientEpoll
 from forkd.system.no_memory import LOOK_SECONDS
 from forkd.system.originals import EpollSelector, monotonic
+from forkd.worker.turns import Turns
 
 #: For what is left in a loop at its end, and for the threads of its executor.
 _LEFT_SECONDS = 1.0
@@ -42,6 +44,8 @@ class Living(Protocol):
 class AsyncioLoop:
     """Made and run on the worker's main thread."""
 
+    _turns: Turns  # since the application has started
+
     def __init__(self, log: Log) -> None:
         self._log = log
         self._selector = _ModelSelector()
@@ -59,6 +63,11 @@ class AsyncioLoop:
 
         return self._loop.run_until_complete(self._loop.create_task(inside(), context=self._context))
 
+    def time_turns(self, heritage: Heritage, send: Callable[[Any], Any]) -> None:
+        """To be called before the master is told that this worker is ready: from then on it may look."""
+        limit, row = heritage.config.lag_limit, heritage.lanes[0]
+        self._turns = Turns(self._loop, row, heritage.watch, limit, heritage.stacks, send)
+
     def startup(self, living: Living) -> None:
         """Raises AppError."""
         self._loop.run_until_complete(living.startup(self._loop, self._context))
@@ -68,7 +77,7 @@ class AsyncioLoop:
         application does in the loop is timed, as a request is."""
         loop = self._loop
         try:
-            self._selector.attach(model, None if living is None else recorder)
+            self._selector.attach(model, None if living is None else recorder, self._turns)
             loop.run_forever()
             if living is not None:
                 loop.run_until_complete(living.shutdown())
@@ -126,6 +135,7 @@ class _ModelSelector(EpollSelector):
 
     loop: _Loop
     _selector: Any  # of EpollSelector: the select.epoll that it calls
+    _turns: Turns  # since it is attached
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,9 +146,10 @@ class _ModelSelector(EpollSelector):
         self._selector.close()
         self._selector = self._epoll = PatientEpoll()
 
-    def attach(self, model: Model, recorder: Recorder | None) -> None:
+    def attach(self, model: Model, recorder: Recorder | None, turns: Turns) -> None:
         """From now on the model waits. `recorder`: of the time for which the loop does not come round."""
-        self._model, self._recorder = model, recorder
+        self._model, self._recorder, self._turns = model, recorder, turns
+        turns.attach(model)
         model.watch(self.fileno(), self._hear)
 
     @property
@@ -162,6 +173,7 @@ class _ModelSelector(EpollSelector):
             recorder.pause()
         if self._epoll.short:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
+        self._turns.end()
         model.turn(timeout)
         if recorder is not None:
             recorder.resume(NO_REQUEST)

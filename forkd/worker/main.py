@@ -50,7 +50,15 @@ from forkd.system.interpreter import set_requirements_aside
 from forkd.system.lanes import Lanes
 from forkd.system.originals import monotonic, os, signal, threads_are
 from forkd.system.signal_sockets import SignalSockets
-from forkd.system.signals import NEWS, STACKS, SignalQueue, block, set_by_application, take_back
+from forkd.system.signals import (
+    LOOP_STACK,
+    NEWS,
+    STACKS,
+    SignalQueue,
+    block,
+    set_by_application,
+    take_back,
+)
 from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
 
@@ -59,7 +67,7 @@ if TYPE_CHECKING:
 
 _MAX_STACKS_BYTES = 1 << 16  # bytes
 #: What the master sends to those that run foreign code.
-SENT = (signal.SIGKILL, STACKS)
+SENT = (signal.SIGKILL, STACKS, LOOP_STACK)
 #: What reaches a child by mistake (`pkill -HUP forkd`, Ctrl-C in a terminal) and changes nothing.
 QUIET = [
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH,
@@ -133,6 +141,8 @@ class Worker:
         fallback = (
             f"{self._denied}: {self._heritage.config.model} serves instead" if self._denied else ""
         )
+        if self._loop is not None:
+            self._loop.time_turns(self._heritage, self._channel.send)
         self._channel.send(Ready(speaks.name, fallback))
         self.ready = True
         if self._loop is not None:
@@ -225,7 +235,7 @@ class Worker:
 
     def _end_in_fork(self) -> None:
         """In a process that the application has forked."""
-        own = set(self._heritage.sockets.filenos())
+        own = {self._heritage.watch.fileno(), *self._heritage.sockets.filenos()}
         if self._has_channel:
             own |= {held.fileno() for held in (self._channel, self._heritage.queue) if held is not None}
             own |= {sock.fileno() for sock, _ in self._heritage.listeners}
@@ -433,6 +443,7 @@ def end_in_fork(own: Iterable[int], stacks: int) -> None:
 
     `stacks` leads to stderr: a crash of this process is no report of the parent's.
     """
+    faulthandler.unregister(LOOP_STACK)
     own = {*own, *end_signals()}
     faulthandler.unregister(STACKS)
     nothing = os.open("/", os.O_PATH | os.O_CLOEXEC)

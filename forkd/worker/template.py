@@ -207,6 +207,7 @@ def _heritage_of(
         identity=None,  # the template has become it
         admin=heritage.admin,
         units=heritage.units,
+        watch=heritage.watch,
         master=heritage.master,
         forget=forget,
         app=app,

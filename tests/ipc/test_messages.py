@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from forkd.ipc.messages import (
+    Blocked,
     Channel,
     Failed,
     Message,
@@ -23,6 +24,7 @@ from forkd.ipc.messages import (
 MESSAGES: list[Message] = [
     Ready("wsgi", ""), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
     Retire(2.0, True, False), Retire(0.05, False, True), Quit(),
+    Blocked("GET /ü HTTP/1.1", ""),
 ]  # fmt: skip
 
 

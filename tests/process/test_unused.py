@@ -35,6 +35,7 @@ ASGI_ONLY = {
     "lifespan", "lifespan-context", "root-path", "ws-max-message", "ws-ping-interval", "ws-ping-timeout",
     "ws-deflate", "drain-spread", "ws-origins", "drain-streams", "asgi-extensions",
 }  # fmt: skip
+LOOP_ONLY = {"lag-limit"}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +54,11 @@ ASGI_ONLY = {
 )
 def test_by_model_and_interface(model: str, io: str, expected: set[str]) -> None:
     always = expected | ALWAYS
-    assert names("wsgi", model, io) == always | ASGI_ONLY | {"idle-timeout"}
+    assert names("wsgi", model, io) == always | ASGI_ONLY | LOOP_ONLY | {"idle-timeout"}
     assert names("asgi", model, io) == always | {"idle-timeout", "body-buffer"}
     assert names("asyncio", model, io) == always | ASGI_ONLY | HTTP_ONLY
-    assert names("socketserver", model, io) == always | ASGI_ONLY | HTTP_ONLY | {"write-timeout"}
+    blocking = LOOP_ONLY | {"write-timeout"}
+    assert names("socketserver", model, io) == always | ASGI_ONLY | HTTP_ONLY | blocking
 
 
 def test_each_model_is_in_that_table() -> None:
@@ -67,7 +69,7 @@ def test_each_model_is_in_that_table() -> None:
 
 
 def test_by_other_options() -> None:
-    usual = {"dispatch", "handoff", "io-fallback", "idle-timeout"} | ALWAYS | ASGI_ONLY
+    usual = {"dispatch", "handoff", "io-fallback", "idle-timeout"} | ALWAYS | ASGI_ONLY | LOOP_ONLY
     assert names("wsgi") == usual
     assert names("wsgi", access_log="-") == usual - {"access-log-format"}
     assert names("wsgi", access_log="-", log_format="json") == usual
@@ -83,7 +85,7 @@ def test_by_other_options() -> None:
     assert names("wsgi", admin=None) == usual | admin
     stream = usual - {"idle-timeout"} | HTTP_ONLY
     assert names("socketserver", idle_timeout=0.0) == stream
-    assert names("asyncio", hooks="hooks") == stream - {"timeout"}
+    assert names("asyncio", hooks="hooks") == stream - {"timeout"} - LOOP_ONLY
     assert names("wsgi", "process-per-connection", worker_connections=256) == (
         usual - {"dispatch"} | {"accept"}
     )

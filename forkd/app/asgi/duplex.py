@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from forkd.app.asgi.scope import Scope
 from forkd.app.asgi.sendfile import File
+from forkd.app.asgi.steps import line_of
 from forkd.app.asgi.tasks import RequestTasks
 from forkd.http.guard import Request
 from forkd.session.framing import Framing
@@ -43,6 +44,7 @@ class Serving(Protocol):
     most_message: int  # bytes of one of a WebSocket's
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context  # each request has a copy
+    names_contexts: bool  # and its line is in that
     runner: RequestTasks
     ended: bool  # the worker ends, and cancels what is left
 
@@ -83,6 +85,8 @@ class Duplex:
     async def _run(self, scope: Scope) -> None:
         """Whatever the application raises, SystemExit too, ends its request, and no more."""
         failed = False
+        if self._serving.names_contexts:
+            line_of.set(self.request.line)
         try:
             await self._serving.app(scope, self.receive, self.send)
             if in_fork:

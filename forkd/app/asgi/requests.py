@@ -62,6 +62,7 @@ class Requests:
         self.loop: asyncio.AbstractEventLoop  # from `enter` on
         self.context: contextvars.Context
         self.runner: RequestTasks
+        self.names_contexts = config.lag_limit > 0
         self._root = RootPath(config.root_path or "")
         self._worker = worker
         self._native = config.native

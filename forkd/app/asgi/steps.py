@@ -5,11 +5,16 @@ So `--timeout`, and the report of a worker that was killed, name the request who
 
 from __future__ import annotations
 
+import contextvars
 import types
 from collections.abc import Coroutine, Generator
 from typing import Any, Protocol
 
 from forkd.session.seam import NO_REQUEST, Recorder
+
+#: The request line, in the context of its request, which its child tasks and callbacks have a copy of: their
+#: steps are not in the scoreboard.
+line_of: contextvars.ContextVar[bytes] = contextvars.ContextVar("forkd_request_line")
 
 
 class Held(Protocol):
