@@ -68,6 +68,40 @@ APP = """
     KEPT = []
 """
 
+#: Below an application, makes one for ASGI of it, which suspends in every second request.
+ASGI = """
+import asyncio, io, itertools
+numbers, wsgi = itertools.count(), app
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    if next(numbers) % 2:
+        await asyncio.sleep(0)
+    fields = {k.decode("latin-1").upper().replace("-", "_"): v.decode("latin-1") for k, v in scope["headers"]}
+    environ = {
+        **{f"HTTP_{name}": value for name, value in fields.items()}, "REQUEST_METHOD": scope["method"],
+        "PATH_INFO": scope["path"], "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "CONTENT_LENGTH": fields.get("CONTENT_LENGTH", ""), "wsgi.input": io.BytesIO(body),
+    }
+    head = {"type": "http.response.start"}
+
+    def start(status, headers):
+        head["status"] = int(status.split()[0])
+        head["headers"] = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers]
+
+    pieces = wsgi(environ, start)
+    await send(head)
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body"})
+"""
+
 
 def until(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
     """Wait for `condition` to be true, and return it. Looks often, so that it costs no time, and less often
@@ -131,6 +165,8 @@ class Daemon:
         self.foreground: subprocess.Popen[str] | None = None
         #: What `forkd start -f` is run under: a tracer, a namespace.
         self.under: list[str] = []
+        #: Whether `write_app` makes ASGI's of the applications, which are WSGI's.
+        self.asgi = False
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("FORKD_")}
         self.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a changed app has the same size and second
         root = str(Path(__file__).parents[2])
@@ -142,7 +178,8 @@ class Daemon:
     def write_app(self, source: str = APP, version: str = "v1", name: str = "app.py") -> None:
         path = self.dir / name
         new = path.with_suffix(".new")
-        new.write_text(textwrap.dedent(source).replace('"v1"', f'"{version}"'))
+        below = ASGI if self.asgi else ""
+        new.write_text(textwrap.dedent(source).replace('"v1"', f'"{version}"') + below)
         os.replace(new, path)
 
     def open_up(self, directory: Path | None = None) -> None:

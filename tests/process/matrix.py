@@ -10,6 +10,7 @@ from . import (
     faults_books,
     faults_death,
     faults_kernel,
+    faults_lasting,
     faults_logs,
     faults_replace,
     faults_signals,
@@ -26,6 +27,10 @@ class Row(NamedTuple):
     models: tuple[str, ...] = ()
     #: It compares latencies, so the short form has the machine for itself.
     alone: bool = False
+    #: Whether it is one for the long runs only.
+    long: bool = False
+    #: Whether it is one under ASGI, too: what is about threads is not.
+    asgi: bool = True
 
     @property
     def name(self) -> str:
@@ -38,7 +43,7 @@ ROWS = (
     Row("3", faults_death.leaders_killed, 0.03, ("reactor",)),
     Row("3a", faults_death.leaders_stopped, 0.2),
     Row("3b", faults_books.killed_at_full_load, 0.03, ("proactor", "process-per-connection")),
-    Row("3c", faults_books.killed_with_threads, 0.03, ("half-sync-half-reactive",)),
+    Row("3c", faults_books.killed_with_threads, 0.03, ("half-sync-half-reactive",), asgi=False),
     Row("4", faults_death.all_killed, 0.1, ("proactor",)),
     Row("5", faults_death.master_killed, 0.05),
     Row("6", faults_signals.random_signals, 0.08, ("half-sync-half-async",)),
@@ -54,5 +59,12 @@ ROWS = (
     Row("16", faults_death.workers_hit, 0.03),
     Row("17", faults_kernel.no_processes, 0.2),
     Row("18", faults_together.together, 0.009, ("half-sync-half-async", "proactor")),
-    Row("18a", faults_together.together_threads, 0.009),
+    Row("18a", faults_together.together_threads, 0.009, asgi=False),
+    Row("46", faults_lasting.lasting_reloads, 0.05, asgi=False),
+    Row("46a", faults_lasting.lasting_upgrades, 0.1, asgi=False),
+    Row("46b", faults_lasting.lasting_scale, 0.1, asgi=False),
+    Row("46c", faults_lasting.lasting_recycle, 0.06, asgi=False),
+    Row("47", faults_lasting.lasting_stop, 1, asgi=False),
+    Row("48", faults_lasting.lasting_kills, 0.04, asgi=False),
+    Row("49", faults_lasting.lasting_soak, 0.02, long=True, asgi=False),
 )

@@ -1,0 +1,161 @@
+"""Rows of the fault matrix: connections that last, WebSockets and event streams, when their workers end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from . import lasting
+from .conftest import alive, processes_of, until
+from .lasting import RESET, Lasting, lost
+from .trial import Trial, descriptors, kill, resident
+
+WORKERS = 2
+RESTART = 1012
+
+
+def lasting_reloads(trial: Trial) -> None:
+    """HUP again and again: WebSockets end with 1012, event streams are whole, nothing is lost."""
+    with _clients(trial, WORKERS) as clients:
+        for _ in range(trial.times(20, 2)):
+            _replace(trial, lambda: trial.service.signal(signal.SIGHUP))
+    _judge(trial, clients)
+
+
+def lasting_upgrades(trial: Trial) -> None:
+    """The same for a new master."""
+    with _clients(trial, WORKERS) as clients:
+        for _ in range(trial.times(10, 1)):
+            _replace(trial, lambda: trial.service.ok("upgrade"))
+    _judge(trial, clients)
+
+
+def lasting_scale(trial: Trial) -> None:
+    """The same for workers that are too many."""
+    service = trial.service
+    with _clients(trial, 3) as clients:
+        for _ in range(trial.times(10, 1)):
+            before = service.worker_pids()
+            service.ok("scale", "1")
+            until(lambda before=before: sum(map(alive, before)) == 1, "two have gone", 60)
+            service.ok("scale", "3")
+            trial.settled(3)
+    _judge(trial, clients)
+
+
+def lasting_recycle(trial: Trial) -> None:
+    """The same for workers that are worn: each handshake and each stream is a request."""
+    service = trial.service
+    with _clients(trial, WORKERS, "--max-requests", "20") as clients, trial.crowd(2, 2):
+        wanted = trial.times(50, 3)
+        name = "forkd_worker_exits_total"
+        until(lambda: service.metric(name, reason="max-requests") >= wanted, "they are replaced", 20 * wanted)
+    _judge(trial, clients)
+
+
+def lasting_stop(trial: Trial) -> None:
+    """A stop: all are told, and nothing has to be cut that is quiet."""
+    service = trial.service
+    with _clients(trial, WORKERS, again=False, chatty=0, bursts=20) as clients:
+        service.signal(signal.SIGTERM)
+        until(lambda: not processes_of(service.name), "gone", 60)
+        until(lambda: len(clients.ends) == 40 and clients.streams.total() == 5, "each has seen its end")
+    _judge(trial, clients)
+    trial.require("answers cut" not in service.log(), "none was cut")
+
+
+def lasting_kills(trial: Trial) -> None:
+    """SIGKILL to a worker: its clients see a reset, come back, and no others notice anything."""
+    service, chance = trial.service, trial.chance
+    service.expected_errors = ["SIGKILL"]
+    with _clients(trial, WORKERS) as clients:
+        for _ in range(trial.times(100, 4)):
+            before = len(clients.ends)
+            kill(chance.choice(service.worker_pids()))
+            trial.settled(WORKERS)
+            until(lambda: len(clients.open) >= 40, "all are back", 30)
+            time.sleep(chance.uniform(0, 0.1))  # the instant is what is random
+            trial.note("ended by the last", len(clients.ends) - before)
+    _judge(trial, clients, {RESET})
+
+
+def lasting_soak(trial: Trial) -> None:
+    """500 WebSockets and 20 event streams; HUP and SIGKILL now and then: nothing grows."""
+    service, chance = trial.service, trial.chance
+    service.expected_errors = ["SIGKILL"]
+    with _clients(trial, WORKERS, idle=380, bursts=100, chatty=20, streams=20) as clients:
+        _replace(trial, lambda: service.signal(signal.SIGHUP))
+        until(lambda: len(clients.open) >= 500, "all are back", 60)
+        before = _size(trial)
+        end = time.monotonic() + trial.seconds(1200, 20)
+        counts = {"reloads": 0, "kills": 0}
+        while time.monotonic() < end:
+            if chance.random() < 0.5:
+                _replace(trial, lambda: service.signal(signal.SIGHUP))
+                counts["reloads"] += 1
+            else:
+                kill(chance.choice(service.worker_pids()))
+                trial.settled(WORKERS)
+                counts["kills"] += 1
+            until(lambda: len(clients.open) >= 500, "all are back", 60)
+        # A worker of the same age, with as many connections.
+        _replace(trial, lambda: service.signal(signal.SIGHUP))
+        until(lambda: len(clients.open) >= 500, "all are back", 60)
+        after = _size(trial)
+    for name, count in counts.items():
+        trial.note(name, count)
+    _judge(trial, clients, {RESET, RESTART})
+    service.settles(0, "forkd_websockets")
+    service.settles(0, "forkd_requests_in_flight")
+    service.settles(0, "forkd_requests_suspended")
+    grown = (after[0] - before[0]) / (1 << 20)
+    trial.note("memory", f"{grown:+.1f} MiB")
+    trial.note("descriptors", f"{before[1]} → {after[1]}")
+    trial.require(grown < 4 * (WORKERS + 1), f"master and workers grew by {grown:.1f} MiB")
+    trial.require(after[1] <= before[1] + 4, f"descriptors: {before[1]} before, {after[1]} after")
+
+
+def _clients(
+    trial: Trial, workers: int, *flags: str, chatty: int = 5, bursts: int = 15, idle: int = 20,
+    streams: int = 5, again: bool = True, grace: str = "5",
+) -> Lasting:  # fmt: skip
+    service = trial.service
+    service.asgi = False
+    service.write_app(lasting.APP)
+    times = ["--graceful-timeout", grace, "--drain-spread", "1"]
+    trial.start("-w", str(workers), *times, "--worker-connections", "2000", *flags)
+    return Lasting(
+        service.address, chatty=chatty, bursts=bursts, idle=idle, streams=streams, again=again
+    )
+
+
+def _replace(trial: Trial, how: Callable[[], object]) -> None:
+    """Until all workers are others."""
+    before = trial.service.worker_pids()
+    how()
+    until(lambda: not any(map(alive, before)), "the workers have gone", 60)
+
+
+def _size(trial: Trial) -> tuple[int, int]:
+    """Bytes of master and workers, and their descriptors."""
+    pids = [trial.service.pid, *trial.service.worker_pids()]
+    return sum(map(resident, pids)), sum(map(descriptors, pids))
+
+
+def _judge(trial: Trial, clients: Lasting, codes: set[int] | None = None) -> None:
+    """`codes`: with which WebSockets may have ended."""
+    service, codes = trial.service, codes or {RESTART}
+    found = clients.codes()
+    trial.note("closed", ", ".join(f"{code}: {count}" for code, count in sorted(found.items())))
+    trial.note("sent", sum(end.sent for end in clients.ends))
+    trial.note("echoed", sum(end.echoed for end in clients.ends))
+    trial.note("streams", ", ".join(f"{end}: {count}" for end, count in sorted(clients.streams.items())))
+    trial.note("events", clients.events)
+    trial.require(not clients.wrong, f"wrong: {clients.wrong[:3]}")
+    trial.require(set(found) <= codes, f"the codes are {dict(found)}")
+    trial.require(found, "none was closed")
+    trial.require(RESET in codes or set(clients.streams) <= {"clean"}, f"streams: {dict(clients.streams)}")
+    missing = lost(clients.ends, service.dir / "ends", {RESTART})
+    trial.note("lost", len(missing))
+    trial.require(not missing, f"lost: {missing[:3]}")
