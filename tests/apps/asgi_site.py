@@ -207,6 +207,14 @@ async def events(scope, receive, send):
     print(f"events: {(await receive())['type']}", flush=True)
 
 
+async def silent(scope, receive, send):
+    """A stream of events of which none has happened."""
+    await send({"type": "http.response.start", "status": 200,
+                "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]})
+    print(f"silent: {(await receive())['type']}", flush=True)
+    print(f"silent: {(await receive())['type']}", flush=True)
+
+
 async def slow(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for _ in range(int(scope["path"].split("/")[2])):

@@ -35,21 +35,29 @@ class Drain:
         self._seconds = seconds
         self._spread = spread
         self._ends = 0.0  # CLOCK_MONOTONIC; 0: it has not begun
+        self._turns: set[WebSocket] = set()  # which have one
 
     def begin(self) -> None:
         self._ends = monotonic() + self._seconds
         for cycle in self._requests.cycles:
             cycle.quiet = False
         self._look()
-        spread = min(self._spread, _STOP_SPREAD_SECONDS if self._requests.host.ends else self._seconds / 2)
-        for number, socket in enumerate(self._requests.sockets):
-            self._requests.loop.call_later(
-                spread * number / len(self._requests.sockets), self._close, socket
-            )
         self._requests.loop.call_later(self._seconds * _CUT_SHARE, self._cut)
 
+    def _turn(self, sockets: set[WebSocket]) -> None:
+        """Give each its turn: the first after a look, the last when --drain-spread is over."""
+        longest = _STOP_SPREAD_SECONDS if self._requests.host.ends else self._seconds / 2
+        rest = max(0.0, min(self._spread, longest) - _LOOK_SECONDS)
+        for number, socket in enumerate(sockets):
+            socket.quiet = True  # unless something moves until then
+            self._turns.add(socket)
+            later = _LOOK_SECONDS + rest * number / len(sockets)
+            self._requests.loop.call_later(later, self._close, socket)
+
     def _look(self) -> None:
-        """End the streams whose clients come back, and on which nothing was sent since the last look."""
+        """End the streams whose clients come back, and on which nothing was sent since the last look. Of
+        WebSockets, there may be some that were in the accept queue."""
+        self._turn(self._requests.sockets - self._turns)
         for cycle in list(self._requests.cycles):
             kind = cycle.response.stream
             if kind is not None and self._reconnecting.has(cycle.request, kind):

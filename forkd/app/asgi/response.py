@@ -177,8 +177,9 @@ class Response(Answer):
 
     @property
     def stream(self) -> str | None:
-        """The media type of a stream that is under way, and that could be ended as if it were whole."""
-        return self._endable if self.head_sent and not self.over else None
+        """The media type of a stream that is under way, and that could be ended as if it were whole. It may
+        have had no event so far, and so no head."""
+        return self._endable if self.code and not self.over else None
 
     @property
     def ends_by_close(self) -> bool:
@@ -188,7 +189,7 @@ class Response(Answer):
     def cut(self) -> bytes:
         """End a stream where it stands, as if the application had."""
         self.over = self.close = True
-        return self.end()
+        return (b"" if self.head_sent else self.head(None)) + self.end()
 
 
 def _fields(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
