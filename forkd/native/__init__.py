@@ -1,7 +1,7 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
-Imported by the files that have a twin of it, or call it: app/asgi/tasks.py, app/stream/flow.py,
-app/wsgi/shortcut.py, engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py,
+Imported by the files that have a twin of it, or call it: app/asgi/shortcut.py, app/asgi/tasks.py,
+app/stream/flow.py, app/wsgi/shortcut.py, engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py,
 engine/native_driver.py, log/lines.py, session/body.py, session/ends.py, session/framing.py,
 session/proxy_header.py, storage/shm_table.py, system/aio.py, system/forked.py, system/handles.py,
 system/in_flight.py, system/lanes.py, system/log_ring.py, system/operations.py, system/ring.py,
@@ -157,6 +157,40 @@ class Ticketed(Protocol):
     """A request whose task native code runs: app/asgi/duplex.py."""
 
     ticket: int
+
+
+class Cycles(Protocol):
+    """What goes on with a request under ASGI that native code has begun: app/asgi/cycle.py."""
+
+    def receive(self) -> Any: ...
+    def send(self, message: dict[str, Any]) -> Any: ...
+    def room(self) -> Any:
+        """A coroutine: until there is room for more of the answer."""
+
+    def ended(self, failure: BaseException | None) -> None:
+        """The application has returned, or raised."""
+
+    def leave(self) -> None:
+        """The client has left."""
+
+    def account(self) -> None: ...
+
+
+class Grows(Protocol):
+    """The requests of a child: app/asgi/requests.py."""
+
+    def grow(self, call: Any, peer: Any) -> Any:
+        """The Cycle of a request that native code has begun."""
+
+    def failed(self, line: bytes, failure: BaseException) -> None:
+        """The application has raised after it had sent all."""
+
+
+class Coroutines(Protocol):
+    """A coroutine of Python's."""
+
+    def throw(self, failure: BaseException, /) -> Any: ...
+    def close(self) -> None: ...
 
 
 class Handler(Protocol):

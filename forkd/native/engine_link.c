@@ -147,6 +147,8 @@ PyObject *send_now(Link *conn, PyObject *answer, int flags)
     PyObject *parts[2] = {answer, NULL};
     struct iovec pieces[2] = {{0}};
     int count = 1;
+    if (!answer)
+        Py_RETURN_NONE;
     if (PyTuple_Check(answer))
         for (count = 0; count < 2; count++)
             parts[count] = PyTuple_GetItem(answer, count);
@@ -354,7 +356,7 @@ static int deliver(Call *self, PyObject *answer)
     forget_call(link); /* the caller has another reference */
     int failed = 0;
     if (answer != Py_None) /* what can be sent of it is, where that is no operation's */
-        failed = !(left = self->direct ? send_now(link, answer, 0) : Py_NewRef(answer));
+        failed = !(left = self->direct || !answer ? send_now(link, answer, 0) : Py_NewRef(answer));
     if (left == Py_None) {
         failed = shortcut->functions->end(shortcut, self) < 0 ||
                  loop_tell(loop, self->close ? n_ended : n_rests, link, self->close ? NULL : then);
@@ -373,7 +375,7 @@ static int deliver(Call *self, PyObject *answer)
 int call_answered(Call *self, PyObject *answer)
 {
     if (self->state == CALL_RUNS) { /* the loop follows soon */
-        self->answer = Py_NewRef(answer);
+        self->answer = Py_XNewRef(answer);
         self->state = CALL_ANSWERED_EARLY;
         return 1;
     }
@@ -404,7 +406,7 @@ static PyObject *call_followed(Call *self, PyObject *unused)
         PyObject *answer = self->answer;
         self->answer = NULL;
         failed = deliver(self, answer);
-        Py_DECREF(answer);
+        Py_XDECREF(answer);
     }
     return failed ? NULL : Py_NewRef(Py_None);
 }

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <structmember.h>
 
-enum { MOST_BLOCK = 4096, MOST_PAIRS = 16, MEMOS = 16 /* a power of two */ };
+enum { MOST_PAIRS = 16, MEMOS = 16 /* a power of two */ };
 
 PyTypeObject *block_type;
 
@@ -76,11 +76,10 @@ static int not_usual(const char *name, Py_ssize_t size)
 }
 
 /* A Content-Length, or -1 when it is not a usual one. */
-static Py_ssize_t length_of(PyObject *text)
+static Py_ssize_t length_of(const char *at, Py_ssize_t size)
 {
-    Py_ssize_t size, length = 0;
-    const char *at = ascii(text, &size);
-    if (!at || size < 1 || size > 18)
+    Py_ssize_t length = 0;
+    if (size < 1 || size > 18)
         return -1;
     for (Py_ssize_t i = 0; i < size; i++) {
         if (at[i] < '0' || at[i] > '9')
@@ -117,8 +116,10 @@ static Block *remembered(const struct memo *memo, PyObject *status, PyObject *he
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *pair = PyList_GetItem(headers, i);
         if (i == memo->framing) {
+            Py_ssize_t size;
+            const char *text;
             if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2 || PyTuple_GetItem(pair, 0) != memo->pairs[i] ||
-                (length = length_of(PyTuple_GetItem(pair, 1))) < 0)
+                !(text = ascii(PyTuple_GetItem(pair, 1), &size)) || (length = length_of(text, size)) < 0)
                 return NULL;
         } else if (pair != memo->pairs[i]) {
             return NULL;
@@ -153,72 +154,91 @@ static void remember(struct memo *memo, PyObject *status, PyObject *headers, Py_
 
 /* ---- status and headers --------------------------------------------------------------------- */
 
+int lines_begin(HeadLines *self, const char *status, Py_ssize_t size)
+{
+    if (size < 4 || size > 128 || status[3] != ' ')
+        return 0;
+    for (int i = 0; i < 3; i++)
+        if (status[i] < '0' || status[i] > '9')
+            return 0;
+    if (status[0] < '2' || skip_text(status, status + size) != status + size)
+        return 0;
+    self->code = (status[0] - '0') * 100 + (status[1] - '0') * 10 + (status[2] - '0');
+    self->length = -1;
+    self->dated = self->named = self->identified = 0;
+    memcpy(self->out, "HTTP/1.1 ", 9);
+    memcpy(self->out + 9, status, size);
+    memcpy(self->out + 9 + size, "\r\n", 2);
+    self->used = 11 + size;
+    return 1;
+}
+
+int lines_add(HeadLines *self, const char *name, Py_ssize_t name_size, const char *value, Py_ssize_t value_size)
+{
+    if (!name_size || self->used + name_size + value_size + 4 > MOST_BLOCK ||
+        skip(name, name + name_size, TOKEN) != name + name_size || skip_text(value, value + value_size) != value + value_size)
+        return 0;
+    if (is(name, name_size, "content-length"))
+        return self->length < 0 && (self->length = length_of(value, value_size)) >= 0;
+    if (not_usual(name, name_size))
+        return 0;
+    while (value_size && (*value == ' ' || *value == '\t'))
+        value++, value_size--;
+    while (value_size && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
+        value_size--;
+    self->dated |= is(name, name_size, "date");
+    self->named |= is(name, name_size, "server");
+    self->identified |= is(name, name_size, "x-request-id");
+    char *at = self->out + self->used;
+    memcpy(at, name, name_size);
+    at += name_size;
+    *at++ = ':';
+    *at++ = ' ';
+    memcpy(at, value, value_size);
+    at += value_size;
+    *at++ = '\r';
+    *at++ = '\n';
+    self->used = at - self->out;
+    return 1;
+}
+
+Block *lines_block(const HeadLines *self)
+{
+    Block *block = block_new(PyBytes_FromStringAndSize(self->out, self->used), self->code, self->dated, self->named,
+                             self->identified);
+    if (block)
+        block->length = self->length;
+    return block;
+}
+
 /* block(status, headers) -> a Block, which is as a http.response.Head; None when there is anything unusual. */
 PyObject *usual_block(PyObject *status_text, PyObject *headers)
 {
-    char out[MOST_BLOCK];
+    HeadLines lines;
     if (!PyList_CheckExact(headers))
         Py_RETURN_NONE;
-    Py_ssize_t size = 0, used = 0, length = -1, framing = -1, count = PyList_Size(headers);
+    Py_ssize_t size = 0, framing = -1, count = PyList_Size(headers);
     struct memo *memo = memo_of(status_text, headers, count);
     Block *block = remembered(memo, status_text, headers, count);
     if (block)
         return (PyObject *)block;
     const char *status = ascii(status_text, &size);
-    if (!status || size < 4 || size > 128 || status[3] != ' ')
+    if (!status || !lines_begin(&lines, status, size))
         Py_RETURN_NONE;
-    for (int i = 0; i < 3; i++)
-        if (status[i] < '0' || status[i] > '9')
-            Py_RETURN_NONE;
-    if (status[0] < '2' || skip_text(status, status + size) != status + size)
-        Py_RETURN_NONE;
-    long code = (status[0] - '0') * 100 + (status[1] - '0') * 10 + (status[2] - '0');
-    memcpy(out, "HTTP/1.1 ", 9);
-    memcpy(out + 9, status, size);
-    memcpy(out + 9 + size, "\r\n", 2);
-    used = 11 + size;
-
-    int dated = 0, named = 0, identified = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *pair = PyList_GetItem(headers, i);
         if (!pair || !PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2)
             Py_RETURN_NONE;
-        Py_ssize_t name_size, value_size;
+        Py_ssize_t name_size, value_size, before = lines.length;
         const char *name = ascii(PyTuple_GetItem(pair, 0), &name_size);
         const char *value = ascii(PyTuple_GetItem(pair, 1), &value_size);
-        if (!name || !value || !name_size || used + name_size + value_size + 4 > MOST_BLOCK ||
-            skip(name, name + name_size, TOKEN) != name + name_size ||
-            skip_text(value, value + value_size) != value + value_size)
+        if (!name || !value || !lines_add(&lines, name, name_size, value, value_size))
             Py_RETURN_NONE;
-        if (is(name, name_size, "content-length")) {
-            if (framing >= 0 || (length = length_of(PyTuple_GetItem(pair, 1))) < 0)
-                Py_RETURN_NONE;
+        if (lines.length != before)
             framing = i;
-            continue;
-        }
-        if (not_usual(name, name_size))
-            Py_RETURN_NONE;
-        while (value_size && (*value == ' ' || *value == '\t'))
-            value++, value_size--;
-        while (value_size && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
-            value_size--;
-        dated |= is(name, name_size, "date");
-        named |= is(name, name_size, "server");
-        identified |= is(name, name_size, "x-request-id");
-        memcpy(out + used, name, name_size);
-        used += name_size;
-        out[used++] = ':';
-        out[used++] = ' ';
-        memcpy(out + used, value, value_size);
-        used += value_size;
-        out[used++] = '\r';
-        out[used++] = '\n';
     }
-    if ((block = block_new(PyBytes_FromStringAndSize(out, used), code, dated, named, identified))) {
-        block->length = length;
-        if (count <= MOST_PAIRS)
-            remember(memo, status_text, headers, count, framing, block);
-    }
+    if ((block = lines_block(&lines)) && count <= MOST_PAIRS)
+        remember(memo, status_text, headers, count, framing, block);
     return (PyObject *)block;
 }
 
@@ -242,24 +262,19 @@ static char *copy(char *at, const void *from, size_t size)
 
 #define COPY(at, literal) copy(at, literal, sizeof literal - 1)
 
-/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing, the name of
- * its request, a str, if it has one, and another line, or NULL: as bytes; with a body of more than `most` bytes as
- * a head and that body. None when that is not all there is to it. */
-PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server_line, PyObject *request_id,
-                       const char *more, PyObject *body_bytes, int close, Py_ssize_t most)
+/* The lines that forkd adds to those of a block, up to the end of the head: see usual_answer. `length` negative: the body
+ * is in chunks. Returns their size, or -1 with an exception; 0: they are for the twin. */
+static Py_ssize_t own_lines(char extra[MOST_EXTRA], const Block *block, PyObject *date_text, PyObject *server_line,
+                            PyObject *request_id, const char *more, Py_ssize_t length, int close)
 {
-    char *lines, *date, *server, *body;
-    Py_ssize_t lines_size, date_size, server_size, id_size = 0, body_size;
+    char *date, *server, *at = extra;
+    Py_ssize_t date_size, server_size, id_size = 0;
     const char *id = request_id ? ascii(request_id, &id_size) : NULL;
-    if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size) ||
-        PyBytes_AsStringAndSize(date_text, &date, &date_size) ||
-        PyBytes_AsStringAndSize(server_line, &server, &server_size) ||
-        PyBytes_AsStringAndSize(body_bytes, &body, &body_size))
-        return NULL;
-    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER || id_size > MOST_ID || (more && strlen(more) > MOST_MORE) ||
-        (block->length >= 0 && block->length != body_size))
-        Py_RETURN_NONE;
-    char extra[MOST_EXTRA], *at = extra;
+    if (PyBytes_AsStringAndSize(date_text, &date, &date_size) || PyBytes_AsStringAndSize(server_line, &server, &server_size))
+        return -1;
+    if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER || id_size > MOST_ID ||
+        (more && strlen(more) > MOST_MORE))
+        return 0;
     if (!block->dated) {
         at = COPY(at, "Date: ");
         at = copy(at, date, date_size);
@@ -274,19 +289,52 @@ PyObject *usual_answer(const Block *block, PyObject *date_text, PyObject *server
     }
     if (more)
         at = copy(at, more, strlen(more));
-    at = COPY(at, "Content-Length: ");
-    at = decimal(at, (uint64_t)body_size);
+    if (length < 0) {
+        at = COPY(at, "Transfer-Encoding: chunked");
+    } else {
+        at = COPY(at, "Content-Length: ");
+        at = decimal(at, (uint64_t)length);
+    }
     if (close)
         at = COPY(at, "\r\nConnection: close");
     at = COPY(at, "\r\n\r\n");
+    return at - extra;
+}
+
+/* The answer to a GET or the like, whose body is one block, with the line of Server or nothing, the name of
+ * its request, a str, if it has one, and another line, or NULL: as bytes; with a body of more than `most` bytes as
+ * a head and that body. None when that is not all there is to it. */
+PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyObject *id, const char *more,
+                       PyObject *body_bytes, int close, Py_ssize_t most)
+{
+    char *lines, *body, extra[MOST_EXTRA];
+    Py_ssize_t lines_size, body_size, extra_size;
+    if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size) ||
+        PyBytes_AsStringAndSize(body_bytes, &body, &body_size) ||
+        (extra_size = own_lines(extra, block, date, server, id, more, body_size, close)) < 0)
+        return NULL;
+    if (!extra_size || (block->length >= 0 && block->length != body_size))
+        Py_RETURN_NONE;
     int whole = body_size <= most;
-    PyObject *result = PyBytes_FromStringAndSize(NULL, lines_size + (at - extra) + (whole ? body_size : 0));
+    PyObject *result = PyBytes_FromStringAndSize(NULL, lines_size + extra_size + (whole ? body_size : 0));
     if (result) {
-        char *out = copy(copy(PyBytes_AsString(result), lines, lines_size), extra, at - extra);
+        char *out = copy(copy(PyBytes_AsString(result), lines, lines_size), extra, extra_size);
         if (whole)
             copy(out, body, body_size);
     }
     return whole || !result ? result : Py_BuildValue("NO", result, body_bytes);
+}
+
+Py_ssize_t usual_head(char out[MOST_HEAD], const Block *block, PyObject *date, PyObject *server, PyObject *id,
+                      Py_ssize_t length, int close)
+{
+    char *lines;
+    Py_ssize_t lines_size, extra_size;
+    if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size))
+        return -1;
+    memcpy(out, lines, lines_size);
+    extra_size = own_lines(out + lines_size, block, date, server, id, NULL, length, close);
+    return extra_size <= 0 ? extra_size : lines_size + extra_size;
 }
 
 /* answer(block, date, server, id, body, close): see usual_answer; always as bytes. */

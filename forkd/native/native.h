@@ -140,7 +140,7 @@ typedef enum {
 typedef struct {
     /* What has arrived. CALL with a new reference, NOT_USUAL or FAILED. */
     Outcome (*read)(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **call);
-    /* Call the application. ANSWERED with what is to be sent, as send_now takes it; UNFINISHED, SUSPENDED or FAILED. */
+    /* Call the application. ANSWERED with what is to be sent, as send_now takes it, or NULL, when that is sent; UNFINISHED, SUSPENDED or FAILED. */
     Outcome (*call)(Shortcut *self, Link *link, Call *call, PyObject **answer);
     /* The next bytes of something that goes on. ANSWERED, UNFINISHED: its session has other needs, or FAILED, with what
      * that is to be thrown. */
@@ -193,7 +193,7 @@ Link *call_grown(Call *self);
 /* The application has it, and the connection is the loop's again once that follows SUSPENDED (engine/connections.py).
  * `then`: the Await after the answer; `direct`: see Call. */
 void call_suspend(Call *self, Shortcut *shortcut, PyObject *loop, PyObject *then, int direct);
-/* A suspended call is answered: with what send_now takes, or with None, if its session has to go on with it. On the
+/* A suspended call is answered: with what send_now takes, with NULL, when that is sent, or with None, if its session has to go on with it. On the
  * thread whose loop has the connection, and where threads take turns, on none that is in the application. Returns 1; 0,
  * when its client has left; or -1 with an exception. */
 int call_answered(Call *self, PyObject *answer);
@@ -248,7 +248,7 @@ PyObject *remainder_of(PyObject *buffer, Py_ssize_t sent);
 int loop_tell(PyObject *loop, PyObject *name, Link *conn, PyObject *argument);
 /* The request is answered: its connection is at its end, or rests until then. Returns 0, or -1 with an exception. */
 int loop_answered(PyObject *loop, Link *conn, const Call *call, PyObject *then, double until);
-/* Send what can be sent now of an answer: bytes, or a tuple of two; `flags` as send(2) has them. Returns what is left to
+/* Send what can be sent now of an answer: bytes, or a tuple of two, or NULL for nothing; `flags` as send(2) has them. Returns what is left to
  * send, or None. */
 PyObject *send_now(Link *conn, PyObject *answer, int flags);
 /* What a loop is called for. */
@@ -319,6 +319,8 @@ static inline uint32_t hash_step(uint32_t hash, char c)
 
 extern PyTypeObject *request_type;
 int request_init(PyObject *module);
+/* What a request has besides objects that may have one another, and its memory, given back. */
+void request_release(UsualRequest *self);
 UsualRequest *request_new(PyObject *method, PyObject *line, PyObject *environ);
 /* The start_response of a request. New reference. */
 PyObject *start_response_of(UsualRequest *request);
@@ -326,6 +328,53 @@ PyObject *start_response_of(UsualRequest *request);
 PyObject *early_hints_of(UsualRequest *request);
 /* The Response, which goes on from here. Borrowed. */
 PyObject *response_of(UsualRequest *request);
+
+/* What the shortcuts of requests over HTTP have in common (app_account.c). */
+typedef struct {
+    Shortcut base;
+    PyObject *access, *lines, *date_at, *server; /* see wsgi_exchange.c */
+    HeadLimits *limits;
+    int keep_alive;
+    time_t second; /* whose `date` is known */
+    PyObject *date;
+} HttpShortcut;
+
+int account_init(PyObject *module);
+int asgi_init(PyObject *module);
+int http_traverse(HttpShortcut *self, visitproc visit, void *arg);
+int http_clear(HttpShortcut *self);
+void http_release(HttpShortcut *self);
+/* Record that the request begins. Returns 0, or -1 with an exception. */
+int http_begin(HttpShortcut *self, UsualRequest *request);
+/* The application has given control back for good. Returns 0, or -1 with an exception. */
+int http_pause(HttpShortcut *self);
+/* The text of the present second. Borrowed, or NULL with an exception. */
+PyObject *http_date(HttpShortcut *self);
+/* Seconds that a call has waited for; -1 with an exception. The twin is Connection.waited (engine/connection.py). */
+double http_waited(PyObject *peer);
+/* Whether it has waited for too long: its session sheds it (session/shed.py). -1 with an exception. */
+int http_sheds(const HttpShortcut *self, UsualRequest *request, PyObject *peer);
+/* See ShortcutFunctions. */
+int64_t http_end(Shortcut *shortcut, Call *call);
+
+/* Status and headers, while they are written (http_response.c). */
+enum { MOST_BLOCK = 4096, MOST_HEAD = MOST_BLOCK + 480 };
+typedef struct {
+    char out[MOST_BLOCK];
+    Py_ssize_t used, length; /* `length`: its Content-Length, which is not among them; negative: none */
+    long code;
+    int dated, named, identified;
+} HeadLines;
+
+/* Each returns 0 for what is not usual. */
+int lines_begin(HeadLines *self, const char *status, Py_ssize_t size);
+int lines_add(HeadLines *self, const char *name, Py_ssize_t name_size, const char *value, Py_ssize_t value_size);
+/* New reference, or NULL with an exception. */
+Block *lines_block(const HeadLines *self);
+/* The head of an answer whose body has that length, or, where it is negative, comes in chunks; otherwise as usual_answer.
+ * Returns its size; 0: it is for the twin; or -1 with an exception. */
+Py_ssize_t usual_head(char out[MOST_HEAD], const Block *block, PyObject *date, PyObject *server, PyObject *id,
+                      Py_ssize_t length, int close);
 
 /* wsgi_environ.c, http_response.c, log_lines.c, wsgi_exchange.c: see there. */
 int head_init(PyObject *module);

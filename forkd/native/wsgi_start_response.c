@@ -30,10 +30,8 @@ static int request_clear(UsualRequest *self)
     return call_clear(&self->call);
 }
 
-static void request_dealloc(UsualRequest *self)
+void request_release(UsualRequest *self)
 {
-    PyObject_GC_UnTrack(self);
-    request_clear(self);
     Py_CLEAR(self->method);
     Py_CLEAR(self->call.line);
     Py_CLEAR(self->length);
@@ -43,6 +41,13 @@ static void request_dealloc(UsualRequest *self)
     Py_CLEAR(self->id);
     Py_XDECREF((PyObject *)self->block);
     release((PyObject *)self);
+}
+
+static void request_dealloc(UsualRequest *self)
+{
+    PyObject_GC_UnTrack(self);
+    request_clear(self);
+    request_release(self);
 }
 
 PyObject *response_of(UsualRequest *self)
@@ -206,7 +211,8 @@ static PyType_Slot request_slots[] = {
 
 static PyType_Spec request_spec = {
     "forkd._native.UsualRequest", sizeof(UsualRequest), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, request_slots,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    request_slots,
 };
 
 

@@ -153,8 +153,9 @@ class Exchanges(Protocol):
         """In place of `exchange`, where the interface reads each body by itself: answers a request behind
         whose head these bytes came. None: bodies are collected."""
 
-    def resume(self, call: Any, peer: Peer) -> Steps:
-        """Go on with a call that the shortcut has begun and could not answer."""
+    def resume(self, call: Any, peer: Peer) -> Generator[Any, Any, Any]:
+        """Go on with a call that the shortcut has begun and could not answer: as `stream` where that is, else
+        as `exchange`."""
         ...
 
 
@@ -257,21 +258,23 @@ class Http1:
             try:
                 answer: Any = None
                 body: IO[bytes] | None = None
-                if request.ticket:
-                    answer = request.answer
-                else:
+                if not request.ticket:
                     if request.forwarded:
                         fronts.judge(request, peer)
                     if judges and isinstance(request, Request):
                         for judge in judges:
                             judge(request, peer)
-                    if stream is not None:
-                        close, data, unread = yield from stream(request, peer, data)
-                        if close:
-                            return LINGER if data or unread else None
-                        wait = self._idle
-                        del request
-                        continue
+                if stream is not None:
+                    steps = served.resume(request, peer) if request.ticket else stream(request, peer, data)
+                    close, data, unread = yield from steps
+                    if close:
+                        return LINGER if data or unread else None
+                    wait = self._idle
+                    del request, steps
+                    continue
+                if request.ticket:
+                    answer = request.answer
+                else:
                     if request.length or request.chunked:
                         if request.expect_continue and not data:
                             yield CONTINUE  # a client that already sends needs none (RFC 9110, 10.1.1)

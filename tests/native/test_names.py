@@ -7,6 +7,7 @@ import asyncio
 import functools
 import inspect
 import re
+import types
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,9 @@ from typing import Any, Protocol
 import pytest
 
 import forkd.native
+from forkd.app.asgi.cycle import Cycle
 from forkd.app.asgi.duplex import Duplex
+from forkd.app.asgi.requests import Requests
 from forkd.app.wsgi.start_response import Response
 from forkd.engine.connection import Connection
 from forkd.engine.inline import InlineLoop
@@ -27,6 +30,9 @@ from forkd.native import (
     Accepts,
     Answers,
     Awaited,
+    Coroutines,
+    Cycles,
+    Grows,
     Handler,
     Leaves,
     Logs,
@@ -57,6 +63,9 @@ IMPLEMENTED: dict[type, tuple[Any, ...]] = {
     Peers: (Connection,),
     Answers: (Response,),
     Ticketed: (Duplex,),
+    Cycles: (Cycle,),
+    Grows: (Requests,),
+    Coroutines: (types.CoroutineType,),
     Handler: (asyncio.Protocol,),
     Registers: (UringOperations,),
     Leaves: (forked,),
@@ -72,6 +81,9 @@ HOLDERS: dict[str, tuple[type, ...]] = {
     "peer": (Peers,),
     "response": (Answers,), "self->response": (Answers,),
     "request": (Ticketed,),
+    "self->twin": (Cycles, Ticketed), "twin": (Cycles,),
+    "self->shortcut->serving": (Grows,),
+    "self->inner": (Coroutines,),
     "protocol": (Handler,),
     "self->operations": (Registers,),
     "module": (Leaves,),

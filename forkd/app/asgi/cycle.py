@@ -5,10 +5,13 @@ The task may go on when the request is over. In a child, on the thread of its lo
 
 from __future__ import annotations
 
+from typing import cast
+
 from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, release
 from forkd.app.asgi.response import Response
 from forkd.app.asgi.scope import Scope
 from forkd.app.asgi.sendfile import File
+from forkd.app.asgi.shortcut import NativeCycle
 from forkd.http.body import ChunkedBody, LengthBody
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
@@ -43,6 +46,19 @@ class Cycle(Duplex):
         self._rest = b""  # came behind the request
         if data:
             self.feed(data)
+
+    @classmethod
+    def adopted(cls, serving: Serving, call: NativeCycle, peer: Peer) -> Cycle:
+        """Goes on with a request that native code has begun, whose body has come."""
+        self = cls(serving, cast(Request, call), peer, b"")
+        self.ticket, self._gone = call.ticket, call.left
+        if call.body is None:
+            self._told_end = True
+        else:
+            self._received.append(call.body)
+        self.response.adopt(call)
+        self._backlog += call.unsent or b""
+        return self
 
     @property
     def code(self) -> int:  # type: ignore[override]
@@ -128,7 +144,7 @@ class Cycle(Duplex):
             release(self._receiving)
             self._wake()
         if self._files or not response.over:
-            await self._wait_for_room()
+            await self.room()
 
     # ---- both sides -----------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ class Drain:
 
     def begin(self) -> None:
         self._ends = monotonic() + self._seconds
+        if self._requests.shortcut is not None:
+            for call in self._requests.shortcut.suspended():
+                call.answered(None)
         for cycle in self._requests.cycles:
             cycle.quiet = False
         self._look()

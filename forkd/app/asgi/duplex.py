@@ -83,8 +83,7 @@ class Duplex:
         serving.runner.start(self, self._run(scope), request.line)
 
     async def _run(self, scope: Scope) -> None:
-        """Whatever the application raises, SystemExit too, ends its request, and no more."""
-        failed = False
+        failed: BaseException | None = None
         if self._serving.names_contexts:
             line_of.set(self.request.line)
         try:
@@ -94,10 +93,18 @@ class Duplex:
         except BaseException as failure:
             if in_fork:
                 leave(failure)
+            failed = failure
+        self.ended(failed)
+
+    def ended(self, failure: BaseException | None) -> None:
+        """The application has returned, or raised: whatever that is, SystemExit too, it ends the request,
+        and no more."""
+        failed = False
+        if failure is not None:
             told = isinstance(failure, asyncio.CancelledError) and (self._told or self._serving.ended)
             failed = not told and not (self._told and isinstance(failure, OSError))
             if failed:
-                self._host.log.exception(f"the application failed on {self._line}")
+                log_failure(self._host, self._line, failure)
         self._ended = True
         self._finish(failed)
         self._uncount()
@@ -134,7 +141,7 @@ class Duplex:
         finally:
             waiters.remove(waiter)
 
-    async def _wait_for_room(self) -> None:
+    async def room(self) -> None:
         if len(self._backlog) > HIGH_WATER_BYTES or self._files:
             await self._wait(self._sending)
 
@@ -226,6 +233,13 @@ class Duplex:
             recorder, ticket, self.client, request.line, self.code, self.sent, referer, agent, took,
             request.id, origin_of(self.peer),
         )  # fmt: skip
+
+
+def log_failure(host: Host, line: str, failure: BaseException) -> None:
+    try:
+        raise failure
+    except BaseException:
+        host.log.exception(f"the application failed on {line}")
 
 
 def release(waiters: Waiters) -> None:

@@ -6,6 +6,7 @@ ASGI's, and always there (scope.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from forkd.http.guard import Request
@@ -41,6 +42,9 @@ class Extensions:
             for head in (True, False) for recent in (True, False) for te in (True, False)
         }  # fmt: skip
 
+        #: To a request that native code reads.
+        self.usual = self._offers[False, True, False]
+
     def offered(self, request: Request, headers: list[tuple[bytes, bytes]]) -> tuple[str, ...]:
         """To an HTTP request. `headers`: of its scope."""
         recent = request.version == "1.1"
@@ -53,6 +57,6 @@ def _takes_trailers(headers: list[tuple[bytes, bytes]]) -> bool:
     return bool(fields) and b"trailers" in [each.strip().lower() for each in b",".join(fields).split(b",")]
 
 
-def offer(extensions: dict[str, Any], names: tuple[str, ...]) -> None:
+def offer(extensions: dict[str, Any], names: Sequence[str]) -> None:
     for name in names:
         extensions[name] = {}

@@ -48,7 +48,7 @@ class Asgi(Http1):
         """Before the worker accepts. Raises AppError."""
         self._requests.enter(loop, context)
         await self._lifespan.startup(loop, context if self._shared else context.copy())
-        self._requests.state = self._lifespan.state
+        self._requests.started(self._lifespan.state)
 
     async def shutdown(self) -> None:
         """When the last connection is gone."""

@@ -11,15 +11,18 @@ from collections.abc import Callable, Coroutine
 from typing import IO, Any
 
 from forkd.app.asgi.cycle import Cycle
-from forkd.app.asgi.duplex import Duplex
+from forkd.app.asgi.duplex import Duplex, log_failure
 from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
+from forkd.app.asgi.response import REASONS
 from forkd.app.asgi.scope import RootPath, Scope, scope_of
+from forkd.app.asgi.shortcut import NativeCycle, native_shortcut
 from forkd.app.asgi.tasks import RequestTasks, make_tasks
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
+from forkd.session.ends import Ends
 from forkd.session.framing import Framing
 from forkd.session.http1 import Ending, Native, Steps, StreamSteps, refusal
 from forkd.session.seam import (
@@ -43,7 +46,6 @@ Application = Callable[..., Coroutine[Any, Any, None]]
 class Requests:
     """Runs one ASGI application, for session/http1.py. One per child."""
 
-    shortcut = None
     read = None
     uwsgi = Native(None, None)
 
@@ -72,6 +74,9 @@ class Requests:
         #: In flight, where that is limited: requests, and WebSockets.
         self._requests: set[Duplex] = set()
         self._websockets: set[Duplex] = set()
+        self.shortcut = native_shortcut(
+            app, self, config, host, self.framing, REASONS, self._root, self._extensions.usual, worker
+        )  # fmt: skip
         body, write = config.body_timeout, config.write_timeout
         #: By what is needed: input, room for output, and bytes that the client owes.
         self._waits = {
@@ -104,16 +109,43 @@ class Requests:
             loop, context, self.host.recorder, self.tasks, lazy=False, native=self._native
         )
 
+    def started(self, state: dict[str, Any]) -> None:
+        """The lifespan has; `state` is its own."""
+        self.state = state
+        if self.shortcut is not None:
+            self.shortcut.state = state
+            self.shortcut.tasks = self.runner
+
     # ---- what HTTP/1 takes ----------------------------------------------------------------
 
-    def note(self, peer: Peer) -> None:
-        return None
+    def note(self, peer: Peer) -> Ends | None:
+        """None: native code does not send there."""
+        if self.shortcut is None or not peer.direct:
+            return None
+        return Ends(
+            server=peer.server, port=str(peer.server_port), client=peer.client,
+            client_port=str(peer.client_port), proxy=peer.proxy,
+        )  # fmt: skip
 
     def exchange(self, request: Any, peer: Peer, body: IO[bytes] | None) -> Steps:
         raise NotImplementedError("each request is a stream")
 
-    def resume(self, call: Any, peer: Peer) -> Steps:
-        raise NotImplementedError("there is no shortcut")
+    def resume(self, call: NativeCycle, peer: Peer) -> StreamSteps:
+        """Go on with a request that native code has begun."""
+        return (yield from self._attend(call.grown(), None))
+
+    def grow(self, call: NativeCycle, peer: Peer) -> Cycle:
+        """The Cycle that goes on with it: called by native code when something unusual has come."""
+        if call.suspended:
+            self.loop.call_soon(call.answered, None, context=self.context)
+        cycle = Cycle.adopted(self, call, peer)
+        cycle.response.extensions = self._extensions.usual
+        return cycle
+
+    def failed(self, line: bytes, failure: BaseException) -> None:
+        """The application has failed after its answer."""
+        if not (isinstance(failure, asyncio.CancelledError) and self.ended):
+            log_failure(self.host, line.decode("latin-1"), failure)
 
     def stream(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
         talks = wants_websocket(request)
@@ -132,6 +164,10 @@ class Requests:
         if self._most:
             self._count(cycle, self._requests)
         cycle.start(scope)
+        return (yield from self._attend(cycle, timer))
+
+    def _attend(self, cycle: Cycle, timer: asyncio.TimerHandle | None) -> StreamSteps:
+        """Move its bytes until it is over."""
         self.cycles.add(cycle)
         try:
             if cycle.broken:  # in its first step; what it has sent before is under way, with io_uring

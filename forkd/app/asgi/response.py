@@ -12,6 +12,7 @@ from typing import Any
 
 from forkd.app.asgi.extensions import EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND
 from forkd.app.asgi.sendfile import File, by_descriptor, by_path
+from forkd.app.asgi.shortcut import NativeCycle
 from forkd.http.guard import Request
 from forkd.http.response import bodiless, check_headers, early_hints, trailer_section
 from forkd.session.framing import Answer, Framing
@@ -22,7 +23,7 @@ _HOP_BY_HOP = frozenset((
     "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "trailers", "transfer-encoding", "upgrade",
 ))  # fmt: skip
-_REASONS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+REASONS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
 class Response(Answer):
@@ -39,6 +40,20 @@ class Response(Answer):
 
     def __init__(self, framing: Framing, request: Request) -> None:
         super().__init__(framing, request)
+
+    def adopt(self, call: NativeCycle) -> None:
+        """Go on with an answer that native code has begun."""
+        block = call.block
+        if block is None:
+            return
+        self._block, self.code, self._declared = block, block.code, block.length
+        self.sent = self._offered = call.sent
+        self.over, self.head_sent = call.over, call.head_sent
+        if call.media is not None:
+            self._endable = _kind(call.media.decode("latin-1"))
+        if call.head_sent:
+            self.close, self._chunked = call.close, block.length is None
+            self.left = None if block.length is None else block.length - call.sent
 
     def add(self, message: dict[str, Any]) -> bytes:
         """The bytes that a message adds. Raises what the application is to see, and is unchanged then."""
@@ -66,14 +81,14 @@ class Response(Answer):
             # Only chunks have any (RFC 9112, 7.1.2).
             chosen = [(name, value) for name, value in fields if name.lower() != "content-length"]
             announced = _announced(headers)
-        self.choose(_REASONS.get(int(status)) or f"{int(status)} ", chosen)
+        self.choose(REASONS.get(int(status)) or f"{int(status)} ", chosen)
         if trailers:
             self._trailers = []
             self.more += announced
         first = {name.lower(): value for name, value in reversed(fields)}
         length = first.get("content-length")
         self._declared = None if length is None else int(length)
-        kind = first.get("content-type", "").partition(";")[0].strip().lower()
+        kind = _kind(first.get("content-type", ""))
         self._endable = kind if length is None and "content-encoding" not in first else None
 
     def _measure(self, offered: int, more: bool) -> None:
@@ -209,6 +224,10 @@ def _announced(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     names = [each.strip() for each in ",".join(values).split(",") if each.strip()]
     check_headers("200 OK", [(name, "") for name in names])
     return f"Trailer: {', '.join(names)}\r\n".encode("latin-1") if names else b""
+
+
+def _kind(media: str) -> str:
+    return media.partition(";")[0].strip().lower()
 
 
 def exact(data: object) -> bytes:

@@ -25,6 +25,11 @@ class RootPath:
         self.prefix = "" if flag else self.path
 
 
+def quoted(prefix: str) -> bytes:
+    """As a part of `raw_path`."""
+    return quote(prefix).encode()
+
+
 def scope_of(request: Request, peer: Peer, root: RootPath, worker: int) -> Scope:
     """Everything but `state`. What proxies say has been judged already (session/fronts.py)."""
     proxy, origin = peer.proxy, request.origin
@@ -54,7 +59,7 @@ def scope_of(request: Request, peer: Peer, root: RootPath, worker: int) -> Scope
         "method": request.method,
         "scheme": scheme,
         "path": prefix + path.decode("utf-8", "replace"),
-        "raw_path": quote(prefix).encode() + raw,
+        "raw_path": quoted(prefix) + raw,
         "query_string": request.query,
         "root_path": root_path,
         "headers": [(name.lower(), value) for name, value in request.headers],

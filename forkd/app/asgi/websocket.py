@@ -128,7 +128,7 @@ class WebSocket(Duplex):
                 self._close(code, reason)
             case _:
                 raise RuntimeError(f"{kind!r} has no place while the WebSocket is {self.phase.name.lower()}")
-        await self._wait_for_room()
+        await self.room()
 
     def _accept(self, message: Message) -> None:
         framing = self._serving.framing

@@ -1,7 +1,7 @@
 """A request head as CGI variables (RFC 3875, PEP 3333): what a WSGI application reads of it.
 
 Called by the WSGI session in a child. A usual head has been read into them by native code already
-(shortcut.py); this is the way for all others, and the twin that the native code is held against.
+(app/wsgi/shortcut.py); this is the way for all others, and the twin that the native code is held against.
 """
 
 from __future__ import annotations

@@ -1,0 +1,380 @@
+/* A request head to the scope of ASGI (twins: http/request.py, app/asgi/scope.py). */
+
+#include "asgi.h"
+
+enum { MOST_NAME = 64, MEMO = 1024, BUSY = 128 }; /* the latter two are powers of two */
+
+static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_headers, *k_method, *k_path, *k_peer, *k_query, *k_raw_path, *k_server,
+    *k_state, *no_bytes;
+
+/* ---- names of fields, made once ------------------------------------------------------------- */
+
+static struct memo {
+    Py_ssize_t size;
+    char name[MOST_NAME];
+    PyObject *bytes;
+} memo[MEMO];
+
+/* New reference. `hash`: of its characters. */
+static PyObject *name_bytes(const char *name, Py_ssize_t size, uint32_t hash)
+{
+    struct memo *entry = &memo[hash & (MEMO - 1)];
+    if (entry->bytes && entry->size == size && !memcmp(entry->name, name, size))
+        return Py_NewRef(entry->bytes);
+    PyObject *bytes = PyBytes_FromStringAndSize(name, size);
+    if (bytes && !entry->bytes) { /* the first that comes stays: names that clients make up change nothing */
+        memcpy(entry->name, name, size);
+        entry->size = size;
+        entry->bytes = Py_NewRef(bytes);
+    }
+    return bytes;
+}
+
+/* ---- the scope to begin with ---------------------------------------------------------------- */
+
+/* Connections that were busy lately: the template with their ends in it. */
+static struct busy {
+    PyObject *template;
+    Ends *ends;
+    PyObject *scope;
+} busy[BUSY];
+
+/* dict[key] = value; takes the reference to value. */
+static int put(PyObject *dict, PyObject *key, PyObject *value)
+{
+    int failed = value == NULL || PyDict_SetItem(dict, key, value);
+    Py_XDECREF(value);
+    return failed;
+}
+
+/* An address with its port. New reference. */
+static PyObject *address(PyObject *host, PyObject *port)
+{
+    const char *digits = PyUnicode_AsUTF8AndSize(port, NULL);
+    PyObject *number = digits ? PyLong_FromString(digits, NULL, 10) : NULL;
+    PyObject *pair = number ? PyTuple_Pack(2, host, number) : NULL;
+    Py_XDECREF(number);
+    return pair;
+}
+
+/* A copy of a dict whose values are dicts, and of these. New reference. */
+static PyObject *deep(PyObject *dict)
+{
+    PyObject *copy = PyDict_New(), *key, *value;
+    Py_ssize_t at = 0;
+    while (copy && PyDict_Next(dict, &at, &key, &value))
+        if (put(copy, key, PyDict_Copy(value)))
+            Py_CLEAR(copy);
+    return copy;
+}
+
+/* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
+static PyObject *with_ends(PyObject *template, const Ends *ends)
+{
+    PyObject *scope = PyDict_Copy(template), *extensions = NULL;
+    int failed = !scope || put(scope, k_server, address(ends->server, ends->port));
+    if (!failed && PyUnicode_GetLength(ends->client))
+        failed = put(scope, k_client, address(ends->client, ends->client_port));
+    if (!failed)
+        failed = !(extensions = deep(PyDict_GetItem(scope, k_extensions))) ||
+                 PyDict_SetItem(PyDict_GetItem(extensions, k_forkd), k_peer, ends->client) ||
+                 PyDict_SetItem(scope, k_extensions, extensions);
+    Py_XDECREF(extensions);
+    if (failed)
+        Py_CLEAR(scope);
+    return scope;
+}
+
+/* The same, once for a connection that is busy: not what a request may change. Borrowed. */
+static PyObject *scope_for(PyObject *template, Ends *ends)
+{
+    struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
+    if (entry->ends == ends && entry->template == template)
+        return entry->scope;
+    PyObject *scope = with_ends(template, ends);
+    if (!scope)
+        return NULL;
+    struct busy old = *entry;
+    *entry = (struct busy){Py_NewRef(template), (Ends *)Py_NewRef((PyObject *)ends), scope};
+    Py_XDECREF(old.template);
+    Py_XDECREF((PyObject *)old.ends);
+    Py_XDECREF(old.scope);
+    return scope;
+}
+
+/* ---- the request head ----------------------------------------------------------------------- */
+
+/* What was read of a head. The objects are strong references, NULL where there is no such field. */
+typedef struct {
+    const char *at, *end;
+    PyObject *headers, *referer, *agent, *accept;
+    Piece host;
+    int hosts, keep;
+    unsigned char seen; /* Connection, Content-Type */
+    long long length;   /* of the body; negative: not given */
+    Said said;
+} Head;
+
+enum { SAW_CONNECTION = 1, SAW_TYPE = 2 };
+
+/* The first of its kind. Returns 0 for a second one. */
+static int once(Head *head, unsigned char what)
+{
+    int first = !(head->seen & what);
+    head->seen |= what;
+    return first;
+}
+
+/* What a field says of the message. Returns 1; 0, when that is for the twin: what frames or upgrades it, and more. */
+static int heed(Head *head, const char *name, Py_ssize_t size, Piece value)
+{
+    switch (size) {
+    case 2:
+        return memcmp(name, "te", 2) != 0;
+    case 4:
+        if (memcmp(name, "host", 4))
+            return 1;
+        head->host = value;
+        return !head->hosts++ && usual_host(value.at, value.at + value.size);
+    case 6:
+        return memcmp(name, "expect", 6) != 0;
+    case 7:
+        return memcmp(name, "upgrade", 7) != 0;
+    case 10:
+        if (memcmp(name, "connection", 10))
+            return 1;
+        if (is(value.at, value.size, "close"))
+            head->keep = 0;
+        else if (!is(value.at, value.size, "keep-alive"))
+            return 0;
+        return once(head, SAW_CONNECTION);
+    case 12:
+        return memcmp(name, "content-type", 12) || once(head, SAW_TYPE);
+    case 14:
+        return memcmp(name, "content-length", 14) ||
+               (head->length < 0 && (head->length = plain_number(value.at, value.at + value.size)) >= 0);
+    case 16:
+        return memcmp(name, "proxy-connection", 16) != 0;
+    case 17:
+        return memcmp(name, "transfer-encoding", 17) != 0;
+    }
+    return 1;
+}
+
+/* Keep the text of a field that the access log shows. Returns 1; 0, for a second one; or -1 with an exception. */
+static int show(PyObject **place, Piece value)
+{
+    if (*place)
+        return 0;
+    *place = PyUnicode_DecodeLatin1(value.at, value.size, NULL);
+    return *place ? 1 : -1;
+}
+
+/* One field. Returns 1, 0 when it is not usual, or -1 with an exception. */
+static int field(Head *head)
+{
+    char name[MOST_NAME], upper[MOST_NAME]; /* `upper`: as environ would have it */
+    Py_ssize_t size = 0;
+    const char *at = head->at, *end = head->end;
+    uint32_t hash = HASH_BASIS;
+    for (; at < end && kinds[(unsigned char)*at] & TOKEN; at++, size++) {
+        char c = *at;
+        if (size == MOST_NAME || c == '_')
+            return 0;
+        name[size] = c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+        upper[size] = c == '-' ? '_' : c >= 'a' && c <= 'z' ? (char)(c - 0x20) : c;
+        hash = hash_step(hash, upper[size]);
+    }
+    if (!size || at == end || *at != ':')
+        return 0;
+    for (at++; at < end && (*at == ' ' || *at == '\t');)
+        at++;
+    Piece value = {at, 0};
+    at = skip_text(at, end);
+    if (end - at < 2 || at[0] != '\r' || at[1] != '\n')
+        return 0;
+    head->at = at + 2;
+    while (at > value.at && (at[-1] == ' ' || at[-1] == '\t'))
+        at--;
+    value.size = at - value.at;
+    FieldVerdict verdict = fronts_field(&head->said, upper, size, hash, value);
+    if (verdict != FIELD_KEPT)
+        return verdict == FIELD_DROPPED;
+    int usual = heed(head, name, size, value);
+    if (usual && size == 7 && !memcmp(name, "referer", 7))
+        usual = show(&head->referer, value);
+    else if (usual && size == 10 && !memcmp(name, "user-agent", 10))
+        usual = show(&head->agent, value);
+    if (usual <= 0)
+        return usual;
+    PyObject *label = name_bytes(name, size, hash), *text = PyBytes_FromStringAndSize(value.at, value.size);
+    PyObject *pair = label && text ? PyTuple_Pack(2, label, text) : NULL;
+    if (pair && size == 6 && !memcmp(name, "accept", 6)) {
+        usual = !head->accept; /* else it is a list over several lines */
+        if (usual)
+            head->accept = Py_NewRef(text);
+    }
+    Py_XDECREF(label);
+    Py_XDECREF(text);
+    int failed = !pair || PyList_Append(head->headers, pair);
+    Py_XDECREF(pair);
+    return failed ? -1 : usual;
+}
+
+/* All fields, and the empty line. Returns as `field`. */
+static int fields(Head *head, const HeadLimits *limits)
+{
+    Py_ssize_t left = limits->fields;
+    int usual;
+    while (head->end - head->at >= 2 && head->at[0] != '\r')
+        if (left-- == 0)
+            return 0;
+        else if ((usual = field(head)) <= 0)
+            return usual;
+    if (head->end - head->at < 2 || head->at[1] != '\n' || head->hosts != 1 || head->said.any)
+        return 0;
+    head->at += 2;
+    return !limits->hosts || hosts_have(limits->hosts, head->host.at, head->host.size);
+}
+
+static int hex(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* A path, percent-decoded, as a str. New reference. */
+static PyObject *decoded(Piece path)
+{
+    if (!memchr(path.at, '%', path.size))
+        return PyUnicode_DecodeLatin1(path.at, path.size, NULL);
+    char *buffer = PyMem_Malloc(path.size);
+    if (!buffer)
+        return PyErr_NoMemory();
+    Py_ssize_t size = 0;
+    for (const char *at = path.at, *end = path.at + path.size; at < end;) {
+        int high, low;
+        if (*at == '%' && end - at > 2 && (high = hex(at[1])) >= 0 && (low = hex(at[2])) >= 0) {
+            buffer[size++] = (char)(high << 4 | low);
+            at += 3;
+        } else {
+            buffer[size++] = *at++;
+        }
+    }
+    PyObject *text = PyUnicode_DecodeUTF8(buffer, size, "replace");
+    PyMem_Free(buffer);
+    return text;
+}
+
+/* scope["path"] and scope["raw_path"]. Returns 0, or -1 with an exception. */
+static int put_path(const AsgiShortcut *self, PyObject *scope, Piece path)
+{
+    PyObject *text = decoded(path), *raw = PyBytes_FromStringAndSize(path.at, path.size);
+    if (text && raw && PyUnicode_GetLength(self->prefix)) {
+        PyObject *whole = PyUnicode_Concat(self->prefix, text), *prefix = Py_NewRef(self->raw_prefix);
+        PyBytes_Concat(&prefix, raw);
+        Py_DECREF(text);
+        Py_DECREF(raw);
+        text = whole;
+        raw = prefix;
+    }
+    int failed = put(scope, k_path, text) | put(scope, k_raw_path, raw);
+    return failed ? -1 : 0;
+}
+
+/* The scope of a head that was read. New reference, or NULL with an exception. */
+static PyObject *scope_made(const AsgiShortcut *self, PyObject *shared, const Head *head, PyObject *method, Piece path, Piece query)
+{
+    PyObject *scope = PyDict_Copy(shared);
+    if (!scope || put(scope, k_asgi, PyDict_Copy(PyDict_GetItem(shared, k_asgi))) ||
+        put(scope, k_extensions, deep(PyDict_GetItem(shared, k_extensions))) || PyDict_SetItem(scope, k_method, method) ||
+        put_path(self, scope, path) || PyDict_SetItem(scope, k_headers, head->headers) ||
+        put(scope, k_query, query.size ? PyBytes_FromStringAndSize(query.at, query.size) : Py_NewRef(no_bytes)) ||
+        put(scope, k_state, PyDict_Copy(self->state)))
+        Py_CLEAR(scope);
+    return scope;
+}
+
+Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *link, Call **call)
+{
+    AsgiShortcut *self = (AsgiShortcut *)shortcut;
+    const HeadLimits *limits = self->http.limits;
+    Ends *ends = (Ends *)link->note;
+    Head head = {.end = data + (size < limits->most ? size : limits->most), .at = data, .keep = 1, .length = -1};
+    if (!self->tasks || !ends || Py_TYPE((PyObject *)ends) != ends_type || ends->proxy)
+        return NOT_USUAL;
+    if (shortcut->sheds_after > 0 && http_waited((PyObject *)link) > shortcut->sheds_after)
+        return NOT_USUAL;
+
+    const char *space = memchr(data, ' ', size < 9 ? size : 9);
+    PyObject *method = space ? method_of((Piece){data, space - data}) : NULL;
+    if (!method || PyUnicode_CompareWithASCIIString(method, "HEAD") == 0 || space + 1 == head.end || space[1] != '/')
+        return NOT_USUAL;
+    Piece path = {space + 1, 0}, query = {NULL, 0};
+    head.at = skip(path.at, head.end, PATH);
+    path.size = head.at - path.at;
+    if (head.at < head.end && *head.at == '?') {
+        query.at = head.at + 1;
+        head.at = skip(query.at, head.end, QUERY);
+        query.size = head.at - query.at;
+    }
+    if (head.end - head.at < 11 || memcmp(head.at, " HTTP/1.1\r\n", 11))
+        return NOT_USUAL;
+    Piece line = {data, head.at + 9 - data};
+    head.at += 11;
+    head.said = (Said){.fronts = limits->fronts, .peer = ends->client, .trusted = -1};
+
+    PyObject *shared = scope_for(limits->template, ends);
+    head.headers = PyList_New(0);
+    int usual = shared && head.headers ? fields(&head, limits) : -1;
+    Py_ssize_t length = head.length < 0 ? 0 : (Py_ssize_t)head.length;
+    if (usual > 0 && (data + size - head.at != length || head.length > limits->longest || (length && data[0] == 'G')))
+        usual = 0; /* a body that is not here, or behind which there is more, or where none is expected */
+    PyObject *text = usual > 0 ? PyBytes_FromStringAndSize(line.at, line.size) : NULL;
+    PyObject *scope = text ? scope_made(self, shared, &head, method, path, query) : NULL;
+    AsgiCycle *cycle = scope ? (AsgiCycle *)allocate(asgi_cycle_type) : NULL;
+    if (cycle) {
+        cycle->shortcut = (AsgiShortcut *)Py_NewRef((PyObject *)self);
+        cycle->base.method = Py_NewRef(method);
+        cycle->base.call.line = Py_NewRef(text);
+        cycle->base.environ = Py_NewRef(scope);
+        cycle->base.end = head.at - data;
+        cycle->base.keep_alive = (char)head.keep;
+        cycle->base.referer = Py_XNewRef(head.referer);
+        cycle->base.agent = Py_XNewRef(head.agent);
+        cycle->accept = Py_XNewRef(head.accept);
+        if (!(cycle->body = length ? PyBytes_FromStringAndSize(head.at, length) : Py_NewRef(no_bytes)))
+            Py_CLEAR(cycle);
+    }
+    Py_XDECREF(text);
+    Py_XDECREF(scope);
+    Py_XDECREF(head.headers);
+    Py_XDECREF(head.referer);
+    Py_XDECREF(head.agent);
+    Py_XDECREF(head.accept);
+    if (!usual)
+        return NOT_USUAL;
+    if (!cycle)
+        return FAILED;
+    fronts_count(&head.said);
+    *call = (Call *)cycle;
+    return CALL;
+}
+
+int asgi_scope_init(void)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } keys[] = {
+        {&k_asgi, "asgi"}, {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_headers, "headers"},
+        {&k_method, "method"}, {&k_path, "path"}, {&k_peer, "peer"}, {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
+        {&k_server, "server"}, {&k_state, "state"},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!(*keys[i].place = PyUnicode_InternFromString(keys[i].text)))
+            return -1;
+    return (no_bytes = PyBytes_FromStringAndSize("", 0)) ? 0 : -1;
+}

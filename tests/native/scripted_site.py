@@ -1,0 +1,116 @@
+"""An ASGI application that does what a request's field says, step by step, and notes what comes of each."""
+
+import asyncio
+import json
+
+NOTES = []
+RUNNING = []  # what has not ended yet, maybe after its answer
+
+HEADERS = [
+    [],
+    [(b"content-type", b"text/event-stream; charset=utf-8")],
+    [(b"Content-Length", b"4")],
+    [[b"X-A", b" a "]],
+    ((b"Date", b"today"), (b"Server", b"mine"), (b"X-Request-ID", b"7")),
+    [(b"connection", b"close")],
+    [(b"connection", b"keep-alive")],
+    [(b"transfer-encoding", b"chunked"), (b"x-b", b"b")],
+    [("x-text", "text")],
+    [(b"x-latin", b"\xe9")],
+    [(b"x bad", b"")],
+    [(b"x-bad", b"a\r\nb: c")],
+    [(b"content-length", b"four")],
+    [(b"content-length", b"4"), (b"content-length", b"4")],
+    [(b"content-encoding", b"gzip"), (b"content-type", b"text/plain")],
+    [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")],
+    [(b"x-one",)],
+    None,
+    {b"x-dict": b"1"},
+    [(bytearray(b"x-array"), b"1")],
+    [(b"", b"")],
+    [(b"x-long", b"x" * 5000)],
+]
+Bytes = type("Bytes", (bytes,), {})
+BODIES = [b"body", bytearray(b"body"), memoryview(b"body"), "body", None, Bytes(b"body")]
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError
+    if scope["path"] == "/mounted/notes":
+        while RUNNING:
+            await asyncio.sleep(0.001)
+        body = json.dumps(NOTES).encode()
+        NOTES.clear()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+        return
+    fields = dict(scope["headers"])
+    NOTES.append(shown(scope))
+    RUNNING.append(scope)
+    left = []
+    try:
+        for step in json.loads(fields[b"x-script"]):
+            await take(step, receive, send, left)
+    finally:
+        if left:
+            await asyncio.wait(left)
+        RUNNING.remove(scope)
+
+
+def shown(scope):
+    """The scope as text, less what differs by server."""
+    rest = {name: value for name, value in scope.items() if name not in ("client", "server")}
+    return repr(sorted(rest.items()))
+
+
+async def take(step, receive, send, left):
+    kind, *details = step
+    try:
+        if kind == "start":
+            status, headers = details
+            message = {"type": "http.response.start", "status": status}
+            if HEADERS[headers] is not None:
+                message["headers"] = HEADERS[headers]
+            await send(message)
+        elif kind == "body":
+            size, more = details
+            await send({"type": "http.response.body", "body": b"x" * size, "more_body": more})
+        elif kind == "odd":
+            await send({"type": "http.response.body", "body": BODIES[details[0]]})
+        elif kind == "empty":
+            await send({"type": "http.response.body"})
+        elif kind == "unknown":
+            await send(details[0])
+        elif kind == "receive":
+            NOTES.append(await asyncio.wait_for(receive(), 0.01))
+            NOTES[-1] = repr(NOTES[-1])
+        elif kind == "turn":
+            await asyncio.sleep(0)
+        elif kind == "wait":
+            await asyncio.sleep(0.002)
+        elif kind == "not-awaited":
+            receive(), send({"type": "http.response.body", "body": b"never"}).close()
+        elif kind == "twice":
+            sending = send({"type": "http.response.nothing"})
+            for _ in range(2):
+                try:
+                    await sending
+                except RuntimeError as error:
+                    NOTES.append(str(error))
+        elif kind == "task":
+            await asyncio.create_task(take(details[0], receive, send, left))
+        elif kind == "beside":
+            left.append(asyncio.create_task(take(details[0], receive, send, left)))
+        elif kind == "cancelled":
+            task = asyncio.create_task(send({"type": "http.response.body", "body": b"never"}))
+            task.cancel()
+            await asyncio.wait([task])
+        elif kind == "raise":
+            raise {"error": ZeroDivisionError, "exit": SystemExit, "os": OSError}[details[0]]("on purpose")
+    except (ZeroDivisionError, SystemExit):
+        raise
+    except Exception as error:
+        if kind == "raise":
+            raise
+        NOTES.append(f"{kind}: {type(error).__name__}: {error}")

@@ -1,0 +1,113 @@
+"""A request under ASGI in native code and in Python, by the same steps of the same application, drawn at
+random: the clients get the same, and the application sees the same."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apps.conftest import dial, read_all
+from tests.native.scripted_site import BODIES, HEADERS
+from tests.process.conftest import Daemon
+
+SEEDS = 8
+SCRIPTS_EACH = 25
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    made = []
+    for way in ([], ["--no-native"]):
+        service = Daemon(tmp_path_factory.mktemp("scripted"))
+        shutil.copy(Path(__file__).parent / "scripted_site.py", service.dir)
+        service.expected_errors = ["."]
+        service.start("-w", "1", "--root-path", "/mounted", *way, app="scripted_site:app")
+        made.append(service)
+    yield made
+    for service in made:
+        service.finish()
+
+
+def script(draw: random.Random) -> list[Any]:
+    """Steps of an application, most of them in an order that makes sense."""
+    sizes = [0, 1, 4, 4, 100, 16384, 16385, 70_000, 200_000]
+    steps: list[Any] = []
+    if draw.random() < 0.9:
+        headers = draw.choice([0, 1, 2, 3, 4, draw.randrange(len(HEADERS))])
+        status = draw.choice([200, 200, 200, 404, 204, 304, 299, 103, 1000, "200", True])
+        steps.append(["start", status, headers])
+    steps += [["body", draw.choice(sizes), draw.random() < 0.9] for _ in range(draw.randrange(4))]
+    if draw.random() < 0.9:
+        odd = ["odd", draw.randrange(len(BODIES))]
+        steps.append(draw.choice([["body", draw.choice(sizes), False], ["empty"], odd]))
+    others = [
+        ["receive"], ["receive"], ["turn"], ["turn"], ["wait"], ["not-awaited"], ["twice"], ["cancelled"],
+        ["raise", draw.choice(["error", "exit", "os"])], ["unknown", {"type": "http.response.nothing"}],
+        ["unknown", {}], ["unknown", [1]], ["unknown", {"type": 3}], ["start", 200, 0],
+    ]  # fmt: skip
+    for _ in range(draw.randrange(4)):
+        steps.insert(draw.randrange(len(steps) + 1), draw.choice(others))
+    return [
+        [draw.choice(["task", "beside"]), step] if draw.random() < 0.1 and step[0] != "raise" else step
+        for step in steps
+    ]
+
+
+def request(draw: random.Random) -> bytes:
+    body = b"" if draw.random() < 0.6 else bytes(draw.randrange(200))
+    method = draw.choice(["POST", "PUT"]) if body else draw.choice(["GET", "GET", "DELETE", "HEAD"])
+    path = draw.choice(["/", "/a/b", "/%C3%A9%20x%2Fy?q=%20", "/%ff", "/a?", "/?a=b&c"])
+    lines = [f"{method} {path} HTTP/1.1", "Host: example.org:80"]
+    if draw.random() < 0.3:
+        lines.append("Connection: close")
+    lines += draw.sample(["Accept: text/event-stream", "X-A: 1", "x-a: 2", "User-Agent: a", "Cookie: a=b"], 3)
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, f"X-Script: {json.dumps(script(draw))}", "", ""]).encode() + body
+
+
+def played(service: Daemon, raw: bytes, step: int) -> tuple[Any, ...]:
+    """What comes back, less what differs by time; whether the connection goes on; and the notes of the
+    application. The client sends `step` bytes at a time."""
+    notes = b"GET /notes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with dial(service) as client:
+        for at in range(0, len(raw), step):
+            client.sendall(raw[at : at + step])
+        answer = http.client.HTTPResponse(client, method=raw.split(b" ")[0].decode())
+        answer.begin()
+        try:
+            body, whole = answer.read(), True
+        except http.client.IncompleteRead as error:
+            body, whole = error.partial, False
+        goes_on, noted = whole and not answer.will_close, b""
+        if goes_on:
+            with contextlib.suppress(OSError):  # an answer without a body may break off, too
+                client.sendall(notes)
+                noted = read_all(client)
+    goes_on = bool(noted)
+    if not goes_on:
+        with dial(service) as client:
+            client.sendall(notes)
+            noted = read_all(client)
+    fields = [(name, value) for name, value in answer.getheaders() if name != "Date" or value == "today"]
+    return answer.status, answer.reason, fields, body, whole, goes_on, noted.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_native_and_twin(twins: list[Daemon], seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(SCRIPTS_EACH):
+        raw = request(draw)
+        step = draw.choice([len(raw), len(raw), len(raw), 100, 1000])
+        native, twin = (played(service, raw, step) for service in twins)
+        assert native == twin, raw
+    for service in twins:
+        service.settles(0, "forkd_requests_in_flight")
