@@ -11,7 +11,7 @@ import binascii
 import codecs
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from forkd.http.deflate import Agreed, Inflater, deflated
@@ -51,7 +51,11 @@ class Frame(NamedTuple):
 
 
 class FrameReader:
-    """The messages of one client, from its bytes in any pieces."""
+    """The messages of one client, from its bytes in any pieces. Its twin is native/http_frames.c."""
+
+    __slots__ = (
+        "_bytes", "_came", "_decoder", "_deflated", "_fragments", "_inflater", "_most", "_opcode", "_size"
+    )  # fmt: skip
 
     def __init__(self, most: int, inflater: Inflater | None = None) -> None:
         """`most`: bytes that a message may have. `inflater`: where compressed ones may come."""
@@ -70,19 +74,27 @@ class FrameReader:
         """Whether a part of a message is here, or of a frame."""
         return bool(self._opcode or self._bytes)
 
-    def feed(self, data: bytes) -> Iterable[Frame]:
-        """Yields what is complete. Raises BadFrame; then nothing more may be fed."""
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Returns itself: going through it takes the frames that are complete. That raises BadFrame; then
+        nothing more may be fed."""
+        self._bytes += data
+        return self
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
         held = self._bytes
-        held += data
         while (found := self._frame(held)) is not None:
             start, end, first = found
             opcode, mask = first & _OPCODE, held[start - 4 : start]
             payload = _unmask(bytes(held[start:end]), bytes(mask))
             del held[:end]
             if opcode & _CONTROL:
-                yield self._control(opcode, payload)
-            elif (whole := self._data(first, payload)) is not None:
-                yield whole
+                return self._control(opcode, payload)
+            if (whole := self._data(first, payload)) is not None:
+                return whole
+        raise StopIteration
 
     def _frame(self, held: bytearray) -> tuple[int, int, int] | None:
         """Where the payload of the first frame begins and ends, and its first byte; None: it is not all here.

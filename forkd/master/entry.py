@@ -29,6 +29,7 @@ LATER = (
     "forkd.app.asgi.steps", "forkd.app.asgi.streams", "forkd.app.asgi.extensions", "forkd.app.asgi.sendfile",
     "forkd.app.asgi.tasks", "forkd.system.reset", "forkd.http.deflate", "forkd.worker.turns",
     "forkd.app.asgi.shortcut",
+    "forkd.app.asgi.message_flow",
 )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
-Imported by the files that have a twin of it, or call it: app/asgi/shortcut.py, app/asgi/tasks.py,
-app/stream/flow.py, app/wsgi/shortcut.py, engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py,
-engine/native_driver.py, log/lines.py, session/body.py, session/ends.py, session/framing.py,
-session/proxy_header.py, storage/shm_table.py, system/aio.py, system/forked.py, system/handles.py,
-system/in_flight.py, system/lanes.py, system/log_ring.py, system/operations.py, system/ring.py,
-system/scoreboard.py, system/shared_memory.py, system/signals.py, system/uring.py; and by
+Imported by the files that have a twin of it, or call it: app/asgi/message_flow.py, app/asgi/shortcut.py,
+app/asgi/tasks.py, app/stream/flow.py, app/wsgi/shortcut.py, engine/baton.py, engine/driver.py,
+engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py, session/body.py, session/ends.py,
+session/framing.py, session/proxy_header.py, storage/shm_table.py, system/aio.py, system/forked.py,
+system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py, system/operations.py,
+system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py, system/uring.py; and by
 models/registry.py, which says whether it is there.
 """
 
@@ -191,6 +191,27 @@ class Coroutines(Protocol):
 
     def throw(self, failure: BaseException, /) -> Any: ...
     def close(self) -> None: ...
+class Converses(Protocol):
+    """A WebSocket, for what is not plain in its flow: app/asgi/websocket.py."""
+
+    def say(self, message: dict[str, Any]) -> Any: ...
+    def spill(self, rest: bytes) -> Any: ...
+    def control(self, frame: Any) -> None: ...
+    def wrong(self, bad: Any) -> None: ...
+    def drained(self) -> None: ...
+
+
+class Inflates(Protocol):
+    """Compressed messages of one client: http/deflate.py."""
+
+    def inflate(self, data: bytes, last: bool, most: int) -> bytes: ...
+
+
+class Frames(Protocol):
+    """The module http/frames.py."""
+
+    Frame: Any
+    BadFrame: Any
 
 
 class Handler(Protocol):

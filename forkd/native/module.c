@@ -10,6 +10,7 @@
  * engine_accept.c, http_request_id.c and system_signals.c; the others make none.
  */
 
+#include "asgi_message_flow.h"
 #include "storage_table.h"
 #include <stdarg.h>
 
@@ -91,6 +92,7 @@ static int (*const parts[])(PyObject *) = {
     limits_init, request_id_init, account_init, exchange_init, asgi_init, log_ring_init,
     line_init, in_flight_init, lane_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
     flow_init, coroutine_init, placeholder_init, task_init, intake_init, accept_init, proxy_init, storage_init,
+    frames_init, message_flow_init,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

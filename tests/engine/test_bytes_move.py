@@ -40,6 +40,7 @@ EXEMPT = {
     ("app/stream/transport.py", "self._peer.send"): (2, "the method of Connection, for a session"),
     ("app/asgi/duplex.py", "self.peer.send"): (2, "the method of Connection, for a session"),
     ("app/asgi/duplex.py", "self.send"): (1, "an application's"),
+    ("app/asgi/websocket.py", "self._flow.send"): (1, "an application's"),
     ("app/asgi/steps.py", "coroutine.send"): (2, "a coroutine's"),
     ("native/engine_link.c", "recv"): (2, f"link_receive; the other {LOOKS}"),
     ("native/engine_link.c", "send"): (1, MOVES),

@@ -19,10 +19,13 @@ import forkd.native
 from forkd.app.asgi.cycle import Cycle
 from forkd.app.asgi.duplex import Duplex
 from forkd.app.asgi.requests import Requests
+from forkd.app.asgi.websocket import WebSocket
 from forkd.app.wsgi.start_response import Response
 from forkd.engine.connection import Connection
 from forkd.engine.inline import InlineLoop
 from forkd.engine.native_driver import NativeDriver
+from forkd.http import frames
+from forkd.http.deflate import Inflater
 from forkd.log.lines import AccessLog
 from forkd.models.leader_threads import LeaderThreads
 from forkd.models.proactor import Proactor
@@ -30,10 +33,13 @@ from forkd.native import (
     Accepts,
     Answers,
     Awaited,
+    Converses,
     Coroutines,
     Cycles,
+    Frames,
     Grows,
     Handler,
+    Inflates,
     Leaves,
     Logs,
     Peers,
@@ -69,6 +75,9 @@ IMPLEMENTED: dict[type, tuple[Any, ...]] = {
     Handler: (asyncio.Protocol,),
     Registers: (UringOperations,),
     Leaves: (forked,),
+    Converses: (WebSocket,),
+    Inflates: (Inflater,),
+    Frames: (frames,),
 }
 
 #: The variables of C in which they are; and those of the loop, by file, since the driver of an inline loop
@@ -87,6 +96,9 @@ HOLDERS: dict[str, tuple[type, ...]] = {
     "protocol": (Handler,),
     "self->operations": (Registers,),
     "module": (Leaves,),
+    "general": (Converses,),
+    "self->inflater": (Inflates,),
+    "frames": (Frames,),
 }  # fmt: skip
 LOOPS: dict[str, tuple[type, ...]] = {
     "engine_accept.c": (Receives,),

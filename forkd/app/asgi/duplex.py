@@ -42,6 +42,7 @@ class Serving(Protocol):
     framing: Framing
     most_body: int
     most_message: int  # bytes of one of a WebSocket's
+    native: bool  # where there is native code
     loop: asyncio.AbstractEventLoop
     context: contextvars.Context  # each request has a copy
     names_contexts: bool  # and its line is in that

@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import IO, Any
 
+from forkd.app.asgi import message_flow
 from forkd.app.asgi.cycle import Cycle
 from forkd.app.asgi.duplex import Duplex, log_failure
 from forkd.app.asgi.extensions import DENIAL, Extensions, offer
@@ -55,6 +56,7 @@ class Requests:
         self.framing = Framing(config, host)
         self.most_body = config.limit_request_body
         self.most_message = config.ws_max_message
+        self.native = config.native
         self.state: dict[str, Any] = {}
         self.ended = False
         self.cycles: set[Cycle] = set()
@@ -90,7 +92,10 @@ class Requests:
         }  # fmt: skip
 
         self._talks = {
-            (True, False): Await("WebSocket", config.ws_ping_interval, rate=ANY_BYTES_PER_SECOND),
+            (True, False): Await(
+                "WebSocket", config.ws_ping_interval, rate=ANY_BYTES_PER_SECOND,
+                shortcut=message_flow.SHORTCUT,
+            ),
             (False, False): Await("WebSocket", 0, read=False),
             (True, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, write=True),
             (False, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True),
@@ -290,8 +295,6 @@ class Requests:
         finally:
             if timer is not None:
                 timer.cancel()
-            socket.attended = False
             self.sockets.discard(socket)
-            socket.leave()
-            socket.account()
+            socket.part()
         return Ending(True, b"", True)

@@ -6,16 +6,17 @@ frames; the application learns by `websocket.disconnect` how it did. In a child,
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
 
-from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, release
+from forkd.app.asgi import message_flow
+from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving
 from forkd.app.asgi.handshake import Handshake, accepted
 from forkd.app.asgi.response import Response, exact
 from forkd.http import frames
-from forkd.http.deflate import Agreed, Inflater
-from forkd.http.frames import BadFrame, Frame, FrameReader, close_frame, frame, message_frame
+from forkd.http.deflate import Agreed
+from forkd.http.frames import BadFrame, Frame, close_frame, frame, message_frame
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal
 from forkd.http.response import body_size, error
@@ -24,8 +25,6 @@ from forkd.session.seam import ClientGone, Peer
 from forkd.system.cells import REFUSED, WEBSOCKETS
 from forkd.system.forked import in_fork
 
-#: Messages that are read ahead of the application, however short.
-_MAX_AHEAD = 16
 _DENIAL = "websocket.http.response."
 
 
@@ -46,36 +45,54 @@ class WebSocket(Duplex):
         self, serving: Serving, request: Request, peer: Peer, handshake: Handshake, data: bytes
     ) -> None:
         """`data`: came behind the head."""
+        self._flow = message_flow.make(
+            peer, self, serving.loop, serving.most_message, handshake.agreed, serving.native and peer.direct
+        )
         super().__init__(serving, request, peer)
         self.phase = Phase.CONNECTING
         self.broken = False  # a denial has broken off
         self._handshake = handshake
-        agreed = handshake.agreed
-        self._reader = FrameReader(serving.most_message, None if agreed is None else Inflater(agreed))
         self._early = data  # frames, before there is an answer
-        self._messages: deque[Message] = deque(({"type": "websocket.connect"},))
-        self._buffered = 0  # bytes of them
-        self._ended = False  # the application has returned: nobody receives
-        self._end: Message | None = None  # what receive() says from then on
+        self._sides = 2  # the application and the session, of those that have not ended
         self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
         self._restarting = False  # that was not the application's
         self.may_deny = True  # the application may answer the handshake as a request
-        self._denial = Response(serving.framing, request)
+        self._denial: Response | None = None
+        peer.note = self._flow
+
+    @property
+    def quiet(self) -> bool:
+        return self._flow.quiet
+
+    @quiet.setter
+    def quiet(self, quiet: bool) -> None:
+        self._flow.quiet = quiet
+
+    @property
+    def sent(self) -> int:  # type: ignore[override]
+        return self._flow.sent
+
+    @property
+    def receive(self) -> Callable[[], Awaitable[Message]]:
+        return self._flow.receive
+
+    @property
+    def send(self) -> Callable[[Message], Awaitable[None]]:
+        return self._flow.send
 
     # ---- the application's task -----------------------------------------------------------
 
     @property
     def _told(self) -> bool:
-        return self._end is not None or (self._restarting and self.phase is Phase.CLOSING)
+        return self._flow.end is not None or (self._restarting and self.phase is Phase.CLOSING)
 
     @property
     def _said(self) -> bool:
         return False
 
     def _finish(self, failed: bool) -> None:
-        self._ended = True
-        self._messages.clear()
-        self._buffered = 0
+        self._flow.discard()
+        self._side_ends()
         match self.phase:
             case Phase.CONNECTING:
                 if not failed and not self._told:
@@ -89,23 +106,12 @@ class WebSocket(Duplex):
             case _:
                 pass
 
-    async def receive(self) -> Message:
-        while not self._messages:
-            if self._end is not None:
-                return self._end
-            await self._wait(self._receiving)
-        full = self._is_full
-        message = self._messages.popleft()
-        self._buffered -= len(message.get("text") or message.get("bytes") or b"")
-        if full and not self._is_full:
-            self._read(b"")
-            self._wake()
-        return message
+    # ---- what a flow calls (message_flow.General) ------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    async def say(self, message: Message) -> None:
         if in_fork:
             raise ClientGone("the client is the worker's, not a process's that it has forked")
-        if self._gone or (self._end is not None and self.phase is Phase.OVER):
+        if self._gone or (self._flow.end is not None and self.phase is Phase.OVER):
             raise ClientDisconnected("the WebSocket is over")
         kind = message["type"]
         if self._restarting and self.phase is Phase.CLOSING:
@@ -119,7 +125,7 @@ class WebSocket(Duplex):
                 self._deny({**message, "type": kind.removeprefix("websocket.")})
             case Phase.OPEN, "websocket.send":
                 out = _frame_of(message, self._handshake.agreed)
-                self.sent += len(out)
+                self._flow.sent += len(out)
                 self._write(out)
             case Phase.OPEN, "websocket.close":
                 code, reason = message.get("code", frames.NORMAL), message.get("reason") or ""
@@ -129,6 +135,35 @@ class WebSocket(Duplex):
             case _:
                 raise RuntimeError(f"{kind!r} has no place while the WebSocket is {self.phase.name.lower()}")
         await self.room()
+
+    async def spill(self, rest: bytes) -> None:
+        self._write(rest)
+        await self._wait_for_room()
+
+    def drained(self) -> None:
+        self._flow.read(b"")
+        self._wake()
+
+    def wrong(self, bad: BadFrame) -> None:
+        if self.phase is Phase.OPEN:
+            self._write(close_frame(bad.code, bad.reason))
+        self._host.log.debug(f"{self.client}: WebSocket closed with {bad.code}: {bad.reason}")
+        self._over(bad.code, bad.reason)
+
+    def control(self, frame: Frame) -> None:
+        match frame.opcode:
+            case frames.PING:
+                if self.phase is Phase.OPEN and len(self._backlog) < HIGH_WATER_BYTES:
+                    self._write(frames.frame(frames.PONG, exact(frame.data)))
+            case frames.CLOSE if self.phase is Phase.OPEN:
+                self._write(close_frame(frame.code))
+                self._over(frame.code, str(frame.data))
+            case frames.CLOSE:
+                self._over(*self._closed)
+            case _:
+                pass
+
+    # ---- the handshake --------------------------------------------------------------------
 
     def _accept(self, message: Message) -> None:
         framing = self._serving.framing
@@ -143,14 +178,14 @@ class WebSocket(Duplex):
         self._wake()
 
     def _deny(self, message: Message) -> None:
-        response = self._denial
+        response = self._denial = self._denial or Response(self._serving.framing, self.request)
         response.close = True
         out = response.add(message)
         self.phase, self.code = Phase.DENYING, response.code
         if out:
             self._write(out)
         if response.over:
-            self.sent = response.sent
+            self._flow.sent = response.sent
             self._over()
 
     def _refuse(self, status: int, reason: str, refusal: Refusal | None) -> None:
@@ -159,16 +194,22 @@ class WebSocket(Duplex):
             self._host.recorder.add(REFUSED + refusal)
         fields = id_fields(self.request.id)
         answer = error(status, reason, fields=fields, server=self._serving.framing.server)
-        self.code, self.sent = status, body_size(answer)
+        self.code, self._flow.sent = status, body_size(answer)
         self._write(answer)
         self._over()
 
     # ---- the end --------------------------------------------------------------------------
 
+    def _side_ends(self) -> None:
+        self._sides -= 1
+        if not self._sides:
+            self._flow.detach()
+
     def _over(self, code: int = frames.NOT_CLOSED, reason: str = "") -> None:
-        self.phase = Phase.OVER
-        if self._end is None:
-            self._end = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self.phase, flow = Phase.OVER, self._flow
+        flow.over = True
+        if flow.end is None:
+            flow.end = {"type": "websocket.disconnect", "code": code, "reason": reason}
         self._release()
 
     def _close(self, code: int, reason: str = "") -> None:
@@ -180,7 +221,7 @@ class WebSocket(Duplex):
     def restart(self) -> bool:
         """The worker ends: close it for that, unless the client is in the middle of a message. Returns
         whether it is closing, or over."""
-        if self.phase is Phase.OPEN and not self._reader.midway:
+        if self.phase is Phase.OPEN and not self._flow.reader.midway:
             self._restarting = True
             self._close(frames.SERVICE_RESTART, "service restart")
         return self.phase in (Phase.CLOSING, Phase.OVER)
@@ -200,7 +241,7 @@ class WebSocket(Duplex):
         if self.phase is not Phase.CONNECTING and self.phase is not Phase.DENYING:
             return
         self._host.log.warning(f"{self._line}: its handshake has taken longer than --request-timeout")
-        if self._denial.head_sent:
+        if self._denial is not None and self._denial.head_sent:
             self._host.recorder.add(REFUSED + Refusal.REQUEST_TIMEOUT)
             self.broken = True
             self._reset()
@@ -222,9 +263,31 @@ class WebSocket(Duplex):
 
     # ---- the session ----------------------------------------------------------------------
 
-    @property
-    def _is_full(self) -> bool:
-        return self._buffered >= HIGH_WATER_BYTES or len(self._messages) >= _MAX_AHEAD
+    def _wake(self) -> None:
+        self._settle()
+        super()._wake()
+
+    def _release(self) -> None:
+        self._flow.release()
+        super()._release()
+
+    def _settle(self) -> None:
+        """Whether the flow is plain may have changed."""
+        self._flow.plain = (
+            self.phase is Phase.OPEN and not self._backlog and not self._gone and self.peer.direct
+        )
+
+    def writable(self) -> None:
+        super().writable()
+        self._settle()
+
+    def part(self) -> None:
+        """The session has ended."""
+        self.attended = False
+        self.leave()
+        self.account()
+        self.peer.note = None
+        self._side_ends()
 
     @property
     def through(self) -> bool:
@@ -232,52 +295,15 @@ class WebSocket(Duplex):
 
     def needs(self) -> tuple[bool, bool]:
         """Input, and room for output."""
-        room = self.phase is not Phase.OVER and not self._is_full and len(self._early) < HIGH_WATER_BYTES
+        room = self.phase is not Phase.OVER and not self._flow.full and len(self._early) < HIGH_WATER_BYTES
         return room, bool(self._backlog)
 
     def feed(self, data: bytes) -> None:
         """Bytes have come, of frames."""
         if self.phase is Phase.CONNECTING or self.phase is Phase.DENYING:
             self._early += data
-            return
-        self.quiet = False
-        self._read(data)
-
-    def _read(self, data: bytes) -> None:
-        """What its reader has, as far as there is room: a few bytes may be many messages, and long ones."""
-        try:
-            for each in self._reader.feed(data):
-                if self.phase is Phase.OVER:
-                    return
-                self._take(each)
-                if self._is_full:
-                    return
-        except BadFrame as bad:
-            if self.phase is Phase.OPEN:
-                self._write(close_frame(bad.code, bad.reason))
-            self._host.log.debug(f"{self.client}: WebSocket closed with {bad.code}: {bad.reason}")
-            self._over(bad.code, bad.reason)
-
-    def _take(self, each: Frame) -> None:
-        match each.opcode:
-            case frames.PING:
-                if self.phase is Phase.OPEN and len(self._backlog) < HIGH_WATER_BYTES:
-                    self._write(frame(frames.PONG, exact(each.data)))
-            case frames.PONG:
-                pass
-            case frames.CLOSE:
-                if self.phase is Phase.OPEN:
-                    self._write(close_frame(each.code))
-                    self._over(each.code, str(each.data))
-                else:
-                    self._over(*self._closed)
-            case _ if not self._ended:
-                text = isinstance(each.data, str)
-                self._buffered += len(each.data)
-                self._messages.append(
-                    {"type": "websocket.receive", ("text" if text else "bytes"): each.data}
-                )
-                release(self._receiving)
+        else:
+            self._flow.read(data)
 
     def end_of_input(self) -> None:
         """The client sends no more, and so no Close either."""

@@ -1,0 +1,246 @@
+/* What receive() and send() of a WebSocket return: nothing happens until it is awaited, and a message is taken in the step
+ * that returns it. The native twin of `receive` and `send` in app/asgi/message_flow.py, which are coroutines. */
+
+#include "asgi_message_flow.h"
+
+struct FlowStep {
+    PyObject_HEAD
+    MessageFlow *flow;
+    PyObject *message;        /* to be sent; NULL: one is to be received */
+    PyObject *waiter, *inner; /* a future that it waits for; what it goes on with: that one's steps, or a coroutine */
+    FlowStep *next;           /* of those that wait */
+    char over;
+};
+
+static PyTypeObject *step_type;
+/* Names of Python's own. */
+static PyObject *s_create_future, *s_await, *s_done, *s_set_result, *s_throw, *s_close;
+
+int steps_release(MessageFlow *self)
+{
+    for (FlowStep *step = self->waiting; step; step = step->next) {
+        Py_INCREF((PyObject *)step);
+        PyObject *waiter = Py_NewRef(step->waiter), *done = PyObject_CallMethodObjArgs(waiter, s_done, NULL), *set = done;
+        if (done == Py_False)
+            set = PyObject_CallMethodObjArgs(waiter, s_set_result, Py_None, NULL);
+        Py_DECREF(waiter);
+        if (set != done)
+            Py_XDECREF(done);
+        Py_XDECREF(set);
+        Py_DECREF((PyObject *)step); /* whoever awaits it has it */
+        if (!set)
+            return -1;
+    }
+    return 0;
+}
+
+/* It waits no more. */
+static void stop_waiting(FlowStep *step)
+{
+    if (step->waiter)
+        for (FlowStep **at = &step->flow->waiting; *at; at = &(*at)->next)
+            if (*at == step) {
+                *at = step->next;
+                break;
+            }
+    step->next = NULL;
+    Py_CLEAR(step->inner);
+    Py_CLEAR(step->waiter);
+}
+
+/* Wait for a message. Returns 0, or -1 with an exception. */
+static int start_waiting(FlowStep *step)
+{
+    MessageFlow *flow = step->flow;
+    PyObject *waiter = PyObject_CallMethodObjArgs(flow->loop, s_create_future, NULL);
+    PyObject *inner = waiter ? PyObject_CallMethodObjArgs(waiter, s_await, NULL) : NULL;
+    if (!inner) {
+        Py_XDECREF(waiter);
+        return -1;
+    }
+    step->waiter = waiter;
+    step->inner = inner;
+    FlowStep **last = &flow->waiting;
+    while (*last)
+        last = &(*last)->next;
+    *last = step;
+    return 0;
+}
+
+static PySendResult step_send(FlowStep *self, PyObject *value, PyObject **result)
+{
+    *result = NULL;
+    if (self->over) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited receive() or send()");
+        return PYGEN_ERROR;
+    }
+    for (;; value = Py_None) {
+        if (self->inner) {
+            PySendResult sent = PyIter_Send(self->inner, value, result);
+            if (sent == PYGEN_NEXT)
+                return PYGEN_NEXT;
+            stop_waiting(self);
+            if (sent == PYGEN_ERROR || self->message) {
+                self->over = 1;
+                return sent;
+            }
+            Py_CLEAR(*result);
+        }
+        if (self->message) {
+            int done = flow_say(self->flow, self->message, &self->inner);
+            if (!done)
+                continue;
+            self->over = 1;
+            if (done > 0)
+                *result = Py_NewRef(Py_None);
+        } else if ((*result = flow_take(self->flow)) || PyErr_Occurred()) {
+            self->over = 1;
+        } else if (!start_waiting(self)) {
+            continue;
+        } else {
+            self->over = 1;
+        }
+        return *result ? PYGEN_RETURN : PYGEN_ERROR;
+    }
+}
+
+/* As an iterator's: the exception StopIteration has what it returns; none is that of None. */
+static PyObject *step_next(FlowStep *self)
+{
+    PyObject *result, *stop;
+    PySendResult sent = step_send(self, Py_None, &result);
+    if (sent != PYGEN_RETURN)
+        return result;
+    if (result != Py_None && (stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, result, NULL))) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
+    Py_DECREF(result);
+    return NULL;
+}
+
+static PyObject *step_pysend(FlowStep *self, PyObject *value)
+{
+    (void)value;
+    PyObject *result = step_next(self);
+    if (!result && !PyErr_Occurred())
+        PyErr_SetNone(PyExc_StopIteration);
+    return result;
+}
+
+/* throw(exception) or throw(type, value, traceback) */
+static PyObject *step_throw(FlowStep *self, PyObject *args)
+{
+    PyObject *type, *value = NULL, *traceback = NULL, *thrown = NULL;
+    if (!PyArg_ParseTuple(args, "O|OO", &type, &value, &traceback))
+        return NULL;
+    if (self->inner) {
+        PyObject *inner = Py_NewRef(self->inner), *throw = PyObject_GetAttr(inner, s_throw);
+        thrown = throw ? PyObject_Call(throw, args, NULL) : NULL;
+        Py_XDECREF(throw);
+        Py_DECREF(inner);
+        if (thrown)
+            return thrown;
+    } else if (PyExceptionInstance_Check(type)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
+    } else {
+        PyErr_SetObject(type, value && value != Py_None ? value : NULL);
+    }
+    stop_waiting(self);
+    self->over = 1;
+    return NULL;
+}
+
+static PyObject *step_close(FlowStep *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *inner = Py_XNewRef(self->inner), *done = NULL;
+    stop_waiting(self);
+    self->over = 1;
+    if (inner)
+        done = PyObject_CallMethodObjArgs(inner, s_close, NULL);
+    int failed = inner && !done;
+    Py_XDECREF(inner);
+    Py_XDECREF(done);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
+static int step_traverse(FlowStep *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT((PyObject *)self->flow);
+    Py_VISIT(self->message);
+    Py_VISIT(self->waiter);
+    Py_VISIT(self->inner);
+    return 0;
+}
+
+static int step_clear(FlowStep *self)
+{
+    if (self->flow)
+        stop_waiting(self);
+    Py_CLEAR(self->message);
+    PyObject *flow = (PyObject *)self->flow;
+    self->flow = NULL;
+    self->over = 1;
+    Py_XDECREF(flow);
+    return 0;
+}
+
+static void step_dealloc(FlowStep *self)
+{
+    PyObject_GC_UnTrack(self);
+    step_clear(self);
+    release((PyObject *)self);
+}
+
+PyObject *step_of(MessageFlow *flow, PyObject *message)
+{
+    FlowStep *step = (FlowStep *)allocate(step_type);
+    if (step) {
+        step->flow = (MessageFlow *)Py_NewRef((PyObject *)flow);
+        step->message = Py_XNewRef(message);
+    }
+    return (PyObject *)step;
+}
+
+static PyMethodDef methods[] = {
+    {"send", (PyCFunction)step_pysend, METH_O, NULL},
+    {"throw", (PyCFunction)step_throw, METH_VARARGS, NULL},
+    {"close", (PyCFunction)step_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_traverse, step_traverse},
+    {Py_tp_clear, step_clear},
+    {Py_tp_dealloc, step_dealloc},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, step_send},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, step_next},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    "forkd._native.FlowStep", sizeof(FlowStep), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots,
+};
+
+int flow_step_init(PyObject *module)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } names[] = {
+        {&s_create_future, "create_future"}, {&s_await, "__await__"}, {&s_done, "done"},
+        {&s_set_result, "set_result"}, {&s_throw, "throw"}, {&s_close, "close"},
+    };
+    (void)module;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!(*names[i].place = PyUnicode_InternFromString(names[i].text)))
+            return -1;
+    step_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return step_type ? 0 : -1;
+}

@@ -1,0 +1,35 @@
+/* The flow of one WebSocket's messages: what asgi_message_flow.c and asgi_flow_step.c share. */
+
+#ifndef FORKD_ASGI_MESSAGE_FLOW_H
+#define FORKD_ASGI_MESSAGE_FLOW_H
+
+#include "http_frames.h"
+
+enum { HIGH_WATER_BYTES = 65536, MAX_AHEAD = 16 };
+
+typedef struct FlowStep FlowStep;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *peer, *general; /* NULL once it is detached */
+    PyObject *loop, *end;
+    FrameReader *reader;
+    PyObject *messages[MAX_AHEAD]; /* a ring: str or bytes */
+    int first, count;
+    Py_ssize_t buffered, sent;
+    FlowStep *waiting; /* the steps that wait for a message; not owned */
+    char plain, over, quiet, compresses, discards, started;
+} MessageFlow;
+
+/* The next message, for receive(). New reference; NULL without an exception: there is none yet. */
+PyObject *flow_take(MessageFlow *self);
+/* Send a message, if it is usual. Returns 1; 0, with the coroutine that goes on with it; or -1 with an exception. */
+int flow_say(MessageFlow *self, PyObject *message, PyObject **coroutine);
+/* What receive() returns; with a message, what send() does. New reference. */
+PyObject *step_of(MessageFlow *flow, PyObject *message);
+/* Those who wait for a message look again. Returns 0, or -1 with an exception. */
+int steps_release(MessageFlow *flow);
+int flow_step_init(PyObject *module);
+int message_flow_init(PyObject *module);
+
+#endif
