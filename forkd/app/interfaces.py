@@ -99,11 +99,6 @@ def _require_wsgi(app: Any, config: Config) -> None:
             "limit-concurrency is for ASGI: a worker calls a WSGI application --threads times at once, and "
             "no more; what waits too long for that, --shed-after answers 503"
         )
-    if config.request_timeout:
-        raise AppError(
-            "request-timeout is for ASGI: a WSGI call has its thread until it returns, and nothing else "
-            "there could answer its client; --timeout limits the call, --write-timeout the client"
-        )
 
 
 def _make_wsgi(app: Any, config: Config, host: Host, worker: int) -> Interface:

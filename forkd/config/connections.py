@@ -164,9 +164,9 @@ class ConnectionOptions:
     request_timeout: float = option(
         kinds.Duration(), 0,
         section="http",
-        help="seconds that a request may take under ASGI, from the end of its head to the last byte of its "
-        "answer, waits included; after that it is answered 504, or its connection reset if the answer has "
-        "begun; 0 is no limit. A WebSocket that was accepted has none. WSGI has --timeout instead",
+        help="seconds that a request may take, from the end of its head to the last byte of its answer, "
+        "waits included; after that it is answered 504, or its connection reset if the answer has begun; "
+        "0 is no limit. A WebSocket that was accepted has none. A WSGI call goes on, without its client",
     )
     limit_concurrency: int = option(
         kinds.Int(0, 10**6), 0,

@@ -82,7 +82,7 @@ REACHES: dict[str, Reaches] = {
     "early_hints": Reaches(websocket=_nothing("a handshake has one answer")),
     "server_timing": Reaches(websocket=_nothing("the answer to a handshake has no such field")),
     "request_timeout": Reaches(
-        wsgi=_refused("a call has its thread until it returns", "--request-timeout 5"),
+        wsgi=_otherwise("the client is answered, the call goes on"),
         websocket=_otherwise("of the handshake"),
     ),
     "limit_concurrency": Reaches(

@@ -30,6 +30,7 @@ LATER = (
     "forkd.app.asgi.tasks", "forkd.system.reset", "forkd.http.deflate", "forkd.worker.turns",
     "forkd.app.asgi.shortcut",
     "forkd.app.asgi.message_flow",
+    "forkd.app.wsgi.timed",
 )  # fmt: skip
 
 

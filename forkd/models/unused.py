@@ -194,8 +194,8 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "allowed_hosts": _no_http,
     "early_hints": _no_http,
     "request_ids": _no_http,
-    "limit_concurrency": _no_http,  # WSGI refuses it, as the next
-    "request_timeout": _no_http,  # WSGI refuses it (app/interfaces.py)
+    "limit_concurrency": _no_http,  # WSGI refuses it (app/interfaces.py)
+    "request_timeout": _no_http,
     "server_timing": _shed_after,
     "server_header": _no_http,
     "admin_hosts": _no_admin,

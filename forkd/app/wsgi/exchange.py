@@ -11,7 +11,7 @@ import io
 import sys
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from forkd.app.wsgi.environ import Environ, environ_of, roomy_template
 from forkd.app.wsgi.file_wrapper import FileWrapper
@@ -24,11 +24,14 @@ from forkd.http.response import body_size, date, error
 from forkd.session.ends import Ends
 from forkd.session.framing import Block, Framing, exact, queue_line
 from forkd.session.fronts import origin_of
-from forkd.session.http1 import Native, Shortcut, Shown, Steps
+from forkd.session.http1 import Native, Shortcut, Shown, Steps, StreamSteps
 from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
+
+if TYPE_CHECKING:
+    from forkd.app.wsgi.timed import TimedStreams
 
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
@@ -40,8 +43,6 @@ _MAX_COPY_BYTES = 16384
 
 class Wsgi:
     """Runs one WSGI application, for session/http1.py. One per child."""
-
-    stream = None  # it is called with the whole body
 
     def __init__(
         self, app: Application, config: Config, host: Host, *, multithread: bool, worker: int = 0
@@ -67,8 +68,18 @@ class Wsgi:
             "wsgi.input_terminated": True,
             "forkd.worker": worker,
         })  # fmt: skip
-        self.read, self.shortcut = self._native(config)
-        self.uwsgi = self._native(config, uwsgi=True)
+        #: It is called with the whole body; but for --request-timeout, HTTP/1 collects that.
+        self.stream: Callable[[Request, Peer, bytes], StreamSteps] | None = None
+        self._timed: TimedStreams | None = None
+        if config.request_timeout:
+            from forkd.app.wsgi.timed import TimedStreams
+
+            self.read, self.shortcut = self.uwsgi = Native(None, None)
+            self._timed = TimedStreams(self.exchange, config, host)
+            self.stream = self._timed.stream
+        else:
+            self.read, self.shortcut = self._native(config)
+            self.uwsgi = self._native(config, uwsgi=True)
 
     def _native(self, config: Config, *, uwsgi: bool = False) -> Native:
         """`uwsgi`: for packets of that protocol."""
@@ -123,7 +134,10 @@ class Wsgi:
         self, request: Request | UsualRequest, peer: Peer, block: Block | None = None
     ) -> Response:
         """`block`: what start_response was called with already, when that was usual."""
-        response = Response(self._framing, request, block)
+        response = (
+            Response(self._framing, request, block) if self._timed is None
+            else self._timed.response(self._framing, request, peer, block)
+        )  # fmt: skip
         response.peer, response.ticket = peer, request.ticket
         if self._times_queue and not isinstance(request, Request) and request.ticket:
             response.more = queue_line(request.waited)  # native code has called the application
