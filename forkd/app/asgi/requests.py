@@ -16,7 +16,7 @@ from forkd.app.asgi.duplex import Duplex, log_failure
 from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.response import REASONS
-from forkd.app.asgi.scope import RootPath, Scope, scope_of
+from forkd.app.asgi.scope import Names, RootPath, Scope, scope_of
 from forkd.app.asgi.shortcut import NativeCycle, native_shortcut
 from forkd.app.asgi.tasks import RequestTasks, make_tasks
 from forkd.app.asgi.websocket import Phase, WebSocket
@@ -68,6 +68,7 @@ class Requests:
         self.runner: RequestTasks
         self.names_contexts = config.lag_limit > 0
         self._root = RootPath(config.root_path or "")
+        self._names = Names(config.forwarded_fields)
         self._worker = worker
         self._native = config.native
         self._extensions = Extensions(config.asgi_extensions or "", config.early_hints)
@@ -157,7 +158,7 @@ class Requests:
         if self._most and len(self._websockets if talks else self._requests) >= self._most:
             yield self._turn_away(request, peer)
             return Ending(True, data, bool(request.length or request.chunked))
-        scope = scope_of(request, peer, self._root, self._worker)
+        scope = scope_of(request, peer, self._root, self._worker, self._names)
         scope["state"] = self.state.copy()
         if talks:
             return (yield from self._talk(request, peer, data, scope))

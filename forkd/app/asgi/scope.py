@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from forkd.http.grammar import FORWARDED_NAMES, X_FORWARDED
 from forkd.http.guard import Request
 from forkd.session.seam import Peer
 
@@ -13,6 +15,34 @@ Scope = dict[str, Any]
 #: Of HTTP: from 2.4 on send() raises when the client has left, and Starlette no longer listens for that: its
 #: streams would go on without a client until they send next.
 HTTP_VERSION = {"version": "3.0", "spec_version": "2.3"}
+
+
+class Names(dict[bytes, bytes]):
+    """Header name -> in lower case; b"" for one that must not be seen. A memo, bounded since clients make up
+    names.
+
+    With an underscore the name of a field of proxies would become that field where an application makes keys
+    of CGI of its headers, as Django does; and who has sent it was not looked at.
+    """
+
+    MAX_NAMES = 1024
+
+    def __init__(self, chosen: Iterable[str] = ()) -> None:
+        """`chosen`: names of fields that count, besides those that are always of proxies."""
+        self._of_proxies = {*FORWARDED_NAMES, *(name.encode() for name in chosen)}
+
+    def __missing__(self, name: bytes) -> bytes:
+        lower = name.lower()
+        if b"_" in lower:
+            hyphens = lower.replace(b"_", b"-")
+            if hyphens in self._of_proxies or hyphens.startswith(X_FORWARDED):
+                lower = b""
+        if len(self) < self.MAX_NAMES:
+            self[name] = lower
+        return lower
+
+
+_NAMES = Names()
 
 
 class RootPath:
@@ -30,7 +60,9 @@ def quoted(prefix: str) -> bytes:
     return quote(prefix).encode()
 
 
-def scope_of(request: Request, peer: Peer, root: RootPath, worker: int) -> Scope:
+def scope_of(
+    request: Request, peer: Peer, root: RootPath, worker: int, names: Names = _NAMES
+) -> Scope:
     """Everything but `state`. What proxies say has been judged already (session/fronts.py)."""
     proxy, origin = peer.proxy, request.origin
     client: tuple[str, int] | None = (peer.client, peer.client_port) if peer.client else None
@@ -62,7 +94,7 @@ def scope_of(request: Request, peer: Peer, root: RootPath, worker: int) -> Scope
         "raw_path": quoted(prefix) + raw,
         "query_string": request.query,
         "root_path": root_path,
-        "headers": [(name.lower(), value) for name, value in request.headers],
+        "headers": [(lower, value) for name, value in request.headers if (lower := names[name])],
         "client": client,
         "server": (server, port),
         "extensions": {"forkd": forkd},
