@@ -25,6 +25,8 @@ from forkd.system import process
 #: all. The access log has a line for each.
 _NAMED_REQUESTS, _SHOWN_REQUESTS = 100, 20
 _WORD = (1 << 64) - 1
+#: Why a child is replaced that has lost what its application needs: as if it had crashed.
+LIFESPAN = "lifespan"
 _MAX_STATUS_TEXT_CHARS = 4096  # of a text that `status` shows; the log has all of it
 
 

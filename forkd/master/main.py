@@ -227,10 +227,17 @@ class Master:
                 child.error = message.error
             elif isinstance(message, Recycle):
                 child.replace = message.why
+                if message.why == deaths.LIFESPAN:
+                    self._lost(child)
             elif isinstance(message, Blocked):
                 self.parts.lag.hear(child, message)
             elif isinstance(message, Deaf):
                 self.parts.listening.hear(child, message.number, self.service.listeners())
+
+    def _lost(self, child: Child) -> None:
+        """The lifespan of its application has ended, and it goes on without until it is replaced."""
+        error = f"{child}: the application's lifespan has ended; the error log says how"
+        self._conclude(deaths.crashed(child, error, self.actions.facts()), error)
 
     def _on_ready(self, child: Child, message: Ready) -> None:
         service = self.service

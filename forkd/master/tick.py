@@ -14,7 +14,7 @@ from time import monotonic, monotonic_ns
 from forkd.config import Config
 from forkd.ipc.messages import Trim
 from forkd.log.lines import Log, escape
-from forkd.master import plan, scaling
+from forkd.master import deaths, plan, scaling
 from forkd.master.children import Child, Children, State
 from forkd.master.lateness import LAST_WORDS_SECONDS
 from forkd.master.termination import Termination
@@ -47,6 +47,8 @@ def settled(
     """Whether children that have served for a while end a series of crashes. `ready`: so many serve."""
     if not (backoff.crashes or backoff.waits) or ready < want:
         return False
+    if any(child.replace == deaths.LIFESPAN and child.state is State.READY for child in children):
+        return False  # it serves as well as it can until another may be forked
     youngest = max((child.ready or now for child in children), default=now)
     return now - youngest >= plan.SETTLED_SECONDS
 

@@ -294,6 +294,66 @@ def test_a_lifespan_that_fails_later_costs_its_worker(service: Daemon) -> None:
     _is_replaced(service, before)
 
 
+RETURNS_AT_ONCE = """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            return
+        await hello(scope, receive, send)
+"""
+
+
+def test_a_lifespan_that_returns_with_its_startup_is_left_so(service: Daemon) -> None:
+    """As under uvicorn: it has no part in the shutdown, and its successors would not have one either."""
+    write(service, RETURNS_AT_ONCE)
+    service.start("-w", "1")
+    (before,) = service.worker_pids()
+    until(lambda: "will not be told of the shutdown" in service.log(), "it is in the log")
+    for _ in range(20):
+        assert service.get() == "hello"
+    assert service.worker_pids() == [before]
+
+
+def test_a_lifespan_that_fails_behind_its_startup_fails_the_start(service: Daemon) -> None:
+    write(service, RETURNS_AT_ONCE.replace("return\n", 'raise RuntimeError("too late")\n'))
+    service.expected_errors = ["did not start", "gone: boot", "Traceback"]
+    done = service.run("start", *service.flags(app="app:app"))
+    assert done.returncode != 0
+    assert "failed behind its startup" in done.stderr and "RuntimeError: too late" in done.stderr
+
+
+ENDS_SOON = """
+    import asyncio, os
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            if os.path.exists("broken"):
+                await asyncio.sleep(0.01)
+                return
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await hello(scope, receive, send)
+"""
+
+
+def test_lifespans_that_end_again_and_again_are_backed_off_from(service: Daemon) -> None:
+    write(service, ENDS_SOON)
+    broken = service.dir / "broken"
+    broken.touch()
+    service.expected_errors = ["the lifespan has returned; the worker is replaced", "crash loop"]
+    service.start("-w", "1")
+    until(lambda: "crash loop" in service.log(), "the breaker opens", 30)
+    assert service.get() == "hello"
+    assert "the application's lifespan has ended; the error log says how" in service.log()
+    broken.unlink()
+    until(lambda: "children are stable again" in service.log(), "one stays", 60)
+    assert service.get() == "hello"
+
+
 @pytest.mark.parametrize("flags", ["", "--no-lifespan-context"])
 def test_context_variables_of_the_lifespan(service: Daemon, flags: str) -> None:
     write(service, """

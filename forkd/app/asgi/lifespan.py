@@ -32,7 +32,7 @@ class Lifespan:
     def __init__(
         self, app: Callable[..., Coroutine[Any, Any, None]], mode: str, log: Log, failed: Callable[[], None]
     ) -> None:
-        """`mode`: of --lifespan. `failed` is called when the task fails while the worker serves."""
+        """`mode`: of --lifespan. `failed` is called when the task ends while the worker serves."""
         self._app = app
         self._mode = mode
         self._log = log
@@ -42,6 +42,7 @@ class Lifespan:
         self._messages: list[dict[str, Any]] = []  # for the application
         self._waiting: list[asyncio.Future[None]] = []
         self._received = self._foreign = False
+        self._serving = False  # the worker has gone on from the startup
         self._error = ""  # what it has said of its failure
         self._task: asyncio.Task[None] | None = None
         self._change: asyncio.Future[None] | None = None  # whoever waits for the next phase
@@ -58,6 +59,7 @@ class Lifespan:
         await self._change
         if self._error:
             raise AppError(self._error)
+        self._serving = True
 
     async def shutdown(self, seconds: float) -> None:
         """Until it has ended, or so many seconds are over."""
@@ -88,11 +90,15 @@ class Lifespan:
         match self.phase:
             case Phase.STARTING:
                 self._not_started(text)
-            case Phase.STARTED if failure is None:
-                self._log.warning("the lifespan has returned, and will not be told of the shutdown")
-            case Phase.STARTED:
-                self._log.error(f"the lifespan has failed; the worker is replaced\n{text}")
+            case Phase.STARTED if self._serving:
+                how = f"failed; the worker is replaced\n{text}" if text else "returned; the worker is replaced"
+                self._log.error(f"the lifespan has {how}")
                 self._failed()
+            case Phase.STARTED if text:
+                self._error = f"the application's lifespan has failed behind its startup\n{text}"
+            case Phase.STARTED:
+                # Many of a few lines do so. Its successor would, too.
+                self._log.warning("the lifespan has returned, and will not be told of the shutdown")
             case Phase.STOPPING:
                 if failure is not None:
                     self._log.error(f"{_SHUTDOWN} has failed\n{text}")
