@@ -211,7 +211,7 @@ INTERFACES: tuple[InterfaceRow, ...] = (
     InterfaceRow("asyncio", "stream", _is_stream, _require_factory, _make_evented, needs_loop=True),
     InterfaceRow(
         "asgi", "asgi", _is(Kind.ASGI), _require_asgi, _make_asgi, http=True, needs_loop=True, lives=True,
-        farewell=7.0,
+        farewell=9.0,
     ),
     InterfaceRow("wsgi", "wsgi", _is(Kind.WSGI), _require_wsgi, _make_wsgi, http=True),
 )

@@ -168,9 +168,9 @@ class Connections:
                 self.wheel.put(conn)
             elif conn.moved and conn.op.rate:
                 # The session has sent by itself (`Peer.send`): the peer is alive.
-                conn.deadline = min(
-                    conn.deadline + conn.moved / conn.op.rate, self.now + conn.op.seconds
-                )
+                grace = self._idle_grace if conn.op.idle else None
+                most = conn.op.seconds if grace is None else min(grace, conn.op.seconds)
+                conn.deadline = min(conn.deadline + conn.moved / conn.op.rate, self.now + most)
                 conn.moved = 0
                 self.wheel.put(conn)
             elif conn.op is self.lingering or conn.op is self.writing:

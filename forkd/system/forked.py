@@ -130,10 +130,10 @@ def leave(error: BaseException | None = None) -> NoReturn:
         finish(code, interrupted=isinstance(error, KeyboardInterrupt))
 
 
-def finish(code: int, interrupted: bool = False) -> NoReturn:
+def finish(code: int, interrupted: bool = False, joins: bool = True) -> NoReturn:
     """Exit as the interpreter would: the application's atexit hooks run, its output is flushed.
-    `interrupted`: end by SIGINT, so that the parent sees it in the status."""
-    for end in (_join_threads, atexit._run_exitfuncs):
+    `interrupted`: end by SIGINT, so that the parent sees it in the status. `joins`: threads are waited for."""
+    for end in (*([_join_threads] if joins else []), atexit._run_exitfuncs):
         with contextlib.suppress(BaseException):  # the process is ending, and has no place to report this
             end()
     for name in ("stdout", "stderr"):

@@ -50,6 +50,7 @@ class AsyncioLoop:
         self._log = log
         self._selector = _ModelSelector()
         self._loop = self._selector.loop = _Loop(self._selector)
+        self.leaves_threads = False  # at its end some still work for the application
         #: In which the application is loaded, where that is done in the loop, and its lifespan runs.
         self._context = contextvars.copy_context()
         asyncio.set_event_loop(self._loop)
@@ -110,9 +111,11 @@ class AsyncioLoop:
             ("asynchronous generators", self._loop.shutdown_asyncgens),
             ("threads of the executor", self._loop.shutdown_default_executor),
         ):
-            try:
-                self._loop.run_until_complete(asyncio.wait_for(end(), _LEFT_SECONDS))
-            except TimeoutError:
+            # Not cancelled, as wait_for would: that waits in its turn, for the threads without the loop.
+            task = self._loop.create_task(end())
+            self._loop.run_until_complete(asyncio.wait([task], timeout=_LEFT_SECONDS))
+            if not task.done():
+                self.leaves_threads = True
                 self._log.warning(f"{what} do not end; the worker ends without them")
 
     def halt(self) -> set[int]:

@@ -154,6 +154,11 @@ class Worker:
             self.access.finish()
         return 0
 
+    @property
+    def leaves_threads(self) -> bool:
+        """Whether the process is to end without waiting for its threads, since that was done in vain."""
+        return self._loop is not None and self._loop.leaves_threads
+
     def exit(self) -> None:
         """Last of all, however it ended."""
         self._hooks.call("worker_exit", self._place)
@@ -426,7 +431,7 @@ def main(heritage: Heritage) -> NoReturn:
             log = Log("error", heritage.config.log_format, f"worker {heritage.slot}")
             log.exception("the child crashed")
     finally:
-        forked.finish(code)
+        forked.finish(code, joins=worker is None or not worker.leaves_threads)
 
 
 def _not_of_forkd(error: BaseException | None) -> BaseException | None:
