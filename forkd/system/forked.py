@@ -131,8 +131,8 @@ def leave(error: BaseException | None = None) -> NoReturn:
 
 
 def finish(code: int, interrupted: bool = False, joins: bool = True) -> NoReturn:
-    """Exit as the interpreter would: the application's atexit hooks run, its output is flushed.
-    `interrupted`: end by SIGINT, so that the parent sees it in the status. `joins`: threads are waited for."""
+    """Exit as the interpreter would: threads end (where it `joins`), the application's atexit hooks run, its
+    output is flushed. `interrupted`: end by SIGINT, so that the parent sees it in the status."""
     for end in (*([_join_threads] if joins else []), atexit._run_exitfuncs):
         with contextlib.suppress(BaseException):  # the process is ending, and has no place to report this
             end()

@@ -91,8 +91,8 @@ class Lifespan:
             case Phase.STARTING:
                 self._not_started(text)
             case Phase.STARTED if self._serving:
-                how = f"failed; the worker is replaced\n{text}" if text else "returned; the worker is replaced"
-                self._log.error(f"the lifespan has {how}")
+                how = "failed" if text else "returned"
+                self._log.error(f"the lifespan has {how}; the worker is replaced\n{text}".rstrip())
                 self._failed()
             case Phase.STARTED if text:
                 self._error = f"the application's lifespan has failed behind its startup\n{text}"
