@@ -134,4 +134,9 @@ ASGI_WORKS: tuple[Work, ...] = (
         _own(), (Goal(2.0),),
         partial(check.answers, sent=check.request("/")), long_lived.reload, warm=False,
     ),
+    Work(
+        "asgi-lag", "A loop that is held for 300 ms under load: named in the log", ("told",), _own(),
+        (Goal(0.5),),
+        partial(check.answers, sent=check.request("/")), long_lived.told, warm=False,
+    ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from contextlib import ExitStack
+from subprocess import DEVNULL, Popen
 
 from scripts.benchmark import check, load, measure, websocket
 from scripts.benchmark.load import Figures
@@ -138,6 +139,21 @@ def reload(server: Server, seconds: float) -> Figures:
         busiest = max((_within_a_second(clients.closed, at) for at in clients.closed), default=0)
         errors = clients.torn + clients.left
         return {"burst": busiest / (RELOADED / SPREAD_SECONDS), "errors": errors}
+
+
+def told(server: Server, seconds: float) -> Figures:
+    """A request that holds the loop for 300 ms, under the load of others: how long after it was sent it is
+    named in the log. An error is one that is not."""
+    with Popen(["wrk", "-t1", "-c32", "-d3", f"http://127.0.0.1:{server.port}/"], stdout=DEVNULL):
+        time.sleep(1)
+        with check.dial(server) as client:
+            begun = time.monotonic()
+            client.sendall(check.request("/300ms"))
+            while "GET /300ms" not in server.log():
+                if time.monotonic() - begun > PATIENCE_SECONDS:
+                    return {"told": PATIENCE_SECONDS, "errors": 1}
+                time.sleep(0.005)
+            return {"told": time.monotonic() - begun, "errors": 0}
 
 
 def _within_a_second(times: list[float], begin: float) -> int:

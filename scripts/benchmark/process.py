@@ -60,6 +60,11 @@ class Server:
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         raise Unavailable("it did not start: " + ("; ".join(lines[-2:]) or "it printed nothing"))
 
+    def log(self) -> str:
+        """What it has printed."""
+        with open(self._log.name, errors="replace") as file:
+            return file.read()
+
     @property
     def master(self) -> int:
         return self._process.pid

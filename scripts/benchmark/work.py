@@ -23,6 +23,7 @@ METRICS = {
     "spread": ("dearest by cheapest", False),
     "stop": ("seconds until it has ended", False),
     "burst": ("busiest second by even", False),
+    "told": ("seconds until it is told", False),
     **{
         f"{group}_{which}": (f"{group} {which}, ms", False)
         for group in fairness.GROUPS

@@ -1,6 +1,7 @@
 """The application of the works of ASGI, and web.py's for servers that have no WSGI."""
 
 import asyncio
+import time
 
 from web import BODIES, HELLO
 
@@ -21,6 +22,8 @@ async def app(scope, receive, send):
         body = b"%d" % await _length(receive)
     elif path == "/once":
         await _suspend()
+    elif path == "/300ms":
+        time.sleep(0.3)  # as an application should not: it holds the loop
     elif path != "/":
         body = BODIES[path]
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
