@@ -138,7 +138,7 @@ class WebSocket(Duplex):
 
     async def spill(self, rest: bytes) -> None:
         self._write(rest)
-        await self._wait_for_room()
+        await self.room()
 
     def drained(self) -> None:
         self._flow.read(b"")
