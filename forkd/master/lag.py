@@ -35,7 +35,7 @@ _ANSWER_SECONDS = 0.05
 _SILENCE_SECONDS = 60.0
 _MAX_LINES = 20
 _MAX_FRAMES = 20  # of a stack in the log
-_RUNS_THE_LOOP = f'  File "{Path(forkd.__file__).parent / "worker"}/'
+_RUNS_THE_LOOP = tuple(f'  File "{Path(forkd.__file__).parent / name}/' for name in ("worker", "engine"))
 
 
 class Lag:
