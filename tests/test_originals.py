@@ -29,7 +29,9 @@ MEANT = {
     ("system/forked.py", "threading._active"),
     ("system/forked.py", "threading._DummyThread"),
     ("system/forked.py", "threading._shutdown"),
+    ("system/signals.py", "signal.getsignal"),
     ("system/signals.py", "signal.set_wakeup_fd"),
+    ("system/signals.py", "signal.signal"),
 }
 
 #: Prints the names that each library replaces or deletes, by module.

@@ -5,12 +5,16 @@ the handlers here do nothing as a rule: CPython's C-level handler writes the sig
 pipe (signal.set_wakeup_fd), and the master's loop reads it there like any other event. Numbers
 come out in the order in which the kernel delivered the signals.
 
+An application that sets a handler for one of forkd's signals has it called behind forkd's, which stays
+(`share`), whatever sets it: signal.signal, or the event loop that runs.
+
 In a process that the application forks all this ends (`end_in_fork`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +40,10 @@ Handler = Callable[[int, FrameType | None], None]
 
 #: The handlers of forkd in this process, by signal.
 _ours: dict[int, Handler] = {}
+#: What the application has set for those signals.
+_theirs: dict[int, Any] = {}
+#: For which faulthandler writes stacks: the descriptor, and whether those of all threads.
+_stacks: dict[int, tuple[int, bool]] = {}
 _pipe = (-1, -1)  # what signals are read from, and written to
 
 
@@ -55,8 +63,28 @@ def handle(number: int, handler: Handler | None = None) -> None:
     """Handle the signal in this process, but not in those that the application forks. Without `handler` it
     is neither fatal nor ignored: SIG_IGN would be inherited by programs that the application starts."""
     _ours[number] = handler or noted
-    signal.signal(number, _ours[number])
+    signal.signal(number, _handle)
     forked.note_signals(handled=_ours)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    """The handler of each of forkd's signals: first forkd's own, then the application's."""
+    if in_fork:  # C code has forked this process, without Python's hooks that would have done this
+        end_in_fork()
+        os.kill(os.getpid(), number)
+        return
+    _ours.get(number, noted)(number, frame)
+    theirs = _theirs.get(number)
+    if callable(theirs):
+        theirs(number, frame)
+
+
+def write_stacks(number: int, file: int, *, all_threads: bool = True) -> None:
+    """Have the signal write the stacks of all threads there, or that of the main thread. Then its handler is
+    called, if it has one."""
+    _stacks[number] = file, all_threads
+    chain = callable(signal.getsignal(number))
+    faulthandler.register(number, file, all_threads=all_threads, chain=chain)
 
 
 def block(numbers: set[int]) -> None:
@@ -69,33 +97,73 @@ def block(numbers: set[int]) -> None:
     programs.let_through(numbers)
 
 
-def set_by_application(numbers: Iterable[int]) -> dict[int, Any]:
-    """The handlers of these signals that the application has set, as it does at import."""
-    found = {number: signal.getsignal(number) for number in numbers}
-    usual = (None, signal.SIG_DFL, signal.default_int_handler)
-    return {n: how for n, how in found.items() if how not in usual and how != _ours.get(n)}
+# ---- beside an application --------------------------------------------------------------------
 
 
-def take_back() -> None:
-    """Where an application runs: once it has no wake-up descriptor any more, as asyncio leaves it at the end
-    of a loop that had handlers, forkd's is in its place again, and so are forkd's handlers, where there is
-    none."""
+def share() -> None:
+    """Where an application runs, before it is imported: its functions of the module signal leave forkd what
+    is forkd's. A handler for one of forkd's signals is called behind forkd's, and seen in its place; and
+    once the application has no wake-up descriptor any more, as event loops leave it at their end, forkd's is
+    in its place again."""
     import signal as theirs  # and not forkd's copy of it
 
-    set_wakeup_fd = theirs.set_wakeup_fd
+    if theirs.signal is signal.signal:
+        for name, here in (
+            ("signal", set_theirs), ("getsignal", _theirs_or_set), ("set_wakeup_fd", _set_wakeup),
+        ):  # fmt: skip
+            setattr(theirs, name, functools.wraps(getattr(signal, name))(here))
 
-    @functools.wraps(set_wakeup_fd)
-    def call(fd: int, **options: Any) -> int:
-        end = _pipe[1]
-        if fd != -1 or end < 0:
-            return set_wakeup_fd(fd, **options)
-        other = set_wakeup_fd(end, warn_on_full_buffer=False)
-        for number, handler in _ours.items():
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(number, handler)
-        return -1 if other == end else other
 
-    theirs.set_wakeup_fd = call
+def set_theirs(number: int, handler: Any) -> Any:
+    """signal.signal as the application has it. Raises ValueError and TypeError."""
+    if number not in _stacks:
+        return _set_theirs(number, handler)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    faulthandler.unregister(number)
+    try:
+        return _set_theirs(number, handler)
+    finally:
+        file, all_threads = _stacks[number]
+        write_stacks(number, file, all_threads=all_threads)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _set_theirs(number: int, handler: Any) -> Any:
+    if number not in _ours:
+        return signal.signal(number, handler)
+    before = _theirs_or_set(number)
+    # What changes nothing here may be ignored: so it is in programs that the application starts then.
+    ignored = handler == signal.SIG_IGN and number != signal.SIGTERM and _ours[number] is noted
+    usual = handler is _handle or handler is signal.default_int_handler or handler == signal.SIG_DFL
+    known = usual or callable(handler) or handler == signal.SIG_IGN
+    signal.signal(number, handler if ignored or not known else _handle)
+    if usual:
+        _theirs.pop(number, None)
+    else:
+        _theirs[number] = handler
+    return before
+
+
+def _theirs_or_set(number: int) -> Any:
+    """signal.getsignal as the application has it."""
+    found = signal.getsignal(number)
+    return _theirs.get(number, found)
+
+
+def _set_wakeup(fd: int, **options: Any) -> int:
+    """signal.set_wakeup_fd as the application has it."""
+    end = _pipe[1]
+    if fd != -1 or end < 0:
+        return signal.set_wakeup_fd(fd, **options)
+    other = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+    return -1 if other == end else other
+
+
+def set_by_application(numbers: Iterable[int]) -> dict[int, Any]:
+    """The handlers of these signals that the application has set, as it does at import."""
+    found = {number: _theirs_or_set(number) for number in numbers}
+    usual = (None, signal.SIG_DFL, signal.default_int_handler, _handle)
+    return {number: how for number, how in found.items() if how not in usual}
 
 
 def end_in_fork() -> set[int]:
@@ -103,10 +171,14 @@ def end_in_fork() -> set[int]:
     handler of the application's stays, and so does a wake-up descriptor of its own. Returns the descriptors
     of the pipe, which is its parent's."""
     global _pipe
-    for number, handler in _ours.items():
-        if signal.getsignal(number) == handler:
+    for number in _stacks:
+        faulthandler.unregister(number)
+    for number in _ours:
+        if signal.getsignal(number) is _handle:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-            signal.signal(number, usual)
+            signal.signal(number, _theirs.get(number, usual))
+    for known in (_ours, _theirs, _stacks):
+        known.clear()
     ended, _pipe = _pipe, (-1, -1)
     other = signal.set_wakeup_fd(-1)
     if other not in (-1, ended[1]):
@@ -116,11 +188,7 @@ def end_in_fork() -> set[int]:
 
 def noted(number: int, frame: FrameType | None) -> None:
     """The usual handler. The number is in the pipe, as a rule; not when the application has set another
-    wake-up descriptor, or none, as asyncio does for `add_signal_handler`, and at the end of its loop."""
-    if in_fork:  # C code has forked this process, without Python's hooks that would have done this
-        end_in_fork()
-        os.kill(os.getpid(), number)
-        return
+    wake-up descriptor, as event loops do."""
     end = _pipe[1]
     if end < 0:
         return
@@ -182,6 +250,8 @@ class SignalQueue:
         """Also for a child: its parent's queue is not its own."""
         global _pipe
         _pipe = (-1, -1)
+        _ours.clear()
+        _theirs.clear()
         signal.set_wakeup_fd(-1)
         forked.note_wakeup(-1)
         os.close(self._read)

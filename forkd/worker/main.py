@@ -57,7 +57,9 @@ from forkd.system.signals import (
     SignalQueue,
     block,
     set_by_application,
-    take_back,
+    set_theirs,
+    share,
+    write_stacks,
 )
 from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
@@ -186,14 +188,14 @@ class Worker:
         )  # fmt: skip
         os.environ["FORKD_WORKER"] = str(heritage.number)  # for the application, before it is imported
         faulthandler.enable(heritage.stacks, all_threads=True)
-        faulthandler.register(STACKS, heritage.stacks, all_threads=True)
+        write_stacks(STACKS, heritage.stacks)
         process.enlarge_signal_stack()
         memory.keep_heap()
         # Before the application is loaded: programs and threads that it starts inherit the mask.
         self._signals = SignalQueue([signal.SIGTERM, *QUIET, NEWS])
+        share()
         for handled_by_them, handler in theirs.items():
-            signal.signal(handled_by_them, handler)
-        take_back()
+            set_theirs(handled_by_them, handler)
         process.unblock()
         if self._io() in BLOCKED:
             # In every thread that the application starts, too: there nobody would read them.
@@ -448,9 +450,7 @@ def end_in_fork(own: Iterable[int], stacks: int) -> None:
 
     `stacks` leads to stderr: a crash of this process is no report of the parent's.
     """
-    faulthandler.unregister(LOOP_STACK)
     own = {*own, *end_signals()}
-    faulthandler.unregister(STACKS)
     nothing = os.open("/", os.O_PATH | os.O_CLOEXEC)
     for fd in own:
         if fd >= 0:

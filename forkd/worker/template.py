@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import faulthandler
 import gc
 import json
 import random
@@ -31,7 +30,7 @@ from forkd.system import forked, process, programs, shared
 from forkd.system.fd_passing import receive
 from forkd.system.originals import os, renew_loops, signal, socket
 from forkd.system.signal_sockets import SignalSockets
-from forkd.system.signals import STACKS, handle
+from forkd.system.signals import STACKS, handle, share, write_stacks
 from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.stdio import mend
 from forkd.worker import main as worker
@@ -65,12 +64,13 @@ def _load(
     log = Log(config.log_level, config.log_format, "template")
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    heritage.forget()
     for number in worker.QUIET:  # not ignored: programs that the application starts would be, too
         handle(number)
-    heritage.forget()
     shared.enter(heritage.units, 0)
     worker.prepare("template", config, heritage.identity, heritage.master, sockets)
-    faulthandler.register(STACKS, stacks, all_threads=True)  # the master asks when this takes long
+    write_stacks(STACKS, stacks)  # the master asks when this takes long
+    share()
     process.unblock()
     io = registry.child_io(config.model, config.io)
     if io in worker.BLOCKED:  # its children will block them, and the application keeps names that it imports

@@ -9,7 +9,6 @@ the kernel breaks off for that and goes on; a C function that holds the thread h
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -20,7 +19,7 @@ from forkd.system.cells import LOOP_BLOCKED, WORKING
 from forkd.system.forked import in_fork
 from forkd.system.originals import monotonic_ns
 from forkd.system.scoreboard import Row
-from forkd.system.signals import LOOP_STACK, handle
+from forkd.system.signals import LOOP_STACK, handle, write_stacks
 from forkd.system.watch import Watch
 
 _NEVER_NS = 1 << 62
@@ -41,7 +40,7 @@ class Turns:
         self._send = send
         if limit:
             handle(LOOP_STACK, self._answer)
-            faulthandler.register(LOOP_STACK, stacks, all_threads=False, chain=True)
+            write_stacks(LOOP_STACK, stacks, all_threads=False)
 
     def attach(self, model: Any) -> None:
         """From now on the model begins the turns."""
