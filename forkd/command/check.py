@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import traceback
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from forkd.app.hooks import Hooks
 from forkd.app.interfaces import flag_of
@@ -41,6 +41,9 @@ from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import STACKS
 from forkd.worker import main as worker
+
+if TYPE_CHECKING:
+    from forkd.worker.asyncio_loop import AsyncioLoop
 
 add_flags = add_all
 
@@ -206,7 +209,11 @@ def _load(config: Config) -> str:
     Hooks.load(config.hooks, Log(config.log_level, config.log_format, "check"))
     row, how = registry.get(config.model), registry.io_of(config.model, config.io)
     host = _Host(config)
-    _, speaks = worker.make_interface(config, host, how, None, lambda: worker.asyncio_loop(host.log))
+
+    def loop() -> AsyncioLoop:
+        return worker.asyncio_loop(host.log, config.loop)
+
+    _, speaks = worker.make_interface(config, host, how, None, loop)
     why = registry.refusal(row, how, speaks.name, config.threads)
     if why is not None:
         raise AppError(why)

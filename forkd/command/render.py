@@ -66,7 +66,8 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         f"{master['model']}, io {master['io']}, accept {master['accept']}"
         + (f", {native_or_not(master['native_why'])}" if "native_why" in master else "")
     )
-    interface = f" ({master['interface']})" if master["interface"] else ""
+    loop = f", loop {master['loop']}" if master.get("loop") else ""
+    interface = f" ({master['interface']}{loop})" if master["interface"] else ""
     yield "app", f"{master['app'] or '(built-in)'}{interface}"
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
     limit = f", at most {master['workers_limit']}" if "workers_limit" in master else ""

@@ -142,6 +142,13 @@ class ApplicationOptions:
         "(docs/asgi.md); with ! before it, all but that",
     )
 
+    loop: str = option(
+        kinds.Choice(("auto", "asyncio", "uvloop")), "auto",
+        section="application",
+        help="the event loop of ASGI applications and of asyncio protocols: uvloop's where it is installed, "
+        "asyncio's, or uvloop's always, so that a worker does not start without it",
+    )
+
     # storage
     storage: tuple[tuple[str, StorageURL], ...] = option(
         StorageUnits(), "none",

@@ -88,8 +88,9 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("--cheaper-*", (UWSGI,), "--workers MIN:MAX", "which follows the load by itself"),
     Foreign("--blocking-threads --runtime-blocking-threads", (GRANIAN,), "--threads N",
             "for WSGI; the threads of an ASGI application are its framework's"),
-    Foreign("--gevent --async --asyncio --ugreen --loop --asgi-loop --runtime-mode --runtime-threads "
-            "--task-impl --blocking-threads-idle-timeout", (GRANIAN, UVICORN, GUNICORN, UWSGI), "",
+    Foreign("--asgi-loop", (GUNICORN,), "--loop NAME"),
+    Foreign("--gevent --async --asyncio --ugreen --runtime-mode --runtime-threads "
+            "--task-impl --blocking-threads-idle-timeout", (GRANIAN, UWSGI), "",
             "the model decides who waits and who works: --model NAME, see `forkd models`"),
     Foreign("--backpressure", (GRANIAN,), "--worker-connections N"),
     Foreign("--worker-tmp-dir", (GUNICORN,), "", "workers show that they live in memory, not by a file"),

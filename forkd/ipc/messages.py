@@ -40,6 +40,7 @@ class Ready(NamedTuple):
     """Child to master: the application is loaded, I serve."""
 
     interface: str  # the name of its row in app/interfaces.py
+    loop: str  # the event loop that it runs in, as in --loop; "" for none
     fallback: str  # why the configured --io cannot be used, and what serves instead; or ""
 
 

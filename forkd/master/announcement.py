@@ -21,9 +21,10 @@ def lines(service: Service, endpoints: Endpoints) -> list[str]:
         for listener, begin in generation.begins.items()
     )
     io = registry.io_of(config.model, config.io)
+    loop = f", loop {generation.loop}" if generation.loop else ""
     found = [
         f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
-        f"model {config.model}, io {io}, workers {config.workers}, master pid {os.getpid()}, "
+        f"model {config.model}, io {io}{loop}, workers {config.workers}, master pid {os.getpid()}, "
         f"{native_or_not(registry.without_native(config))}",
     ]
     if service.sources.path is not None:

@@ -31,6 +31,8 @@ LATER = (
     "forkd.app.asgi.shortcut",
     "forkd.app.asgi.message_flow",
     "forkd.app.wsgi.timed",
+    "forkd.system.libuv", "forkd.worker.coupling", "forkd.worker.selector_coupling",
+    "forkd.worker.uvloop_coupling",
 )  # fmt: skip
 
 

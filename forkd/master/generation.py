@@ -43,6 +43,7 @@ class Generation:
     master_accepts: bool = False  # and hands sockets to the children
     queue: Queue | None = None  # one for all: dispatch = competition
     interface: str = ""  # the name of its row in app/interfaces.py, once a child has said it
+    loop: str = ""  # the event loop of its children, likewise
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # no child will accept after it, on some of its listeners or on all
     left_out: list[str] = field(default_factory=list)  # lines for the log

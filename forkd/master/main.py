@@ -243,7 +243,7 @@ class Master:
         service = self.service
         generation = service.generation_of(child)
         if generation is not None:
-            generation.interface = message.interface
+            generation.interface, generation.loop = message.interface, message.loop
             child.expires = tick.expiry(generation.config, monotonic())
         if message.fallback and message.fallback != service.fallback:
             service.log.warning(message.fallback)

@@ -230,6 +230,7 @@ class Status:
             "native_why": registry.without_native(config),
             "app": config.app,
             "interface": flag_of(generation.interface),
+            "loop": generation.loop,
             "uptime": round(monotonic() - service.started, 3),
             "templates": self.templates.pids(),
             "workers_wanted": generation.want,

@@ -254,7 +254,8 @@ def _page(source: Source, accept: str) -> Answer:
 def _facts(status: dict[str, Any]) -> Iterator[str]:
     """The facts that `forkd status` shows above its table. /status.json has all of them."""
     master, totals = status["master"], status["totals"]
-    interface = f" ({master['interface']})" if master["interface"] else ""
+    loop = f", loop {master['loop']}" if master["loop"] else ""
+    interface = f" ({master['interface']}{loop})" if master["interface"] else ""
     yield f"app: {master['app'] or 'the built-in one'}{interface}"
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
     yield f"workers: {ready} ready, {master['workers_wanted']} wanted"

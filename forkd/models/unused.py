@@ -179,6 +179,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "body_buffer": _body_buffer,
     "lag_limit": _no_loop,
     "lifespan": _no_asgi,
+    "loop": _no_loop,
     "lifespan_context": _no_asgi,
     "root_path": _no_asgi,
     "ws_deflate": _no_asgi,

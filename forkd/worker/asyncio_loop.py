@@ -1,8 +1,8 @@
 """The asyncio loop of a worker whose application needs one.
 
-The loop is outermost, and the model's handle set is its selector: where asyncio would wait, the model
-waits, and serves its own connections before it returns what became ready for asyncio. Before there is a
-model, while the application is loaded and starts, it waits by itself.
+The loop is outermost: where it would wait, the model waits, and serves its own connections before it returns
+to what became ready for the loop (coupling.py). Before there is a model, while the application is loaded and
+starts, the loop waits by itself.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import selectors
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from forkd.engine.context import Model
+from forkd.errors import AppError
 from forkd.ipc.heritage import Heritage
 from forkd.session.seam import NO_REQUEST, Log, Recorder
 from forkd.system.forked import in_fork, leave
-from forkd.system.handles import PatientEpoll
-from forkd.system.no_memory import LOOK_SECONDS
-from forkd.system.originals import EpollSelector, monotonic
+from forkd.system.originals import threads_are
+from forkd.worker.coupling import Coupling, Turn
+from forkd.worker.selector_coupling import SelectorCoupling
 from forkd.worker.turns import Turns
 
 #: For what is left in a loop at its end, and for the threads of its executor.
@@ -41,15 +41,35 @@ class Living(Protocol):
         """When the last connection is gone."""
 
 
+def make_coupling(wanted: str) -> Coupling:
+    """For a value of --loop. Raises AppError."""
+    if wanted != "asyncio":
+        from forkd.system import libuv
+
+        if patched := threads_are():
+            why = f"{patched} has made greenlets of threads, and uvloop has threads of its own"
+        else:
+            why = libuv.why_not()
+        if not why:
+            from forkd.worker.uvloop_coupling import UvloopCoupling
+
+            return UvloopCoupling()
+        if wanted == "uvloop":
+            raise AppError(f"--loop uvloop: {why}, or leave --loop out")
+    return SelectorCoupling()
+
+
 class AsyncioLoop:
     """Made and run on the worker's main thread."""
 
     _turns: Turns  # since the application has started
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, wanted: str) -> None:
+        """`wanted`: by --loop. Raises AppError."""
         self._log = log
-        self._selector = _ModelSelector()
-        self._loop = self._selector.loop = _Loop(self._selector)
+        self._coupling = make_coupling(wanted)
+        self.name = self._coupling.name
+        self._loop = self._coupling.loop
         self.leaves_threads = False  # at its end some still work for the application
         #: In which the application is loaded, where that is done in the loop, and its lifespan runs.
         self._context = contextvars.copy_context()
@@ -78,8 +98,9 @@ class AsyncioLoop:
         application does in the loop is timed, as a request is."""
         loop = self._loop
         try:
-            self._selector.attach(model, None if living is None else recorder, self._turns)
-            loop.run_forever()
+            self._turns.attach(model)
+            self._coupling.attach(model, self._turn_of(model, None if living is None else recorder))
+            self._coupling.run_forever()
             if living is not None:
                 loop.run_until_complete(living.shutdown())
             self._cancel(None if living is None else _LEFT_SECONDS)
@@ -88,7 +109,26 @@ class AsyncioLoop:
         finally:
             if in_fork:
                 leave(sys.exc_info()[1])
-            loop.close()
+            self._coupling.close()
+
+    def _turn_of(self, model: Model, recorder: Recorder | None) -> Turn:
+        """The turn of the model as the loop calls it. `recorder`: of the time for which the loop does not
+        come round."""
+        stopped, end = False, self._turns.end
+
+        def turn(timeout: float | None) -> None:
+            nonlocal stopped
+            if recorder is not None:
+                recorder.pause()
+            end()
+            model.turn(timeout)
+            if recorder is not None:
+                recorder.resume(NO_REQUEST)
+            if model.done and not stopped:
+                stopped = True  # once: the tasks that are cancelled then run in the loop again
+                self._loop.stop()
+
+        return turn
 
     def give_up(self) -> None:
         """The application could not start: end what it has left in the loop."""
@@ -119,71 +159,4 @@ class AsyncioLoop:
                 self._log.warning(f"{what} do not end; the worker ends without them")
 
     def halt(self) -> set[int]:
-        """In a process that the application has forked: it leaves before whatever is next in the loop.
-        Returns the descriptors by which the parent's other threads wake it."""
-        inside = vars(self._loop)
-        inside["_ready"].appendleft(asyncio.Handle(leave, (), self._loop))
-        own = {inside[name].fileno() for name in ("_ssock", "_csock") if inside[name]}
-        return own if self._selector.attached else own | {self._selector.fileno()}
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """asyncio asks the module time for the time, which an application may have stopped."""
-
-    time = staticmethod(monotonic)
-
-
-class _ModelSelector(EpollSelector):
-    """asyncio's own descriptors in an epoll that is nested in the model's handle set."""
-
-    loop: _Loop
-    _selector: Any  # of EpollSelector: the select.epoll that it calls
-    _turns: Turns  # since it is attached
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._model: Model | None = None
-        self._recorder: Recorder | None = None
-        self._ready = self._stopped = False
-        # An application has few descriptors of its own, and no way to go on without one.
-        self._selector.close()
-        self._selector = self._epoll = PatientEpoll()
-
-    def attach(self, model: Model, recorder: Recorder | None, turns: Turns) -> None:
-        """From now on the model waits. `recorder`: of the time for which the loop does not come round."""
-        self._model, self._recorder, self._turns = model, recorder, turns
-        turns.attach(model)
-        model.watch(self.fileno(), self._hear)
-
-    @property
-    def attached(self) -> bool:
-        return self._model is not None
-
-    def _hear(self) -> None:
-        self._ready = True
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if in_fork:
-            leave()
-        model, recorder = self._model, self._recorder
-        if model is None:
-            return super().select(timeout)
-        if recorder is not None:
-            if asyncio.current_task(self.loop) is not None:
-                # The loop was entered again in the middle of a task (nest_asyncio, a debugger), which waits
-                # for something of its own: no connection's session may run on top of it.
-                return super().select(timeout)
-            recorder.pause()
-        if self._epoll.short:
-            timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
-        self._turns.end()
-        model.turn(timeout)
-        if recorder is not None:
-            recorder.resume(NO_REQUEST)
-        if model.done and not self._stopped:
-            self._stopped = True  # once: the tasks that are cancelled then run in the loop again
-            self.loop.stop()
-        if not self._ready and not self._epoll.short:
-            return []
-        self._ready = False
-        return super().select(0)
+        return self._coupling.halt()

@@ -145,7 +145,8 @@ class Worker:
         )
         if self._loop is not None:
             self._loop.time_turns(self._heritage, self._channel.send)
-        self._channel.send(Ready(speaks.name, fallback))
+        loop = self._loop.name if self._loop is not None and speaks.needs_loop else ""
+        self._channel.send(Ready(speaks.name, loop, fallback))
         self.ready = True
         if self._loop is not None:
             self._loop.run(model, self.recorder, living)
@@ -220,7 +221,7 @@ class Worker:
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         def loop() -> AsyncioLoop:
             if self._loop is None:
-                self._loop = asyncio_loop(self.log)
+                self._loop = asyncio_loop(self.log, config.loop)
             return self._loop
 
         interface, speaks = make_interface(
@@ -406,10 +407,11 @@ def make_interface(
     return speaks.make(app, config, host, worker), speaks
 
 
-def asyncio_loop(log: Log) -> AsyncioLoop:
+def asyncio_loop(log: Log, wanted: str) -> AsyncioLoop:
+    """`wanted`: by --loop. Raises AppError."""
     from forkd.worker.asyncio_loop import AsyncioLoop
 
-    return AsyncioLoop(log)
+    return AsyncioLoop(log, wanted)
 
 
 def main(heritage: Heritage) -> NoReturn:

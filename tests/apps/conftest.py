@@ -6,18 +6,30 @@ daemon's directory: they know nothing of forkd.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 from tests.process.conftest import Daemon, service
 
 __all__ = ["service"]  # the fixture, for the tests here
+
+LOOPS = ("asyncio", "uvloop")
+
+
+@pytest.fixture(params=["one of them"] if os.environ.get("TESTS_SAMPLED") else LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    """An event loop, for --loop: each of them; in a run of all, one that follows from the test's name."""
+    found: str = request.param
+    return found if found in LOOPS else LOOPS[crc32(request.node.nodeid.encode()) % len(LOOPS)]
+
 
 HERE = Path(__file__).parent
 SITES = ("flask_site", "django_site")

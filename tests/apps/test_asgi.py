@@ -15,9 +15,11 @@ from tests.process.conftest import Daemon, until
 
 from .conftest import FAILURES, dial, read_all, take
 
+#: uvloop where nothing is said.
 WAYS = {
-    "native": [], "twin": ["--no-native"], "poll": ["--io", "poll"], "select": ["--io", "select"],
-    "sigio": ["--io", "sigio"], "half-sync-half-async": ["-m", "half-sync-half-async"],
+    "native": [], "asyncio": ["--loop", "asyncio"], "twin": ["--no-native", "--loop", "asyncio"],
+    "poll": ["--io", "poll"], "select": ["--io", "select", "--loop", "asyncio"],
+    "sigio": ["--io", "sigio"], "half-sync-half-async": ["-m", "half-sync-half-async", "--loop", "asyncio"],
     "io_uring": ["-m", "proactor", "--io", "io_uring"],
 }  # fmt: skip
 

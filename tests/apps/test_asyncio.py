@@ -19,8 +19,9 @@ from .conftest import FAILURES, dial, read_all, take
 
 
 @pytest.fixture
-def handlers(service: Daemon) -> Daemon:
+def handlers(service: Daemon, loop: str) -> Daemon:
     take(service, "asyncio_handlers")
+    service.environ["FORKD_LOOP"] = loop
     return service
 
 

@@ -111,7 +111,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "forwarded_allow": "10.0.0.0/8",
         "forwarded_untrusted": "pass",
         "socket_mode": "660", "socket_owner": "u", "socket_group": "g", "lifespan": "on",
-        "lifespan_context": "false", "root_path": "/api",
+        "lifespan_context": "false", "loop": "asyncio", "root_path": "/api",
         "ws_origins": "https://a.example, http://b:8000", "ws_deflate": "true",
     }  # fmt: skip
     text = given.get(row.attr, "777")

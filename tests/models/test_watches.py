@@ -222,7 +222,7 @@ ECHO = (
 
 def test_an_asyncio_application_hears_what_epoll_has_no_room_for(service: Daemon) -> None:
     service.write_app(ECHO)
-    service.start("-w", "1")
+    service.start("-w", "1", "--loop", "asyncio")  # libuv ends the process
     found = service.live()
     host, _, port = found["listeners"][0]["address"].rpartition(":")
     clients = [socket.create_connection((host, int(port)), 20) for _ in range(5)]

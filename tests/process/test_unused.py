@@ -35,7 +35,7 @@ ASGI_ONLY = {
     "lifespan", "lifespan-context", "root-path", "ws-max-message", "ws-ping-interval", "ws-ping-timeout",
     "ws-deflate", "drain-spread", "ws-origins", "drain-streams", "asgi-extensions",
 }  # fmt: skip
-LOOP_ONLY = {"lag-limit"}
+LOOP_ONLY = {"lag-limit", "loop"}
 
 
 @pytest.mark.parametrize(
