@@ -2,6 +2,7 @@
  * that returns it. The native twin of `receive` and `send` in app/asgi/message_flow.py, which are coroutines. */
 
 #include "asgi_message_flow.h"
+#include "asgi_task.h"
 
 struct FlowStep {
     PyObject_HEAD
@@ -14,7 +15,8 @@ struct FlowStep {
 
 static PyTypeObject *step_type;
 /* Names of Python's own. */
-static PyObject *s_create_future, *s_await, *s_done, *s_set_result, *s_throw, *s_close;
+static PyObject *s_create_future, *s_await, *s_done, *s_set_result, *s_throw, *s_close, *s_callbacks, *s_self, *s_get_coro,
+    *s_remove;
 
 int steps_release(MessageFlow *self)
 {
@@ -32,6 +34,70 @@ int steps_release(MessageFlow *self)
             return -1;
     }
     return 0;
+}
+
+/* The Task whose step is to be called when `waiter` is done, and by what, if that is a request's and nothing else is to be
+ * called. New references, or 0; an exception is none of ours. */
+static int request_of(PyObject *waiter, PyObject **wakeup, PyObject **context)
+{
+    PyObject *callbacks = PyObject_GetAttr(waiter, s_callbacks), *task = NULL, *coro = NULL, *pair = NULL;
+    if (callbacks && PyList_Check(callbacks) && PyList_Size(callbacks) == 1)
+        pair = PyList_GetItem(callbacks, 0);
+    if (pair && PyTuple_Check(pair) && PyTuple_Size(pair) == 2)
+        task = PyObject_GetAttr(PyTuple_GetItem(pair, 0), s_self);
+    if (task)
+        coro = PyObject_CallMethodObjArgs(task, s_get_coro, NULL);
+    int found = coro && Py_TYPE(coro) == coroutine_type;
+    if (found) {
+        *wakeup = Py_NewRef(PyTuple_GetItem(pair, 0));
+        *context = Py_NewRef(PyTuple_GetItem(pair, 1));
+    }
+    Py_XDECREF(coro);
+    Py_XDECREF(task);
+    Py_XDECREF(callbacks);
+    PyErr_Clear();
+    return found;
+}
+
+/* Make the step of the only Task that waits, now, if it is a request's, which no exception leaves. Returns 1, 0, or -1 with
+ * an exception. */
+static int wake_now(PyObject *waiter)
+{
+    PyObject *wakeup, *context, *done;
+    if (!request_of(waiter, &wakeup, &context))
+        return 0;
+    done = PyObject_CallMethodObjArgs(waiter, s_remove, wakeup, NULL);
+    if (done) {
+        Py_DECREF(done);
+        done = PyObject_CallMethodObjArgs(waiter, s_set_result, Py_None, NULL);
+    }
+    if (done && !PyContext_Enter(context)) {
+        Py_DECREF(done);
+        done = PyObject_CallFunctionObjArgs(wakeup, waiter, NULL);
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyContext_Exit(context);
+        PyErr_Restore(type, value, traceback);
+    } else {
+        Py_CLEAR(done);
+    }
+    Py_DECREF(wakeup);
+    Py_DECREF(context);
+    Py_XDECREF(done);
+    return done ? 1 : -1;
+}
+
+int steps_wake(MessageFlow *flow)
+{
+    FlowStep *step = flow->waiting;
+    if (step && !step->next) {
+        PyObject *waiter = Py_NewRef(step->waiter);
+        int woken = wake_now(waiter);
+        Py_DECREF(waiter);
+        if (woken)
+            return woken < 0 ? -1 : 0;
+    }
+    return steps_release(flow);
 }
 
 /* It waits no more. */
@@ -235,7 +301,8 @@ int flow_step_init(PyObject *module)
         const char *text;
     } names[] = {
         {&s_create_future, "create_future"}, {&s_await, "__await__"}, {&s_done, "done"},
-        {&s_set_result, "set_result"}, {&s_throw, "throw"}, {&s_close, "close"},
+        {&s_set_result, "set_result"}, {&s_throw, "throw"}, {&s_close, "close"}, {&s_callbacks, "_callbacks"},
+        {&s_self, "__self__"}, {&s_get_coro, "get_coro"}, {&s_remove, "remove_done_callback"},
     };
     (void)module;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

@@ -66,7 +66,7 @@ static int frame_is_wrong(MessageFlow *self)
     return done ? 0 : -1;
 }
 
-/* As MessageFlow.read. Returns 0, or -1 with an exception. */
+/* As MessageFlow.read, but for those who wait. Returns 0, or -1 with an exception. */
 static int read_frames(MessageFlow *self, const char *data, Py_ssize_t size)
 {
     FrameReader *reader = self->reader;
@@ -86,7 +86,7 @@ static int read_frames(MessageFlow *self, const char *data, Py_ssize_t size)
     failed |= frames_keep(reader);
     if (type)
         PyErr_Restore(type, value, traceback);
-    return failed || (self->count && steps_release(self)) ? -1 : 0;
+    return failed ? -1 : 0;
 }
 
 static PyObject *flow_read(MessageFlow *self, PyObject *bytes)
@@ -95,7 +95,7 @@ static PyObject *flow_read(MessageFlow *self, PyObject *bytes)
     Py_ssize_t size;
     if (PyBytes_AsStringAndSize(bytes, &data, &size))
         return NULL;
-    return read_frames(self, data, size) ? NULL : Py_NewRef(Py_None);
+    return read_frames(self, data, size) || (self->count && steps_release(self)) ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- for the application -------------------------------------------------------------------- */
@@ -322,7 +322,7 @@ static Outcome flow_more(Shortcut *self, Link *link, const char *data, Py_ssize_
 {
     (void)self;
     MessageFlow *flow = (MessageFlow *)Py_NewRef(link->note);
-    int failed = read_frames(flow, data, size), plain = flow->plain && !is_full(flow);
+    int failed = read_frames(flow, data, size) || (flow->count && steps_wake(flow)), plain = flow->plain && !is_full(flow);
     Py_DECREF((PyObject *)flow);
     return failed ? FAILED : plain ? ANSWERED : UNFINISHED;
 }

@@ -29,6 +29,8 @@ int flow_say(MessageFlow *self, PyObject *message, PyObject **coroutine);
 PyObject *step_of(MessageFlow *flow, PyObject *message);
 /* Those who wait for a message look again. Returns 0, or -1 with an exception. */
 int steps_release(MessageFlow *flow);
+/* The same in a turn of the loop, where the step of a request that waits alone is made at once. */
+int steps_wake(MessageFlow *flow);
 int flow_step_init(PyObject *module);
 int message_flow_init(PyObject *module);
 
