@@ -156,12 +156,11 @@ class Requests:
     def stream(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
         talks = wants_websocket(request)
         if self._most and len(self._websockets if talks else self._requests) >= self._most:
-            yield self._turn_away(request, peer)
-            return Ending(True, data, bool(request.length or request.chunked))
+            return self._turn_away(request, peer, data)
         scope = scope_of(request, peer, self._root, self._worker, self._names)
         scope["state"] = self.state.copy()
         if talks:
-            return (yield from self._talk(request, peer, data, scope))
+            return self._talk(request, peer, data, scope)
         cycle = Cycle(self, request, peer, data)
         names = self._extensions.offered(request, scope["headers"])
         cycle.response.extensions = names
@@ -170,7 +169,7 @@ class Requests:
         if self._most:
             self._count(cycle, self._requests)
         cycle.start(scope)
-        return (yield from self._attend(cycle, timer))
+        return self._attend(cycle, timer)  # of what the others need here, it holds nothing meanwhile
 
     def _attend(self, cycle: Cycle, timer: asyncio.TimerHandle | None) -> StreamSteps:
         """Move its bytes until it is over."""
@@ -208,13 +207,14 @@ class Requests:
             cycle.account()
         return Ending(cycle.response.close, cycle.rest, not cycle.whole)
 
-    def _turn_away(self, request: Request, peer: Peer) -> bytes:
+    def _turn_away(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
         """The answer of --limit-concurrency. Its connection ends: the next one may find another worker."""
         refused = Refused(503, f"busy: {self._most} are in flight here already", Refusal.CONCURRENCY)
-        return refusal(
+        yield refusal(
             self.host, peer, refused, request.line, request, _RETRY, int(peer.waited() * 1e9),
             self.framing.server,
         )  # fmt: skip
+        return Ending(True, data, bool(request.length or request.chunked))
 
     @staticmethod
     def _count(request: Duplex, among: set[Duplex]) -> None:
@@ -239,15 +239,11 @@ class Requests:
     # ---- a WebSocket ----------------------------------------------------------------------
 
     def _talk(self, request: Request, peer: Peer, data: bytes, scope: Scope) -> StreamSteps:
-        """From the handshake to the end of its connection. Raises Refused."""
+        """From the handshake to the end of its connection."""
         try:
             handshake = read_handshake(request, self._origins, self._deflate)
         except Refused as refused:
-            fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
-            yield refusal(
-                self.host, peer, refused, request.line, request, fields, server=self.framing.server
-            )
-            return Ending(True, data, False)
+            return self._decline(refused, request, peer, data)
         to_websocket(scope, handshake.subprotocols)
         socket = WebSocket(self, request, peer, handshake, data)
         socket.may_deny = self._extensions.denial
@@ -257,6 +253,14 @@ class Requests:
         if self._most:
             self._count(socket, self._websockets)
         socket.start(scope)
+        return self._converse(socket, timer)
+
+    def _decline(self, refused: Refused, request: Request, peer: Peer, data: bytes) -> StreamSteps:
+        fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
+        yield refusal(self.host, peer, refused, request.line, request, fields, server=self.framing.server)
+        return Ending(True, data, False)
+
+    def _converse(self, socket: WebSocket, timer: asyncio.TimerHandle | None) -> StreamSteps:
         self.sockets.add(socket)
         asked = False  # a ping, which any byte of the client's answers
         try:

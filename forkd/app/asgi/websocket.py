@@ -25,6 +25,8 @@ from forkd.session.seam import ClientGone, Peer
 from forkd.system.cells import REFUSED, WEBSOCKETS
 from forkd.system.forked import in_fork
 
+#: The fields that the access log has, when a WebSocket ends.
+_LOGGED = (b"referer", b"user-agent")
 _DENIAL = "websocket.http.response."
 
 
@@ -51,7 +53,8 @@ class WebSocket(Duplex):
         super().__init__(serving, request, peer)
         self.phase = Phase.CONNECTING
         self.broken = False  # a denial has broken off
-        self._handshake = handshake
+        self._handshake: Handshake | None = handshake  # until it is accepted
+        self._agreed = handshake.agreed
         self._early = data  # frames, before there is an answer
         self._sides = 2  # the application and the session, of those that have not ended
         self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
@@ -124,7 +127,7 @@ class WebSocket(Duplex):
             case (Phase.CONNECTING | Phase.DENYING), _ if self.may_deny and kind.startswith(_DENIAL):
                 self._deny({**message, "type": kind.removeprefix("websocket.")})
             case Phase.OPEN, "websocket.send":
-                out = _frame_of(message, self._handshake.agreed)
+                out = _frame_of(message, self._agreed)
                 self._flow.sent += len(out)
                 self._write(out)
             case Phase.OPEN, "websocket.close":
@@ -166,11 +169,15 @@ class WebSocket(Duplex):
     # ---- the handshake --------------------------------------------------------------------
 
     def _accept(self, message: Message) -> None:
+        assert self._handshake is not None
         framing = self._serving.framing
         headers = [*message.get("headers", ())]
         headers += [(name.encode(), value.encode()) for name, value in id_fields(self.request.id)]
         head = accepted(self._handshake, message.get("subprotocol"), headers, framing.server)
         self.phase, self.code = Phase.OPEN, 101
+        # Thousands may be idle from here on: what is not needed any more is dropped.
+        self._handshake = None
+        self.request.headers = [field for field in self.request.headers if field[0].lower() in _LOGGED]
         self._host.recorder.add(WEBSOCKETS)
         early, self._early = self._early, b""
         self._write(head)
