@@ -21,7 +21,7 @@ import traceback
 from typing import Any, NoReturn
 
 from forkd.app import loader
-from forkd.errors import ForkdError
+from forkd.errors import AppError, ForkdError
 from forkd.ipc.heritage import Heritage, TemplateHeritage
 from forkd.ipc.messages import Channel
 from forkd.log.lines import Log
@@ -33,6 +33,7 @@ from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import STACKS, handle, share, write_stacks
 from forkd.system.sigpipe import NO_SIGPIPE, without_sigpipe
 from forkd.system.stdio import mend
+from forkd.worker import leftovers
 from forkd.worker import main as worker
 
 MAX_MESSAGE_BYTES = 60_000  # bytes of a message
@@ -77,12 +78,23 @@ def _load(
         programs.let_through(worker.BLOCKED[io])
     own = [x.fileno() for x in heritage.all_sockets()] + [sock.fileno(), *sockets.filenos()]
     forked.arm(lambda: worker.end_in_fork(own, stacks))
-    error = ""
+    error, before = "", leftovers.descriptors()
     try:
         app = loader.load(str(config.app))
+    except AppError as failure:
+        app, error = None, str(failure)
+        if leftovers.needs_loop(failure):
+            error += "\nWith --preload there is none at import: do this at lifespan.startup, or leave it out"
     except ForkdError as failure:
         app, error = None, str(failure)
     mend()
+    left = [] if error else leftovers.loops_and_tasks() + leftovers.connections(before)
+    if left:
+        log.warning(
+            f"the application has made {', '.join(left)} at import: the workers have copies that do not "
+            "work, or that disturb each other; make them in the workers, as at lifespan.startup or in the "
+            "first request, or turn preload off"
+        )
     threads = process.threads() - 1
     if threads and not error:
         log.warning(

@@ -42,6 +42,41 @@ def begin(
 # ---- how it is loaded -------------------------------------------------------------------------
 
 
+#: As modules are written that uvicorn imports: a client of HTTP, a task, a lock, all of the running loop.
+IN_A_LOOP = """
+    import asyncio
+
+    ran = []
+
+    async def begins():
+        await asyncio.sleep(0)
+        ran.append(asyncio.get_running_loop())
+
+    class Client:
+        def __init__(self):
+            self.loop = asyncio.get_running_loop()
+            self.closed = self.loop.create_future()
+
+    client = Client()
+    task = asyncio.create_task(begins())
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await task
+            assert ran == [client.loop] == [asyncio.get_running_loop()]
+            await hello(scope, receive, send)
+
+    def make():
+        global task
+        task = asyncio.create_task(asyncio.sleep(0))
+        return app
+
+    async def amake():
+        await asyncio.sleep(0.01)
+        return app
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "app", "flags"),
     [
@@ -54,6 +89,10 @@ def begin(
         ("import asyncio; task = asyncio.get_event_loop().create_task(asyncio.sleep(0)); app = hello",
          "app:app", "-k asgi"),
         ("app = lambda *args: hello(*args)", "app:app", "-k asgi"),
+        ("import asyncio; asyncio.get_running_loop(); app = hello", "app:app", ""),
+        (IN_A_LOOP, "app:app", ""), (IN_A_LOOP, "app:app", "-k asgi"),
+        (IN_A_LOOP, "app:make()", ""), (IN_A_LOOP, "app:make()", "-k asgi"),
+        (IN_A_LOOP, "app:amake()", ""), (IN_A_LOOP, "app:amake()", "-k asgi"),
     ],
 )  # fmt: skip
 def test_an_application_is_found(service: Daemon, source: str, app: str, flags: str) -> None:
@@ -82,6 +121,58 @@ def test_what_is_not_served_has_a_reason(service: Daemon, source: str, flags: st
         done = service.run(verb, *service.flags(*flags.split(), app="app:app"))
         assert done.returncode != 0
         assert said in done.stderr + done.stdout
+
+
+NO_LOOP = """
+    import asyncio
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+
+    async def never():
+        pass
+
+    task = loop.create_task(never())
+    app = hello
+"""
+
+
+def test_a_loop_that_nobody_runs_is_told_of(service: Daemon) -> None:
+    write(service, NO_LOOP)
+    service.start("-w", "1")
+    assert service.get() == "hello"
+    said = "has made an event loop and a task (never) at import, before the loop that serves it"
+    until(lambda: said in service.log(), "it is in the log")
+
+
+def test_what_a_template_has_made_is_told_of(service: Daemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as database:
+        host, port = database.getsockname()
+        lines = f"import socket; database = socket.create_connection(({host!r}, {port}))"
+        write(service, NO_LOOP)
+        service.write_app(f"{lines}\nfrom app import app\n", name="more.py")
+        service.start("-w", "1", "--preload", app="more:app")
+    assert service.get() == "hello"
+    said = f"has made an event loop, a task (never), a connection ({host}:{port}) at import: the workers have"
+    until(lambda: said in service.log(), "it is in the log")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [("--preload", "With --preload there is none at import"), ("-k wsgi", "no running")]
+)
+def test_where_no_loop_runs_one_is_missed(service: Daemon, flags: str, said: str) -> None:
+    write(service, IN_A_LOOP)
+    service.expected_errors = ["did not start", "gone: boot", "Traceback", "never awaited", "preload"]
+    done = service.run("start", *service.flags(*flags.split(), app="app:app"))
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_a_wsgi_application_that_misses_a_loop_is_not_served_in_one(service: Daemon) -> None:
+    service.write_app("import asyncio\nasyncio.get_running_loop()\ndef app(environ, start): pass\n")
+    service.expected_errors = ["did not start", "gone: boot", "Traceback"]
+    done = service.run("start", *service.flags(app="app:app"))
+    assert done.returncode != 0
+    assert "RuntimeError: no running event loop" in done.stderr
 
 
 def test_check_says_what_it_is(service: Daemon) -> None:
