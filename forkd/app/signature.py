@@ -33,6 +33,8 @@ def kind_of(app: Callable[..., Any]) -> Kind:
     """What it is called as. Asks the application's own code for nothing but its signature."""
     if inspect.isclass(app):
         return _kind_of_class(app)
+    if isinstance(_own_call(type(app)), (staticmethod, classmethod)):
+        app = attribute(app, "__call__")  # of which the object's signature has a parameter too few
     # A __call__ in a slot of its own, as Sentry's middleware has, is no part of the object's signature.
     shape = _shape(app) or _shape(attribute(app, "__call__"))
     return Kind.UNKNOWN if shape is None else _kind(shape, is_asynchronous(app))
@@ -77,16 +79,24 @@ def _kind(shape: _Shape, asynchronous: bool) -> Kind:
 
 
 def _kind_of_class(app: type) -> Kind:
-    made, call = _shape(app), inspect.getattr_static(app, "__call__", None)
+    made, call = _shape(app), _own_call(app)
     called = None
-    if isinstance(call, types.FunctionType):
-        called = _shape(call, drop=1)
-    if called is not None and call is not None:
-        if made is not None and made.takes(1) and called.takes(2) and is_asynchronous(call):
+    if isinstance(call, staticmethod):
+        called = _shape(call.__func__)
+    elif isinstance(call, (types.FunctionType, classmethod)):
+        called = _shape(getattr(call, "__func__", call), drop=1)
+    if called is not None:
+        asynchronous = is_asynchronous(call) or called.first == "receive"
+        if made is not None and made.takes(1) and called.takes(2) and asynchronous:
             return Kind.ASGI2
         if _kind(called, is_asynchronous(call)) in (Kind.ASGI, Kind.WSGI):
             return Kind.CLASS
     return Kind.UNKNOWN if made is None else _kind(made, False)
+
+
+def _own_call(kind: type) -> Any:
+    """What calls the instances of a class, as it is defined there; not what makes them."""
+    return next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
 
 
 def is_asynchronous(app: Any) -> bool:
@@ -95,7 +105,7 @@ def is_asynchronous(app: Any) -> bool:
     for _ in range(10):  # a partial of an object whose __call__ is a partial, and so on
         if isinstance(app, functools.partial):
             app = app.func
-        elif isinstance(app, staticmethod):
+        elif isinstance(app, (staticmethod, classmethod)):
             app = app.__func__
         elif isinstance(app, functions):
             break

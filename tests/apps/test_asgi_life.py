@@ -123,6 +123,49 @@ def test_what_is_not_served_has_a_reason(service: Daemon, source: str, flags: st
         assert said in done.stderr + done.stdout
 
 
+def test_what_a_call_returns_may_be_any_awaitable(service: Daemon) -> None:
+    write(service, """
+        import asyncio, functools, types
+
+        class Awaited:
+            def __init__(self, coroutine):
+                self.coroutine = coroutine
+
+            def __await__(self):
+                return self.coroutine.__await__()
+
+        @types.coroutine
+        def generator(*arguments):
+            return (yield from hello(*arguments).__await__())
+
+        async def later(future, *arguments):
+            await hello(*arguments)
+            future.set_result(None)
+
+        def a_future(*arguments):
+            future = asyncio.get_running_loop().create_future()
+            asyncio.ensure_future(later(future, *arguments))
+            return future
+
+        WAYS = {
+            "/task": lambda *arguments: asyncio.ensure_future(hello(*arguments)),
+            "/object": lambda *arguments: Awaited(hello(*arguments)),
+            "/generator": generator, "/future": a_future, "/nothing": lambda *arguments: None,
+            "/gather": lambda *arguments: asyncio.gather(hello(*arguments)),
+        }
+
+        def app(scope, receive, send):
+            return WAYS[scope["path"]](scope, receive, send)
+    """)
+    service.expected_errors = ["Traceback", "the application failed"]
+    service.start("-w", "1", "--lifespan", "off")
+    for path in ("/task", "/object", "/generator", "/future", "/gather"):
+        assert service.get(path) == "hello"
+    with dial(service) as client:
+        client.sendall(b"GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert read_all(client).startswith(b"HTTP/1.1 500 ")
+
+
 NO_LOOP = """
     import asyncio
     loop = asyncio.new_event_loop()
