@@ -31,7 +31,7 @@ def table(rows: Iterable[ModelRow]) -> str:
             "runs the logic": row.logic,
             "hand-off": row.handoff,
             "io": ", ".join(row.ios),
-            "interfaces": "wsgi, asgi, stream (asyncio.Protocol, socketserver)",
+            "interfaces": ", ".join(_interfaces(row)),
             "good for": row.good_for,
             "weakness": row.weakness,
         }
@@ -39,6 +39,15 @@ def table(rows: Iterable[ModelRow]) -> str:
         lines += [_described("refused", text) for text in _refused(row)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _interfaces(row: ModelRow) -> Iterator[str]:
+    """Those that it serves in one thread, each with the `--io` where not with all."""
+    shown = {"wsgi": "wsgi", "asgi": "asgi", "asyncio": "asyncio.Protocol", "socketserver": "socketserver"}
+    for name, words in shown.items():
+        ios = [io for io in row.ios if registry.refusal(row, io, name, 1) is None]
+        if ios:
+            yield words if len(ios) == len(row.ios) else f"{words} (--io {_or(ios)})"
 
 
 def _refused(row: ModelRow) -> Iterator[str]:

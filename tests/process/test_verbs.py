@@ -230,7 +230,7 @@ def test_check_beside_a_running_daemon(service: Daemon) -> None:
 
 def test_models_lists_the_default(service: Daemon) -> None:
     printed = service.ok("models")
-    for word in ("leader-followers", "epoll", "blocking", "promote a follower"):
+    for word in ("leader-followers", "epoll", "blocking", "promote a follower", "asgi (--io io_uring)"):
         assert word in printed
 
 
