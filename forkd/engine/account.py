@@ -7,11 +7,12 @@ In the master for its children, and in a worker for the processes that it has fo
 from __future__ import annotations
 
 from forkd.log.lines import AccessLog
-from forkd.system.in_flight import POOL_ENTRIES
 from forkd.system.left import Left
 from forkd.system.scoreboard import Row
 
 BAD_GATEWAY, GATEWAY_TIMEOUT = 502, 504
+#: Of one process: all at once go into a ring, which has room for more than these.
+_MAX_LINES = 1000
 
 
 def account_for(
@@ -29,10 +30,10 @@ def account_for(
     place of the request."""
     status = GATEWAY_TIMEOUT if late else BAD_GATEWAY
     lines = 0
-    for request in left.requests:
+    for request in sorted(left.requests, key=lambda each: not each.held):  # what held a thread has a line
         took = now - request.began
         row.finish(0 if request.is_stream else status, took)
-        if access is not None and not request.is_stream and lines < POOL_ENTRIES:
+        if access is not None and not request.is_stream and lines < _MAX_LINES:
             size = told.get(request.place, 0)
             access.broken(request.client, request.line, status, size, took, reason, request.id)
             lines += 1

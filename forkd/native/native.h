@@ -433,7 +433,7 @@ int log_ring_init(PyObject *module);
 /* Stores come in the order of the text: a process may be killed between any two, and another reads what it left. */
 #define IN_ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
-enum { MOST_POOL = 1024 };
+enum { MOST_POOL = 4096 };
 
 /* Which entries of a slot are free (system/in_flight.py, whose Places is the twin). */
 typedef struct {

@@ -22,8 +22,9 @@ from forkd.system.originals import Lock
 if TYPE_CHECKING:
     from forkd._native import Places as NativePlaces
 
-#: As many requests of a dead child are named; the others are counted.
-POOL_ENTRIES = 1000
+#: As many requests of a child have names; the others are counted. The default of --worker-connections: with
+#: that an event loop is never held by a request without a name, however many wait beside it.
+POOL_ENTRIES = 4096
 #: Cells of 8 bytes at the beginning of an entry.
 BEGAN = 0  # ns of CLOCK_MONOTONIC; 0: the entry is free
 #: Its client's descriptor, plus one, as long as nothing of an answer can have been sent there; else 0.

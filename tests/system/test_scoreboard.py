@@ -30,6 +30,7 @@ from forkd.system.cells import (
     SENT,
     WORKING,
 )
+from forkd.system.in_flight import POOL_ENTRIES
 from forkd.system.lanes import Lanes
 from forkd.system.left import left_by
 from forkd.system.log_ring import ACCESS, Reader, Rings, Writer
@@ -383,14 +384,14 @@ def test_entries_are_used_again_and_those_without_one_are_counted() -> None:
     board = Scoreboard(1)
     recorder = board.lanes[1][0].recorder(True)
     for _ in range(3):
-        tickets = [recorder.begin(b"GET / HTTP/1.1") for _ in range(1005)]
+        tickets = [recorder.begin(b"GET / HTTP/1.1") for _ in range(POOL_ENTRIES + 5)]
         left = left_by(board.used(1), [0], True, time.monotonic_ns())
-        assert (len(left.requests), left.more) == (1001, 4)  # the pool's, and the lane's own
+        assert (len(left.requests), left.more) == (POOL_ENTRIES + 1, 4)  # the pool's, and the lane's own
         assert [ticket < 0 for ticket in tickets].count(True) == 4
         for ticket in tickets:
             recorder.end(ticket, 200, recorder.took(ticket))
         assert left_by(board.used(1), [0], True, time.monotonic_ns()) == ([], 0)
-    assert board.codes() == {200: 3015}
+    assert board.codes() == {200: 3 * (POOL_ENTRIES + 5)}
 
 
 class Killed(BaseException):
