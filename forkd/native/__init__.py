@@ -5,7 +5,8 @@ app/asgi/tasks.py, app/stream/flow.py, app/wsgi/shortcut.py, engine/baton.py, en
 engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py, session/body.py, session/ends.py,
 session/framing.py, session/proxy_header.py, storage/shm_table.py, system/aio.py, system/forked.py,
 system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py, system/operations.py,
-system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py, system/uring.py; and by
+system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py, system/turn_times.py,
+system/uring.py; and by
 models/registry.py, which says whether it is there.
 """
 

@@ -549,12 +549,13 @@ PyObject *native_epoll_wait(PyObject *module, PyObject *const *args, Py_ssize_t 
 PyObject *native_epoll_control(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_only_from_processes(PyObject *module, PyObject *number);
 
-/* engine_link.c, engine_inline.c, system_recorder.c, system_ring.c, system_uring.c,
+/* engine_link.c, engine_inline.c, system_recorder.c, system_ring.c, system_uring.c, system_turn_times.c,
  * engine_baton.c, system_handles.c */
 int epoll_init(PyObject *module);
 int link_init(PyObject *module);
 int inline_init(PyObject *module);
 int lane_init(PyObject *module);
+int turn_times_init(PyObject *module);
 int ring_init(PyObject *module);
 int complete_init(PyObject *module);
 int baton_init(PyObject *module);

@@ -21,6 +21,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from forkd.native import pick
+from forkd.system import turn_times
 from forkd.system.cells import (
     ACCEPTED,
     BOUNDS,
@@ -45,6 +46,7 @@ from forkd.system.cells import (
     HELD,
     IN_FLIGHT,
     LANES,
+    LOOP_BLOCKED,
     MAIN,
     NUMBERS,
     OCCUPIED,
@@ -66,10 +68,12 @@ from forkd.system.cells import (
 from forkd.system.in_flight import Entries, Places, Request, make_entries, scratch_entries
 from forkd.system.originals import get_ident, monotonic_ns
 from forkd.system.recorder import NOT_ENDING, WITH_LINE, WITHOUT_LINE, Recorder
+from forkd.system.turn_times import TurnTimes
 
 if TYPE_CHECKING:
     from forkd._native import Places as NativePlaces
     from forkd._native import Recorder as NativeRecorder
+    from forkd._native import TurnTimes as NativeTurnTimes
 
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BOUNDS)
 _WAIT_BOUNDS_NS = tuple(int(bound * 1e9) for bound in WAIT_BOUNDS)
@@ -127,10 +131,10 @@ class Row:
     def vacate(self) -> None:
         self.cells[OCCUPIED] = 0
 
-    def turned(self, ns: int) -> None:
-        """A turn of the event loop took so long."""
-        self.cells[TURNS] += ns
-        self.cells[TURNS + 1 + bisect_left(_WAIT_BOUNDS_NS, ns)] += 1
+    def turn_times(self, wanted: bool, limit: int) -> TurnTimes | NativeTurnTimes:
+        """What counts the turns of the event loop: by native code where that is `wanted`. `limit`: ns."""
+        memory, cells = self._memory[: CELLS * 8], (WORKING, TURNS, LOOP_BLOCKED)
+        return turn_times.make(wanted, memory, cells, _WAIT_BOUNDS_NS, limit)
 
     def failed(self, number: int) -> None:
         """accept(2) failed with that errno."""

@@ -86,8 +86,10 @@ class AsyncioLoop:
 
     def time_turns(self, heritage: Heritage, send: Callable[[Any], Any]) -> None:
         """To be called before the master is told that this worker is ready: from then on it may look."""
-        limit, row = heritage.config.lag_limit, heritage.lanes[0]
-        self._turns = Turns(self._loop, row, heritage.watch, limit, heritage.stacks, send)
+        config, row = heritage.config, heritage.lanes[0]
+        self._turns = Turns(
+            self._loop, row, heritage.watch, config.lag_limit, heritage.stacks, send, config.native
+        )  # fmt: skip
 
     def startup(self, living: Living) -> None:
         """Raises AppError."""

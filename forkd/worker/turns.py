@@ -15,7 +15,7 @@ from typing import Any
 
 from forkd.app.asgi.steps import line_of
 from forkd.ipc.messages import Blocked
-from forkd.system.cells import LOOP_BLOCKED, WORKING
+from forkd.system.cells import WORKING
 from forkd.system.forked import in_fork
 from forkd.system.originals import monotonic_ns
 from forkd.system.scoreboard import Row
@@ -28,12 +28,13 @@ _NEVER_NS = 1 << 62
 class Turns:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, row: Row, watch: Watch, limit: float, stacks: int,
-        send: Callable[[Blocked], Any],
+        send: Callable[[Blocked], Any], native: bool,
     ) -> None:  # fmt: skip
         """`limit`: seconds (--lag-limit); 0: the master does not look. `stacks`: where faulthandler writes.
         `send` tells the master."""
         self._loop = loop
-        self._row = row
+        #: Called when the loop has come round, and is about to wait.
+        self.end = row.turn_times(native, int(limit * 1e9) or _NEVER_NS).end
         self._cells = row.cells
         self._watch = watch
         self._limit_ns = int(limit * 1e9) or _NEVER_NS
@@ -54,15 +55,6 @@ class Turns:
             demultiplex(events)
 
         model.demultiplex = begin
-
-    def end(self) -> None:
-        """The loop has come round, and is about to wait."""
-        began = self._cells[WORKING]
-        if began:
-            took = monotonic_ns() - began
-            self._row.turned(took)
-            if took > self._limit_ns:
-                self._cells[LOOP_BLOCKED] += 1
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signal. It must not raise: that would be in the middle of the application."""
