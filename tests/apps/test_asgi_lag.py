@@ -75,9 +75,9 @@ def told(service: Daemon, path: str, by: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_blocks_is_named_while_it_does(service: Daemon, way: str) -> None:
+def test_what_blocks_is_named_while_it_does(service: Daemon, way: str, loop: str) -> None:
     service.write_app(APP)
-    service.start("-w", "1", *WAYS[way])
+    service.start("-w", "1", "--loop", loop, *WAYS[way])
     told(service, "/step?token=secret", "GET /step", "block")
     told(service, "/child", "GET /child", "block")
     told(service, "/callback", "GET /callback", "spin")
@@ -122,9 +122,9 @@ def test_of_many_short_steps_none_is_to_blame(service: Daemon) -> None:
 
 
 @pytest.mark.parametrize("way", ["native", "io_uring"])
-def test_nobody_looks_at_a_loop_that_waits(service: Daemon, way: str) -> None:
+def test_nobody_looks_at_a_loop_that_waits(service: Daemon, way: str, loop: str) -> None:
     service.write_app(APP)
-    service.start("-w", "2", "--lag-limit", "0.5", *WAYS[way])
+    service.start("-w", "2", "--lag-limit", "0.5", "--loop", loop, *WAYS[way])
     with dial(service) as client:
         ask(client, "/waits")
         service.settles(1, "forkd_requests_suspended")
