@@ -19,7 +19,7 @@ from forkd.master.children import Child, Children, State
 from forkd.master.lateness import LAST_WORDS_SECONDS
 from forkd.master.termination import Termination
 from forkd.system import process
-from forkd.system.cells import CONNECTIONS
+from forkd.system.cells import CONNECTIONS, WORKING
 from forkd.system.loop import Loop
 from forkd.system.scoreboard import Scoreboard
 
@@ -103,11 +103,20 @@ class Tick:
             child.accused = False
             return
         seconds, line = held
-        # Without a line: what is in its event loop is of no request.
+        time = f"for {seconds:.1f} s (--timeout {timeout:g})"
+        # Without a line: what is in its event loop is no step of a request's own.
         fault = (
-            f'"{escape(line)}" has held it' if line else "its event loop has not come round"
-        )
-        self._termination.end(child, "timeout", f"{fault} for {seconds:.1f} s (--timeout {timeout:g})")
+            f'"{escape(line)}" has held it {time}' if line
+            else f"its event loop has not come round {time}{self._at(child)}"
+        )  # fmt: skip
+        self._termination.end(child, "timeout", fault)
+
+    def _at(self, child: Child) -> str:
+        """What that was found to be at (master/lag.py)."""
+        block = child.block
+        if block is None or block.turn != self._board.lanes[child.slot][0].cells[WORKING] or block.many:
+            return ""
+        return f": it is at {escape(block.by)}" if block.by else ""
 
     # ---- old ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -171,3 +172,13 @@ def test_of_a_stream_the_stack_is_told(service: Daemon) -> None:
         assert "in data_received\n" in service.log()
         (service.dir / "let-go").touch()
         assert client.recv(100) == b"hello"
+
+
+def test_a_worker_that_is_killed_for_it_is_reported_with_its_name(service: Daemon) -> None:
+    service.write_app(APP)
+    service.expected_errors = ["gone: timeout"]
+    service.start("-w", "1", "--timeout", "1")
+    with dial(service) as client:
+        ask(client, "/child")
+        found = r"its event loop has not come round for [\d.]+ s \(--timeout 1\): it is at GET /child\n"
+        until(lambda: re.search(found, service.log()), "it is killed")
