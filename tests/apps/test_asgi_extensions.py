@@ -316,6 +316,16 @@ def test_a_download_is_cut_at_nine_tenths_of_the_grace(other: Daemon) -> None:
         other.gone()
 
 
+def test_a_download_that_nobody_reads_is_given_up(other: Daemon) -> None:
+    log = other.dir / "access.log"
+    other.start("-w", "1", "--write-timeout", "1", "--access-log", str(log), app="asgi_files:app")
+    line = "GET /path/big HTTP/1.1"
+    with held(other, "/path/big"):
+        until(lambda: sizes(other, line), "it is over")
+        assert 0 < sizes(other, line)[-1] < len(BIG)
+        until(lambda: "path: big is sent" in other.log(), "the application goes on")
+
+
 def test_a_download_has_its_request_timeout(other: Daemon) -> None:
     other.start("-w", "1", "--request-timeout", "1", app="asgi_files:app")
     with held(other, "/path/big") as client:
