@@ -22,6 +22,16 @@ class Shortcut:
     draining: bool
     sheds_after: float
 
+class AsgiShortcut(Shortcut):  # as NativeShortcut in app/asgi/shortcut.py
+    state: dict[str, Any]
+    tasks: Any
+    def __init__(
+        self, *, app: object, serving: object, recorder: object, access: object, lines: object,
+        date_at: object, keep_alive: bool, server: bytes, limits: HeadLimits, names: object,
+        reasons: dict[int, str], prefix: str, raw_prefix: bytes,
+    ) -> None: ...  # fmt: skip
+    def suspended(self) -> list[Call]: ...
+
 class WsgiShortcut(Shortcut):  # as Shortcut in session/http1.py
     def __init__(
         self, *, app: object, respond: object, recorder: object, access: object, lines: object,
@@ -268,6 +278,7 @@ class InlineDriver:
         calls: dict[int, Callable[[], None]],
         connections: dict[int, Any],
         silent: dict[int, Any],
+        suspended: Any,
         baton: object | None,
     ) -> None: ...
     def answer(self, conn: object, request: object, /) -> Any: ...

@@ -44,6 +44,8 @@ class Connections:
         )
         self.lingering = Await("linger", LINGER_SECONDS)
         self.suspended = Await("answer", 0)  # of the application, which takes its time: nothing is read
+        #: The same, where something has come by now: it is not looked for any more.
+        self._deaf = Await("answer", 0, read=False)
         self._context = context
         self._handles = handles
         self._counted = counted
@@ -147,7 +149,7 @@ class Connections:
             if conn.mask:
                 conn.has_input()
                 self._handles.modify(conn.fd, 0)
-                conn.mask = 0
+                conn.mask, conn.op = 0, self._deaf
                 return
         except OSError:
             pass  # it has left, or there is no room to wait

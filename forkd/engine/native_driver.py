@@ -53,7 +53,7 @@ class NativeDriver:
         self._epoll = loop.handles.fileno() if isinstance(loop.handles, NativeEpollSet) else -1
         self._native: InlineDriver = native.InlineDriver(
             loop=loop, driver=self, calls=loop.calls, connections=loop.connections.by_fd, silent=self._silent,
-            baton=baton,
+            suspended=loop.connections.suspended, baton=baton,
         )  # fmt: skip
         self.answer = self._native.answer
 

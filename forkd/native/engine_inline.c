@@ -22,6 +22,7 @@ static int driver_traverse(InlineDriver *self, visitproc visit, void *arg)
     Py_VISIT(self->calls);
     Py_VISIT(self->connections);
     Py_VISIT(self->silent);
+    Py_VISIT(self->suspended);
     Py_VISIT(self->one_shot);
     Py_VISIT(self->baton);
     return resting_traverse(&self->resting, visit, arg);
@@ -34,6 +35,7 @@ static int driver_clear(InlineDriver *self)
     Py_CLEAR(self->calls);
     Py_CLEAR(self->connections);
     Py_CLEAR(self->silent);
+    Py_CLEAR(self->suspended);
     Py_CLEAR(self->one_shot);
     Py_CLEAR(self->baton);
     resting_clear(&self->resting);
@@ -47,14 +49,14 @@ static void driver_dealloc(InlineDriver *self)
     release((PyObject *)self);
 }
 
-/* InlineDriver(loop, driver, calls, connections, silent, baton): `calls`, `connections` and `silent`, which are Links, are
+/* InlineDriver(loop, driver, calls, connections, silent, suspended, baton): `calls`, `connections` and `silent`, which are Links, are
  * by descriptor; `baton` None: no other thread leads. */
 static PyObject *driver_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"loop", "driver", "calls", "connections", "silent", "baton", NULL};
-    PyObject *loop, *driver, *calls, *connections, *silent, *baton;
-    if (!by_name(args, keywords, "OOO!O!O!O", names, &loop, &driver, &PyDict_Type, &calls, &PyDict_Type, &connections,
-                 &PyDict_Type, &silent, &baton))
+    static char *names[] = {"loop", "driver", "calls", "connections", "silent", "suspended", "baton", NULL};
+    PyObject *loop, *driver, *calls, *connections, *silent, *suspended, *baton;
+    if (!by_name(args, keywords, "OOO!O!O!OO", names, &loop, &driver, &PyDict_Type, &calls, &PyDict_Type, &connections,
+                 &PyDict_Type, &silent, &suspended, &baton))
         return NULL;
     if (baton != Py_None && Py_TYPE(baton) != baton_type) {
         PyErr_SetString(PyExc_TypeError, "that is no baton");
@@ -67,6 +69,7 @@ static PyObject *driver_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         self->calls = Py_NewRef(calls);
         self->connections = Py_NewRef(connections);
         self->silent = Py_NewRef(silent);
+        self->suspended = Py_NewRef(suspended);
         self->baton = baton == Py_None ? NULL : Py_NewRef(baton);
         self->patience = 1e9;
     }
@@ -114,8 +117,9 @@ static int send_answer(InlineDriver *self, Shortcut *shortcut, Link *conn, Call 
     return took < 0 || loop_answered(self->loop, conn, call, then, until) || judge(self, call, took) ? -1 : 0;
 }
 
-/* Call the application, and follow what that comes to. Returns 0, or -1 with an exception. */
-static int run_call(InlineDriver *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *then, double until)
+/* Call the application, and follow what that comes to. `kept`: the connection is, for input. Returns 0, or -1 with an
+ * exception. */
+static int run_call(InlineDriver *self, Shortcut *shortcut, Link *conn, Call *call, PyObject *then, double until, int kept)
 {
     PyObject *answer = NULL;
     int failed = -1;
@@ -128,6 +132,10 @@ static int run_call(InlineDriver *self, Shortcut *shortcut, Link *conn, Call *ca
         failed = send_answer(self, shortcut, conn, call, answer, then, until);
     } else if (outcome == SUSPENDED) {
         call_suspend(call, shortcut, self->loop, then, 1);
+        if (kept && !self->baton && call->state == CALL_RUNS) {
+            call_kept(call, self->suspended);
+            return 0;
+        }
         failed = loop_tell(self->loop, leads ? n_suspended : n_deposed, conn, leads ? NULL : (PyObject *)call);
     } else if (outcome != FAILED) {
         failed = go_on_with(self, leads ? n_feed : n_deposed, conn, call, Py_XNewRef(answer));
@@ -158,8 +166,8 @@ static Py_ssize_t receive(InlineDriver *self, Link *conn)
     return failed ? LINK_LOST : 0;
 }
 
-/* As a call, if it is one. Returns 0, or -1 with an exception. */
-static int serve(InlineDriver *self, Link *conn, double now)
+/* As a call, if it is one. `kept`: see run_call. Returns 0, or -1 with an exception. */
+static int serve(InlineDriver *self, Link *conn, double now, int kept)
 {
     Py_ssize_t size = receive(self, conn);
     if (size <= 0)
@@ -174,7 +182,7 @@ static int serve(InlineDriver *self, Link *conn, double now)
     if (taken)
         failed = taken < 0 ? -1 : 0;
     else if (outcome == CALL)
-        failed = run_call(self, shortcut, conn, call, then, until);
+        failed = run_call(self, shortcut, conn, call, then, until, kept);
     else if (outcome == NOT_USUAL)
         failed = feed(self, conn, size);
     Py_XDECREF((PyObject *)call);
@@ -253,7 +261,7 @@ static int dispatch(InlineDriver *self, PyObject *fd, long mask, double now)
     Py_INCREF((PyObject *)conn);
     int rests = resting_known(&self->resting, conn);
     if (rests > 0 && mask == READABLE && reads_calls(self)) {
-        failed = serve(self, conn, now);
+        failed = serve(self, conn, now, 1);
     } else if (rests > 0 && mask == READABLE && !self->baton) {
         failed = go_on(self, conn, now);
     } else if (rests >= 0 && (number = PyLong_FromLong(mask))) {
@@ -432,7 +440,7 @@ static PyObject *driver_receive(InlineDriver *self, PyObject *const *args, Py_ss
     int rests = PyErr_Occurred() ? -1 : resting_known(&self->resting, conn);
     if (rests > 0)
         rests = reads_calls(self);
-    if (rests < 0 || (rests && serve(self, conn, now)))
+    if (rests < 0 || (rests && serve(self, conn, now, 0)))
         return NULL;
     return PyBool_FromLong(rests);
 }

@@ -19,6 +19,7 @@ typedef struct {
     PyObject *loop, *driver, *calls, *connections; /* `driver`: engine/native_driver.py */
     PyObject *silent; /* bare Links of which nothing has come yet, by descriptor */
     PyObject *baton; /* NULL where one thread leads for good */
+    PyObject *suspended; /* the Await of a connection whose call is suspended */
     PyObject *one_shot; /* a OneShot, where connections are (engine_accept.c) */
     long accepted;   /* of those, since this was set to 0 */
     long taken;      /* of those, in this share: see engine/share.py */

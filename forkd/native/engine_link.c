@@ -2,6 +2,7 @@
 
 #include "native.h"
 #include <errno.h>
+#include <math.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/epoll.h>
@@ -297,6 +298,7 @@ int call_traverse(Call *self, visitproc visit, void *arg)
     Py_VISIT((PyObject *)self->shortcut);
     Py_VISIT(self->loop);
     Py_VISIT(self->then);
+    Py_VISIT(self->waits);
     return 0;
 }
 
@@ -309,6 +311,7 @@ int call_clear(Call *self)
     Py_CLEAR(self->answer);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->then);
+    Py_CLEAR(self->waits);
     return 0;
 }
 
@@ -344,27 +347,67 @@ void call_suspend(Call *self, Shortcut *shortcut, PyObject *loop, PyObject *then
     link->call = (Call *)Py_NewRef((PyObject *)self);
 }
 
+/* A connection that is kept waits in another Await, which has that deadline (seconds of CLOCK_MONOTONIC). */
+static void wait_in(Link *link, PyObject *op, double deadline)
+{
+    PyObject *old = link->op;
+    link->op = Py_NewRef(op);
+    link->deadline = deadline;
+    link->moved = 0;
+    Py_XDECREF(old);
+}
+
+void call_kept(Call *self, PyObject *op)
+{
+    self->waits = Py_NewRef(op);
+    self->state = CALL_WAITS;
+    wait_in((Link *)self->peer, op, INFINITY);
+}
+
+/* The answer is sent: the connection rests in `then`, which the loop has to follow unless it was left as it is and is in the
+ * wheel (engine/deadlines.py). Takes the reference to `waits`, which may be NULL. Returns 0, or -1 with an exception. */
+static int rest_again(PyObject *loop, const Shortcut *shortcut, Link *link, PyObject *then, PyObject *waits)
+{
+    int kept = waits && link->op == waits && !shortcut->draining && link->bucket < INFINITY;
+    Py_XDECREF(waits);
+    if (!kept)
+        return loop_tell(loop, n_rests, link, then);
+    PyObject *seconds = PyObject_GetAttr(then, n_seconds);
+    double patience = seconds ? PyFloat_AsDouble(seconds) : -1;
+    Py_XDECREF(seconds);
+    if (PyErr_Occurred())
+        return -1;
+    wait_in(link, then, (double)now_ns() / 1e9 + patience);
+    return 0;
+}
+
 /* It is suspended no more. Returns 0, or -1 with an exception. */
 static int deliver(Call *self, PyObject *answer)
 {
     Link *link = (Link *)Py_NewRef(self->peer);
     Shortcut *shortcut = self->shortcut;
-    PyObject *loop = self->loop, *then = self->then, *left = NULL;
+    PyObject *loop = self->loop, *then = self->then, *waits = self->waits, *left = NULL;
     self->state = CALL_OVER;
     self->shortcut = NULL;
-    self->loop = self->then = NULL;
+    self->loop = self->then = self->waits = NULL;
     forget_call(link); /* the caller has another reference */
     int failed = 0;
     if (answer != Py_None) /* what can be sent of it is, where that is no operation's */
         failed = !(left = self->direct || !answer ? send_now(link, answer, 0) : Py_NewRef(answer));
     if (left == Py_None) {
-        failed = shortcut->functions->end(shortcut, self) < 0 ||
-                 loop_tell(loop, self->close ? n_ended : n_rests, link, self->close ? NULL : then);
+        failed = shortcut->functions->end(shortcut, self) < 0;
+        if (!failed && !self->close) {
+            failed = rest_again(loop, shortcut, link, then, waits);
+            waits = NULL;
+        } else if (!failed) {
+            failed = loop_tell(loop, n_ended, link, NULL);
+        }
     } else if (!failed) {
         self->answer = Py_XNewRef(left);
         failed = loop_tell(loop, n_feed, link, (PyObject *)self);
     }
     Py_XDECREF(left);
+    Py_XDECREF(waits);
     Py_DECREF((PyObject *)link);
     Py_DECREF((PyObject *)shortcut);
     Py_DECREF(loop);
@@ -423,6 +466,7 @@ static PyObject *call_gone(Call *self, PyObject *unused)
     self->shortcut = NULL;
     Py_CLEAR(self->loop);
     Py_CLEAR(self->then);
+    Py_CLEAR(self->waits);
     forget_call(link);
     int failed = shortcut->functions->gone(shortcut, link, self);
     Py_DECREF((PyObject *)shortcut);

@@ -183,6 +183,7 @@ struct Call {
     /* While it is suspended. */
     Shortcut *shortcut;
     PyObject *loop, *then;
+    PyObject *waits; /* the Await in which the connection was left without the loop's help, or NULL */
 };
 
 extern PyTypeObject *call_type;
@@ -193,6 +194,8 @@ Link *call_grown(Call *self);
 /* The application has it, and the connection is the loop's again once that follows SUSPENDED (engine/connections.py).
  * `then`: the Await after the answer; `direct`: see Call. */
 void call_suspend(Call *self, Shortcut *shortcut, PyObject *loop, PyObject *then, int direct);
+/* The same, where the connection is kept for input: it waits in the Await `op`, and the loop has nothing to follow. */
+void call_kept(Call *self, PyObject *op);
 /* A suspended call is answered: with what send_now takes, with NULL, when that is sent, or with None, if its session has to go on with it. On the
  * thread whose loop has the connection, and where threads take turns, on none that is in the application. Returns 1; 0,
  * when its client has left; or -1 with an exception. */

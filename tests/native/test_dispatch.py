@@ -498,10 +498,10 @@ def test_wrong_arguments_are_errors() -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.InlineDriver(
-            loop=None, driver=None, calls={}, connections={}, silent={}, baton=object()
+            loop=None, driver=None, calls={}, connections={}, silent={}, suspended=None, baton=object()
         )
     driver = native.InlineDriver(
-        loop=None, driver=None, calls={}, connections={}, silent={}, baton=None
+        loop=None, driver=None, calls={}, connections={}, silent={}, suspended=None, baton=None
     )
     for wrong in [(), (1, 2.0), ([1], 2.0), ([(1,)], 2.0), ([], None)]:
         with pytest.raises(TypeError):

@@ -219,7 +219,7 @@ def test_another_leader_never_sees_the_bytes_of_the_former_ones_client(
     first, second = conns.values()
     shared = native.Baton(calm=1000, looks=3)  # three looks, and no sleep
     driver = native.InlineDriver(
-        loop=told, driver=None, calls={}, connections=conns, silent={}, baton=shared
+        loop=told, driver=None, calls={}, connections=conns, silent={}, suspended=None, baton=shared
     )
 
     def overtake() -> None:
