@@ -4,8 +4,10 @@
 
 enum { MOST_NAME = 64, MEMO = 1024, BUSY = 128 }; /* the latter two are powers of two */
 
-static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_headers, *k_method, *k_path, *k_peer, *k_query, *k_raw_path, *k_server,
-    *k_state, *no_bytes;
+static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_headers, *k_method, *k_path, *k_peer, *k_query, *k_raw_path, *k_root, *k_scheme,
+    *k_server, *k_state, *no_bytes, *host_name;
+/* Keys of an environ, as which fronts_tell has what proxies say. */
+static PyObject *e_port, *e_scheme, *e_server, *e_server_port, *e_host, *e_prefix;
 
 /* ---- names of fields, made once ------------------------------------------------------------- */
 
@@ -108,6 +110,7 @@ static PyObject *scope_for(PyObject *template, Ends *ends)
 typedef struct {
     const char *at, *end;
     PyObject *headers, *referer, *agent, *accept;
+    PyObject *told, *client; /* what its proxies say; the address that they name */
     Piece host;
     int hosts, keep;
     unsigned char seen; /* Connection, Content-Type */
@@ -221,6 +224,51 @@ static int field(Head *head)
     return failed ? -1 : usual;
 }
 
+/* The field Host with what a proxy says that it was, before all others. Returns 0, or -1 with an exception. */
+static int put_host(Head *head, const char *text, Py_ssize_t size)
+{
+    PyObject *value = PyBytes_FromStringAndSize(text, size), *pair = value ? PyTuple_Pack(2, host_name, value) : NULL;
+    int failed = !pair;
+    Py_XDECREF(value);
+    for (Py_ssize_t i = 0; !failed && i < PyList_Size(head->headers); i++)
+        if (PyObject_RichCompareBool(PyTuple_GetItem(PyList_GetItem(head->headers, i), 0), host_name, Py_EQ) == 1) {
+            failed = PyList_SetSlice(head->headers, i, i + 1, NULL);
+            break;
+        }
+    failed = failed || PyList_Insert(head->headers, 0, pair);
+    Py_XDECREF(pair);
+    return failed ? -1 : 0;
+}
+
+/* Whether a prefix is the same in `raw_path`, where it is percent-encoded. */
+static int quoted_alike(PyObject *prefix)
+{
+    Py_ssize_t size = 0;
+    const char *at = prefix ? ascii(prefix, &size) : "";
+    for (const char *end = at + size; at && at < end; at++)
+        if (*at != '/' && (!(kinds[(unsigned char)*at] & HOST) || strchr("!$&'()*+,;=", *at)))
+            return 0;
+    return at != NULL;
+}
+
+/* What trusted proxies say of the request. Returns as `field`. */
+static int hear_proxies(Head *head)
+{
+    if (!(head->told = PyDict_New()))
+        return -1;
+    int usual = fronts_tell(&head->said, head->told, head->host, &head->client);
+    if (usual > 0 && !quoted_alike(PyDict_GetItem(head->told, e_prefix)))
+        return 0;
+    PyObject *host = usual > 0 ? PyDict_GetItem(head->told, e_host) : NULL;
+    Py_ssize_t size;
+    const char *text = host ? PyUnicode_AsUTF8AndSize(host, &size) : NULL;
+    if (text && (size != head->host.size || memcmp(text, head->host.at, size)) && put_host(head, text, size))
+        return -1;
+    if (text)
+        head->host = (Piece){text, size};
+    return host && !text ? -1 : usual;
+}
+
 /* All fields, and the empty line. Returns as `field`. */
 static int fields(Head *head, const HeadLimits *limits)
 {
@@ -231,9 +279,11 @@ static int fields(Head *head, const HeadLimits *limits)
             return 0;
         else if ((usual = field(head)) <= 0)
             return usual;
-    if (head->end - head->at < 2 || head->at[1] != '\n' || head->hosts != 1 || head->said.any)
+    if (head->end - head->at < 2 || head->at[1] != '\n' || head->hosts != 1)
         return 0;
     head->at += 2;
+    if (head->said.any && (usual = hear_proxies(head)) <= 0)
+        return usual;
     return !limits->hosts || hosts_have(limits->hosts, head->host.at, head->host.size);
 }
 
@@ -268,12 +318,13 @@ static PyObject *decoded(Piece path)
     return text;
 }
 
-/* scope["path"] and scope["raw_path"]. Returns 0, or -1 with an exception. */
-static int put_path(const AsgiShortcut *self, PyObject *scope, Piece path)
+/* scope["path"] and scope["raw_path"]; `before`: the prefix of the former, and `raw_before` of the latter. Returns 0, or -1
+ * with an exception. */
+static int put_path(PyObject *scope, Piece path, PyObject *before, PyObject *raw_before)
 {
     PyObject *text = decoded(path), *raw = PyBytes_FromStringAndSize(path.at, path.size);
-    if (text && raw && PyUnicode_GetLength(self->prefix)) {
-        PyObject *whole = PyUnicode_Concat(self->prefix, text), *prefix = Py_NewRef(self->raw_prefix);
+    if (text && raw && PyUnicode_GetLength(before)) {
+        PyObject *whole = PyUnicode_Concat(before, text), *prefix = Py_NewRef(raw_before);
         PyBytes_Concat(&prefix, raw);
         Py_DECREF(text);
         Py_DECREF(raw);
@@ -284,13 +335,39 @@ static int put_path(const AsgiShortcut *self, PyObject *scope, Piece path)
     return failed ? -1 : 0;
 }
 
+/* What proxies have said, and the path with the prefix that they have taken from it. Returns 0, or -1 with an exception. */
+static int put_told(const AsgiShortcut *self, PyObject *scope, const Head *head, Piece path)
+{
+    PyObject *scheme = PyDict_GetItem(head->told, e_scheme), *prefix = PyDict_GetItem(head->told, e_prefix);
+    PyObject *name = PyDict_GetItem(head->told, e_server), *port = PyDict_GetItem(head->told, e_server_port);
+    PyObject *server = PyDict_GetItem(scope, k_server), *pair;
+    if (scheme && PyDict_SetItem(scope, k_scheme, scheme))
+        return -1;
+    if (head->client) {
+        int known = PyUnicode_GetLength(head->client) > 0;
+        if (put(scope, k_client, known ? address(head->client, PyDict_GetItem(head->told, e_port)) : Py_NewRef(Py_None)))
+            return -1;
+    }
+    if (port) { /* whatever else is said of the server, this is */
+        if (!(pair = address(name ? name : PyTuple_GetItem(server, 0), port)) || put(scope, k_server, pair))
+            return -1;
+    }
+    if (!prefix)
+        return put_path(scope, path, self->prefix, self->raw_prefix);
+    PyObject *raw = PyUnicode_AsASCIIString(prefix);
+    int failed = !raw || PyDict_SetItem(scope, k_root, prefix) || put_path(scope, path, prefix, raw);
+    Py_XDECREF(raw);
+    return failed ? -1 : 0;
+}
+
 /* The scope of a head that was read. New reference, or NULL with an exception. */
 static PyObject *scope_made(const AsgiShortcut *self, PyObject *shared, const Head *head, PyObject *method, Piece path, Piece query)
 {
     PyObject *scope = PyDict_Copy(shared);
     if (!scope || put(scope, k_asgi, PyDict_Copy(PyDict_GetItem(shared, k_asgi))) ||
         put(scope, k_extensions, deep(PyDict_GetItem(shared, k_extensions))) || PyDict_SetItem(scope, k_method, method) ||
-        put_path(self, scope, path) || PyDict_SetItem(scope, k_headers, head->headers) ||
+        (head->told ? put_told(self, scope, head, path) : put_path(scope, path, self->prefix, self->raw_prefix)) ||
+        PyDict_SetItem(scope, k_headers, head->headers) ||
         put(scope, k_query, query.size ? PyBytes_FromStringAndSize(query.at, query.size) : Py_NewRef(no_bytes)) ||
         put(scope, k_state, PyDict_Copy(self->state)))
         Py_CLEAR(scope);
@@ -344,6 +421,7 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
         cycle->base.keep_alive = (char)head.keep;
         cycle->base.referer = Py_XNewRef(head.referer);
         cycle->base.agent = Py_XNewRef(head.agent);
+        cycle->base.client = Py_XNewRef(head.client);
         cycle->accept = Py_XNewRef(head.accept);
         if (!(cycle->body = length ? PyBytes_FromStringAndSize(head.at, length) : Py_NewRef(no_bytes)))
             Py_CLEAR(cycle);
@@ -354,6 +432,8 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
     Py_XDECREF(head.referer);
     Py_XDECREF(head.agent);
     Py_XDECREF(head.accept);
+    Py_XDECREF(head.told);
+    Py_XDECREF(head.client);
     if (!usual)
         return NOT_USUAL;
     if (!cycle)
@@ -371,10 +451,12 @@ int asgi_scope_init(void)
     } keys[] = {
         {&k_asgi, "asgi"}, {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_headers, "headers"},
         {&k_method, "method"}, {&k_path, "path"}, {&k_peer, "peer"}, {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
-        {&k_server, "server"}, {&k_state, "state"},
+        {&k_root, "root_path"}, {&k_scheme, "scheme"}, {&k_server, "server"}, {&k_state, "state"},
+        {&e_port, "REMOTE_PORT"}, {&e_scheme, "wsgi.url_scheme"}, {&e_server, "SERVER_NAME"}, {&e_server_port, "SERVER_PORT"},
+        {&e_host, "HTTP_HOST"}, {&e_prefix, "SCRIPT_NAME"},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!(*keys[i].place = PyUnicode_InternFromString(keys[i].text)))
             return -1;
-    return (no_bytes = PyBytes_FromStringAndSize("", 0)) ? 0 : -1;
+    return (no_bytes = PyBytes_FromStringAndSize("", 0)) && (host_name = PyBytes_FromStringAndSize("host", 4)) ? 0 : -1;
 }

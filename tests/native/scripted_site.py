@@ -37,7 +37,7 @@ BODIES = [b"body", bytearray(b"body"), memoryview(b"body"), "body", None, Bytes(
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise RuntimeError
-    if scope["path"] == "/mounted/notes":
+    if scope["path"].endswith("/notes"):
         while RUNNING:
             await asyncio.sleep(0.001)
         body = json.dumps(NOTES).encode()
@@ -61,7 +61,9 @@ async def app(scope, receive, send):
 def shown(scope):
     """The scope as text, less what differs by server."""
     rest = {name: value for name, value in scope.items() if name not in ("client", "server")}
-    return repr(sorted(rest.items()))
+    client, (server, port) = scope["client"], scope["server"]
+    own = client is not None and client[0] == "127.0.0.1"
+    return repr([sorted(rest.items()), None if own else client, server, port if port < 1000 else None])
 
 
 async def take(step, receive, send, left):

@@ -18,6 +18,11 @@ from tests.apps.conftest import dial, read_all
 from tests.native.scripted_site import BODIES, HEADERS
 from tests.process.conftest import Daemon
 
+FORWARDED = [f"X-Forwarded-{field}" for field in (
+    "For: 192.0.2.7", "For: 192.0.2.7:99, 127.0.0.1", "For: unix", "For: nobody", "Proto: https",
+    "Proto: wss", "Proto: gopher", "Host: example.net", "Host: example.net:81", "Host: example.org:80",
+    "Port: 443", "Port: 81", "Prefix: /mounted", "Prefix: /a@b", "Prefix: /", "Prefix: /a/-._~/",
+)] + ["X-Real-IP: 192.0.2.8", "Forwarded: for=192.0.2.9"]  # fmt: skip
 SEEDS = 8
 SCRIPTS_EACH = 25
 
@@ -69,6 +74,7 @@ def request(draw: random.Random) -> bytes:
     if draw.random() < 0.3:
         lines.append("Connection: close")
     lines += draw.sample(["Accept: text/event-stream", "X-A: 1", "x-a: 2", "User-Agent: a", "Cookie: a=b"], 3)
+    lines += draw.sample(FORWARDED, draw.choice([0, 0, 0, 1, 2, 4]))
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, f"X-Script: {json.dumps(script(draw))}", "", ""]).encode() + body
