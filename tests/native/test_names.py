@@ -84,7 +84,7 @@ IMPLEMENTED: dict[type, tuple[Any, ...]] = {
 #: calls it for more than the completions of a ring do.
 HOLDERS: dict[str, tuple[type, ...]] = {
     "self->driver": (Accepts,),
-    "op": (Awaited,), "then == Py_None ? op : then": (Awaited,), "opening": (Awaited,),
+    "op": (Awaited,), "then == Py_None ? op : then": (Awaited,), "then": (Awaited,), "opening": (Awaited,),
     "self->base.recorder": (Records,),
     "self->access": (Logs,),
     "peer": (Peers,),
