@@ -53,8 +53,9 @@ async def app(scope, receive, send):
         for step in json.loads(fields[b"x-script"]):
             await take(step, receive, send, left)
     finally:
-        if left:
-            await asyncio.wait(left)
+        tasks = [each for each in left if isinstance(each, asyncio.Task)]
+        if tasks:
+            await asyncio.wait(tasks)
         RUNNING.remove(scope)
 
 
@@ -64,6 +65,18 @@ def shown(scope):
     client, (server, port) = scope["client"], scope["server"]
     own = client is not None and client[0] == "127.0.0.1"
     return repr([sorted(rest.items()), None if own else client, server, port if port < 1000 else None])
+
+
+async def received(receive, left):
+    """The next message; of the body all of it, in however many pieces it has come."""
+    if receive in left:  # it is the client's leaving that is waited for
+        return await asyncio.wait_for(receive(), 0.01)
+    left.append(receive)
+    message = await receive()
+    while message.get("more_body"):
+        more = await receive()
+        message = {**more, "body": message["body"] + more["body"]}
+    return message
 
 
 async def take(step, receive, send, left):
@@ -85,8 +98,7 @@ async def take(step, receive, send, left):
         elif kind == "unknown":
             await send(details[0])
         elif kind == "receive":
-            NOTES.append(await asyncio.wait_for(receive(), 0.01))
-            NOTES[-1] = repr(NOTES[-1])
+            NOTES.append(repr(await received(receive, left)))
         elif kind == "turn":
             await asyncio.sleep(0)
         elif kind == "wait":
