@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import json
 import os
+import random
 
 setting = contextvars.ContextVar("setting", default="unset")
 mine = contextvars.ContextVar("mine", default="")
@@ -376,6 +377,21 @@ async def closes_and_stays(scope, receive, send):
     await asyncio.sleep(4)
 
 
+async def tallies(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    count = 0
+    while (message := await receive())["type"] == "websocket.receive":
+        assert message["text"] == str(count), message
+        count += 1
+    print(f"tallies: {count} {message['code']}", flush=True)
+
+
+async def sleeps_open(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(float(scope["query_string"]))
+    await send({"type": "websocket.send", "text": "awake"})
+
+
 async def floods(scope, receive, send):
     await send({"type": "websocket.accept"})
     LOG.clear()
@@ -385,19 +401,51 @@ async def floods(scope, receive, send):
 
 
 async def counts(scope, receive, send):
-    """By waits that are cancelled all the time."""
+    """Receives by waits of all kinds, most of which end early, around the time when a message comes."""
+    import anyio
+
     await send({"type": "websocket.accept"})
-    expected = 0
+    chance, expected, kept = random.Random(scope["query_string"]), 0, None
     while True:
+        seconds, messages = chance.choice((0, 0, 0.0002, 0.001, 0.003)) * chance.random(), []
+        way = chance.randrange(7) if kept is None else 6
         try:
-            message = await asyncio.wait_for(receive(), 0.0002)
-        except TimeoutError:
-            continue
-        if message["type"] != "websocket.receive" or message["text"] == "end":
-            break
-        assert message["text"] == str(expected), (message, expected)
-        expected += 1
-    await send({"type": "websocket.send", "text": f"{expected} in order"})
+            match way:
+                case 0:
+                    messages = [await asyncio.wait_for(receive(), seconds)]
+                case 1:
+                    with anyio.move_on_after(seconds):
+                        messages = [await receive()]
+                case 2:
+                    async with asyncio.timeout(seconds):
+                        messages = [await receive()]
+                case 3:
+                    task = asyncio.create_task(receive())
+                    await asyncio.sleep(seconds)
+                    task.cancel()
+                    messages = [await task]
+                case 4:
+                    both = receive(), asyncio.wait_for(receive(), seconds)
+                    messages = await asyncio.gather(*both, return_exceptions=True)
+                    if isinstance(messages[1], TimeoutError):
+                        messages.pop()
+                    else:  # which of two that wait comes first is nobody's to say
+                        messages.sort(key=lambda each: int(each["text"].replace("end", "1000000")))
+                case 5:
+                    messages = [await receive()]
+                case 6:
+                    kept = kept or asyncio.create_task(receive())
+                    await asyncio.wait([kept], timeout=seconds)
+                    if kept.done():
+                        messages, kept = [kept.result()], None
+        except (TimeoutError, asyncio.CancelledError):
+            assert way in (0, 2, 3), way
+        for message in messages:
+            if message["text"] == "end":
+                await send({"type": "websocket.send", "text": f"{expected} in order"})
+                return
+            assert message["text"] == str(expected), (message, expected, way)
+            expected += 1
 
 
 async def wrong_messages(scope, receive, send):
@@ -432,6 +480,7 @@ SOCKETS = {
     "accepts-and-returns": accepts_and_returns, "accepts-and-raises": accepts_and_raises,
     "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
     "floods-and-returns": floods_and_returns, "closes-and-stays": closes_and_stays,
+    "tallies": tallies, "sleeps": sleeps_open,
 }  # fmt: skip
 ROUTES = {
     name.replace("_", "-"): value for name, value in list(globals().items())
