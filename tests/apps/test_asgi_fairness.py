@@ -17,7 +17,7 @@ from . import fair_site
 from .conftest import take
 
 WAYS = {
-    "native": [], "twin": ["--no-native"], "poll": ["--io", "poll"],
+    "native": [], "twin": ["--no-native"], "uvloop": ["--loop", "uvloop"],
     "half-sync-half-async": ["-m", "half-sync-half-async"], "io_uring": ["-m", "proactor"],
 }  # fmt: skip
 

@@ -77,6 +77,8 @@ def test_of_asgi_what_can_serve_it_is_measured(service: Daemon) -> None:
     assert [row[0] for row in rows if "refused" not in row] >= ["leader-followers", "half-sync-half-async"]
     assert {row[2] for row in rows} == {"1"}
     assert "reactor" not in done.stdout
+    done = bench(service, "app:app", "--models", "leader-followers", "--loops", "asyncio", "--rounds", "1")
+    assert "leader-followers, asyncio " in done.stdout
     done = bench(service, "app:app", "--models", "reactor", "--rounds", "1")
     assert done.returncode == 1
     assert "reactor w1 t1: refused: app app:app: --model reactor" in done.stdout

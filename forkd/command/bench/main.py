@@ -21,6 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", default="1", metavar="N,M", help="numbers of workers [default: 1]")
     add("--threads", metavar="N,M",
         help="numbers of threads, where a model has some [default: 1,8; 1 for ASGI]")  # fmt: skip
+    add("--loops", metavar="A,B", help="event loops, for ASGI: asyncio,uvloop [default: as --loop has it]")
     add("--connections", default="32", metavar="N", help="connections of wrk [default: 32]")
     add("--seconds", default="3", metavar="S", help="seconds per measurement [default: 3]")
     add("--rounds", default="3", metavar="N", help="interleaved rounds [default: 3]")
@@ -53,12 +54,14 @@ def _combinations(args: argparse.Namespace, interface: str) -> list[Combination]
     those are left out that the interface cannot have."""
     names = args.models.split(",") if args.models else [row.name for row in registry.MODELS]
     found = []
-    for name, workers, threads in product(names, _numbers(args, "workers"), _numbers(args, "threads", "1,8")):
+    loops = args.loops.split(",") if args.loops else [""]
+    counts = product(names, _numbers(args, "workers"), _numbers(args, "threads", "1,8"), loops)
+    for name, workers, threads, loop in counts:
         row = registry.find(name)
         if row is None:
             known = ", ".join(r.name for r in registry.MODELS)
             raise UsageError(f"--models: there is no model {name!r}; there are {known}")
-        combination = Combination(name, workers, threads if row.threaded else 1)
+        combination = Combination(name, workers, threads if row.threaded else 1, loop)
         chosen = args.models if threads == 1 else args.threads
         if combination in found or (
             not chosen and registry.refusal(row, row.ios[0], interface, combination.threads)

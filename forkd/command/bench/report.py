@@ -17,7 +17,8 @@ def rows(results: list[Result]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for result in results:
         combination = result.combination
-        head = (combination.model, str(combination.workers), str(combination.threads))
+        model = f"{combination.model}, {combination.loop}" if combination.loop else combination.model
+        head = (model, str(combination.workers), str(combination.threads))
         if result.refused:
             found.append((*head, "refused"))
             continue

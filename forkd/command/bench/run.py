@@ -29,9 +29,11 @@ class Combination:
     model: str
     workers: int
     threads: int
+    loop: str = ""  # of asyncio's; "": the one that --loop has in the environment, or its default
 
     def __str__(self) -> str:
-        return f"{self.model} w{self.workers} t{self.threads}"
+        loop = f" {self.loop}" if self.loop else ""
+        return f"{self.model} w{self.workers} t{self.threads}{loop}"
 
 
 @dataclass
@@ -112,6 +114,7 @@ def _one(wrk: str, app: str | None, result: Result, load: Load) -> None:
         flags = [
             "-m", combination.model, "-w", str(combination.workers),
             "--threads", str(combination.threads), "-b", "127.0.0.1:0", "--admin", "none",
+            *(["--loop", combination.loop] if combination.loop else []),
         ]  # fmt: skip
         started = _forkd("start", *([app] if app else []), *flags, *where)
         if started.returncode:
