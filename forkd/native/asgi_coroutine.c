@@ -196,7 +196,7 @@ static PyObject *coroutine_close(RequestCoroutine *self, PyObject *unused)
     return self->coro ? PyObject_CallMethodObjArgs(self->coro, s_close, NULL) : Py_NewRef(Py_None);
 }
 
-/* Of what it lacks, the application's coroutine has its own: cr_frame, cr_code, __qualname__. */
+/* Of what it lacks, the application's coroutine has its own: cr_frame, cr_code. */
 static PyObject *coroutine_getattro(RequestCoroutine *self, PyObject *name)
 {
     PyObject *found = PyObject_GenericGetAttr((PyObject *)self, name);
@@ -204,6 +204,14 @@ static PyObject *coroutine_getattro(RequestCoroutine *self, PyObject *name)
         return found;
     PyErr_Clear();
     return PyObject_GetAttr(self->coro, name);
+}
+
+/* Also before there is that coroutine: a task factory sees this one first. */
+static PyObject *coroutine_name(RequestCoroutine *self, void *which)
+{
+    if (!self->coro)
+        return PyUnicode_FromString("request");
+    return PyObject_GetAttrString(self->coro, which);
 }
 
 static int coroutine_traverse(RequestCoroutine *self, visitproc visit, void *arg)
@@ -246,6 +254,12 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef names[] = {
+    {"__name__", (getter)coroutine_name, NULL, NULL, "__name__"},
+    {"__qualname__", (getter)coroutine_name, NULL, NULL, "__qualname__"},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot slots[] = {
     {Py_am_send, coroutine_am_send},
     {Py_am_await, PyObject_SelfIter},
@@ -256,6 +270,7 @@ static PyType_Slot slots[] = {
     {Py_tp_clear, coroutine_clear},
     {Py_tp_dealloc, coroutine_dealloc},
     {Py_tp_methods, methods},
+    {Py_tp_getset, names},
     {0, NULL},
 };
 

@@ -147,6 +147,25 @@ def late_reader(path: str) -> Step:
     return step
 
 
+def numbered(path: str, count: int) -> Step:
+    """So many messages over a WebSocket, and so many numbers in a body, a few at a time."""
+
+    def step(server: Server) -> tuple[str, str]:
+        connect = pytest.importorskip("websockets.sync.client").connect
+        with connect(server.url("ws", path), compression=None) as client:
+            for number in range(count):
+                client.send(f"{number}")
+            client.send("end")
+            messages = client.recv(300)
+        body = b"".join(b"%d," % number for number in range(count))
+        found = in_pieces(path, body, 1 + len(body) // 200, 0.0005)(server)
+        assert (messages, found) == (f"{count} in order", f"{count} True")
+        return messages, found
+
+    step.__name__ = f"numbered {path}"
+    return step
+
+
 def pipelined(*paths: str) -> Step:
     """Requests that come in one packet."""
 
@@ -210,6 +229,7 @@ class Program(NamedTuple):
 
 
 ALL_BYTES = bytes(range(256)) * 1000
+WAYS = ("wait_for", "timeout", "move_on", "task", "first", "group", "unawaited")
 TASKS = (
     "/facts", "/time-outs", "/groups", "/cancels", "/awaited", "/callbacks", "/wrong",
     "/generators", "/streams", "/state/one", "/state/two", "/state/waits", "/state/waits-too", "/finalizers",
@@ -230,13 +250,14 @@ PROGRAMS = {
     )),
     "tasks": Program("starlette", TASKS),
     "factory": Program("starlette", (
-        "/task", "/choose/named", "/task", *(f"/tasks{path}" for path in TASKS[:8]),
-        "/choose/none", "/task",
+        "/task", "/choose/named", "/task", "/own", *(f"/tasks{path}" for path in TASKS[:8]),
+        "/choose/none", "/task", "/own",
     )),
     "eager": Program("starlette", (
         "/task", "/choose/eager", "/task", *(f"/tasks{path}" for path in TASKS[:8]), "/choose/none",
         "/task",
     ), (3, 12)),
+    "numbered": Program("anyio", tuple(numbered(f"/{way}", 400) for way in WAYS)),
     "nested": Program("nest_asyncio starlette", ("/plain", "/nested", "/fails", "/nested", "/plain")),
     "clients": Program("aiohttp httpx starlette", ("/httpx", "/aiohttp", "/websocket", "/httpx", "/aiohttp")),
     "structlog": Program("structlog starlette", (
@@ -303,14 +324,16 @@ def uvicorn(directory: Path, app: str) -> Iterator[Server]:
             cwd=directory, pass_fds=[listener.fileno()], stderr=log, stdout=log,
         )  # fmt: skip
         try:
+            until(lambda: "Uvicorn running" in (directory / "uvicorn.log").read_text(), "uvicorn runs", 60)
             yield Server(listener.getsockname())
         finally:
             process.kill()
             process.wait()
 
 
+@pytest.mark.parametrize("flags", ["", pytest.param("--no-native", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program(service: Daemon, name: str) -> None:
+def test_a_program(service: Daemon, name: str, flags: str) -> None:
     program = PROGRAMS[name]
     if sys.version_info < program.python:
         pytest.skip(f"needs Python {program.python}")
@@ -322,10 +345,19 @@ def test_a_program(service: Daemon, name: str) -> None:
     service.expected_errors = [*FAILURES, "the application failed on GET /(fails|roll-back)"]
     with uvicorn(service.dir, app) as server:
         theirs = walk(server, program)
-    service.start("-w", "1", app=app)
+    service.start("-w", "1", *flags.split(), app=app)
     ours = walk(Server(service.address), program)
     for mine, other in zip(ours, theirs, strict=True):
         if (name, mine[0]) in DIFFERS:
             assert mine != other, f"{mine[0]}: no difference any more"
         else:
             assert mine == other
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("flags", ["", "--no-native"])
+def test_a_hundred_thousand_numbered_messages(service: Daemon, flags: str) -> None:
+    shutil.copy(HERE / "programs" / "numbered_site.py", service.dir)
+    service.start("-w", "1", *flags.split(), app="numbered_site:app")
+    for way in WAYS:
+        numbered(f"/{way}", 15_000)(Server(service.address))

@@ -33,6 +33,11 @@ async def task(request):
     return PlainTextResponse(f"{type(inner).__name__} {bool(begun)} {await inner}")
 
 
+async def own(request):
+    """The class of the request's own task."""
+    return PlainTextResponse(type(asyncio.current_task()).__name__)
+
+
 async def choose(request):
     name = request.path_params["name"]
     chosen = {"none": None, "named": factory}.get(name) or getattr(asyncio, "eager_task_factory", None)
@@ -41,5 +46,6 @@ async def choose(request):
 
 
 app = Starlette(routes=[
-    Route("/task", task), Route("/choose/{name}", choose), Mount("/tasks", tasks_site.app),
+    Route("/task", task), Route("/own", own), Route("/choose/{name}", choose),
+    Mount("/tasks", tasks_site.app),
 ])  # fmt: skip

@@ -38,14 +38,18 @@ async def forever(request):
 
 
 async def pings(request):
+    pinged = asyncio.Event()
+
     async def events():
         yield "first"
-        await asyncio.sleep(0.25)
+        await pinged.wait()
         yield "last"
 
-    return EventSourceResponse(
-        events(), ping=0.1, ping_message_factory=lambda: ServerSentEvent(comment="ping")
-    )
+    def ping():
+        pinged.set()
+        return ServerSentEvent(comment="ping")
+
+    return EventSourceResponse(events(), ping=0.2, ping_message_factory=ping)
 
 
 async def what(request):
