@@ -58,8 +58,10 @@ def lasting_stop(trial: Trial) -> None:
     """A stop: all are told, and nothing has to be cut that is quiet."""
     service = trial.service
     with _clients(trial, WORKERS, again=False, chatty=0, bursts=20) as clients:
+        began = time.monotonic()
         service.signal(signal.SIGTERM)
         until(lambda: not processes_of(service.name), "gone", 60)
+        trial.note("gone after", f"{time.monotonic() - began:.1f} s")
         until(lambda: len(clients.ends) == 40 and clients.streams.total() == 5, "each has seen its end")
     _judge(trial, clients)
     trial.require("answers cut" not in service.log(), "none was cut")
