@@ -58,7 +58,14 @@ PyObject *asgi_twin(AsgiCycle *self)
 int asgi_over(AsgiCycle *self)
 {
     Call *call = &self->base.call;
-    return call->shortcut && call_answered(call, NULL) < 0 ? -1 : 0;
+    if (!call->shortcut)
+        return 0;
+    if (call_answered(call, NULL) < 0)
+        return -1;
+    PyObject *lane = lane_of(self->shortcut->http.base.recorder);
+    if (lane) /* the step goes on, and may hold the loop */
+        resume_request(lane, 0);
+    return 0;
 }
 
 /* ---- the application's task ------------------------------------------------------------------ */

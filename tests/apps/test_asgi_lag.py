@@ -37,10 +37,14 @@ async def app(scope, receive, send):
         await asyncio.sleep(4)
     elif path == "/task":
         wanted.set()
+    elif path == "/later":
+        await asyncio.sleep(0)
     elif path == "/short":
         time.sleep(0.02)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"so"})
+    if path in ("/at-once", "/later"):
+        block()
 
 wanted = asyncio.Event()
 
@@ -73,6 +77,18 @@ def told(service: Daemon, path: str, by: str, where: str) -> None:
         assert f"in {where}\n" in rest  # the stack
         (service.dir / "let-go").touch()
         assert client.recv(1000).endswith(b"so")
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "io_uring"])  # which sends later
+def test_what_blocks_behind_its_answer_is_named(service: Daemon, way: str) -> None:
+    service.write_app(APP)
+    service.start("-w", "1", *WAYS[way])
+    for path in ("/at-once", "/later"):
+        with dial(service) as client:
+            ask(client, path)
+            assert client.recv(1000).endswith(b"so")
+            until(lambda: f"so far by GET {path}\n" in service.log(), "it is named")  # noqa: B023
+            (service.dir / "let-go").touch()
 
 
 @pytest.mark.parametrize("way", WAYS)
