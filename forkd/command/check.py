@@ -14,6 +14,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
+from forkd.app.asgi.task_kind import wanted_tasks
 from forkd.app.hooks import Hooks
 from forkd.app.interfaces import flag_of
 from forkd.command import advice
@@ -36,7 +37,7 @@ from forkd.models.unused import unused
 from forkd.system import accounts, forked, process, shared
 from forkd.system.accounts import Identity
 from forkd.system.originals import os, select, signal
-from forkd.system.output import complain, native_or_not, say
+from forkd.system.output import complain, native_or_not, say, tasks_said
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import STACKS
@@ -92,7 +93,8 @@ def check(sources: Sources, config: Config) -> str:
     how = registry.io_of(config.model, config.io)
     lines = [
         f"ok: {config.app or 'the built-in welcome app'} ({flag_of(interface)}) under "
-        f"{config.model}/{how}, {native_or_not(registry.without_native(config))}, workers "
+        f"{config.model}/{how}, {native_or_not(registry.without_native(config))}"
+        f"{tasks_said(wanted_tasks(config) if flag_of(interface) == 'asgi' else '')}, workers "
         f"{config.workers}, on {', '.join(map(str, config.bind))}"
     ]
     if sources.path is not None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forkd.system.address import page_at
-from forkd.system.output import clean, grid, native_or_not
+from forkd.system.output import clean, grid, native_or_not, tasks_said
 
 #: Columns of a table on a terminal that has fewer, more, or none at all.
 _MIN_COLUMNS, _MAX_COLUMNS = 80, 100
@@ -68,7 +68,7 @@ def _facts(status: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     )
     loop = f", loop {master['loop']}" if master.get("loop") else ""
     interface = f" ({master['interface']}{loop})" if master["interface"] else ""
-    yield "app", f"{master['app'] or '(built-in)'}{interface}"
+    yield "app", f"{master['app'] or '(built-in)'}{interface}{tasks_said(master.get('request_tasks', ''))}"
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
     limit = f", at most {master['workers_limit']}" if "workers_limit" in master else ""
     yield "workers", f"{ready} ready, {master['workers_wanted']} wanted{limit}"

@@ -141,6 +141,12 @@ class ApplicationOptions:
         help="extensions that an ASGI application is offered, of those that the request can carry "
         "(docs/asgi.md); with ! before it, all but that",
     )
+    request_task: str = option(
+        kinds.Choice(("lazy", "real")), "lazy",
+        section="application",
+        help="the asyncio.Task of a request under ASGI: one that serves many requests as long as nobody sees "
+        "it, where that is a gain and the interpreter is known; or a new one for each",
+    )
 
     loop: str = option(
         kinds.Choice(("auto", "asyncio", "uvloop")), "auto",

@@ -42,6 +42,7 @@ class Ready(NamedTuple):
     interface: str  # the name of its row in app/interfaces.py
     loop: str  # the event loop that it runs in, as in --loop; "" for none
     fallback: str  # why the configured --io cannot be used, and what serves instead; or ""
+    tasks: str  # how the tasks of requests are made, where an interface has such; or ""
 
 
 @_message

@@ -10,7 +10,7 @@ from forkd.master.endpoints import Endpoints
 from forkd.master.service import Service
 from forkd.models import registry
 from forkd.system.address import page_at
-from forkd.system.output import native_or_not
+from forkd.system.output import native_or_not, tasks_said
 
 
 def lines(service: Service, endpoints: Endpoints) -> list[str]:
@@ -25,7 +25,7 @@ def lines(service: Service, endpoints: Endpoints) -> list[str]:
     found = [
         f"forkd {__version__} serves {config.app or 'the built-in welcome app'} on {where}",
         f"model {config.model}, io {io}{loop}, workers {config.workers}, master pid {os.getpid()}, "
-        f"{native_or_not(registry.without_native(config))}",
+        f"{native_or_not(registry.without_native(config))}{tasks_said(generation.tasks)}",
     ]
     if service.sources.path is not None:
         found.append(f"configuration: {service.sources.path}")

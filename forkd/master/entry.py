@@ -33,6 +33,7 @@ LATER = (
     "forkd.app.wsgi.timed",
     "forkd.system.libuv", "forkd.worker.coupling", "forkd.worker.selector_coupling",
     "forkd.worker.uvloop_coupling",
+    "forkd.app.asgi.self_test", "forkd.app.asgi.task_kind",
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ class Generation:
     queue: Queue | None = None  # one for all: dispatch = competition
     interface: str = ""  # the name of its row in app/interfaces.py, once a child has said it
     loop: str = ""  # the event loop of its children, likewise
+    tasks: str = ""  # how its workers make the tasks of requests, likewise; "" where they make none
     exposed: bool = False  # processes of other ids than the master's have its listeners
     last: bool = False  # no child will accept after it, on some of its listeners or on all
     left_out: list[str] = field(default_factory=list)  # lines for the log

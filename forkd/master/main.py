@@ -244,6 +244,7 @@ class Master:
         generation = service.generation_of(child)
         if generation is not None:
             generation.interface, generation.loop = message.interface, message.loop
+            generation.tasks = message.tasks
             child.expires = tick.expiry(generation.config, monotonic())
         if message.fallback and message.fallback != service.fallback:
             service.log.warning(message.fallback)

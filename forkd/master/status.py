@@ -231,6 +231,7 @@ class Status:
             "app": config.app,
             "interface": flag_of(generation.interface),
             "loop": generation.loop,
+            "request_tasks": generation.tasks,
             "uptime": round(monotonic() - service.started, 3),
             "templates": self.templates.pids(),
             "workers_wanted": generation.want,

@@ -189,6 +189,7 @@ _UNUSED: dict[str, Callable[[_Service], str]] = {
     "ws_ping_timeout": _no_asgi,
     "drain_spread": _no_asgi,
     "drain_streams": _no_asgi,
+    "request_task": _no_asgi,
     "asgi_extensions": _no_asgi,
     "access_log": _no_http,
     "access_log_format": _access_log_format,

@@ -1,13 +1,13 @@
 """Native code, in C beside this file: module.c says what it is for. Optional.
 
-Imported by the files that have a twin of it, or call it: app/asgi/message_flow.py, app/asgi/shortcut.py,
-app/asgi/tasks.py, app/stream/flow.py, app/wsgi/shortcut.py, engine/baton.py, engine/driver.py,
-engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py, session/body.py, session/ends.py,
-session/framing.py, session/proxy_header.py, storage/shm_table.py, system/aio.py, system/forked.py,
-system/handles.py, system/in_flight.py, system/lanes.py, system/log_ring.py, system/operations.py,
-system/ring.py, system/scoreboard.py, system/shared_memory.py, system/signals.py, system/turn_times.py,
-system/uring.py; and by
-models/registry.py, which says whether it is there.
+Imported by the files that have a twin of it, or call it: app/asgi/message_flow.py, app/asgi/requests.py,
+app/asgi/shortcut.py, app/asgi/task_kind.py, app/asgi/tasks.py, app/stream/flow.py, app/wsgi/shortcut.py,
+engine/baton.py, engine/driver.py, engine/intake.py, engine/link.py, engine/native_driver.py, log/lines.py,
+session/body.py, session/ends.py, session/framing.py, session/proxy_header.py, storage/shm_table.py,
+system/aio.py, system/forked.py, system/handles.py, system/in_flight.py, system/lanes.py,
+system/log_ring.py, system/operations.py, system/ring.py, system/scoreboard.py, system/shared_memory.py,
+system/signals.py, system/turn_times.py, system/uring.py; and by models/registry.py, which says whether it
+is there.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 #include "asgi_task.h"
 
 PyTypeObject *coroutine_type;
-static PyObject *s_throw, *s_close, *s_cancel, *s_args; /* names of Python's own */
+static PyObject *s_throw, *s_close, *s_cancel, *s_args, *s_blocking, *s_get_loop; /* names of Python's own */
 
 RequestCoroutine *coroutine_new(RequestTasks *tasks)
 {
@@ -149,13 +149,25 @@ static PyObject *coroutine_next(RequestCoroutine *self)
     return coroutine_send(self, Py_None);
 }
 
+/* Whether a Task may wait for it: a future of its own loop that is waited for, and not the Task itself. */
+static int is_waited_for(RequestCoroutine *self, PyObject *future)
+{
+    PyObject *blocking = PyObject_GetAttr(future, s_blocking), *loop = NULL;
+    if (blocking == Py_True && future != self->task)
+        loop = PyObject_CallMethodObjArgs(future, s_get_loop, NULL);
+    PyErr_Clear();
+    Py_XDECREF(blocking);
+    Py_XDECREF(loop);
+    return loop == self->tasks->loop;
+}
+
 /* The Task was cancelled in the first step, before it heard what that has ended in: as by a Task that had, the cancellation
  * is for what is waited for, and for the application where that cannot be cancelled. */
 static PyObject *cancel_first(RequestCoroutine *self, PyObject *thrown)
 {
     PyObject *first = self->first, *args = PyObject_GetAttr(thrown, s_args), *done = NULL;
     self->first = NULL;
-    if (args && PyTuple_Check(args) && PyObject_HasAttr(first, s_cancel))
+    if (args && PyTuple_Check(args) && is_waited_for(self, first))
         done = PyObject_CallMethodObjArgs(first, s_cancel, PyTuple_Size(args) ? PyTuple_GetItem(args, 0) : NULL, NULL);
     PyErr_Clear();
     Py_XDECREF(args);
@@ -182,10 +194,13 @@ static PyObject *coroutine_throw(RequestCoroutine *self, PyObject *args)
         Py_DECREF(thrown);
         return result;
     }
-    if (!self->thrown)
-        self->thrown = thrown; /* else a cancellation is due, which comes first */
-    else
+    if (!self->thrown || Py_TYPE(thrown) == Py_TYPE(self->thrown)) {
+        PyObject *due = self->thrown;
+        self->thrown = thrown;
+        Py_XDECREF(due);
+    } else { /* a cancellation is due, which comes first */
         Py_DECREF(thrown);
+    }
     PySendResult outcome = coroutine_step(self, Py_None, &result);
     return returned(outcome, result);
 }
@@ -196,23 +211,27 @@ static PyObject *coroutine_close(RequestCoroutine *self, PyObject *unused)
     return self->coro ? PyObject_CallMethodObjArgs(self->coro, s_close, NULL) : Py_NewRef(Py_None);
 }
 
-/* Of what it lacks, the application's coroutine has its own: cr_frame, cr_code. */
-static PyObject *coroutine_getattro(RequestCoroutine *self, PyObject *name)
+/* What asyncio shows of a coroutine, and stacks are found by: the application's; None before it, where a task factory sees
+ * this one first, and once that has ended. */
+static PyObject *coroutine_shown(RequestCoroutine *self, void *name)
 {
-    PyObject *found = PyObject_GenericGetAttr((PyObject *)self, name);
-    if (found || !self->coro || !PyErr_ExceptionMatches(PyExc_AttributeError))
-        return found;
-    PyErr_Clear();
-    return PyObject_GetAttr(self->coro, name);
+    PyObject *coro = Py_XNewRef(self->coro), *found = coro ? PyObject_GetAttrString(coro, name) : Py_NewRef(Py_None);
+    Py_XDECREF(coro);
+    return found;
 }
 
-/* Also before there is that coroutine: a task factory sees this one first. */
-static PyObject *coroutine_name(RequestCoroutine *self, void *which)
+static PyObject *coroutine_name(RequestCoroutine *self, void *name)
 {
-    if (!self->coro)
-        return PyUnicode_FromString("request");
-    return PyObject_GetAttrString(self->coro, which);
+    return self->coro ? coroutine_shown(self, name) : PyUnicode_FromString("request");
 }
+
+#define SHOWN(name, get) {name, (getter)get, NULL, NULL, name}
+
+static PyGetSetDef shown[] = {
+    SHOWN("__name__", coroutine_name), SHOWN("__qualname__", coroutine_name), SHOWN("cr_frame", coroutine_shown),
+    SHOWN("cr_code", coroutine_shown), SHOWN("cr_running", coroutine_shown), SHOWN("cr_await", coroutine_shown),
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static int coroutine_traverse(RequestCoroutine *self, visitproc visit, void *arg)
 {
@@ -235,6 +254,7 @@ static int coroutine_clear(RequestCoroutine *self)
     Py_CLEAR(self->step);
     Py_CLEAR(self->task);
     Py_CLEAR(self->name);
+    Py_CLEAR(self->weak);
     self->tasks = NULL;
     Py_XDECREF(tasks);
     return 0;
@@ -254,23 +274,16 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef names[] = {
-    {"__name__", (getter)coroutine_name, NULL, NULL, "__name__"},
-    {"__qualname__", (getter)coroutine_name, NULL, NULL, "__qualname__"},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
 static PyType_Slot slots[] = {
     {Py_am_send, coroutine_am_send},
     {Py_am_await, PyObject_SelfIter},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, coroutine_next},
-    {Py_tp_getattro, coroutine_getattro},
     {Py_tp_traverse, coroutine_traverse},
     {Py_tp_clear, coroutine_clear},
     {Py_tp_dealloc, coroutine_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_getset, names},
+    {Py_tp_getset, shown},
     {0, NULL},
 };
 
@@ -285,7 +298,9 @@ int coroutine_init(PyObject *module)
     coroutine_type = (PyTypeObject *)PyType_FromSpec(&spec);
     return !coroutine_type || !(s_throw = PyUnicode_InternFromString("throw")) ||
                    !(s_close = PyUnicode_InternFromString("close")) || !(s_cancel = PyUnicode_InternFromString("cancel")) ||
-                   !(s_args = PyUnicode_InternFromString("args"))
+                   !(s_args = PyUnicode_InternFromString("args")) ||
+                   !(s_blocking = PyUnicode_InternFromString("_asyncio_future_blocking")) ||
+                   !(s_get_loop = PyUnicode_InternFromString("get_loop"))
                ? -1
                : 0;
 }

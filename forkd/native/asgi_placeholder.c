@@ -75,7 +75,6 @@ int placeholder_make(RequestTasks *self, RequestCoroutine *coroutine)
         self->made = NULL;
         coroutine->step = self->held;
         self->held = NULL;
-        coroutine->registered = 1;
     }
     coroutine->task = task;
     Py_XDECREF(none);
@@ -86,35 +85,28 @@ int placeholder_make(RequestTasks *self, RequestCoroutine *coroutine)
 
 /* ---- whether a Task is as it was -------------------------------------------------------------- */
 
-/* Its bytes behind the header, with what differs by request as between two of them. */
-static void put_at_rest(RequestCoroutine *coroutine)
+/* What its bytes are between two requests; `weak` is the one weak reference to it, or NULL. */
+static void note_rest(RequestCoroutine *coroutine, PyObject *weak)
 {
     RequestTasks *self = coroutine->tasks;
-    set_field(coroutine->task, self->context_at, self->context);
-    set_field(coroutine->task, self->name_at, self->rest_name);
-}
-
-/* Before asyncio knows it by a weak reference, or after. */
-static void note_rest(RequestCoroutine *coroutine)
-{
-    RequestTasks *self = coroutine->tasks;
+    PyObject *context = self->context, *name = self->rest_name;
     memcpy(coroutine->rests, coroutine->task, (size_t)self->size);
-    PyObject *context = self->context, *name = self->rest_name, *none = NULL;
     memcpy(coroutine->rests + self->context_at, &context, sizeof context);
     memcpy(coroutine->rests + self->name_at, &name, sizeof name);
     if (self->weak_at > 0)
-        memcpy(coroutine->rests + self->weak_at, &none, sizeof none);
+        memcpy(coroutine->rests + self->weak_at, &weak, sizeof weak);
 }
 
-/* Whether nobody but us has the Task, its step or its coroutine, and nobody has had a weak reference to it or changed it. */
+/* Whether nobody but us has the Task, its step, its coroutine or a weak reference to it, and nobody has changed it. The last
+ * weak reference is the first in the list that the Task has. */
 static int is_at_rest(const RequestCoroutine *coroutine)
 {
     const RequestTasks *self = coroutine->tasks;
     PyObject *task = coroutine->task;
     if (Py_REFCNT(task) != 2 || Py_REFCNT(coroutine->step) != 1 || Py_REFCNT((PyObject *)coroutine) != 2)
         return 0;
-    /* Where weak references are before the object, attributes of its own follow them. */
-    if (self->weak_at < 0 && (FIELD(task, self->weak_at) || FIELD(task, self->weak_at + (Py_ssize_t)sizeof(PyObject *))))
+    /* Where that list is before the object, attributes of its own follow it. */
+    if (self->weak_at < 0 && (FIELD(task, self->weak_at) != coroutine->weak || FIELD(task, self->weak_at + (Py_ssize_t)sizeof(PyObject *))))
         return 0;
     size_t head = sizeof(PyObject);
     return !memcmp(coroutine->rests + head, (char *)task + head, (size_t)self->size - head);
@@ -144,7 +136,7 @@ static RequestCoroutine *new_spare(RequestTasks *self)
             self->name_at = place_of(self, coroutine->task, coroutine->name);
         }
         if (self->context_at && self->name_at) {
-            note_rest(coroutine);
+            note_rest(coroutine, NULL);
             return coroutine;
         }
     }
@@ -168,7 +160,7 @@ RequestCoroutine *placeholder_take(RequestTasks *self)
     coroutine->over = 0;
     coroutine->name = task_name(self);
     coroutine->context = PyContext_Copy(self->context);
-    if (!coroutine->name || !coroutine->context) {
+    if (!coroutine->name || !coroutine->context || PySet_Add(self->all, coroutine->weak)) {
         Py_DECREF((PyObject *)coroutine);
         return NULL;
     }
@@ -177,21 +169,42 @@ RequestCoroutine *placeholder_take(RequestTasks *self)
     return coroutine;
 }
 
-/* Its request has ended in its first step. Whether its Task serves the next one. */
+/* It is among the tasks that asyncio.all_tasks looks through no more, and nothing of its request is left in it. Whether
+ * that left it as it was. */
+static int is_free(RequestTasks *self, RequestCoroutine *coroutine)
+{
+    if (coroutine->weak) {
+        if (PySet_Discard(self->all, coroutine->weak) < 0)
+            PyErr_Clear();
+    } else { /* its first request */
+        PyObject *done = PyObject_CallFunctionObjArgs(self->drop, coroutine->task, NULL);
+        if (!done)
+            PyErr_Clear();
+        Py_XDECREF(done);
+    }
+    set_field(coroutine->task, self->context_at, self->context);
+    set_field(coroutine->task, self->name_at, self->rest_name);
+    if (!is_at_rest(coroutine))
+        return 0;
+    if (coroutine->weak)
+        return 1;
+    coroutine->weak = PyWeakref_NewRef(coroutine->task, self->forget);
+    if (!coroutine->weak || PyObject_Hash(coroutine->weak) == -1) { /* which it has no more when the Task is gone */
+        PyErr_Clear();
+        return 0;
+    }
+    note_rest(coroutine, coroutine->weak);
+    return 1;
+}
+
 int placeholder_give_back(RequestTasks *self, RequestCoroutine *coroutine)
 {
-    if (FIELD(coroutine->task, self->context_at) != coroutine->context ||
-        FIELD(coroutine->task, self->name_at) != coroutine->name)
-        return 0;
-    if (coroutine->registered) {
-        coroutine->registered = 0;
-        call_for(self->drop, coroutine->task);
-    }
     PyObject *context = FIELD(coroutine->task, self->context_at), *name = FIELD(coroutine->task, self->name_at);
+    if (context != coroutine->context || name != coroutine->name)
+        return 0;
     Py_INCREF(context);
     Py_INCREF(name);
-    put_at_rest(coroutine);
-    int rests = is_at_rest(coroutine);
+    int rests = is_free(self, coroutine);
     if (rests) {
         Py_CLEAR(coroutine->name);
         coroutine_forget(coroutine);

@@ -4,21 +4,13 @@
  * (asgi_coroutine.c) hands it what it is to wait for, and it goes on as any other. */
 
 #include "asgi_task.h"
-#include <stddef.h>
+#include <structmember.h>
 
 PyTypeObject *tasks_type;
 static PyObject *n_ticket;
 /* Names of Python's own. */
 static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
     *s_task, *s_current_task;
-
-void call_for(PyObject *function, PyObject *argument)
-{
-    PyObject *done = PyObject_CallFunctionObjArgs(function, argument, NULL);
-    if (!done)
-        PyErr_WriteUnraisable(function);
-    Py_XDECREF(done);
-}
 
 /* ---- a request -------------------------------------------------------------------------------- */
 
@@ -39,6 +31,8 @@ static int is_set(RequestTasks *self, PyObject *name, PyObject *method)
  * and begun as above. -1 with an exception. */
 static int is_plain(RequestTasks *self)
 {
+    if (self->patched)
+        return 0;
     if (PyDict_GetItemWithError(self->asyncio, s_task) != self->task ||
         PyDict_GetItemWithError(self->asyncio, s_current_task) != self->current)
         return PyErr_Occurred() ? -1 : 0;
@@ -66,12 +60,8 @@ static void run_task(RequestCoroutine *coroutine)
 }
 
 /* The application waits, or somebody has seen the Task: it goes on by itself. */
-static void hand_over(RequestTasks *self, RequestCoroutine *coroutine)
+static void hand_over(RequestCoroutine *coroutine)
 {
-    if (!coroutine->registered) {
-        coroutine->registered = 1;
-        call_for(self->add, coroutine->task);
-    }
     if (PyObject_SetAttr(coroutine->task, s_shown, Py_True))
         PyErr_Clear();
     run_task(coroutine);
@@ -115,10 +105,6 @@ static int put_off(RequestTasks *self, RequestCoroutine *coroutine)
     if (!handle)
         return -1;
     Py_DECREF(handle);
-    if (!coroutine->registered) {
-        coroutine->registered = 1;
-        call_for(self->add, coroutine->task);
-    }
     Py_CLEAR(coroutine->step);
     return 0;
 }
@@ -169,7 +155,7 @@ static TaskOutcome run(RequestTasks *self, const TaskOwner *functions, PyObject 
         if (step_for(self, coroutine))
             failed = put_off(self, coroutine);
         else if (!coroutine->over || !placeholder_give_back(self, coroutine))
-            hand_over(self, coroutine);
+            hand_over(coroutine);
     } else if (!plain || in_task || self->eager) {
         failed = begin_new(self, coroutine, !plain || in_task);
     } else if (!(failed = placeholder_make(self, coroutine)) && coroutine->step) {
@@ -225,18 +211,18 @@ static PyObject *tasks_start(RequestTasks *self, PyObject *args)
     return outcome == TASK_FAILED ? NULL : PyBool_FromLong(outcome == TASK_WAITS);
 }
 
-/* RequestTasks(loop, context, recorder, waiting, task, current, enter, leave, add, drop, coroutine, awaiting, by_loop, asyncio,
+/* RequestTasks(loop, context, recorder, waiting, task, current, enter, leave, drop, all, forget, coroutine, awaiting, by_loop, asyncio,
  * in_loop, size, weak_at, lazy, eager): see the struct; `coroutine` is the type of what `async def` makes, `in_loop` may be None. */
 static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"loop", "context", "recorder", "waiting", "task", "current", "enter", "leave", "add", "drop",
+    static char *names[] = {"loop", "context", "recorder", "waiting", "task", "current", "enter", "leave", "drop", "all", "forget",
                             "coroutine", "awaiting", "by_loop", "asyncio", "in_loop", "size", "weak_at", "lazy", "eager", NULL};
-    PyObject *loop, *context, *recorder, *waiting, *task, *current, *enter, *leave, *add, *drop, *coroutine, *awaiting, *by_loop,
+    PyObject *loop, *context, *recorder, *waiting, *task, *current, *enter, *leave, *drop, *all, *forget, *coroutine, *awaiting, *by_loop,
         *asyncio, *in_loop;
     Py_ssize_t size, weak_at;
     int lazy, eager;
-    if (!by_name(args, keywords, "OOOO!O!OOOOOO!OOO!Onnpp", names, &loop, &context, &recorder, &PyDict_Type, &waiting,
-                 &PyType_Type, &task, &current, &enter, &leave, &add, &drop, &PyType_Type, &coroutine, &awaiting, &by_loop,
+    if (!by_name(args, keywords, "OOOO!O!OOOOO!OO!OOO!Onnpp", names, &loop, &context, &recorder, &PyDict_Type, &waiting,
+                 &PyType_Type, &task, &current, &enter, &leave, &drop, &PySet_Type, &all, &forget, &PyType_Type, &coroutine, &awaiting, &by_loop,
                  &PyDict_Type, &asyncio, &in_loop, &size, &weak_at, &lazy, &eager))
         return NULL;
     if (size < (Py_ssize_t)sizeof(PyObject) || size > MOST_TASK_BYTES || (in_loop != Py_None && !PyDict_Check(in_loop))) {
@@ -254,8 +240,9 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     self->current = Py_NewRef(current);
     self->enter = Py_NewRef(enter);
     self->leave = Py_NewRef(leave);
-    self->add = Py_NewRef(add);
     self->drop = Py_NewRef(drop);
+    self->all = Py_NewRef(all);
+    self->forget = Py_NewRef(forget);
     self->coroutine = Py_NewRef(coroutine);
     self->awaiting = Py_NewRef(awaiting);
     self->by_loop = Py_NewRef(by_loop);
@@ -273,7 +260,7 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 
 #define EACH(_)                                                                                                          \
     _(self->loop) _(self->context) _(self->recorder) _(self->waiting) _(self->task) _(self->current) _(self->enter)      \
-    _(self->leave) _(self->add) _(self->drop) _(self->coroutine) _(self->awaiting) _(self->by_loop) _(self->asyncio)     \
+    _(self->leave) _(self->drop) _(self->all) _(self->forget) _(self->coroutine) _(self->awaiting) _(self->by_loop) _(self->asyncio)     \
     _(self->in_loop) _(self->call_soon) _(self->capture) _(self->of_loop) _(self->held) _(self->rest_name)
 
 static int tasks_traverse(RequestTasks *self, visitproc visit, void *arg)
@@ -305,12 +292,18 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef members[] = {
+    {"patched", T_BOOL, offsetof(RequestTasks, patched), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot slots[] = {
     {Py_tp_new, tasks_new},
     {Py_tp_traverse, tasks_traverse},
     {Py_tp_clear, tasks_clear},
     {Py_tp_dealloc, tasks_dealloc},
     {Py_tp_methods, methods},
+    {Py_tp_members, members},
     {0, NULL},
 };
 

@@ -24,6 +24,7 @@ typedef struct {
     PyObject *context; /* of the request */
     PyObject *line;
     PyObject *task;
+    PyObject *weak;   /* by which asyncio.all_tasks has the Task, where that has served before; asyncio's own else */
     PyObject *step;   /* of the Task, its first, while that is held back */
     PyObject *name;   /* of the Task */
     PyObject *first;  /* what the application waits for, while its Task has not heard of it */
@@ -32,7 +33,6 @@ typedef struct {
     char runs;        /* it is in a step */
     char over;        /* it has ended */
     char waits;       /* its Task is among those that wait */
-    char registered;  /* asyncio knows the Task */
     char rests[MOST_TASK_BYTES]; /* the Task's bytes, between two requests */
 } RequestCoroutine;
 
@@ -42,7 +42,8 @@ struct RequestTasks {
     PyObject *context; /* that requests have copies of */
     PyObject *waiting;             /* dict: the line of each Task that goes on */
     PyObject *task;                /* asyncio.Task */
-    PyObject *current, *enter, *leave, *add, *drop; /* current_task, _enter_task, _leave_task, _register_task, _unregister_task */
+    PyObject *current, *enter, *leave, *drop; /* current_task, _enter_task, _leave_task, _unregister_task */
+    PyObject *all, *forget;        /* of the WeakSet that all_tasks looks through: the set, and what takes a dead one away */
     PyObject *coroutine;           /* the type of what `async def` makes */
     PyObject *awaiting;            /* makes a coroutine of any awaitable */
     PyObject *by_loop;             /* makes a Task whose first step the loop makes */
@@ -58,6 +59,7 @@ struct RequestTasks {
     Py_ssize_t context_at, name_at;
     uint64_t count;                /* of names */
     char lazy;                     /* Tasks are used again */
+    char patched;                  /* the loop makes them */
     char eager;                    /* a Task makes its first step by itself (eager_start) */
 };
 
@@ -75,8 +77,6 @@ void coroutine_forget(RequestCoroutine *self);
 /* The arguments of its Task. New reference, or NULL with an exception. */
 PyObject *task_arguments(RequestTasks *self, RequestCoroutine *coroutine);
 PyObject *task_name(RequestTasks *self);
-/* Call a function of asyncio's, for what it does. */
-void call_for(PyObject *function, PyObject *argument);
 
 /* asgi_placeholder.c: a Task whose first step is held back. Each returns 0, or -1 with an exception, but where it says else. */
 PyObject *placeholder_capture(RequestTasks *self);

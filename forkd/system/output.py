@@ -75,6 +75,11 @@ def clean(value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def tasks_said(kind: str) -> str:
+    """How the tasks of requests are made, as words behind others; "" where there are none."""
+    return f", tasks of requests {kind}" if kind else ""
+
+
 def native_or_not(why: str) -> str:
     """Why there is no native code, or that there is, as words."""
     return f"no native code ({why})" if why else "native code"

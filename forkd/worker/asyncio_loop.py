@@ -33,6 +33,7 @@ class Living(Protocol):
     """An interface that has a beginning and an end in the loop."""
 
     failed: Callable[[], Any]  # called when it cannot go on while the worker serves
+    tasks: str  # how the tasks of its requests are made, once it has started
 
     async def startup(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Before the worker accepts. What it sets in `context` stays there. Raises AppError."""

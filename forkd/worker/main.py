@@ -147,7 +147,8 @@ class Worker:
         if self._loop is not None:
             self._loop.time_turns(self._heritage, self._channel.send)
         loop = self._loop.name if self._loop is not None and speaks.needs_loop else ""
-        self._channel.send(Ready(speaks.name, loop, fallback))
+        tasks = living.tasks if living is not None else ""
+        self._channel.send(Ready(speaks.name, loop, fallback, tasks))
         self.ready = True
         if self._loop is not None:
             self._loop.run(model, self.recorder, living)

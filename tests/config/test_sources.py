@@ -91,6 +91,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
         "app": "m:a", "name": "n", "interface": "stream", "chdir": "/d", "bind": "fd://7",
         "backlog": "7", "model": "reactor", "io": "poll", "accept": "exclusive", "workers": "1:2",
         "storage": "shm:4m", "drain_streams": "text/event-stream",
+        "request_task": "real",
         "asgi_extensions": "!http.response.pathsend",
         "foreground": "true", "pidfile": "/p.pid", "control": "/c.sock", "user": "u", "group": "g",
         "umask": "077", "admin": "none", "error_log": "-", "log_level": "debug",

@@ -22,7 +22,7 @@ from forkd.ipc.messages import (
 )
 
 MESSAGES: list[Message] = [
-    Ready("wsgi", "", ""), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
+    Ready("wsgi", "", "", ""), Failed("Traceback …\n  'ü' \0 \udcff"), Recycle("max-requests"),
     Retire(2.0, True, False), Retire(0.05, False, True), Quit(),
     Blocked("GET /ü HTTP/1.1", ""),
 ]  # fmt: skip
@@ -104,8 +104,8 @@ def test_garbage_from_a_child_is_skipped(garbage: bytes) -> None:
     raw, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(end)
     raw.send(garbage)
-    raw.send(json.dumps(["Ready", {"interface": "wsgi", "loop": "", "fallback": ""}]).encode())
-    assert channel.receive() == [Ready("wsgi", "", "")]
+    raw.send(json.dumps(["Ready", {"interface": "wsgi", "loop": "", "fallback": "", "tasks": ""}]).encode())
+    assert channel.receive() == [Ready("wsgi", "", "", "")]
     raw.close()
     channel.close()
 

@@ -1,89 +1,29 @@
-"""The task of a request, made by native code and by its twin: what an application may do with it."""
+"""The task of a request, made by native code and by its twin: what an application sees of it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Coroutine, Iterator
+import contextlib
+import gc
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-import forkd.native
-from forkd.app.asgi.tasks import make_tasks
-from forkd.session.seam import Recorder
-
-Step = Coroutine[Any, Any, Any]
-MODES = ["twin", "real", "lazy"] if forkd.native.native is not None else ["twin"]
-VARIABLE: contextvars.ContextVar[object] = contextvars.ContextVar("variable", default=None)
+from .asgi_tasks import MODES, VARIABLE, Request, Site, Step, Yields, current
 
 
-class Log:
-    """A recorder, for Python, that notes which request holds the loop."""
-
-    def __init__(self) -> None:
-        self.held: list[int] = []
-
-    def resume(self, ticket: int) -> None:
-        self.held.append(ticket)
-
-    def pause(self) -> None: ...
-
-
-class Request:
-    ticket = 7
-
-
-class Site:
-    """A loop, its tasks, and the turn in which a server begins them."""
-
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
-        self.loop = asyncio.new_event_loop()
-        self.waiting: dict[asyncio.Task[None], bytes] = {}
-        self.failures: list[str] = []
-        self.loop.set_exception_handler(lambda _, context: self.failures.append(context["message"]))
-        recorder: Any = Log()
-        self.recorder: Recorder = recorder
-        self.tasks = make_tasks(
-            self.loop, contextvars.Context(), recorder, self.waiting,
-            lazy=mode == "lazy", native=mode != "twin",
-        )  # fmt: skip
-
-    def start(self, *steps: Step) -> None:
-        """Begin them one after the other, as from the turn of the loop, and wait for all that goes on."""
-        def turn() -> None:
-            for step in steps:
-                self.tasks.start(Request(), self._ended(step), b"GET /")
-
-        self.loop.call_soon(turn)
-        self.loop.run_until_complete(self._settled())
-
-    async def _settled(self) -> None:
-        await asyncio.sleep(0)
-        while self.waiting:
-            await asyncio.wait(list(self.waiting), timeout=5)
-            await asyncio.sleep(0)
-
-    async def _ended(self, step: Step) -> None:
-        """As a request ends, whose failures are logged."""
-        try:
-            await step
-        except BaseException as failure:
-            self.failures.append(repr(failure))
-
-
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=[*MODES, *(f"{mode}-uvloop" for mode in MODES if mode != "twin")])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    made = Site(request.param)
+    mode, _, loop = request.param.partition("-")
+    made = Site(mode, pytest.importorskip("uvloop").new_event_loop) if loop else Site(mode)
     yield made
     made.loop.close()
-
-
-def current() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
 
 
 # ---- the usual --------------------------------------------------------------------------------
@@ -134,7 +74,7 @@ def test_the_first_step_is_made_at_once(site: Site) -> None:
             order.append("turn")
 
     site.loop.call_soon(turn)
-    site.loop.run_until_complete(site._settled())
+    site.loop.run_until_complete(site.settled())
     assert "".join(order) == ("turnturnabab" if site.mode == "twin" else "aturnbturnab")
 
 
@@ -151,3 +91,170 @@ def test_never_within_the_step_of_another(site: Site) -> None:
 
     site.start(outer())
     assert order == ["outer", "inner"]
+
+
+# ---- nothing of a request is seen by the next -----------------------------------------
+
+
+async def _returns() -> None: ...
+
+
+async def _fails() -> None:
+    raise ValueError
+
+
+async def _waits() -> None:
+    await asyncio.sleep(0)
+
+
+async def _is_cancelled() -> None:
+    current().cancel()
+    await asyncio.sleep(1)
+
+
+async def _cancels_unbound() -> None:
+    asyncio.Task.cancel(current())
+
+
+ENDS = [_returns, _fails, _waits, _is_cancelled, _cancels_unbound]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("keep", ["weak-key", "finalizer", "weak-value", "attribute", "strong", "coroutine"])
+def test_what_is_kept_by_the_task_is_that_requests_alone(
+    site: Site, keep: str, end: Callable[[], Step]
+) -> None:
+    """Requests that look for what the last one has left, and leave something."""
+    by_key: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+    by_id: dict[int, int] = {}
+    by_value: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+    strong: list[Any] = []
+    found: list[object] = []
+
+    async def app(number: int) -> None:
+        task: Any = current()
+        match keep:
+            case "weak-key":
+                found.append(by_key.get(task))
+                by_key[task] = number
+            case "finalizer":
+                found.append(by_id.get(id(task)))
+                by_id[id(task)] = number
+                weakref.finalize(task, by_id.pop, id(task), None)
+            case "weak-value":
+                found.append(by_value.get("task") is task or None)
+                by_value["task"] = task
+            case "attribute":
+                found.append(getattr(task, "number", None))
+                task.number = number
+            case "strong":
+                found.append(task in strong or None)
+                strong.append(task)
+            case _:
+                found.append(task.get_coro() in strong or None)
+                strong.append(task.get_coro())
+        del task
+        await end()
+
+    for number in range(5):
+        site.start(app(number))
+    assert found == [None] * 5
+    gc.collect()
+    assert not by_key and not by_id and not by_value
+    assert all(task.done() for task in strong if isinstance(task, asyncio.Task))
+
+
+def test_the_state_of_one_request_is_gone_when_the_next_begins(site: Site) -> None:
+    """Without a collection of garbage, in one connection: the finalizer has run."""
+    log: list[str] = []
+
+    async def app() -> None:
+        log.append("begins")
+        weakref.finalize(current(), log.append, "gone")
+
+    async def waits() -> None:
+        await app()
+        await asyncio.sleep(0)
+
+    gc.disable()
+    try:
+        for step in (app, waits, app, waits):
+            site.start(step())
+    finally:
+        gc.enable()
+    assert log == ["begins", "gone"] * 4
+
+
+# ---- looks from other threads ---------------------------------------------------------
+
+
+def test_looks_from_another_thread(site: Site) -> None:
+    ended = threading.Event()
+    wrong: list[object] = []
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        while not ended.is_set():
+            with contextlib.suppress(RuntimeError):  # asyncio's set of tasks changes too often
+                for task in [*asyncio.all_tasks(site.loop), asyncio.current_task(site.loop)]:
+                    if task is not None:
+                        whole = task.get_loop() is site.loop and task.get_coro() is not None and repr(task)
+                        if not (whole and task.get_name() and task.get_stack() is not None):
+                            wrong.append(task)
+            looks += 1
+
+    async def app(number: int) -> None:
+        VARIABLE.set(number)
+        for _ in range(number % 3):
+            await asyncio.sleep(0)
+            assert VARIABLE.get() == number
+
+    thread = threading.Thread(target=look)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        while looks < 50 and thread.is_alive():
+            site.start(*(app(number) for number in range(50)))
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not wrong and not site.failures and not site.waiting
+
+
+# ---- what may be waited for -----------------------------------------------------------
+
+
+def test_what_may_not_be_waited_for(site: Site) -> None:
+    other = asyncio.new_event_loop()
+    thread = threading.get_ident()
+    log: list[object] = []
+
+    def generator() -> Iterator[Any]:
+        log.append((yield))
+
+    async def app(awaitable: Any, late: bool) -> None:
+        if late:
+            await asyncio.sleep(0)
+        try:
+            log.append(await awaitable)
+        except BaseException as failure:
+            log.append(type(failure).__name__)
+        assert threading.get_ident() == thread
+
+    def awaitables() -> list[Any]:
+        done: asyncio.Future[int] = other.create_future()
+        done.set_result(1)
+        concurrent: Future[int] = Future()
+        return [
+            other.create_future(), done, Yields(1), Yields(None), Yields([]), Yields(concurrent),
+            Yields(site.loop.create_future()), types.coroutine(generator)(),
+        ]  # fmt: skip
+
+    for late in (False, True):
+        site.start(*(app(awaitable, late) for awaitable in awaitables()))
+    usual = ["RuntimeError", 1, "RuntimeError", None, "RuntimeError", "RuntimeError", "RuntimeError", None]
+    assert sorted(map(str, log)) == sorted(map(str, [*usual, None] * 2))
+    other.close()

@@ -34,6 +34,7 @@ ALWAYS = {"scale-down-after", "access-log-format"}
 ASGI_ONLY = {
     "lifespan", "lifespan-context", "root-path", "ws-max-message", "ws-ping-interval", "ws-ping-timeout",
     "ws-deflate", "drain-spread", "ws-origins", "drain-streams", "asgi-extensions",
+    "request-task",
 }  # fmt: skip
 LOOP_ONLY = {"lag-limit", "loop"}
 

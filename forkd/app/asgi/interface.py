@@ -37,6 +37,7 @@ class Asgi(Http1):
         streams = Reconnecting(config.drain_streams or "")
         self._drain = Drain(self._requests, config.graceful_timeout, config.drain_spread, streams)
         self.failed: Callable[[], Any] = lambda: None
+        self.tasks = ""
 
     def retire(self) -> None:
         super().retire()
@@ -49,6 +50,8 @@ class Asgi(Http1):
         self._requests.enter(loop, context)
         await self._lifespan.startup(loop, context if self._shared else context.copy())
         self._requests.started(self._lifespan.state)
+        self._requests.look()
+        self.tasks = self._requests.task_kind
 
     async def shutdown(self) -> None:
         """When the last connection is gone."""

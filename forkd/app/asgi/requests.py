@@ -17,12 +17,15 @@ from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.response import REASONS
 from forkd.app.asgi.scope import Names, RootPath, Scope, scope_of
+from forkd.app.asgi.self_test import passes
 from forkd.app.asgi.shortcut import NativeCycle, native_shortcut
-from forkd.app.asgi.tasks import RequestTasks, make_tasks
+from forkd.app.asgi.task_kind import LAZY, wanted_tasks
+from forkd.app.asgi.tasks import PATCHED, LoopTasks, RequestTasks, make_tasks
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
 from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
+from forkd.native import serves
 from forkd.session.ends import Ends
 from forkd.session.framing import Framing
 from forkd.session.http1 import Ending, Native, Steps, StreamSteps, refusal
@@ -70,7 +73,7 @@ class Requests:
         self._root = RootPath(config.root_path or "")
         self._names = Names(config.forwarded_fields)
         self._worker = worker
-        self._native = config.native
+        self._config = config
         self._extensions = Extensions(config.asgi_extensions or "", config.early_hints)
         self._request_timeout = config.request_timeout
         self._most = config.limit_concurrency
@@ -111,9 +114,22 @@ class Requests:
     def enter(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         """Before the first request. `context`: each of them has a copy."""
         self.loop, self.context = loop, context
+        self._by_loop = LoopTasks(loop, self.host.log.info if serves(self._config.native) else None)
+        self.task_kind = wanted_tasks(self._config)
+        if self.task_kind == LAZY and not passes():
+            self.task_kind = "real, since the self-test of lazy ones has failed"
+            self.host.log.warning(f"the tasks of requests are {self.task_kind}")
         self.runner = make_tasks(
-            loop, context, self.host.recorder, self.tasks, lazy=False, native=self._native
-        )
+            loop, context, self.host.recorder, self.tasks, self._by_loop,
+            lazy=self.task_kind == LAZY, native=self._config.native,
+        )  # fmt: skip
+
+    def look(self) -> None:
+        """What the application has made of the loop until now."""
+        why = self._by_loop.look()
+        if why and serves(self._config.native):
+            self.task_kind = f"made by the loop: {why}"
+            self.runner.patched = why == PATCHED
 
     def started(self, state: dict[str, Any]) -> None:
         """The lifespan has; `state` is its own."""

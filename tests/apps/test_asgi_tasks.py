@@ -1,0 +1,125 @@
+"""Whose tasks requests under ASGI run in, and where that is said: lazy ones, real ones, or the loop's own."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+import forkd.native
+from tests.process.conftest import Daemon, until
+
+from .conftest import FAILURES
+
+APP = """
+    import asyncio, contextlib, os, _asyncio
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            {startup}
+            await send({{"type": "lifespan.startup.complete"}})
+            await receive()
+            return await send({{"type": "lifespan.shutdown.complete"}})
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        if scope["path"] == "/factory":
+            loop.set_task_factory(lambda loop, coro, **others: asyncio.Task(coro, loop=loop, name="made"))
+        if scope["path"] == "/none":
+            loop.set_task_factory(None)
+        await asyncio.sleep(0 if scope["path"] == "/waits" else -1) if scope["path"] != "/" else None
+        body = f"{{task.get_name().partition('-')[0]}} {{task in asyncio.all_tasks()}}".encode()
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": body}})
+    {module}
+"""
+NATIVE = forkd.native.native is not None
+LAZY = "lazy" if sys.version_info[:2] == (3, 11) else "real, with Python {}.{}".format(*sys.version_info)
+
+pytestmark = pytest.mark.skipif(not NATIVE, reason="without native code the loop makes all")
+
+
+def begin(service: Daemon, *flags: str, startup: str = "pass", module: str = "") -> str:
+    service.write_app(textwrap.dedent(APP).format(startup=startup, module=module))
+    return service.start("--interface", "asgi", *flags)
+
+
+def kind(service: Daemon) -> str:
+    found: str = service.status()["master"]["request_tasks"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), LAZY), (("--request-task", "real"), "real"),
+        (("--no-native",), "made by the loop, without native code"),
+    ],
+    ids=["default", "real", "twin"],
+)  # fmt: skip
+def test_it_is_said_what_is_used(service: Daemon, flags: tuple[str, ...], expected: str) -> None:
+    assert f"tasks of requests {expected}" in begin(service, *flags) + service.log()
+    assert kind(service) == expected
+    assert f"tasks of requests {expected.partition(',')[0]}" in service.ok("status")
+    assert f"tasks of requests {expected}" in service.ok("check", *service.flags(*flags))
+    name = "Task" if "--no-native" in flags else "Request"
+    assert service.get("/") == service.get("/waits") == service.get("/") == f"{name} True"
+
+
+def test_a_task_factory_in_the_lifespan(service: Daemon) -> None:
+    factory = "lambda loop, coro, **others: asyncio.Task(coro, loop=loop, name='made', **others)"
+    begin(service, "-w", "1", startup=f"asyncio.get_running_loop().set_task_factory({factory})")
+    assert service.get("/") == service.get("/waits") == "made True"
+    assert kind(service) == "made by the loop: it has a task factory"
+    said = [line for line in service.log().splitlines() if "it has a task factory" in line]
+    assert ["info worker" in line for line in said] == [True, False]  # and what serves, of the master
+
+
+def test_a_task_factory_in_a_request(service: Daemon) -> None:
+    begin(service, "-w", "1")
+    assert [service.get(path) for path in ("/", "/factory", "/", "/waits")] == [
+        "Request True", "Request True", "made True", "made True",
+    ]  # fmt: skip
+    until(lambda: "made by the loop: it has a task factory" in service.log(), "a line")
+    assert [service.get(path) for path in ("/none", "/", "/waits")] == [
+        "made True", "Request True", "Request True",
+    ]  # fmt: skip
+
+
+def test_debug_mode_of_asyncio(service: Daemon) -> None:
+    service.environ["PYTHONASYNCIODEBUG"] = "1"
+    begin(service)
+    assert service.get("/") == service.get("/waits") == "Task True"
+    assert kind(service) == "made by the loop: it is in debug mode"
+
+
+@pytest.mark.parametrize(
+    ("where", "patch"),
+    [
+        ("startup", "import nest_asyncio; nest_asyncio.apply()"),
+        ("module", "asyncio.Task = asyncio.tasks.Task = asyncio.tasks._PyTask"),
+        ("startup", "asyncio.current_task = lambda loop=None: asyncio.tasks.current_task(loop)"),
+        ("startup", "call_soon = asyncio.BaseEventLoop.call_soon; "
+                    "asyncio.BaseEventLoop.call_soon = lambda *given, **named: call_soon(*given, **named)"),
+        ("module", "loop = asyncio.get_running_loop(); loop.call_soon = loop.call_soon"),
+    ],
+    ids=["nest_asyncio", "Task", "current_task", "class", "loop"],
+)  # fmt: skip
+def test_patches_of_asyncio(service: Daemon, where: str, patch: str) -> None:
+    if "nest" in patch:
+        pytest.importorskip("nest_asyncio")
+    begin(service, "--loop", "asyncio", **{where: patch})
+    assert service.get("/") == service.get("/waits") == "Task True"
+    assert kind(service) == "made by the loop: asyncio was patched"
+
+
+@pytest.mark.skipif(LAZY != "lazy", reason="real ones are used")
+@pytest.mark.parametrize(
+    "what", ["os.abort()", "1 / 0", "__import__('time').sleep(60)"], ids=["dies", "fails", "hangs"]
+)
+def test_a_self_test_that_fails(service: Daemon, what: str) -> None:
+    service.expected_errors = FAILURES
+    begin(service, "-w", "1", module=f"_asyncio._enter_task = lambda *others: {what}")
+    assert service.get("/") == service.get("/waits") == "Request True"
+    assert kind(service) == "real, since the self-test of lazy ones has failed"
+    assert not service.status()["totals"]["exits"]
