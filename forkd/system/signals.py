@@ -166,10 +166,10 @@ def set_by_application(numbers: Iterable[int]) -> dict[int, Any]:
     return {number: how for number, how in found.items() if how not in usual}
 
 
-def end_in_fork() -> set[int]:
+def end_in_fork(own: Iterable[int] = ()) -> set[int]:
     """In a process that the application has forked: each signal does what it would do there without forkd. A
-    handler of the application's stays, and so does a wake-up descriptor of its own. Returns the descriptors
-    of the pipe, which is its parent's."""
+    handler of the application's stays, and so does a wake-up descriptor that is none of `own`, which end
+    here. Returns the descriptors of the pipe, which is its parent's."""
     global _pipe
     for number in _stacks:
         faulthandler.unregister(number)
@@ -181,7 +181,7 @@ def end_in_fork() -> set[int]:
         known.clear()
     ended, _pipe = _pipe, (-1, -1)
     other = signal.set_wakeup_fd(-1)
-    if other not in (-1, ended[1]):
+    if other not in (-1, ended[1], *own):
         signal.set_wakeup_fd(other)
     return {fd for fd in ended if fd >= 0}
 

@@ -469,7 +469,8 @@ def end_in_fork(own: Iterable[int], stacks: int) -> None:
 
     `stacks` leads to stderr: a crash of this process is no report of the parent's.
     """
-    own = {*own, *end_signals()}
+    own = set(own)
+    own |= end_signals(own)
     nothing = os.open("/", os.O_PATH | os.O_CLOEXEC)
     for fd in own:
         if fd >= 0:
