@@ -10,7 +10,7 @@ import pytest
 from tests.process.conftest import Daemon, until
 from tests.process.leadership import switches
 
-from .conftest import dial
+from .conftest import dial, take
 from .test_asgi_limits import WAYS, ask
 
 APP = """
@@ -198,3 +198,20 @@ def test_a_worker_that_is_killed_for_it_is_reported_with_its_name(service: Daemo
         ask(client, "/child")
         found = r"its event loop has not come round for [\d.]+ s \(--timeout 1\): it is at GET /child\n"
         until(lambda: re.search(found, service.log()), "it is killed")
+
+
+def test_a_child_of_the_application_has_no_handler_of_it(service: Daemon, loop: str) -> None:
+    service.write_app(
+        "import os, signal\n"
+        "from asgi_site import answer\n"
+        "async def app(scope, receive, send):\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        os.kill(os.getpid(), signal.SIGRTMIN + 6)\n"
+        "        os._exit(0)\n"
+        "    how = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+        "    await answer(send, b'%d' % (how + signal.SIGRTMIN))\n"
+    )
+    take(service, "asgi_site")
+    service.start("-w", "1", "--lifespan", "off", "--loop", loop)
+    assert service.get() == "-6"  # it has ended that
