@@ -395,26 +395,26 @@ def make_interface(
     """Load the application, unless it has been, and wrap it. Raises AppError. `loop` makes the one that the
     application needs, if it needs one: where that is known by --interface, or shown by a first try that fails
     without one, it is loaded there."""
-    lives, without = interfaces.lives(config.interface), None
+    inside, without = app is not None or interfaces.lives(config.interface), None
     if config.app is None:
         app = welcome.make(config.model, io, admin)
     elif app is None:
         load = partial(loader.load, config.app)
         try:
-            app = loop().load(load) if lives else load()
+            app = loop().load(load) if inside else load()
         except AppError as error:
             if config.interface is not None or not leftovers.needs_loop(error):
                 raise
-            without = error
+            inside, without = True, error
             app = loop().load(load)
     if inspect.iscoroutine(app):  # of a factory
-        made = app
+        inside, made = True, app
         app = loop().load(lambda: made)
     speaks = interfaces.find(app, config.interface)
     speaks.require(app, config)
     if without is not None and not speaks.lives:
         raise without
-    if speaks.lives and not lives and without is None and (left := leftovers.loops_and_tasks()):
+    if speaks.lives and not inside and (left := leftovers.loops_and_tasks()):
         host.log.warning(
             f"the application has made {' and '.join(left)} at import, before the loop that serves it: what "
             "is to run there never does; with --interface asgi it is imported in the running loop"

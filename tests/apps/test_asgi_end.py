@@ -104,7 +104,7 @@ def test_all_of_it_at_a_stop(service: Daemon, flags: list[str]) -> None:
 )
 def test_all_of_it_when_a_worker_is_replaced_or_not_needed(service: Daemon, verb: str) -> None:
     write(service)
-    service.start("-w", "2")
+    service.start("-w", "2", *(["--loop", "asyncio"] if verb == "reload" else []))
     where = ["--name", service.name, "--control", str(service.control)]
     if verb == "reload":
         service.ok("reload", *where)

@@ -100,6 +100,7 @@ def test_an_application_is_found(service: Daemon, source: str, app: str, flags: 
     service.start(*flags.split(), app=app)
     assert service.get() == "hello"
     assert service.live()["master"]["interface"] == "asgi"
+    assert "at import" not in service.log()
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_what_a_template_has_made_is_told_of(service: Daemon) -> None:
     assert service.get() == "hello"
     said = f"has made an event loop, a task (never), a connection ({host}:{port}) at import: the workers have"
     until(lambda: said in service.log(), "it is in the log")
+    assert service.log().count("at import") == 1
 
 
 @pytest.mark.parametrize(
