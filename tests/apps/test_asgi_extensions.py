@@ -316,6 +316,30 @@ def test_a_download_is_cut_at_nine_tenths_of_the_grace(other: Daemon) -> None:
         other.gone()
 
 
+def test_a_fast_download_lets_others_have_their_turn(other: Daemon) -> None:
+    size = 1 << 36
+    with (other.dir / "holes").open("wb") as file:
+        file.truncate(size)
+    other.start("-w", "1", app="asgi_files:app")
+    got = [0]
+
+    def download() -> None:
+        with dial(other) as client:
+            client.sendall(b"GET /path/holes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            while not enough.is_set():
+                got[0] += client.recv_into(buffer)
+
+    buffer, enough = bytearray(1 << 20), threading.Event()
+    thread = threading.Thread(target=download)
+    thread.start()
+    until(lambda: got[0], "it has begun")
+    for _ in range(5):
+        assert split(ask(other, "/path/file"))[1] == b"0123456789\n"
+    enough.set()
+    thread.join()
+    assert got[0] < size
+
+
 def test_a_download_that_nobody_reads_is_given_up(other: Daemon) -> None:
     log = other.dir / "access.log"
     other.start("-w", "1", "--write-timeout", "1", "--access-log", str(log), app="asgi_files:app")

@@ -54,9 +54,9 @@ class AsgiServed(Served):
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"ok"})
 
-    def scope(self, fields: list[tuple[str, str]]) -> dict[str, Any]:
-        """That of a request, on a connection of its own."""
-        self.restart(None)
+    def scope(self, fields: list[tuple[str, str]], proxy: Any = None) -> dict[str, Any]:
+        """That of a request, on a connection of its own, of which a proxy has said this."""
+        self.restart(proxy)
         self._session.send(head_of(fields))
         for _ in range(3):
             self._loop.run_until_complete(asyncio.sleep(0))
@@ -122,6 +122,21 @@ def test_what_the_application_sees(row: Row, loop: asyncio.AbstractEventLoop) ->
     assert seen == wanted
     # What one request says stays with it.
     assert in_words_of_wsgi(served.scope([])) == wanted_of(row, [])
+
+
+@pytest.mark.parametrize(("said", "scheme"), [({"tls": "TLSv1.3"}, "https"), ({}, "http")])
+def test_what_a_proxy_says_of_the_connection(
+    said: dict[str, str], scheme: str, loop: asyncio.AbstractEventLoop
+) -> None:
+    proxy = {"peer": ("192.0.2.9", 5), "ssl": said}
+    served = AsgiServed(Row("", [], {}), loop)
+    for fields, wanted in ([], scheme), (UPGRADE, {"https": "wss", "http": "ws"}[scheme]):
+        scope = served.scope(fields, proxy)
+        assert scope["scheme"] == wanted
+        assert scope["extensions"]["forkd"]["proxy"] == proxy
+        assert scope["extensions"]["forkd"]["peer"] == "192.0.2.9"
+    # A field of a trusted front counts more: it has seen the client.
+    assert served.scope([("X-Forwarded-Proto", "http")], proxy)["scheme"] == "http"
 
 
 @pytest.mark.parametrize(
