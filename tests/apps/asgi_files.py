@@ -20,7 +20,9 @@ async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         return
     first, _, rest = scope["path"][1:].partition("/")
-    if first in FRAMEWORK:
+    if first == "listens":
+        await listens(receive, send)
+    elif first in FRAMEWORK:
         await FRAMEWORK[first]({**scope, "path": "/" + rest, "root_path": ""}, receive, send)
     else:
         await ROUTES[first](scope, send, rest)
@@ -72,6 +74,18 @@ async def pieces(scope, send, rest):
         os.close(number)
         await send({"type": ZEROCOPYSEND, "file": file, "offset": 1, "more_body": True})
     await send(body(b">"))
+
+
+async def listens(receive, send):
+    """For the client's end, while the file is sent."""
+    await receive()
+    waiting = asyncio.ensure_future(receive())
+    await send(start())
+    sending = asyncio.ensure_future(send({"type": PATHSEND, "path": "big"}))
+    await asyncio.wait([waiting, sending], return_when=asyncio.FIRST_COMPLETED)
+    print(f"listens: {'sent' if sending.done() else 'told'} first", flush=True)
+    print(f"listens: {(await waiting)['type']}", flush=True)
+    await sending
 
 
 async def cancelled(scope, send, rest):

@@ -223,6 +223,20 @@ def test_send_returns_when_the_file_is_sent(site: Daemon) -> None:
         until(lambda: site.log().count("path: big is sent") > before, "the application goes on")
 
 
+def test_no_disconnect_is_told_while_the_file_is_sent(site: Daemon) -> None:
+    with held(site, "/listens") as client:
+        assert split(ask(site, "/path/file"))[1] == b"0123456789\n"
+        assert "listens: " not in site.log()
+        got = 0
+        while got < len(BIG) - 2000:
+            got += len(client.recv(65536))
+        until(lambda: "listens: http.disconnect" in site.log(), "it is told when the answer is over")
+    assert "listens: sent first" in site.log()
+    with held(site, "/listens"):
+        pass
+    until(lambda: site.log().count("listens: http.disconnect") == 2, "it is told when the client leaves")
+
+
 @pytest.mark.parametrize("how", ["leaves", "resets"])
 def test_a_client_that_leaves_in_the_middle(site: Daemon, how: str) -> None:
     line, sent = "GET /path/big?6000000 HTTP/1.1", "path: big is sent"

@@ -109,6 +109,8 @@ class Cycle(Duplex):
 
     def _next_message(self) -> Message | None:
         if self._gone or self._refused or self.response.over:
+            if self._files:
+                return None  # the answer goes on
             return {"type": "http.disconnect"}
         whole = self._decoder is None or self._decoder.done
         if not self._told_end and (whole or (self._received and not self._at_eof)):
@@ -166,6 +168,7 @@ class Cycle(Duplex):
         super().writable()
         while self._files and not self._backlog and self._send_file():
             super().writable()
+            release(self._receiving)
 
     def _send_file(self) -> bool:
         """Send what can be sent of the first one; whether it is over. Raises ClientGone."""
