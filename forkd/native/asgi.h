@@ -1,5 +1,5 @@
-/* A request under ASGI, for the parts of it that are files of their own (asgi_scope.c, asgi_response.c, asgi_messages.c,
- * asgi_cycle.c). */
+/* A request under ASGI, for the parts of it that are files of their own (asgi_template.c, asgi_scope.c, asgi_response.c,
+ * asgi_messages.c, asgi_cycle.c). */
 
 #ifndef FORKD_NATIVE_ASGI_H
 #define FORKD_NATIVE_ASGI_H
@@ -42,6 +42,12 @@ extern PyTypeObject *asgi_cycle_type;
 /* See ShortcutFunctions.read. */
 Outcome asgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **call);
 int asgi_scope_init(void);
+
+/* A scope of a connection, but for what its request has. New reference, or NULL with an exception. */
+PyObject *asgi_template(PyObject *template, Ends *ends);
+/* An address with its port, a str. New reference. */
+PyObject *asgi_address(PyObject *host, PyObject *port);
+int asgi_template_init(void);
 
 /* What comes of a message for the client: it is taken; it is the twin's; what is left of it is `unsent`. */
 typedef enum { MESSAGE_FAILED = -1, MESSAGE_TAKEN, MESSAGE_NOT_USUAL, MESSAGE_UNSENT } MessageOutcome;

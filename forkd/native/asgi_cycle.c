@@ -427,7 +427,7 @@ int asgi_init(PyObject *module)
     asgi_cycle_type = (PyTypeObject *)PyType_FromSpecWithBases(&cycle_spec, (PyObject *)request_type);
     shortcut_of_asgi = (PyTypeObject *)PyType_FromSpecWithBases(&asgi_spec, (PyObject *)shortcut_type);
     return !asgi_cycle_type || !shortcut_of_asgi || !(t_accept = PyBytes_FromStringAndSize("accept", 6)) ||
-                   asgi_scope_init() || asgi_response_init() || asgi_messages_init() ||
+                   asgi_template_init() || asgi_scope_init() || asgi_response_init() || asgi_messages_init() ||
                    PyModule_AddObjectRef(module, "AsgiShortcut", (PyObject *)shortcut_of_asgi)
                ? -1
                : 0;

@@ -2,9 +2,9 @@
 
 #include "asgi.h"
 
-enum { MOST_NAME = 64, MEMO = 1024, BUSY = 128 }; /* the latter two are powers of two */
+enum { MOST_NAME = 64, MEMO = 1024 /* a power of two */ };
 
-static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_headers, *k_method, *k_path, *k_peer, *k_query, *k_raw_path, *k_root, *k_scheme,
+static PyObject *k_client, *k_headers, *k_method, *k_path, *k_query, *k_raw_path, *k_root, *k_scheme,
     *k_server, *k_state, *no_bytes, *host_name;
 /* Keys of an environ, as which fronts_tell has what proxies say. */
 static PyObject *e_port, *e_scheme, *e_server, *e_server_port, *e_host, *e_prefix;
@@ -32,76 +32,12 @@ static PyObject *name_bytes(const char *name, Py_ssize_t size, uint32_t hash)
     return bytes;
 }
 
-/* ---- the scope to begin with ---------------------------------------------------------------- */
-
-/* Connections that were busy lately: the template with their ends in it. */
-static struct busy {
-    PyObject *template;
-    Ends *ends;
-    PyObject *scope;
-} busy[BUSY];
-
 /* dict[key] = value; takes the reference to value. */
 static int put(PyObject *dict, PyObject *key, PyObject *value)
 {
     int failed = value == NULL || PyDict_SetItem(dict, key, value);
     Py_XDECREF(value);
     return failed;
-}
-
-/* An address with its port. New reference. */
-static PyObject *address(PyObject *host, PyObject *port)
-{
-    const char *digits = PyUnicode_AsUTF8AndSize(port, NULL);
-    PyObject *number = digits ? PyLong_FromString(digits, NULL, 10) : NULL;
-    PyObject *pair = number ? PyTuple_Pack(2, host, number) : NULL;
-    Py_XDECREF(number);
-    return pair;
-}
-
-/* A copy of a dict whose values are dicts, and of these. New reference. */
-static PyObject *deep(PyObject *dict)
-{
-    PyObject *copy = PyDict_New(), *key, *value;
-    Py_ssize_t at = 0;
-    while (copy && PyDict_Next(dict, &at, &key, &value))
-        if (put(copy, key, PyDict_Copy(value)))
-            Py_CLEAR(copy);
-    return copy;
-}
-
-/* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
-static PyObject *with_ends(PyObject *template, const Ends *ends)
-{
-    PyObject *scope = PyDict_Copy(template), *extensions = NULL;
-    int failed = !scope || put(scope, k_server, address(ends->server, ends->port));
-    if (!failed && PyUnicode_GetLength(ends->client))
-        failed = put(scope, k_client, address(ends->client, ends->client_port));
-    if (!failed)
-        failed = !(extensions = deep(PyDict_GetItem(scope, k_extensions))) ||
-                 PyDict_SetItem(PyDict_GetItem(extensions, k_forkd), k_peer, ends->client) ||
-                 PyDict_SetItem(scope, k_extensions, extensions);
-    Py_XDECREF(extensions);
-    if (failed)
-        Py_CLEAR(scope);
-    return scope;
-}
-
-/* The same, once for a connection that is busy: not what a request may change. Borrowed. */
-static PyObject *scope_for(PyObject *template, Ends *ends)
-{
-    struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
-    if (entry->ends == ends && entry->template == template)
-        return entry->scope;
-    PyObject *scope = with_ends(template, ends);
-    if (!scope)
-        return NULL;
-    struct busy old = *entry;
-    *entry = (struct busy){Py_NewRef(template), (Ends *)Py_NewRef((PyObject *)ends), scope};
-    Py_XDECREF(old.template);
-    Py_XDECREF((PyObject *)old.ends);
-    Py_XDECREF(old.scope);
-    return scope;
 }
 
 /* ---- the request head ----------------------------------------------------------------------- */
@@ -345,11 +281,11 @@ static int put_told(const AsgiShortcut *self, PyObject *scope, const Head *head,
         return -1;
     if (head->client) {
         int known = PyUnicode_GetLength(head->client) > 0;
-        if (put(scope, k_client, known ? address(head->client, PyDict_GetItem(head->told, e_port)) : Py_NewRef(Py_None)))
+        if (put(scope, k_client, known ? asgi_address(head->client, PyDict_GetItem(head->told, e_port)) : Py_NewRef(Py_None)))
             return -1;
     }
     if (port) { /* whatever else is said of the server, this is */
-        if (!(pair = address(name ? name : PyTuple_GetItem(server, 0), port)) || put(scope, k_server, pair))
+        if (!(pair = asgi_address(name ? name : PyTuple_GetItem(server, 0), port)) || put(scope, k_server, pair))
             return -1;
     }
     if (!prefix)
@@ -361,11 +297,10 @@ static int put_told(const AsgiShortcut *self, PyObject *scope, const Head *head,
 }
 
 /* The scope of a head that was read. New reference, or NULL with an exception. */
-static PyObject *scope_made(const AsgiShortcut *self, PyObject *shared, const Head *head, PyObject *method, Piece path, Piece query)
+static PyObject *scope_made(const AsgiShortcut *self, Ends *ends, const Head *head, PyObject *method, Piece path, Piece query)
 {
-    PyObject *scope = PyDict_Copy(shared);
-    if (!scope || put(scope, k_asgi, PyDict_Copy(PyDict_GetItem(shared, k_asgi))) ||
-        put(scope, k_extensions, deep(PyDict_GetItem(shared, k_extensions))) || PyDict_SetItem(scope, k_method, method) ||
+    PyObject *scope = asgi_template(self->http.limits->template, ends);
+    if (!scope || PyDict_SetItem(scope, k_method, method) ||
         (head->told ? put_told(self, scope, head, path) : put_path(scope, path, self->prefix, self->raw_prefix)) ||
         PyDict_SetItem(scope, k_headers, head->headers) ||
         put(scope, k_query, query.size ? PyBytes_FromStringAndSize(query.at, query.size) : Py_NewRef(no_bytes)) ||
@@ -403,14 +338,13 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
     head.at += 11;
     head.said = (Said){.fronts = limits->fronts, .peer = ends->client, .trusted = -1};
 
-    PyObject *shared = scope_for(limits->template, ends);
     head.headers = PyList_New(0);
-    int usual = shared && head.headers ? fields(&head, limits) : -1;
+    int usual = head.headers ? fields(&head, limits) : -1;
     Py_ssize_t length = head.length < 0 ? 0 : (Py_ssize_t)head.length;
     if (usual > 0 && (data + size - head.at != length || head.length > limits->longest || (length && data[0] == 'G')))
         usual = 0; /* a body that is not here, or behind which there is more, or where none is expected */
     PyObject *text = usual > 0 ? PyBytes_FromStringAndSize(line.at, line.size) : NULL;
-    PyObject *scope = text ? scope_made(self, shared, &head, method, path, query) : NULL;
+    PyObject *scope = text ? scope_made(self, ends, &head, method, path, query) : NULL;
     AsgiCycle *cycle = scope ? (AsgiCycle *)allocate(asgi_cycle_type) : NULL;
     if (cycle) {
         cycle->shortcut = (AsgiShortcut *)Py_NewRef((PyObject *)self);
@@ -449,8 +383,7 @@ int asgi_scope_init(void)
         PyObject **place;
         const char *text;
     } keys[] = {
-        {&k_asgi, "asgi"}, {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_headers, "headers"},
-        {&k_method, "method"}, {&k_path, "path"}, {&k_peer, "peer"}, {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
+        {&k_client, "client"}, {&k_headers, "headers"}, {&k_method, "method"}, {&k_path, "path"}, {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
         {&k_root, "root_path"}, {&k_scheme, "scheme"}, {&k_server, "server"}, {&k_state, "state"},
         {&e_port, "REMOTE_PORT"}, {&e_scheme, "wsgi.url_scheme"}, {&e_server, "SERVER_NAME"}, {&e_server_port, "SERVER_PORT"},
         {&e_host, "HTTP_HOST"}, {&e_prefix, "SCRIPT_NAME"},

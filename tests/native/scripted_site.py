@@ -40,13 +40,18 @@ async def app(scope, receive, send):
     if scope["path"].endswith("/notes"):
         while RUNNING:
             await asyncio.sleep(0.001)
-        body = json.dumps(NOTES).encode()
+        body = json.dumps([*NOTES, shown(scope)]).encode()
         NOTES.clear()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
         return
     fields = dict(scope["headers"])
     NOTES.append(shown(scope))
+    if b"x-scribbles" in fields:
+        scope["state"]["mine"] = scope["asgi"]["mine"] = 1
+        scope["extensions"][fields[b"x-scribbles"].decode()] = {}
+        scope["extensions"]["forkd"]["peer"] = scope["extensions"]["http.response.pathsend"]["mine"] = "mine"
+        scope["headers"].clear()
     RUNNING.append(scope)
     left = []
     try:

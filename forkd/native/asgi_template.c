@@ -1,0 +1,123 @@
+/* The scope that a request begins with: of the service, and of its connection (twin: app/asgi/scope.py). */
+
+#include "asgi.h"
+
+enum { BUSY = 128 /* a power of two */ };
+
+static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_peer, *k_server;
+
+/* Connections that were busy lately: the template with their ends in it; and what a request has had of it that it may
+ * change. */
+static struct busy {
+    PyObject *template;
+    Ends *ends;
+    PyObject *scope, *asgi, *extensions;
+} busy[BUSY];
+
+/* dict[key] = value; takes the reference to value. */
+static int put(PyObject *dict, PyObject *key, PyObject *value)
+{
+    int failed = value == NULL || PyDict_SetItem(dict, key, value);
+    Py_XDECREF(value);
+    return failed;
+}
+
+PyObject *asgi_address(PyObject *host, PyObject *port)
+{
+    const char *digits = PyUnicode_AsUTF8AndSize(port, NULL);
+    PyObject *number = digits ? PyLong_FromString(digits, NULL, 10) : NULL;
+    PyObject *pair = number ? PyTuple_Pack(2, host, number) : NULL;
+    Py_XDECREF(number);
+    return pair;
+}
+
+/* A copy of a dict, and of the dicts in it. New reference. */
+static PyObject *copied(PyObject *model)
+{
+    PyObject *copy = PyDict_New(), *key, *value;
+    Py_ssize_t at = 0;
+    while (copy && PyDict_Next(model, &at, &key, &value))
+        if (put(copy, key, PyDict_CheckExact(value) ? copied(value) : Py_NewRef(value)))
+            Py_CLEAR(copy);
+    return copy;
+}
+
+/* Whether such a copy is as it was, with the very same values, and nobody has a dict in it. */
+static int untouched(PyObject *copy, PyObject *model)
+{
+    PyObject *key, *value, *found;
+    Py_ssize_t at = 0;
+    if (Py_REFCNT(copy) != 1 || PyDict_Size(copy) != PyDict_Size(model))
+        return 0;
+    while (PyDict_Next(model, &at, &key, &value)) {
+        found = PyDict_GetItem(copy, key);
+        if (found != value && (!found || !PyDict_CheckExact(found) || !PyDict_CheckExact(value) || !untouched(found, value)))
+            return 0;
+    }
+    return 1;
+}
+
+/* A copy for a request, which may change it: the one of before, if that is untouched. New reference. */
+static PyObject *fresh(PyObject **kept, PyObject *model)
+{
+    if (!*kept || !untouched(*kept, model)) {
+        PyObject *old = *kept;
+        *kept = copied(model);
+        Py_XDECREF(old);
+    }
+    return Py_XNewRef(*kept);
+}
+
+/* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
+static PyObject *with_ends(PyObject *template, const Ends *ends)
+{
+    PyObject *scope = PyDict_Copy(template), *extensions = NULL;
+    int failed = !scope || put(scope, k_server, asgi_address(ends->server, ends->port));
+    if (!failed && PyUnicode_GetLength(ends->client))
+        failed = put(scope, k_client, asgi_address(ends->client, ends->client_port));
+    if (!failed)
+        failed = !(extensions = copied(PyDict_GetItem(scope, k_extensions))) ||
+                 PyDict_SetItem(PyDict_GetItem(extensions, k_forkd), k_peer, ends->client) ||
+                 PyDict_SetItem(scope, k_extensions, extensions);
+    Py_XDECREF(extensions);
+    if (failed)
+        Py_CLEAR(scope);
+    return scope;
+}
+
+PyObject *asgi_template(PyObject *template, Ends *ends)
+{
+    struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
+    if (entry->ends != ends || entry->template != template) {
+        PyObject *made = with_ends(template, ends);
+        if (!made)
+            return NULL;
+        struct busy old = *entry;
+        *entry = (struct busy){Py_NewRef(template), (Ends *)Py_NewRef((PyObject *)ends), made, NULL, NULL};
+        Py_XDECREF(old.template);
+        Py_XDECREF((PyObject *)old.ends);
+        Py_XDECREF(old.scope);
+        Py_XDECREF(old.asgi);
+        Py_XDECREF(old.extensions);
+    }
+    PyObject *scope = PyDict_Copy(entry->scope);
+    if (scope && (put(scope, k_asgi, fresh(&entry->asgi, PyDict_GetItem(entry->scope, k_asgi))) ||
+                  put(scope, k_extensions, fresh(&entry->extensions, PyDict_GetItem(entry->scope, k_extensions)))))
+        Py_CLEAR(scope);
+    return scope;
+}
+
+int asgi_template_init(void)
+{
+    static const struct {
+        PyObject **place;
+        const char *text;
+    } keys[] = {
+        {&k_asgi, "asgi"}, {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_peer, "peer"},
+        {&k_server, "server"},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!(*keys[i].place = PyUnicode_InternFromString(keys[i].text)))
+            return -1;
+    return 0;
+}
