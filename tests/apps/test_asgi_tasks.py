@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 
 import pytest
 
 import forkd.native
 from tests.process.conftest import Daemon, until
 
-from .conftest import FAILURES
+from .conftest import FAILURES, read_all
 
 APP = """
     import asyncio, contextlib, os, _asyncio
@@ -123,3 +124,55 @@ def test_a_self_test_that_fails(service: Daemon, what: str) -> None:
     assert service.get("/") == service.get("/waits") == "Request True"
     assert kind(service) == "real, since the self-test of lazy ones has failed"
     assert not service.status()["totals"]["exits"]
+
+
+LOOKED_AT = """
+    import asyncio, sys, threading, time
+
+    looks, wrong, released = 0, [], asyncio.Event()
+
+    def look(loop):
+        global looks
+        while True:
+            try:
+                for task in [*asyncio.all_tasks(loop), asyncio.current_task(loop)]:
+                    if task is not None:
+                        coro, named = asyncio.Task.get_coro(task), task.get_name() and repr(task)
+                        if not (coro and named and task.get_loop() is loop and task.get_stack() is not None):
+                            wrong.append(task)
+            except RuntimeError:
+                pass  # asyncio's set of tasks changed
+            except BaseException as failure:
+                wrong.append(failure)
+            looks += 1
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            sys.setswitchinterval(1e-6)
+            threading.Thread(target=look, args=(asyncio.get_running_loop(),), daemon=True).start()
+            raise RuntimeError("no lifespan")
+        if scope["path"] == "/waits":
+            await released.wait()
+        if scope["path"] == "/releases":
+            released.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{looks} {wrong[:3]}".encode()})
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(20.0, marks=pytest.mark.soak)])
+def test_looks_from_a_thread_beside_suspended_requests(service: Daemon, seconds: float) -> None:
+    """All are answered, and the service stops (at the end of the test)."""
+    service.write_app(textwrap.dedent(LOOKED_AT))
+    service.start("--interface", "asgi", "-w", "1", "--loop", "asyncio")
+    clients = [service.connect(60) for _ in range(100 if seconds < 1 else 500)]
+    for client in clients:
+        client.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    end, first = time.monotonic() + seconds, int(service.get("/").split()[0])
+    while time.monotonic() < end:
+        assert service.get("/").endswith("[]")
+    until(lambda: int(service.get("/").split()[0]) > first + 3, "looks")
+    service.get("/releases")
+    for client in clients:
+        assert read_all(client).startswith(b"HTTP/1.1 200")
+        client.close()
