@@ -90,11 +90,11 @@ static void note_rest(RequestCoroutine *coroutine, PyObject *weak)
 {
     RequestTasks *self = coroutine->tasks;
     PyObject *context = self->context, *name = self->rest_name;
-    memcpy(coroutine->rests, coroutine->task, (size_t)self->size);
-    memcpy(coroutine->rests + self->context_at, &context, sizeof context);
-    memcpy(coroutine->rests + self->name_at, &name, sizeof name);
+    memcpy(self->rests, coroutine->task, (size_t)self->size);
+    memcpy(self->rests + self->context_at, &context, sizeof context);
+    memcpy(self->rests + self->name_at, &name, sizeof name);
     if (self->weak_at > 0)
-        memcpy(coroutine->rests + self->weak_at, &weak, sizeof weak);
+        memcpy(self->rests + self->weak_at, &weak, sizeof weak);
 }
 
 /* Whether nobody but us has the Task, its step, its coroutine or a weak reference to it, and nobody has changed it. The last
@@ -109,7 +109,7 @@ static int is_at_rest(const RequestCoroutine *coroutine)
     if (self->weak_at < 0 && (FIELD(task, self->weak_at) != coroutine->weak || FIELD(task, self->weak_at + (Py_ssize_t)sizeof(PyObject *))))
         return 0;
     size_t head = sizeof(PyObject);
-    return !memcmp(coroutine->rests + head, (char *)task + head, (size_t)self->size - head);
+    return !memcmp(self->rests + head, (char *)task + head, (size_t)self->size - head);
 }
 
 /* Where a Task that was made of `coroutine` has that. Returns 0: nowhere, or in several places. */

@@ -33,7 +33,6 @@ typedef struct {
     char runs;        /* it is in a step */
     char over;        /* it has ended */
     char waits;       /* its Task is among those that wait */
-    char rests[MOST_TASK_BYTES]; /* the Task's bytes, between two requests */
 } RequestCoroutine;
 
 struct RequestTasks {
@@ -57,6 +56,7 @@ struct RequestTasks {
     PyObject *rest_name;
     Py_ssize_t size, weak_at;      /* of a Task, and where its weak references are, from its beginning */
     Py_ssize_t context_at, name_at;
+    char rests[MOST_TASK_BYTES];   /* the bytes of the last Task that was made to serve again, between two requests */
     uint64_t count;                /* of names */
     char lazy;                     /* Tasks are used again */
     char patched;                  /* the loop makes them */
