@@ -45,7 +45,10 @@ def received(client: socket.socket) -> tuple[int, bytes]:
     head = client.recv(2, socket.MSG_WAITALL)
     if len(head) < 2:
         return 0, b""
-    return head[0] & 15, client.recv(head[1], socket.MSG_WAITALL) if head[1] else b""
+    size = head[1]
+    if size == 126:  # what was deflated may be longer than the message
+        size = int.from_bytes(client.recv(2, socket.MSG_WAITALL), "big")
+    return head[0] & 15, client.recv(size, socket.MSG_WAITALL) if size else b""
 
 
 def echoes(server: Server, payload: bytes) -> None:
