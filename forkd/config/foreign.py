@@ -89,8 +89,9 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("--blocking-threads --runtime-blocking-threads", (GRANIAN,), "--threads N",
             "for WSGI; the threads of an ASGI application are its framework's"),
     Foreign("--asgi-loop", (GUNICORN,), "--loop NAME"),
+    Foreign("--task-impl", (GRANIAN,), "--request-task lazy|real", "of which real is asyncio's own"),
     Foreign("--gevent --async --asyncio --ugreen --runtime-mode --runtime-threads "
-            "--task-impl --blocking-threads-idle-timeout", (GRANIAN, UWSGI), "",
+            "--blocking-threads-idle-timeout", (GRANIAN, UWSGI), "",
             "the model decides who waits and who works: --model NAME, see `forkd models`"),
     Foreign("--backpressure", (GRANIAN,), "--worker-connections N"),
     Foreign("--worker-tmp-dir", (GUNICORN,), "", "workers show that they live in memory, not by a file"),

@@ -27,7 +27,7 @@ WAYS = [
     ["-m", "leader-followers", "--threads", "4"],
     ["--no-native"],
 ]
-WAYS_OF_ASGI = [["-m", "leader-followers"], ["--no-native"], ["--loop", "uvloop"]]
+WAYS_OF_ASGI = [["-m", "leader-followers"], ["--no-native"], ["--loop", "uvloop"], ["--request-task", "real"]]
 
 
 @pytest.mark.skipif(not CORPUS.exists(), reason=f"no corpus in {CORPUS} (set FORKD_CORPUS)")
