@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -55,10 +56,12 @@ def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """`APP` and `FLAGS` of the test module, served by the cell."""
-    model, io, _, threads = request.param
+    model, io, interface, threads = request.param
     service = Daemon(tmp_path_factory.mktemp(f"{model}-{io}"))
     service.write_app(request.module.APP)
     service.expected_errors = getattr(request.module, "ERRORS", [])
+    if interface in ("asyncio", "asgi"):  # each loop has some of the cells
+        service.environ["FORKD_LOOP"] = ("asyncio", "uvloop")[crc32(name_of(request.param).encode()) % 2]
     flags = ["-m", model, "--io", io, "--threads", str(threads), "-w", "2"]
     service.start(*flags, *request.module.FLAGS)
     yield service
