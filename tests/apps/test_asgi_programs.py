@@ -317,10 +317,10 @@ def walk(server: Server, program: Program) -> list[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def uvicorn(directory: Path, app: str) -> Iterator[Server]:
+def uvicorn(directory: Path, app: str, loop: str = "asyncio") -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener, open(directory / "uvicorn.log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", app, "--fd", str(listener.fileno()), "--loop", "asyncio"],
+            [sys.executable, "-m", "uvicorn", app, "--fd", str(listener.fileno()), "--loop", loop],
             cwd=directory, pass_fds=[listener.fileno()], stderr=log, stdout=log,
         )  # fmt: skip
         try:
@@ -331,7 +331,16 @@ def uvicorn(directory: Path, app: str) -> Iterator[Server]:
             process.wait()
 
 
-@pytest.mark.parametrize("flags", ["", pytest.param("--no-native", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--loop asyncio",
+        *(
+            pytest.param(flags, marks=pytest.mark.soak)
+            for flags in ("--loop asyncio --no-native", "--loop uvloop", "--loop uvloop --no-native")
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program(service: Daemon, name: str, flags: str) -> None:
     program = PROGRAMS[name]
@@ -343,7 +352,12 @@ def test_a_program(service: Daemon, name: str, flags: str) -> None:
         shutil.copy(HERE / "programs" / f"{each}_site.py", service.dir)
     app = f"{'factory' if name == 'eager' else name}_site:app"
     service.expected_errors = [*FAILURES, "the application failed on GET /(fails|roll-back)"]
-    with uvicorn(service.dir, app) as server:
+    loop = "uvloop" if "uvloop" in flags else "asyncio"
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+        if name == "nested":
+            pytest.skip("nest_asyncio patches loops of asyncio's own only")
+    with uvicorn(service.dir, app, loop) as server:
         theirs = walk(server, program)
     service.start("-w", "1", *flags.split(), app=app)
     ours = walk(Server(service.address), program)

@@ -71,14 +71,15 @@ async def locals_(request):
 
 async def cancelled(request):
     """A call in a thread is not interrupted; who waits for it is."""
-    released, done = threading.Event(), threading.Event()
+    begun, released, done = threading.Event(), threading.Event(), threading.Event()
 
     def call():
+        begun.set()
         released.wait(5)
         done.set()
 
     task = asyncio.create_task(sync_to_async(call, thread_sensitive=False)())
-    await asyncio.sleep(0.01)
+    await asyncio.to_thread(begun.wait, 5)
     task.cancel()
     released.set()
     try:

@@ -11,9 +11,22 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
+
+class Counting(SimpleSpanProcessor):
+    open = 0
+
+    def on_start(self, span, parent_context=None):
+        self.open += 1
+
+    def on_end(self, span):
+        super().on_end(span)
+        self.open -= 1
+
+
 exporter = InMemorySpanExporter()
+processor = Counting(exporter)
 provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
+provider.add_span_processor(processor)
 trace.set_tracer_provider(provider)
 tracer = trace.get_tracer("site")
 
@@ -56,9 +69,16 @@ async def echo(socket):
 
 
 async def spans(request):
-    """Those that have ended: the name, the name of the parent, the status, what is said of the request."""
-    found = exporter.get_finished_spans()
+    """By request, once all have ended: name, name of the parent, status, what is said of it. What is
+    behind an answer runs beside the next request."""
+    while processor.open:
+        await asyncio.sleep(0.001)
+    found, begun = list(exporter.get_finished_spans()), {}
     exporter.clear()
+    for span in found:
+        trace_id = span.context.trace_id
+        begun[trace_id] = min(span.start_time, begun.get(trace_id, span.start_time))
+    found.sort(key=lambda span: begun[span.context.trace_id])
     names = {span.context.span_id: span.name for span in found}
     shown = []
     for span in found:
