@@ -142,6 +142,7 @@ class RequestParser:
         # After a body, an upgrade or a close llhttp waits for something else than a head.
         if reusable and request.length is None and request.keep_alive and not request.chunked:
             self._llhttp = llhttp
+        del self._taken.fields  # they are the request's, which may be over long before this connection
         return request
 
     def _lines(self, data: bytes) -> Request | None:
