@@ -121,7 +121,15 @@ ASGI_WORKS: tuple[Work, ...] = (
     ),
     Work(
         "asgi-idle-connections", "10,000 idle keep-alive connections of ASGI", ("bytes",),
-        (*_own("aweb:app", *_MANY), *_peers()), (Goal(3_000),),
+        (
+            *_own("aweb:app", *_MANY),
+            servers.uvicorn(*_UVICORN, "--timeout-keep-alive", "75", name="uvicorn"),
+            servers.granian("--backpressure", "12000", "--backlog", "4096", interface="asgi", app="aweb:app"),
+            servers.gunicorn(
+                "--worker-class", "asgi", "--keep-alive", "75", *_MANY, app="aweb:app", name="gunicorn asgi"
+            ),
+        ),
+        (Goal(3_000),),
         partial(check.answers, sent=check.request("/")), measure.idle_connections, warm=False,
     ),
     Work(
