@@ -29,6 +29,7 @@ SAMPLED = (
 )  # fmt: skip
 WHOLE = (
     "tests/models/test_wsgi.py", "tests/apps/test_loader.py", "tests/process/test_fronts.py",
+    "tests/apps/test_asgi_programs.py",
 )  # fmt: skip
 
 

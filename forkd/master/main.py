@@ -487,10 +487,9 @@ class Master:
     def _on_heir_failed(self, error: str) -> None:
         """This master goes on."""
         service = self.service
-        if service.phase.ending:
-            service.events.note("upgrade", "info", f"upgrade given up: {error}")
-        else:
-            service.events.note("upgrade", "error", f"upgrade failed; this master goes on:\n{error}")
+        given_up, failed = f"upgrade given up: {error}", f"upgrade failed; this master goes on:\n{error}"
+        level, text = ("info", given_up) if service.phase.ending else ("error", failed)
+        service.events.note("upgrade", level, text)
         service.upgrade = None
         self._live(Event.HEIR_FAILED)
 

@@ -279,14 +279,16 @@ def test_no_message_is_lost_at_a_reload(service: Daemon) -> None:
     service.start("-w", "1", "--graceful-timeout", "5", app="asgi_site:app")
     with connect(service, "echo") as client:
         service.ok("reload", "--name", service.name, "--control", str(service.control))
-        number = 0
+        number, longest, last = 0, 0.0, time.monotonic()
         with pytest.raises(exceptions.ConnectionClosed) as caught:
             while True:
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
                 client.send(str(number))
                 assert client.recv(timeout=10) == str(number)
                 number += 1
         assert caught.value.rcvd.code == 1012
-    until(lambda: "nearly over; answers cut: GET /socket/echo" in service.log(), "it was never quiet")
+    if longest < 0.5:  # else the machine was too busy for a client that always speaks
+        until(lambda: "nearly over; answers cut: GET /socket/echo" in service.log(), "it was never quiet")
 
 
 def test_all_that_a_client_sends_before_it_closes_is_received(service: Daemon) -> None:
