@@ -276,19 +276,17 @@ def test_no_message_is_lost_at_a_reload(service: Daemon) -> None:
     """All that was sent before the client has seen the Close is answered, or was never taken: none is lost in
     between. A client that always has something to say is closed, too."""
     take(service, "asgi_site")
-    service.start("-w", "1", "--graceful-timeout", "5", app="asgi_site:app")
+    service.start("-w", "1", "--graceful-timeout", "20", "--drain-spread", "1", app="asgi_site:app")
     with connect(service, "echo") as client:
         service.ok("reload", "--name", service.name, "--control", str(service.control))
-        number, longest, last = 0, 0.0, time.monotonic()
+        number = 0
         with pytest.raises(exceptions.ConnectionClosed) as caught:
             while True:
-                longest, last = max(longest, time.monotonic() - last), time.monotonic()
                 client.send(str(number))
                 assert client.recv(timeout=10) == str(number)
                 number += 1
         assert caught.value.rcvd.code == 1012
-    if longest < 0.5:  # else the machine was too busy for a client that always speaks
-        until(lambda: "nearly over; answers cut: GET /socket/echo" in service.log(), "it was never quiet")
+    assert "answers cut" not in service.log()
 
 
 def test_all_that_a_client_sends_before_it_closes_is_received(service: Daemon) -> None:

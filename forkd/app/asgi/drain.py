@@ -1,7 +1,8 @@
 """The end of a worker's requests, once it retires: which streams end early, which answers are cut, and until
 when the tasks behind answers are waited for.
 
-WebSockets are closed with 1012, each when it is quiet, spread over --drain-spread. Requests go on to their
+WebSockets are closed with 1012, each when it is quiet, or else between two messages, spread over
+--drain-spread. Requests go on to their
 end. A stream of server-sent events has none, and its client comes back by itself: it is
 ended when it has been quiet for a while. Any other stream that looks like ended would be taken for whole: it
 goes on until --graceful-timeout is nearly over, and is then cut so that the client sees it.
@@ -18,6 +19,8 @@ from forkd.http.limits import Refusal, Refused
 from forkd.system.originals import monotonic
 
 _LOOK_SECONDS = 1.0  # between two looks for what is at rest
+#: A WebSocket that is never quiet for so long is closed between two messages.
+_LEAST_QUIET_SECONDS = 0.1
 #: Instead of --drain-spread, when the whole service ends.
 _STOP_SPREAD_SECONDS = 2.0
 #: Of --graceful-timeout, after which answers are cut: what is left is for what the application does then.
@@ -69,12 +72,16 @@ class Drain:
                 cycle.quiet = True
         self._requests.loop.call_later(_LOOK_SECONDS, self._look)
 
-    def _close(self, socket: WebSocket) -> None:
-        """It is its turn, or has been. One that is not quiet is looked at again."""
-        if socket not in self._requests.sockets or (socket.quiet and socket.restart()):
+    def _close(self, socket: WebSocket, quiet: float = _LOOK_SECONDS) -> None:
+        """It is its turn, or has been. One that was not quiet for so many seconds is looked at again after
+        half of them, and in the end between any two messages."""
+        if socket not in self._requests.sockets:
+            return
+        if (socket.quiet or quiet < _LEAST_QUIET_SECONDS) and socket.restart():
             return
         socket.quiet = True
-        self._requests.loop.call_later(_LOOK_SECONDS, self._close, socket)
+        quiet = max(quiet / 2, _LEAST_QUIET_SECONDS / 2)
+        self._requests.loop.call_later(quiet, self._close, socket, quiet)
 
     def _cut(self) -> None:
         sockets = list(self._requests.sockets)
