@@ -23,6 +23,7 @@ from forkd.system.originals import threads_are
 from forkd.worker.coupling import Coupling, Turn
 from forkd.worker.selector_coupling import SelectorCoupling
 from forkd.worker.turns import Turns
+from forkd.worker.waits import Waits
 
 #: For what is left in a loop at its end, and for the threads of its executor.
 _LEFT_SECONDS = 1.0
@@ -64,6 +65,7 @@ class AsyncioLoop:
     """Made and run on the worker's main thread."""
 
     _turns: Turns  # since the application has started
+    _waits: Waits  # until then
 
     def __init__(self, log: Log, wanted: str) -> None:
         """`wanted`: by --loop. Raises AppError."""
@@ -75,6 +77,14 @@ class AsyncioLoop:
         #: In which the application is loaded, where that is done in the loop, and its lifespan runs.
         self._context = contextvars.copy_context()
         asyncio.set_event_loop(self._loop)
+
+    def show_waits(self, stacks: int) -> None:
+        """Until it is loaded: where its tasks wait, when the master asks for stacks."""
+        self._waits = Waits(self._loop, stacks)
+
+    def loaded(self) -> None:
+        """The application is, and has started."""
+        self._waits.end()
 
     def load(self, make: Callable[[], Any]) -> Any:
         """What it returns, called in the running loop; if that is awaitable, what comes of it."""

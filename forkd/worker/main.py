@@ -125,6 +125,8 @@ class Worker:
             self._hooks.call("post_fork", self._place)
             interface, model_row, speaks = self._load()
             living = self._begin(interface, speaks)
+            if self._loop is not None:
+                self._loop.loaded()
             stdio.mend()  # an application that daemonises at import has closed them
         except ForkdError as error:
             self._channel.send(Failed(str(error)))
@@ -224,6 +226,7 @@ class Worker:
         def loop() -> AsyncioLoop:
             if self._loop is None:
                 self._loop = asyncio_loop(self.log, config.loop)
+                self._loop.show_waits(self._heritage.stacks)
             return self._loop
 
         interface, speaks = make_interface(

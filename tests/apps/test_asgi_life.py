@@ -407,6 +407,63 @@ def test_a_lifespan_that_hangs_is_shown(service: Daemon) -> None:
     assert "in app" in done.stderr
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_lifespan_that_waits_for_ever_is_shown(service: Daemon, loop: str) -> None:
+    """By where its tasks wait: no thread is there. In asynchronous generators, too, as FastAPI has them."""
+    write(service, """
+        import asyncio, contextlib
+
+        async def connect():
+            await asyncio.Event().wait()
+
+        @contextlib.asynccontextmanager
+        async def database():
+            await connect()
+            yield
+
+        async def app(scope, receive, send):
+            await receive()
+            async with database(), asyncio.timeout(100):
+                pass
+    """)
+    service.expected_errors = ["did not start", "gone: boot-timeout"]
+    done = service.run("start", *service.flags("--boot-timeout", "2", "--loop", loop, app="app:app"))
+    assert done.returncode != 0
+    shown = done.stderr.partition("Task 'lifespan' waits")[2]
+    assert shown.index("in connect\n") < shown.index("in database\n") < shown.index("in app\n"), done.stderr
+
+
+def test_a_factory_that_waits_for_ever_is_shown(service: Daemon) -> None:
+    write(service, """
+        import asyncio
+
+        async def make():
+            await asyncio.Event().wait()
+    """)
+    service.expected_errors = ["did not start", "gone: boot-timeout"]
+    done = service.run("start", *service.flags("--boot-timeout", "2", app="app:make()"))
+    assert done.returncode != 0
+    assert "in make\n" in done.stderr.partition(" waits (most recent call first)")[2], done.stderr
+
+
+def test_a_lifespan_that_asks_on_behind_its_shutdown_has_ended(service: Daemon) -> None:
+    """As under uvicorn: loops over receive() are often written without an end."""
+    write(service, """
+        async def app(scope, receive, send):
+            while scope["type"] == "lifespan":
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+            await hello(scope, receive, send)
+    """)
+    service.start("-w", "1")
+    assert service.get() == "hello"
+    began = time.monotonic()
+    service.signal(signal.SIGTERM)
+    service.gone()
+    assert time.monotonic() - began < 4
+    assert "lifespan.shutdown has taken" not in service.log()
+
+
 def test_a_lifespan_that_fails_later_costs_its_worker(service: Daemon) -> None:
     write(service, """
         import asyncio

@@ -65,9 +65,11 @@ class Lifespan:
         """Until it has ended, or so many seconds are over."""
         if self.phase is not Phase.STARTED or self._task is None or self._task.done():
             return
-        self.phase = Phase.STOPPING
+        self.phase, self._change = Phase.STOPPING, self._task.get_loop().create_future()
         self._put({"type": _SHUTDOWN})
-        done, _ = await asyncio.wait([self._task], timeout=seconds)
+        done, _ = await asyncio.wait(
+            [self._task, self._change], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )  # fmt: skip
         if not done:
             self._log.error(f"{_SHUTDOWN} has taken more than {seconds:g} s; the worker ends without it")
 
@@ -123,6 +125,8 @@ class Lifespan:
 
     async def _receive(self) -> dict[str, Any]:
         while not self._messages:
+            if self.phase is Phase.STOPPED and asyncio.current_task() is self._task:
+                self._turn(Phase.STOPPED, self._error)  # nothing will come: as if it had returned
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             try:
