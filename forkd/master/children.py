@@ -51,6 +51,7 @@ class Block:
     seconds: float = 0.0  # so far
     by: str = ""  # the route that holds the loop, or the name of a task; "": not known yet
     many: bool = False  # by many steps, of which this is one
+    lasts: bool = True  # when that was looked at last
     told: bool = False  # it is in the log
 
 

@@ -31,6 +31,8 @@ from forkd.system.watch import Watch
 
 #: For a blocked worker to answer, before what is known is told.
 _ANSWER_SECONDS = 0.05
+#: So often, where it has not: the processors are busy.
+_MAX_TRIES = 4
 #: Between two lines about the same route; and so many lines in that time at most.
 _SILENCE_SECONDS = 60.0
 _MAX_LINES = 20
@@ -107,8 +109,7 @@ class Lag:
             if self._is_news(block.by) and not child.accused:
                 child.forget_stacks()
                 send(self._log, child, LOOP_STACK)
-                tell = partial(self._tell, child, block)
-                self._loop.timers.set(f"blocked {child.pid}", monotonic() + _ANSWER_SECONDS, tell)
+                self._tell_soon(child, block, _MAX_TRIES)
         block.seconds = seconds
         child.note_worst(block)
 
@@ -121,41 +122,58 @@ class Lag:
             block.by = _route(message.line)
         else:
             block.by = f"task {message.task}" if message.task else "a callback"
-        child.note_worst(block)
+        self._look_again(child, block)
         if block.told and self._is_news(block.by):
-            self._say(child, block, "", "was blocked")
+            self._say(child, block, _frames(child.read_stacks()))
 
-    def _tell(self, child: Child, block: Block) -> None:
+    def _tell_soon(self, child: Child, block: Block, tries: int) -> None:
+        tell = partial(self._tell, child, block, tries)
+        self._loop.timers.set(f"blocked {child.pid}", monotonic() + _ANSWER_SECONDS, tell)
+
+    def _tell(self, child: Child, block: Block, tries: int) -> None:
         if self._children.get(child.slot) is not child or child.accused or child.state is State.KILLED:
             return
         stack = _frames(child.read_stacks())
+        self._look_again(child, block)
+        if not stack and block.lasts and tries > 1:
+            self._tell_soon(child, block, tries - 1)
+            return
         child.forget_stacks()
-        how = "was blocked"
-        if self._board.lanes[child.slot][0].cells[WORKING] == block.turn:
-            block.seconds, how = (monotonic_ns() - block.turn) / 1e9, "is blocked"
-            child.note_worst(block)
-        if self._is_news(block.by or stack.partition("\n")[0]):
+        if self._is_news(_key(block, stack)):
             block.told = True
-            self._say(child, block, stack, how)
+            self._say(child, block, stack)
+        elif not (block.by or stack):
+            block.told = True  # of this one nothing is known, as of another before: it may be yet
+
+    def _look_again(self, child: Child, block: Block) -> None:
+        block.lasts = self._board.lanes[child.slot][0].cells[WORKING] == block.turn
+        if block.lasts:
+            block.seconds = (monotonic_ns() - block.turn) / 1e9
+        child.note_worst(block)
 
     def _is_news(self, by: str) -> bool:
         now = monotonic()
         self._told = {known: when for known, when in self._told.items() if when > now - _SILENCE_SECONDS}
         return by not in self._told and len(self._told) < _MAX_LINES
 
-    def _say(self, child: Child, block: Block, stack: str, how: str) -> None:
-        self._told[block.by or stack.partition("\n")[0]] = monotonic()
+    def _say(self, child: Child, block: Block, stack: str) -> None:
+        self._told[_key(block, stack)] = monotonic()
         by = escape(block.by)
         if block.many:
             by = f"by many short steps{', now by ' + by if by else ''}"
         elif by:
             by = f"by {by}"
-        so_far = " so far" if how == "is blocked" else ""
+        how, so_far = ("is blocked", " so far") if block.lasts else ("was blocked", "")
         title = f"the event loop of {child} {how} for {block.seconds:.2f} s{so_far} {by}".rstrip()
         self._log.report(
             "warning", title, stack, worker=child.slot, seconds=round(block.seconds, 3),
             blocked_by=block.by or None, stack=stack or None,
         )  # fmt: skip
+
+
+def _key(block: Block, stack: str) -> str:
+    """What silences lines of the same: not "", as which all begins that is no request's step."""
+    return block.by or stack.partition("\n")[0] or "?"
 
 
 def _route(line: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 
 import pytest
@@ -117,6 +119,24 @@ def test_what_blocks_is_named_while_it_does(service: Daemon, way: str, loop: str
         assert client.recv(1000).endswith(b"so")
     until(lambda: service.metric("forkd_loop_blocked_total") > counted, "it is counted")
     assert service.log().count("by GET /step") == 1
+
+
+def test_a_worker_that_answers_late_silences_no_other(service: Daemon, loop: str) -> None:
+    """As where the processors are busy: it is named once it answers, and what blocks next is, too."""
+    service.write_app(APP)
+    service.start("-w", "1", "--loop", loop)
+    (pid,) = service.worker_pids()
+    with dial(service) as client:
+        ask(client, "/child")
+        until(lambda: service.workers()[0]["busy_for"] > 0.05, "it is blocked")
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: "is blocked for" in service.log(), "it is told, without a name")
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: "so far by GET /child\n" in service.log(), "it is named")
+        assert "in block\n" in service.log().partition("so far by GET /child\n")[2]
+        (service.dir / "let-go").touch()
+        assert client.recv(1000).endswith(b"so")
+    told(service, "/callback", "GET /callback", "spin")
 
 
 def test_of_many_short_steps_none_is_to_blame(service: Daemon) -> None:
