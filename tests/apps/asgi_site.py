@@ -338,6 +338,15 @@ async def deny(scope, receive, send):
     await send({"type": "websocket.http.response.body", "body": b"coffee"})
 
 
+async def denies_without_body(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+
+
+async def denies_and_raises(scope, receive, send):
+    await denies_without_body(scope, receive, send)
+    raise RuntimeError("failed on purpose")
+
+
 async def returns(scope, receive, send):
     pass
 
@@ -456,7 +465,8 @@ async def wrong_messages(scope, receive, send):
               {"type": "websocket.send", "text": "early"}, {"type": "http.response.start", "status": 200}]
     sends = [{"type": "websocket.send"}, {"type": "websocket.send", "text": "a", "bytes": b"b"},
              {"type": "websocket.accept"}, {"type": "websocket.send", "text": b"bytes"},
-             *({"type": "websocket.close", "code": code} for code in (0, 999, 1005, 1006, 1015, 5000)),
+             *({"type": "websocket.close", "code": code}
+               for code in (0, 999, 1000.5, 1005, 1006, 1015, 5000)),
              {"type": "websocket.close", "code": 1000, "reason": "x" * 124}]
     for message in (*offers, None, *sends):
         try:
@@ -477,6 +487,7 @@ async def forks(scope, receive, send):
 
 SOCKETS = {
     "echo": accept_and_echo, "close": close_at_once, "deny": deny, "returns": returns, "raises": raises,
+    "denies-without-body": denies_without_body, "denies-and-raises": denies_and_raises,
     "accepts-and-returns": accepts_and_returns, "accepts-and-raises": accepts_and_raises,
     "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
     "floods-and-returns": floods_and_returns, "closes-and-stays": closes_and_stays,

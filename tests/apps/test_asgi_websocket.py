@@ -29,7 +29,10 @@ WAYS = {
     "half-sync-half-async": ["-m", "half-sync-half-async"],
     "io_uring": ["-m", "proactor", "--io", "io_uring"],
 }  # fmt: skip
-ERRORS = [*FAILURES, "the application failed on GET /socket", "has neither accepted nor closed"]
+ERRORS = [
+    *FAILURES, "the application failed on GET /socket", "has neither accepted nor closed",
+    "returned without the end of its answer",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -101,6 +104,7 @@ def test_a_scope(site: Daemon) -> None:
          b"400", b""),
         (handshake("close"), b"403", b""), (handshake("deny"), b"418", b"x-why: tea"),
         (handshake("returns"), b"500", b""), (handshake("raises"), b"500", b""),
+        (handshake("denies-without-body"), b"500", b""), (handshake("denies-and-raises"), b"500", b""),
     ],
 )  # fmt: skip
 def test_a_handshake_that_is_not_accepted(site: Daemon, raw: bytes, status: bytes, fields: bytes) -> None:
@@ -214,7 +218,7 @@ def test_a_slow_reader_holds_the_application(site: Daemon) -> None:
 
 def test_messages_out_of_place_are_exceptions_there(site: Daemon) -> None:
     with connect(site, "wrong") as client:
-        assert client.recv() == "16 of 16"
+        assert client.recv() == "17 of 17"
 
 
 def test_pings_keep_it_and_silence_ends_it(site: Daemon) -> None:

@@ -100,10 +100,17 @@ class WebSocket(Duplex):
             case Phase.CONNECTING:
                 if not failed and not self._told:
                     self._host.log.error(f"{self._line}: the application has neither accepted nor closed")
-                self._refuse(500, "the application failed; see the error log", Refusal.APPLICATION_FAILED)
+                self._fail()
             case Phase.DENYING:
-                self.broken = True
-                self._over()
+                assert self._denial is not None
+                if not failed and not self._told:
+                    missing = "the application returned without the end of its answer"
+                    self._host.log.error(f"{self._line}: {missing}")
+                if self._denial.head_sent:
+                    self.broken = True
+                    self._over()
+                else:
+                    self._fail()
             case Phase.OPEN:
                 self._close(frames.INTERNAL_ERROR if failed else frames.NORMAL)
             case _:
@@ -132,7 +139,8 @@ class WebSocket(Duplex):
                 self._write(out)
             case Phase.OPEN, "websocket.close":
                 code, reason = message.get("code", frames.NORMAL), message.get("reason") or ""
-                if not frames.may_be_sent(code) or len(reason.encode()) > frames.MAX_REASON_BYTES:
+                proper = isinstance(code, int) and frames.may_be_sent(code)
+                if not proper or len(reason.encode()) > frames.MAX_REASON_BYTES:
                     raise ValueError(f"no Close frame has code {code!r} and reason {reason!r}")
                 self._close(code, reason)
             case _:
@@ -204,6 +212,9 @@ class WebSocket(Duplex):
         self.code, self._flow.sent = status, body_size(answer)
         self._write(answer)
         self._over()
+
+    def _fail(self) -> None:
+        self._refuse(500, "the application failed; see the error log", Refusal.APPLICATION_FAILED)
 
     # ---- the end --------------------------------------------------------------------------
 
