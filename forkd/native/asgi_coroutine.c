@@ -1,6 +1,7 @@
 /* The steps of an application's coroutine: the twin of app/asgi/steps.py. */
 
 #include "asgi_task.h"
+#include <structmember.h>
 
 PyTypeObject *coroutine_type;
 static PyObject *s_throw, *s_close, *s_cancel, *s_args, *s_blocking, *s_get_loop; /* names of Python's own */
@@ -230,6 +231,7 @@ static PyObject *coroutine_name(RequestCoroutine *self, void *name)
 static PyGetSetDef shown[] = {
     SHOWN("__name__", coroutine_name), SHOWN("__qualname__", coroutine_name), SHOWN("cr_frame", coroutine_shown),
     SHOWN("cr_code", coroutine_shown), SHOWN("cr_running", coroutine_shown), SHOWN("cr_await", coroutine_shown),
+    SHOWN("cr_suspended", coroutine_shown), SHOWN("cr_origin", coroutine_shown),
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -263,6 +265,8 @@ static int coroutine_clear(RequestCoroutine *self)
 static void coroutine_dealloc(RequestCoroutine *self)
 {
     PyObject_GC_UnTrack(self);
+    if (self->seen)
+        PyObject_ClearWeakRefs((PyObject *)self);
     coroutine_clear(self);
     release((PyObject *)self);
 }
@@ -272,6 +276,11 @@ static PyMethodDef methods[] = {
     {"throw", (PyCFunction)coroutine_throw, METH_VARARGS, NULL},
     {"close", (PyCFunction)coroutine_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(RequestCoroutine, seen), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
@@ -284,6 +293,7 @@ static PyType_Slot slots[] = {
     {Py_tp_dealloc, coroutine_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, shown},
+    {Py_tp_members, members},
     {0, NULL},
 };
 

@@ -103,7 +103,7 @@ static int is_at_rest(const RequestCoroutine *coroutine)
 {
     const RequestTasks *self = coroutine->tasks;
     PyObject *task = coroutine->task;
-    if (Py_REFCNT(task) != 2 || Py_REFCNT(coroutine->step) != 1 || Py_REFCNT((PyObject *)coroutine) != 2)
+    if (Py_REFCNT(task) != 2 || Py_REFCNT(coroutine->step) != 1 || Py_REFCNT((PyObject *)coroutine) != 2 || coroutine->seen)
         return 0;
     /* Where that list is before the object, attributes of its own follow it. */
     if (self->weak_at < 0 && (FIELD(task, self->weak_at) != coroutine->weak || FIELD(task, self->weak_at + (Py_ssize_t)sizeof(PyObject *))))

@@ -17,7 +17,7 @@ static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s
 /* Whether that is neither None nor False, in the loop; -1 with an exception. */
 static int is_set(RequestTasks *self, PyObject *name, PyObject *method)
 {
-    if (self->in_loop) {
+    if (self->tells) {
         PyObject *value = PyDict_GetItemWithError(self->in_loop, name);
         return value ? value != Py_None && value != Py_False : PyErr_Occurred() ? -1 : 0;
     }
@@ -248,6 +248,7 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     self->by_loop = Py_NewRef(by_loop);
     self->asyncio = Py_NewRef(asyncio);
     self->in_loop = in_loop == Py_None ? NULL : Py_NewRef(in_loop);
+    self->tells = self->in_loop && PyDict_Contains(in_loop, s_factory_key) == 1;
     self->size = size;
     self->weak_at = weak_at;
     self->lazy = (char)lazy;

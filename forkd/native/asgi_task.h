@@ -29,6 +29,7 @@ typedef struct {
     PyObject *name;   /* of the Task */
     PyObject *first;  /* what the application waits for, while its Task has not heard of it */
     PyObject *thrown; /* to be thrown into its next step */
+    PyObject *seen;   /* weak references to this coroutine */
     char at_once;     /* its first step is made in the turn of the loop that began it */
     char runs;        /* it is in a step */
     char over;        /* it has ended */
@@ -46,7 +47,7 @@ struct RequestTasks {
     PyObject *coroutine;           /* the type of what `async def` makes */
     PyObject *awaiting;            /* makes a coroutine of any awaitable */
     PyObject *by_loop;             /* makes a Task whose first step the loop makes */
-    PyObject *asyncio, *in_loop;   /* what the module has, and what the loop, by name; the latter NULL where that is not told */
+    PyObject *asyncio, *in_loop;   /* what the module has, and what the loop, by name; the latter NULL where it has nothing */
     PyObject *call_soon;           /* of the loop */
     PyObject *capture;             /* stands in for it while a Task is made */
     PyObject *of_loop;             /* the arguments that each Task has */
@@ -58,6 +59,7 @@ struct RequestTasks {
     Py_ssize_t context_at, name_at;
     char rests[MOST_TASK_BYTES];   /* the bytes of the last Task that was made to serve again, between two requests */
     uint64_t count;                /* of names */
+    char tells;                    /* in_loop has its task factory and debug mode */
     char lazy;                     /* Tasks are used again */
     char patched;                  /* the loop makes them */
     char eager;                    /* a Task makes its first step by itself (eager_start) */

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import sys
 import threading
 import types
@@ -58,6 +59,42 @@ def test_a_task_is_a_task_of_asyncio_all_the_time(site: Site) -> None:
 
     site.start(app(), app(), app())
     assert not site.failures and not site.waiting
+
+
+def test_a_look_at_the_coroutine_of_a_task(site: Site) -> None:
+    states: list[str] = []
+    kept: list[Any] = []
+
+    def note() -> None:
+        states.append(inspect.getcoroutinestate(kept[0]))
+
+    async def app() -> None:
+        kept.append(current().get_coro())
+        note()
+        site.loop.call_soon(note)
+        await asyncio.sleep(0.001)
+        note()
+        assert kept[0].cr_origin is None
+
+    site.start(app())
+    note()
+    assert states == ["CORO_RUNNING", "CORO_SUSPENDED", "CORO_RUNNING", "CORO_CLOSED"]
+
+
+def test_call_soon_of_the_loop_is_left_as_it_was_put(site: Site) -> None:
+    called: list[object] = []
+    original = site.loop.call_soon
+
+    def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
+        called.append(callback)
+        return original(callback, *args, context=context)
+
+    async def app() -> None: ...
+
+    site.start(app(), app())
+    site.loop.call_soon = call_soon  # type: ignore[assignment, method-assign]
+    site.start(app(), app())
+    assert site.loop.call_soon is call_soon and called
 
 
 def test_the_first_step_is_made_at_once(site: Site) -> None:
@@ -120,7 +157,9 @@ ENDS = [_returns, _fails, _waits, _is_cancelled, _cancels_unbound]
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("keep", ["weak-key", "finalizer", "weak-value", "attribute", "strong", "coroutine"])
+@pytest.mark.parametrize(
+    "keep", ["weak-key", "finalizer", "weak-value", "attribute", "strong", "coroutine", "weak-coroutine"]
+)
 def test_what_is_kept_by_the_task_is_that_requests_alone(
     site: Site, keep: str, end: Callable[[], Step]
 ) -> None:
@@ -147,6 +186,9 @@ def test_what_is_kept_by_the_task_is_that_requests_alone(
             case "attribute":
                 found.append(getattr(task, "number", None))
                 task.number = number
+            case "weak-coroutine":
+                found.append(by_key.get(task.get_coro()))
+                by_key[task.get_coro()] = number
             case "strong":
                 found.append(task in strong or None)
                 strong.append(task)

@@ -20,7 +20,7 @@ from forkd.app.asgi.scope import Names, RootPath, Scope, scope_of
 from forkd.app.asgi.self_test import passes
 from forkd.app.asgi.shortcut import NativeCycle, native_shortcut
 from forkd.app.asgi.task_kind import LAZY, wanted_tasks
-from forkd.app.asgi.tasks import PATCHED, LoopTasks, RequestTasks, make_tasks
+from forkd.app.asgi.tasks import PATCHED, LoopTasks, RequestTasks, make_tasks, why_by_loop
 from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.config import Config
 from forkd.http.guard import Request
@@ -116,7 +116,9 @@ class Requests:
         self.loop, self.context = loop, context
         self._by_loop = LoopTasks(loop, self.host.log.info if serves(self._config.native) else None)
         self.task_kind = wanted_tasks(self._config)
-        if self.task_kind == LAZY and not passes():
+        if self.task_kind == LAZY and why_by_loop(loop) == PATCHED:
+            self.task_kind = f"made by the loop: {PATCHED}"  # which is said when that is looked at
+        elif self.task_kind == LAZY and not passes():
             self.task_kind = "real, since the self-test of lazy ones has failed"
             self.host.log.warning(f"the tasks of requests are {self.task_kind}")
         self.runner = make_tasks(

@@ -59,6 +59,7 @@ class _NoRecorder:
 
 def _test() -> bool:
     loop = asyncio.SelectorEventLoop()
+    loop.set_debug(False)  # where it is on, the loop makes all Tasks, until it is off
     waiting: Waiting = {}
     recorder: Any = _NoRecorder()
     kept: Recorder = recorder

@@ -118,7 +118,7 @@ def make_tasks(
     native_tasks = pick("RequestTasks", None, native)
     if native_tasks is None:
         return PythonTasks(context, recorder, waiting, by_loop)
-    task, inside = _asyncio.Task, getattr(loop, "__dict__", {})
+    task = _asyncio.Task
     everything = getattr(asyncio.tasks, "_scheduled_tasks", None)  # from 3.12 on
     if everything is None:
         everything = asyncio.tasks._all_tasks
@@ -127,7 +127,7 @@ def make_tasks(
         current=asyncio.current_task, enter=_asyncio._enter_task, leave=_asyncio._leave_task,
         drop=_asyncio._unregister_task, all=everything.data, forget=everything._remove,
         coroutine=types.CoroutineType, awaiting=_awaiting, by_loop=by_loop,
-        asyncio=vars(asyncio), in_loop=inside if "_task_factory" in inside else None,
+        asyncio=vars(asyncio), in_loop=getattr(loop, "__dict__", None),
         size=task.__basicsize__, weak_at=task.__weakrefoffset__,
         lazy=lazy, eager=not lazy and sys.version_info >= _EAGER,
     )  # fmt: skip
