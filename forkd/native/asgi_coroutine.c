@@ -190,6 +190,11 @@ static PyObject *coroutine_throw(RequestCoroutine *self, PyObject *args)
     PyObject *thrown = self->owner ? taken_exception() : NULL;
     if (!thrown)
         return NULL; /* it has ended, or is not one */
+    if (self->runs) {
+        Py_DECREF(thrown);
+        (void)coroutine_step(self, Py_None, &result); /* which says so */
+        return NULL;
+    }
     if (self->first) {
         result = cancel_first(self, thrown);
         Py_DECREF(thrown);

@@ -81,6 +81,19 @@ def test_a_look_at_the_coroutine_of_a_task(site: Site) -> None:
     assert states == ["CORO_RUNNING", "CORO_SUSPENDED", "CORO_RUNNING", "CORO_CLOSED"]
 
 
+def test_nothing_can_be_thrown_into_a_coroutine_that_runs(site: Site) -> None:
+    done: list[str] = []
+
+    async def app() -> None:
+        with pytest.raises(ValueError, match="already executing"):
+            current().get_coro().throw(KeyError)  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+        done.append("app")
+
+    site.start(app(), app())
+    assert done == ["app", "app"] and not site.failures
+
+
 def test_call_soon_of_the_loop_is_left_as_it_was_put(site: Site) -> None:
     called: list[object] = []
     original = site.loop.call_soon
