@@ -65,6 +65,24 @@ def test_a_request_has_its_time(site: Daemon) -> None:
     site.settles(4, "forkd_requests_refused_total", reason="request-timeout")
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_without_length_and_chunks_a_client_that_is_too_slow_is_reset(service: Daemon, way: str) -> None:
+    """It is there still: at a clean end it would take what it has for all."""
+    service.write_app("""
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(200):
+                await send({"type": "http.response.body", "body": bytes(100000), "more_body": True})
+            await send({"type": "http.response.body"})
+    """)
+    log = service.dir / "access.log"
+    service.start("-w", "1", "--write-timeout", "1", "--access-log", str(log), *WAYS[way])
+    with dial(service) as client:
+        ask(client, "/", version="1.0")
+        until(lambda: "GET / HTTP/1.0" in log.read_text(), "it is given up")
+        assert len(read_to_reset(client)) < 20_000_000
+
+
 def test_without_length_and_chunks_an_answer_that_fails_is_reset(site: Daemon) -> None:
     with dial(site) as client:
         ask(client, "/breaks-off", version="1.0")

@@ -242,7 +242,10 @@ class Cycle(Duplex):
 
     def leave(self) -> None:
         self.response.code = self.response.code or _CLIENT_LEFT_STATUS
+        unsent = self._backlog or self.unfinished
         self._drop_files()
+        if unsent and not self._gone and self.response.head_sent and self.response.ends_by_close:
+            self._reset()  # it may be there, and only slow: a close would be the end of its answer
         super().leave()
 
     def end_stream(self) -> None:
