@@ -213,6 +213,7 @@ class MessageFlow:  # as MessageFlow in app/asgi/message_flow.py
     sent: int
     end: dict[str, Any] | None
     reader: FrameReader
+    count: int
     full: bool
     def __init__(
         self, *, peer: object, general: object, loop: object, reader: object, compresses: bool

@@ -371,7 +371,7 @@ static PyMethodDef methods[] = {
 
 static PyMemberDef members[] = {
     MEMBER(plain, T_BOOL, 0), MEMBER(over, T_BOOL, 0), MEMBER(quiet, T_BOOL, 0), MEMBER(sent, T_PYSSIZET, 0),
-    MEMBER(end, T_OBJECT, 0), MEMBER(reader, T_OBJECT, READONLY), {NULL, 0, 0, 0, NULL},
+    MEMBER(end, T_OBJECT, 0), MEMBER(reader, T_OBJECT, READONLY), MEMBER(count, T_INT, READONLY), {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef getters[] = {{"full", (getter)flow_full, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};

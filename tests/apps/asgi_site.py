@@ -386,6 +386,17 @@ async def closes_and_stays(scope, receive, send):
     await asyncio.sleep(4)
 
 
+async def answers_slowly(scope, receive, send):
+    """And ends, as most do, when it cannot send."""
+    await send({"type": "websocket.accept"})
+    count = 0
+    while (message := await receive())["type"] == "websocket.receive":
+        count += 1
+        print(f"slowly: {count}", flush=True)
+        await asyncio.sleep(0.3)
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 async def tallies(scope, receive, send):
     await send({"type": "websocket.accept"})
     count = 0
@@ -491,7 +502,7 @@ SOCKETS = {
     "accepts-and-returns": accepts_and_returns, "accepts-and-raises": accepts_and_raises,
     "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
     "floods-and-returns": floods_and_returns, "closes-and-stays": closes_and_stays,
-    "tallies": tallies, "sleeps": sleeps_open,
+    "tallies": tallies, "answers-slowly": answers_slowly, "sleeps": sleeps_open,
 }  # fmt: skip
 ROUTES = {
     name.replace("_", "-"): value for name, value in list(globals().items())

@@ -309,6 +309,24 @@ def test_all_that_a_client_sends_before_it_closes_is_received(service: Daemon) -
     until(lambda: f"tallies: {number} 1012" in service.log(), "none was lost")
 
 
+@pytest.mark.parametrize("flag", ["--native", "--no-native"])
+def test_an_application_that_answers_is_given_what_came_before_the_close(service: Daemon, flag: str) -> None:
+    """What it answers then is sent to nobody, and is no error, which would end it."""
+    take(service, "asgi_site")
+    service.start("-w", "1", flag, "--drain-spread", "1", app="asgi_site:app")
+    with connect(service, "answers-slowly") as client:
+        service.ok("reload", "--name", service.name, "--control", str(service.control))
+        for number in range(8):
+            client.send(str(number))
+        echoes = 0
+        with pytest.raises(exceptions.ConnectionClosed) as caught:
+            while client.recv(timeout=10):
+                echoes += 1
+        assert caught.value.rcvd.code == 1012
+    until(lambda: "slowly: 8\n" in service.log(), "it has received all")
+    assert echoes < 8
+
+
 def test_a_message_in_fragments_is_not_cut_through(service: Daemon) -> None:
     take(service, "asgi_site")
     service.start("-w", "1", "--drain-spread", "0", app="asgi_site:app")

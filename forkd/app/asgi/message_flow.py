@@ -77,6 +77,11 @@ class MessageFlow:
     def full(self) -> bool:
         return self._buffered >= HIGH_WATER_BYTES or len(self._messages) >= _MAX_AHEAD
 
+    @property
+    def count(self) -> int:
+        """Of messages that wait for the application."""
+        return len(self._messages)
+
     # ---- for the session ------------------------------------------------------------------
 
     def read(self, data: bytes) -> None:

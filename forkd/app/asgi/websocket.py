@@ -6,6 +6,7 @@ frames; the application learns by `websocket.disconnect` how it did. In a child,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
@@ -24,9 +25,12 @@ from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Peer
 from forkd.system.cells import REFUSED, WEBSOCKETS
 from forkd.system.forked import in_fork
+from forkd.system.originals import monotonic
 
 #: The fields that the access log has, when a WebSocket ends.
 _LOGGED = (b"referer", b"user-agent")
+#: For which an application is given what its client has sent before it saw the Close of a worker that ends.
+_GIVEN_SECONDS = 2.0
 _DENIAL = "websocket.http.response."
 
 
@@ -59,6 +63,7 @@ class WebSocket(Duplex):
         self._sides = 2  # the application and the session, of those that have not ended
         self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
         self._restarting = False  # that was not the application's
+        self._deaf_until = 0.0  # CLOCK_MONOTONIC; until then what it sends behind that is no error
         self.may_deny = True  # the application may answer the handshake as a request
         self._denial: Response | None = None
         peer.note = self._flow
@@ -121,9 +126,13 @@ class WebSocket(Duplex):
     async def say(self, message: Message) -> None:
         if in_fork:
             raise ClientGone("the client is the worker's, not a process's that it has forked")
+        kind = message["type"]
+        if self._restarting and kind == "websocket.send" and self._is_given_more():
+            # An error would end most applications, and what the client has sent would be lost.
+            await asyncio.sleep(0)
+            return
         if self._gone or (self._flow.end is not None and self.phase is Phase.OVER):
             raise ClientDisconnected("the WebSocket is over")
-        kind = message["type"]
         if self._restarting and self.phase is Phase.CLOSING:
             raise ClientDisconnected("the worker ends, and has closed the WebSocket")
         match self.phase, kind:
@@ -146,6 +155,10 @@ class WebSocket(Duplex):
             case _:
                 raise RuntimeError(f"{kind!r} has no place while the WebSocket is {self.phase.name.lower()}")
         await self.room()
+
+    def _is_given_more(self) -> bool:
+        """After a Close that is not the application's: what the client has sent before it saw that."""
+        return (self.phase is Phase.CLOSING or self._flow.count > 0) and monotonic() < self._deaf_until
 
     async def spill(self, rest: bytes) -> None:
         self._write(rest)
@@ -240,7 +253,7 @@ class WebSocket(Duplex):
         """The worker ends: close it for that, unless the client is in the middle of a message. Returns
         whether it is closing, or over."""
         if self.phase is Phase.OPEN and not self._flow.reader.midway:
-            self._restarting = True
+            self._restarting, self._deaf_until = True, monotonic() + _GIVEN_SECONDS
             self._close(frames.SERVICE_RESTART, "service restart")
         return self.phase in (Phase.CLOSING, Phase.OVER)
 
