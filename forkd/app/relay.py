@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import cast
 
 from forkd.session.proxy_protocol import compose
 from forkd.system.address import Address
@@ -144,8 +145,7 @@ class Upstream(asyncio.Protocol):
         self._relay = relay
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._relay.upstream_made(transport)
+        self._relay.upstream_made(cast(asyncio.Transport, transport))  # uvloop's are of no such class
 
     def data_received(self, data: bytes) -> None:
         self._relay.client.write(data)

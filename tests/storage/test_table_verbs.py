@@ -239,7 +239,7 @@ def test_what_is_evicted(table: Any) -> None:
         table.set(f"fenced{i}", b"", fence=i)
         assert table.acquire(f"lock{i}", 1000) and table.allow(f"limit{i}", 1000, 1, 1)[0]
         table.set(f"short{i}", bytes(2000), 0.02)
-    until(lambda: table.read("short0") is None, "their end")
+    until(lambda: all(table.read(f"short{i}") is None for i in range(50)), "their end")
     size, i = layout_of(SMALL).blocks * 128, 0
     while cell(table, Cell.EVICTED) == 0:
         table.set(f"k{i}", bytes(2000))
