@@ -26,7 +26,7 @@ def forkd(service: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
              "--port'; a flag of uvicorn and granian; here it is --bind HOST:PORT"],
         ),
         ("start app:app --reload --reload-dir src", ["'--reload'", "'--reload-dir'"]),
-        ("start -D app:app", ["'-D'; a flag of gunicorn and hypercorn; here it is forkd start, which detaches"]),
+        ("start -D app:app", ["'-D'; a flag of gunicorn and hypercorn; here it is forkd start,"]),
         ("start -t 30 -p /run/x.pid app:app", ["here it is --timeout SECONDS", "here it is --pidfile PATH"]),
         ("start --wrokers 4 app:app", ["'--wrokers'; did you mean --workers?"]),
         ("check --access-logfile=- app:app", ["here it is --access-log PATH"]),
