@@ -30,7 +30,7 @@ LATER = (
     "forkd.app.asgi.tasks", "forkd.system.reset", "forkd.http.deflate", "forkd.worker.turns",
     "forkd.app.asgi.shortcut",
     "forkd.app.asgi.message_flow",
-    "forkd.app.wsgi.timed",
+    "forkd.app.wsgi.timed", "forkd.worker.waits",
     "forkd.system.libuv", "forkd.worker.coupling", "forkd.worker.selector_coupling",
     "forkd.worker.uvloop_coupling",
     "forkd.app.asgi.self_test", "forkd.app.asgi.task_kind",

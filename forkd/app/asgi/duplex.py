@@ -142,6 +142,11 @@ class Duplex:
         finally:
             waiters.remove(waiter)
 
+    @staticmethod
+    async def _give_way() -> None:
+        """To whatever else is in the loop, for one turn."""
+        await asyncio.sleep(0)
+
     async def room(self) -> None:
         if len(self._backlog) > HIGH_WATER_BYTES or self._files:
             await self._wait(self._sending)

@@ -6,7 +6,6 @@ frames; the application learns by `websocket.disconnect` how it did. In a child,
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
@@ -129,7 +128,7 @@ class WebSocket(Duplex):
         kind = message["type"]
         if self._restarting and kind == "websocket.send" and self._is_given_more():
             # An error would end most applications, and what the client has sent would be lost.
-            await asyncio.sleep(0)
+            await self._give_way()
             return
         if self._gone or (self._flow.end is not None and self.phase is Phase.OVER):
             raise ClientDisconnected("the WebSocket is over")
