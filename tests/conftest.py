@@ -51,8 +51,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a run of all (scripts/test sets the variable): of each test of real daemons with four cases or more
-    every third is run, of 12 or more every sixth, and the others are marked as of the soak. Which are run
-    follows from the test's name."""
+    every third is run, of 12 or more every sixth, of 48 or more every twelfth; the others are marked as of
+    the soak. Which are run follows from the test's name."""
     if not os.environ.get("TESTS_SAMPLED"):
         return
     families: dict[str, list[pytest.Item]] = {}
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             families.setdefault(name, []).append(item)
     for name, cases in families.items():
         if len(cases) >= 4:
-            step = 3 if len(cases) < 12 else 6
+            step = 3 if len(cases) < 12 else 6 if len(cases) < 48 else 12
             for number, case in enumerate(cases):
                 if number % step != crc32(name.encode()) % step:
                     case.add_marker(pytest.mark.soak)
