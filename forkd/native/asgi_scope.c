@@ -223,42 +223,11 @@ static int fields(Head *head, const HeadLimits *limits)
     return !limits->hosts || hosts_have(limits->hosts, head->host.at, head->host.size);
 }
 
-static int hex(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* A path, percent-decoded, as a str. New reference. */
-static PyObject *decoded(Piece path)
-{
-    if (!memchr(path.at, '%', path.size))
-        return PyUnicode_DecodeLatin1(path.at, path.size, NULL);
-    char *buffer = PyMem_Malloc(path.size);
-    if (!buffer)
-        return PyErr_NoMemory();
-    Py_ssize_t size = 0;
-    for (const char *at = path.at, *end = path.at + path.size; at < end;) {
-        int high, low;
-        if (*at == '%' && end - at > 2 && (high = hex(at[1])) >= 0 && (low = hex(at[2])) >= 0) {
-            buffer[size++] = (char)(high << 4 | low);
-            at += 3;
-        } else {
-            buffer[size++] = *at++;
-        }
-    }
-    PyObject *text = PyUnicode_DecodeUTF8(buffer, size, "replace");
-    PyMem_Free(buffer);
-    return text;
-}
-
 /* scope["path"] and scope["raw_path"]; `before`: the prefix of the former, and `raw_before` of the latter. Returns 0, or -1
  * with an exception. */
 static int put_path(PyObject *scope, Piece path, PyObject *before, PyObject *raw_before)
 {
-    PyObject *text = decoded(path), *raw = PyBytes_FromStringAndSize(path.at, path.size);
+    PyObject *text = percent_decoded(path.at, path.size, PyUnicode_DecodeUTF8), *raw = PyBytes_FromStringAndSize(path.at, path.size);
     if (text && raw && PyUnicode_GetLength(before)) {
         PyObject *whole = PyUnicode_Concat(before, text), *prefix = Py_NewRef(raw_before);
         PyBytes_Concat(&prefix, raw);

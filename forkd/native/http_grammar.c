@@ -100,3 +100,34 @@ char *decimal(char *at, uint64_t number)
         *at++ = digits[--count];
     return at;
 }
+
+static int hex(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+PyObject *percent_decoded(const char *at, Py_ssize_t size, Decode decode)
+{
+    if (!memchr(at, '%', size))
+        return PyUnicode_DecodeLatin1(at, size, NULL);
+    const char *end = at + size;
+    char *buffer = PyMem_Malloc(size);
+    if (!buffer)
+        return PyErr_NoMemory();
+    Py_ssize_t left = 0;
+    while (at < end) {
+        int high, low;
+        if (*at == '%' && end - at > 2 && (high = hex(at[1])) >= 0 && (low = hex(at[2])) >= 0) {
+            buffer[left++] = (char)(high << 4 | low);
+            at += 3;
+        } else {
+            buffer[left++] = *at++;
+        }
+    }
+    PyObject *text = decode(buffer, left, "replace");
+    PyMem_Free(buffer);
+    return text;
+}

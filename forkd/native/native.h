@@ -45,6 +45,11 @@ int is(const char *text, Py_ssize_t size, const char *what);
 const char *ascii(PyObject *text, Py_ssize_t *size);
 /* Writes `number`, which is not negative, in decimal; returns where it ends. */
 char *decimal(char *at, uint64_t number);
+/* PyUnicode_DecodeLatin1, or PyUnicode_DecodeUTF8. */
+typedef PyObject *(*Decode)(const char *, Py_ssize_t, const char *);
+/* A path, which is ASCII, as a str, percent-decoded as urllib.parse.unquote_to_bytes does: what is no %XX stays. New
+ * reference, or NULL with an exception. */
+PyObject *percent_decoded(const char *at, Py_ssize_t size, Decode decode);
 
 /* The memory of an object of a type of ours, taken and given back. */
 PyObject *allocate(PyTypeObject *type);

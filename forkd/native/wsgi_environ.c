@@ -53,37 +53,6 @@ static int put(PyObject *environ, PyObject *key, PyObject *value)
     return failed;
 }
 
-static int hex(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Percent-decoded, as urllib.parse.unquote_to_bytes does: what is no %XX stays. */
-static PyObject *decoded(const char *at, const char *end)
-{
-    if (!memchr(at, '%', end - at))
-        return PyUnicode_DecodeLatin1(at, end - at, NULL);
-    char *buffer = PyMem_Malloc(end - at);
-    if (!buffer)
-        return PyErr_NoMemory();
-    Py_ssize_t size = 0;
-    while (at < end) {
-        int high, low;
-        if (*at == '%' && end - at > 2 && (high = hex(at[1])) >= 0 && (low = hex(at[2])) >= 0) {
-            buffer[size++] = (char)(high << 4 | low);
-            at += 3;
-        } else {
-            buffer[size++] = *at++;
-        }
-    }
-    PyObject *text = PyUnicode_DecodeLatin1(buffer, size, NULL);
-    PyMem_Free(buffer);
-    return text;
-}
-
 int usual_host(const char *at, const char *end)
 {
     const char *colon = skip(at, end, HOST);
@@ -380,7 +349,7 @@ PyObject *head_of(const char *data, Py_ssize_t size, const HeadLimits *limits, P
     line = PyBytes_FromStringAndSize(data, line_end - data);
     if (!uri || !line || PyDict_SetItem(environ, k_method, method) ||
         PyDict_SetItem(environ, k_uri, uri) || PyDict_SetItem(environ, k_raw, uri) ||
-        put(environ, k_path, decoded(target, path_end)) ||
+        put(environ, k_path, percent_decoded(target, path_end - target, PyUnicode_DecodeLatin1)) ||
         put(environ, k_query, PyUnicode_DecodeLatin1(query, target_end - query, NULL)))
         goto done;
     if ((result = request_new(method, line, environ))) {
