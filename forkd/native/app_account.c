@@ -55,7 +55,7 @@ static PyObject *origin_of(const UsualRequest *request)
 {
     PyObject *peer = request->call.peer, *note = PyObject_GetAttr(peer, n_note);
     PyObject *proxy = note && Py_TYPE(note) == ends_type ? ((Ends *)note)->proxy : NULL;
-    PyObject *address = !note ? NULL : proxy ? Py_XNewRef(PyTuple_GetItem(PyDict_GetItem(proxy, k_peer), 0)) : peer_of(request);
+    PyObject *address = !note ? NULL : proxy ? Py_XNewRef(PyTuple_GetItem(dict_item(proxy, k_peer), 0)) : peer_of(request);
     Py_XDECREF(note);
     return address;
 }

@@ -12,6 +12,7 @@ typedef struct {
 } Awaiting;
 
 static PyTypeObject *awaiting_type;
+static Awaiting *spare; /* memory of one that is gone, for the next: each message has one */
 static PyObject *n_receive, *n_send, *n_room, *n_throw, *n_close, *k_type, *k_body, *k_more, *t_request, *t_disconnect;
 
 static int awaiting_traverse(Awaiting *self, visitproc visit, void *arg)
@@ -37,12 +38,30 @@ static void awaiting_dealloc(Awaiting *self)
 {
     PyObject_GC_UnTrack(self);
     awaiting_clear(self);
+    if (!spare) {
+        spare = self;
+        Py_DECREF(awaiting_type);
+        return;
+    }
     release((PyObject *)self);
+}
+
+/* One that is as new: the spare one, if there is. */
+static Awaiting *fresh(void)
+{
+    Awaiting *self = spare;
+    if (!self)
+        return (Awaiting *)allocate(awaiting_type);
+    spare = NULL;
+    self->done = 0;
+    PyObject_Init((PyObject *)self, awaiting_type);
+    PyObject_GC_Track(self);
+    return self;
 }
 
 PyObject *asgi_awaiting(AsgiCycle *cycle, PyObject *message)
 {
-    Awaiting *self = (Awaiting *)allocate(awaiting_type);
+    Awaiting *self = fresh();
     if (self) {
         self->cycle = (AsgiCycle *)Py_NewRef((PyObject *)cycle);
         self->message = Py_XNewRef(message);

@@ -49,7 +49,7 @@ static int plain(const char *text, Py_ssize_t size)
 static Py_ssize_t status_text(const AsgiShortcut *self, PyObject *status, char out[8], const char **text)
 {
     Py_ssize_t size;
-    PyObject *known = PyDict_GetItem(self->reasons, status);
+    PyObject *known = dict_item(self->reasons, status);
     if (known)
         return (*text = ascii(known, &size)) ? size : 0;
     long code = PyLong_AsLong(status);
@@ -68,9 +68,9 @@ static MessageOutcome add_start(AsgiCycle *self, PyObject *message)
     HeadLines lines;
     char out[8];
     const char *text;
-    PyObject *status = PyDict_GetItem(message, k_status), *headers = PyDict_GetItem(message, k_headers), *media = NULL;
+    PyObject *status = dict_item(message, k_status), *headers = dict_item(message, k_headers), *media = NULL;
     Py_ssize_t size = status && PyLong_CheckExact(status) ? status_text(self->shortcut, status, out, &text) : 0;
-    int list = headers && PyList_CheckExact(headers), encoded = 0;
+    int list = headers && PyList_CheckExact(headers);
     if (!size || !lines_begin(&lines, text, size) || (headers && !list && !PyTuple_CheckExact(headers)))
         return MESSAGE_NOT_USUAL;
     Py_ssize_t count = !headers ? 0 : list ? PyList_Size(headers) : PyTuple_Size(headers);
@@ -82,11 +82,10 @@ static MessageOutcome add_start(AsgiCycle *self, PyObject *message)
         Py_ssize_t label_size = PyBytes_Size(name), content_size = PyBytes_Size(value);
         if (!plain(content, content_size) || !lines_add(&lines, label, label_size, content, content_size))
             return MESSAGE_NOT_USUAL;
-        if (!media && label_size == 12 && is(label, label_size, "content-type"))
-            media = value;
-        encoded |= label_size == 16 && is(label, label_size, "content-encoding");
+        if (!media && lines.has & HAS_TYPE)
+            media = value; /* the first */
     }
-    if (lines.length < 0 && !encoded)
+    if (lines.length < 0 && !(lines.has & HAS_ENCODING))
         self->media = Py_NewRef(media ? media : no_bytes);
     if (!(self->base.block = lines_block(&lines)))
         return MESSAGE_FAILED;
@@ -218,7 +217,7 @@ static MessageOutcome add_body(AsgiCycle *self, PyObject *message)
     Call *call = &self->base.call;
     const Block *block = self->base.block;
     AsgiShortcut *shortcut = self->shortcut;
-    PyObject *data = PyDict_GetItem(message, k_body), *further = PyDict_GetItem(message, k_more), *date = NULL;
+    PyObject *data = dict_item(message, k_body), *further = dict_item(message, k_more), *date = NULL;
     if (!data)
         data = no_bytes;
     int more = further ? PyObject_IsTrue(further) : 0;
@@ -249,7 +248,7 @@ static MessageOutcome add_body(AsgiCycle *self, PyObject *message)
 
 MessageOutcome asgi_add(AsgiCycle *self, PyObject *message)
 {
-    PyObject *type = PyDict_CheckExact(message) ? PyDict_GetItem(message, k_type) : NULL;
+    PyObject *type = PyDict_CheckExact(message) ? dict_item(message, k_type) : NULL;
     if (!type || !PyUnicode_CheckExact(type))
         return MESSAGE_NOT_USUAL;
     if (self->base.block)

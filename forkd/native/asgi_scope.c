@@ -193,9 +193,9 @@ static int hear_proxies(Head *head)
     if (!(head->told = PyDict_New()))
         return -1;
     int usual = fronts_tell(&head->said, head->told, head->host, &head->client);
-    if (usual > 0 && !quoted_alike(PyDict_GetItem(head->told, e_prefix)))
+    if (usual > 0 && !quoted_alike(dict_item(head->told, e_prefix)))
         return 0;
-    PyObject *host = usual > 0 ? PyDict_GetItem(head->told, e_host) : NULL;
+    PyObject *host = usual > 0 ? dict_item(head->told, e_host) : NULL;
     Py_ssize_t size;
     const char *text = host ? PyUnicode_AsUTF8AndSize(host, &size) : NULL;
     if (text && (size != head->host.size || memcmp(text, head->host.at, size)) && put_host(head, text, size))
@@ -243,14 +243,14 @@ static int put_path(PyObject *scope, Piece path, PyObject *before, PyObject *raw
 /* What proxies have said, and the path with the prefix that they have taken from it. Returns 0, or -1 with an exception. */
 static int put_told(const AsgiShortcut *self, PyObject *scope, const Head *head, Piece path)
 {
-    PyObject *scheme = PyDict_GetItem(head->told, e_scheme), *prefix = PyDict_GetItem(head->told, e_prefix);
-    PyObject *name = PyDict_GetItem(head->told, e_server), *port = PyDict_GetItem(head->told, e_server_port);
-    PyObject *server = PyDict_GetItem(scope, k_server), *pair;
+    PyObject *scheme = dict_item(head->told, e_scheme), *prefix = dict_item(head->told, e_prefix);
+    PyObject *name = dict_item(head->told, e_server), *port = dict_item(head->told, e_server_port);
+    PyObject *server = dict_item(scope, k_server), *pair;
     if (scheme && PyDict_SetItem(scope, k_scheme, scheme))
         return -1;
     if (head->client) {
         int known = PyUnicode_GetLength(head->client) > 0;
-        if (put(scope, k_client, known ? asgi_address(head->client, PyDict_GetItem(head->told, e_port)) : Py_NewRef(Py_None)))
+        if (put(scope, k_client, known ? asgi_address(head->client, dict_item(head->told, e_port)) : Py_NewRef(Py_None)))
             return -1;
     }
     if (port) { /* whatever else is said of the server, this is */

@@ -9,19 +9,19 @@
 PyTypeObject *tasks_type;
 static PyObject *n_ticket;
 /* Names of Python's own. */
-static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
+static PyObject *s_call_soon, *s_shown, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
     *s_task, *s_current_task;
 
 /* ---- a request -------------------------------------------------------------------------------- */
 
-/* Whether that is neither None nor False, in the loop; -1 with an exception. */
-static int is_set(RequestTasks *self, PyObject *name, PyObject *method)
+/* Whether that is neither None nor False, in the loop; -1 with an exception. `get`: its method that tells. */
+static int is_set(RequestTasks *self, PyObject *name, PyObject *get)
 {
     if (self->tells) {
-        PyObject *value = PyDict_GetItemWithError(self->in_loop, name);
-        return value ? value != Py_None && value != Py_False : PyErr_Occurred() ? -1 : 0;
+        PyObject *value = dict_item(self->in_loop, name);
+        return value && value != Py_None && value != Py_False;
     }
-    PyObject *value = PyObject_CallMethodObjArgs(self->loop, method, NULL);
+    PyObject *value = PyObject_CallNoArgs(get);
     int set = value ? value != Py_None && value != Py_False : -1;
     Py_XDECREF(value);
     return set;
@@ -33,15 +33,14 @@ static int is_plain(RequestTasks *self)
 {
     if (self->patched)
         return 0;
-    if (PyDict_GetItemWithError(self->asyncio, s_task) != self->task ||
-        PyDict_GetItemWithError(self->asyncio, s_current_task) != self->current)
-        return PyErr_Occurred() ? -1 : 0;
-    int set = is_set(self, s_factory_key, s_factory);
+    if (dict_item(self->asyncio, s_task) != self->task || dict_item(self->asyncio, s_current_task) != self->current)
+        return 0;
+    int set = is_set(self, s_factory_key, self->factory);
     if (!set)
-        set = is_set(self, s_debug_key, s_debug);
-    if (!set && self->in_loop && PyDict_GetItemWithError(self->in_loop, s_call_soon))
+        set = is_set(self, s_debug_key, self->debug);
+    if (!set && self->in_loop && dict_item(self->in_loop, s_call_soon))
         set = 1;
-    return set < 0 || PyErr_Occurred() ? -1 : !set;
+    return set < 0 ? -1 : !set;
 }
 
 /* Make the first step of the Task itself. */
@@ -253,7 +252,9 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     self->weak_at = weak_at;
     self->lazy = (char)lazy;
     self->eager = (char)eager;
-    if (!(self->call_soon = PyObject_GetAttr(loop, s_call_soon)) || !(self->capture = placeholder_capture(self)) ||
+    if (!(self->factory = PyObject_GetAttrString(loop, "get_task_factory")) ||
+        !(self->debug = PyObject_GetAttrString(loop, "get_debug")) ||
+        !(self->call_soon = PyObject_GetAttr(loop, s_call_soon)) || !(self->capture = placeholder_capture(self)) ||
         !(self->of_loop = PyDict_New()) || PyDict_SetItem(self->of_loop, s_loop, loop) || !(self->rest_name = task_name(self)))
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -262,7 +263,7 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 #define EACH(_)                                                                                                          \
     _(self->loop) _(self->context) _(self->recorder) _(self->waiting) _(self->task) _(self->current) _(self->enter)      \
     _(self->leave) _(self->drop) _(self->all) _(self->forget) _(self->coroutine) _(self->awaiting) _(self->by_loop) _(self->asyncio)     \
-    _(self->in_loop) _(self->call_soon) _(self->capture) _(self->of_loop) _(self->held) _(self->rest_name)
+    _(self->in_loop) _(self->factory) _(self->debug) _(self->call_soon) _(self->capture) _(self->of_loop) _(self->held) _(self->rest_name)
 
 static int tasks_traverse(RequestTasks *self, visitproc visit, void *arg)
 {
@@ -318,8 +319,7 @@ int task_init(PyObject *module)
         PyObject **name;
         const char *text;
     } names[] = {
-        {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory, "get_task_factory"},
-        {&s_debug, "get_debug"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
+        {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
         {&s_eager, "eager_start"}, {&s_loop, "loop"}, {&s_task, "Task"}, {&s_current_task, "current_task"},
         {&n_ticket, "ticket"},
     };

@@ -12,6 +12,7 @@ static struct busy {
     PyObject *template;
     Ends *ends;
     PyObject *scope, *asgi, *extensions;
+    PyObject *asgi_model, *extensions_model; /* in `scope`; borrowed */
 } busy[BUSY];
 
 /* dict[key] = value; takes the reference to value. */
@@ -42,18 +43,19 @@ static PyObject *copied(PyObject *model)
     return copy;
 }
 
-/* Whether such a copy is as it was, with the very same values, and nobody has a dict in it. */
+/* Whether such a copy is as it was, with the very same keys and values, and nobody has a dict in it. */
 static int untouched(PyObject *copy, PyObject *model)
 {
-    PyObject *key, *value, *found;
-    Py_ssize_t at = 0;
+    PyObject *key, *value, *its_key, *its_value;
+    Py_ssize_t at = 0, its_at = 0;
     if (Py_REFCNT(copy) != 1 || PyDict_Size(copy) != PyDict_Size(model))
         return 0;
-    while (PyDict_Next(model, &at, &key, &value)) {
-        found = PyDict_GetItem(copy, key);
-        if (found != value && (!found || !PyDict_CheckExact(found) || !PyDict_CheckExact(value) || !untouched(found, value)))
+    if (!PyDict_Size(copy)) /* most extensions */
+        return 1;
+    while (PyDict_Next(model, &at, &key, &value)) /* in the same order, too */
+        if (!PyDict_Next(copy, &its_at, &its_key, &its_value) || its_key != key ||
+            (its_value != value && (!PyDict_CheckExact(its_value) || !PyDict_CheckExact(value) || !untouched(its_value, value))))
             return 0;
-    }
     return 1;
 }
 
@@ -76,8 +78,8 @@ static PyObject *with_ends(PyObject *template, const Ends *ends)
     if (!failed && PyUnicode_GetLength(ends->client))
         failed = put(scope, k_client, asgi_address(ends->client, ends->client_port));
     if (!failed)
-        failed = !(extensions = copied(PyDict_GetItem(scope, k_extensions))) ||
-                 PyDict_SetItem(PyDict_GetItem(extensions, k_forkd), k_peer, ends->client) ||
+        failed = !(extensions = copied(dict_item(scope, k_extensions))) ||
+                 PyDict_SetItem(dict_item(extensions, k_forkd), k_peer, ends->client) ||
                  PyDict_SetItem(scope, k_extensions, extensions);
     Py_XDECREF(extensions);
     if (failed)
@@ -93,7 +95,8 @@ PyObject *asgi_template(PyObject *template, Ends *ends)
         if (!made)
             return NULL;
         struct busy old = *entry;
-        *entry = (struct busy){Py_NewRef(template), (Ends *)Py_NewRef((PyObject *)ends), made, NULL, NULL};
+        *entry = (struct busy){Py_NewRef(template), (Ends *)Py_NewRef((PyObject *)ends), made, NULL, NULL,
+                               dict_item(made, k_asgi), dict_item(made, k_extensions)};
         Py_XDECREF(old.template);
         Py_XDECREF((PyObject *)old.ends);
         Py_XDECREF(old.scope);
@@ -101,8 +104,8 @@ PyObject *asgi_template(PyObject *template, Ends *ends)
         Py_XDECREF(old.extensions);
     }
     PyObject *scope = PyDict_Copy(entry->scope);
-    if (scope && (put(scope, k_asgi, fresh(&entry->asgi, PyDict_GetItem(entry->scope, k_asgi))) ||
-                  put(scope, k_extensions, fresh(&entry->extensions, PyDict_GetItem(entry->scope, k_extensions)))))
+    if (scope && (put(scope, k_asgi, fresh(&entry->asgi, entry->asgi_model)) ||
+                  put(scope, k_extensions, fresh(&entry->extensions, entry->extensions_model))))
         Py_CLEAR(scope);
     return scope;
 }

@@ -73,12 +73,12 @@ static int is_id(const char *text, Py_ssize_t size)
 int put_request_id(Said *said, PyObject *environ, PyObject *proxy, PyObject **id)
 {
     Py_ssize_t size;
-    PyObject *given = PyDict_GetItem(environ, k_field);
+    PyObject *given = dict_item(environ, k_field);
     const char *text = given ? ascii(given, &size) : NULL;
     if (text && is_id(text, size) && fronts_trust(said)) {
         *id = Py_NewRef(given);
     } else {
-        if (proxy && PyDict_GetItem(proxy, k_unique))
+        if (proxy && dict_item(proxy, k_unique))
             return 0;
         if (!(*id = new_id()) || PyDict_SetItem(environ, k_field, *id))
             return -1;

@@ -54,24 +54,31 @@ static Block *block_new(PyObject *lines, long code, int dated, int named, int id
     self->block = lines;
     self->code = code;
     self->length = -1;
-    self->dated = (char)dated;
-    self->named = (char)named;
-    self->identified = (char)identified;
+    self->dated = dated != 0;
+    self->named = named != 0;
+    self->identified = identified != 0;
     return self;
 }
 
-/* Whether it is not for an application to set (PEP 3333), or for the twin to judge. */
-static int not_usual(const char *name, Py_ssize_t size)
+/* Which field that is, if it is one of those that matter here; 0 for all others. ITS_OWN: PEP 3333. */
+static unsigned field_of(const char *name, Py_ssize_t size)
 {
-    static const char *const names[] = {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-        "te", "trailer", "trailers", "transfer-encoding", "upgrade", NULL,
+    static const struct {
+        const char *name;
+        Py_ssize_t size;
+        unsigned field;
+    } fields[] = {
+#define FIELD(name, field) {name, sizeof name - 1, field}
+        FIELD("content-type", HAS_TYPE), FIELD("content-length", HAS_LENGTH), FIELD("content-encoding", HAS_ENCODING),
+        FIELD("date", HAS_DATE), FIELD("server", HAS_SERVER), FIELD("x-request-id", HAS_ID), FIELD("connection", ITS_OWN),
+        FIELD("keep-alive", ITS_OWN), FIELD("proxy-authenticate", ITS_OWN), FIELD("proxy-authorization", ITS_OWN),
+        FIELD("proxy-connection", ITS_OWN), FIELD("te", ITS_OWN), FIELD("trailer", ITS_OWN), FIELD("trailers", ITS_OWN),
+        FIELD("transfer-encoding", ITS_OWN), FIELD("upgrade", ITS_OWN),
+#undef FIELD
     };
-    if (!strchr("ckptuCKPTU", *name))
-        return 0;
-    for (int i = 0; names[i]; i++)
-        if (is(name, size, names[i]))
-            return 1;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (size == fields[i].size && is(name, size, fields[i].name))
+            return fields[i].field;
     return 0;
 }
 
@@ -165,7 +172,7 @@ int lines_begin(HeadLines *self, const char *status, Py_ssize_t size)
         return 0;
     self->code = (status[0] - '0') * 100 + (status[1] - '0') * 10 + (status[2] - '0');
     self->length = -1;
-    self->dated = self->named = self->identified = 0;
+    self->has = 0;
     memcpy(self->out, "HTTP/1.1 ", 9);
     memcpy(self->out + 9, status, size);
     memcpy(self->out + 9 + size, "\r\n", 2);
@@ -178,17 +185,16 @@ int lines_add(HeadLines *self, const char *name, Py_ssize_t name_size, const cha
     if (!name_size || self->used + name_size + value_size + 4 > MOST_BLOCK ||
         skip(name, name + name_size, TOKEN) != name + name_size || skip_text(value, value + value_size) != value + value_size)
         return 0;
-    if (is(name, name_size, "content-length"))
+    unsigned field = field_of(name, name_size);
+    self->has |= field;
+    if (field == HAS_LENGTH)
         return self->length < 0 && (self->length = length_of(value, value_size)) >= 0;
-    if (not_usual(name, name_size))
+    if (field == ITS_OWN)
         return 0;
     while (value_size && (*value == ' ' || *value == '\t'))
         value++, value_size--;
     while (value_size && (value[value_size - 1] == ' ' || value[value_size - 1] == '\t'))
         value_size--;
-    self->dated |= is(name, name_size, "date");
-    self->named |= is(name, name_size, "server");
-    self->identified |= is(name, name_size, "x-request-id");
     char *at = self->out + self->used;
     memcpy(at, name, name_size);
     at += name_size;
@@ -204,8 +210,8 @@ int lines_add(HeadLines *self, const char *name, Py_ssize_t name_size, const cha
 
 Block *lines_block(const HeadLines *self)
 {
-    Block *block = block_new(PyBytes_FromStringAndSize(self->out, self->used), self->code, self->dated, self->named,
-                             self->identified);
+    Block *block = block_new(PyBytes_FromStringAndSize(self->out, self->used), self->code, self->has & HAS_DATE,
+                             self->has & HAS_SERVER, self->has & HAS_ID);
     if (block)
         block->length = self->length;
     return block;

@@ -51,6 +51,16 @@ typedef PyObject *(*Decode)(const char *, Py_ssize_t, const char *);
  * reference, or NULL with an exception. */
 PyObject *percent_decoded(const char *at, Py_ssize_t size, Decode decode);
 
+/* What a dict has by a str; NULL, without an exception, when it has nothing. Borrowed. PyDict_GetItem costs twice as much: it
+ * keeps an exception that is set meanwhile, and none is set where this is called. */
+static inline PyObject *dict_item(PyObject *dict, PyObject *key)
+{
+    PyObject *found = PyDict_GetItemWithError(dict, key);
+    if (!found && PyErr_Occurred()) /* of a key of the application's that is no str */
+        PyErr_Clear();
+    return found;
+}
+
 /* The memory of an object of a type of ours, taken and given back. */
 PyObject *allocate(PyTypeObject *type);
 void release(PyObject *object);
@@ -371,8 +381,13 @@ typedef struct {
     char out[MOST_BLOCK];
     Py_ssize_t used, length; /* `length`: its Content-Length, which is not among them; negative: none */
     long code;
-    int dated, named, identified;
+    unsigned has; /* which of these fields there are */
 } HeadLines;
+/* Fields that forkd adds where they are missing, or looks at; ITS_OWN are not for an application to set, or for the twin to
+ * judge. */
+enum {
+    HAS_LENGTH = 1, HAS_DATE = 2, HAS_SERVER = 4, HAS_ID = 8, HAS_TYPE = 16, HAS_ENCODING = 32, ITS_OWN = 64,
+};
 
 /* Each returns 0 for what is not usual. */
 int lines_begin(HeadLines *self, const char *status, Py_ssize_t size);

@@ -237,7 +237,7 @@ static struct busy {
 /* What a proxy has said of the connection, as `_tell_proxy` of the twin has it. Returns 0, or -1 with an exception. */
 static int tell_proxy(PyObject *environ, PyObject *facts)
 {
-    PyObject *peer = PyDict_GetItem(facts, k_its_peer), *ssl = PyDict_GetItem(facts, k_ssl);
+    PyObject *peer = dict_item(facts, k_its_peer), *ssl = dict_item(facts, k_ssl);
     if (PyDict_SetItem(environ, k_proxy, facts) || PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(peer, 0)))
         return -1;
     return ssl && PyDict_GetItemString(ssl, "tls") == Py_True ? PyDict_SetItem(environ, k_scheme, https) : 0;
@@ -278,7 +278,7 @@ PyObject *environ_for(PyObject *template, Ends *ends)
 static int host_allowed(const Hosts *hosts, PyObject *environ)
 {
     Py_ssize_t size;
-    PyObject *host = PyDict_GetItem(environ, k_host);
+    PyObject *host = dict_item(environ, k_host);
     const char *text = host ? ascii(host, &size) : NULL;
     return text && hosts_have(hosts, text, size);
 }
