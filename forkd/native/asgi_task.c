@@ -9,7 +9,7 @@
 PyTypeObject *tasks_type;
 static PyObject *n_ticket;
 /* Names of Python's own. */
-static PyObject *s_call_soon, *s_shown, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
+static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
     *s_task, *s_current_task;
 
 /* ---- a request -------------------------------------------------------------------------------- */
@@ -252,8 +252,8 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     self->weak_at = weak_at;
     self->lazy = (char)lazy;
     self->eager = (char)eager;
-    if (!(self->factory = PyObject_GetAttrString(loop, "get_task_factory")) ||
-        !(self->debug = PyObject_GetAttrString(loop, "get_debug")) ||
+    if (!(self->factory = PyObject_GetAttr(loop, s_factory)) ||
+        !(self->debug = PyObject_GetAttr(loop, s_debug)) ||
         !(self->call_soon = PyObject_GetAttr(loop, s_call_soon)) || !(self->capture = placeholder_capture(self)) ||
         !(self->of_loop = PyDict_New()) || PyDict_SetItem(self->of_loop, s_loop, loop) || !(self->rest_name = task_name(self)))
         Py_CLEAR(self);
@@ -319,7 +319,8 @@ int task_init(PyObject *module)
         PyObject **name;
         const char *text;
     } names[] = {
-        {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
+        {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory, "get_task_factory"},
+        {&s_debug, "get_debug"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
         {&s_eager, "eager_start"}, {&s_loop, "loop"}, {&s_task, "Task"}, {&s_current_task, "current_task"},
         {&n_ticket, "ticket"},
     };
