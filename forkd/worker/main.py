@@ -225,6 +225,7 @@ class Worker:
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
         def loop() -> AsyncioLoop:
             if self._loop is None:
+                stdio.mend()  # libuv aborts where a descriptor of its own has one of those numbers
                 self._loop = asyncio_loop(self.log, config.loop)
                 self._loop.show_waits(self._heritage.stacks)
             return self._loop
