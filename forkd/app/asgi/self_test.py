@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from forkd.app.asgi.tasks import LoopTasks, Waiting, make_tasks
 from forkd.session.seam import Recorder
 from forkd.system import process
-from forkd.system.originals import os, select, signal
+from forkd.system.originals import monotonic, os, select, signal
 
 _PASSED = 0
 #: Until a process that does not end has failed.
@@ -59,6 +59,7 @@ class _NoRecorder:
 
 def _test() -> bool:
     loop = asyncio.SelectorEventLoop()
+    loop.time = monotonic  # type: ignore[method-assign]  # a library may have stopped that of `time`
     loop.set_debug(False)  # where it is on, the loop makes all Tasks, until it is off
     waiting: Waiting = {}
     recorder: Any = _NoRecorder()
