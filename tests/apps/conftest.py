@@ -17,11 +17,11 @@ from zlib import crc32
 
 import pytest
 
-from tests.process.conftest import Daemon, service
+from tests.process.conftest import ASGI_MODE, Daemon, service
 
 __all__ = ["service"]  # the fixture, for the tests here
 
-LOOPS = ("asyncio", "uvloop")
+LOOPS = (ASGI_MODE.partition("-")[2],) if ASGI_MODE else ("asyncio", "uvloop")
 
 
 @pytest.fixture(params=["one of them"] if os.environ.get("TESTS_SAMPLED") else LOOPS)

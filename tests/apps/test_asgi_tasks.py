@@ -40,6 +40,13 @@ LAZY = "lazy" if sys.version_info[:2] == (3, 11) else "real, with Python {}.{}".
 pytestmark = pytest.mark.skipif(not NATIVE, reason="without native code the loop makes all")
 
 
+@pytest.fixture(autouse=True)
+def default(service: Daemon) -> None:
+    """Each test here says whose tasks there are, whatever the mode of the run."""
+    for name in ("FORKD_NATIVE", "FORKD_REQUEST_TASK"):
+        service.environ.pop(name, None)
+
+
 def begin(service: Daemon, *flags: str, startup: str = "pass", module: str = "") -> str:
     service.write_app(textwrap.dedent(APP).format(startup=startup, module=module))
     return service.start("--interface", "asgi", *flags)

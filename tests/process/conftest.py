@@ -31,6 +31,17 @@ from forkd.ipc.pidfile import running
 T = TypeVar("T")
 _names = itertools.count(1)
 
+#: Ways in which forkd serves ASGI, as its environment has them: for daemons whose test gives no other flags.
+ASGI_MODES = {
+    f"{kind}-{loop}": {**options, "FORKD_LOOP": loop}
+    for kind, options in (
+        ("twin", {"FORKD_NATIVE": "false"}), ("real", {"FORKD_REQUEST_TASK": "real"}), ("lazy", {}),
+    )
+    for loop in ("asyncio", "uvloop")
+}  # fmt: skip
+#: One of them; without it the defaults. scripts/modes runs the tests of ASGI in each.
+ASGI_MODE = os.environ.get("TESTS_ASGI_MODE", "")
+
 #: The application of most tests: what it does is the path.
 APP = """
     import ctypes, os, sys, threading, time
@@ -168,6 +179,8 @@ class Daemon:
         #: Whether `write_app` makes ASGI's of the applications, which are WSGI's.
         self.asgi = False
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("FORKD_")}
+        if ASGI_MODE:
+            self.environ.update(ASGI_MODES[ASGI_MODE])
         self.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a changed app has the same size and second
         root = str(Path(__file__).parents[2])
         self.environ["PYTHONPATH"] = os.pathsep.join(
