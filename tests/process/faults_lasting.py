@@ -111,11 +111,15 @@ def lasting_soak(trial: Trial) -> None:
     service.settles(0, "forkd_websockets")
     service.settles(0, "forkd_requests_in_flight")
     service.settles(0, "forkd_requests_suspended")
-    grown = (after[0] - before[0]) / (1 << 20)
-    trial.note("memory", f"{grown:+.1f} MiB")
-    trial.note("descriptors", f"{before[1]} → {after[1]}")
-    trial.require(grown < 4 * (WORKERS + 1), f"master and workers grew by {grown:.1f} MiB")
-    trial.require(after[1] <= before[1] + 4, f"descriptors: {before[1]} before, {after[1]} after")
+    tasks = [int(line) for line in (service.dir / "tasks").read_text().split()]
+    trial.note("tasks left", f"{max(tasks)} in {len(tasks)} workers")
+    trial.require(max(tasks) <= 2, f"tasks besides lifespan's and that which ends it: {max(tasks)}")
+    master, workers = ((after[of] - before[of]) / (1 << 20) for of in (0, 1))
+    trial.note("memory", f"{master:+.1f} MiB of the master, {workers:+.1f} of the workers")
+    trial.note("descriptors", f"{before[2]} → {after[2]}")
+    trial.require(master < 4, f"the master grew by {master:.1f} MiB")
+    trial.require(workers < 4 * WORKERS, f"the workers grew by {workers:.1f} MiB")
+    trial.require(after[2] <= before[2] + 4, f"descriptors: {before[2]} before, {after[2]} after")
 
 
 def _clients(
@@ -139,10 +143,10 @@ def _replace(trial: Trial, how: Callable[[], object]) -> None:
     until(lambda: not any(map(alive, before)), "the workers have gone", 60)
 
 
-def _size(trial: Trial) -> tuple[int, int]:
-    """Bytes of master and workers, and their descriptors."""
-    pids = [trial.service.pid, *trial.service.worker_pids()]
-    return sum(map(resident, pids)), sum(map(descriptors, pids))
+def _size(trial: Trial) -> tuple[int, int, int]:
+    """Bytes of the master, bytes of the workers, and the descriptors of all."""
+    master, workers = trial.service.pid, trial.service.worker_pids()
+    return resident(master), sum(map(resident, workers)), sum(map(descriptors, (master, *workers)))
 
 
 def _judge(trial: Trial, clients: Lasting, codes: set[int] | None = None) -> None:

@@ -3,6 +3,7 @@
 Every message and event has a number. A client comes back when its connection has ended, as browsers do. The
 application (APP) notes each WebSocket that is over in the file `ends`: how many messages it has received, all
 in order, and with which code it was over. So what was sent before the client saw a Close can be looked for.
+Each worker that retires notes in the file `tasks` how many tasks are left once its connections are drained.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ APP = r'''
 import asyncio, os
 
 NOTED = os.open("ends", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+TASKS = os.open("tasks", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 async def app(scope, receive, send):
@@ -38,6 +40,7 @@ async def lifespan(receive, send):
     await receive()
     await send({"type": "lifespan.startup.complete"})
     await receive()
+    os.write(TASKS, f"{len(asyncio.all_tasks())}\n".encode())
     await send({"type": "lifespan.shutdown.complete"})
 
 
