@@ -154,10 +154,18 @@ class Answers(Protocol):
     def early_hints(self, headers: list[tuple[str, str]]) -> None: ...
 
 
-class Ticketed(Protocol):
-    """A request whose task native code runs: app/asgi/duplex.py."""
+class OwnsTask(Protocol):
+    """A request that has a task: app/asgi/duplex.py."""
 
     ticket: int
+
+    def begin(self) -> Any:
+        """What the application returns, which is awaited. Called once, in the context of the task, in its
+        first step."""
+
+    def ended(self, failure: BaseException | None) -> None:
+        """The application has returned, or raised: whatever that is, SystemExit too, it ends the request,
+        and no more."""
 
 
 class Cycles(Protocol):

@@ -18,15 +18,50 @@ static int is_full(const MessageFlow *self)
     return self->buffered >= HIGH_WATER_BYTES || self->count >= MAX_AHEAD;
 }
 
+/* Takes the reference. Returns 0, or -1 with an exception. */
+static int push(MessageFlow *self, PyObject *data)
+{
+    Py_ssize_t size = PyObject_Size(data);
+    if (self->count == self->room) {
+        PyObject **messages = PyMem_Calloc(MAX_AHEAD, sizeof *messages);
+        if (!messages) {
+            Py_DECREF(data);
+            PyErr_NoMemory();
+            return -1;
+        }
+        messages[0] = self->at_hand;
+        self->messages = messages;
+        self->room = MAX_AHEAD;
+    }
+    self->messages[(self->first + self->count++) % self->room] = data;
+    self->buffered += size;
+    return 0;
+}
+
+/* The first message, which must be there. New reference. */
+static PyObject *pop(MessageFlow *self)
+{
+    PyObject *data = self->messages[self->first];
+    self->count--;
+    self->buffered -= PyObject_Size(data);
+    if (self->count) {
+        self->first = (self->first + 1) % self->room;
+    } else {
+        self->first = 0;
+        if (self->room > 1)
+            PyMem_Free(self->messages);
+        self->messages = &self->at_hand;
+        self->room = 1;
+    }
+    return data;
+}
+
 static void empty(MessageFlow *self)
 {
     while (self->count) {
-        PyObject *data = self->messages[self->first];
-        self->first = (self->first + 1) % MAX_AHEAD;
-        self->count--;
+        PyObject *data = pop(self);
         Py_DECREF(data);
     }
-    self->buffered = 0;
 }
 
 /* ---- from the client ------------------------------------------------------------------------ */
@@ -39,10 +74,7 @@ static int take_frame(MessageFlow *self, FoundFrame *found)
             Py_CLEAR(found->data);
             return 0;
         }
-        Py_ssize_t size = PyObject_Size(found->data);
-        self->messages[(self->first + self->count++) % MAX_AHEAD] = found->data;
-        self->buffered += size;
-        return 0;
+        return push(self, found->data);
     }
     PyObject *general = Py_NewRef(self->general), *frame = frame_made(found), *done = NULL;
     if (frame)
@@ -121,9 +153,7 @@ PyObject *flow_take(MessageFlow *self)
         return NULL;
     }
     int full = is_full(self);
-    self->first = (self->first + 1) % MAX_AHEAD;
-    self->count--;
-    self->buffered -= PyObject_Size(data);
+    data = pop(self);
     Py_DECREF(data);
     if (full && !is_full(self) && self->general) {
         PyObject *general = Py_NewRef(self->general);
@@ -305,6 +335,8 @@ static PyObject *flow_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->loop = Py_NewRef(loop);
         self->reader = (FrameReader *)Py_NewRef(reader);
         self->compresses = (char)compresses;
+        self->messages = &self->at_hand;
+        self->room = 1;
     }
     return (PyObject *)self;
 }

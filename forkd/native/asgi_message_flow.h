@@ -14,8 +14,9 @@ typedef struct {
     PyObject *peer, *general; /* NULL once it is detached */
     PyObject *loop, *end;
     FrameReader *reader;
-    PyObject *messages[MAX_AHEAD]; /* a ring: str or bytes */
-    int first, count;
+    PyObject **messages; /* a ring of str or bytes: `at_hand`, or memory of its own while it has more than one */
+    PyObject *at_hand;
+    int first, count, room;
     Py_ssize_t buffered, sent;
     FlowStep *waiting; /* the steps that wait for a message; not owned */
     char plain, over, quiet, compresses, discards, started;

@@ -7,7 +7,7 @@
 #include <structmember.h>
 
 PyTypeObject *tasks_type;
-static PyObject *n_ticket;
+static PyObject *n_ticket, *n_begin;
 /* Names of Python's own. */
 static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
     *s_task, *s_current_task;
@@ -135,8 +135,9 @@ static int begin_new(RequestTasks *self, RequestCoroutine *coroutine, int by_loo
     return task ? 0 : -1;
 }
 
-static TaskOutcome run(RequestTasks *self, const TaskOwner *functions, PyObject *owner, PyObject *line, PyObject *coro)
+TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *owner, PyObject *line)
 {
+    RequestTasks *self = (RequestTasks *)tasks;
     int plain = is_plain(self), failed = 0;
     int in_task = plain > 0 && !self->lazy ? is_in_task(self) : 0;
     if (plain < 0 || in_task < 0)
@@ -148,7 +149,6 @@ static TaskOutcome run(RequestTasks *self, const TaskOwner *functions, PyObject 
     }
     coroutine->functions = functions;
     coroutine->owner = Py_NewRef(owner);
-    coroutine->coro = Py_XNewRef(coro);
     coroutine->at_once = 1;
     if (plain && self->lazy) {
         if (step_for(self, coroutine))
@@ -174,11 +174,6 @@ static TaskOutcome run(RequestTasks *self, const TaskOwner *functions, PyObject 
     return outcome;
 }
 
-TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *owner, PyObject *line)
-{
-    return run((RequestTasks *)tasks, functions, owner, line, NULL);
-}
-
 /* ---- from Python ------------------------------------------------------------------------------ */
 
 static int64_t ticket_of(PyObject *request)
@@ -191,22 +186,27 @@ static int64_t ticket_of(PyObject *request)
     return ticket;
 }
 
-static void report(PyObject *request, PyObject *failure)
+static PyObject *begin_of(PyObject *request)
 {
-    if (failure) {
-        PyErr_SetObject((PyObject *)Py_TYPE(failure), failure);
-        PyErr_WriteUnraisable(request);
-    }
+    return PyObject_CallMethodObjArgs(request, n_begin, NULL);
 }
 
-/* start(request, coroutine, line) -> whether it goes on. */
+static void request_ended(PyObject *request, PyObject *failure)
+{
+    PyObject *done = PyObject_CallMethodObjArgs(request, n_ended, failure ? failure : Py_None, NULL);
+    if (!done)
+        PyErr_WriteUnraisable(request);
+    Py_XDECREF(done);
+}
+
+/* start(request, line) -> whether it goes on. */
 static PyObject *tasks_start(RequestTasks *self, PyObject *args)
 {
-    static const TaskOwner functions = {.ticket = ticket_of, .ended = report};
-    PyObject *request, *coro, *line;
-    if (!PyArg_ParseTuple(args, "OOS", &request, &coro, &line))
+    static const TaskOwner functions = {.begin = begin_of, .ticket = ticket_of, .ended = request_ended};
+    PyObject *request, *line;
+    if (!PyArg_ParseTuple(args, "OS", &request, &line))
         return NULL;
-    TaskOutcome outcome = run(self, &functions, request, line, coro);
+    TaskOutcome outcome = task_start((PyObject *)self, &functions, request, line);
     return outcome == TASK_FAILED ? NULL : PyBool_FromLong(outcome == TASK_WAITS);
 }
 
@@ -322,7 +322,7 @@ int task_init(PyObject *module)
         {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory, "get_task_factory"},
         {&s_debug, "get_debug"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
         {&s_eager, "eager_start"}, {&s_loop, "loop"}, {&s_task, "Task"}, {&s_current_task, "current_task"},
-        {&n_ticket, "ticket"},
+        {&n_ticket, "ticket"}, {&n_begin, "begin"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].name = PyUnicode_InternFromString(names[i].text)))

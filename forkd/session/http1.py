@@ -23,6 +23,7 @@ from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     LINGER,
     Await,
+    Become,
     Deadline,
     Host,
     Peer,
@@ -149,9 +150,9 @@ class Exchanges(Protocol):
         ...
 
     @property
-    def stream(self) -> Callable[[Request, Peer, bytes], StreamSteps] | None:
+    def stream(self) -> Callable[[Request, Peer, bytes], StreamSteps | Become] | None:
         """In place of `exchange`, where the interface reads each body by itself: answers a request behind
-        whose head these bytes came. None: bodies are collected."""
+        whose head these bytes came, or takes the connection over with it. None: bodies are collected."""
 
     def resume(self, call: Any, peer: Peer) -> Generator[Any, Any, Any]:
         """Go on with a call that the shortcut has begun and could not answer: as `stream` where that is, else
@@ -266,6 +267,8 @@ class Http1:
                             judge(request, peer)
                 if stream is not None:
                     steps = served.resume(request, peer) if request.ticket else stream(request, peer, data)
+                    if isinstance(steps, Become):
+                        return steps
                     close, data, unread = yield from steps
                     if close:
                         return LINGER if data or unread else None

@@ -22,7 +22,8 @@ A deadline is thrown into the session as `Deadline`; it may still answer (408) a
 that leaves is not an error: the generator is closed, and its `finally` clauses run. When a session
 returns, the connection is closed; `return LINGER` says that the client may still be sending, so
 that the close must not destroy the answer on its way (RFC 9112, 9.6). `return Become(session)` hands the
-connection over to another session, before the first request (session/begin.py).
+connection over to another session: before the first request (session/begin.py), or with one that is no more
+HTTP, as a WebSocket's handshake.
 
 Application code that is on the stack cannot be suspended by a yield. For it `Peer` has one call
 that blocks, to send: `push`. None that receives: a worker never waits for what a client may send.

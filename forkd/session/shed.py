@@ -15,7 +15,7 @@ from forkd.http.guard import Request
 from forkd.http.limits import Refusal, Refused
 from forkd.http.response import server_line
 from forkd.session.http1 import Ending, Exchanges, Steps, StreamSteps, refusal
-from forkd.session.seam import Host, Peer
+from forkd.session.seam import Become, Host, Peer
 from forkd.system.cells import SHED
 
 
@@ -49,11 +49,14 @@ class Shedding:
             return self._exchange(request, peer, body)
         return self._shed(request, peer, waited)
 
-    def _stream_or_shed(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
+    def _stream_or_shed(self, request: Request, peer: Peer, data: bytes) -> StreamSteps | Become:
         waited = peer.waited()
         if waited <= self._most:
             assert self._stream is not None
-            return (yield from self._stream(request, peer, data))
+            return self._stream(request, peer, data)
+        return self._shed_stream(request, peer, data, waited)
+
+    def _shed_stream(self, request: Request, peer: Peer, data: bytes, waited: float) -> StreamSteps:
         yield from self._shed(request, peer, waited)
         return Ending(True, data, bool(request.length or request.chunked))
 

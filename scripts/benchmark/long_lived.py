@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -32,15 +33,16 @@ def echo(server: Server, seconds: float) -> Figures:
 
 
 def idle_websockets(
-    server: Server, seconds: float, handshake: bytes = websocket.HANDSHAKE
+    server: Server, seconds: float, handshake: bytes = websocket.HANDSHAKE_BROWSER
 ) -> Figures:
-    """Memory of the process tree for each WebSocket that waits after one message."""
+    """Memory of the process tree for each WebSocket of a browser's that waits after one message."""
     load.messages(
         server, 1, (websocket.frame(MESSAGE), 2 + len(MESSAGE)), opening=websocket.HANDSHAKE
     )  # what is allocated once is there
 
     def dial(source: str) -> socket.socket:
-        client = websocket.dial(server, source, handshake)
+        cookie = secrets.token_hex(16).encode()
+        client = websocket.dial(server, source, handshake.replace(b"{}", cookie))
         client.sendall(websocket.frame(MESSAGE))
         websocket.received(client)
         return client

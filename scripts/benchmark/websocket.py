@@ -12,9 +12,15 @@ _FIELDS = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )  # fmt: skip
 HANDSHAKE = check.request("/ws", *_FIELDS)
-#: As browsers offer it.
+#: As a browser sends it; its cookie is to be put in.
+_BROWSER = (
+    *_FIELDS, "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Accept: */*", "Accept-Language: en-US,en;q=0.5", "Accept-Encoding: gzip, deflate, br, zstd",
+    "Origin: http://127.0.0.1", "Pragma: no-cache", "Cache-Control: no-cache", "Cookie: session={}",
+)  # fmt: skip
+HANDSHAKE_BROWSER = check.request("/ws", *_BROWSER)
 HANDSHAKE_DEFLATE = check.request(
-    "/ws", *_FIELDS, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+    "/ws", *_BROWSER, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 )
 BINARY, CLOSE = 2, 8
 _MASK = b"\x5a\xc3\x96\x0f"

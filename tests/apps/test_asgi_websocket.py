@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -250,6 +251,45 @@ def test_a_client_that_is_not_read_is_seen_to_leave(site: Daemon, request: pytes
 
 def websockets(service: Daemon) -> int:
     return sum(worker["websockets"] for worker in service.live()["workers"])
+
+
+BROWSER = (
+    "Sec-WebSocket-Version: 13", "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Firefox/128.0",
+    "Accept: */*", "Accept-Language: en-US,en;q=0.5", "Accept-Encoding: gzip, deflate, br, zstd",
+    "Origin: http://127.0.0.1", "Pragma: no-cache", "Cache-Control: no-cache", "Cookie: id={}",
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [["--ws-ping-interval", "9"], ["--ws-deflate"]], ids=" ".join)
+def test_an_idle_one_holds_little(service: Daemon, flags: list[str]) -> None:
+    """Beyond what is allocated once; with compression, the end of what its client has sent besides."""
+    take(service, "asgi_site")
+    service.start("-w", "1", "--worker-connections", "1000", *flags, app="asgi_site:app")
+    worker, address = service.live()["workers"][0]["pid"], service.address
+    deflates, data = "--ws-deflate" in flags, b""
+    if deflates:
+        squeeze = zlib.compressobj(wbits=-12)
+        message = squeeze.compress(random.Random(1).randbytes(4096)) + squeeze.flush(zlib.Z_SYNC_FLUSH)
+        data = masked(2, message[:-4], reserved=0x40)
+
+    def open_more(count: int) -> int:
+        """Returns the memory of the worker."""
+        clients = [held.enter_context(socket.create_connection(address, 10)) for _ in range(count)]
+        for number, client in enumerate(clients):
+            fields = [field.format(number) for field in BROWSER]
+            client.sendall(handshake("echo", *fields) + data + masked(2, b"x"))
+        for client in clients:
+            came = b""
+            while not came.endswith(b"\x82\x01x"):
+                came += client.recv(8192)
+        found = Path(f"/proc/{worker}/smaps_rollup").read_text()
+        return 1024 * sum(int(line.split()[1]) for line in found.splitlines() if line.startswith("Private_"))
+
+    with contextlib.ExitStack() as held:
+        before = open_more(50)
+        each = (open_more(250) - before) / 250
+    assert each <= (16_000 if deflates else 8_000)
 
 
 # ---- the end of a worker ----------------------------------------------------------------------

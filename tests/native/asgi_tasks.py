@@ -34,6 +34,12 @@ class Log:
 class Request:
     ticket = 7
 
+    def __init__(self, step: Step) -> None:
+        self.begin = lambda: step
+
+    def ended(self, failure: BaseException | None) -> None:
+        assert failure is None, failure
+
 
 class Site:
     """A loop, its tasks, and the turn in which a server begins them."""
@@ -56,7 +62,7 @@ class Site:
         """Begin them one after the other, as from the turn of the loop, and wait for all that goes on."""
         def turn() -> None:
             for step in steps:
-                self.tasks.start(Request(), self._ended(step), b"GET /")
+                self.tasks.start(Request(self._ended(step)), b"GET /")
 
         self.loop.call_soon(turn)
         self.loop.run_until_complete(self.settled())

@@ -120,7 +120,7 @@ def test_the_first_step_is_made_at_once(site: Site) -> None:
 
     def turn() -> None:
         for name in "ab":
-            site.tasks.start(Request(), app(name), b"GET /")
+            site.tasks.start(Request(app(name)), b"GET /")
             order.append("turn")
 
     site.loop.call_soon(turn)
@@ -135,7 +135,7 @@ def test_never_within_the_step_of_another(site: Site) -> None:
         order.append("inner")
 
     async def outer() -> None:
-        site.tasks.start(Request(), inner(), b"GET /inner")
+        site.tasks.start(Request(inner()), b"GET /inner")
         order.append("outer")
         await asyncio.sleep(0)
 

@@ -57,7 +57,11 @@ class AsgiServed(Served):
     def scope(self, fields: list[tuple[str, str]], proxy: Any = None) -> dict[str, Any]:
         """That of a request, on a connection of its own, of which a proxy has said this."""
         self.restart(proxy)
-        self._session.send(head_of(fields))
+        try:
+            self._session.send(head_of(fields))
+        except StopIteration as stop:  # a WebSocket takes the connection over
+            self._session = stop.value.session
+            self._session.send(None)
         for _ in range(3):
             self._loop.run_until_complete(asyncio.sleep(0))
         self._session.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, release
+from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, Waiters, release
 from forkd.app.asgi.response import Response
 from forkd.app.asgi.scope import Scope
 from forkd.app.asgi.sendfile import File
@@ -27,10 +27,19 @@ _CLIENT_LEFT_STATUS = 499
 
 
 class Cycle(Duplex):
+    __slots__ = (
+        "_at_eof", "_buffered", "_decoder", "_discarded", "_expects", "_files", "_received", "_receiving",
+        "_refused", "_rest", "_told_end", "broken", "response",
+    )  # fmt: skip
+
+    request: Request
+
     def __init__(self, serving: Serving, request: Request, peer: Peer, data: bytes) -> None:
         """`data`: came behind the head."""
         super().__init__(serving, request, peer)
         self.response = Response(serving.framing, request)
+        self._files: tuple[File, ...] = ()
+        self._receiving: Waiters = []
         self.broken = False  # the answer has broken off, and so must the connection
         self._refused = False  # forkd has answered: what the application sends has no reader
         self._at_eof = False  # the client sends no more
@@ -57,7 +66,8 @@ class Cycle(Duplex):
         else:
             self._received.append(call.body)
         self.response.adopt(call)
-        self._backlog += call.unsent or b""
+        if call.unsent:
+            self._hold(call.unsent)
         return self
 
     @property
@@ -150,6 +160,10 @@ class Cycle(Duplex):
 
     # ---- both sides -----------------------------------------------------------------------
 
+    def _release(self) -> None:
+        release(self._receiving)
+        super()._release()
+
     def _begin_file(self, file: File, out: bytes) -> None:
         """Send what is before it, and of it what can be sent now."""
         if out:
@@ -183,7 +197,8 @@ class Cycle(Duplex):
             return False
         self._files = tuple(others)
         file.close()
-        self._backlog += file.behind
+        if file.behind:
+            self._hold(file.behind)
         return True
 
     def _drop_files(self) -> None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from forkd.app.asgi.scope import Scope
+from forkd.app.asgi.scope import Interned, Scope
 from forkd.app.asgi.sendfile import File
 from forkd.app.asgi.steps import line_of
 from forkd.app.asgi.tasks import RequestTasks
@@ -22,7 +22,6 @@ from forkd.http.guard import Request
 from forkd.session.framing import Framing
 from forkd.session.fronts import origin_of
 from forkd.session.seam import NO_REQUEST, ClientGone, Host, Peer
-from forkd.system.forked import in_fork, leave
 from forkd.system.reset import reset
 
 #: Bytes that are read ahead of the application, and that it may send ahead of the client.
@@ -47,19 +46,34 @@ class Serving(Protocol):
     context: contextvars.Context  # each request has a copy
     names_contexts: bool  # and its line is in that
     runner: RequestTasks
+    interned: Interned
     ended: bool  # the worker ends, and cancels what is left
 
 
+class Logged(NamedTuple):
+    """What logs show of a request."""
+
+    line: bytes
+    id: str
+    referer: str | None
+    agent: str | None
+
+
 class Duplex:
-    code = 0  # the status, for the access log
-    sent = 0  # bytes of body, likewise
+    __slots__ = (
+        "_backlog", "_ended", "_gone", "_host", "_scope", "_sending", "_serving", "_waking",
+        "attended", "client", "counted", "peer", "quiet", "request", "ticket",
+    )  # fmt: skip
+
+    code: int  # the status, for the access log
+    sent: int  # bytes of body, likewise
     _files: Sequence[File] = ()  # sent behind the backlog
 
     def __init__(self, serving: Serving, request: Request, peer: Peer) -> None:
         self._serving = serving
         self._host = serving.host
-        self._loop = serving.loop
-        self.request = request
+        self._scope: Scope | None = None  # until the application begins
+        self.request: Request | Logged = request
         self.peer = peer
         self.client = peer.client if request.client is None else request.client
         self.ticket = 0
@@ -68,9 +82,9 @@ class Duplex:
         self.counted: set[Duplex] | None = None  # by --limit-concurrency, if there is one
         self._ended = False  # the application has returned
         self._gone = False  # the client has left
-        self._backlog = bytearray()  # sent by the application, and not yet by us
-        self._receiving: Waiters = []
-        self._sending: Waiters = []
+        # Thousands may be idle: what they would have empty, they do not have.
+        self._backlog: bytes | bytearray = b""  # sent by the application, and not yet by us
+        self._sending: Waiters | None = None
         self._waking = False
 
     # ---- the application's task -----------------------------------------------------------
@@ -81,25 +95,17 @@ class Duplex:
         self.ticket = recorder.begin(request.line, self.client, self.peer.fd)
         if request.id:
             recorder.identify(self.ticket, request.id)
-        serving.runner.start(self, self._run(scope), request.line)
+        self._scope = scope
+        serving.runner.start(self, request.line)
 
-    async def _run(self, scope: Scope) -> None:
-        failed: BaseException | None = None
+    def begin(self) -> Awaitable[None]:
+        scope, self._scope = self._scope, None
         if self._serving.names_contexts:
             line_of.set(self.request.line)
-        try:
-            await self._serving.app(scope, self.receive, self.send)
-            if in_fork:
-                leave()
-        except BaseException as failure:
-            if in_fork:
-                leave(failure)
-            failed = failure
-        self.ended(failed)
+        awaitable: Awaitable[None] = self._serving.app(scope, self.receive, self.send)
+        return awaitable
 
     def ended(self, failure: BaseException | None) -> None:
-        """The application has returned, or raised: whatever that is, SystemExit too, it ends the request,
-        and no more."""
         failed = False
         if failure is not None:
             told = isinstance(failure, asyncio.CancelledError) and (self._told or self._serving.ended)
@@ -135,7 +141,7 @@ class Duplex:
         raise NotImplementedError
 
     async def _wait(self, waiters: Waiters) -> None:
-        waiter = self._loop.create_future()
+        waiter = self._serving.loop.create_future()
         waiters.append(waiter)
         try:
             await waiter
@@ -149,6 +155,8 @@ class Duplex:
 
     async def room(self) -> None:
         if len(self._backlog) > HIGH_WATER_BYTES or self._files:
+            if self._sending is None:
+                self._sending = []
             await self._wait(self._sending)
 
     # ---- both sides -----------------------------------------------------------------------
@@ -169,14 +177,20 @@ class Duplex:
             if sent == len(data):
                 return
             rest = memoryview(data)[sent:]
-        self._backlog += rest
+        self._hold(rest)
         self._wake()
+
+    def _hold(self, data: bytes | memoryview) -> None:
+        """Until the socket takes it."""
+        if not self._backlog:
+            self._backlog = bytearray()
+        self._backlog += data
 
     def _wake(self) -> None:
         """The needs of the session have changed."""
         if self.attended and not self._waking:
             self._waking = True
-            self._loop.call_soon(self._resume, context=self._serving.context)
+            self._serving.loop.call_soon(self._resume, context=self._serving.context)
 
     def _resume(self) -> None:
         self._waking = False
@@ -186,20 +200,19 @@ class Duplex:
 
     def _release(self) -> None:
         """Nobody has to wait any more."""
-        release(self._receiving)
         release(self._sending)
         self._wake()
 
     def _reset(self) -> None:
         """The client is to see an error, and no end. Nothing more is sent."""
-        self._backlog.clear()
+        self._backlog = b""
         reset(self.peer.fd)
 
     def leave(self) -> None:
         """The client has left, or is given up."""
         if not self._gone:
             self._gone = True
-            self._backlog.clear()
+            self._backlog = b""
             self._release()
 
     def _uncount(self) -> None:
@@ -212,15 +225,17 @@ class Duplex:
 
     def writable(self) -> None:
         """Send what is left. Raises ClientGone."""
-        backlog = self._backlog
-        while backlog:
+        while isinstance(backlog := self._backlog, bytearray):
             # The view must be gone before the bytearray may shrink.
             with memoryview(backlog) as view, view[:_PIECE_BYTES] as piece:
                 sent = self.peer.send(piece)
             if not sent:
                 break
-            del backlog[:sent]
-        if len(backlog) <= _LOW_WATER_BYTES and not self._files:
+            if sent == len(backlog):
+                self._backlog = b""
+            else:
+                del backlog[:sent]
+        if len(self._backlog) <= _LOW_WATER_BYTES and not self._files:
             release(self._sending)
 
     def account(self) -> None:
@@ -248,7 +263,7 @@ def log_failure(host: Host, line: str, failure: BaseException) -> None:
         host.log.exception(f"the application failed on {line}")
 
 
-def release(waiters: Waiters) -> None:
-    for waiter in waiters:
+def release(waiters: Waiters | None) -> None:
+    for waiter in waiters or ():
         if not waiter.done():
             waiter.set_result(None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from forkd.app.asgi.response import exact
-from forkd.app.asgi.scope import Scope
+from forkd.app.asgi.scope import Interned, Scope
 from forkd.http.deflate import Agreed, agree
 from forkd.http.frames import VERSION, accept_of
 from forkd.http.guard import Request
@@ -59,12 +59,14 @@ def read_handshake(request: Request, origins: frozenset[bytes] | None, deflate: 
     return Handshake(accept, subprotocols, agree(extensions) if deflate else None)
 
 
-def to_websocket(scope: Scope, subprotocols: list[str]) -> None:
+def to_websocket(scope: Scope, subprotocols: list[str], interned: Interned) -> None:
     """Make the scope of an HTTP request that of its WebSocket."""
     del scope["method"]
     scope["type"], scope["asgi"] = "websocket", _SPEC.copy()
     scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
     scope["subprotocols"] = subprotocols.copy()
+    scope["headers"] = list(map(interned, scope["headers"]))
+    scope["path"], scope["raw_path"] = interned(scope["path"]), interned(scope["raw_path"])
 
 
 def accepted(

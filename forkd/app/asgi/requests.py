@@ -16,7 +16,7 @@ from forkd.app.asgi.duplex import Duplex, log_failure
 from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.response import REASONS
-from forkd.app.asgi.scope import Names, RootPath, Scope, scope_of
+from forkd.app.asgi.scope import Interned, Names, RootPath, Scope, scope_of
 from forkd.app.asgi.self_test import passes
 from forkd.app.asgi.shortcut import NativeCycle, native_shortcut
 from forkd.app.asgi.task_kind import LAZY, wanted_tasks
@@ -31,12 +31,15 @@ from forkd.session.framing import Framing
 from forkd.session.http1 import Ending, Native, Steps, StreamSteps, refusal
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
+    LINGER,
     SLOWEST_BYTES_PER_SECOND,
     Await,
+    Become,
     ClientGone,
     Deadline,
     Host,
     Peer,
+    Session,
 )
 
 #: For whoever finds --limit-concurrency reached: what is in flight then is soon answered, or it is not.
@@ -70,6 +73,7 @@ class Requests:
         self.context: contextvars.Context
         self.runner: RequestTasks
         self.names_contexts = config.lag_limit > 0
+        self.interned = Interned()
         self._root = RootPath(config.root_path or "")
         self._names = Names(config.forwarded_fields)
         self._worker = worker
@@ -171,7 +175,7 @@ class Requests:
         if not (isinstance(failure, asyncio.CancelledError) and self.ended):
             log_failure(self.host, line.decode("latin-1"), failure)
 
-    def stream(self, request: Request, peer: Peer, data: bytes) -> StreamSteps:
+    def stream(self, request: Request, peer: Peer, data: bytes) -> StreamSteps | Become:
         talks = wants_websocket(request)
         if self._most and len(self._websockets if talks else self._requests) >= self._most:
             return self._turn_away(request, peer, data)
@@ -256,13 +260,14 @@ class Requests:
 
     # ---- a WebSocket ----------------------------------------------------------------------
 
-    def _talk(self, request: Request, peer: Peer, data: bytes, scope: Scope) -> StreamSteps:
-        """From the handshake to the end of its connection."""
+    def _talk(self, request: Request, peer: Peer, data: bytes, scope: Scope) -> StreamSteps | Become:
+        """From the handshake to the end of its connection, which is HTTP's no more."""
         try:
             handshake = read_handshake(request, self._origins, self._deflate)
         except Refused as refused:
             return self._decline(refused, request, peer, data)
-        to_websocket(scope, handshake.subprotocols)
+        request.line = self.interned(request.line)
+        to_websocket(scope, handshake.subprotocols, self.interned)
         socket = WebSocket(self, request, peer, handshake, data)
         socket.may_deny = self._extensions.denial
         if socket.may_deny:
@@ -271,14 +276,14 @@ class Requests:
         if self._most:
             self._count(socket, self._websockets)
         socket.start(scope)
-        return self._converse(socket, timer)
+        return Become(self._converse(socket, timer))
 
     def _decline(self, refused: Refused, request: Request, peer: Peer, data: bytes) -> StreamSteps:
         fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
         yield refusal(self.host, peer, refused, request.line, request, fields, server=self.framing.server)
         return Ending(True, data, False)
 
-    def _converse(self, socket: WebSocket, timer: asyncio.TimerHandle | None) -> StreamSteps:
+    def _converse(self, socket: WebSocket, timer: asyncio.TimerHandle | None) -> Session:
         self.sockets.add(socket)
         asked = False  # a ping, which any byte of the client's answers
         try:
@@ -320,4 +325,4 @@ class Requests:
                 timer.cancel()
             self.sockets.discard(socket)
             socket.part()
-        return Ending(True, b"", True)
+        return LINGER

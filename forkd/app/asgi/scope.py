@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from forkd.http.grammar import FORWARDED_NAMES, X_FORWARDED
@@ -11,6 +11,7 @@ from forkd.http.guard import Request
 from forkd.session.seam import Peer
 
 Scope = dict[str, Any]
+T = TypeVar("T", bytes, str, tuple[bytes, bytes])
 
 #: Of HTTP: from 2.4 on send() raises when the client has left, and Starlette no longer listens for that: its
 #: streams would go on without a client until they send next.
@@ -43,6 +44,27 @@ class Names(dict[bytes, bytes]):
 
 
 _NAMES = Names()
+
+
+class Interned:
+    """What the heads of connections that stay say alike, so that thousands have one copy. Emptied when
+    it is full, since clients make up values."""
+
+    MAX_VALUES = 512
+    MAX_BYTES = 256  # of each
+
+    def __init__(self) -> None:
+        self._values: dict[Any, Any] = {}
+
+    def __call__(self, value: T) -> T:
+        """One that is equal."""
+        size = sum(map(len, value)) if isinstance(value, tuple) else len(value)
+        if size > self.MAX_BYTES:
+            return value
+        if len(self._values) >= self.MAX_VALUES:
+            self._values.clear()
+        found: T = self._values.setdefault(value, value)
+        return found
 
 
 class RootPath:

@@ -48,6 +48,17 @@ def _child() -> NoReturn:
 class _Request:
     ticket = 0
 
+    def __init__(self, coroutine: Coroutine[Any, Any, None], failures: list[object]) -> None:
+        self._coroutine = coroutine
+        self._failures = failures
+
+    def begin(self) -> Coroutine[Any, Any, None]:
+        return self._coroutine
+
+    def ended(self, failure: BaseException | None) -> None:
+        if failure is not None:
+            self._failures.append(failure)
+
 
 class _NoRecorder:
     """Of requests that are none."""
@@ -112,15 +123,9 @@ def _test() -> bool:
     went_on: list[bool] = []
     failures: list[object] = []
 
-    async def kept_by(coroutine: Coroutine[Any, Any, None]) -> None:
-        try:
-            await coroutine
-        except BaseException as failure:
-            failures.append(failure)
-
     def turn() -> None:
         for coroutine in coroutines:
-            went_on.append(tasks.start(_Request(), kept_by(coroutine), b""))
+            went_on.append(tasks.start(_Request(coroutine, failures), b""))
 
     async def settled() -> None:
         await asyncio.sleep(0)

@@ -12,12 +12,13 @@ import asyncio
 import contextvars
 import sys
 import types
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from forkd.app.asgi.steps import Held, in_steps
-from forkd.native import pick
+from forkd.app.asgi.steps import in_steps
+from forkd.native import OwnsTask, pick
 from forkd.session.seam import Recorder
+from forkd.system.forked import in_fork, leave
 
 #: From this version on a Task can make its first step as it is made.
 _EAGER = (3, 12)
@@ -31,7 +32,7 @@ MakeTask = Callable[[Any, contextvars.Context], "asyncio.Task[None]"]
 class RequestTasks(Protocol):
     patched: bool  # the loop makes them
 
-    def start(self, request: Held, coroutine: Coroutine[Any, Any, None], line: bytes) -> bool:
+    def start(self, request: OwnsTask, line: bytes) -> bool:
         """Run it. Whether it goes on; its task is among those that wait then, with `line`, until it ends."""
         ...
 
@@ -47,8 +48,8 @@ class PythonTasks:
         self._waiting = waiting
         self._by_loop = by_loop
 
-    def start(self, request: Held, coroutine: Coroutine[Any, Any, None], line: bytes) -> bool:
-        task = self._by_loop(self._run(coroutine, request), self._context.copy())
+    def start(self, request: OwnsTask, line: bytes) -> bool:
+        task = self._by_loop(self._run(request), self._context.copy())
         if task.done():
             return False
         self._waiting[task] = line
@@ -58,8 +59,21 @@ class PythonTasks:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._waiting.pop(task, None)
 
-    async def _run(self, coroutine: Coroutine[Any, Any, None], request: Held) -> None:
-        await in_steps(coroutine, request, self._recorder)
+    async def _run(self, request: OwnsTask) -> None:
+        await in_steps(self._serve(request), request, self._recorder)
+
+    @staticmethod
+    async def _serve(request: OwnsTask) -> None:
+        failed: BaseException | None = None
+        try:
+            await request.begin()
+            if in_fork:
+                leave()
+        except BaseException as failure:
+            if in_fork:
+                leave(failure)
+            failed = failure
+        request.ended(failed)
 
 
 class LoopTasks:

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Any
 
 from forkd.app.asgi import message_flow
-from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving
+from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Logged, Message, Serving
 from forkd.app.asgi.handshake import Handshake, accepted
 from forkd.app.asgi.response import Response, exact
 from forkd.http import frames
@@ -26,8 +26,7 @@ from forkd.system.cells import REFUSED, WEBSOCKETS
 from forkd.system.forked import in_fork
 from forkd.system.originals import monotonic
 
-#: The fields that the access log has, when a WebSocket ends.
-_LOGGED = (b"referer", b"user-agent")
+_NOT_CLOSED = (frames.NOT_CLOSED, "")
 #: For which an application is given what its client has sent before it saw the Close of a worker that ends.
 _GIVEN_SECONDS = 2.0
 _DENIAL = "websocket.http.response."
@@ -46,6 +45,11 @@ class Phase(Enum):
 
 
 class WebSocket(Duplex):
+    __slots__ = (
+        "_agreed", "_closed", "_deaf_until", "_denial", "_early", "_flow", "_handshake", "_restarting",
+        "_sides", "broken", "code", "may_deny", "phase",
+    )  # fmt: skip
+
     def __init__(
         self, serving: Serving, request: Request, peer: Peer, handshake: Handshake, data: bytes
     ) -> None:
@@ -54,13 +58,14 @@ class WebSocket(Duplex):
             peer, self, serving.loop, serving.most_message, handshake.agreed, serving.native and peer.direct
         )
         super().__init__(serving, request, peer)
+        self.code = 0
         self.phase = Phase.CONNECTING
         self.broken = False  # a denial has broken off
         self._handshake: Handshake | None = handshake  # until it is accepted
         self._agreed = handshake.agreed
         self._early = data  # frames, before there is an answer
         self._sides = 2  # the application and the session, of those that have not ended
-        self._closed = (frames.NOT_CLOSED, "")  # our Close frame, once it is sent
+        self._closed = _NOT_CLOSED  # our Close frame, once it is sent
         self._restarting = False  # that was not the application's
         self._deaf_until = 0.0  # CLOCK_MONOTONIC; until then what it sends behind that is no error
         self.may_deny = True  # the application may answer the handshake as a request
@@ -197,7 +202,9 @@ class WebSocket(Duplex):
         self.phase, self.code = Phase.OPEN, 101
         # Thousands may be idle from here on: what is not needed any more is dropped.
         self._handshake = None
-        self.request.headers = [field for field in self.request.headers if field[0].lower() in _LOGGED]
+        request, agent = self.request, self.request.agent
+        agent = agent and self._serving.interned(agent)
+        self.request = Logged(request.line, request.id, request.referer, agent)
         self._host.recorder.add(WEBSOCKETS)
         early, self._early = self._early, b""
         self._write(head)
@@ -205,6 +212,7 @@ class WebSocket(Duplex):
         self._wake()
 
     def _deny(self, message: Message) -> None:
+        assert isinstance(self.request, Request)
         response = self._denial = self._denial or Response(self._serving.framing, self.request)
         response.close = True
         out = response.add(message)
