@@ -183,6 +183,7 @@ class Cycles(Protocol):
         """The client has left."""
 
     def account(self) -> None: ...
+    def lift(self) -> None: ...
 
 
 class Grows(Protocol):
@@ -190,6 +191,9 @@ class Grows(Protocol):
 
     def grow(self, call: Any, peer: Any) -> Any:
         """The Cycle of a request that native code has begun."""
+
+    def wake_in(self, seconds: float) -> None:
+        """Call `overdue` of the shortcut after so long."""
 
     def failed(self, line: bytes, failure: BaseException) -> None:
         """The application has raised after it had sent all."""

@@ -133,6 +133,17 @@ double http_waited(PyObject *peer)
     return found;
 }
 
+const char *http_timing(const UsualRequest *request, char line[MOST_TIMING])
+{
+    char *number = PyOS_double_to_string(request->waited * 1e3, 'f', 1, 0, NULL); /* not as the locale has it */
+    if (number)
+        PyOS_snprintf(line, MOST_TIMING, "Server-Timing: queue;dur=%s\r\n", number);
+    else
+        PyErr_Clear();
+    PyMem_Free(number);
+    return number ? line : NULL;
+}
+
 /* Whether it has waited for too long: its session sheds it (session/shed.py). -1 with an exception. */
 int http_sheds(const HttpShortcut *self, UsualRequest *request, PyObject *peer)
 {

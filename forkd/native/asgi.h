@@ -1,5 +1,5 @@
-/* A request under ASGI, for the parts of it that are files of their own (asgi_template.c, asgi_scope.c, asgi_response.c,
- * asgi_messages.c, asgi_cycle.c). */
+/* A request under ASGI, for the parts of it that are files of their own (asgi_template.c, asgi_scope.c, asgi_limits.c,
+ * asgi_response.c, asgi_messages.c, asgi_cycle.c). */
 
 #ifndef FORKD_NATIVE_ASGI_H
 #define FORKD_NATIVE_ASGI_H
@@ -17,6 +17,9 @@ typedef struct {
     PyObject *prefix, *raw_prefix; /* of each path: str and bytes, which may be empty */
     PyObject *state;         /* of the lifespan; each request has a copy */
     PyObject *tasks;         /* a RequestTasks (asgi_task.c); NULL: nothing is read here */
+    PyObject *counted;       /* the set of requests in flight, of both ways, where they are limited; or NULL */
+    Py_ssize_t most;         /* of them */
+    int64_t limit, alarm;    /* ns: what a request may take, or 0; when the loop looks at that next */
     AsgiCycle *first;        /* of those that are suspended here; borrowed */
 } AsgiShortcut;
 
@@ -35,6 +38,8 @@ struct AsgiCycle {
     char head_sent;
     char over; /* the application has sent all of its answer */
     char gone; /* the client has left */
+    char lifted; /* its time has no end, or no more */
+    int64_t deadline; /* ns of CLOCK_MONOTONIC; 0: not known yet */
     AsgiCycle *next, **place; /* in the list of those that are suspended; `place` NULL: it is not there */
 };
 
@@ -43,11 +48,28 @@ extern PyTypeObject *asgi_cycle_type;
 Outcome asgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **call);
 int asgi_scope_init(void);
 
-/* A scope of a connection, but for what its request has. New reference, or NULL with an exception. */
-PyObject *asgi_template(PyObject *template, Ends *ends);
+/* A scope of a connection, but for what its request has; `own`: there is some of that in its extensions. New reference, or NULL with an exception. */
+PyObject *asgi_template(PyObject *template, Ends *ends, int own);
 /* An address with its port, a str. New reference. */
 PyObject *asgi_address(PyObject *host, PyObject *port);
 int asgi_template_init(void);
+
+/* It is in flight, where that is counted. Returns 0, or -1 with an exception. */
+int asgi_counted(AsgiCycle *self);
+/* It is no more. */
+void asgi_uncounted(AsgiCycle *self);
+/* It is suspended: it joins the others, and its time runs. Returns 0, or -1 with an exception. */
+int asgi_enlist(AsgiCycle *self);
+void asgi_delist(AsgiCycle *self);
+/* suspended() -> the requests that are, and that no Cycle has. */
+PyObject *asgi_suspended(AsgiShortcut *self, PyObject *unused);
+/* overdue() -> those of them whose time is over, each once. */
+PyObject *asgi_overdue(AsgiShortcut *self, PyObject *unused);
+/* What lifts its limit, for its scope. New reference. */
+PyObject *asgi_lift(AsgiCycle *self);
+/* Seconds that it has left, or None. New reference. */
+PyObject *asgi_remaining(AsgiCycle *self);
+int asgi_limits_init(void);
 
 /* What comes of a message for the client: it is taken; it is the twin's; what is left of it is `unsent`. */
 typedef enum { MESSAGE_FAILED = -1, MESSAGE_TAKEN, MESSAGE_NOT_USUAL, MESSAGE_UNSENT } MessageOutcome;

@@ -15,29 +15,6 @@ PyTypeObject *asgi_cycle_type;
 static PyTypeObject *shortcut_of_asgi;
 static PyObject *n_grow, *n_leave, *n_account, *n_ticket, *t_accept;
 
-/* ---- those that are suspended --------------------------------------------------------------- */
-
-static void enlist(AsgiCycle *self)
-{
-    AsgiCycle **place = &self->shortcut->first;
-    self->next = *place;
-    self->place = place;
-    if (self->next)
-        self->next->place = &self->next;
-    *place = self;
-}
-
-static void delist(AsgiCycle *self)
-{
-    if (!self->place)
-        return;
-    *self->place = self->next;
-    if (self->next)
-        self->next->place = self->place;
-    self->place = NULL;
-    self->next = NULL;
-}
-
 /* ---- the twin ------------------------------------------------------------------------------- */
 
 PyObject *asgi_twin(AsgiCycle *self)
@@ -50,7 +27,8 @@ PyObject *asgi_twin(AsgiCycle *self)
         return NULL;
     if (self->corked && asgi_uncork(self) < 0)
         return NULL;
-    delist(self);
+    asgi_delist(self);
+    asgi_uncounted(self);
     self->twin = PyObject_CallMethodObjArgs(self->shortcut->serving, n_grow, (PyObject *)self, self->base.call.peer, NULL);
     return self->twin;
 }
@@ -162,7 +140,11 @@ static Outcome asgi_call(Shortcut *shortcut, Link *link, Call *call, PyObject **
     AsgiCycle *self = (AsgiCycle *)call;
     (void)answer;
     call->peer = Py_NewRef((PyObject *)link);
-    if (http_begin(&asgi->http, &self->base))
+    if (asgi->http.server_timing)
+        self->base.waited = http_waited(call->peer);
+    if (asgi->limit)
+        call->began = now_ns(); /* whatever the recorder is */
+    if (PyErr_Occurred() || http_begin(&asgi->http, &self->base) || asgi_counted(self))
         return FAILED;
     if (task_start(asgi->tasks, &owner_functions, (PyObject *)self, call->line) == TASK_FAILED) {
         PyObject *failure = taken_exception(); /* of a task factory, it may be */
@@ -175,14 +157,15 @@ static Outcome asgi_call(Shortcut *shortcut, Link *link, Call *call, PyObject **
         return ANSWERED;
     if (shortcut->draining) /* then all that goes on has a session (app/asgi/drain.py) */
         return UNFINISHED;
-    enlist(self);
-    return SUSPENDED;
+    return asgi_enlist(self) ? FAILED : SUSPENDED;
 }
 
 static int64_t asgi_end(Shortcut *shortcut, Call *call)
 {
     AsgiCycle *self = (AsgiCycle *)call;
-    delist(self);
+    asgi_delist(self);
+    if (self->over) /* else the application has not returned */
+        asgi_uncounted(self);
     int64_t took = http_end(shortcut, call);
     self->base.ticket = 0;
     return took;
@@ -214,6 +197,7 @@ static int asgi_traverse(AsgiShortcut *self, visitproc visit, void *arg)
     Py_VISIT(self->serving);
     Py_VISIT(self->names);
     Py_VISIT(self->reasons);
+    Py_VISIT(self->counted);
     Py_VISIT(self->state);
     Py_VISIT(self->tasks);
     return http_traverse(&self->http, visit, arg);
@@ -225,6 +209,7 @@ static int asgi_clear(AsgiShortcut *self)
     Py_CLEAR(self->serving);
     Py_CLEAR(self->names);
     Py_CLEAR(self->reasons);
+    Py_CLEAR(self->counted);
     Py_CLEAR(self->state);
     Py_CLEAR(self->tasks);
     return http_clear(&self->http);
@@ -239,16 +224,21 @@ static void asgi_dealloc(AsgiShortcut *self)
     http_release(&self->http);
 }
 
-/* AsgiShortcut(app, serving, recorder, access, lines, date_at, keep_alive, server, limits, names, reasons, prefix, raw_prefix): see
- * WsgiShortcut (wsgi_exchange.c) and asgi.h; the template of `limits` is a scope. Its `tasks` and `state` are set later. */
+/* AsgiShortcut(app, serving, recorder, access, lines, date_at, keep_alive, server, server_timing, limits, names, reasons, prefix,
+ * raw_prefix, most, counted, seconds): see WsgiShortcut (wsgi_exchange.c) and asgi.h; the template of `limits` is a scope. `most`
+ * 0: any number, and no request is counted. `seconds` 0: a request may take any time. Its `tasks` and `state` are set later. */
 static PyObject *asgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"app", "serving", "recorder", "access", "lines", "date_at", "keep_alive", "server", "limits", "names",
-                            "reasons", "prefix", "raw_prefix", NULL};
-    PyObject *app, *serving, *recorder, *access, *lines, *date_at, *server, *limits, *naming, *reasons, *prefix, *raw_prefix;
-    int keep_alive;
-    if (!by_name(args, keywords, "OOOOOOpSO!OO!US", names, &app, &serving, &recorder, &access, &lines, &date_at, &keep_alive,
-                 &server, limits_type, &limits, &naming, &PyDict_Type, &reasons, &prefix, &raw_prefix))
+    static char *names[] = {"app", "serving", "recorder", "access", "lines", "date_at", "keep_alive", "server", "server_timing",
+                            "limits", "names", "reasons", "prefix", "raw_prefix", "most", "counted", "seconds", NULL};
+    PyObject *app, *serving, *recorder, *access, *lines, *date_at, *server, *limits, *naming, *reasons, *prefix, *raw_prefix,
+        *counted;
+    int keep_alive, server_timing;
+    Py_ssize_t most;
+    double seconds;
+    if (!by_name(args, keywords, "OOOOOOpSpO!OO!USnO!d", names, &app, &serving, &recorder, &access, &lines, &date_at, &keep_alive,
+                 &server, &server_timing, limits_type, &limits, &naming, &PyDict_Type, &reasons, &prefix, &raw_prefix, &most,
+                 &PySet_Type, &counted, &seconds))
         return NULL;
     AsgiShortcut *self = (AsgiShortcut *)allocate(type);
     if (self) {
@@ -259,6 +249,7 @@ static PyObject *asgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->http.date_at = Py_NewRef(date_at);
         self->http.server = Py_NewRef(server);
         self->http.keep_alive = keep_alive;
+        self->http.server_timing = server_timing;
         self->http.limits = (HeadLimits *)Py_NewRef(limits);
         self->app = Py_NewRef(app);
         self->serving = Py_NewRef(serving);
@@ -266,6 +257,10 @@ static PyObject *asgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->reasons = Py_NewRef(reasons);
         self->prefix = Py_NewRef(prefix);
         self->raw_prefix = Py_NewRef(raw_prefix);
+        self->most = most;
+        self->counted = most ? Py_NewRef(counted) : NULL;
+        self->limit = (int64_t)(seconds * 1e9);
+        self->alarm = INT64_MAX;
         self->state = PyDict_New();
         if (!self->state) {
             Py_DECREF((PyObject *)self);
@@ -275,19 +270,9 @@ static PyObject *asgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     return (PyObject *)self;
 }
 
-/* suspended() -> the requests that are, and that no Cycle has. */
-static PyObject *asgi_suspended(AsgiShortcut *self, PyObject *unused)
-{
-    PyObject *found = PyList_New(0);
-    (void)unused;
-    for (AsgiCycle *each = self->first; found && each; each = each->next)
-        if (PyList_Append(found, (PyObject *)each))
-            Py_CLEAR(found);
-    return found;
-}
-
 static PyMethodDef asgi_methods[] = {
     {"suspended", (PyCFunction)asgi_suspended, METH_NOARGS, NULL},
+    {"overdue", (PyCFunction)asgi_overdue, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -323,7 +308,7 @@ static int cycle_traverse(AsgiCycle *self, visitproc visit, void *arg)
 
 static int cycle_clear(AsgiCycle *self)
 {
-    delist(self);
+    asgi_delist(self);
     PyObject *shortcut = (PyObject *)self->shortcut;
     self->shortcut = NULL;
     Py_XDECREF(shortcut);
@@ -377,6 +362,13 @@ static PyObject *cycle_grown(AsgiCycle *self, PyObject *unused)
     return Py_XNewRef(asgi_twin(self));
 }
 
+/* remaining -> see asgi_remaining. */
+static PyObject *cycle_remaining(AsgiCycle *self, void *closure)
+{
+    (void)closure;
+    return asgi_remaining(self);
+}
+
 static PyMethodDef cycle_methods[] = {
     {"grown", (PyCFunction)cycle_grown, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -385,6 +377,7 @@ static PyMethodDef cycle_methods[] = {
 static PyGetSetDef cycle_getters[] = {
     {"path", (getter)cycle_path, NULL, NULL, NULL},
     {"headers", (getter)cycle_headers, NULL, NULL, NULL},
+    {"remaining", (getter)cycle_remaining, NULL, NULL, NULL},
     {"suspended", (getter)cycle_suspended, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -427,7 +420,8 @@ int asgi_init(PyObject *module)
     asgi_cycle_type = (PyTypeObject *)PyType_FromSpecWithBases(&cycle_spec, (PyObject *)request_type);
     shortcut_of_asgi = (PyTypeObject *)PyType_FromSpecWithBases(&asgi_spec, (PyObject *)shortcut_type);
     return !asgi_cycle_type || !shortcut_of_asgi || !(t_accept = PyBytes_FromStringAndSize("accept", 6)) ||
-                   asgi_template_init() || asgi_scope_init() || asgi_response_init() || asgi_messages_init() ||
+                   asgi_template_init() || asgi_scope_init() || asgi_limits_init() || asgi_response_init() ||
+                   asgi_messages_init() ||
                    PyModule_AddObjectRef(module, "AsgiShortcut", (PyObject *)shortcut_of_asgi)
                ? -1
                : 0;

@@ -169,7 +169,9 @@ int asgi_uncork(AsgiCycle *self)
 static MessageOutcome add_whole(AsgiCycle *self, PyObject *date, PyObject *data)
 {
     const HttpShortcut *http = &self->shortcut->http;
-    PyObject *answer = usual_answer(self->base.block, date, http->server, self->base.id, NULL, data, self->base.call.close, SMALL);
+    char timing[MOST_TIMING];
+    const char *more = http->server_timing ? http_timing(&self->base, timing) : NULL;
+    PyObject *answer = usual_answer(self->base.block, date, http->server, self->base.id, more, data, self->base.call.close, SMALL);
     if (!answer || answer == Py_None) {
         Py_XDECREF(answer);
         return answer ? MESSAGE_NOT_USUAL : MESSAGE_FAILED;
@@ -192,9 +194,13 @@ static MessageOutcome add_piece(AsgiCycle *self, PyObject *date, PyObject *data,
     const Block *block = self->base.block;
     Py_ssize_t size = PyBytes_Size(data), head = 0;
     char frame[MOST_HEAD + MOST_FRAME], *at = frame, tail[8], *end = tail;
-    if (!self->head_sent &&
-        (head = usual_head(frame, block, date, http->server, self->base.id, block->length, self->base.call.close)) <= 0)
-        return head ? MESSAGE_FAILED : MESSAGE_NOT_USUAL;
+    if (!self->head_sent) {
+        char timing[MOST_TIMING];
+        const char *line = http->server_timing ? http_timing(&self->base, timing) : NULL;
+        head = usual_head(frame, block, date, http->server, self->base.id, line, block->length, self->base.call.close);
+        if (head <= 0)
+            return head ? MESSAGE_FAILED : MESSAGE_NOT_USUAL;
+    }
     at += head;
     if (block->length < 0 && size) {
         at += PyOS_snprintf(at, MOST_FRAME, "%zx\r\n", (size_t)size);

@@ -4,8 +4,8 @@
 
 enum { MOST_NAME = 64, MEMO = 1024 /* a power of two */ };
 
-static PyObject *k_client, *k_headers, *k_method, *k_path, *k_query, *k_raw_path, *k_root, *k_scheme,
-    *k_server, *k_state, *no_bytes, *host_name;
+static PyObject *k_client, *k_extensions, *k_forkd, *k_headers, *k_id, *k_lift, *k_method, *k_path, *k_query, *k_raw_path, *k_root, *k_scheme,
+    *k_server, *k_state, *no_bytes, *host_name, *id_name;
 /* Keys of an environ, as which fronts_tell has what proxies say. */
 static PyObject *e_port, *e_scheme, *e_server, *e_server_port, *e_host, *e_prefix;
 
@@ -47,8 +47,9 @@ typedef struct {
     const char *at, *end;
     PyObject *headers, *referer, *agent, *accept;
     PyObject *told, *client; /* what its proxies say; the address that they name */
-    Piece host;
-    int hosts, keep;
+    PyObject *id;            /* its name, a str */
+    Piece host, given;       /* `given`: that of a field, if it is the only one */
+    int hosts, keep, ids, given_count; /* `ids`: requests have names */
     unsigned char seen; /* Connection, Content-Type */
     long long length;   /* of the body; negative: not given */
     Said said;
@@ -139,6 +140,10 @@ static int field(Head *head)
     FieldVerdict verdict = fronts_field(&head->said, upper, size, hash, value);
     if (verdict != FIELD_KEPT)
         return verdict == FIELD_DROPPED;
+    if (head->ids && size == 12 && !memcmp(name, "x-request-id", 12)) {
+        head->given = head->given_count++ ? (Piece){NULL, 0} : value;
+        return 1;
+    }
     int usual = heed(head, name, size, value);
     if (usual && size == 7 && !memcmp(name, "referer", 7))
         usual = show(&head->referer, value);
@@ -205,6 +210,19 @@ static int hear_proxies(Head *head)
     return host && !text ? -1 : usual;
 }
 
+/* Name the request, also in its fields. Returns as `field`. */
+static int identify(Head *head, PyObject *proxy)
+{
+    int usual = choose_request_id(&head->said, head->given, proxy, &head->id);
+    if (usual <= 0)
+        return usual;
+    PyObject *text = PyUnicode_AsASCIIString(head->id), *pair = text ? PyTuple_Pack(2, id_name, text) : NULL;
+    int failed = !pair || PyList_Append(head->headers, pair);
+    Py_XDECREF(text);
+    Py_XDECREF(pair);
+    return failed ? -1 : 1;
+}
+
 /* All fields, and the empty line. Returns as `field`. */
 static int fields(Head *head, const HeadLimits *limits)
 {
@@ -268,7 +286,7 @@ static int put_told(const AsgiShortcut *self, PyObject *scope, const Head *head,
 /* The scope of a head that was read. New reference, or NULL with an exception. */
 static PyObject *scope_made(const AsgiShortcut *self, Ends *ends, const Head *head, PyObject *method, Piece path, Piece query)
 {
-    PyObject *scope = asgi_template(self->http.limits->template, ends);
+    PyObject *scope = asgi_template(self->http.limits->template, ends, head->id || self->limit);
     if (!scope || PyDict_SetItem(scope, k_method, method) ||
         (head->told ? put_told(self, scope, head, path) : put_path(scope, path, self->prefix, self->raw_prefix)) ||
         PyDict_SetItem(scope, k_headers, head->headers) ||
@@ -278,13 +296,25 @@ static PyObject *scope_made(const AsgiShortcut *self, Ends *ends, const Head *he
     return scope;
 }
 
+/* What the extensions of a scope have of this request alone. Returns 0, or -1 with an exception. */
+static int put_own(AsgiCycle *cycle, PyObject *scope)
+{
+    PyObject *forkd = dict_item(dict_item(scope, k_extensions), k_forkd), *id = cycle->base.id;
+    if (id && PyDict_SetItem(forkd, k_id, id))
+        return -1;
+    return cycle->shortcut->limit ? put(forkd, k_lift, asgi_lift(cycle)) : 0;
+}
+
 Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *link, Call **call)
 {
     AsgiShortcut *self = (AsgiShortcut *)shortcut;
     const HeadLimits *limits = self->http.limits;
     Ends *ends = (Ends *)link->note;
-    Head head = {.end = data + (size < limits->most ? size : limits->most), .at = data, .keep = 1, .length = -1};
-    if (!self->tasks || !ends || Py_TYPE((PyObject *)ends) != ends_type || ends->proxy)
+    Head head = {.end = data + (size < limits->most ? size : limits->most), .at = data, .keep = 1, .length = -1,
+                 .ids = limits->ids};
+    if (!self->tasks || !ends || Py_TYPE((PyObject *)ends) != ends_type)
+        return NOT_USUAL;
+    if (self->most && PySet_Size(self->counted) >= self->most)
         return NOT_USUAL;
     if (shortcut->sheds_after > 0 && http_waited((PyObject *)link) > shortcut->sheds_after)
         return NOT_USUAL;
@@ -312,6 +342,8 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
     Py_ssize_t length = head.length < 0 ? 0 : (Py_ssize_t)head.length;
     if (usual > 0 && (data + size - head.at != length || head.length > limits->longest || (length && data[0] == 'G')))
         usual = 0; /* a body that is not here, or behind which there is more, or where none is expected */
+    if (usual > 0 && head.ids)
+        usual = identify(&head, ends->proxy);
     PyObject *text = usual > 0 ? PyBytes_FromStringAndSize(line.at, line.size) : NULL;
     PyObject *scope = text ? scope_made(self, ends, &head, method, path, query) : NULL;
     AsgiCycle *cycle = scope ? (AsgiCycle *)allocate(asgi_cycle_type) : NULL;
@@ -325,8 +357,10 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
         cycle->base.referer = Py_XNewRef(head.referer);
         cycle->base.agent = Py_XNewRef(head.agent);
         cycle->base.client = Py_XNewRef(head.client);
+        cycle->base.id = Py_XNewRef(head.id);
         cycle->accept = Py_XNewRef(head.accept);
-        if (!(cycle->body = length ? PyBytes_FromStringAndSize(head.at, length) : Py_NewRef(no_bytes)))
+        cycle->body = length ? PyBytes_FromStringAndSize(head.at, length) : Py_NewRef(no_bytes);
+        if (!cycle->body || ((head.id || self->limit) && put_own(cycle, scope)))
             Py_CLEAR(cycle);
     }
     Py_XDECREF(text);
@@ -337,6 +371,7 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
     Py_XDECREF(head.accept);
     Py_XDECREF(head.told);
     Py_XDECREF(head.client);
+    Py_XDECREF(head.id);
     if (!usual)
         return NOT_USUAL;
     if (!cycle)
@@ -352,7 +387,9 @@ int asgi_scope_init(void)
         PyObject **place;
         const char *text;
     } keys[] = {
-        {&k_client, "client"}, {&k_headers, "headers"}, {&k_method, "method"}, {&k_path, "path"}, {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
+        {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_id, "request_id"},
+        {&k_lift, "lift_request_timeout"}, {&k_headers, "headers"}, {&k_method, "method"}, {&k_path, "path"},
+        {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
         {&k_root, "root_path"}, {&k_scheme, "scheme"}, {&k_server, "server"}, {&k_state, "state"},
         {&e_port, "REMOTE_PORT"}, {&e_scheme, "wsgi.url_scheme"}, {&e_server, "SERVER_NAME"}, {&e_server_port, "SERVER_PORT"},
         {&e_host, "HTTP_HOST"}, {&e_prefix, "SCRIPT_NAME"},
@@ -360,5 +397,8 @@ int asgi_scope_init(void)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!(*keys[i].place = PyUnicode_InternFromString(keys[i].text)))
             return -1;
-    return (no_bytes = PyBytes_FromStringAndSize("", 0)) && (host_name = PyBytes_FromStringAndSize("host", 4)) ? 0 : -1;
+    return (no_bytes = PyBytes_FromStringAndSize("", 0)) && (host_name = PyBytes_FromStringAndSize("host", 4)) &&
+                   (id_name = PyBytes_FromStringAndSize("x-request-id", 12))
+               ? 0
+               : -1;
 }

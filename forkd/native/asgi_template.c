@@ -4,7 +4,7 @@
 
 enum { BUSY = 128 /* a power of two */ };
 
-static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_peer, *k_server;
+static PyObject *k_asgi, *k_client, *k_extensions, *k_forkd, *k_https, *k_peer, *k_proxy, *k_scheme, *k_server, *k_ssl, *k_tls;
 
 /* Connections that were busy lately: the template with their ends in it; and what a request has had of it that it may
  * change. */
@@ -73,13 +73,20 @@ static PyObject *fresh(PyObject **kept, PyObject *model)
 /* A copy of the template with the ends of a connection. New reference, or NULL with an exception. */
 static PyObject *with_ends(PyObject *template, const Ends *ends)
 {
-    PyObject *scope = PyDict_Copy(template), *extensions = NULL;
+    PyObject *scope = PyDict_Copy(template), *extensions = NULL, *peer = ends->client, *ssl = NULL, *tls = NULL;
+    if (ends->proxy) {
+        peer = PyTuple_GetItem(dict_item(ends->proxy, k_peer), 0);
+        ssl = dict_item(ends->proxy, k_ssl);
+        tls = ssl ? dict_item(ssl, k_tls) : NULL;
+    }
     int failed = !scope || put(scope, k_server, asgi_address(ends->server, ends->port));
     if (!failed && PyUnicode_GetLength(ends->client))
         failed = put(scope, k_client, asgi_address(ends->client, ends->client_port));
     if (!failed)
         failed = !(extensions = copied(dict_item(scope, k_extensions))) ||
-                 PyDict_SetItem(dict_item(extensions, k_forkd), k_peer, ends->client) ||
+                 PyDict_SetItem(dict_item(extensions, k_forkd), k_peer, peer) ||
+                 (ends->proxy && PyDict_SetItem(dict_item(extensions, k_forkd), k_proxy, ends->proxy)) ||
+                 (tls == Py_True && PyDict_SetItem(scope, k_scheme, k_https)) ||
                  PyDict_SetItem(scope, k_extensions, extensions);
     Py_XDECREF(extensions);
     if (failed)
@@ -87,7 +94,7 @@ static PyObject *with_ends(PyObject *template, const Ends *ends)
     return scope;
 }
 
-PyObject *asgi_template(PyObject *template, Ends *ends)
+PyObject *asgi_template(PyObject *template, Ends *ends, int own)
 {
     struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
     if (entry->ends != ends || entry->template != template) {
@@ -105,7 +112,8 @@ PyObject *asgi_template(PyObject *template, Ends *ends)
     }
     PyObject *scope = PyDict_Copy(entry->scope);
     if (scope && (put(scope, k_asgi, fresh(&entry->asgi, entry->asgi_model)) ||
-                  put(scope, k_extensions, fresh(&entry->extensions, entry->extensions_model))))
+                  put(scope, k_extensions, own ? copied(entry->extensions_model)
+                                               : fresh(&entry->extensions, entry->extensions_model))))
         Py_CLEAR(scope);
     return scope;
 }
@@ -116,8 +124,9 @@ int asgi_template_init(void)
         PyObject **place;
         const char *text;
     } keys[] = {
-        {&k_asgi, "asgi"}, {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_peer, "peer"},
-        {&k_server, "server"},
+        {&k_asgi, "asgi"}, {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"},
+        {&k_https, "https"}, {&k_peer, "peer"}, {&k_proxy, "proxy"}, {&k_scheme, "scheme"}, {&k_server, "server"},
+        {&k_ssl, "ssl"}, {&k_tls, "tls"},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!(*keys[i].place = PyUnicode_InternFromString(keys[i].text)))

@@ -70,19 +70,40 @@ static int is_id(const char *text, Py_ssize_t size)
     return 1;
 }
 
+/* Whether it is one, of a trusted peer. */
+static int counts(Said *said, Piece given)
+{
+    return given.at && is_id(given.at, given.size) && fronts_trust(said);
+}
+
+/* One that no field has given: see choose_request_id. */
+static int other_id(PyObject *proxy, PyObject **id)
+{
+    if (proxy && dict_item(proxy, k_unique))
+        return 0;
+    return (*id = new_id()) ? 1 : -1;
+}
+
+int choose_request_id(Said *said, Piece given, PyObject *proxy, PyObject **id)
+{
+    if (!counts(said, given))
+        return other_id(proxy, id);
+    return (*id = PyUnicode_DecodeLatin1(given.at, given.size, NULL)) ? 1 : -1;
+}
+
 int put_request_id(Said *said, PyObject *environ, PyObject *proxy, PyObject **id)
 {
-    Py_ssize_t size;
+    Piece text = {NULL, 0};
     PyObject *given = dict_item(environ, k_field);
-    const char *text = given ? ascii(given, &size) : NULL;
-    if (text && is_id(text, size) && fronts_trust(said)) {
+    if (given)
+        text.at = ascii(given, &text.size);
+    int usual = counts(said, text) ? 1 : other_id(proxy, id);
+    if (usual <= 0)
+        return usual;
+    if (!*id)
         *id = Py_NewRef(given);
-    } else {
-        if (proxy && dict_item(proxy, k_unique))
-            return 0;
-        if (!(*id = new_id()) || PyDict_SetItem(environ, k_field, *id))
-            return -1;
-    }
+    else if (PyDict_SetItem(environ, k_field, *id))
+        return -1;
     return PyDict_SetItem(environ, k_id, *id) ? -1 : 1;
 }
 

@@ -258,7 +258,7 @@ PyObject *block(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return usual_block(args[0], args[1]);
 }
 
-enum { MOST_EXTRA = 480, MOST_SERVER = 160, MOST_ID = 128, MOST_MORE = 60 };
+enum { MOST_EXTRA = 480, MOST_SERVER = 160, MOST_ID = 128 };
 
 static char *copy(char *at, const void *from, size_t size)
 {
@@ -279,7 +279,7 @@ static Py_ssize_t own_lines(char extra[MOST_EXTRA], const Block *block, PyObject
     if (PyBytes_AsStringAndSize(date_text, &date, &date_size) || PyBytes_AsStringAndSize(server_line, &server, &server_size))
         return -1;
     if (block->code == 204 || block->code == 304 || date_size > 40 || server_size > MOST_SERVER || id_size > MOST_ID ||
-        (more && strlen(more) > MOST_MORE))
+        (more && strlen(more) >= MOST_TIMING))
         return 0;
     if (!block->dated) {
         at = COPY(at, "Date: ");
@@ -332,14 +332,14 @@ PyObject *usual_answer(const Block *block, PyObject *date, PyObject *server, PyO
 }
 
 Py_ssize_t usual_head(char out[MOST_HEAD], const Block *block, PyObject *date, PyObject *server, PyObject *id,
-                      Py_ssize_t length, int close)
+                      const char *more, Py_ssize_t length, int close)
 {
     char *lines;
     Py_ssize_t lines_size, extra_size;
     if (PyBytes_AsStringAndSize(block->block, &lines, &lines_size))
         return -1;
     memcpy(out, lines, lines_size);
-    extra_size = own_lines(out + lines_size, block, date, server, id, NULL, length, close);
+    extra_size = own_lines(out + lines_size, block, date, server, id, more, length, close);
     return extra_size <= 0 ? extra_size : lines_size + extra_size;
 }
 

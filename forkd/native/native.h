@@ -325,6 +325,8 @@ int request_id_init(PyObject *module);
 /* Name the request of a head, in its environ; `proxy`: what a proxy has said of the connection, or NULL. Returns 1, with
  * a new reference to the name; 0, when that is for the twin; or -1 with an exception. */
 int put_request_id(Said *said, PyObject *environ, PyObject *proxy, PyObject **id);
+/* The same for one whose field X-Request-ID, if there is one such, is `given`; it is put nowhere. */
+int choose_request_id(Said *said, Piece given, PyObject *proxy, PyObject **id);
 /* Count what was dropped: the head is served. */
 void fronts_count(const Said *said);
 
@@ -352,7 +354,7 @@ typedef struct {
     Shortcut base;
     PyObject *access, *lines, *date_at, *server; /* see wsgi_exchange.c */
     HeadLimits *limits;
-    int keep_alive;
+    int keep_alive, server_timing;
     time_t second; /* whose `date` is known */
     PyObject *date;
 } HttpShortcut;
@@ -370,6 +372,9 @@ int http_pause(HttpShortcut *self);
 PyObject *http_date(HttpShortcut *self);
 /* Seconds that a call has waited for; -1 with an exception. The twin is Connection.waited (engine/connection.py). */
 double http_waited(PyObject *peer);
+/* The line of Server-Timing, in `line`; NULL: there is no memory for it. */
+enum { MOST_TIMING = 60 };
+const char *http_timing(const UsualRequest *request, char line[MOST_TIMING]);
 /* Whether it has waited for too long: its session sheds it (session/shed.py). -1 with an exception. */
 int http_sheds(const HttpShortcut *self, UsualRequest *request, PyObject *peer);
 /* See ShortcutFunctions. */
@@ -397,7 +402,7 @@ Block *lines_block(const HeadLines *self);
 /* The head of an answer whose body has that length, or, where it is negative, comes in chunks; otherwise as usual_answer.
  * Returns its size; 0: it is for the twin; or -1 with an exception. */
 Py_ssize_t usual_head(char out[MOST_HEAD], const Block *block, PyObject *date, PyObject *server, PyObject *id,
-                      Py_ssize_t length, int close);
+                      const char *more, Py_ssize_t length, int close);
 
 /* wsgi_environ.c, http_response.c, log_lines.c, wsgi_exchange.c: see there. */
 int head_init(PyObject *module);

@@ -15,7 +15,7 @@ typedef struct {
     HttpShortcut http;
     PyObject *app;
     PyObject *respond; /* see wsgi_start_response.c */
-    int early_hints, server_timing;
+    int early_hints;
     Py_ssize_t most;
 } WsgiShortcut;
 
@@ -70,23 +70,11 @@ static PyObject *wsgi_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         self->http.server = Py_NewRef(server);
         self->http.keep_alive = keep_alive;
         self->early_hints = early_hints;
-        self->server_timing = server_timing;
+        self->http.server_timing = server_timing;
         self->most = most;
         self->http.limits = (HeadLimits *)Py_NewRef(limits);
     }
     return (PyObject *)self;
-}
-
-/* The line of Server-Timing, for PyMem_Free; NULL: there is no memory. */
-static char *timing_of(const UsualRequest *request)
-{
-    enum { MOST_TIMING = 60 };
-    char *number = PyOS_double_to_string(request->waited * 1e3, 'f', 1, 0, NULL); /* not as the locale has it */
-    char *line = number ? PyMem_Malloc(MOST_TIMING) : NULL;
-    if (line)
-        PyOS_snprintf(line, MOST_TIMING, "Server-Timing: queue;dur=%s\r\n", number);
-    PyMem_Free(number);
-    return line;
 }
 
 /* The answer that `result` makes with what start_response was called with; None when that is not usual. */
@@ -102,11 +90,9 @@ static PyObject *answer_of(WsgiShortcut *self, UsualRequest *request, PyObject *
     Py_INCREF(body); /* http_date may call Python, and the list may be shared */
     request->call.close = !self->http.keep_alive || !request->keep_alive || self->http.base.draining;
     if ((date = http_date(&self->http))) {
-        char *more = self->server_timing ? timing_of(request) : NULL;
-        answer = self->server_timing && !more ? PyErr_NoMemory()
-                                              : usual_answer(request->block, date, self->http.server, request->id, more, body,
-                                                             request->call.close, self->most);
-        PyMem_Free(more);
+        char timing[MOST_TIMING];
+        const char *more = self->http.server_timing ? http_timing(request, timing) : NULL;
+        answer = usual_answer(request->block, date, self->http.server, request->id, more, body, request->call.close, self->most);
     }
     request->call.sent = PyBytes_Size(body);
     Py_DECREF(body);
@@ -130,7 +116,7 @@ static PyObject *call(WsgiShortcut *self, UsualRequest *request, PyObject *peer,
     int shed = self->http.base.sheds_after > 0 ? http_sheds(&self->http, request, peer) : 0;
     if (shed)
         return shed < 0 ? NULL : Py_NewRef(Py_None);
-    if (self->server_timing && (request->waited = http_waited(peer)) < 0 && PyErr_Occurred())
+    if (self->http.server_timing && (request->waited = http_waited(peer)) < 0 && PyErr_Occurred())
         return NULL;
     PyObject *input = body ? Py_NewRef(body) : PyObject_CallNoArgs(bytes_io), *start_response, *result, *answer;
     if (!input)

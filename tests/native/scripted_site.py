@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
 
 NOTES = []
+MADE = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"  # names of requests
+FUNCTION = re.compile(r"<built-in method lift_request_timeout of .*?>|<bound method \w*TimerHandle.*?>+")
 RUNNING = []  # what has not ended yet, maybe after its answer
 
 HEADERS = [
@@ -69,7 +72,9 @@ def shown(scope):
     rest = {name: value for name, value in scope.items() if name not in ("client", "server")}
     client, (server, port) = scope["client"], scope["server"]
     own = client is not None and client[0] == "127.0.0.1"
-    return repr([sorted(rest.items()), None if own else client, server, port if port < 1000 else None])
+    text = repr([sorted(rest.items()), None if own else client, server, port if port < 1000 else None])
+    text = re.sub(r"(?<='peer': \('127\.0\.0\.1', )\d+", "", text)
+    return FUNCTION.sub("a function", re.sub(MADE, "made", text))
 
 
 async def received(receive, left):

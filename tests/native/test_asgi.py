@@ -7,15 +7,18 @@ import contextlib
 import http.client
 import json
 import random
+import re
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forkd.session.proxy_protocol import compose
 from tests.apps.conftest import dial, read_all
-from tests.native.scripted_site import BODIES, HEADERS
+from tests.native.scripted_site import BODIES, HEADERS, MADE
 from tests.process.conftest import Daemon
 
 FORWARDED = [f"X-Forwarded-{field}" for field in (
@@ -23,22 +26,40 @@ FORWARDED = [f"X-Forwarded-{field}" for field in (
     "Proto: wss", "Proto: gopher", "Host: example.net", "Host: example.net:81", "Host: example.org:80",
     "Port: 443", "Port: 81", "Prefix: /mounted", "Prefix: /a@b", "Prefix: /", "Prefix: /a/-._~/",
 )] + ["X-Real-IP: 192.0.2.8", "Forwarded: for=192.0.2.9"]  # fmt: skip
+NAMES = [f"X-Request-ID: {name}" for name in ("mine-1", "mine-1", "not one", "")]
 SEEDS = 8
 SCRIPTS_EACH = 25
+OPTIONS = [
+    "--request-ids", "--server-timing", "--request-timeout", "30", "--limit-concurrency", "50",
+    "--proxy-protocol", "--forwarded-allow", "127.0.0.1,192.0.2.1",
+]  # fmt: skip
+OPTION_SEEDS = 3
 
 
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+@contextlib.contextmanager
+def started(directories: pytest.TempPathFactory, *flags: str) -> Iterator[list[Daemon]]:
     made = []
     for way in ([], ["--no-native"]):
-        service = Daemon(tmp_path_factory.mktemp("scripted"))
+        service = Daemon(directories.mktemp("scripted"))
         shutil.copy(Path(__file__).parent / "scripted_site.py", service.dir)
         service.expected_errors = ["."]
-        service.start("-w", "1", "--root-path", "/mounted", *way, app="scripted_site:app")
+        service.start("-w", "1", "--root-path", "/mounted", *flags, *way, app="scripted_site:app")
         made.append(service)
     yield made
     for service in made:
         service.finish()
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    with started(tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def twins_with_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    with started(tmp_path_factory, *OPTIONS) as made:
+        yield made
 
 
 def script(draw: random.Random) -> list[Any]:
@@ -81,13 +102,14 @@ def request(draw: random.Random) -> bytes:
     return "\r\n".join([*lines, f"X-Script: {json.dumps(script(draw))}", "", ""]).encode() + body
 
 
-def played(service: Daemon, raw: bytes, step: int) -> tuple[Any, ...]:
+def played(service: Daemon, raw: bytes, step: int, header: bytes = b"") -> tuple[Any, ...]:
     """What comes back, less what differs by time; whether the connection goes on; and the notes of the
-    application. The client sends `step` bytes at a time."""
+    application. The client sends `step` bytes at a time, behind a header of the PROXY protocol, if any."""
     notes = b"GET /notes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with dial(service) as client:
-        for at in range(0, len(raw), step):
-            client.sendall(raw[at : at + step])
+        behind = header + raw
+        for at in range(0, len(behind), step):
+            client.sendall(behind[at : at + step])
         answer = http.client.HTTPResponse(client, method=raw.split(b" ")[0].decode())
         answer.begin()
         try:
@@ -102,9 +124,12 @@ def played(service: Daemon, raw: bytes, step: int) -> tuple[Any, ...]:
     goes_on = bool(noted)
     if not goes_on:
         with dial(service) as client:
-            client.sendall(notes)
+            client.sendall(header + notes)
             noted = read_all(client)
-    fields = [(name, value) for name, value in answer.getheaders() if name != "Date" or value == "today"]
+    fields = [
+        (name, re.sub(rf"^{MADE}$|(?<=dur=)[\d.]+$", "", value))
+        for name, value in answer.getheaders() if name != "Date" or value == "today"
+    ]  # fmt: skip
     return answer.status, answer.reason, fields, body, whole, goes_on, noted.partition(b"\r\n\r\n")[2]
 
 
@@ -117,4 +142,28 @@ def test_native_and_twin(twins: list[Daemon], seed: int) -> None:
         native, twin = (played(service, raw, step) for service in twins)
         assert native == twin, raw
     for service in twins:
+        service.settles(0, "forkd_requests_in_flight")
+
+
+def proxy_header(draw: random.Random) -> bytes:
+    """One of the PROXY protocol: by text, or in bytes, with what it may have besides."""
+    client = (draw.choice(["192.0.2.1", "203.0.113.7"]), 4000)
+    if draw.random() < 0.3:
+        return f"PROXY TCP4 {client[0]} 198.51.100.1 4000 443\r\n".encode()
+    unique, ssl = (0x05, b"name"), (0x20, struct.pack("!BI", 1, 0) + b"\x21\0\x07TLSv1.3")
+    more = draw.choice([[], [], [], [unique], [ssl], [ssl, unique]])
+    return compose((client, ("198.51.100.1", 443)), more)
+
+
+@pytest.mark.parametrize("seed", range(OPTION_SEEDS))
+def test_so_with_options(twins_with_options: list[Daemon], seed: int) -> None:
+    draw = random.Random(f"options {seed}")
+    for _ in range(SCRIPTS_EACH):
+        line, fields = request(draw).split(b"\r\n", 1)
+        named = "\r\n".join([line.decode(), *draw.sample(NAMES, draw.choice([0, 0, 1, 1, 2])), ""])
+        raw = named.encode() + fields
+        step, header = draw.choice([10_000, 10_000, 10_000, 100, 1000]), proxy_header(draw)
+        native, twin = (played(service, raw, step, header) for service in twins_with_options)
+        assert native == twin, (header, raw)
+    for service in twins_with_options:
         service.settles(0, "forkd_requests_in_flight")

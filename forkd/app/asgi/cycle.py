@@ -66,6 +66,8 @@ class Cycle(Duplex):
         else:
             self._received.append(call.body)
         self.response.adopt(call)
+        if serving.framing.times_queue:
+            self.response.more = queue_line(call.waited)
         if call.unsent:
             self._hold(call.unsent)
         return self

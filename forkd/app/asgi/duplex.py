@@ -62,7 +62,7 @@ class Logged(NamedTuple):
 class Duplex:
     __slots__ = (
         "_backlog", "_ended", "_gone", "_host", "_scope", "_sending", "_serving", "_waking",
-        "attended", "client", "counted", "peer", "quiet", "request", "ticket",
+        "attended", "client", "counted", "peer", "quiet", "request", "ticket", "timer",
     )  # fmt: skip
 
     code: int  # the status, for the access log
@@ -80,6 +80,7 @@ class Duplex:
         self.attended = False  # the session is in this request, and is to be woken
         self.quiet = False  # nothing has moved since this was last looked at
         self.counted: set[Duplex] | None = None  # by --limit-concurrency, if there is one
+        self.timer: asyncio.TimerHandle | None = None  # of --request-timeout, if there is one
         self._ended = False  # the application has returned
         self._gone = False  # the client has left
         # Thousands may be idle: what they would have empty, they do not have.
@@ -238,8 +239,14 @@ class Duplex:
         if len(self._backlog) <= _LOW_WATER_BYTES and not self._files:
             release(self._sending)
 
+    def lift(self) -> None:
+        """It has no --request-timeout any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+
     def account(self) -> None:
         """The request ends, in the counters and in the access log; its application may go on."""
+        self.lift()
         ticket, self.ticket = self.ticket, 0
         if not ticket:
             return

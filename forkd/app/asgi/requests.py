@@ -84,8 +84,10 @@ class Requests:
         #: In flight, where that is limited: requests, and WebSockets.
         self._requests: set[Duplex] = set()
         self._websockets: set[Duplex] = set()
+        self._alarm: asyncio.TimerHandle | None = None  # for those that native code has
         self.shortcut = native_shortcut(
-            app, self, config, host, self.framing, REASONS, self._root, self._extensions.usual, worker
+            app, self, config, host, self.framing, REASONS, self._root, self._extensions.usual, worker,
+            self._requests,
         )  # fmt: skip
         body, write = config.body_timeout, config.write_timeout
         #: By what is needed: input, room for output, and bytes that the client owes.
@@ -160,7 +162,7 @@ class Requests:
 
     def resume(self, call: NativeCycle, peer: Peer) -> StreamSteps:
         """Go on with a request that native code has begun."""
-        return (yield from self._attend(call.grown(), None))
+        return (yield from self._attend(call.grown()))
 
     def grow(self, call: NativeCycle, peer: Peer) -> Cycle:
         """The Cycle that goes on with it: called by native code when something unusual has come."""
@@ -168,7 +170,23 @@ class Requests:
             self.loop.call_soon(call.answered, None, context=self.context)
         cycle = Cycle.adopted(self, call, peer)
         cycle.response.extensions = self._extensions.usual
+        if self._most:
+            self._count(cycle, self._requests)
+        left = call.remaining
+        if left is not None:
+            cycle.timer = self.loop.call_later(left, cycle.expire, context=self.context)
         return cycle
+
+    def wake_in(self, seconds: float) -> None:
+        """Look for requests of native code's whose time is over after so long."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self.loop.call_later(seconds, self._strike, context=self.context)
+
+    def _strike(self) -> None:
+        assert self.shortcut is not None
+        for call in self.shortcut.overdue():
+            call.grown().expire()
 
     def failed(self, line: bytes, failure: BaseException) -> None:
         """The application has failed after its answer."""
@@ -187,13 +205,13 @@ class Requests:
         names = self._extensions.offered(request, scope["headers"])
         cycle.response.extensions = names
         offer(scope["extensions"], names)
-        timer = self._limit(cycle, scope)
+        self._limit(cycle, scope)
         if self._most:
             self._count(cycle, self._requests)
         cycle.start(scope)
-        return self._attend(cycle, timer)  # of what the others need here, it holds nothing meanwhile
+        return self._attend(cycle)  # of what the others need here, it holds nothing meanwhile
 
-    def _attend(self, cycle: Cycle, timer: asyncio.TimerHandle | None) -> StreamSteps:
+    def _attend(self, cycle: Cycle) -> StreamSteps:
         """Move its bytes until it is over."""
         self.cycles.add(cycle)
         try:
@@ -220,8 +238,6 @@ class Requests:
             cycle.leave()
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
             cycle.attended = False
             self.cycles.discard(cycle)
             if not cycle.through:
@@ -243,14 +259,13 @@ class Requests:
         request.counted = among
         among.add(request)
 
-    def _limit(self, request: Cycle | WebSocket, scope: Scope) -> asyncio.TimerHandle | None:
+    def _limit(self, request: Cycle | WebSocket, scope: Scope) -> None:
         """Begin its --request-timeout. What it has waited in queues counts."""
         if not self._request_timeout:
-            return None
+            return
         left = max(0.0, self._request_timeout - request.peer.waited())
-        timer = self.loop.call_later(left, request.expire, context=self.context)
-        scope["extensions"]["forkd"]["lift_request_timeout"] = timer.cancel
-        return timer
+        request.timer = self.loop.call_later(left, request.expire, context=self.context)
+        scope["extensions"]["forkd"]["lift_request_timeout"] = request.timer.cancel
 
     def _late(self, cycle: Cycle) -> None:
         """Raises ClientGone where the client does not read."""
@@ -272,18 +287,18 @@ class Requests:
         socket.may_deny = self._extensions.denial
         if socket.may_deny:
             scope["extensions"][DENIAL] = {}
-        timer = self._limit(socket, scope)
+        self._limit(socket, scope)
         if self._most:
             self._count(socket, self._websockets)
         socket.start(scope)
-        return Become(self._converse(socket, timer))
+        return Become(self._converse(socket))
 
     def _decline(self, refused: Refused, request: Request, peer: Peer, data: bytes) -> StreamSteps:
         fields = (("Sec-WebSocket-Version", "13"),) if refused.status == 426 else ()
         yield refusal(self.host, peer, refused, request.line, request, fields, server=self.framing.server)
         return Ending(True, data, False)
 
-    def _converse(self, socket: WebSocket, timer: asyncio.TimerHandle | None) -> Session:
+    def _converse(self, socket: WebSocket) -> Session:
         self.sockets.add(socket)
         asked = False  # a ping, which any byte of the client's answers
         try:
@@ -321,8 +336,6 @@ class Requests:
             if socket.broken:
                 raise ConnectionAbortedError("the response broke off")
         finally:
-            if timer is not None:
-                timer.cancel()
             self.sockets.discard(socket)
             socket.part()
         return LINGER

@@ -37,6 +37,8 @@ class NativeCycle(Call, Protocol):
     over: bool  # the application has sent all
     left: bool  # by the client
     suspended: bool  # the connection waits for its answer without a session
+    waited: float  # seconds before it, where that is told (Server-Timing)
+    remaining: float | None  # seconds of --request-timeout, where it has that
 
     def grown(self) -> Any:
         """The Cycle that goes on with it, which Requests has made."""
@@ -53,16 +55,17 @@ class NativeShortcut(Shortcut, Protocol):
         """The requests that are, and that no Cycle has."""
         ...
 
+    def overdue(self) -> list[NativeCycle]:
+        """Those of them whose --request-timeout is over, each once."""
+        ...
+
 
 def native_shortcut(
     app: Any, serving: Any, config: Config, host: Host, framing: Framing, reasons: dict[int, str],
-    root: RootPath, offered: Sequence[str], worker: int,
+    root: RootPath, offered: Sequence[str], worker: int, counted: set[Any],
 ) -> NativeShortcut | None:  # fmt: skip
-    """None where native code was not built, or is not wanted, and where each request has something unusual.
-    `serving`: the Requests that it calls. `offered`: extensions, to each of these requests."""
-    special = (
-        config.request_timeout or config.server_timing or config.request_ids or config.limit_concurrency
-    )  # fmt: skip
+    """None where native code was not built, or is not wanted. `serving`: the Requests that it calls.
+    `offered`: extensions, to each of these requests. `counted`: those of --limit-concurrency."""
     extensions: dict[str, Any] = {"forkd": {"worker": worker}}
     offer(extensions, offered)
     template = {
@@ -70,15 +73,16 @@ def native_shortcut(
         "path": None, "raw_path": None, "query_string": None, "root_path": root.path, "headers": None,
         "client": None, "server": None, "extensions": extensions, "state": None,
     }  # fmt: skip
-    limits = None if special else native_limits(config, template, host.recorder)
+    limits = native_limits(config, template, host.recorder)
     make = pick("AsgiShortcut", None, limits is not None)
     if make is None:
         return None
     lines = None if host.access is None else host.access.lines
     shortcut: NativeShortcut = make(
         app=app, serving=serving, recorder=host.recorder, access=host.access, lines=lines, date_at=date,
-        keep_alive=framing.keep_alive, server=framing.server, limits=limits,
-        names=line_of.set if config.lag_limit else None, reasons=reasons,
+        keep_alive=framing.keep_alive, server=framing.server, server_timing=framing.times_queue,
+        limits=limits, names=line_of.set if config.lag_limit else None, reasons=reasons,
         prefix=root.prefix, raw_prefix=quoted(root.prefix),
+        most=config.limit_concurrency, counted=counted, seconds=config.request_timeout,
     )  # fmt: skip
     return shortcut
