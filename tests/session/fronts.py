@@ -381,9 +381,9 @@ class Served:
         return answer
 
 
-def head_of(fields: list[tuple[str, str]], host: str = "spam") -> bytes:
-    lines = [("Host", host), *fields]
-    return b"GET /a HTTP/1.1\r\n" + b"".join(f"{n}: {v}\r\n".encode("latin-1") for n, v in lines) + b"\r\n"
+def head_of(fields: list[tuple[str, str]], host: str = "spam", asked: str = "GET /a") -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in [("Host", host), *fields])
+    return f"{asked} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
 
 def taken_drops(row: CellRow) -> list[int]:

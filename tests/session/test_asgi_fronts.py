@@ -54,11 +54,13 @@ class AsgiServed(Served):
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"ok"})
 
-    def scope(self, fields: list[tuple[str, str]], proxy: Any = None) -> dict[str, Any]:
+    def scope(
+        self, fields: list[tuple[str, str]], proxy: Any = None, asked: str = "GET /a"
+    ) -> dict[str, Any]:
         """That of a request, on a connection of its own, of which a proxy has said this."""
         self.restart(proxy)
         try:
-            self._session.send(head_of(fields))
+            self._session.send(head_of(fields, asked=asked))
         except StopIteration as stop:  # a WebSocket takes the connection over
             self._session = stop.value.session
             self._session.send(None)
@@ -165,6 +167,11 @@ def test_where_it_is_mounted(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
     served = AsgiServed(Row("", [], {}), loop, root_path=root)
+    for asked, path in (("OPTIONS *", "*"), ("CONNECT a.example:1", "a.example:1")):
+        scope = served.scope(fields, asked=asked)
+        assert (scope["root_path"], scope["path"], scope["raw_path"]) == (expected[0], path, path.encode())
+    absolute = served.scope(fields, asked="GET http://a.example/a")
+    assert (absolute["path"], absolute["raw_path"]) == expected[1:]
     for scope in (served.scope(fields), served.scope([*UPGRADE, *fields])):
         assert (scope["root_path"], scope["path"], scope["raw_path"]) == expected
     stranger = AsgiServed(Row("", [], {}, peer="192.0.2.1"), loop, root_path=root)

@@ -104,7 +104,9 @@ def scope_of(
         server, port = origin.server or server, origin.port or port
         if origin.prefix:
             root_path = prefix = origin.prefix
-    raw = request.path or request.target  # which is empty of * and of CONNECT
+    raw = request.path
+    if not raw:  # of * and of CONNECT, which are below no path
+        raw, prefix = request.target, ""
     path = unquote_to_bytes(raw) if b"%" in raw else raw
     return {
         "type": "http",
