@@ -209,6 +209,12 @@ class Answer:
         return b""
 
     @property
+    def ends_by_close(self) -> bool:
+        """Whether its body, of which some was sent, has neither length nor chunks: for its client, a close is
+        the end of all of it."""
+        return self._version == "1.0" and self.head_sent and self.left is None and not self._bodiless
+
+    @property
     def complete(self) -> bool:
         """No further piece can add to what was sent: there is no body, or too much of it."""
         return self.head_sent and (self._bodiless or self.overrun)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ APP = r"""
         yield b"begun"
         raise ValueError("in the middle")
 
+    class Closes(list):
+        def close(self):
+            raise ValueError("behind the answer")
+
     def app(environ, start):
         path = environ["PATH_INFO"]
         if path == "/raises":
@@ -29,11 +34,16 @@ APP = r"""
             raise ValueError("after start_response")
         if path == "/breaks":
             return pieces()
+        if path == "/closes":
+            return Closes([b"all ", b"of it"])
+        if path == "/large":
+            return (bytes(65536) for _ in range(300))
         return [b"ok"]
 """
 FLAGS = [
     "--header-timeout", "1", "--body-timeout", "1", "--access-log", "access.log", "--body-buffer", "1k",
-    "--limit-request-fields", "20", "--limit-request-head", "16k", "--limit-request-body", "8k",
+    "--write-timeout", "1", "--limit-request-fields", "20",
+    "--limit-request-head", "16k", "--limit-request-body", "8k",
 ]  # fmt: skip
 ERRORS = ["application failed", "Traceback", "ValueError", "spooling to disk"]
 
@@ -133,20 +143,42 @@ def size_of(answer: bytes) -> int:
     return len(answer.partition(b"\r\n\r\n")[2])
 
 
+def is_reset(client: socket.socket) -> bool:
+    with client:
+        try:
+            while client.recv(65536):
+                pass
+        except ConnectionResetError:
+            return True
+    return False
+
+
 def check(daemon: Daemon) -> None:
     """Each case once, on a daemon that has served no client yet."""
+    slow = daemon.connect()
+    slow.sendall(b"GET /large HTTP/1.0\r\n\r\n")
     found = answers(daemon, [request for request, *_ in CASES])
-    (broken,) = answers(daemon, [b"GET /breaks HTTP/1.0\r\n\r\n"])
+    (whole,) = answers(daemon, [b"GET /closes HTTP/1.0\r\n\r\n"])
+    assert whole.endswith(b"\r\n\r\nall of it")
+    # Of neither of these does the end say where it is, but that of the connection.
+    broken = daemon.connect()
+    broken.sendall(b"GET /breaks HTTP/1.0\r\n\r\n")
+    assert is_reset(broken)
+    until(lambda: b'"GET /large ' in (daemon.dir / "access.log").read_bytes(), "it is given up")
+    assert is_reset(slow)
     wanted = []
     for (request, status, _, line), answer in zip(CASES, found, strict=True):
         assert answer.startswith(b"HTTP/1.1 %d " % status), (request, answer)
         assert (size_of(answer) == 0) == request.startswith(b"HEAD "), answer
         wanted.append((line.encode(), b"%d" % status, b"%d" % size_of(answer), b"-", b"-"))
-    assert size_of(broken) == 5
+    wanted.append((b"GET /closes HTTP/1.0", b"200", b"9", b"-", b"-"))
     wanted.append((b"GET /breaks HTTP/1.0", b"200", b"5", b"-", b"-"))
-    lines = logged(daemon.dir / "access.log", len(wanted))
+    lines = logged(daemon.dir / "access.log", len(wanted) + 1)
     seen = [match.groups() for line in lines if (match := LINE.fullmatch(line))]
     assert len(seen) == len(lines), lines
+    (large,) = [line for line in seen if line[0] == b"GET /large HTTP/1.0"]
+    assert large[1] == b"200" and int(large[2]) < 300 * 65536
+    seen.remove(large)
     assert sorted(seen) == sorted(wanted)
 
     def counted(name: str, **labels: str) -> int:
@@ -158,13 +190,13 @@ def check(daemon: Daemon) -> None:
     ):  # fmt: skip
         times = sum(case[2] == reason for case in CASES)
         assert counted("forkd_requests_refused_total", reason=reason) == times > 0, reason
-    assert counted("forkd_requests_refused_total", reason="broken-off") == 1
+    assert counted("forkd_requests_refused_total", reason="broken-off") == 2
     assert counted("forkd_requests_refused_total", reason="overload") == 0
-    assert counted("forkd_requests_refused_total") == len(CASES) + 1
+    assert counted("forkd_requests_refused_total") == len(CASES) + 2
     for status in {case[1] for case in CASES}:
         times = sum(case[1] == status for case in CASES)
         assert counted("forkd_requests_total", code=str(status)) == times, status
-    assert counted("forkd_requests_total") == len(CASES) + 1
+    assert counted("forkd_requests_total") == len(CASES) + 3
     assert counted("forkd_requests_in_flight") == 0
     # Nor does a thread seem to be held, for which its worker would be killed after --timeout.
     until(lambda: all(w["request"] is None for w in daemon.live()["workers"]), "nobody is held", 3)

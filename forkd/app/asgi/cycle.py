@@ -261,7 +261,7 @@ class Cycle(Duplex):
         self.response.code = self.response.code or _CLIENT_LEFT_STATUS
         unsent = self._backlog or self.unfinished
         self._drop_files()
-        if unsent and not self._gone and self.response.head_sent and self.response.ends_by_close:
+        if unsent and not self._gone and self.response.ends_by_close:
             self._reset()  # it may be there, and only slow: a close would be the end of its answer
         super().leave()
 

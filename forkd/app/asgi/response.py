@@ -196,11 +196,6 @@ class Response(Answer):
         have had no event so far, and so no head."""
         return self._endable if self.code and not self.over else None
 
-    @property
-    def ends_by_close(self) -> bool:
-        """Whether it has neither length nor chunks, so that a close is the end of all of it."""
-        return not self._chunked and self._declared is None
-
     def cut(self) -> bytes:
         """End a stream where it stands, as if the application had."""
         self.over = self.close = True

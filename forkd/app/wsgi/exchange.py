@@ -29,6 +29,7 @@ from forkd.session.request_ids import id_fields
 from forkd.session.seam import ClientGone, Deadline, Host, Peer, SendFile
 from forkd.system.cells import REFUSED
 from forkd.system.forked import in_fork, leave
+from forkd.system.reset import reset
 
 if TYPE_CHECKING:
     from forkd.app.wsgi.timed import TimedStreams
@@ -161,6 +162,7 @@ class Wsgi:
         if request.id and not request.ticket:
             recorder.identify(ticket, request.id)
         result: Any = None
+        whole = False  # the application has given all of its answer, and the kernel has taken it
         try:
             try:
                 result = outcome()
@@ -179,6 +181,7 @@ class Wsgi:
                     yield from self._file(response, result, piece)
                 else:
                     yield from self._pieces(response, result)
+                whole = True
                 if response.left or response.overrun:
                     self._complain(request, response)
             finally:
@@ -196,6 +199,8 @@ class Wsgi:
                     if in_fork:
                         leave()
         except BaseException as failure:  # also SystemExit and CancelledError: the request failed, no more
+            if response.ends_by_close and not whole:
+                reset(peer.fd)  # for a client that is there, and was only slow, a close would be its end
             if _left(failure, peer):
                 response.code = response.code or _CLIENT_LEFT_STATUS
                 raise
