@@ -40,6 +40,13 @@ static int is_plain(RequestTasks *self)
         set = is_set(self, s_debug_key, self->debug);
     if (!set && self->in_loop && dict_item(self->in_loop, s_call_soon))
         set = 1;
+    if (!set) {
+        PyObject *of_class = PyObject_GetAttr((PyObject *)Py_TYPE(self->loop), s_call_soon);
+        if (!of_class)
+            PyErr_Clear();
+        set = of_class != self->of_class;
+        Py_XDECREF(of_class);
+    }
     return set < 0 ? -1 : !set;
 }
 
@@ -252,8 +259,8 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     self->weak_at = weak_at;
     self->lazy = (char)lazy;
     self->eager = (char)eager;
-    if (!(self->factory = PyObject_GetAttr(loop, s_factory)) ||
-        !(self->debug = PyObject_GetAttr(loop, s_debug)) ||
+    if (!(self->factory = PyObject_GetAttr(loop, s_factory)) || !(self->debug = PyObject_GetAttr(loop, s_debug)) ||
+        !(self->of_class = PyObject_GetAttr((PyObject *)Py_TYPE(loop), s_call_soon)) ||
         !(self->call_soon = PyObject_GetAttr(loop, s_call_soon)) || !(self->capture = placeholder_capture(self)) ||
         !(self->of_loop = PyDict_New()) || PyDict_SetItem(self->of_loop, s_loop, loop) || !(self->rest_name = task_name(self)))
         Py_CLEAR(self);
@@ -263,7 +270,8 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 #define EACH(_)                                                                                                          \
     _(self->loop) _(self->context) _(self->recorder) _(self->waiting) _(self->task) _(self->current) _(self->enter)      \
     _(self->leave) _(self->drop) _(self->all) _(self->forget) _(self->coroutine) _(self->awaiting) _(self->by_loop) _(self->asyncio)     \
-    _(self->in_loop) _(self->factory) _(self->debug) _(self->call_soon) _(self->capture) _(self->of_loop) _(self->held) _(self->rest_name)
+    _(self->in_loop) _(self->factory) _(self->debug) _(self->of_class) _(self->call_soon) _(self->capture) _(self->of_loop)  \
+    _(self->held) _(self->rest_name)
 
 static int tasks_traverse(RequestTasks *self, visitproc visit, void *arg)
 {

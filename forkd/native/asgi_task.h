@@ -49,6 +49,7 @@ struct RequestTasks {
     PyObject *by_loop;             /* makes a Task whose first step the loop makes */
     PyObject *asyncio, *in_loop;   /* what the module has, and what the loop, by name; the latter NULL where it has nothing */
     PyObject *factory, *debug;     /* get_task_factory and get_debug of the loop */
+    PyObject *of_class;            /* call_soon of the loop's class */
     PyObject *call_soon;           /* of the loop */
     PyObject *capture;             /* stands in for it while a Task is made */
     PyObject *of_loop;             /* the arguments that each Task has */

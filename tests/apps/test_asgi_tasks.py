@@ -34,6 +34,29 @@ APP = """
         await send({{"type": "http.response.body", "body": body}})
     {module}
 """
+#: Counts what goes through call_soon of the loop's class, while that is patched.
+PATCHES = """
+    import asyncio
+
+    count = 0
+
+    async def app(scope, receive, send):
+        global count
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan")
+        kind = type(asyncio.get_running_loop())
+        if scope["path"] == "/patch":
+            call_soon = kind.call_soon
+            def counted(*given, **named):
+                global count
+                count += 1
+                return call_soon(*given, **named)
+            kind.call_soon = counted
+        if scope["path"] == "/undo":
+            del kind.call_soon
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(count).encode()})
+"""
 NATIVE = forkd.native.native is not None
 LAZY = "lazy" if sys.version_info[:2] == (3, 11) else "real, with Python {}.{}".format(*sys.version_info)
 
@@ -132,6 +155,31 @@ def test_a_self_test_that_fails(service: Daemon, what: str) -> None:
     assert service.get("/") == service.get("/waits") == "Request True"
     assert kind(service) == "real, since the self-test of lazy ones has failed"
     assert not service.status()["totals"]["exits"]
+
+
+@pytest.mark.skipif(LAZY != "lazy", reason="real ones are used")
+def test_the_self_test_is_made_on_the_loop_that_serves(service: Daemon) -> None:
+    pytest.importorskip("uvloop")
+    service.expected_errors = FAILURES
+    broken = "(os.getpid() == worker or 1 / 0)"
+    module = f"import uvloop; worker = os.getpid(); uvloop.Loop.get_debug = lambda loop: {broken} and False"
+    begin(service, "-w", "1", "--loop", "uvloop", module=module)
+    assert kind(service) == "real, since the self-test of lazy ones has failed"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_patch_of_the_class_in_a_request(service: Daemon, loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    service.write_app(textwrap.dedent(PATCHES))
+    service.start("--interface", "asgi", "-w", "1", "--loop", loop)
+    assert service.get("/") == "0"
+    service.get("/patch")
+    first = int(service.get("/"))
+    assert 0 < first < int(service.get("/"))
+    until(lambda: "made by the loop: asyncio was patched" in service.log(), "a line")
+    service.get("/undo")
+    assert service.get("/") == service.get("/")
 
 
 LOOKED_AT = """

@@ -124,7 +124,7 @@ class Requests:
         self.task_kind = wanted_tasks(self._config)
         if self.task_kind == LAZY and why_by_loop(loop) == PATCHED:
             self.task_kind = f"made by the loop: {PATCHED}"  # which is said when that is looked at
-        elif self.task_kind == LAZY and not passes():
+        elif self.task_kind == LAZY and not passes(type(loop)):
             self.task_kind = "real, since the self-test of lazy ones has failed"
             self.host.log.warning(f"the tasks of requests are {self.task_kind}")
         self.runner = make_tasks(

@@ -8,7 +8,8 @@ import contextvars
 import faulthandler
 import resource
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, NoReturn
 
 from forkd.app.asgi.tasks import LoopTasks, Waiting, make_tasks
@@ -22,10 +23,11 @@ _SECONDS = 5.0
 _variable: contextvars.ContextVar[int] = contextvars.ContextVar("forkd_self_test", default=0)
 
 
-def passes() -> bool:
-    """Whether all was as it should be. Also where there is no room for a process, it was not."""
+def passes(kind: Callable[[], asyncio.AbstractEventLoop]) -> bool:
+    """Whether all was as it should be, in a loop that `kind` makes. It was not, too, where there is no room
+    for a process."""
     try:
-        pid, pidfd = process.fork(_child)
+        pid, pidfd = process.fork(partial(_child, kind))
     except OSError:
         return False
     try:
@@ -38,11 +40,11 @@ def passes() -> bool:
         os.close(pidfd)
 
 
-def _child() -> NoReturn:
+def _child(kind: Callable[[], asyncio.AbstractEventLoop]) -> NoReturn:
     faulthandler.disable()  # what it would write is taken for the worker's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     asyncio._set_running_loop(None)
-    os._exit(_PASSED if _test() else 1)
+    os._exit(_PASSED if _test(kind()) else 1)
 
 
 class _Request:
@@ -68,8 +70,7 @@ class _NoRecorder:
     def pause(self) -> None: ...
 
 
-def _test() -> bool:
-    loop = asyncio.SelectorEventLoop()
+def _test(loop: asyncio.AbstractEventLoop) -> bool:
     loop.time = monotonic  # type: ignore[method-assign]  # a library may have stopped that of `time`
     loop.set_debug(False)  # where it is on, the loop makes all Tasks, until it is off
     waiting: Waiting = {}
