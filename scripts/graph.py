@@ -54,6 +54,7 @@ def files() -> dict[str, Path]:
     return {path.relative_to(PACKAGE).as_posix(): path for path in paths}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, written out. A module of the standard library that it has from
     `originals` is one of them."""
@@ -69,11 +70,17 @@ def imports(path: Path) -> set[str]:
             found |= {f"{base}.{name}" if _path_of(f"{base}.{name}") else base for name in names}
             if base.endswith(".originals"):
                 found |= names
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(_IMPORTERS):
+        elif isinstance(node, ast.Call) and _name_of(node.func).endswith(_IMPORTERS):
             found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
     return found
 
 
+def _name_of(called: ast.expr) -> str:
+    """Without what it is an attribute of."""
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+
+
+@cache
 def _path_of(module: str) -> Path | None:
     """The file of a module of forkd; None where it is another's, or no module."""
     if module.partition(".")[0] != PACKAGE.name:
@@ -83,6 +90,7 @@ def _path_of(module: str) -> Path | None:
     return next((one for one in tries if one.exists()), None)
 
 
+@cache
 def edges() -> dict[str, set[str]]:
     """Which files each file imports."""
     names = {path: name for name, path in files().items()}

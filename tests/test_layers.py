@@ -8,7 +8,7 @@ import pytest
 
 from scripts import graph
 
-GRAPH = graph.edges()
+FILES = graph.files()
 
 #: Modules that know neither sockets nor readiness, and who is excepted, and why.
 NO_IO = {"socket", "select", "selectors", "asyncio"}
@@ -31,29 +31,29 @@ def below(folder: str) -> dict[str, set[str]]:
     """The folders that each file of this one imports, but for itself."""
     return {
         name: {other.split("/")[0].partition(".")[0] for other in others} - {folder}
-        for name, others in GRAPH.items()
+        for name, others in graph.edges().items()
         if name.startswith(f"{folder}/")
     }
 
 
-@pytest.mark.parametrize("file", GRAPH)
+@pytest.mark.parametrize("file", FILES)
 def test_a_file_imports_only_what_is_below_it(file: str) -> None:
-    assert graph.upwards({file: GRAPH[file]}) <= graph.ALLOWED_UPWARDS
+    assert graph.upwards({file: graph.edges()[file]}) <= graph.ALLOWED_UPWARDS
 
 
 def test_nothing_imports_what_imports_it() -> None:
-    assert graph.circles(GRAPH) <= graph.ALLOWED_CIRCLES
-    assert graph.circles(graph.by_folder(GRAPH)) <= graph.ALLOWED_CIRCLES
+    assert graph.circles(graph.edges()) <= graph.ALLOWED_CIRCLES
+    assert graph.circles(graph.by_folder(graph.edges())) <= graph.ALLOWED_CIRCLES
 
 
 def test_the_lists_of_what_is_allowed_are_needed() -> None:
-    assert graph.faults(GRAPH) == []
+    assert graph.faults(graph.edges()) == []
 
 
-@pytest.mark.parametrize("file", [f for f in GRAPH if f.startswith(("http/", "session/", "app/"))])
+@pytest.mark.parametrize("file", [f for f in FILES if f.startswith(("http/", "session/", "app/"))])
 def test_protocols_and_applications_know_no_sockets(file: str) -> None:
     if file not in EXCEPTED:
-        names = {name.partition(".")[0] for name in graph.imports(graph.files()[file])}
+        names = {name.partition(".")[0] for name in graph.imports(FILES[file])}
         assert not names & NO_IO
 
 
@@ -65,18 +65,18 @@ def test_system_knows_of_forkd_only_errors() -> None:
 
 def test_http_knows_nothing_of_forkd() -> None:
     for file in below("http"):
-        assert GRAPH[file] - set(below("http")) <= {"system/originals.py"}
+        assert graph.edges()[file] - set(below("http")) <= {"system/originals.py"}
 
 
 def test_nothing_imports_the_optional_storage() -> None:
-    for name, path in graph.files().items():
+    for name, path in FILES.items():
         if name.startswith(("storage/", "command/storage")):
             continue
         assert not [name for name in graph.imports(path) if name.startswith("forkd.storage")]
 
 
 def test_the_exceptions_exist() -> None:
-    assert set(EXCEPTED) <= set(GRAPH)
+    assert set(EXCEPTED) <= set(FILES)
 
 
 def test_a_circle_and_an_edge_upwards_are_found() -> None:
@@ -134,7 +134,7 @@ def stores(source: str, fields: set[str], inside: bool = False) -> list[int]:
 def facts() -> set[str]:
     return {
         node.target.id
-        for node in ast.walk(ast.parse(graph.files()["master/service.py"].read_text()))
+        for node in ast.walk(ast.parse(FILES["master/service.py"].read_text()))
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
 
@@ -142,7 +142,7 @@ def facts() -> set[str]:
 def test_only_the_master_assigns_a_fact() -> None:
     """Whoever else has a Service reads it."""
     assert "phase" in facts()
-    for name, path in graph.files().items():
+    for name, path in FILES.items():
         if name.startswith("master/") and name != "master/main.py":
             assert not stores(path.read_text(), facts(), name == "master/service.py"), name
 

@@ -19,13 +19,12 @@ from tests.process.conftest import Daemon, until
 
 from .conftest import HERE
 
-mcp = pytest.importorskip("mcp")
-
 SECONDS = 30.0  # that no answer may take
 
 
 @pytest.fixture
 def site(service: Daemon) -> Iterator[Daemon]:
+    pytest.importorskip("mcp")  # not above: each process that collects the tests would load it
     shutil.copy(HERE / "programs" / "mcp_site.py", service.dir)
     service.start("-w", "1", "--graceful-timeout", "4", app="mcp_site:app")
     yield service
@@ -35,6 +34,8 @@ class Talk:
     """One client with two calls under way, of which one ends in time."""
 
     def __init__(self, service: Daemon, mode: str) -> None:
+        import mcp
+
         host, port = service.address
         self._client = mcp.Client(f"http://{host}:{port}/mcp", mode=mode)
         self.begun = asyncio.Event()
@@ -80,6 +81,8 @@ def test_sessions_over_a_reload(site: Daemon) -> None:
 
 
 async def _sessions(service: Daemon) -> None:
+    import mcp
+
     (before,) = service.worker_pids()
     async with Talk(service, "auto") as modern, Talk(service, "legacy") as legacy:
         assert await modern.call("pid") == await legacy.call("pid") == str(before)
