@@ -129,20 +129,22 @@ class Actions:
     def reap(self) -> None:
         self._parts.spawner.reap_strangers({*self._parts.hooks.pids(), self._parts.logs.pid})
 
-    def grow(self) -> None:
-        """Clients wait, and every child is busy: have more, if there may be."""
+    def grow(self) -> bool:
+        """Clients wait, and every child is busy: have more, if there may be. Returns whether there will."""
         service, generation = self._service, self._service.generation
         if service.paused or service.phase.stopping or service.incoming:
-            return
+            return False
         if generation.want >= generation.most:
-            return
+            return False
         starting = sum(1 for child in service.children if child.state is State.STARTING)
         want = scaling.grow(generation.want, generation.most, starting)
-        if want != generation.want:
-            text = f"scaling up to {want}: connections wait and nobody is free"
-            service.events.note("scale", "info", text)
-            generation.want = want
-            self._parts.tick.restless()
+        if want == generation.want:
+            return False
+        text = f"scaling up to {want}: connections wait and nobody is free"
+        service.events.note("scale", "info", text)
+        generation.want = want
+        self._parts.tick.restless()
+        return True
 
     def shrink(self, now: float) -> None:
         """One child fewer, when there has been one too many for a while."""

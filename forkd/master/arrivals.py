@@ -61,7 +61,7 @@ class BySignal:
 
 
 class ByEpoll:
-    def __init__(self, sockets: list[socket.socket], loop: Loop, came: Callable[[], None]) -> None:
+    def __init__(self, sockets: list[socket.socket], loop: Loop, came: Callable[[], object]) -> None:
         self._sockets = sockets
         self._loop = loop
         self._tell = came
@@ -78,9 +78,9 @@ class ByEpoll:
             self._loop.watch(fd, partial(self._came, fd), ONESHOT)
         self._armed.clear()
 
-    def _came(self, fd: int) -> None:
+    def _came(self, fd: int) -> object:
         self._armed.discard(fd)
-        self._tell()
+        return self._tell()
 
     def close(self) -> None:
         self._armed.clear()
@@ -91,7 +91,7 @@ class ByEpoll:
     leave = close
 
 
-def arrivals(listeners: list[Listener], loop: Loop, came: Callable[[], None]) -> list[Arrivals]:
+def arrivals(listeners: list[Listener], loop: Loop, came: Callable[[], object]) -> list[Arrivals]:
     """For all of these, each in its way. `came` is called by the loop; SIGIO is the caller's to hear."""
     private = [sock for x in listeners if x.private for sock in x.sockets]
     others = [sock for x in listeners if not x.private for sock in x.sockets]

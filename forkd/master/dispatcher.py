@@ -51,7 +51,7 @@ class Dispatcher:
         log: Log,
         board: Scoreboard,
         children: Children,
-        nobody_free: Callable[[], None],
+        nobody_free: Callable[[], object],
         shut_down: Callable[[], None],
         queued: Callable[[], None],
     ) -> None:

@@ -4,7 +4,9 @@ It rings by SIGIO or by epoll (arrivals.py), and would for every connection, whi
 after a ring the bell is disarmed and the master looks again 2 ms later: what is served by then costs
 nothing. If the queue is still readable, its leader is inside application code, stopped or slow, and the
 lease is granted to an idle follower; when none is idle, one more child may be wanted. It looks again
-every 2 ms until the queue is empty, and arms the bell anew. Idle, nothing runs at all.
+every 2 ms until the queue is empty and no more than one connection has come since, and arms the bell anew:
+where one comes after the other, to be told of each next one costs more than to look. Idle, nothing runs at
+all.
 """
 
 from __future__ import annotations
@@ -12,23 +14,26 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from time import monotonic, monotonic_ns
+from typing import NamedTuple
 
 from forkd.master.arrivals import Arrivals, arrivals
 from forkd.system.cells import ACCEPTED
 from forkd.system.lease import FULL, NOBODY, Lease
-from forkd.system.loop import Loop
+from forkd.system.loop import QUIET, Loop
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import SHUT_DOWN, Listener
 
 #: Between two looks at who waits, while a client does.
 LOOK_SECONDS = 0.002
 #: When all children have been busy for this many looks, or none has accepted upon as many grants (there may
-#: be no descriptor free), looking is slowed down.
+#: be no descriptor free), looking is slowed down; and where a child is and stays alone, since no other can
+#: help.
 _PATIENT_AFTER_LOOKS = 50
 _PATIENT_LOOK_SECONDS = 0.01
+#: Between two looks, from which on the bell stays disarmed.
+_MANY_CONNECTIONS = 2
 #: A leader at work for less than this is about to accept by itself (ns).
 _BUSY_NS = 1_500_000
 
@@ -38,8 +43,7 @@ class Verdict(Enum):
     NOBODY_FREE = "every child is busy or full"
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     slot: int
     busy_ns: int  # 0 while it waits in its handle set
     load: int
@@ -76,12 +80,12 @@ class Doorbell:
         self,
         loop: Loop,
         board: Scoreboard,
-        nobody_free: Callable[[], None],
+        nobody_free: Callable[[], bool],
         shut_down: Callable[[], None],
         queued: Callable[[], None],
     ) -> None:
-        """`nobody_free`: clients wait and every child is busy. `shut_down`: a listener was shut down.
-        `queued`: clients wait, told at each look."""
+        """`nobody_free`: clients wait and every child is busy; returns whether there will be more of them.
+        `shut_down`: a listener was shut down. `queued`: clients wait, told at each look."""
         self.rings = 0  # that found the bell armed
         self.looks = 0
         self.grants = 0
@@ -101,13 +105,17 @@ class Doorbell:
         self._busy_looks = 0
         self._vain_grants = 0
         self._accepted = -1
+        self._seen = 0  # connections that were accepted until the last look
+        self._grows = False
 
-    def watch(self, listeners: list[Listener], lease: Lease | None) -> None:
-        """Listen to these from now on, and no longer to the ones before."""
+    def watch(self, listeners: list[Listener], lease: Lease | None, grows: bool) -> None:
+        """Listen to these from now on, and no longer to the ones before. `grows`: there may be more children
+        where clients wait."""
         self.mute()
         self._sockets = [sock for listener in listeners for sock in listener.sockets]
         self._arrivals = arrivals(listeners, self._loop, self.ring)
         self._lease = lease
+        self._grows = grows
         self.suspects.clear()
         self._poll = select.poll()
         for sock in self._sockets:
@@ -140,41 +148,70 @@ class Doorbell:
         self.looks += counters["looks"]
         self.grants += counters["grants"]
 
-    def ring(self) -> None:
-        """A client has come."""
-        if not self._armed:
-            return  # one that was under way when the bell was disarmed
-        self.rings += 1
-        self._arm(False)
-        self._look_in(LOOK_SECONDS)
+    def ring(self) -> object:
+        """A client has come. Returns as `look`."""
+        if self._armed:  # else it was under way when the bell was disarmed
+            self.rings += 1
+            self._arm(False)
+            self._look_in(LOOK_SECONDS)
+        return self._told()
 
-    def look(self) -> None:
-        """The window is over: is a client still waiting?"""
+    def look(self) -> object:
+        """The window is over: is a client still waiting? Returns QUIET if nothing follows from it."""
         if not self._sockets:
-            return
+            return QUIET
         self.looks += 1
+        come = self._come()
         if not self._waiting():
             self._term = -1
             self._busy_looks = self._vain_grants = 0
+            if come >= _MANY_CONNECTIONS:
+                self._look_in(self._pace())
+                return self._told()
             self._arm(True)
             if not self._waiting():
-                return
+                return self._told()
             self._arm(False)  # it came before the bell was armed, and did not ring
         self._queued()
-        self._help()
-        patient = max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
-        self._look_in(_PATIENT_LOOK_SECONDS if patient else LOOK_SECONDS)
+        told = self._help()
+        self._look_in(self._pace())
+        return told
 
-    def _help(self) -> None:
+    def _told(self) -> object:
+        """QUIET, unless no member leads: then the next leader is to be derived."""
         lease = self._lease
+        led = lease is None or lease.holder() in lease.members()
+        return QUIET if led and self._sockets else None
+
+    def _come(self) -> int:
+        """Connections that were accepted since the last call."""
+        before, lease = self._seen, self._lease
         if lease is None:
-            self._nobody_free()  # the kernel wakes an idle child by itself; so none is idle
-            return
-        self.forgive()
+            self._seen = self._board.total(ACCEPTED)
+        else:
+            self._seen = sum(self._board.counter(slot, ACCEPTED) for slot in lease.members())
+        return self._seen - before
+
+    def _pace(self) -> float:
+        """Seconds until the next look."""
+        lease = self._lease
+        alone = lease is not None and len(lease.members()) == 1 and not self.suspects and not self._grows
+        patient = alone or max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
+        return _PATIENT_LOOK_SECONDS if patient else LOOK_SECONDS
+
+    def _help(self) -> object:
+        """See to it that the clients that wait are served. Returns QUIET if nobody can do it sooner than the
+        leader."""
+        lease = self._lease
+        if lease is None:  # the kernel wakes an idle child by itself; so none is idle
+            return None if self._nobody_free() else QUIET
+        forgiven = self.forgive()
         holder, term = lease.holder(), lease.term()
         patience_over = term == self._term
         verdict = judge(holder, self._candidates(lease), patience_over)
         self._term = term
+        if verdict is Verdict.WAIT:
+            return None if forgiven else QUIET
         if isinstance(verdict, int):
             if holder != NOBODY and not self._busy(holder):
                 self.suspects.add(holder)
@@ -186,18 +223,20 @@ class Doorbell:
             accepted = self._board.total(ACCEPTED)
             self._vain_grants = self._vain_grants + 1 if accepted == self._accepted else 0
             self._accepted = accepted
-        elif verdict is Verdict.NOBODY_FREE:
-            if patience_over and holder != NOBODY and not self._busy(holder):
-                # It sleeps, and may not know that it leads: the process that named it has not rung its bell
-                # yet, and will not as long as it is stopped.
-                lease.ring(holder)
-            self._busy_looks += 1
-            self._nobody_free()
+            return None
+        if patience_over and holder != NOBODY and not self._busy(holder):
+            # It sleeps, and may not know that it leads: the process that named it has not rung its bell yet,
+            # and will not as long as it is stopped.
+            lease.ring(holder)
+        self._busy_looks += 1
+        return None if self._nobody_free() or forgiven else self._told()
 
-    def forgive(self) -> None:
-        """A child that has answered its bell since is no suspect any more."""
-        if self.suspects and self._lease is not None:
-            self.suspects = {slot for slot in self.suspects if not self._lease.heard(slot)}
+    def forgive(self) -> bool:
+        """A child that has answered its bell since is no suspect any more. Returns whether there was one."""
+        before, lease = self.suspects, self._lease
+        if before and lease is not None:
+            self.suspects = {slot for slot in before if not lease.heard(slot)}
+        return self.suspects != before
 
     def _candidates(self, lease: Lease) -> list[Candidate]:
         return [

@@ -63,17 +63,17 @@ class Leadership:
             return
         self._dispatcher.finish(keep=generation.listeners)
         if generation.lease is not None or generation.least < generation.most:
-            self._doorbell.watch(generation.listeners, generation.lease)
+            self._doorbell.watch(generation.listeners, generation.lease, generation.least < generation.most)
 
     def look_away(self) -> None:
         """Look away from the listeners, until `listen`."""
         self._doorbell.mute()
         self._dispatcher.look_away()
 
-    def ring(self) -> None:
+    def ring(self) -> object:
         """SIGIO."""
-        self._doorbell.ring()
         self._dispatcher.accept()
+        return self._doorbell.ring()
 
     def give_up(self) -> None:
         """Another master is told from now on."""

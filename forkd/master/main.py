@@ -2,8 +2,9 @@
 
 It never runs application code, never parses a client's bytes and never blocks. Its loop waits for
 signals, the exit (pidfd) and the messages of each child, the control socket, the admin listener and
-timers. After each turn it derives who may lead, asks `plan` what to do next, and does it. What it knows is
-in `Service`, of which only this file assigns a field; its life is the table in `phase`.
+timers. After each turn in which something may have changed it derives who may lead, asks `plan` what to do
+next, and does it. What it knows is in `Service`, of which only this file assigns a field; its life is the
+table in `phase`.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class Master:
                     actions.await_start(self._on_abandoned)
                 self._pursue()
                 while service.phase is not Phase.ENDED:
-                    service.loop.turn()
-                    self._pursue()
+                    if service.loop.turn():
+                        self._pursue()
                 launch.stopped()
             finally:
                 parts.endpoints.close()

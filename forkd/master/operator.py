@@ -16,7 +16,9 @@ from forkd.master import stand_in, verbs
 from forkd.master.parts import Parts
 from forkd.master.service import Service
 from forkd.master.signals import SIGNALS
+from forkd.system.loop import QUIET
 
+_DOES = {row.number: row.does for row in SIGNALS}
 #: Signals that this process needs for its own last children, when a new master serves.
 _OURS = ("quit", "reopen", "reap")
 
@@ -50,20 +52,22 @@ class Operator:
             "reap": reap,
         }
 
-    def on_signals(self) -> None:
-        service = self._service
-        does = {row.number: row.does for row in SIGNALS}
+    def on_signals(self) -> object:
+        """Returns QUIET if all of them did."""
+        service, news = self._service, False
         for number in self._parts.signals.read():
-            name = does[signal.Signals(number)]
+            name = _DOES[signal.Signals(number)]
             if service.handed_over and service.launch.stays:
                 config = service.generation.config
                 stand_in.forward(number, config.pidfile, config.control)
                 if name not in _OURS:
                     continue
             try:
-                self.does[name]()
+                news = self.does[name]() is not QUIET or news
             except ForkdError as error:
+                news = True
                 service.log.error(f"{signal.Signals(number).name}: {error}")
+        return None if news else QUIET
 
     def on_command(self, command: Command) -> None:
         parts = self._parts

@@ -6,18 +6,22 @@ None of the descriptors can be done without: where epoll has no room for one it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from forkd.system.handles import READ, PatientEpoll
 from forkd.system.originals import monotonic
+
+#: What a call returns that has changed nothing which the owner of the loop derives anything from.
+QUIET: Final = "quiet"
 
 
 class Timers:
     """A name has one timer at most: setting it again moves it."""
 
     def __init__(self) -> None:
-        self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._timers: dict[str, tuple[float, Callable[[], object]]] = {}
 
-    def set(self, name: str, when: float, call: Callable[[], None]) -> None:
+    def set(self, name: str, when: float, call: Callable[[], object]) -> None:
         self._timers[name] = (when, call)
 
     def cancel(self, name: str) -> None:
@@ -29,13 +33,16 @@ class Timers:
             return None
         return max(0.0, min(when for when, _ in self._timers.values()) - now)
 
-    def fire(self, now: float) -> None:
-        """Call what is due. A timer that sets itself again is called at the next turn."""
+    def fire(self, now: float) -> object:
+        """Call what is due. A timer that sets itself again is called at the next turn. Returns QUIET if all
+        of them did."""
+        news: object = QUIET
         due = [name for name, (when, _) in self._timers.items() if when <= now]
         for name in due:
             timer = self._timers.pop(name, None)
-            if timer is not None:
-                timer[1]()
+            if timer is not None and timer[1]() is not QUIET:
+                news = None
+        return news
 
 
 class Loop:
@@ -44,13 +51,13 @@ class Loop:
     def __init__(self) -> None:
         self.timers = Timers()
         self._handles = PatientEpoll()
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._calls: dict[int, Callable[[], object]] = {}
         #: Called inside the `except` of a callback that raised; the owner logs it.
         self.failed: Callable[[], None] = lambda: None
         #: Called with the error of an accept(2); returns the seconds until the next try. The owner logs it.
         self.pause: Callable[[OSError], float] = lambda error: 0.25
 
-    def watch(self, fd: int, call: Callable[[], None], mask: int = READ) -> None:
+    def watch(self, fd: int, call: Callable[[], object], mask: int = READ) -> None:
         """Call `call` whenever `fd` is ready for `mask`; again with another mask to change it."""
         if fd in self._calls:
             self._handles.modify(fd, mask)
@@ -75,20 +82,26 @@ class Loop:
         self.unwatch(fd)
         self.timers.set(f"snooze {fd}", monotonic() + seconds, lambda: self.watch(fd, call))
 
-    def turn(self) -> None:
-        """Wait for the next descriptor or timer, and call what is due."""
+    def turn(self) -> bool:
+        """Wait for the next descriptor or timer, and call what is due. Returns whether anything may have
+        changed: something was called, and not all of it was QUIET."""
+        news = False
         for fd, _ in self._handles.wait(self.timers.until(monotonic())):
             call = self._calls.get(fd)  # an earlier call of this turn may have ended this one
             if call is not None:
-                self._guarded(call)
-        self._guarded(lambda: self.timers.fire(monotonic()))
+                news = self._guarded(call) or news
+        return self._guarded(self._fire) or news
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    def _fire(self) -> object:
+        return self.timers.fire(monotonic())
+
+    def _guarded(self, call: Callable[[], object]) -> bool:
         """One callback's failure is a bug, and must not take the service with it."""
         try:
-            call()
+            return call() is not QUIET
         except Exception:
             self.failed()
+            return True
 
     def close(self) -> None:
         self._handles.close()

@@ -1,11 +1,19 @@
-"""Whom the master grants the lease while the accept queue has waiters."""
+"""Whom the master grants the lease while the accept queue has waiters, and when it is told of them."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+
 import pytest
 
-from forkd.master.doorbell import Candidate, Verdict, judge
-from forkd.system.lease import FULL, NOBODY
+from forkd.master.doorbell import Candidate, Doorbell, Verdict, judge
+from forkd.system.address import Address
+from forkd.system.cells import ACCEPTED, WORKING
+from forkd.system.lease import FULL, NOBODY, Lease, make_bells
+from forkd.system.loop import QUIET, Loop
+from forkd.system.scoreboard import Scoreboard
+from forkd.system.sockets import listen
 
 BUSY = 10_000_000  # 10 ms
 
@@ -50,3 +58,96 @@ def test_judge(
     holder: int, candidates: list[Candidate], patience_over: bool, expected: int | Verdict
 ) -> None:
     assert judge(holder, candidates, patience_over) == expected
+
+
+class Door:
+    """A listener with a bell, and two children that only this test moves: the first leads."""
+
+    def __init__(self) -> None:
+        self.loop, self.board = Loop(), Scoreboard(2)
+        self.listener = listen(Address(kind="tcp", host="127.0.0.1", port=0), 16)
+        self.listener.expose()  # by epoll: SIGIO would end this process
+        self.lease = Lease(make_bells(2))
+        self.lease.set_members([1, 2])
+        self.lease.grant(1)
+        self.grown = False
+        self.bell = Doorbell(self.loop, self.board, lambda: self.grown, lambda: None, lambda: None)
+        self.bell.watch([self.listener], self.lease, False)
+        self.bell.ring()  # so it is disarmed, and the next look is due in a moment
+        self.clients: list[socket.socket] = []
+
+    def come(self) -> None:
+        self.clients.append(socket.create_connection(self.listener.sockets[0].getsockname()))
+
+    def served(self, count: int) -> None:
+        self.board.lanes[1][0].cells[ACCEPTED] += count
+
+    def rings(self) -> int:
+        """Have a client come, in a turn in which no look is due. Returns how often the bell rang."""
+        before = self.bell.rings
+        self.loop.timers.set("doorbell", float("inf"), lambda: None)
+        self.loop.timers.set("now", 0.0, lambda: QUIET)
+        self.come()
+        self.loop.turn()
+        return self.bell.rings - before
+
+    def close(self) -> None:
+        self.bell.mute()
+        for thing in [*self.clients, self.listener]:
+            thing.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    made = Door()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("accepted", "rings"), [(0, 1), (1, 1), (2, 0), (50, 0)])
+def test_it_is_not_told_of_the_next_of_many(door: Door, accepted: int, rings: int) -> None:
+    door.served(accepted)
+    assert door.bell.look() is QUIET
+    assert door.rings() == rings
+
+
+def test_it_is_told_again_when_few_come(door: Door) -> None:
+    door.served(50)
+    door.bell.look()
+    door.bell.look()
+    assert door.rings() == 1
+
+
+def test_a_client_that_meets_a_busy_leader_among_many_is_helped_at_the_next_look(door: Door) -> None:
+    door.served(50)
+    door.bell.look()
+    door.board.lanes[1][0].cells[WORKING] = 1  # for as long as the machine runs
+    door.come()
+    assert door.bell.look() is not QUIET
+    assert door.lease.holder() == 2
+
+
+def test_a_ring_or_look_is_quiet_while_somebody_leads_and_nobody_is_to_be_added(door: Door) -> None:
+    assert door.bell.ring() is QUIET
+    door.come()
+    assert door.bell.look() is QUIET  # the leader is about to accept
+    for slot in (1, 2):
+        door.board.lanes[slot][0].cells[WORKING] = 1
+    assert door.bell.look() is QUIET  # nobody is free
+    door.grown = True
+    assert door.bell.look() is not QUIET
+    door.grown = False
+    door.lease.grant(NOBODY)
+    assert door.bell.look() is not QUIET
+    assert door.bell.ring() is not QUIET
+
+
+def test_a_turn_tells_whether_anything_was_not_quiet() -> None:
+    loop = Loop()
+    for calls, news in (([QUIET], False), ([QUIET, None], True), ([None], True), ([], False)):
+        loop.timers.set("idle", 0.0 if not calls else float("inf"), lambda: QUIET)
+        for number, said in enumerate(calls):
+            loop.timers.set(f"call {number}", 0.0, lambda said=said: said)
+        assert loop.turn() is news
+    loop.close()

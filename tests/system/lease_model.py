@@ -189,6 +189,9 @@ def _of_master(packed: int, again: bool) -> Iterator[tuple[str, int]]:
         if state.queue:
             state.master = READ
         else:
+            again = State(packed)  # where many come it looks again, and the bell stays disarmed
+            again.moved, again.master, again.timer = 1, IDLE, 1
+            yield "master", again.pack()
             state.armed = state.moved = 1
             state.master = ARMED
     elif state.master == ARMED:
