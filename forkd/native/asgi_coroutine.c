@@ -4,7 +4,8 @@
 #include <structmember.h>
 
 PyTypeObject *coroutine_type;
-static PyObject *s_throw, *s_close, *s_cancel, *s_args, *s_blocking, *s_get_loop; /* names of Python's own */
+RequestCoroutine *coroutine_running;
+static PyObject *s_throw, *s_close, *s_cancel, *s_args, *s_blocking, *s_get_loop, *s_create_future, *s_done; /* names of Python's own */
 
 RequestCoroutine *coroutine_new(RequestTasks *tasks)
 {
@@ -22,6 +23,27 @@ void coroutine_forget(RequestCoroutine *self)
     Py_CLEAR(self->context);
     Py_CLEAR(self->first);
     Py_CLEAR(self->thrown);
+    Py_CLEAR(self->gate);
+    Py_CLEAR(self->gate_done);
+}
+
+PyObject *coroutine_gate(RequestCoroutine *self)
+{
+    PyObject *done = !self->plain ? NULL : self->gate ? PyObject_CallNoArgs(self->gate_done) : Py_NewRef(Py_True);
+    if (done == Py_True) { /* the Task waits there no more */
+        Py_CLEAR(self->gate_done);
+        Py_CLEAR(self->gate);
+        self->gate = PyObject_CallMethodObjArgs(self->tasks->loop, s_create_future, NULL);
+        self->gate_done = self->gate ? PyObject_GetAttr(self->gate, s_done) : NULL;
+        self->at_gate = self->may_wait = 0;
+    }
+    Py_XDECREF(done);
+    if (!done || !self->gate_done || (!self->may_wait && PyObject_SetAttr(self->gate, s_blocking, Py_True))) {
+        PyErr_Clear();
+        return NULL;
+    }
+    self->may_wait = 1;
+    return Py_NewRef(self->gate);
 }
 
 void coroutine_end(RequestCoroutine *self, PyObject *failure)
@@ -71,6 +93,7 @@ static int begin(RequestCoroutine *self)
 PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **result)
 {
     PyObject *lane = lane_of(self->tasks->recorder), *thrown = self->thrown;
+    RequestCoroutine *outer = coroutine_running;
     char at_once = self->at_once;
     PySendResult outcome = PYGEN_ERROR;
     if (self->runs) {
@@ -78,6 +101,7 @@ PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **
         return PYGEN_ERROR;
     }
     self->runs = 1;
+    coroutine_running = self;
     self->thrown = NULL;
     Py_INCREF((PyObject *)self);
     if (lane && !at_once)
@@ -107,24 +131,39 @@ PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **
             resume_request(lane, 0); /* the loop goes on */
     }
     self->runs = 0;
+    coroutine_running = outer;
     Py_DECREF((PyObject *)self);
     return outcome;
 }
 
 /* ---- what a Task does with it ----------------------------------------------------------------- */
 
+/* The Task hears of what it is to wait for. */
+static PyObject *heard(RequestCoroutine *self, PyObject *future)
+{
+    if (future && future == self->gate) {
+        self->at_gate = 1;
+        self->may_wait = 0; /* it takes the mark away */
+    }
+    return future;
+}
+
 static PySendResult coroutine_am_send(RequestCoroutine *self, PyObject *value, PyObject **result)
 {
+    PySendResult outcome = PYGEN_NEXT;
+    self->at_gate = 0;
     if (self->first) {
         *result = self->first;
         self->first = NULL;
-        return PYGEN_NEXT;
-    }
-    if (!self->owner) {
+    } else if (self->owner) {
+        outcome = coroutine_step(self, value, result);
+    } else {
         *result = Py_NewRef(Py_None);
         return PYGEN_RETURN;
     }
-    return coroutine_step(self, value, result);
+    if (outcome == PYGEN_NEXT)
+        heard(self, *result);
+    return outcome;
 }
 
 static PyObject *returned(PySendResult outcome, PyObject *result)
@@ -183,6 +222,7 @@ static PyObject *coroutine_throw(RequestCoroutine *self, PyObject *args)
     PyObject *type, *value = NULL, *traceback = NULL, *result = NULL;
     if (!PyArg_ParseTuple(args, "O|OO", &type, &value, &traceback))
         return NULL;
+    self->at_gate = 0;
     if (PyExceptionInstance_Check(type))
         PyErr_SetObject((PyObject *)Py_TYPE(type), type);
     else
@@ -198,7 +238,7 @@ static PyObject *coroutine_throw(RequestCoroutine *self, PyObject *args)
     if (self->first) {
         result = cancel_first(self, thrown);
         Py_DECREF(thrown);
-        return result;
+        return heard(self, result);
     }
     if (!self->thrown || Py_TYPE(thrown) == Py_TYPE(self->thrown)) {
         PyObject *due = self->thrown;
@@ -208,7 +248,7 @@ static PyObject *coroutine_throw(RequestCoroutine *self, PyObject *args)
         Py_DECREF(thrown);
     }
     PySendResult outcome = coroutine_step(self, Py_None, &result);
-    return returned(outcome, result);
+    return outcome == PYGEN_NEXT ? heard(self, result) : returned(outcome, result);
 }
 
 static PyObject *coroutine_close(RequestCoroutine *self, PyObject *unused)
@@ -251,6 +291,8 @@ static int coroutine_traverse(RequestCoroutine *self, visitproc visit, void *arg
     Py_VISIT(self->step);
     Py_VISIT(self->first);
     Py_VISIT(self->thrown);
+    Py_VISIT(self->gate);
+    Py_VISIT(self->gate_done);
     return 0;
 }
 
@@ -315,7 +357,8 @@ int coroutine_init(PyObject *module)
                    !(s_close = PyUnicode_InternFromString("close")) || !(s_cancel = PyUnicode_InternFromString("cancel")) ||
                    !(s_args = PyUnicode_InternFromString("args")) ||
                    !(s_blocking = PyUnicode_InternFromString("_asyncio_future_blocking")) ||
-                   !(s_get_loop = PyUnicode_InternFromString("get_loop"))
+                   !(s_get_loop = PyUnicode_InternFromString("get_loop")) ||
+                   !(s_create_future = PyUnicode_InternFromString("create_future")) || !(s_done = PyUnicode_InternFromString("done"))
                ? -1
                : 0;
 }

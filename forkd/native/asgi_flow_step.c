@@ -9,6 +9,7 @@ struct FlowStep {
     MessageFlow *flow;
     PyObject *message;        /* to be sent; NULL: one is to be received */
     PyObject *waiter, *inner; /* a future that it waits for; what it goes on with: that one's steps, or a coroutine */
+    RequestCoroutine *request; /* the one that awaits it, where `waiter` is its gate */
     FlowStep *next;           /* of those that wait */
     char over;
 };
@@ -18,19 +19,27 @@ static PyTypeObject *step_type;
 static PyObject *s_create_future, *s_await, *s_done, *s_set_result, *s_throw, *s_close, *s_callbacks, *s_self, *s_get_coro,
     *s_remove;
 
+/* Whoever waits for it goes on. Returns 0, or -1 with an exception. */
+static int release_waiter(PyObject *waiter)
+{
+    PyObject *done = PyObject_CallMethodObjArgs(waiter, s_done, NULL);
+    if (done == Py_False) {
+        Py_DECREF(done);
+        done = PyObject_CallMethodObjArgs(waiter, s_set_result, Py_None, NULL);
+    }
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
 int steps_release(MessageFlow *self)
 {
     for (FlowStep *step = self->waiting; step; step = step->next) {
         Py_INCREF((PyObject *)step);
-        PyObject *waiter = Py_NewRef(step->waiter), *done = PyObject_CallMethodObjArgs(waiter, s_done, NULL), *set = done;
-        if (done == Py_False)
-            set = PyObject_CallMethodObjArgs(waiter, s_set_result, Py_None, NULL);
+        PyObject *waiter = Py_NewRef(step->waiter);
+        int failed = release_waiter(waiter);
         Py_DECREF(waiter);
-        if (set != done)
-            Py_XDECREF(done);
-        Py_XDECREF(set);
         Py_DECREF((PyObject *)step); /* whoever awaits it has it */
-        if (!set)
+        if (failed)
             return -1;
     }
     return 0;
@@ -90,14 +99,17 @@ static int wake_now(PyObject *waiter)
 int steps_wake(MessageFlow *flow)
 {
     FlowStep *step = flow->waiting;
-    if (step && !step->next) {
-        PyObject *waiter = Py_NewRef(step->waiter);
-        int woken = wake_now(waiter);
-        Py_DECREF(waiter);
-        if (woken)
-            return woken < 0 ? -1 : 0;
-    }
-    return steps_release(flow);
+    if (!step || step->next)
+        return steps_release(flow);
+    PyObject *waiter = Py_NewRef(step->waiter);
+    RequestCoroutine *request = (RequestCoroutine *)Py_XNewRef((PyObject *)step->request);
+    NextStep next = request ? task_next_step(request) : STEP_NOT_MADE;
+    int woken = next == STEP_WAITS_ON ? 1 : wake_now(waiter);
+    if (!woken && next == STEP_IS_FOR_TASK)
+        woken = release_waiter(waiter) ? -1 : 1;
+    Py_DECREF(waiter);
+    Py_XDECREF((PyObject *)request);
+    return woken < 0 ? -1 : woken ? 0 : steps_release(flow);
 }
 
 /* It waits no more. */
@@ -112,17 +124,24 @@ static void stop_waiting(FlowStep *step)
     step->next = NULL;
     Py_CLEAR(step->inner);
     Py_CLEAR(step->waiter);
+    Py_CLEAR(step->request);
 }
 
-/* Wait for a message. Returns 0, or -1 with an exception. */
+/* Wait for a message: at the gate of the request that awaits it, or as any coroutine waits for a future. Returns 0, or -1
+ * with an exception. */
 static int start_waiting(FlowStep *step)
 {
     MessageFlow *flow = step->flow;
-    PyObject *waiter = PyObject_CallMethodObjArgs(flow->loop, s_create_future, NULL);
-    PyObject *inner = waiter ? PyObject_CallMethodObjArgs(waiter, s_await, NULL) : NULL;
-    if (!inner) {
-        Py_XDECREF(waiter);
-        return -1;
+    PyObject *waiter = coroutine_running ? coroutine_gate(coroutine_running) : NULL, *inner = NULL;
+    if (waiter) {
+        step->request = (RequestCoroutine *)Py_NewRef((PyObject *)coroutine_running);
+    } else {
+        waiter = PyObject_CallMethodObjArgs(flow->loop, s_create_future, NULL);
+        inner = waiter ? PyObject_CallMethodObjArgs(waiter, s_await, NULL) : NULL;
+        if (!inner) {
+            Py_XDECREF(waiter);
+            return -1;
+        }
     }
     step->waiter = waiter;
     step->inner = inner;
@@ -151,6 +170,8 @@ static PySendResult step_send(FlowStep *self, PyObject *value, PyObject **result
                 return sent;
             }
             Py_CLEAR(*result);
+        } else if (self->waiter) {
+            stop_waiting(self);
         }
         if (self->message) {
             int done = flow_say(self->flow, self->message, &self->inner);
@@ -162,7 +183,10 @@ static PySendResult step_send(FlowStep *self, PyObject *value, PyObject **result
         } else if ((*result = flow_take(self->flow)) || PyErr_Occurred()) {
             self->over = 1;
         } else if (!start_waiting(self)) {
-            continue;
+            if (self->inner)
+                continue;
+            *result = Py_NewRef(self->waiter);
+            return PYGEN_NEXT;
         } else {
             self->over = 1;
         }
@@ -238,6 +262,7 @@ static int step_traverse(FlowStep *self, visitproc visit, void *arg)
     Py_VISIT(self->message);
     Py_VISIT(self->waiter);
     Py_VISIT(self->inner);
+    Py_VISIT((PyObject *)self->request);
     return 0;
 }
 

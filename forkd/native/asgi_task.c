@@ -73,8 +73,7 @@ static void hand_over(RequestCoroutine *coroutine)
     run_task(coroutine);
 }
 
-/* The Task is current while the application's coroutine makes its first step. Returns 0, or -1: another is, and nothing
- * was done. */
+/* The Task is current while the application's coroutine makes a step. Returns 0, or -1: another is, and nothing was done. */
 static int step_for(RequestTasks *self, RequestCoroutine *coroutine)
 {
     PyObject *result = NULL, *current = PyObject_CallFunctionObjArgs(self->enter, self->loop, coroutine->task, NULL);
@@ -97,6 +96,21 @@ static int step_for(RequestTasks *self, RequestCoroutine *coroutine)
         PyErr_WriteUnraisable(self->leave); /* a loop that was run within the step has not put it back */
     Py_XDECREF(current);
     return 0;
+}
+
+NextStep task_next_step(RequestCoroutine *self)
+{
+    PyObject *done = self->at_gate ? PyObject_CallNoArgs(self->gate_done) : NULL, *task = Py_XNewRef(self->task);
+    NextStep next = STEP_NOT_MADE;
+    if (done == Py_False && task && !step_for(self->tasks, self)) {
+        next = self->at_gate && self->first == self->gate && self->gate ? STEP_WAITS_ON : STEP_IS_FOR_TASK;
+        if (next == STEP_WAITS_ON)
+            Py_CLEAR(self->first);
+    }
+    PyErr_Clear();
+    Py_XDECREF(done);
+    Py_XDECREF(task);
+    return next;
 }
 
 /* The loop makes the first step of that Task, since it is in another one. Returns 0, or -1 with an exception. */
@@ -157,6 +171,7 @@ TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *ow
     coroutine->functions = functions;
     coroutine->owner = Py_NewRef(owner);
     coroutine->at_once = 1;
+    coroutine->plain = (char)plain;
     if (plain && self->lazy) {
         if (step_for(self, coroutine))
             failed = put_off(self, coroutine);

@@ -29,11 +29,16 @@ typedef struct {
     PyObject *name;   /* of the Task */
     PyObject *first;  /* what the application waits for, while its Task has not heard of it */
     PyObject *thrown; /* to be thrown into its next step */
+    PyObject *gate;   /* a future, at which its Task stays while it waits for message after message */
+    PyObject *gate_done;
     PyObject *seen;   /* weak references to this coroutine */
     char at_once;     /* its first step is made in the turn of the loop that began it */
     char runs;        /* it is in a step */
     char over;        /* it has ended */
     char waits;       /* its Task is among those that wait */
+    char plain;       /* its Task was made as asyncio's are, see is_plain */
+    char at_gate;     /* its Task waits at that gate */
+    char may_wait;    /* the gate is marked as one that a Task may wait at */
 } RequestCoroutine;
 
 struct RequestTasks {
@@ -75,9 +80,17 @@ RequestCoroutine *coroutine_new(RequestTasks *tasks);
 PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **result);
 /* It ends with that exception, which may be NULL; the reference is taken. */
 void coroutine_end(RequestCoroutine *self, PyObject *failure);
+/* The one that is in a step; NULL: none is. Borrowed. */
+extern RequestCoroutine *coroutine_running;
+/* Its gate, for what it awaits in this step. New reference; NULL without an exception where it has to wait as others do. */
+PyObject *coroutine_gate(RequestCoroutine *self);
 /* Nothing of the request is left in it. */
 void coroutine_forget(RequestCoroutine *self);
 
+typedef enum { STEP_NOT_MADE, STEP_WAITS_ON, STEP_IS_FOR_TASK } NextStep;
+/* Make the next step of one whose Task waits at the gate, where it may stay unless it has to hear of what that step has
+ * ended in. */
+NextStep task_next_step(RequestCoroutine *self);
 /* The arguments of its Task. New reference, or NULL with an exception. */
 PyObject *task_arguments(RequestTasks *self, RequestCoroutine *coroutine);
 PyObject *task_name(RequestTasks *self);
