@@ -359,35 +359,8 @@ static Outcome flow_more(Shortcut *self, Link *link, const char *data, Py_ssize_
     return failed ? FAILED : plain ? ANSWERED : UNFINISHED;
 }
 
-/* MessageShortcut(): for each connection whose note is a MessageFlow. */
-static PyObject *shortcut_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
-{
-    static const ShortcutFunctions functions = {.more = flow_more, .takes = flow_takes};
-    (void)keywords;
-    Shortcut *self = PyArg_ParseTuple(args, "") ? (Shortcut *)allocate(type) : NULL;
-    if (self)
-        self->functions = &functions;
-    return (PyObject *)self;
-}
-
-static void shortcut_dealloc(Shortcut *self)
-{
-    PyObject_GC_UnTrack(self);
-    shortcut_clear(self);
-    release((PyObject *)self);
-}
-
-static PyType_Slot shortcut_slots[] = {
-    {Py_tp_new, shortcut_new},
-    {Py_tp_traverse, shortcut_traverse},
-    {Py_tp_clear, shortcut_clear},
-    {Py_tp_dealloc, shortcut_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec shortcut_spec = {
-    "forkd._native.MessageShortcut", sizeof(Shortcut), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, shortcut_slots,
-};
+/* For each connection whose note is a MessageFlow. */
+static const ShortcutFunctions functions = {.more = flow_more, .takes = flow_takes};
 
 static PyMethodDef methods[] = {
     {"receive", (PyCFunction)flow_receive, METH_NOARGS, NULL},
@@ -437,10 +410,10 @@ int message_flow_init(PyObject *module)
         if (!(*names[i].place = PyUnicode_InternFromString(names[i].text)))
             return -1;
     flow_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    PyObject *shortcut = PyType_FromSpecWithBases(&shortcut_spec, (PyObject *)shortcut_type);
+    PyObject *shortcut = shortcut_with(&functions);
     int failed = !flow_type || !shortcut || flow_step_init(module) ||
                  PyModule_AddObjectRef(module, "MessageFlow", (PyObject *)flow_type) ||
-                 PyModule_AddObjectRef(module, "MessageShortcut", shortcut);
+                 PyModule_AddObjectRef(module, "MESSAGE_SHORTCUT", shortcut);
     Py_XDECREF(shortcut);
     return failed ? -1 : 0;
 }

@@ -272,6 +272,14 @@ static void shortcut_dealloc(Shortcut *self)
     release((PyObject *)self);
 }
 
+PyObject *shortcut_with(const ShortcutFunctions *functions)
+{
+    Shortcut *self = (Shortcut *)allocate(shortcut_type);
+    if (self)
+        self->functions = functions;
+    return (PyObject *)self;
+}
+
 static PyMemberDef shortcut_members[] = {
     {"draining", T_BOOL, offsetof(Shortcut, draining), 0, NULL},
     {"sheds_after", T_DOUBLE, offsetof(Shortcut, sheds_after), 0, NULL},

@@ -182,6 +182,8 @@ struct Shortcut {
 extern PyTypeObject *shortcut_type;
 int shortcut_traverse(Shortcut *self, visitproc visit, void *arg);
 int shortcut_clear(Shortcut *self);
+/* One that has nothing but its functions. New reference. */
+PyObject *shortcut_with(const ShortcutFunctions *functions);
 
 /* One call of the application, from its bytes to its answer. */
 struct Call {
@@ -505,6 +507,17 @@ typedef struct {
 enum { NATIVE_CELLS(AS_CELL) CELL_COUNT };
 
 extern PyTypeObject *lines_type;
+/* The bounds of the buckets that times are counted in. */
+enum { MOST_BOUNDS = 32 };
+typedef struct {
+    int count;
+    int64_t ns[MOST_BOUNDS];
+} Bounds;
+
+/* From a tuple of numbers. Returns 0, or -1 with an exception. */
+int bounds_read(Bounds *self, PyObject *numbers);
+int time_bucket(const Bounds *self, int64_t took);
+
 /* The lane that a recorder writes in this thread; NULL, without an exception, when it is none of ours. Borrowed. */
 PyObject *lane_of(PyObject *recorder);
 /* A counter grows by `n`: CELL_ and a name of NATIVE_CELLS. Nothing for a recorder that is not native, or NULL. */

@@ -4,7 +4,6 @@
 #include "native.h"
 
 enum {
-    MOST_BOUNDS = 32,
     STATUSES = 600,
     STATUS_CLASSES = 5, /* 1xx to 5xx */
 };
@@ -18,11 +17,28 @@ typedef struct {
     int at[CELL_COUNT]; /* where each of NATIVE_CELLS is among them */
     Places *places;
     int64_t own; /* its entry */
-    int bound_count;
-    int64_t bounds[MOST_BOUNDS]; /* ns */
+    Bounds bounds;
 } Recorder;
 
 static PyTypeObject *lane_type;
+
+int bounds_read(Bounds *self, PyObject *numbers)
+{
+    Py_ssize_t count = PyTuple_Size(numbers);
+    if (count > MOST_BOUNDS)
+        PyErr_SetString(PyExc_ValueError, "too many bounds");
+    for (self->count = 0; !PyErr_Occurred() && self->count < count; self->count++)
+        self->ns[self->count] = PyLong_AsLongLong(PyTuple_GetItem(numbers, self->count));
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+int time_bucket(const Bounds *self, int64_t took)
+{
+    int bucket = 0;
+    while (bucket < self->count && self->ns[bucket] < took)
+        bucket++;
+    return bucket;
+}
 
 #define CELL(name) self->cells[self->at[CELL_##name]]
 
@@ -143,7 +159,7 @@ static int64_t *durations_of(Recorder *self, long status)
 {
     if (status < 100 || status >= 100 * (STATUS_CLASSES + 1))
         return &CELL(DURATION);
-    return &CELL(CLASSES) + (status / 100 - 1) * (self->bound_count + 2);
+    return &CELL(CLASSES) + (status / 100 - 1) * (self->bounds.count + 2);
 }
 
 int64_t request_took(PyObject *lane, int64_t ticket)
@@ -164,9 +180,7 @@ void end_request(PyObject *lane, int64_t ticket, long status, int64_t took, cons
 {
     Recorder *self = (Recorder *)lane;
     Places *places = self->places;
-    int bucket = 0;
-    while (bucket < self->bound_count && self->bounds[bucket] < took)
-        bucket++;
+    int bucket = time_bucket(&self->bounds, took);
     if (status < 0 || status >= STATUSES)
         status = 0;
     int64_t *code = &CELL(CODES) + status, *duration_cell = durations_of(self, status),
@@ -262,7 +276,7 @@ static int cells_known(Recorder *self, PyObject *numbers)
             return 0;
         self->at[i] = (int)at;
     }
-    int64_t durations = self->bound_count + 2;
+    int64_t durations = self->bounds.count + 2;
     return self->at[CELL_DROPPED] + DROPPED_CELLS <= self->room && self->at[CELL_CODES] + STATUSES <= self->room && self->at[CELL_DURATION] + durations <= self->room &&
            self->at[CELL_CLASSES] + STATUS_CLASSES * durations <= self->room;
 }
@@ -282,21 +296,15 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         return NULL;
     self->places = (Places *)Py_NewRef(places);
     self->own = own;
-    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
+    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) || bounds_read(&self->bounds, bounds))
         goto fail;
-    Py_ssize_t count = PyTuple_Size(bounds);
     self->cells = self->memory.buf;
     self->room = self->memory.len / 8;
-    self->bound_count = (int)count;
-    if (count > MOST_BOUNDS || own <= 0 || own >= self->places->first || !cells_known(self, numbers)) {
+    if (own <= 0 || own >= self->places->first || !cells_known(self, numbers)) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
-    for (Py_ssize_t i = 0; i < count; i++)
-        self->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
-    if (PyErr_Occurred())
-        goto fail;
     return (PyObject *)self;
 fail:
     Py_DECREF(self);

@@ -2,15 +2,12 @@
 
 #include "native.h"
 
-enum { MOST_BOUNDS = 32 };
-
 typedef struct {
     PyObject_HEAD
     Py_buffer memory;
     int64_t *began, *sum, *late; /* cells; a counter for each bound, and one more, are behind `sum` */
     int64_t limit;               /* ns */
-    int count;
-    int64_t bounds[MOST_BOUNDS]; /* ns */
+    Bounds bounds;
 } TurnTimes;
 
 static PyObject *turn_times_end(TurnTimes *self, PyObject *unused)
@@ -18,11 +15,8 @@ static PyObject *turn_times_end(TurnTimes *self, PyObject *unused)
     (void)unused;
     if (*self->began) {
         int64_t took = now_ns() - *self->began;
-        int bucket = 0;
-        while (bucket < self->count && took > self->bounds[bucket])
-            bucket++;
         *self->sum += took;
-        self->sum[1 + bucket]++;
+        self->sum[1 + time_bucket(&self->bounds, took)]++;
         *self->late += took > self->limit;
     }
     Py_RETURN_NONE;
@@ -40,10 +34,10 @@ static PyObject *turn_times_new(PyTypeObject *type, PyObject *args, PyObject *ke
     TurnTimes *self = (TurnTimes *)allocate(type);
     if (!self)
         return NULL;
-    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE))
+    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) || bounds_read(&self->bounds, bounds))
         goto fail;
-    Py_ssize_t count = PyTuple_Size(bounds), room = self->memory.len / 8;
-    if (count > MOST_BOUNDS || began < 0 || began >= room || late < 0 || late >= room || sum < 0 || sum >= room - count - 1) {
+    Py_ssize_t room = self->memory.len / 8;
+    if (began < 0 || began >= room || late < 0 || late >= room || sum < 0 || sum >= room - self->bounds.count - 1) {
         PyErr_SetString(PyExc_ValueError, "that is no lane");
         goto fail;
     }
@@ -52,11 +46,6 @@ static PyObject *turn_times_new(PyTypeObject *type, PyObject *args, PyObject *ke
     self->sum = cells + sum;
     self->late = cells + late;
     self->limit = limit;
-    self->count = (int)count;
-    for (Py_ssize_t i = 0; i < count; i++)
-        self->bounds[i] = PyLong_AsLongLong(PyTuple_GetItem(bounds, i));
-    if (PyErr_Occurred())
-        goto fail;
     return (PyObject *)self;
 fail:
     Py_DECREF(self);

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MAX_AHEAD = 16
 
 #: As session.Await has it.
-SHORTCUT: Any = pick("MessageShortcut", lambda: None)()
+SHORTCUT: Any = pick("MESSAGE_SHORTCUT", None)
 
 
 class Loop(Protocol):

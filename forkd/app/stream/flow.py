@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forkd._native import Flow as NativeFlow
 
 #: As session.Await has it.
-SHORTCUT: Any = pick("FlowShortcut", lambda: None)()
+SHORTCUT: Any = pick("FLOW_SHORTCUT", None)
 
 
 class Flow:
