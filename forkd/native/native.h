@@ -110,6 +110,8 @@ PyObject *ends_made(PyObject *server, PyObject *port, PyObject *client, PyObject
 
 extern PyTypeObject *link_type;
 void link_close(Link *link);
+/* It has no call any more. */
+void link_forget_call(Link *link);
 /* What link_receive returns for want of bytes: none have come yet; the client has left, or the socket has failed. */
 enum { LINK_EMPTY = -1, LINK_LOST = -2 };
 /* Receive what has come, and count it. Returns how many bytes, 0 at their end, LINK_EMPTY or LINK_LOST. */
@@ -135,7 +137,7 @@ int intake_init(PyObject *module);
 /* Up to `most` Links; fewer: no more wait. NULL with OSError, unless there are some. New reference. */
 PyObject *accept_links(const Source *source, long most);
 
-/* ---- what is done with bytes without a session: the one type that drivers are made for (engine_link.c) --- */
+/* ---- what is done with bytes without a session: the one type that drivers are made for (engine_call.c) --- */
 
 typedef struct Shortcut Shortcut;
 typedef struct Call Call;
@@ -594,6 +596,7 @@ PyObject *native_only_from_processes(PyObject *module, PyObject *number);
  * engine_baton.c, system_handles.c */
 int epoll_init(PyObject *module);
 int link_init(PyObject *module);
+int call_init(PyObject *module);
 int inline_init(PyObject *module);
 int lane_init(PyObject *module);
 int turn_times_init(PyObject *module);

@@ -103,6 +103,7 @@ HOLDERS: dict[str, tuple[type, ...]] = {
 LOOPS: dict[str, tuple[type, ...]] = {
     "engine_accept.c": (Receives,),
     "engine_inline.c": (Receives, TakesTurns),
+    "engine_call.c": (Resumes,),
     "engine_link.c": (Resumes,),
     "system_uring.c": (Resumes,),
 }
