@@ -129,8 +129,7 @@ class Connections:
         """Whether the session is not to be resumed now that the connection is ready: it waits for nothing, or
         only for the client's EOF, which was looked for."""
         if conn.mask == 0 or conn.op is self.suspended:
-            self._look(conn)
-            return True
+            return not self._look(conn)
         if conn.op is not self.lingering:
             return False
         try:
@@ -141,20 +140,27 @@ class Connections:
             self.close(conn)
         return True
 
-    def _look(self, conn: Connection) -> None:
+    def _look(self, conn: Connection) -> bool:
         """A suspended connection is readable, or one that waits for nothing has failed. What the client sends
         before it has its answer, and that it sends no more, waits in the socket: only RST, or the close of
-        both directions, says that it has left."""
+        both directions, says that it has left. Where the application listens for that, the session goes on
+        with the call; whether it is to be resumed now."""
+        there = bool(conn.mask)
         try:
-            if conn.mask:
+            if there:
                 conn.has_input()
-                self._handles.modify(conn.fd, 0)
-                conn.mask, conn.op = 0, self._deaf
-                return
+                if not conn.call.listens:
+                    self._handles.modify(conn.fd, 0)
+                    conn.mask, conn.op, conn.call.deaf = 0, self._deaf, True
+                    return False
         except OSError:
-            pass  # it has left, or there is no room to wait
+            there = False  # it has left, or there is no room to wait
+        if there:
+            conn.call.answered(None)
+            return bool(conn.mask) and conn.op.read
         conn.end(self.log)
         self.close(conn)
+        return False
 
     def overdue(self) -> list[Connection]:
         """Connections whose time is up, and whose sessions may still say something. Those that

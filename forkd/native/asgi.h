@@ -32,6 +32,7 @@ struct AsgiCycle {
     PyObject *media;  /* value of Content-Type, bytes, of an answer that could be ended as if it were whole; or NULL */
     PyObject *twin;   /* the Cycle that goes on, or NULL */
     PyObject *unsent; /* what the socket did not take, for the twin; or NULL */
+    PyObject *waiters; /* futures of those that wait in receive(), a list; or NULL */
     char *cork;       /* chunks that are sent at the end of the step */
     Py_ssize_t corked, room;
     char stepping; /* in a step of its own task */
@@ -82,6 +83,14 @@ int asgi_response_init(void);
 PyObject *asgi_awaiting(AsgiCycle *cycle, PyObject *message);
 int asgi_messages_init(void);
 
+/* Returns a future of `loop`, and its steps; NULL with an exception. New references. */
+PyObject *waiter_new(PyObject *loop, PyObject **steps);
+/* Whoever waits for it goes on. Returns 0, or -1 with an exception. */
+int waiter_release(PyObject *waiter);
+int asgi_waiter_init(void);
+
+/* Nobody has to wait in receive() any more. Returns 0, or -1 with an exception. */
+int asgi_release(AsgiCycle *self);
 /* The Cycle of Python, which goes on from here. Borrowed, or NULL with an exception. */
 PyObject *asgi_twin(AsgiCycle *self);
 /* All of the answer is sent: the connection rests, if this is not the turn in which it was called. Returns 0, or -1 with an

@@ -30,12 +30,14 @@ PyObject *asgi_twin(AsgiCycle *self)
     asgi_delist(self);
     asgi_uncounted(self);
     self->twin = PyObject_CallMethodObjArgs(self->shortcut->serving, n_grow, (PyObject *)self, self->base.call.peer, NULL);
-    return self->twin;
+    return self->twin && asgi_release(self) ? NULL : self->twin;
 }
 
 int asgi_over(AsgiCycle *self)
 {
     Call *call = &self->base.call;
+    if (asgi_release(self))
+        return -1;
     if (!call->shortcut)
         return 0;
     if (call_answered(call, NULL) < 0)
@@ -177,6 +179,8 @@ static int asgi_gone(Shortcut *shortcut, Link *link, Call *call)
     (void)link;
     self->gone = 1;
     self->corked = 0;
+    if (asgi_release(self))
+        return -1;
     if (!self->twin) {
         if (!call->code)
             call->code = CLIENT_LEFT_STATUS;
@@ -302,6 +306,7 @@ static int cycle_traverse(AsgiCycle *self, visitproc visit, void *arg)
 {
     Py_VISIT((PyObject *)self->shortcut);
     Py_VISIT(self->twin);
+    Py_VISIT(self->waiters);
     Py_VISIT(self->base.environ);
     return call_traverse(&self->base.call, visit, arg);
 }
@@ -313,6 +318,7 @@ static int cycle_clear(AsgiCycle *self)
     self->shortcut = NULL;
     Py_XDECREF(shortcut);
     Py_CLEAR(self->twin);
+    Py_CLEAR(self->waiters);
     Py_CLEAR(self->base.environ);
     return call_clear(&self->base.call);
 }
@@ -421,7 +427,7 @@ int asgi_init(PyObject *module)
     shortcut_of_asgi = (PyTypeObject *)PyType_FromSpecWithBases(&asgi_spec, (PyObject *)shortcut_type);
     return !asgi_cycle_type || !shortcut_of_asgi || !(t_accept = PyBytes_FromStringAndSize("accept", 6)) ||
                    asgi_template_init() || asgi_scope_init() || asgi_limits_init() || asgi_response_init() ||
-                   asgi_messages_init() ||
+                   asgi_waiter_init() || asgi_messages_init() ||
                    PyModule_AddObjectRef(module, "AsgiShortcut", (PyObject *)shortcut_of_asgi)
                ? -1
                : 0;

@@ -1,6 +1,7 @@
 /* What receive() and send() of a WebSocket return: nothing happens until it is awaited, and a message is taken in the step
  * that returns it. The native twin of `receive` and `send` in app/asgi/message_flow.py, which are coroutines. */
 
+#include "asgi.h"
 #include "asgi_message_flow.h"
 #include "asgi_task.h"
 
@@ -16,28 +17,14 @@ struct FlowStep {
 
 static PyTypeObject *step_type;
 /* Names of Python's own. */
-static PyObject *s_create_future, *s_await, *s_done, *s_set_result, *s_throw, *s_close, *s_callbacks, *s_self, *s_get_coro,
+static PyObject *s_set_result, *s_throw, *s_close, *s_callbacks, *s_self, *s_get_coro,
     *s_remove;
-
-/* Whoever waits for it goes on. Returns 0, or -1 with an exception. */
-static int release_waiter(PyObject *waiter)
-{
-    PyObject *done = PyObject_CallMethodObjArgs(waiter, s_done, NULL);
-    if (done == Py_False) {
-        Py_DECREF(done);
-        done = PyObject_CallMethodObjArgs(waiter, s_set_result, Py_None, NULL);
-    }
-    Py_XDECREF(done);
-    return done ? 0 : -1;
-}
 
 int steps_release(MessageFlow *self)
 {
     for (FlowStep *step = self->waiting; step; step = step->next) {
         Py_INCREF((PyObject *)step);
-        PyObject *waiter = Py_NewRef(step->waiter);
-        int failed = release_waiter(waiter);
-        Py_DECREF(waiter);
+        int failed = waiter_release(step->waiter);
         Py_DECREF((PyObject *)step); /* whoever awaits it has it */
         if (failed)
             return -1;
@@ -106,7 +93,7 @@ int steps_wake(MessageFlow *flow)
     NextStep next = request ? task_next_step(request) : STEP_NOT_MADE;
     int woken = next == STEP_WAITS_ON ? 1 : wake_now(waiter);
     if (!woken && next == STEP_IS_FOR_TASK)
-        woken = release_waiter(waiter) ? -1 : 1;
+        woken = waiter_release(waiter) ? -1 : 1;
     Py_DECREF(waiter);
     Py_XDECREF((PyObject *)request);
     return woken < 0 ? -1 : woken ? 0 : steps_release(flow);
@@ -132,19 +119,10 @@ static void stop_waiting(FlowStep *step)
 static int start_waiting(FlowStep *step)
 {
     MessageFlow *flow = step->flow;
-    PyObject *waiter = coroutine_running ? coroutine_gate(coroutine_running) : NULL, *inner = NULL;
-    if (waiter) {
+    if (coroutine_running && (step->waiter = coroutine_gate(coroutine_running)))
         step->request = (RequestCoroutine *)Py_NewRef((PyObject *)coroutine_running);
-    } else {
-        waiter = PyObject_CallMethodObjArgs(flow->loop, s_create_future, NULL);
-        inner = waiter ? PyObject_CallMethodObjArgs(waiter, s_await, NULL) : NULL;
-        if (!inner) {
-            Py_XDECREF(waiter);
-            return -1;
-        }
-    }
-    step->waiter = waiter;
-    step->inner = inner;
+    else if (!(step->waiter = waiter_new(flow->loop, &step->inner)))
+        return -1;
     FlowStep **last = &flow->waiting;
     while (*last)
         last = &(*last)->next;
@@ -325,7 +303,6 @@ int flow_step_init(PyObject *module)
         PyObject **place;
         const char *text;
     } names[] = {
-        {&s_create_future, "create_future"}, {&s_await, "__await__"}, {&s_done, "done"},
         {&s_set_result, "set_result"}, {&s_throw, "throw"}, {&s_close, "close"}, {&s_callbacks, "_callbacks"},
         {&s_self, "__self__"}, {&s_get_coro, "get_coro"}, {&s_remove, "remove_done_callback"},
     };

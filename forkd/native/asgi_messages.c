@@ -1,13 +1,16 @@
 /* What receive() and send() return: awaitables, as the coroutines of their twins are (app/asgi/cycle.py). A call does nothing;
- * what it is for is done in the step that awaits it. */
+ * what it is for is done in the step that awaits it. A receive() that has nothing to give waits here for the end of the answer
+ * or of its client, and goes on in Python when something comes. */
 
 #include "asgi.h"
+#include "asgi_task.h"
 
 typedef struct {
     PyObject_HEAD
     AsgiCycle *cycle;
     PyObject *message; /* to send; NULL: to receive */
-    PyObject *inner;   /* the coroutine of the twin, which goes on with it */
+    PyObject *waiter;  /* what it waits for */
+    PyObject *inner;   /* the steps of that; or else the coroutine of the twin, which goes on with it */
     char done;
 } Awaiting;
 
@@ -20,12 +23,16 @@ static int awaiting_traverse(Awaiting *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT((PyObject *)self->cycle);
     Py_VISIT(self->message);
+    Py_VISIT(self->waiter);
     Py_VISIT(self->inner);
     return 0;
 }
 
+static void stop_waiting(Awaiting *self);
+
 static int awaiting_clear(Awaiting *self)
 {
+    stop_waiting(self);
     PyObject *cycle = (PyObject *)self->cycle;
     self->cycle = NULL;
     Py_XDECREF(cycle);
@@ -69,6 +76,47 @@ PyObject *asgi_awaiting(AsgiCycle *cycle, PyObject *message)
     return (PyObject *)self;
 }
 
+/* ---- the end that receive() waits for ------------------------------------------------------- */
+
+int asgi_release(AsgiCycle *self)
+{
+    for (Py_ssize_t i = 0; self->waiters && i < PyList_Size(self->waiters); i++)
+        if (waiter_release(PyList_GetItem(self->waiters, i)))
+            return -1;
+    return 0;
+}
+
+/* Whether the session has no part in it until something comes. */
+static int listens(AsgiCycle *cycle)
+{
+    return !cycle->twin && !in_fork && !cycle->shortcut->http.base.draining && call_listens(&cycle->base.call);
+}
+
+/* Returns 0, or -1 with an exception. */
+static int start_waiting(Awaiting *self)
+{
+    AsgiCycle *cycle = self->cycle;
+    if (!cycle->waiters && !(cycle->waiters = PyList_New(0)))
+        return -1;
+    self->waiter = waiter_new(((RequestTasks *)cycle->shortcut->tasks)->loop, &self->inner);
+    return !self->waiter || PyList_Append(cycle->waiters, self->waiter) ? -1 : 0;
+}
+
+static void stop_waiting(Awaiting *self)
+{
+    if (!self->waiter)
+        return;
+    PyObject *waiters = self->cycle->waiters;
+    for (Py_ssize_t i = 0; waiters && i < PyList_Size(waiters); i++)
+        if (PyList_GetItem(waiters, i) == self->waiter) {
+            if (PyList_SetSlice(waiters, i, i + 1, NULL))
+                PyErr_WriteUnraisable(waiters);
+            break;
+        }
+    Py_CLEAR(self->inner);
+    Py_CLEAR(self->waiter);
+}
+
 /* ---- what is done at once ------------------------------------------------------------------- */
 
 /* A message for the application. New reference. */
@@ -93,7 +141,7 @@ static int receive_now(AsgiCycle *cycle, PyObject **message)
         if (*message)
             Py_CLEAR(cycle->body);
     } else {
-        return 0; /* it waits for the client to leave */
+        return 0; /* it waits for the end */
     }
     return *message ? 1 : -1;
 }
@@ -149,23 +197,30 @@ static PySendResult awaiting_step(PyObject *object, PyObject *value, PyObject **
 {
     Awaiting *self = (Awaiting *)object;
     *result = NULL;
-    if (!self->inner) {
+    if (!self->inner && self->done) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+        return PYGEN_ERROR;
+    }
+    self->done = 1;
+    for (;; value = Py_None) {
         int waits = 0, done;
-        if (self->done) {
-            PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-            return PYGEN_ERROR;
+        if (self->inner) {
+            PySendResult sent = PyIter_Send(self->inner, value, result);
+            if (sent == PYGEN_NEXT || !self->waiter)
+                return sent;
+            stop_waiting(self);
+            if (sent == PYGEN_ERROR)
+                return sent;
+            Py_CLEAR(*result);
         }
-        self->done = 1;
         done = self->message ? send_now_or_wait(self->cycle, self->message, &waits) : receive_now(self->cycle, result);
         if (done > 0 && !*result)
             *result = Py_NewRef(Py_None);
         if (done)
             return done > 0 ? PYGEN_RETURN : PYGEN_ERROR;
-        if (pass_on(self, waits))
+        if (!self->message && listens(self->cycle) ? start_waiting(self) : pass_on(self, waits))
             return PYGEN_ERROR;
-        value = Py_None;
     }
-    return PyIter_Send(self->inner, value, result);
 }
 
 /* What it yields, or NULL with StopIteration and the value, as Python code is told. */
@@ -202,6 +257,8 @@ static PyObject *awaiting_throw(Awaiting *self, PyObject *args)
     if (self->inner) {
         PyObject *method = PyObject_GetAttr(self->inner, n_throw), *yielded = method ? PyObject_CallObject(method, args) : NULL;
         Py_XDECREF(method);
+        if (!yielded)
+            stop_waiting(self);
         return yielded;
     }
     self->done = 1; /* it has not begun, and never will */
@@ -218,7 +275,9 @@ static PyObject *awaiting_close(Awaiting *self, PyObject *unused)
 {
     (void)unused;
     self->done = 1;
-    return self->inner ? PyObject_CallMethodObjArgs(self->inner, n_close, NULL) : Py_NewRef(Py_None);
+    PyObject *closed = self->inner ? PyObject_CallMethodObjArgs(self->inner, n_close, NULL) : Py_NewRef(Py_None);
+    stop_waiting(self);
+    return closed;
 }
 
 static PyObject *awaiting_self(PyObject *self)

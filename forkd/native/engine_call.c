@@ -195,6 +195,14 @@ int call_answered(Call *self, PyObject *answer)
     return failed ? -1 : 1;
 }
 
+int call_listens(Call *self)
+{
+    if (self->deaf || self->state == CALL_OVER || self->state == CALL_ANSWERED_EARLY)
+        return 0;
+    self->listens = 1;
+    return 1;
+}
+
 /* answered(answer) -> whether the client is still there: see call_answered. */
 static PyObject *call_answered_by(Call *self, PyObject *answer)
 {
@@ -250,7 +258,8 @@ static PyMethodDef call_methods[] = {
 
 static PyMemberDef call_members[] = {
     CALL_MEMBER(line, T_OBJECT), CALL_MEMBER(answer, T_OBJECT), CALL_MEMBER(began, T_LONGLONG),
-    CALL_MEMBER(sent, T_PYSSIZET), CALL_MEMBER(code, T_LONG), CALL_MEMBER(close, T_BOOL), {NULL, 0, 0, 0, NULL},
+    CALL_MEMBER(sent, T_PYSSIZET), CALL_MEMBER(code, T_LONG), CALL_MEMBER(close, T_BOOL), CALL_MEMBER(listens, T_BOOL),
+    {"deaf", T_BOOL, offsetof(Call, deaf), 0, NULL}, {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot call_slots[] = {

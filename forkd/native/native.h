@@ -200,6 +200,8 @@ struct Call {
     enum { CALL_RUNS, CALL_ANSWERED_EARLY, CALL_WAITS, CALL_OVER } state;
     char direct; /* the answer may be sent by send(2) */
     /* While it is suspended. */
+    char listens; /* its session goes on with it when something comes, or the client sends no more */
+    char deaf;    /* something has come, and the loop looks no more for what does */
     Shortcut *shortcut;
     PyObject *loop, *then;
     PyObject *waits; /* the Await in which the connection was left without the loop's help, or NULL */
@@ -215,6 +217,8 @@ Link *call_grown(Call *self);
 void call_suspend(Call *self, Shortcut *shortcut, PyObject *loop, PyObject *then, int direct);
 /* The same, where the connection is kept for input: it waits in the Await `op`, and the loop has nothing to follow. */
 void call_kept(Call *self, PyObject *op);
+/* It listens from now on, also when it is not suspended yet. Returns 0 where it cannot. */
+int call_listens(Call *self);
 /* A suspended call is answered: with what send_now takes, with NULL, when that is sent, or with None, if its session has to go on with it. On the
  * thread whose loop has the connection, and where threads take turns, on none that is in the application. Returns 1; 0,
  * when its client has left; or -1 with an exception. */

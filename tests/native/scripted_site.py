@@ -56,11 +56,18 @@ async def app(scope, receive, send):
         scope["extensions"]["forkd"]["peer"] = scope["extensions"]["http.response.pathsend"]["mine"] = "mine"
         scope["headers"].clear()
     RUNNING.append(scope)
-    left = []
+    left, listening = [], []
     try:
         for step in json.loads(fields[b"x-script"]):
-            await take(step, receive, send, left)
+            if step == ["listens"]:  # beside the rest, as frameworks do while they stream
+                listening.append(asyncio.create_task(listens(receive, left)))
+            else:
+                await take(step, receive, send, left)
     finally:
+        if listening:
+            await asyncio.sleep(0.001)
+        for task in listening:
+            task.cancel()
         tasks = [each for each in left if isinstance(each, asyncio.Task)]
         if tasks:
             await asyncio.wait(tasks)
@@ -87,6 +94,17 @@ async def received(receive, left):
         more = await receive()
         message = {**more, "body": message["body"] + more["body"]}
     return message
+
+
+async def listens(receive, left):
+    try:
+        left.append(receive)
+        while (message := await receive())["type"] != "http.disconnect":
+            NOTES.append(f"before the end: {message['type']}")
+        NOTES.append("the end")
+    except asyncio.CancelledError:
+        NOTES.append("no end")
+        raise
 
 
 async def take(step, receive, send, left):

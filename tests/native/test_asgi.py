@@ -81,8 +81,11 @@ def script(draw: random.Random) -> list[Any]:
     ]  # fmt: skip
     for _ in range(draw.randrange(4)):
         steps.insert(draw.randrange(len(steps) + 1), draw.choice(others))
+    if draw.random() < 0.2:
+        steps.insert(draw.randrange(len(steps) + 1), ["listens"])
     return [
-        [draw.choice(["task", "beside"]), step] if draw.random() < 0.1 and step[0] != "raise" else step
+        [draw.choice(["task", "beside"]), step]
+        if draw.random() < 0.1 and step[0] not in ("raise", "listens") else step
         for step in steps
     ]
 

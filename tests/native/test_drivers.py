@@ -11,8 +11,8 @@ import forkd.native
 
 FOLDER = Path(forkd.native.__file__).parent
 DRIVERS = (
-    "engine_inline.c", "engine_inline.h", "engine_accept.c", "engine_call.c", "engine_link.c", "system_ring.h",
-    "system_uring.c",
+    "engine_inline.c", "engine_inline.h", "engine_accept.c", "engine_call.c", "engine_link.c",
+    "system_ring.h", "system_uring.c",
 )  # fmt: skip
 INTERFACE = re.compile(
     r"exchange|UsualRequest|request_|wsgi|asgi|environ|start_response|response|(?<!over)flow|asyncio|"
