@@ -16,8 +16,9 @@ from forkd.system import interpreter
 
 interpreter.look_in_pythonpath_last()
 
-from forkd.command.main import main as run  # noqa: E402
-from forkd.system import forked  # noqa: E402
+with interpreter.without_collections():
+    from forkd.command.main import main as run
+    from forkd.system import forked
 
 
 def main() -> None:

@@ -91,7 +91,8 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     for name, row in VERBS.items():
         verb = verbs.add_parser(name, help=row.text, description=f"{row.text}.", allow_abbrev=False)
         if name == wanted:
-            module = importlib.import_module(f"forkd.command.{row.module}")
+            with interpreter.without_collections():
+                module = importlib.import_module(f"forkd.command.{row.module}")
             module.add_flags(verb)
             verb.set_defaults(run=module.run, verb=verb)
     return parser

@@ -11,7 +11,6 @@ import argparse
 import errno
 import os
 import re
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -287,6 +286,8 @@ def is_ours(name: str) -> bool:
 def _from_file(path: str | None, problems: list[Problem]) -> Iterable[_Given]:
     if path is None:
         return
+    import tomllib  # as long as a fifth of forkd, and many daemons have no file
+
     file = f"file {path}"
     try:
         with open(path, "rb") as stream:
