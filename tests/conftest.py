@@ -5,6 +5,7 @@ Here and not beside the cells, since the process that reports a run of several n
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -68,6 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for number, case in enumerate(cases):
                 if number % step != crc32(name.encode()) % step:
                     case.add_marker(pytest.mark.soak)
+
+
+def pytest_collection_finish() -> None:
+    """A collection of garbage, of which some tests make many, does not go over all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -31,7 +31,7 @@ from forkd.system.lanes import Lanes
 from forkd.system.lease import Lease, make_bells
 from forkd.system.scoreboard import Scoreboard, scratch_row
 from forkd.system.uring import usable
-from tests.native.test_exchange import Access, Host, Log
+from tests.native.test_exchange import Access, Host, Log, config_of
 
 EXCHANGE = Exchange()
 FIRST, SECOND = Await("first", 10), Await("second", 10)
@@ -224,7 +224,7 @@ class Scripted:
 
 def _loop(cell: Any, listener: socket.socket, log: Log) -> Any:
     model, io, threads, native, handoff = cell
-    config = Config(model=model, io=io, threads=threads, native=native, handoff=handoff)
+    config = config_of(model=model, io=io, threads=threads, native=native, handoff=handoff)
     host: Any = Host()
     rows = Scoreboard(1, threads).lanes[1]
     lanes = Lanes(rows, native) if threads > 1 else None

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from forkd.app.wsgi.exchange import Wsgi
-from forkd.config import Config
 from forkd.engine.context import ChildContext
 from forkd.engine.deadlines import NEVER
 from forkd.engine.inline import InlineLoop
@@ -50,7 +49,17 @@ from forkd.system.lease import Lease, make_bells
 from forkd.system.scoreboard import scratch_row
 from forkd.system.uring import usable
 from tests.http.test_corpus import CASES
-from tests.native.test_exchange import HEADS, ROUNDS, SEED, Access, Host, Log, behaviour, retiring
+from tests.native.test_exchange import (
+    HEADS,
+    ROUNDS,
+    SEED,
+    Access,
+    Host,
+    Log,
+    behaviour,
+    config_of,
+    retiring,
+)
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 uring = pytest.mark.skipif(bool(usable()), reason=f"io_uring: {usable()}")
@@ -88,7 +97,7 @@ class Daemon:
             host.draining = True
             wsgi.retire()
 
-        self.config = Config(native=native)
+        self.config = config_of(native=native)
         app = retiring(make(self.events), drains, retire)
         wsgi = Http1(Wsgi(app, self.config, host, multithread=False), self.config, host)
         self.model = model

@@ -13,6 +13,7 @@ import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ from forkd.session.seam import Await, ClientGone, Exchange, SendFile
 from forkd.system.cells import CODES, DURATION_BLOCKS, DURATION_CELLS, IN_FLIGHT, REQUEST, REQUESTS
 from forkd.system.scoreboard import scratch_row
 from tests.access import MemoryAccess
+
+config_of = cache(Config)  # to read the defaults takes as long as a round
 
 pytestmark = pytest.mark.skipif(native is None, reason="forkd was installed without a compiler")
 
@@ -376,7 +379,7 @@ def run(
         host.draining = True
         wsgi.retire()
 
-    config = Config(native=native, early_hints=True)
+    config = config_of(native=native, early_hints=True)
     peer = Peer(out, gone)
     app: Any = retiring(make(events), drains, retire)
     wsgi = Http1(Wsgi(app, config, host, multithread=False), config, host)  # type: ignore[arg-type]

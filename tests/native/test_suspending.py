@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -39,9 +40,21 @@ PAST_FIN = ("epoll", "poll", "sigio", "threads")
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by the first process of the run that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "suspending"
+    directory.mkdir(exist_ok=True)
+    path = directory / "_native.abi3.so"
+    with open(directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _make(path)
+    return path
+
+
+def _make(path: Path) -> None:
     """All of native code, and suspending.c, whose PyInit__native is another."""
     sources = sorted(Path(forkd.native.__file__).parent.glob("*.c"))
-    path = tmp_path_factory.mktemp("native") / "_native.abi3.so"
     flags = ["-shared", "-fPIC", "-g", "-O0", f"-I{sources[0].parent}"]
     flags += [f"-I{sysconfig.get_paths()['include']}"]
     if "libasan" in os.environ.get("LD_PRELOAD", ""):  # scripts/check --native
@@ -51,8 +64,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         objects.append(path.parent / f"{source.stem}.o")
         renamed = ["-DPyInit__native=plain_init"] if source.name == "module.c" else []
         subprocess.run(["gcc", "-c", *flags, *renamed, str(source), "-o", str(objects[-1])], check=True)
-    subprocess.run(["gcc", *flags, *map(str, objects), "-o", str(path)], check=True)
-    return path
+    whole = path.with_suffix(".new")
+    subprocess.run(["gcc", *flags, *map(str, objects), "-o", str(whole)], check=True)
+    whole.rename(path)
 
 
 class Lines(Daemon):

@@ -383,7 +383,9 @@ class Daemon:
             with contextlib.suppress(ForkdError):
                 ask(str(self.control), "status", 2.0)
             with contextlib.suppress(NotRunning, ProcessLookupError):
-                os.kill(running(str(self.pidfile), str(self.control)), signal.SIGTERM)
+                pid = running(str(self.pidfile), str(self.control))
+                os.kill(pid, signal.SIGTERM)
+                until(lambda: not alive(pid), f"{self.name} ends: {self.log()}", 30)
             self.gone(30)
         finally:
             for pid in processes_of(self.name):

@@ -71,13 +71,14 @@ def test_of_asgi_what_can_serve_it_is_measured(service: Daemon) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"ok"})
     """)
-    done = bench(service, "app:app", "--rounds", "1", "--seconds", "1")
+    brief = ["--rounds", "1", "--seconds", "1"]
+    done = bench(service, "app:app", *brief)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:] if line and "written" not in line]
     assert [row[0] for row in rows if "refused" not in row] >= ["leader-followers", "half-sync-half-async"]
     assert {row[2] for row in rows} == {"1"}
     assert "reactor" not in done.stdout
-    done = bench(service, "app:app", "--models", "leader-followers", "--loops", "asyncio", "--rounds", "1")
+    done = bench(service, "app:app", "--models", "leader-followers", "--loops", "asyncio", *brief)
     assert "leader-followers, asyncio " in done.stdout
     done = bench(service, "app:app", "--models", "reactor", "--rounds", "1")
     assert done.returncode == 1

@@ -36,7 +36,7 @@ LEASE_SECONDS = 0.5
 #: Acknowledged before the primary was lost, and not yet sent to the replica.
 LAG_SECONDS = 1.0
 
-pytestmark = [pytest.mark.alone, needs_haproxy]
+pytestmark = needs_haproxy
 
 APP = f"""
 from urllib.parse import parse_qsl

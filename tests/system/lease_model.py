@@ -34,6 +34,10 @@ COME, KILL, STOP = "come", "kill", "stop"
 class State:
     """One state, opened up. Slots are 1 and 2."""
 
+    __slots__ = (
+        "armed", "child", "chosen", "holder", "kills", "master", "moved", "queue", "seen", "stops", "timer",
+    )  # fmt: skip
+
     def __init__(self, packed: int) -> None:
         self.child = [0, packed & 0x7FF, packed >> 11 & 0x7FF]
         rest = packed >> 22
@@ -103,22 +107,23 @@ def steps(packed: int, again: bool) -> Iterator[tuple[str, int]]:
     for slot in (1, 2):
         yield from _of_child(packed, slot)
     yield from _of_master(packed, again)
-    state = State(packed)
-    if state.queue < QUEUE:
+    now = State(packed)
+    if now.queue < QUEUE:
+        state = State(packed)
         state.queue += 1
         if state.armed:
             state.armed, state.timer = 0, 1
         yield COME, state.pack()
     for slot in (1, 2):
-        state = State(packed)
-        if state.at(slot) in (DEAD, GONE):
+        if now.at(slot) in (DEAD, GONE):
             continue
-        if state.stops and not state.child[slot] & STOPPED:
+        if now.stops and not now.child[slot] & STOPPED:
+            state = State(packed)
             state.child[slot] |= STOPPED
             state.stops = 0
             yield STOP, state.pack()
-        state = State(packed)
-        if state.kills:
+        if now.kills:
+            state = State(packed)
             state.kills = 0
             state.go(slot, DEAD, off=LISTENS | BELL | COMES | STOPPED | STALE)
             yield KILL, state.pack()
