@@ -1,4 +1,4 @@
-"""How the master learns that a client has come to a listener: once, each time this is armed.
+"""How the master learns that a client has come to a listener: at least once, each time this is armed.
 
 The children wait for the same listeners, so there are two ways:
 
@@ -25,7 +25,7 @@ from forkd.system.sockets import Listener
 
 class Arrivals(Protocol):
     def arm(self) -> None:
-        """Tell of the next one."""
+        """Tell of the next one, also where it has just told of one."""
 
     def disarm(self) -> None:
         """Tell of none."""
@@ -42,14 +42,18 @@ class BySignal:
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets
+        self._armed = False
         for sock in sockets:
             signals.own(sock)
 
     def arm(self) -> None:
-        for sock in self._sockets:
-            signals.arm(sock)
+        if not self._armed:  # the kernel goes on to tell
+            self._armed = True
+            for sock in self._sockets:
+                signals.arm(sock)
 
     def disarm(self) -> None:
+        self._armed = False
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 signals.disarm(sock)

@@ -33,7 +33,7 @@ from forkd.system import signals
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import ACCEPTED, CONNECTIONS
 from forkd.system.fd_passing import Passed, Queue, receive_socket, send_socket
-from forkd.system.loop import Loop
+from forkd.system.loop import QUIET, Loop
 from forkd.system.retry import Retry
 from forkd.system.scoreboard import Scoreboard
 from forkd.system.sockets import Listener
@@ -51,11 +51,12 @@ class Dispatcher:
         log: Log,
         board: Scoreboard,
         children: Children,
-        nobody_free: Callable[[], object],
+        nobody_free: Callable[[], bool],
         shut_down: Callable[[], None],
         queued: Callable[[], None],
     ) -> None:
-        """`shut_down`: a process has shut a listener down. `queued`: clients may be waiting in one."""
+        """`nobody_free`: clients wait and every child is full; returns whether there will be more of them.
+        `shut_down`: a process has shut a listener down. `queued`: clients may be waiting in one."""
         self.ending: list[Listener] = []  # to accept from until they are empty
         self._begins: dict[Listener, str] = {}  # as texts
         self._loop = loop
@@ -143,14 +144,20 @@ class Dispatcher:
 
     # ---- accepting ------------------------------------------------------------------------
 
-    def accept(self) -> None:
-        """Accept and hand over, until no client waits, no child has room, or this turn's share is over."""
+    def accept(self) -> object:
+        """Accept and hand over, until no client waits, no child has room, or this turn's share is over.
+        Returns QUIET, unless there will be more children or it comes to its end."""
         if self._generation is None:
-            return
+            return None
+        ends = self._finishing
+        return None if self._accept() or ends else QUIET
+
+    def _accept(self) -> bool:
+        """Returns whether there will be more children."""
         crew = self._crew()
         if self._finishing and not crew:
             self._end()
-            return
+            return False
         self._queued()
         ends = monotonic() + SHARE_SECONDS
         for number in range(MOST_ACCEPTS):
@@ -159,19 +166,20 @@ class Dispatcher:
             child = self._choose(crew)
             if child is None:
                 if self._anybody_waits():
-                    self._nobody_free()
                     self._again_in(_RETRY_SECONDS)
-                elif self._finishing:
+                    return self._nobody_free()
+                if self._finishing:
                     self._end()  # the last to come has taken the last room
-                return
+                return False
             passed = self._next()
             if passed is None:
-                return
+                return False
             if not self._hand_over(passed, child):
                 self._held.appendleft(passed)
                 self._again_in(_RETRY_SECONDS)
-                return
+                return False
         self._again_in(0.0)
+        return False
 
     def _next(self) -> Passed | None:
         """The next connection; None when there is none, or when it cannot be accepted now."""
@@ -237,9 +245,9 @@ class Dispatcher:
         self._unheed()
         self._loop.timers.set("dispatch", monotonic() + seconds, self._again)
 
-    def _again(self) -> None:
+    def _again(self) -> object:
         self._heed()
-        self.accept()
+        return self.accept()
 
     def _listen(self) -> None:
         for sock in self._sockets(self._open(), by_signal=True):

@@ -1,9 +1,10 @@
 """The bell of the listeners: a client is waiting. In the master.
 
-It rings by SIGIO or by epoll (arrivals.py), and would for every connection, whichever child accepts it. So
-after a ring the bell is disarmed and the master looks again 2 ms later: what is served by then costs
-nothing. If the queue is still readable, its leader is inside application code, stopped or slow, and the
-lease is granted to an idle follower; when none is idle, one more child may be wanted. It looks again
+It rings by SIGIO or by epoll (arrivals.py), and would for every connection, whichever child accepts it. A
+client that comes alone is accepted before the master has woken, as a rule, and that is all. If it is not, or
+the bell rang less than 2 ms ago, the bell is disarmed and the master looks again 2 ms later: what is served
+by then costs nothing. If the queue is still readable, its leader is inside application code, stopped or slow,
+and the lease is granted to an idle follower; when none is idle, one more child may be wanted. It looks again
 every 2 ms until the queue is empty and no more than one connection has come since, and arms the bell anew:
 where one comes after the other, to be told of each next one costs more than to look. Idle, nothing runs at
 all.
@@ -105,6 +106,7 @@ class Doorbell:
         self._busy_looks = 0
         self._vain_grants = 0
         self._accepted = -1
+        self._rung = 0.0  # when it rang last, seconds of CLOCK_MONOTONIC
         self._seen = 0  # connections that were accepted until the last look
         self._grows = False
 
@@ -152,8 +154,12 @@ class Doorbell:
         """A client has come. Returns as `look`."""
         if self._armed:  # else it was under way when the bell was disarmed
             self.rings += 1
-            self._arm(False)
-            self._look_in(LOOK_SECONDS)
+            before, self._rung = self._rung, monotonic()
+            if self._rung < before + LOOK_SECONDS or self._waiting():
+                self._arm(False)
+                self._look_in(LOOK_SECONDS)
+            else:  # it came alone, and was accepted by now
+                self._arm(True)
         return self._told()
 
     def look(self) -> object:

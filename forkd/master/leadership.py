@@ -14,6 +14,7 @@ from forkd.master.doorbell import Doorbell
 from forkd.master.generation import Generation
 from forkd.models import registry
 from forkd.system.lease import FULL, NOBODY, Lease
+from forkd.system.loop import QUIET
 from forkd.system.sockets import Listener
 
 
@@ -71,9 +72,8 @@ class Leadership:
         self._dispatcher.look_away()
 
     def ring(self) -> object:
-        """SIGIO."""
-        self._dispatcher.accept()
-        return self._doorbell.ring()
+        """SIGIO. Returns QUIET if one of them does: the other does not listen."""
+        return QUIET if QUIET in (self._dispatcher.accept(), self._doorbell.ring()) else None
 
     def give_up(self) -> None:
         """Another master is told from now on."""

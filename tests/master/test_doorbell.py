@@ -73,8 +73,13 @@ class Door:
         self.grown = False
         self.bell = Doorbell(self.loop, self.board, lambda: self.grown, lambda: None, lambda: None)
         self.bell.watch([self.listener], self.lease, False)
-        self.bell.ring()  # so it is disarmed, and the next look is due in a moment
         self.clients: list[socket.socket] = []
+        self.come()
+        self.bell.ring()  # so it is disarmed, and the next look is due in a moment
+        self.accept()
+
+    def accept(self) -> None:
+        self.clients.append(self.listener.sockets[0].accept()[0])
 
     def come(self) -> None:
         self.clients.append(socket.create_connection(self.listener.sockets[0].getsockname()))
@@ -117,6 +122,20 @@ def test_it_is_told_again_when_few_come(door: Door) -> None:
     door.bell.look()
     door.bell.look()
     assert door.rings() == 1
+
+
+def test_a_client_that_comes_alone_and_is_accepted_at_once_costs_no_look(door: Door) -> None:
+    door.bell.look()
+    door.loop.timers.cancel("doorbell")  # which has called it
+    for _ in range(3):
+        door.bell._rung = 0.0  # long ago
+        looks = door.bell.looks
+        door.come()
+        door.accept()
+        assert door.bell.ring() is QUIET
+        assert door.loop.timers.until(0.0) is None
+        assert door.bell.looks == looks
+    assert door.rings() == 1  # by the loop: it is still armed
 
 
 def test_a_client_that_meets_a_busy_leader_among_many_is_helped_at_the_next_look(door: Door) -> None:
