@@ -12,7 +12,7 @@ typedef struct AsgiCycle AsgiCycle;
 typedef struct {
     HttpShortcut http;
     PyObject *app, *serving; /* `serving`: Requests of app/asgi/requests.py */
-    PyObject *names;         /* names the context of a request by its line; or None */
+    PyObject *names;         /* the context variable that has the line of a request; or None */
     PyObject *reasons;       /* texts of status lines, by status */
     PyObject *prefix, *raw_prefix; /* of each path: str and bytes, which may be empty */
     PyObject *state;         /* of the lifespan; each request has a copy */

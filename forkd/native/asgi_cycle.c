@@ -65,7 +65,7 @@ static PyObject *call_send(PyObject *self, PyObject *message)
 static int named(const AsgiCycle *self)
 {
     PyObject *names = self->shortcut->names;
-    PyObject *done = names == Py_None ? Py_NewRef(names) : PyObject_CallFunctionObjArgs(names, self->base.call.line, NULL);
+    PyObject *done = names == Py_None ? Py_NewRef(names) : PyContextVar_Set(names, self->base.call.line);
     Py_XDECREF(done);
     return done != NULL;
 }

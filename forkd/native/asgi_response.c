@@ -11,12 +11,25 @@ enum {
     MOST_PIECES = 4,
 };
 
-static PyObject *k_type, *k_status, *k_headers, *k_body, *k_more, *t_start, *t_body, *no_bytes;
+static PyObject *k_type, *k_status, *k_headers, *k_body, *k_more, *no_bytes;
 
-/* Whether a str is this one, by its characters. */
-static int same(PyObject *text, PyObject *known)
+/* A type of message: the str that it is here, and the one that the application has lately had for it. */
+typedef struct {
+    PyObject *known, *seen;
+} MessageType;
+
+static MessageType start, body;
+
+static int is_of(PyObject *text, MessageType *type)
 {
-    return text == known || PyUnicode_Compare(text, known) == 0;
+    if (text == type->seen)
+        return 1;
+    if (PyUnicode_Compare(text, type->known))
+        return 0;
+    PyObject *old = type->seen;
+    type->seen = Py_NewRef(text);
+    Py_XDECREF(old);
+    return 1;
 }
 
 /* ---- status and headers --------------------------------------------------------------------- */
@@ -258,8 +271,8 @@ MessageOutcome asgi_add(AsgiCycle *self, PyObject *message)
     if (!type || !PyUnicode_CheckExact(type))
         return MESSAGE_NOT_USUAL;
     if (self->base.block)
-        return same(type, t_body) ? add_body(self, message) : MESSAGE_NOT_USUAL;
-    return same(type, t_start) ? add_start(self, message) : MESSAGE_NOT_USUAL;
+        return is_of(type, &body) ? add_body(self, message) : MESSAGE_NOT_USUAL;
+    return is_of(type, &start) ? add_start(self, message) : MESSAGE_NOT_USUAL;
 }
 
 int asgi_response_init(void)
@@ -269,7 +282,7 @@ int asgi_response_init(void)
         const char *text;
     } keys[] = {
         {&k_type, "type"}, {&k_status, "status"}, {&k_headers, "headers"}, {&k_body, "body"}, {&k_more, "more_body"},
-        {&t_start, "http.response.start"}, {&t_body, "http.response.body"},
+        {&start.known, "http.response.start"}, {&body.known, "http.response.body"},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!(*keys[i].place = PyUnicode_InternFromString(keys[i].text)))

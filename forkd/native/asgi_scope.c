@@ -321,7 +321,7 @@ Outcome asgi_read(Shortcut *shortcut, const char *data, Py_ssize_t size, Link *l
 
     const char *space = memchr(data, ' ', size < 9 ? size : 9);
     PyObject *method = space ? method_of((Piece){data, space - data}) : NULL;
-    if (!method || PyUnicode_CompareWithASCIIString(method, "HEAD") == 0 || space + 1 == head.end || space[1] != '/')
+    if (!method || *data == 'H' /* HEAD */ || space + 1 == head.end || space[1] != '/')
         return NOT_USUAL;
     Piece path = {space + 1, 0}, query = {NULL, 0};
     head.at = skip(path.at, head.end, PATH);

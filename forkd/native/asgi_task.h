@@ -5,11 +5,6 @@
 
 #include "native.h"
 
-/* contextvars has a C interface that the stable ABI lacks; each CPython exports it. */
-extern PyObject *PyContext_Copy(PyObject *context);
-extern int PyContext_Enter(PyObject *context);
-extern int PyContext_Exit(PyObject *context);
-
 typedef struct RequestTasks RequestTasks;
 
 enum { MOST_TASK_BYTES = 512 };

@@ -12,6 +12,12 @@
 #include <sys/uio.h>
 #include <time.h>
 
+/* contextvars has a C interface that the stable ABI lacks; each CPython exports it. */
+extern PyObject *PyContext_Copy(PyObject *context);
+extern int PyContext_Enter(PyObject *context);
+extern int PyContext_Exit(PyObject *context);
+extern PyObject *PyContextVar_Set(PyObject *variable, PyObject *value);
+
 /* CLOCK_MONOTONIC, ns. */
 static inline int64_t now_ns(void)
 {

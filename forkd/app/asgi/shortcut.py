@@ -81,7 +81,7 @@ def native_shortcut(
     shortcut: NativeShortcut = make(
         app=app, serving=serving, recorder=host.recorder, access=host.access, lines=lines, date_at=date,
         keep_alive=framing.keep_alive, server=framing.server, server_timing=framing.times_queue,
-        limits=limits, names=line_of.set if config.lag_limit else None, reasons=reasons,
+        limits=limits, names=line_of if config.lag_limit else None, reasons=reasons,
         prefix=root.prefix, raw_prefix=quoted(root.prefix),
         most=config.limit_concurrency, counted=counted, seconds=config.request_timeout,
     )  # fmt: skip
