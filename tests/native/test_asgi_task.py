@@ -61,6 +61,19 @@ def test_a_task_is_a_task_of_asyncio_all_the_time(site: Site) -> None:
     assert not site.failures and not site.waiting
 
 
+def test_a_look_at_one_that_has_ended(site: Site) -> None:
+    kept: list[asyncio.Task[Any]] = []
+
+    async def app() -> None:
+        kept.append(current())
+
+    site.start(app(), app())
+    for task in kept:
+        coroutine = asyncio.Task.get_coro(task)  # None where it began eagerly
+        assert coroutine is None or asyncio.iscoroutine(coroutine)
+        assert task.done() and "finished" in repr(task)
+
+
 def test_a_look_at_the_coroutine_of_a_task(site: Site) -> None:
     states: list[str] = []
     kept: list[Any] = []

@@ -20,8 +20,9 @@ from forkd.native import OwnsTask, pick
 from forkd.session.seam import Recorder
 from forkd.system.forked import in_fork, leave
 
-#: From this version on a Task can make its first step as it is made.
-_EAGER = (3, 12)
+#: From this version on a Task makes its first step as it is made, where wanted. So it does from 3.12 on, but
+#: get_coro() of one that has ended in it reads NULL (CPython's issue 122332).
+_EAGER = (3, 12, 5)
 
 Waiting = dict["asyncio.Task[None]", bytes]
 #: Why a loop makes Tasks in its own way.
