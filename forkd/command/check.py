@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from forkd.app.asgi.task_kind import wanted_tasks
 from forkd.app.hooks import Hooks
@@ -42,6 +42,7 @@ from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import STACKS
 from forkd.worker import main as worker
+from forkd.worker.loading import asyncio_loop, make_interface
 
 if TYPE_CHECKING:
     from forkd.worker.asyncio_loop import AsyncioLoop
@@ -212,10 +213,10 @@ def _load(config: Config) -> str:
     row, how = registry.get(config.model), registry.io_of(config.model, config.io)
     host = _Host(config)
 
-    def loop() -> AsyncioLoop:
-        return worker.asyncio_loop(host.log, config.loop)
+    def loop(made: Any = None) -> AsyncioLoop:
+        return asyncio_loop(host.log, config.loop, made)
 
-    _, speaks = worker.make_interface(config, host, how, None, loop)
+    _, speaks = make_interface(config, host, how, None, loop)
     why = registry.refusal(row, how, speaks.name, config.threads)
     if why is not None:
         raise AppError(why)

@@ -12,6 +12,7 @@ import contextvars
 import inspect
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 from forkd.engine.context import Model
@@ -43,19 +44,30 @@ class Living(Protocol):
         """When the last connection is gone."""
 
 
-def make_coupling(wanted: str) -> Coupling:
-    """For a value of --loop. Raises AppError."""
-    if wanted != "asyncio":
-        from forkd.system import libuv
+def _why_no_uvloop() -> str:
+    if patched := threads_are():
+        return f"{patched} has made greenlets of threads, and uvloop has threads of its own"
+    from forkd.system import libuv
 
-        if patched := threads_are():
-            why = f"{patched} has made greenlets of threads, and uvloop has threads of its own"
-        else:
-            why = libuv.why_not()
+    return libuv.why_not()
+
+
+def make_current_uvloop() -> None:
+    """For an application that asks at import for a loop that does not run: else it gets asyncio's."""
+    if not _why_no_uvloop():
+        asyncio.set_event_loop(import_module("uvloop").new_event_loop())
+
+
+def make_coupling(wanted: str, made: asyncio.AbstractEventLoop | None = None) -> Coupling:
+    """For a value of --loop. `made`: by the application, and the one, if it can be. Raises AppError."""
+    if wanted != "uvloop" and type(made) is asyncio.SelectorEventLoop:
+        return SelectorCoupling(made)
+    if wanted != "asyncio":
+        why = _why_no_uvloop()
         if not why:
             from forkd.worker.uvloop_coupling import UvloopCoupling
 
-            return UvloopCoupling()
+            return UvloopCoupling(made if type(made) is import_module("uvloop").Loop else None)
         if wanted == "uvloop":
             raise AppError(f"--loop uvloop: {why}, or leave --loop out")
     return SelectorCoupling()
@@ -67,20 +79,25 @@ class AsyncioLoop:
     _turns: Turns  # since the application has started
     _waits: Waits  # until then
 
-    def __init__(self, log: Log, wanted: str) -> None:
-        """`wanted`: by --loop. Raises AppError."""
+    def __init__(self, log: Log, wanted: str, made: asyncio.AbstractEventLoop | None = None) -> None:
+        """`wanted`: by --loop. `made`: as for make_coupling. Raises AppError."""
         self._log = log
-        self._coupling = make_coupling(wanted)
+        self._coupling = make_coupling(wanted, made)
         self.name = self._coupling.name
-        self._loop = self._coupling.loop
+        self.loop = self._coupling.loop
         self.leaves_threads = False  # at its end some still work for the application
         #: In which the application is loaded, where that is done in the loop, and its lifespan runs.
         self._context = contextvars.copy_context()
-        asyncio.set_event_loop(self._loop)
+        asyncio.set_event_loop(self.loop)
+        if self.loop is made and wanted == "auto" and self.name == "asyncio" and not _why_no_uvloop():
+            log.info(
+                "the application has made asyncio's event loop at import, which serves; with --loop uvloop, "
+                "or --interface asgi, it finds uvloop's there"
+            )
 
     def show_waits(self, stacks: int) -> None:
         """Until it is loaded: where its tasks wait, when the master asks for stacks."""
-        self._waits = Waits(self._loop, stacks)
+        self._waits = Waits(self.loop, stacks)
 
     def loaded(self) -> None:
         """The application is, and has started."""
@@ -93,23 +110,23 @@ class AsyncioLoop:
             made = make()
             return await made if inspect.isawaitable(made) else made
 
-        return self._loop.run_until_complete(self._loop.create_task(inside(), context=self._context))
+        return self.loop.run_until_complete(self.loop.create_task(inside(), context=self._context))
 
     def time_turns(self, heritage: Heritage, send: Callable[[Any], Any]) -> None:
         """To be called before the master is told that this worker is ready: from then on it may look."""
         config, row = heritage.config, heritage.lanes[0]
         self._turns = Turns(
-            self._loop, row, heritage.watch, config.lag_limit, heritage.stacks, send, config.native
+            self.loop, row, heritage.watch, config.lag_limit, heritage.stacks, send, config.native
         )  # fmt: skip
 
     def startup(self, living: Living) -> None:
         """Raises AppError."""
-        self._loop.run_until_complete(living.startup(self._loop, self._context))
+        self.loop.run_until_complete(living.startup(self.loop, self._context))
 
     def run(self, model: Model, recorder: Recorder, living: Living | None) -> None:
         """Run until the model is done; then end what is left, and close the loop. `living`: what its
         application does in the loop is timed, as a request is."""
-        loop = self._loop
+        loop = self.loop
         try:
             self._turns.attach(model)
             self._coupling.attach(model, self._turn_of(model, None if living is None else recorder))
@@ -139,7 +156,7 @@ class AsyncioLoop:
                 recorder.resume(NO_REQUEST)
             if model.done and not stopped:
                 stopped = True  # once: the tasks that are cancelled then run in the loop again
-                self._loop.stop()
+                self.loop.stop()
 
         return turn
 
@@ -150,23 +167,23 @@ class AsyncioLoop:
 
     def _cancel(self, seconds: float | None) -> None:
         """Cancel the tasks that are left, and wait for them."""
-        pending = asyncio.all_tasks(self._loop)
+        pending = asyncio.all_tasks(self.loop)
         for task in pending:
             task.cancel()
         if pending:
-            _, late = self._loop.run_until_complete(asyncio.wait(pending, timeout=seconds))
+            _, late = self.loop.run_until_complete(asyncio.wait(pending, timeout=seconds))
             if late:
                 names = ", ".join(sorted(task.get_name() for task in late)[:_MAX_NAMES])
                 self._log.warning(f"{len(late)} task(s) do not end when they are cancelled: {names}")
 
     def _shut_down(self) -> None:
         for what, end in (
-            ("asynchronous generators", self._loop.shutdown_asyncgens),
-            ("threads of the executor", self._loop.shutdown_default_executor),
+            ("asynchronous generators", self.loop.shutdown_asyncgens),
+            ("threads of the executor", self.loop.shutdown_default_executor),
         ):
             # Not cancelled, as wait_for would: that waits in its turn, for the threads without the loop.
-            task = self._loop.create_task(end())
-            self._loop.run_until_complete(asyncio.wait([task], timeout=_LEFT_SECONDS))
+            task = self.loop.create_task(end())
+            self.loop.run_until_complete(asyncio.wait([task], timeout=_LEFT_SECONDS))
             if not task.done():
                 self.leaves_threads = True
                 self._log.warning(f"{what} do not end; the worker ends without them")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import stat
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from forkd.errors import AppError
@@ -25,23 +27,46 @@ def needs_loop(error: AppError) -> bool:
     )
 
 
-def loops_and_tasks() -> list[str]:
+def current_loop() -> Any:
+    """The main thread's event loop, where the application has made one; else None."""
     asyncio: Any = sys.modules.get("asyncio")
-    if asyncio is None:
-        return []
-    loops: list[Any] = []
-    tasks: list[str] = []
-    for each in gc.get_objects():
-        kind = type(each)  # whatever the object says of itself
-        if issubclass(kind, asyncio.AbstractEventLoop) and not each.is_closed():
-            loops.append(each)
-        elif issubclass(kind, asyncio.Task) and not each.done():
-            tasks.append(getattr(each.get_coro(), "__qualname__", each.get_name()))
+    made = {id(loop) for loop in _found("AbstractEventLoop") if not loop.is_closed()}
+    if not made:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            loop = asyncio.get_event_loop()
+        except RuntimeError:
+            return None
+    if id(loop) in made:
+        return None if loop.is_running() else loop  # in another thread
+    loop.close()  # there was none, and asyncio has made it
+    asyncio.set_event_loop(None)
+    return None
+
+
+def loops_and_tasks(served: Any = None) -> list[str]:
+    """But for `served`, a loop that will run, and its tasks."""
+    loops = [each for each in _found("AbstractEventLoop") if not each.is_closed() and each is not served]
+    tasks = [
+        getattr(each.get_coro(), "__qualname__", each.get_name())
+        for each in _found("Task")
+        if not each.done() and each.get_loop() is not served
+    ]
     found = [_counted("an event loop", "event loops", len(loops))] if loops else []
     if tasks:
         names = ", ".join(sorted(tasks)[:_MAX_NAMES])
         found.append(f"{_counted('a task', 'tasks', len(tasks))} ({names})")
     return found
+
+
+def _found(name: str) -> Iterator[Any]:
+    """Each object of that class of asyncio's, whatever it says of itself."""
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None:
+        wanted = getattr(asyncio, name)
+        yield from (each for each in gc.get_objects() if issubclass(type(each), wanted))
 
 
 def connections(before: set[int]) -> list[str]:

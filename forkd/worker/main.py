@@ -9,16 +9,13 @@ import contextlib
 import errno
 import faulthandler
 import gc
-import inspect
 import random
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from forkd.app import interfaces, loader, welcome
 from forkd.app.hooks import Hooks, Place
 from forkd.app.interfaces import InterfaceRow
 from forkd.config import Config
@@ -63,7 +60,7 @@ from forkd.system.signals import (
 )
 from forkd.system.signals import end_in_fork as end_signals
 from forkd.title import set_title
-from forkd.worker import leftovers
+from forkd.worker import loading
 
 if TYPE_CHECKING:
     from forkd.worker.asyncio_loop import AsyncioLoop, Living
@@ -223,14 +220,14 @@ class Worker:
         if self._denied and not config.io_fallback:
             raise ForkdError(f"io-fallback = false, and io_uring cannot be used: {self._denied}")
         row, io = registry.get(config.model), registry.io_of(config.model, config.io)
-        def loop() -> AsyncioLoop:
+        def loop(made: Any = None) -> AsyncioLoop:
             if self._loop is None:
                 stdio.mend()  # libuv aborts where a descriptor of its own has one of those numbers
-                self._loop = asyncio_loop(self.log, config.loop)
+                self._loop = loading.asyncio_loop(self.log, config.loop, made)
                 self._loop.show_waits(self._heritage.stacks)
             return self._loop
 
-        interface, speaks = make_interface(
+        interface, speaks = loading.make_interface(
             config, self, io, self._heritage.admin, loop, self._heritage.app, self._heritage.number
         )
         if self._denied and registry.refusal(row, io, speaks.name, config.threads):
@@ -385,54 +382,6 @@ def _recycle_at(config: Config) -> int:
     if not config.max_requests:
         return _NEVER
     return config.max_requests + random.SystemRandom().randint(0, config.max_requests_jitter)
-
-
-def make_interface(
-    config: Config,
-    host: Any,
-    io: str,
-    admin: str | None,
-    loop: Callable[[], AsyncioLoop],
-    app: Any = None,
-    worker: int = 0,
-) -> tuple[Interface, InterfaceRow]:
-    """Load the application, unless it has been, and wrap it. Raises AppError. `loop` makes the one that the
-    application needs, if it needs one: where that is known by --interface, or shown by a first try that fails
-    without one, it is loaded there."""
-    inside, without = app is not None or interfaces.lives(config.interface), None
-    if config.app is None:
-        app = welcome.make(config.model, io, admin)
-    elif app is None:
-        load = partial(loader.load, config.app)
-        try:
-            app = loop().load(load) if inside else load()
-        except AppError as error:
-            if config.interface is not None or not leftovers.needs_loop(error):
-                raise
-            inside, without = True, error
-            app = loop().load(load)
-    if inspect.iscoroutine(app):  # of a factory
-        inside, made = True, app
-        app = loop().load(lambda: made)
-    speaks = interfaces.find(app, config.interface)
-    speaks.require(app, config)
-    if without is not None and not speaks.lives:
-        raise without
-    if speaks.lives and not inside and (left := leftovers.loops_and_tasks()):
-        host.log.warning(
-            f"the application has made {' and '.join(left)} at import, before the loop that serves it: what "
-            "is to run there never does; with --interface asgi it is imported in the running loop"
-        )
-    if speaks.needs_loop:
-        loop()
-    return speaks.make(app, config, host, worker), speaks
-
-
-def asyncio_loop(log: Log, wanted: str) -> AsyncioLoop:
-    """`wanted`: by --loop. Raises AppError."""
-    from forkd.worker.asyncio_loop import AsyncioLoop
-
-    return AsyncioLoop(log, wanted)
 
 
 def main(heritage: Heritage) -> NoReturn:

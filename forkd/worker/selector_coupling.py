@@ -21,9 +21,11 @@ class SelectorCoupling:
 
     name = "asyncio"
 
-    def __init__(self) -> None:
+    def __init__(self, made: asyncio.SelectorEventLoop | None = None) -> None:
+        """`made`: a loop that the application has made, and that has not run."""
         self._selector = _ModelSelector()
-        self.loop: asyncio.AbstractEventLoop = _Loop(self._selector)
+        self.loop: asyncio.AbstractEventLoop
+        self.loop = _Loop(self._selector) if made is None else _converted(made, self._selector)
         self.attach = self._selector.attach
         self.close = self.loop.close
 
@@ -41,6 +43,18 @@ class _Loop(asyncio.SelectorEventLoop):
     """asyncio asks the module time for the time, which an application may have stopped."""
 
     time = staticmethod(monotonic)
+
+
+def _converted(loop: asyncio.SelectorEventLoop, selector: _ModelSelector) -> asyncio.SelectorEventLoop:
+    """That loop, as one of `_Loop` with this selector."""
+    inside = vars(loop)
+    before = inside["_selector"]
+    for key in before.get_map().values():
+        selector.register(key.fileobj, key.events, key.data)
+    before.close()
+    inside["_selector"] = selector
+    loop.__class__ = _Loop
+    return loop
 
 
 class _ModelSelector(EpollSelector):

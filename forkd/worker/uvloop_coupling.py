@@ -21,8 +21,9 @@ from forkd.worker.coupling import Turn
 class UvloopCoupling:
     name = "uvloop"
 
-    def __init__(self) -> None:
-        self.loop: Any = import_module("uvloop").new_event_loop()
+    def __init__(self, made: Any = None) -> None:
+        """`made`: a loop of uvloop's that the application has made, and that has not run."""
+        self.loop: Any = import_module("uvloop").new_event_loop() if made is None else made
         self._rounds: Rounds | None = None
         self._error: BaseException | None = None
 

@@ -167,10 +167,102 @@ def test_what_a_call_returns_may_be_any_awaitable(service: Daemon) -> None:
         assert read_all(client).startswith(b"HTTP/1.1 500 ")
 
 
+#: As modules were written before asyncio 3.10: a task, a client and a timer of the loop that will run.
+BEFORE_A_LOOP = """
+    import asyncio, socket
+
+    {before}
+    loop = asyncio.get_event_loop()
+    ran = []
+
+    async def begins():
+        await asyncio.sleep(0)
+        ran.append(asyncio.get_running_loop())
+
+    task = loop.create_task(begins())
+    loop.call_later(0.01, ran.append, "later")
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    loop.add_reader(near, lambda: ran.append(near.recv(1)))
+    far.send(b"r")
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await task
+            while len(ran) < 3:
+                await asyncio.sleep(0.01)
+            assert asyncio.get_running_loop() is loop and {{loop, "later", b"r"}} == {{*ran}}
+            await send({{"type": "http.response.start", "status": 200, "headers": []}})
+            await send({{"type": "http.response.body", "body": type(loop).__module__.encode()}})
+
+    async def make():
+        return app
+"""
+INSTALLED = "import uvloop; asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())"
+
+
+@pytest.mark.parametrize(
+    ("flags", "app", "before", "loop"),
+    [
+        ("--loop auto", "app", "", "asyncio"), ("--loop auto", "make()", "", "asyncio"),
+        ("--loop auto --no-native --io poll", "app", "", "asyncio"),
+        ("--loop asyncio -m proactor", "app", "", "asyncio"), ("--loop uvloop", "app", "", "uvloop"),
+        ("--loop uvloop -k asgi", "app", "", "uvloop"), ("--loop auto", "app", INSTALLED, "uvloop"),
+    ],
+)  # fmt: skip
+def test_the_loop_that_is_made_at_import_is_the_workers(
+    service: Daemon, flags: str, app: str, before: str, loop: str
+) -> None:
+    pytest.importorskip("uvloop")
+    service.write_app(textwrap.dedent(BEFORE_A_LOOP).format(before=before))
+    service.start("-w", "1", *flags.split(), app=f"app:{app}")
+    assert service.get().partition(".")[0].replace("forkd", "asyncio") == loop
+    assert service.live()["master"]["loop"] == loop
+    if "auto" in flags and not before:
+        assert "has made asyncio's event loop at import, which serves; with --loop uvloop" in service.log()
+    else:
+        assert "at import" not in service.log()
+    assert service.get()
+
+
+def test_the_loop_that_a_module_of_protocols_makes_is_the_workers(service: Daemon) -> None:
+    service.write_app("""
+        import asyncio
+
+        loop = asyncio.get_event_loop()
+        task = loop.create_task(asyncio.sleep(0, b"ran"))
+
+        class Tells(asyncio.Protocol):
+            def connection_made(self, transport):
+                transport.write(task.result() if asyncio.get_running_loop() is loop else b"another")
+                transport.close()
+    """)
+    service.start("-w", "1", app="app:Tells")
+    with dial(service) as client:
+        assert read_all(client) == b"ran"
+
+
+@pytest.mark.parametrize("flags", ["", "--loop uvloop"])
+def test_a_loop_of_a_wsgi_application_is_its_own(service: Daemon, flags: str) -> None:
+    service.write_app("""
+        import asyncio
+
+        loop = asyncio.get_event_loop()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
+
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [loop.run_until_complete(asyncio.sleep(0, b"hello"))]
+    """)
+    service.start("-w", "1", *flags.split())
+    assert service.get() == "hello"
+    assert service.live()["master"]["interface"] == "wsgi"
+
+
 NO_LOOP = """
     import asyncio
     loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
+    {current}
 
     async def never():
         pass
@@ -181,10 +273,10 @@ NO_LOOP = """
 
 
 def test_a_loop_that_nobody_runs_is_told_of(service: Daemon) -> None:
-    write(service, NO_LOOP)
+    write(service, NO_LOOP.format(current=""))
     service.start("-w", "1")
     assert service.get() == "hello"
-    said = "has made an event loop and a task (never) at import, before the loop that serves it"
+    said = "has made an event loop and a task (never) at import, beside the loop that serves it"
     until(lambda: said in service.log(), "it is in the log")
 
 
@@ -192,7 +284,7 @@ def test_what_a_template_has_made_is_told_of(service: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as database:
         host, port = database.getsockname()
         lines = f"import socket; database = socket.create_connection(({host!r}, {port}))"
-        write(service, NO_LOOP)
+        write(service, NO_LOOP.format(current="asyncio.set_event_loop(loop)"))
         service.write_app(f"{lines}\nfrom app import app\n", name="more.py")
         service.start("-w", "1", "--preload", app="more:app")
     assert service.get() == "hello"
