@@ -244,7 +244,7 @@ class JsonLines:
         return json.dumps(values).encode() + b"\n"
 
 
-#: Seconds for which a few lines wait before the logger is woken for them.
+#: Seconds between two wake-ups of the logger for a few lines.
 _WAKE_SECONDS = 0.01
 
 
@@ -273,6 +273,7 @@ class AccessLog:
         make: Any = pick("Lines", lambda **_: lines, native and style != "json")
         self.lines: Any = make(stamp_of=stamp, ring=sink.ring, log=sink.log)
         self._deadline = 0.0
+        self._woken = 0.0  # when the logger was last woken
         self.sink = sink
         if log is not None:
             sink.gap = Trouble(log).over
@@ -314,8 +315,9 @@ class AccessLog:
         self.sink.write(made, False)
 
     def due(self, now: float) -> float:
-        """When to call `flush`: now for many lines, for a few when the first is 10 ms old. To wake the logger
-        for each costs more than all the rest of a line. `now` and the answer are monotonic."""
+        """When to call `flush`: now for many lines, for a few 10 ms after the last time; where requests are
+        few, that is now, too, and the loop need not wake up for it. To wake the logger for each line costs
+        more than all the rest of it. `now` and the answer are monotonic."""
         sink = self.sink
         unheard = sink.ring.head - sink.heard
         if not unheard:
@@ -325,8 +327,11 @@ class AccessLog:
             if not unheard:
                 return inf
         if not self._deadline:
-            self._deadline = now + _WAKE_SECONDS
-        return now if unheard >= sink.many_bytes else self._deadline
+            self._deadline = self._woken + _WAKE_SECONDS
+        if unheard < sink.many_bytes and now < self._deadline:
+            return self._deadline
+        self._woken = now
+        return now
 
     @property
     def news(self) -> bool:

@@ -19,13 +19,19 @@ def test_a_first_line_is_news_until_the_loop_has_looked() -> None:
     assert not access.news
     sink.ring.head = 10
     assert access.news
-    assert access.due(1.0) == 1.01
-    assert not access.news  # the loop wakes up at 1.01, whatever comes
-    sink.ring.head = 20
-    assert not access.news
+    assert access.due(1.0) == 1.0  # the last time is long ago
     access.flush()
     assert not access.news
+    sink.ring.head = 20
+    assert access.news
+    assert access.due(1.002) == 1.01
+    assert not access.news  # the loop wakes up at 1.01, whatever comes
     sink.ring.head = 30
+    assert not access.news
+    assert access.due(1.01) == 1.01
+    access.flush()
+    assert not access.news
+    sink.ring.head = 40
     assert access.news
 
 
@@ -52,4 +58,4 @@ def test_what_comes_while_the_loop_finds_nothing_is_no_less() -> None:
     access, sink = made()
     sink.ring = Ring()
     sink.ring.looks = 2
-    assert access.due(1.0) == 1.01
+    assert access.due(0.001) == 0.01
