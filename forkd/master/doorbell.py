@@ -179,7 +179,7 @@ class Doorbell:
                 return self._told()
             self._arm(False)  # it came before the bell was armed, and did not ring
         self._queued()
-        told = self._help()
+        told = self._told() if come and self._alone() else self._help()
         self._look_in(self._pace())
         return told
 
@@ -198,11 +198,14 @@ class Doorbell:
             self._seen = sum(self._board.counter(slot, ACCEPTED) for slot in lease.members())
         return self._seen - before
 
+    def _alone(self) -> bool:
+        """Whether nobody can take over from the leader."""
+        lease = self._lease
+        return lease is not None and len(lease.members()) == 1 and not self.suspects and not self._grows
+
     def _pace(self) -> float:
         """Seconds until the next look."""
-        lease = self._lease
-        alone = lease is not None and len(lease.members()) == 1 and not self.suspects and not self._grows
-        patient = alone or max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
+        patient = self._alone() or max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
         return _PATIENT_LOOK_SECONDS if patient else LOOK_SECONDS
 
     def _help(self) -> object:

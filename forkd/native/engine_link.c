@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -138,8 +139,8 @@ Py_ssize_t link_send(Link *self, struct iovec *pieces, int count, int flags)
 
 int link_has_input(const Link *self)
 {
-    char byte;
-    return recv(self->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    int bytes; /* less work for the kernel than a recv that finds nothing */
+    return !ioctl(self->fd, FIONREAD, &bytes) && bytes > 0;
 }
 
 PyObject *send_now(Link *conn, PyObject *answer, int flags)
