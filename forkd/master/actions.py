@@ -16,7 +16,7 @@ from forkd.config import Config
 from forkd.errors import BindError, ForkdError
 from forkd.ipc.control import ANNOUNCE_SECONDS, Command
 from forkd.ipc.messages import Retire
-from forkd.master import announcement, deaths, leadership, plan, reload, scaling
+from forkd.master import announcement, deaths, leadership, plan, reload, scaling, tick
 from forkd.master.children import Child, State
 from forkd.master.generation import Generation
 from forkd.master.lateness import loading
@@ -305,6 +305,10 @@ class Actions:
         service, parts, config = self._service, self._parts, self._service.generation.config
         timeout = 0.0 if registry.get(config.model).forks else config.timeout
         parts.tick.look(now, timeout, config.max_rss)
+        ready, want = len(service.serving(service.generation)), service.generation.want
+        if tick.settled(service.backoff, ready, want, service.children, now):
+            service.events.note("crash-loop", "info", "children are stable again")
+            service.backoff = service.backoff.settled()
         parts.doorbell.forgive()
         self.look_at_listeners()
         if service.owns and service.launch.keep_pidfile(service.log):

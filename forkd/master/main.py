@@ -113,10 +113,8 @@ class Master:
         if heir is None:
             parts.endpoints.open()
             return
-        Succession(
-            parts.loop, heir.link, parts.counters,
-            heard=self._on_succession, dead=parts.endpoints.open,
-        )  # fmt: skip
+        heard, dead = self._on_succession, parts.endpoints.open
+        Succession(parts.loop, heir.link, parts.counters, heard=heard, dead=dead)
         if heir.first is not None:
             parts.loop.watch(heir.first, partial(self._on_foreground_gone, heir.first))
 
@@ -373,14 +371,9 @@ class Master:
 
     def _tick(self) -> None:
         """What no event announces: once a second, or oftener for a short --timeout."""
-        service, now = self.service, monotonic()
+        now, loop = monotonic(), self.service.loop
         self.actions.look_after(now)
-        ready, want = len(service.serving(service.generation)), service.generation.want
-        if tick.settled(service.backoff, ready, want, service.children, now):
-            service.events.note("crash-loop", "info", "children are stable again")
-            service.backoff = service.backoff.settled()
-        period = tick.period(service.generation.config.timeout)
-        service.loop.timers.set("tick", now + period, self._tick)
+        loop.timers.set("tick", now + tick.period(self.service.generation.config.timeout), self._tick)
 
     # ---- orders: see operator.py ------------------------------------------------------------
 
@@ -417,8 +410,7 @@ class Master:
         service, reloads = self.service, self.parts.reloads
         if service.incoming is not None or reloads.queued is not None:
             service.events.note("reload", "warning", f"reload {SUPERSEDED}")
-            reloads.results["superseded"] += 1
-            reloads.join_queued()
+            reloads.supersede()
             self._withdraw(SUPERSEDED, "superseded")
             service.generation.defer()
             self.parts.hooks.give_up_boot(service.generation.config.graceful_timeout)
@@ -454,8 +446,7 @@ class Master:
         self.parts.high_water.keep(new.listeners)
         self._prove()
         service.events.note("reload", "info", f"generation {new.number} serves")
-        unused = new.unused()
-        for line in unused:
+        for line in (unused := new.unused()):
             service.log.warning(f"reload: {line}")
         self.actions.notify_ready()
         self.parts.reloads.answer(new.number, unused)
@@ -464,9 +455,8 @@ class Master:
         """The old generation goes on."""
         service, generation = self.service, self.service.generation
         service.last_error = error
-        service.events.note(
-            "reload", "error", f"reload failed; generation {generation.number} goes on:\n{error}"
-        )
+        text = f"reload failed; generation {generation.number} goes on:\n{error}"
+        service.events.note("reload", "error", text)
         self.parts.reloads.results["failure"] += 1
         self._withdraw(error, "reload-failed")
         generation.defer()

@@ -41,6 +41,11 @@ class Reloads:
         """Those whose reload has not begun hear what the others hear."""
         self.waiters += self.take_queued() or []
 
+    def supersede(self) -> None:
+        """Another was asked for meanwhile."""
+        self.results["superseded"] += 1
+        self.join_queued()
+
     def answer(self, generation: int, unused: list[str]) -> None:
         self.results["success"] += 1
         for waiter in self.waiters:
