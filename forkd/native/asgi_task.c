@@ -76,9 +76,11 @@ static void hand_over(RequestCoroutine *coroutine)
 /* The Task is current while the application's coroutine makes a step. Returns 0, or -1: another is, and nothing was done. */
 static int step_for(RequestTasks *self, RequestCoroutine *coroutine)
 {
-    PyObject *result = NULL, *current = PyObject_CallFunctionObjArgs(self->enter, self->loop, coroutine->task, NULL);
+    PyObject *task = Py_NewRef(coroutine->task); /* which it has no more once it has ended */
+    PyObject *result = NULL, *current = PyObject_CallFunctionObjArgs(self->enter, self->loop, task, NULL);
     if (!current) {
         PyErr_Clear();
+        Py_DECREF(task);
         return -1;
     }
     Py_DECREF(current);
@@ -91,10 +93,11 @@ static int step_for(RequestTasks *self, RequestCoroutine *coroutine)
             Py_XDECREF(result);
         PyContext_Exit(coroutine->context);
     }
-    current = PyObject_CallFunctionObjArgs(self->leave, self->loop, coroutine->task, NULL);
+    current = PyObject_CallFunctionObjArgs(self->leave, self->loop, task, NULL);
     if (!current)
         PyErr_WriteUnraisable(self->leave); /* a loop that was run within the step has not put it back */
     Py_XDECREF(current);
+    Py_DECREF(task);
     return 0;
 }
 
