@@ -27,7 +27,7 @@ LATER = (
     "forkd.app.asgi.duplex", "forkd.app.asgi.handshake", "forkd.app.asgi.websocket", "forkd.http.frames",
     "forkd.app.asgi.interface", "forkd.app.asgi.lifespan", "forkd.app.asgi.response", "forkd.app.asgi.scope",
     "forkd.app.asgi.steps", "forkd.app.asgi.streams", "forkd.app.asgi.extensions", "forkd.app.asgi.sendfile",
-    "forkd.app.asgi.tasks", "forkd.system.reset", "forkd.http.deflate", "forkd.worker.turns",
+    "forkd.app.asgi.tasks", "forkd.http.deflate", "forkd.worker.turns",
     "forkd.app.asgi.shortcut",
     "forkd.app.asgi.message_flow",
     "forkd.app.wsgi.timed", "forkd.worker.waits",
