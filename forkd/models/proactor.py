@@ -125,9 +125,14 @@ class Proactor(PooledLoop):
             self.connections.close(conn)
 
     def _early(self, conn: Completing, data: Any) -> None:
-        """What the client sends before it has its answer is held until then, and that it sends no more."""
+        """What the client sends before it has its answer is held until then, and that it sends no more. Where
+        the application listens for that, the session goes on with the call."""
         self.handles.put_back(conn.fd, data)
         conn.mask = 0
+        if conn.call.listens:
+            conn.call.answered(None)
+        else:
+            conn.call.deaf = True
 
     def _sent(self, conn: Completing, count: Any) -> None:
         """Step 6, when all is sent."""
@@ -196,6 +201,8 @@ class Proactor(PooledLoop):
         elif (outcome is FINISHED or outcome is LINGERING) and self.handles.sending(conn.fd):
             conn.last = outcome
             self.connections.follow(conn, WRITING)
+        elif type(outcome) is Await and outcome.write and not self.handles.sending(conn.fd):
+            self.go(conn, conn.resume, None)  # there is room: what was under way has ended by now
         else:
             super().begun(conn, outcome)
 

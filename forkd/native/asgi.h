@@ -19,6 +19,7 @@ typedef struct {
     PyObject *tasks;         /* a RequestTasks (asgi_task.c); NULL: nothing is read here */
     PyObject *counted;       /* the set of requests in flight, of both ways, where they are limited; or NULL */
     Py_ssize_t most;         /* of them */
+    char by_driver;          /* sends are operations of the driver's, which has each answer whole, or of a session's */
     int64_t limit, alarm;    /* ns: what a request may take, or 0; when the loop looks at that next */
     AsgiCycle *first;        /* of those that are suspended here; borrowed */
 } AsgiShortcut;
@@ -31,7 +32,7 @@ struct AsgiCycle {
     PyObject *accept; /* value of Accept, bytes, or NULL */
     PyObject *media;  /* value of Content-Type, bytes, of an answer that could be ended as if it were whole; or NULL */
     PyObject *twin;   /* the Cycle that goes on, or NULL */
-    PyObject *unsent; /* what the socket did not take, for the twin; or NULL */
+    PyObject *unsent; /* what the socket did not take, for the twin, or what the driver is to send; or NULL */
     PyObject *waiters; /* futures of those that wait in receive(), a list; or NULL */
     char *cork;       /* chunks that are sent at the end of the step */
     Py_ssize_t corked, room;

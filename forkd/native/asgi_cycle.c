@@ -140,13 +140,12 @@ static Outcome asgi_call(Shortcut *shortcut, Link *link, Call *call, PyObject **
 {
     AsgiShortcut *asgi = (AsgiShortcut *)shortcut;
     AsgiCycle *self = (AsgiCycle *)call;
-    (void)answer;
     call->peer = Py_NewRef((PyObject *)link);
-    if (asgi->http.server_timing)
-        self->base.waited = http_waited(call->peer);
+    if (asgi->http.server_timing && (self->base.waited = http_waited(call->peer)) < 0 && PyErr_Occurred())
+        return FAILED;
     if (asgi->limit)
         call->began = now_ns(); /* whatever the recorder is */
-    if (PyErr_Occurred() || http_begin(&asgi->http, &self->base) || asgi_counted(self))
+    if (http_begin(&asgi->http, &self->base) || asgi_counted(self))
         return FAILED;
     if (task_start(asgi->tasks, &owner_functions, (PyObject *)self, call->line) == TASK_FAILED) {
         PyObject *failure = taken_exception(); /* of a task factory, it may be */
@@ -155,8 +154,11 @@ static Outcome asgi_call(Shortcut *shortcut, Link *link, Call *call, PyObject **
     }
     if (self->twin)
         return UNFINISHED;
-    if (self->over)
+    if (self->over) {
+        *answer = self->unsent;
+        self->unsent = NULL;
         return ANSWERED;
+    }
     if (shortcut->draining) /* then all that goes on has a session (app/asgi/drain.py) */
         return UNFINISHED;
     return asgi_enlist(self) ? FAILED : SUSPENDED;
@@ -281,6 +283,7 @@ static PyMethodDef asgi_methods[] = {
 };
 
 static PyMemberDef asgi_members[] = {
+    {"by_driver", T_BOOL, offsetof(AsgiShortcut, by_driver), 0, NULL},
     {"state", T_OBJECT_EX, offsetof(AsgiShortcut, state), 0, NULL},
     {"tasks", T_OBJECT_EX, offsetof(AsgiShortcut, tasks), 0, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -114,7 +114,7 @@ static MessageOutcome send_pieces(AsgiCycle *self, struct iovec *pieces, int cou
     size_t all = 0;
     for (int i = 0; i < count; i++)
         all += pieces[i].iov_len;
-    size_t sent = all ? (size_t)link_send((Link *)self->base.call.peer, pieces, count, 0) : 0;
+    size_t sent = all && !self->shortcut->by_driver ? (size_t)link_send((Link *)self->base.call.peer, pieces, count, 0) : 0;
     if (sent == all)
         return MESSAGE_TAKEN;
     PyObject *left = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(all - sent));
@@ -165,7 +165,9 @@ static MessageOutcome put_out(AsgiCycle *self, struct iovec *pieces, int count, 
         pieces[0] = (struct iovec){self->cork, (size_t)self->corked};
     }
     self->corked = 0;
-    return send_pieces(self, pieces, count);
+    MessageOutcome outcome = send_pieces(self, pieces, count);
+    int at_once = !more && self->stepping && !self->base.call.shortcut; /* the driver sends it when this step is over */
+    return outcome == MESSAGE_UNSENT && self->shortcut->by_driver && at_once ? MESSAGE_TAKEN : outcome;
 }
 
 int asgi_uncork(AsgiCycle *self)

@@ -15,7 +15,10 @@ from tests.process.conftest import Daemon, until
 
 from .conftest import dial, read_all
 
-WAYS = {"native": [], "twin": ["--no-native"], "poll": ["--io", "poll"]}
+WAYS = {
+    "native": [], "twin": ["--no-native"], "poll": ["--io", "poll"],
+    "io_uring": ["-m", "proactor", "--io", "io_uring"],
+}  # fmt: skip
 SITE = """
 import asyncio, json
 from forkd.app.asgi.cycle import Cycle

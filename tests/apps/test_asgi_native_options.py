@@ -18,6 +18,7 @@ OPTIONS = {
     "limit-concurrency": ["--limit-concurrency", "1"], "request-timeout": ["--request-timeout", "30"],
     "request-ids": ["--request-ids"], "proxy": ["--proxy-protocol"], "server-timing": ["--server-timing"],
 }  # fmt: skip
+RING = ["-m", "proactor", "--io", "io_uring"]
 ALL = [flag for flags in OPTIONS.values() for flag in flags]
 HAS = """
 import asyncio
@@ -54,15 +55,17 @@ def ask(client: socket.socket, path: str) -> bytes:
     return answer.read()
 
 
-@pytest.mark.parametrize("option", [*OPTIONS, "all", "all-twin"])
+@pytest.mark.parametrize("option", [*OPTIONS, "all", "all-twin", "all-io_uring"])
 def test_native_code_has_the_request(service: Daemon, option: str) -> None:
     service.write_app(HAS)
     native = built is not None and option != "all-twin"
-    flags = OPTIONS.get(option, ALL) if option != "all-twin" else [*ALL, "--no-native"]
+    more = {"all-twin": ["--no-native"], "all-io_uring": RING}
+    flags = [*OPTIONS.get(option, ALL), *more.get(option, [])]
     service.start("-w", "1", "--lifespan", "off", *flags)
     with dial(service) as client:
         if "--proxy-protocol" in flags:
             client.sendall(HEADER)
+            ask(client, "/")  # its session has what comes with the header
         for path in ("/", "/waits", "/", "/waits"):
             assert ask(client, path) == (b"AsgiCycle" if native else b"Cycle")
 

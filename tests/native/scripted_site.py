@@ -7,6 +7,7 @@ import re
 NOTES = []
 MADE = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"  # names of requests
 FUNCTION = re.compile(r"<built-in method lift_request_timeout of .*?>|<bound method \w*TimerHandle.*?>+")
+TURNS = 10  # of the loop, within which whoever waits is told of the end
 RUNNING = []  # what has not ended yet, maybe after its answer
 
 HEADERS = [
@@ -64,13 +65,15 @@ async def app(scope, receive, send):
             else:
                 await take(step, receive, send, left)
     finally:
-        if listening:
-            await asyncio.sleep(0.001)
-        for task in listening:
-            task.cancel()
         tasks = [each for each in left if isinstance(each, asyncio.Task)]
         if tasks:
             await asyncio.wait(tasks)
+        for _ in range(TURNS if listening else 0):
+            await asyncio.sleep(0)
+        for task in listening:
+            task.cancel()
+        if listening:
+            await asyncio.wait(listening)
         RUNNING.remove(scope)
 
 

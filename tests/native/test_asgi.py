@@ -39,7 +39,7 @@ OPTION_SEEDS = 3
 @contextlib.contextmanager
 def started(directories: pytest.TempPathFactory, *flags: str) -> Iterator[list[Daemon]]:
     made = []
-    for way in ([], ["--no-native"]):
+    for way in ([], ["--no-native"], ["-m", "proactor", "--io", "io_uring"]):
         service = Daemon(directories.mktemp("scripted"))
         shutil.copy(Path(__file__).parent / "scripted_site.py", service.dir)
         service.expected_errors = ["."]
@@ -136,14 +136,24 @@ def played(service: Daemon, raw: bytes, step: int, header: bytes = b"") -> tuple
     return answer.status, answer.reason, fields, body, whole, goes_on, noted.partition(b"\r\n\r\n")[2]
 
 
+def alike(ring: tuple[Any, ...], twin: tuple[Any, ...]) -> bool:
+    """The answers of io_uring and epoll. Of one that breaks off the former may have sent less; when an
+    application hears that its client has left, is not the same."""
+    *head, body, whole, goes_on, notes = ring
+    if not whole and twin[3].startswith(body):
+        body = twin[3]
+    return (*head, body, whole, goes_on) == twin[:-1] and (notes == twin[-1] or not goes_on)
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_native_and_twin(twins: list[Daemon], seed: int) -> None:
     draw = random.Random(seed)
     for _ in range(SCRIPTS_EACH):
         raw = request(draw)
         step = draw.choice([len(raw), len(raw), len(raw), 100, 1000])
-        native, twin = (played(service, raw, step) for service in twins)
+        native, twin, ring = (played(service, raw, step) for service in twins)
         assert native == twin, raw
+        assert alike(ring, twin), raw
     for service in twins:
         service.settles(0, "forkd_requests_in_flight")
 
@@ -166,7 +176,8 @@ def test_so_with_options(twins_with_options: list[Daemon], seed: int) -> None:
         named = "\r\n".join([line.decode(), *draw.sample(NAMES, draw.choice([0, 0, 1, 1, 2])), ""])
         raw = named.encode() + fields
         step, header = draw.choice([10_000, 10_000, 10_000, 100, 1000]), proxy_header(draw)
-        native, twin = (played(service, raw, step, header) for service in twins_with_options)
+        native, twin, ring = (played(service, raw, step, header) for service in twins_with_options)
         assert native == twin, (header, raw)
+        assert alike(ring, twin), (header, raw)
     for service in twins_with_options:
         service.settles(0, "forkd_requests_in_flight")

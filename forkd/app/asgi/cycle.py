@@ -68,8 +68,10 @@ class Cycle(Duplex):
         self.response.adopt(call)
         if serving.framing.times_queue:
             self.response.more = queue_line(call.waited)
-        if call.unsent:
-            self._hold(call.unsent)
+        left = call.answer  # by an operation of the driver's
+        for piece in left if isinstance(left, tuple) else (left, call.unsent):
+            if piece:
+                self._hold(piece)
         return self
 
     @property

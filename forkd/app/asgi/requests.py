@@ -149,9 +149,10 @@ class Requests:
     # ---- what HTTP/1 takes ----------------------------------------------------------------
 
     def note(self, peer: Peer) -> Ends | None:
-        """None: native code does not send there."""
-        if self.shortcut is None or not peer.direct:
+        """None: there is no native code."""
+        if self.shortcut is None:
             return None
+        self.shortcut.by_driver = not peer.direct
         return Ends(
             server=peer.server, port=str(peer.server_port), client=peer.client,
             client_port=str(peer.client_port), proxy=peer.proxy,
@@ -215,6 +216,8 @@ class Requests:
         """Move its bytes until it is over."""
         self.cycles.add(cycle)
         try:
+            if not cycle.peer.direct:
+                cycle.writable()  # what native code has left to it
             if cycle.broken:  # in its first step; what it has sent before is under way, with io_uring
                 yield self._waits[False, True, False]
                 cycle.writable()

@@ -50,6 +50,7 @@ class NativeCycle(Call, Protocol):
 class NativeShortcut(Shortcut, Protocol):
     state: dict[str, Any]  # of the lifespan
     tasks: Any  # native code's RequestTasks; nothing is read before it has one
+    by_driver: bool  # it does not send: answers are the driver's, each whole, or a session's
 
     def suspended(self) -> list[NativeCycle]:
         """The requests that are, and that no Cycle has."""
