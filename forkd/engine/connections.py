@@ -17,7 +17,7 @@ from forkd.engine.deadlines import NOWHERE, Wheel
 from forkd.engine.steps import ABORTED, FINISHED, LINGERING, SUSPENDED, WRITING, Outcome, receive
 from forkd.session.begin import BoundBegin
 from forkd.session.seam import SLOWEST_BYTES_PER_SECOND, Await, Multiplexed
-from forkd.system.handles import READ, WRITE, HandleSet
+from forkd.system.handles import READ, HandleSet
 from forkd.system.originals import Lock, monotonic, socket
 from forkd.system.retry import WAITING_CALL, Retry
 
@@ -237,7 +237,7 @@ class Connections:
             # Bytes have moved: the peer is alive.
             conn.deadline = min(conn.deadline + conn.moved / op.rate, self.now + op.seconds)
         conn.moved = 0
-        mask = (READ if op.read else 0) | (WRITE if op.write else 0)
+        mask = op.mask
         if mask != conn.mask:
             try:
                 if conn.mask is None:

@@ -17,7 +17,7 @@ from forkd.engine.loop import ChildLoop
 from forkd.engine.steps import ABORTED, FINISHED, SUSPENDED, Outcome, advance, flush
 from forkd.session.begin import BoundBegin
 from forkd.session.seam import HIJACK, Await, Deadline
-from forkd.system.handles import HANGUP, WRITE, HandleSet
+from forkd.system.handles import HANGUP, WRITE, HandleSet, only_ends
 from forkd.system.originals import socket
 
 
@@ -77,8 +77,10 @@ class InlineLoop(ChildLoop):
         elif op.read:
             if op.idle or not self.connections.linger(conn):
                 self.driver.receive(conn)
+        elif op.read_end and only_ends(mask):
+            self._go(conn, conn.resume, b"")
         elif mask & HANGUP:
-            conn.end(self.log)  # only HANGUP wakes a connection that waits for nothing
+            conn.end(self.log)
             self.connections.close(conn)
 
     def late(self, conn: Connection) -> None:

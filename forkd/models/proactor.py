@@ -61,8 +61,8 @@ class Proactor(PooledLoop):
             return AioOperations()
         listeners = {intake.fileno() for intake in self.context.intakes}
         alone = self.context.lease is None or self.context.config.workers.max == 1
-        native = self.context.config.native
-        return UringOperations(listeners, shared=not alone, pooled=self.pooled, native=native)
+        native, paced = self.context.config.native, self.context.interface.paced
+        return UringOperations(listeners, shared=not alone, pooled=self.pooled, paced=paced, native=native)
 
     def connection_type(self) -> Callable[..., Connection]:
         return partial(Completing, self.handles)

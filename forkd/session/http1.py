@@ -201,6 +201,7 @@ class Http1:
             shortcut=shortcut, then=self._idle,
         )  # fmt: skip
         self.opening = self._first if shortcut is not None else None
+        self.paced = served.stream is not None
         self._head = Await("request head", config.header_timeout)
 
     def retire(self) -> None:

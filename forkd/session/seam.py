@@ -35,6 +35,7 @@ from collections.abc import Generator
 from typing import Any, Final, Protocol
 
 from forkd.system.forked import in_fork, leave
+from forkd.system.handles import READ, READ_END, WRITE
 from forkd.system.originals import monotonic
 
 #: The lowest average rate, in bytes per second, at which a slow peer is kept.
@@ -53,14 +54,15 @@ class Await:
 
     Neither `read` nor `write`: until the session is woken, or an exchange has something for it, or the client
     has left. One that only sends no more has not left, and each read returns b"" from then on: a session that
-    goes on to answer it waits without `read`.
+    goes on to answer it waits without `read`. With `read_end` in place of that the session is resumed with
+    b"" when the client sends no more, whatever is here unread, where the io tells that.
 
     `shortcut` is what native code may do with what arrives here, if that is usual, without resuming the
     session (Shortcut in native/native.h); then the connection waits in `then`, or goes on waiting here. What
     it has begun, and cannot end by itself, it resumes the session with, in place of bytes.
     """
 
-    __slots__ = ("idle", "name", "rate", "read", "seconds", "shortcut", "then", "write")
+    __slots__ = ("idle", "mask", "name", "rate", "read", "read_end", "seconds", "shortcut", "then", "write")
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class Await:
         rate: float = 0,
         read: bool = True,
         write: bool = False,
+        read_end: bool = False,
         idle: bool = False,
         shortcut: Any = None,
         then: Await | None = None,
@@ -79,6 +82,9 @@ class Await:
         self.rate = rate
         self.read = read
         self.write = write
+        self.read_end = read_end
+        #: In a handle set.
+        self.mask = (READ if read else 0) | (WRITE if write else 0) | (READ_END if read_end else 0)
         self.idle = idle
         self.shortcut = shortcut
         self.then = then
@@ -350,6 +356,8 @@ class Host(Protocol):
 class Interface(Protocol):
     """Makes sessions for one application."""
 
+    #: Its sessions read as their application asks for what comes: no more is to be received ahead of them.
+    paced: bool
     #: What each of its sessions waits in first, if that has a shortcut: a connection that is over by then
     #: never gets one.
     opening: Await | None

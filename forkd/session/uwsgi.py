@@ -42,6 +42,7 @@ class Uwsgi:
         served = interface.served
         self._http = Http1(served, config, host, Heads(self._parser, served.uwsgi, _Fronts(config, host)))
         self.opening = self._http.opening
+        self.paced = self._http.paced
         self.retire = self._http.retire
 
     def session(self, peer: Peer, data: Any = b"") -> Session:

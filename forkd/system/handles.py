@@ -5,7 +5,8 @@ waiting thread; the master owns one too. Each is made after the fork that starts
 epoll inherited across fork reports events of descriptors that the child no longer has (epoll(7)).
 
 Masks are those of poll(2), which epoll shares: READ, WRITE, and HANGUP, which is always reported, but not by
-select(2): RST has come, or both directions are shut.
+select(2): RST has come, or both directions are shut. READ_END, which select(2) has not either: the peer has
+sent its last byte (FIN), whether those before it were read or not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from forkd.system.process import naming
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR
+READ_END = select.EPOLLRDHUP
+
 #: Wakes one of the processes that wait for the same listener, not all of them (Linux 4.5).
 EXCLUSIVE = select.EPOLLEXCLUSIVE
 #: Reports once, and then nothing until it is set anew (epoll only).
@@ -36,6 +39,12 @@ _NO_ROOM_ERRNOS = (errno.ENOSPC, errno.ENOMEM)
 
 #: Ready (fd, mask) pairs.
 Events = Sequence[tuple[int, int]]
+
+
+def only_ends(mask: int) -> bool:
+    """Whether the peer sends no more, and what it has sent can still be read. A unix socket that is closed
+    has hung up, too."""
+    return bool(mask & (READ_END | HANGUP)) and not mask & select.EPOLLERR
 
 
 class HandleSet(Protocol):

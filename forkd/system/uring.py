@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from forkd.errors import SystemCallError
 from forkd.native import Resumes, pick
 from forkd.system import ring as abi
-from forkd.system.handles import HANGUP, READ
+from forkd.system.handles import HANGUP, READ, READ_END, only_ends
 from forkd.system.operations import Completed, Kind
 from forkd.system.originals import socket
 from forkd.system.ring import ProvidedBuffers, Ring, address_of
@@ -53,7 +53,7 @@ else:
 
 
 class _Handle(_Base):
-    __slots__ = ()
+    __slots__ = ("polled",)
 
     fd: int
     serial: int
@@ -65,6 +65,7 @@ class _Handle(_Base):
     conn: Any  # native code's; and a call whose answer that sends
     call: Any
     offset: int
+    polled: bool
 
     def __init__(self, fd: int, serial: int, kind: int) -> None:
         self.fd = fd
@@ -75,6 +76,7 @@ class _Handle(_Base):
         self.held = deque()
         self.data = b""  # being sent, from `offset`; kept alive here for the kernel
         self.offset = 0
+        self.polled = False  # of a connection: its end is waited for
 
     def name(self, kind: int) -> int:
         return self.serial << _KIND_BITS | kind
@@ -106,15 +108,15 @@ class UringOperations:
     concurrent = False
 
     def __init__(
-        self, listeners: set[int], *, shared: bool, pooled: bool, native: bool = True
+        self, listeners: set[int], *, shared: bool, pooled: bool, paced: bool = False, native: bool = True
     ) -> None:
-        """`shared`: a promotion follows each accept. `pooled`: connections are lent to threads.
-        Raises SystemCallError when io_uring cannot be used."""
+        """`shared`: a promotion follows each accept. `pooled`: connections are lent to threads. `paced`: no
+        more than one piece is received ahead. Raises SystemCallError when io_uring cannot be used."""
         self._ring = Ring(native=native)
         self._buffers = ProvidedBuffers(self._ring, native)
         self._listeners = listeners
         self._accept = 0 if shared else abi.ACCEPT_MULTISHOT
-        self._recv = 0 if pooled else abi.RECV_MULTISHOT
+        self._recv = 0 if pooled or paced else abi.RECV_MULTISHOT
         self._by_fd: dict[int, _Handle] = {}
         # By serial number; also what was released and still sends.
         self._handles: dict[int, _Handle] = {}
@@ -123,6 +125,7 @@ class UringOperations:
         self._due: deque[_Handle] = deque()  # wanted, and something is held for them
         self._found: deque[abi.Completion] = deque()  # of operations, not returned yet
         self._ready: list[tuple[int, int]] = []  # plain handles, not returned yet
+        self._ended: deque[tuple[_Handle, int]] = deque()  # connections, with masks, likewise
         make: Any = pick("Completions", PythonCompletions, native)
         self._completions: Completions | PythonCompletions = make(
             queues=self._ring.queues, buffers=self._buffers.buffers, operations=self, handles=self._handles,
@@ -141,7 +144,7 @@ class UringOperations:
     def modify(self, fd: int, mask: int) -> None:
         handle = self._by_fd[fd]
         handle.mask = mask
-        if handle.held:
+        if handle.held and mask & READ:
             self._due.append(handle)
         elif not handle.armed:
             self._disarmed.append(handle)
@@ -160,8 +163,11 @@ class UringOperations:
         for handle in self._disarmed:
             if handle.mask & READ and not handle.armed and not handle.held:
                 self._arm(handle)
+            elif handle.mask & READ_END and not handle.armed and not handle.polled:
+                handle.polled = True
+                self._poll(handle, READ_END)
         self._disarmed.clear()
-        if self._due or self._found or self._ready:
+        if self._due or self._found or self._ready or self._ended:
             timeout = 0.0
         self._ring.enter(0 if timeout == 0 else 1, timeout)
         self._sort(self._completions.plain())
@@ -255,7 +261,10 @@ class UringOperations:
                     self._disarm(handle)
                 if handle.mask & READ and not handle.held and result >= 0:
                     yield Kind.RECEIVED, handle.fd, data
-                elif handle.mask & HANGUP and result < 0 and result not in _NO_FAILURES:
+                elif handle.mask & READ_END and not result:
+                    self._hold(handle, result, data)  # for the next time that it reads
+                    yield Kind.RECEIVED, handle.fd, data
+                elif handle.mask & (HANGUP | READ_END) and result < 0 and result not in _NO_FAILURES:
                     yield Kind.RECEIVED, handle.fd, _error(result)
                 else:
                     self._hold(handle, result, data)
@@ -275,6 +284,10 @@ class UringOperations:
                 yield Kind.RECEIVED, handle.fd, handle.held.popleft()
                 if handle.mask & READ:
                     self.modify(handle.fd, handle.mask)
+        while self._ended:
+            handle, found = self._ended.popleft()
+            if handle.mask & READ_END:
+                yield Kind.RECEIVED, handle.fd, b"" if only_ends(found) else _error(-errno.ECONNRESET)
 
     # ---- operations -----------------------------------------------------------------------
 
@@ -297,7 +310,13 @@ class UringOperations:
             name, result, _ = completion
             if name & 7 != _POLL:
                 self._found.append(completion)
-            elif (handle := self._handles.get(name >> _KIND_BITS)) is not None:
+            elif (handle := self._handles.get(name >> _KIND_BITS)) is None:
+                pass
+            elif handle.kind == _RECV:
+                handle.polled = False
+                if result > 0:
+                    self._ended.append((handle, result))
+            else:
                 self._disarm(handle)
                 self._ready.append((handle.fd, result if result > 0 else HANGUP))
 
@@ -322,7 +341,10 @@ class UringOperations:
             flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             self._ring.put(abi.ACCEPT, 0, self._accept, handle.fd, 0, 0, 0, flags, name)
         else:
-            self._ring.put(abi.POLL_ADD, 0, 0, handle.fd, 0, 0, 0, READ, name)
+            self._poll(handle, READ)
+
+    def _poll(self, handle: _Handle, mask: int) -> None:
+        self._ring.put(abi.POLL_ADD, 0, 0, handle.fd, 0, 0, 0, mask, handle.name(_POLL))
 
     def _send(self, handle: _Handle) -> None:
         self._ring.put(

@@ -412,6 +412,38 @@ async def sleeps_open(scope, receive, send):
     await send({"type": "websocket.send", "text": "awake"})
 
 
+async def receives_late(scope, receive, send):
+    """Once it is told to, all that there is."""
+    released.clear()
+    await send({"type": "websocket.accept"})
+    await released.wait()
+    LOG.clear()
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            LOG.append(message["code"])
+            return
+        LOG.append(int(message["text"]))
+
+
+async def log(scope, receive, send):
+    await answer(send, json.dumps(LOG))
+
+
+async def waits_for_disconnect(scope, receive, send):
+    LOG.clear()
+    while (message := await receive())["type"] != "http.disconnect":
+        pass
+    LOG.append(message["type"])
+    await answer(send, b"told")
+
+
+async def reads_late(scope, receive, send):
+    released.clear()
+    await released.wait()
+    await answer(send, len(await read(receive)))
+
+
 async def floods(scope, receive, send):
     await send({"type": "websocket.accept"})
     LOG.clear()
@@ -503,6 +535,7 @@ SOCKETS = {
     "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
     "floods-and-returns": floods_and_returns, "closes-and-stays": closes_and_stays,
     "tallies": tallies, "answers-slowly": answers_slowly, "sleeps": sleeps_open,
+    "receives-late": receives_late,
 }  # fmt: skip
 ROUTES = {
     name.replace("_", "-"): value for name, value in list(globals().items())

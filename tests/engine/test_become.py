@@ -197,6 +197,7 @@ class Scripted:
     """An interface: a preamble of four bytes, then a line, which is answered in three ways."""
 
     opening = None
+    paced = False
 
     def session(self, peer: Any, data: bytes = b"") -> Session:
         while len(data) < 4:

@@ -64,6 +64,7 @@ APP = """
 
     class Scripted:
         opening = None
+        paced = False
 
         def __init__(self, host):
             self.host = host

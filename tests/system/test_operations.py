@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from forkd.system.aio import AioOperations
-from forkd.system.handles import READ
+from forkd.system.handles import READ, READ_END
 from forkd.system.operations import Kind, Operations
 from forkd.system.uring import UringOperations
 
@@ -121,6 +123,34 @@ def test_what_is_not_wanted_yet_is_held_in_order(operations: Operations) -> None
     operations.add(fd, READ)
     heard.until(lambda: heard.bytes(fd) == sent)
     operations.release(ours)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_paced_connection_holds_one_piece_and_is_told_its_end(native: bool) -> None:
+    operations = UringOperations(set(), shared=True, pooled=False, paced=True, native=native)
+    ours, theirs = connection(operations)
+    fd, heard, sent = ours.fileno(), Heard(operations), 0
+    theirs.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += theirs.send(bytes(10_000))
+    operations.add(fd, READ)
+    heard.until(lambda: heard.received[fd])
+    operations.modify(fd, READ_END)
+    for _ in range(5):
+        heard.turn(0.01)
+    waiting = array.array("i", [0])
+    fcntl.ioctl(ours, termios.FIONREAD, waiting)
+    assert sent - waiting[0] <= 2 * 16384 < sent
+    assert b"" not in heard.received[fd]
+    theirs.close()
+    heard.until(lambda: heard.received[fd][-1] == b"")
+    operations.modify(fd, READ)
+    heard.until(lambda: len(heard.bytes(fd)) == sent)
+    heard.received.clear()
+    heard.until(lambda: heard.received[fd] == [b""])
+    operations.release(ours)
+    operations.close()
 
 
 def test_a_large_send_arrives_whole_at_a_slow_reader(operations: Operations) -> None:

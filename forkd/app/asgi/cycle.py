@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import cast
 
-from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Message, Serving, Waiters, release
+from forkd.app.asgi.duplex import (
+    END,
+    HIGH_WATER_BYTES,
+    INPUT,
+    NOTHING,
+    Duplex,
+    Message,
+    Serving,
+    Waiters,
+    release,
+)
 from forkd.app.asgi.response import Response
 from forkd.app.asgi.scope import Scope
 from forkd.app.asgi.sendfile import File
@@ -29,7 +39,7 @@ _CLIENT_LEFT_STATUS = 499
 class Cycle(Duplex):
     __slots__ = (
         "_at_eof", "_buffered", "_decoder", "_discarded", "_expects", "_files", "_received", "_receiving",
-        "_refused", "_rest", "_told_end", "broken", "response",
+        "_refused", "_rest", "_sends_no_more", "_told_end", "broken", "response",
     )  # fmt: skip
 
     request: Request
@@ -42,7 +52,8 @@ class Cycle(Duplex):
         self._receiving: Waiters = []
         self.broken = False  # the answer has broken off, and so must the connection
         self._refused = False  # forkd has answered: what the application sends has no reader
-        self._at_eof = False  # the client sends no more
+        self._sends_no_more = False  # the client
+        self._at_eof = False  # and there is nothing left to read for the application
         self._expects = request.expect_continue and not data
         self._decoder = (
             ChunkedBody(serving.most_body) if request.chunked
@@ -307,12 +318,13 @@ class Cycle(Duplex):
         """What the client has sent behind this request."""
         return self._rest if self._decoder is None else self._decoder.leftover + self._rest
 
-    def needs(self) -> tuple[bool, bool, bool]:
-        """Input; room for output; and whether the client owes bytes of its body."""
+    def needs(self) -> tuple[int, bool, bool]:
+        """Of its input; room for output; and whether the client owes bytes of its body."""
         owes = not self.whole
         room = (self._buffered if owes else len(self._rest)) < HIGH_WATER_BYTES
         reads = room and not self._at_eof
-        return reads, bool(self._backlog or self._files), owes and reads and not self._expects
+        needs = INPUT if reads else NOTHING if self._at_eof or self._sends_no_more else END
+        return needs, bool(self._backlog or self._files), owes and reads and not self._expects
 
     def feed(self, data: bytes) -> None:
         decoder = self._decoder
@@ -332,6 +344,12 @@ class Cycle(Duplex):
             self._buffered += len(piece)
         if piece or decoder.done:
             release(self._receiving)
+
+    def input_ends(self) -> None:
+        """The client sends no more; what it has sent may not have been read yet."""
+        self._sends_no_more = True
+        if self.whole:
+            self.end_of_input()
 
     def end_of_input(self) -> None:
         self._at_eof = True

@@ -29,6 +29,9 @@ HIGH_WATER_BYTES = 65536
 _LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 _PIECE_BYTES = 262144  # bytes of the backlog that are offered to the socket at once
 
+#: What a session needs of its client's input: to be told that there will be no more of it, or to read it.
+NOTHING, END, INPUT = range(3)
+
 Message = dict[str, Any]
 Waiters = list[asyncio.Future[None]]
 
@@ -165,6 +168,8 @@ class Duplex:
     def _write(self, data: bytes, more: bool = False) -> None:
         """`more`: what follows at once may go in the same packet."""
         self.quiet = False
+        if self._gone:
+            return
         rest: bytes | memoryview = data
         if self._files:
             self._files[-1].behind += data

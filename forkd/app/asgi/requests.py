@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from forkd.app.asgi import message_flow
 from forkd.app.asgi.cycle import Cycle
-from forkd.app.asgi.duplex import Duplex, log_failure
+from forkd.app.asgi.duplex import END, INPUT, NOTHING, Duplex, log_failure
 from forkd.app.asgi.extensions import DENIAL, Extensions, offer
 from forkd.app.asgi.handshake import origins_of, read_handshake, to_websocket, wants_websocket
 from forkd.app.asgi.response import REASONS
@@ -89,27 +89,31 @@ class Requests:
             app, self, config, host, self.framing, REASONS, self._root, self._extensions.usual, worker,
             self._requests,
         )  # fmt: skip
-        body, write = config.body_timeout, config.write_timeout
-        #: By what is needed: input, room for output, and bytes that the client owes.
+        body = config.body_timeout
+        writes = {
+            needs: Await(
+                "write", config.write_timeout, rate=SLOWEST_BYTES_PER_SECOND, read=needs == INPUT,
+                read_end=needs == END, write=True,
+            )
+            for needs in (NOTHING, END, INPUT)
+        }  # fmt: skip
+        #: By what is needed: of input; room for output; and bytes that the client owes.
         self._waits = {
-            (True, False, True): Await("request body", body, rate=SLOWEST_BYTES_PER_SECOND),
-            (True, False, False): Await("answer", 0),
-            (False, False, False): Await("answer", 0, read=False),
+            (INPUT, False, True): Await("request body", body, rate=SLOWEST_BYTES_PER_SECOND),
+            (INPUT, False, False): Await("answer", 0),
+            (END, False, False): Await("answer", 0, read=False, read_end=True),
+            (NOTHING, False, False): Await("answer", 0, read=False),
         } | {
-            (read, True, owes): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, read=read, write=True)
-            for read in (True, False)
-            for owes in (True, False)
+            (needs, True, owes): writes[needs] for needs in (NOTHING, END, INPUT) for owes in (True, False)
         }  # fmt: skip
 
         self._talks = {
-            (True, False): Await(
+            (INPUT, False): Await(
                 "WebSocket", config.ws_ping_interval, rate=ANY_BYTES_PER_SECOND,
                 shortcut=message_flow.SHORTCUT,
             ),
-            (False, False): Await("WebSocket", 0, read=False),
-            (True, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, write=True),
-            (False, True): Await("write", write, rate=SLOWEST_BYTES_PER_SECOND, read=False, write=True),
-        }
+            (END, False): Await("WebSocket", 0, read=False, read_end=True),
+        } | {(needs, True): writes[needs] for needs in (NOTHING, END, INPUT)}
         self._origins = origins_of(config.ws_origins)
         self._deflate = config.ws_deflate
         self._pong = Await("pong", config.ws_ping_timeout)
@@ -219,20 +223,23 @@ class Requests:
             if not cycle.peer.direct:
                 cycle.writable()  # what native code has left to it
             if cycle.broken:  # in its first step; what it has sent before is under way, with io_uring
-                yield self._waits[False, True, False]
+                yield self._waits[NOTHING, True, False]
                 cycle.writable()
             cycle.attended = True
             while not cycle.through:
                 if cycle.answered:
                     cycle.account()  # what is left of the body is not its time
                 try:
-                    came = yield self._waits[cycle.needs()]
+                    wait = self._waits[cycle.needs()]
+                    came = yield wait
                     if came is None:
                         cycle.writable()
                     elif came:
                         cycle.feed(came)
-                    else:
+                    elif wait.read:
                         cycle.end_of_input()
+                    else:
+                        cycle.input_ends()
                 except Deadline:
                     self._late(cycle)
             if cycle.broken:
@@ -306,19 +313,19 @@ class Requests:
         asked = False  # a ping, which any byte of the client's answers
         try:
             if socket.broken:  # as for a request
-                yield self._talks[False, True]
+                yield self._talks[NOTHING, True]
                 socket.writable()
             socket.attended = True
             while not socket.through:
-                reads, writes = socket.needs()
+                needs, writes = socket.needs()
                 if socket.phase is Phase.CLOSING and not writes:
-                    wait = self._close[reads]
-                elif writes or not reads:
-                    wait = self._talks[reads, writes]
+                    wait = self._close[needs == INPUT]
+                elif writes or needs != INPUT:
+                    wait = self._talks[needs, writes]
                 elif socket.phase is not Phase.OPEN:
                     wait = self._handshake
                 else:
-                    wait = self._pong if asked else self._talks[True, False]
+                    wait = self._pong if asked else self._talks[needs, False]
                 try:
                     came = yield wait
                     if came is None:
@@ -326,10 +333,12 @@ class Requests:
                     elif came:
                         asked = False
                         socket.feed(came)
-                    else:
+                    elif wait.read:
                         socket.end_of_input()
+                    else:
+                        socket.input_ends()
                 except Deadline:
-                    if wait is self._talks[True, False]:
+                    if wait is self._talks[INPUT, False]:
                         asked = True
                         socket.ping()
                     elif wait is self._pong:

@@ -11,7 +11,16 @@ from enum import Enum, auto
 from typing import Any
 
 from forkd.app.asgi import message_flow
-from forkd.app.asgi.duplex import HIGH_WATER_BYTES, Duplex, Logged, Message, Serving
+from forkd.app.asgi.duplex import (
+    END,
+    HIGH_WATER_BYTES,
+    INPUT,
+    NOTHING,
+    Duplex,
+    Logged,
+    Message,
+    Serving,
+)
 from forkd.app.asgi.handshake import Handshake, accepted
 from forkd.app.asgi.response import Response, exact
 from forkd.http import frames
@@ -47,7 +56,7 @@ class Phase(Enum):
 class WebSocket(Duplex):
     __slots__ = (
         "_agreed", "_closed", "_deaf_until", "_denial", "_early", "_flow", "_handshake", "_restarting",
-        "_sides", "broken", "code", "may_deny", "phase",
+        "_sends_no_more", "_sides", "broken", "code", "may_deny", "phase",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +73,7 @@ class WebSocket(Duplex):
         self._handshake: Handshake | None = handshake  # until it is accepted
         self._agreed = handshake.agreed
         self._early = data  # frames, before there is an answer
+        self._sends_no_more = False  # the client
         self._sides = 2  # the application and the session, of those that have not ended
         self._closed = _NOT_CLOSED  # our Close frame, once it is sent
         self._restarting = False  # that was not the application's
@@ -96,7 +106,8 @@ class WebSocket(Duplex):
 
     @property
     def _told(self) -> bool:
-        return self._flow.end is not None or (self._restarting and self.phase is Phase.CLOSING)
+        left = self._gone or self._flow.end is not None
+        return left or (self._restarting and self.phase is Phase.CLOSING)
 
     @property
     def _said(self) -> bool:
@@ -170,6 +181,8 @@ class WebSocket(Duplex):
 
     def drained(self) -> None:
         self._flow.read(b"")
+        if self._gone and not self._flow.full:
+            self._over(*self._closed)
         self._wake()
 
     def wrong(self, bad: BadFrame) -> None:
@@ -291,7 +304,8 @@ class WebSocket(Duplex):
     def leave(self) -> None:
         """The connection has ended without the client's Close."""
         self.code = self.code or 499
-        self._over(*self._closed)
+        if not (self._sends_no_more and self._flow.full):
+            self._over(*self._closed)
         super().leave()
 
     def account(self) -> None:
@@ -331,10 +345,14 @@ class WebSocket(Duplex):
     def through(self) -> bool:
         return self._gone or (self.phase is Phase.OVER and not self._backlog)
 
-    def needs(self) -> tuple[bool, bool]:
-        """Input, and room for output."""
-        room = self.phase is not Phase.OVER and not self._flow.full and len(self._early) < HIGH_WATER_BYTES
-        return room, bool(self._backlog)
+    def needs(self) -> tuple[int, bool]:
+        """Of its input, and room for output."""
+        full = not self._sends_no_more and (self._flow.full or len(self._early) >= HIGH_WATER_BYTES)
+        if self.phase is Phase.OVER:
+            needs = NOTHING if self._sends_no_more else END
+        else:
+            needs = END if full else INPUT
+        return needs, bool(self._backlog)
 
     def feed(self, data: bytes) -> None:
         """Bytes have come, of frames."""
@@ -343,8 +361,14 @@ class WebSocket(Duplex):
         else:
             self._flow.read(data)
 
+    def input_ends(self) -> None:
+        """The client sends no more, and what it has sent is not read since the application does not receive:
+        from here on it is read all the same, which is as much as the kernel has by now. Then the connection
+        ends, and the application has the messages when it asks for them."""
+        self._sends_no_more = True
+
     def end_of_input(self) -> None:
-        """The client sends no more, and so no Close either."""
+        """The client sends no more, and so no Close either, but for one among what is left to read."""
         self.leave()
 
     def ping(self) -> None:

@@ -39,6 +39,7 @@ class Blocking:
     """Sessions that run a socketserver request handler."""
 
     opening: Await | None = None
+    paced = False
 
     def __init__(
         self, handler: type[socketserver.BaseRequestHandler], config: Config, host: Host
@@ -90,6 +91,7 @@ class Evented:
     """Sessions that drive an asyncio protocol. `factory` is a Protocol class or a callable."""
 
     opening: Await | None = None
+    paced = True
 
     def __init__(
         self, factory: Callable[[], asyncio.BaseProtocol], config: Config, host: Host
