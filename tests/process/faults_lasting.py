@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -162,6 +163,13 @@ def _judge(trial: Trial, clients: Lasting, codes: set[int] | None = None) -> Non
     trial.require(set(found) <= codes, f"the codes are {dict(found)}")
     trial.require(found, "none was closed")
     trial.require(RESET in codes or set(clients.streams) <= {"clean"}, f"streams: {dict(clients.streams)}")
-    missing = lost(clients.ends, service.dir / "ends", {RESTART})
+    missing: list[str] = []
+
+    def all_noted() -> bool:
+        missing[:] = lost(clients.ends, service.dir / "ends", {RESTART})
+        return not missing
+
+    with contextlib.suppress(AssertionError):
+        until(all_noted, "applications have noted the last ones")
     trial.note("lost", len(missing))
     trial.require(not missing, f"lost: {missing[:3]}")

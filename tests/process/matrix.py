@@ -23,8 +23,10 @@ class Row(NamedTuple):
     number: str
     run: Callable[[Trial], None]
     short: float  # the scale of the test
-    #: Besides the default, for the short form; rows that have some are run under all in scripts/soak.
+    #: Besides the default, for the short form; rows that have some are run under all in scripts/soak, unless
+    #: these are all that have what it is about.
     models: tuple[str, ...] = ()
+    everywhere: bool = True
     #: It compares latencies, so the short form has the machine for itself.
     alone: bool = False
     #: Whether it is one for the long runs only.
@@ -35,6 +37,12 @@ class Row(NamedTuple):
     @property
     def name(self) -> str:
         return self.run.__name__
+
+
+def _lasting(number: str, run: Callable[[Trial], None], short: float, *, long: bool = False) -> Row:
+    """One of ASGI only, which has connections that last, under the models that have ASGI."""
+    models = ("half-sync-half-async", "proactor")
+    return Row(number, run, short, models, everywhere=False, long=long, asgi=False)
 
 
 ROWS = (
@@ -60,11 +68,11 @@ ROWS = (
     Row("17", faults_kernel.no_processes, 0.2),
     Row("18", faults_together.together, 0.009, ("half-sync-half-async", "proactor")),
     Row("18a", faults_together.together_threads, 0.009, asgi=False),
-    Row("46", faults_lasting.lasting_reloads, 0.05, asgi=False),
-    Row("46a", faults_lasting.lasting_upgrades, 0.1, asgi=False),
-    Row("46b", faults_lasting.lasting_scale, 0.1, asgi=False),
-    Row("46c", faults_lasting.lasting_recycle, 0.06, asgi=False),
-    Row("47", faults_lasting.lasting_stop, 1, asgi=False),
-    Row("48", faults_lasting.lasting_kills, 0.04, asgi=False),
-    Row("49", faults_lasting.lasting_soak, 0.02, long=True, asgi=False),
+    _lasting("46", faults_lasting.lasting_reloads, 0.05),
+    _lasting("46a", faults_lasting.lasting_upgrades, 0.1),
+    _lasting("46b", faults_lasting.lasting_scale, 0.1),
+    _lasting("46c", faults_lasting.lasting_recycle, 0.06),
+    _lasting("47", faults_lasting.lasting_stop, 1),
+    _lasting("48", faults_lasting.lasting_kills, 0.04),
+    _lasting("49", faults_lasting.lasting_soak, 0.02, long=True),
 )
