@@ -16,14 +16,15 @@ close with unread bytes resets the connection, and may destroy the answer on its
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from forkd.system import process
 from forkd.system.in_flight import Request
-from forkd.system.originals import os, socket
+from forkd.system.originals import monotonic_ns, os, socket
 from forkd.system.scoreboard import Row
 from forkd.system.sigpipe import NO_SIGPIPE
 
+_MAX_SOCKETS = 4096  # of clients that are answered for one process
 _DRAIN_BYTES = 1 << 16
 _MAX_DRAIN_RECEIVES = 16
 _NOW_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -37,13 +38,17 @@ class Parting:
         self._answer = answer
         self._taken: dict[tuple[int, int], socket.socket] = {}  # by place and time of the request
 
-    def take(self, pidfd: int, rows: Iterable[Row]) -> None:
-        """Take the connections of the process that writes these lanes, and is killed next."""
-        for row in rows:
-            request = row.held()
-            fd = row.entries.socket(request.place) if request is not None else -1
+    def take(self, pidfd: int, rows: Sequence[Row], pool: bool) -> None:
+        """Take the connections of the process that writes these lanes, and is killed next. `pool`: the
+        pool of the slot is its own."""
+        entries, now = rows[0].entries, monotonic_ns()
+        room = min(_MAX_SOCKETS, process.descriptor_limit() // 4)
+        for place in (*(row.place for row in rows), *(entries.of_pool() if pool else ())):
+            request, fd = entries.request(place, now), entries.socket(place)
             if request is None or fd < 0:
                 continue
+            if len(self._taken) >= room:
+                return
             try:
                 taken = process.take_descriptor(pidfd, fd)
             except OSError:

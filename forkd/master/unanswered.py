@@ -45,7 +45,7 @@ class Unanswered:
         if generation is None or self._forks(generation):
             return
         parting = self._partings.setdefault(child.slot, Parting(late_answers(generation.config)))
-        parting.take(child.pidfd, self._board.used(child.slot))
+        parting.take(child.pidfd, self._board.used(child.slot), pool=True)
 
     def forget(self) -> None:
         """In a new process: a copy of a client's socket would keep the connection open."""

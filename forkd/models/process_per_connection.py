@@ -189,7 +189,7 @@ class ProcessPerConnection(ChildLoop):
             f"process {servant.pid} killed: {named} has held it for {held:.1f} s; it was here:\n{where}"
         )
         self._partings[servant] = Parting(late_answers(self.context.config))
-        self._partings[servant].take(servant.pidfd, [servant.row])
+        self._partings[servant].take(servant.pidfd, [servant.row], pool=False)
         process.send_signal(servant.pidfd, signal.SIGKILL)
 
     def retire(self, idle_grace: float, drain_queue: bool) -> None:

@@ -125,11 +125,10 @@ PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **
         *result = Py_NewRef(Py_None);
         outcome = PYGEN_RETURN;
     }
-    if (lane) {
-        pause_request(lane);
-        if (!at_once)
-            resume_request(lane, 0); /* the loop goes on */
-    }
+    if (lane && at_once)
+        leave_request(lane);
+    else if (lane)
+        resume_request(lane, 0); /* the loop goes on */
     self->runs = 0;
     coroutine_running = outer;
     Py_DECREF((PyObject *)self);

@@ -114,6 +114,9 @@ static MessageOutcome send_pieces(AsgiCycle *self, struct iovec *pieces, int cou
     size_t all = 0;
     for (int i = 0; i < count; i++)
         all += pieces[i].iov_len;
+    PyObject *lane = lane_of(self->shortcut->http.base.recorder);
+    if (lane)
+        answer_request(lane, self->base.ticket);
     size_t sent = all && !self->shortcut->by_driver ? (size_t)link_send((Link *)self->base.call.peer, pieces, count, 0) : 0;
     if (sent == all)
         return MESSAGE_TAKEN;

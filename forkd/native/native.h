@@ -542,8 +542,12 @@ int64_t begin_request(PyObject *lane, PyObject *line, PyObject *client, int fd, 
 void identify_request(PyObject *lane, int64_t ticket, PyObject *id);
 /* The step of that request holds the thread from now on; 0: something else of the loop's does. */
 void resume_request(PyObject *lane, int64_t ticket);
-/* The application has given control back. */
+/* Bytes of an answer to that request may be sent from here on. */
+void answer_request(PyObject *lane, int64_t ticket);
+/* The application has given control back, and what it has returned is the answer. */
 void pause_request(PyObject *lane);
+/* It has given control back, and goes on. */
+void leave_request(PyObject *lane);
 /* How long the request of that ticket has taken so far (ns). */
 int64_t request_took(PyObject *lane, int64_t ticket);
 /* It is answered: it is counted, and its line is in the ring, or neither is. `line->ring` has room. */

@@ -112,6 +112,29 @@ static PyObject *lane_identify(Recorder *lane, PyObject *const *args, Py_ssize_t
     Py_RETURN_NONE;
 }
 
+void answer_request(PyObject *lane, int64_t ticket)
+{
+    Places *places = ((Recorder *)lane)->places;
+    if (is_place(places, ticket))
+        entry_cells(places, ticket)[1] = 0;
+    IN_ORDER();
+}
+
+static PyObject *lane_answer(Recorder *self, PyObject *number)
+{
+    int64_t ticket = PyLong_AsLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    answer_request((PyObject *)self, ticket);
+    Py_RETURN_NONE;
+}
+
+void leave_request(PyObject *lane)
+{
+    Recorder *self = (Recorder *)lane;
+    CELL(REQUEST) = 0;
+}
+
 void pause_request(PyObject *lane)
 {
     Recorder *self = (Recorder *)lane;
@@ -322,6 +345,7 @@ static void lane_dealloc(Recorder *self)
 static PyMethodDef methods[] = {
     {"begin", (PyCFunction)(void (*)(void))lane_begin, METH_FASTCALL, NULL},
     {"identify", (PyCFunction)(void (*)(void))lane_identify, METH_FASTCALL, NULL},
+    {"answer", (PyCFunction)lane_answer, METH_O, NULL},
     {"pause", (PyCFunction)lane_pause, METH_NOARGS, NULL},
     {"resume", (PyCFunction)lane_resume, METH_O, NULL},
     {"took", (PyCFunction)lane_took, METH_O, NULL},
@@ -388,6 +412,13 @@ static PyObject *lanes_identify(PyObject *self, PyObject *const *args, Py_ssize_
     (void)self;
     return bound() ? lane_identify(own, args, nargs) : NULL;
 }
+
+static PyObject *lanes_answer(PyObject *self, PyObject *ticket)
+{
+    (void)self;
+    return bound() ? lane_answer(own, ticket) : NULL;
+}
+
 static PyObject *lanes_pause(PyObject *self, PyObject *unused)
 {
     (void)self;
@@ -422,6 +453,7 @@ static PyMethodDef lanes_methods[] = {
     {"become", lanes_become, METH_O, NULL},
     {"begin", (PyCFunction)(void (*)(void))lanes_begin, METH_FASTCALL, NULL},
     {"identify", (PyCFunction)(void (*)(void))lanes_identify, METH_FASTCALL, NULL},
+    {"answer", lanes_answer, METH_O, NULL},
     {"pause", lanes_pause, METH_NOARGS, NULL},
     {"resume", lanes_resume, METH_O, NULL},
     {"took", lanes_took, METH_O, NULL},

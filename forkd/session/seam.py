@@ -291,7 +291,12 @@ class Recorder(Protocol):
     def identify(self, ticket: int, id: str, /) -> None:
         """The request that has just begun has this name."""
 
-    def pause(self) -> None: ...
+    def answer(self, ticket: int, /) -> None:
+        """Bytes of an answer to it may be sent from here on: nobody else answers its client."""
+
+    def pause(self) -> None:
+        """As `answer`, of the request that holds the thread, which it holds no more."""
+
     def resume(self, ticket: int, /) -> None: ...
     def took(self, ticket: int, /) -> int: ...
     def end(self, ticket: int, status: int, took: int, /) -> bool: ...

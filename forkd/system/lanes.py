@@ -73,6 +73,7 @@ class OwnLane(ThreadLocal):
 
     begin: Callable[..., int]
     identify: Callable[[int, str], None]
+    answer: Callable[[int], None]
     pause: Callable[[], None]
     resume: Callable[[int], None]
     took: Callable[[int], int]
@@ -84,7 +85,7 @@ class OwnLane(ThreadLocal):
     def become(self, recorder: Recorder | NativeRecorder) -> None:
         self.begin, self.pause, self.resume = recorder.begin, recorder.pause, recorder.resume
         self.took, self.end, self.add = recorder.took, recorder.end, recorder.add
-        self.identify = recorder.identify
+        self.identify, self.answer = recorder.identify, recorder.answer
         OwnLane._latest = recorder
 
     def __getattr__(self, name: str) -> Any:

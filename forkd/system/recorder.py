@@ -89,6 +89,11 @@ class Recorder:
             NAME.pack_into(self._entries, ticket * ENTRY_BYTES + NAME_AT, id.encode("ascii", "replace"))
             cells[cell + NAMED] = cells[cell + BEGAN]
 
+    def answer(self, ticket: int) -> None:
+        """Bytes of an answer to it may be sent from here on."""
+        if ticket > 0:
+            self._entry_cells[ticket * ENTRY_CELLS + SOCKET] = 0
+
     def pause(self) -> None:
         """The application gave control back: what it has returned may be sent from here on."""
         if self._held:

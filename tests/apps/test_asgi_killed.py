@@ -24,6 +24,12 @@ APP = """
         kind = scope["path"].split("/")[1]
         if kind == "block":
             time.sleep(100)
+        if kind == "blocks-begun":
+            size = int(scope["path"].split("/")[2])
+            headers = [(b"content-length", b"1000000")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"x" * size, "more_body": True})
+            time.sleep(100)
         if kind == "begun":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
@@ -86,7 +92,7 @@ def test_who_holds_the_loop_costs_others_that_are_all_accounted_for(
         is_named = count < POOL_ENTRIES
         assert read_all(blocker).startswith(b"HTTP/1.1 504 ") is is_named
         ends = Counter(bytes(read_all(client)[9:12]) for client in clients)
-    assert ends == {b"": count - BEGUN, b"200": BEGUN}  # nobody else can answer for them
+    assert ends == {b"504": count - BEGUN, b"200": BEGUN}
     each_has_one_line(access, count + 1)
     assert ('"GET /block HTTP/1.1" 504 ' in access.read_text()) is is_named
     [found] = service.live()["departures"]
@@ -99,6 +105,19 @@ def test_who_holds_the_loop_costs_others_that_are_all_accounted_for(
     service.settles(0, "forkd_requests_in_flight")
     service.settles(0, "forkd_requests_suspended")
     assert service.get() == "so"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_has_begun_in_the_step_that_blocks_is_cut(service: Daemon, way: str) -> None:
+    """Nothing is added to it, which would be taken for a part of its body."""
+    service.write_app(APP)
+    service.expected_errors = ["gone: timeout"]
+    service.start("-w", "1", "--timeout", "1", "--lifespan", "off", *WAYS[way])
+    with dial(service) as client:
+        client.sendall(b"GET /blocks-begun/300000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert body.strip(b"x") == b""
 
 
 @pytest.mark.parametrize("count", MANY)

@@ -170,6 +170,7 @@ class Duplex:
         self.quiet = False
         if self._gone:
             return
+        self._host.recorder.answer(self.ticket)
         rest: bytes | memoryview = data
         if self._files:
             self._files[-1].behind += data

@@ -35,7 +35,6 @@ def in_steps(
         except StopIteration as stop:
             return stop.value
         finally:
-            recorder.pause()
             recorder.resume(NO_REQUEST)  # the loop goes on
         try:
             value = yield awaited
