@@ -57,7 +57,8 @@ class Connections:
 
     def add(self, sock: socket.socket, client: Any, begin: BoundBegin) -> Connection:
         """Take an accepted socket. The caller starts its session and has its outcome followed."""
-        sock.setblocking(False)
+        if sock.gettimeout() != 0:
+            sock.setblocking(False)
         seconds, recorder = self._context.config.write_timeout, self._context.host.recorder
         conn = self._make(sock, client, begin, seconds, self._owner, recorder)
         self.by_fd[conn.fd] = conn

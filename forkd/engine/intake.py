@@ -88,7 +88,9 @@ class ListenerIntake:
 
     def grown(self, link: Link) -> Accepted:
         """One of those, when it has to be a connection as any other."""
-        sock, begin = socket.socket(*self._kind, link.fd), self.begin
+        family, kind, protocol = self._kind
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol, link.fd)  # as it was accepted
+        begin = self.begin
         while begin.following is not None and link.op is not begin.opening:
             begin = begin.following  # the layer was read
         return sock, (link.client, int(link.note.client_port)), begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +40,7 @@ from forkd.master.upgrade import Counters
 from forkd.models import registry
 from forkd.system.loop import Loop
 from forkd.system.retry import Retry
-from forkd.system.signals import SignalQueue
+from forkd.system.signals import SignalQueue, handle
 from forkd.system.sockets import Listener
 
 
@@ -153,6 +154,8 @@ class Parts:
         """Raises ForkdError."""
         config, heir = service.generation.config, service.launch.inheritance
         self.signals = SignalQueue([row.number for row in SIGNALS])
+        # No application has a wake-up descriptor here, so that its number is in the queue.
+        handle(signal.SIGIO, lambda number, frame: None)
         self.signals.only_from_processes(config.native)
         self.loop.watch(self.signals.fileno(), operator.on_signals)
         self.notice = discovery.Notice(config.control, config.name)
