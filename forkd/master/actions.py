@@ -300,15 +300,11 @@ class Actions:
         self._service.generation.defer()
         self._parts.notifier.renewed(listener, self._service.generation.listeners)
 
-    def look_after(self, now: float) -> None:
-        """What no event announces."""
+    def look_after(self, now: float) -> plan.Backoff:
+        """What no event announces. Returns the backoff, which may be over."""
         service, parts, config = self._service, self._parts, self._service.generation.config
         timeout = 0.0 if registry.get(config.model).forks else config.timeout
         parts.tick.look(now, timeout, config.max_rss)
-        ready, want = len(service.serving(service.generation)), service.generation.want
-        if tick.settled(service.backoff, ready, want, service.children, now):
-            service.events.note("crash-loop", "info", "children are stable again")
-            service.backoff = service.backoff.settled()
         parts.doorbell.forgive()
         self.look_at_listeners()
         if service.owns and service.launch.keep_pidfile(service.log):
@@ -316,6 +312,11 @@ class Actions:
         self.measure()
         service.log.sink.retry()
         self.shrink(now)
+        ready, want = len(service.serving(service.generation)), service.generation.want
+        if not tick.settled(service.backoff, ready, want, service.children, now):
+            return service.backoff
+        service.events.note("crash-loop", "info", "children are stable again")
+        return service.backoff.settled()
 
     # ---- a new generation -----------------------------------------------------------------
 

@@ -372,7 +372,7 @@ class Master:
     def _tick(self) -> None:
         """What no event announces: once a second, or oftener for a short --timeout."""
         now, loop = monotonic(), self.service.loop
-        self.actions.look_after(now)
+        self.service.backoff = self.actions.look_after(now)
         loop.timers.set("tick", now + tick.period(self.service.generation.config.timeout), self._tick)
 
     # ---- orders: see operator.py ------------------------------------------------------------
