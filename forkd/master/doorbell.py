@@ -29,10 +29,11 @@ from forkd.system.sockets import SHUT_DOWN, Listener
 #: Between two looks at who waits, while a client does.
 LOOK_SECONDS = 0.002
 #: When all children have been busy for this many looks, or none has accepted upon as many grants (there may
-#: be no descriptor free), looking is slowed down; and where a child is and stays alone, since no other can
-#: help.
+#: be no descriptor free), looking is slowed down.
 _PATIENT_AFTER_LOOKS = 50
 _PATIENT_LOOK_SECONDS = 0.01
+#: The same where a child is and stays alone, since no other can help: it is for the length of the queue.
+_LONE_LOOK_SECONDS = 0.02
 #: Between two looks, from which on the bell stays disarmed.
 _MANY_CONNECTIONS = 2
 #: A leader at work for less than this is about to accept by itself (ns).
@@ -205,7 +206,9 @@ class Doorbell:
 
     def _pace(self) -> float:
         """Seconds until the next look."""
-        patient = self._alone() or max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
+        if self._alone():
+            return _LONE_LOOK_SECONDS
+        patient = max(self._busy_looks, self._vain_grants) > _PATIENT_AFTER_LOOKS
         return _PATIENT_LOOK_SECONDS if patient else LOOK_SECONDS
 
     def _help(self) -> object:
