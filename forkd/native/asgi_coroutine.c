@@ -5,7 +5,7 @@
 
 PyTypeObject *coroutine_type;
 RequestCoroutine *coroutine_running;
-static PyObject *s_throw, *s_close, *s_cancel, *s_args, *s_blocking, *s_get_loop, *s_create_future, *s_done; /* names of Python's own */
+static PyObject *s_throw, *s_close, *s_cancel, *s_args, *s_blocking, *s_get_loop; /* names of Python's own */
 
 RequestCoroutine *coroutine_new(RequestTasks *tasks)
 {
@@ -23,27 +23,7 @@ void coroutine_forget(RequestCoroutine *self)
     Py_CLEAR(self->context);
     Py_CLEAR(self->first);
     Py_CLEAR(self->thrown);
-    Py_CLEAR(self->gate);
-    Py_CLEAR(self->gate_done);
-}
-
-PyObject *coroutine_gate(RequestCoroutine *self)
-{
-    PyObject *done = !self->plain ? NULL : self->gate ? PyObject_CallNoArgs(self->gate_done) : Py_NewRef(Py_True);
-    if (done == Py_True) { /* the Task waits there no more */
-        Py_CLEAR(self->gate_done);
-        Py_CLEAR(self->gate);
-        self->gate = PyObject_CallMethodObjArgs(self->tasks->loop, s_create_future, NULL);
-        self->gate_done = self->gate ? PyObject_GetAttr(self->gate, s_done) : NULL;
-        self->at_gate = self->may_wait = 0;
-    }
-    Py_XDECREF(done);
-    if (!done || !self->gate_done || (!self->may_wait && PyObject_SetAttr(self->gate, s_blocking, Py_True))) {
-        PyErr_Clear();
-        return NULL;
-    }
-    self->may_wait = 1;
-    return Py_NewRef(self->gate);
+    gate_leave(self);
 }
 
 void coroutine_end(RequestCoroutine *self, PyObject *failure)
@@ -140,10 +120,7 @@ PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **
 /* The Task hears of what it is to wait for. */
 static PyObject *heard(RequestCoroutine *self, PyObject *future)
 {
-    if (future && future == self->gate) {
-        self->at_gate = 1;
-        self->may_wait = 0; /* it takes the mark away */
-    }
+    self->at_gate = (char)gate_is_waited_at(self, future);
     return future;
 }
 
@@ -356,8 +333,7 @@ int coroutine_init(PyObject *module)
                    !(s_close = PyUnicode_InternFromString("close")) || !(s_cancel = PyUnicode_InternFromString("cancel")) ||
                    !(s_args = PyUnicode_InternFromString("args")) ||
                    !(s_blocking = PyUnicode_InternFromString("_asyncio_future_blocking")) ||
-                   !(s_get_loop = PyUnicode_InternFromString("get_loop")) ||
-                   !(s_create_future = PyUnicode_InternFromString("create_future")) || !(s_done = PyUnicode_InternFromString("done"))
+                   !(s_get_loop = PyUnicode_InternFromString("get_loop"))
                ? -1
                : 0;
 }

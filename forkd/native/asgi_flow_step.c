@@ -17,8 +17,7 @@ struct FlowStep {
 
 static PyTypeObject *step_type;
 /* Names of Python's own. */
-static PyObject *s_set_result, *s_throw, *s_close, *s_callbacks, *s_self, *s_get_coro,
-    *s_remove;
+static PyObject *s_throw, *s_close, *s_callbacks, *s_self, *s_get_coro;
 
 int steps_release(MessageFlow *self)
 {
@@ -32,9 +31,9 @@ int steps_release(MessageFlow *self)
     return 0;
 }
 
-/* The Task whose step is to be called when `waiter` is done, and by what, if that is a request's and nothing else is to be
- * called. New references, or 0; an exception is none of ours. */
-static int request_of(PyObject *waiter, PyObject **wakeup, PyObject **context)
+/* The only Task that waits, if it is a request's, which no exception leaves, and which is in no step. New reference; NULL
+ * without an exception. */
+static PyObject *request_of(PyObject *waiter)
 {
     PyObject *callbacks = PyObject_GetAttr(waiter, s_callbacks), *task = NULL, *coro = NULL, *pair = NULL;
     if (callbacks && PyList_Check(callbacks) && PyList_Size(callbacks) == 1)
@@ -43,60 +42,51 @@ static int request_of(PyObject *waiter, PyObject **wakeup, PyObject **context)
         task = PyObject_GetAttr(PyTuple_GetItem(pair, 0), s_self);
     if (task)
         coro = PyObject_CallMethodObjArgs(task, s_get_coro, NULL);
-    int found = coro && Py_TYPE(coro) == coroutine_type;
-    if (found) {
-        *wakeup = Py_NewRef(PyTuple_GetItem(pair, 0));
-        *context = Py_NewRef(PyTuple_GetItem(pair, 1));
-    }
+    if (!coro || Py_TYPE(coro) != coroutine_type || ((RequestCoroutine *)coro)->runs)
+        Py_CLEAR(task);
     Py_XDECREF(coro);
-    Py_XDECREF(task);
     Py_XDECREF(callbacks);
     PyErr_Clear();
-    return found;
+    return task;
 }
 
-/* Make the step of the only Task that waits, now, if it is a request's, which no exception leaves. Returns 1, 0, or -1 with
- * an exception. */
+/* Make the step of that one. Returns 1, 0, or -1 with an exception. */
 static int wake_now(PyObject *waiter)
 {
-    PyObject *wakeup, *context, *done;
-    if (!request_of(waiter, &wakeup, &context))
-        return 0;
-    done = PyObject_CallMethodObjArgs(waiter, s_remove, wakeup, NULL);
-    if (done) {
-        Py_DECREF(done);
-        done = PyObject_CallMethodObjArgs(waiter, s_set_result, Py_None, NULL);
-    }
-    if (done && !PyContext_Enter(context)) {
-        Py_DECREF(done);
-        done = PyObject_CallFunctionObjArgs(wakeup, waiter, NULL);
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyContext_Exit(context);
-        PyErr_Restore(type, value, traceback);
-    } else {
-        Py_CLEAR(done);
-    }
-    Py_DECREF(wakeup);
-    Py_DECREF(context);
-    Py_XDECREF(done);
-    return done ? 1 : -1;
+    PyObject *task = request_of(waiter);
+    int woken = task ? gate_call(waiter, task, waiter) : 0;
+    Py_XDECREF(task);
+    return woken;
+}
+
+/* A message is there for that step alone. Returns 1; 0: nothing was done; or -1 with an exception. */
+static int wake_one(FlowStep *step)
+{
+    PyObject *waiter = Py_NewRef(step->waiter), *task = step->request ? Py_XNewRef(step->request->task) : NULL;
+    RequestCoroutine *request = (RequestCoroutine *)Py_XNewRef((PyObject *)step->request);
+    NextStep next = task ? task_next_step(request) : STEP_NOT_MADE;
+    /* An application that drives it by hand may have waited for the future alone. */
+    int goes_on = next != STEP_NOT_MADE && step->waiter != waiter, woken = goes_on;
+    if (next == STEP_IS_FOR_TASK && !(woken = gate_call(waiter, task, request->tasks->ready)))
+        goes_on = 0;
+    if (!goes_on && woken >= 0)
+        woken = next == STEP_IS_FOR_TASK ? (waiter_release(waiter) ? -1 : 1) : wake_now(waiter);
+    Py_DECREF(waiter);
+    Py_XDECREF(task);
+    Py_XDECREF((PyObject *)request);
+    return woken;
 }
 
 int steps_wake(MessageFlow *flow)
 {
     FlowStep *step = flow->waiting;
-    if (!step || step->next)
-        return steps_release(flow);
-    PyObject *waiter = Py_NewRef(step->waiter);
-    RequestCoroutine *request = (RequestCoroutine *)Py_XNewRef((PyObject *)step->request);
-    NextStep next = request ? task_next_step(request) : STEP_NOT_MADE;
-    int woken = next == STEP_WAITS_ON ? 1 : wake_now(waiter);
-    if (!woken && next == STEP_IS_FOR_TASK)
-        woken = waiter_release(waiter) ? -1 : 1;
-    Py_DECREF(waiter);
-    Py_XDECREF((PyObject *)request);
-    return woken < 0 ? -1 : woken ? 0 : steps_release(flow);
+    int woken = 0;
+    if (step && !step->next) {
+        Py_INCREF((PyObject *)step);
+        woken = wake_one(step);
+        Py_DECREF((PyObject *)step);
+    }
+    return woken ? (woken < 0 ? -1 : 0) : steps_release(flow);
 }
 
 /* It waits no more. */
@@ -111,6 +101,8 @@ static void stop_waiting(FlowStep *step)
     step->next = NULL;
     Py_CLEAR(step->inner);
     Py_CLEAR(step->waiter);
+    if (step->request)
+        step->request->gate_taken = 0;
     Py_CLEAR(step->request);
 }
 
@@ -119,7 +111,7 @@ static void stop_waiting(FlowStep *step)
 static int start_waiting(FlowStep *step)
 {
     MessageFlow *flow = step->flow;
-    if (coroutine_running && (step->waiter = coroutine_gate(coroutine_running)))
+    if (coroutine_running && (step->waiter = gate_take(coroutine_running)))
         step->request = (RequestCoroutine *)Py_NewRef((PyObject *)coroutine_running);
     else if (!(step->waiter = waiter_new(flow->loop, &step->inner)))
         return -1;
@@ -303,8 +295,8 @@ int flow_step_init(PyObject *module)
         PyObject **place;
         const char *text;
     } names[] = {
-        {&s_set_result, "set_result"}, {&s_throw, "throw"}, {&s_close, "close"}, {&s_callbacks, "_callbacks"},
-        {&s_self, "__self__"}, {&s_get_coro, "get_coro"}, {&s_remove, "remove_done_callback"},
+        {&s_throw, "throw"}, {&s_close, "close"}, {&s_callbacks, "_callbacks"},
+        {&s_self, "__self__"}, {&s_get_coro, "get_coro"},
     };
     (void)module;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

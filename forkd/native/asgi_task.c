@@ -10,7 +10,7 @@ PyTypeObject *tasks_type;
 static PyObject *n_ticket, *n_begin;
 /* Names of Python's own. */
 static PyObject *s_call_soon, *s_shown, *s_factory, *s_debug, *s_factory_key, *s_debug_key, *s_context, *s_eager, *s_loop,
-    *s_task, *s_current_task;
+    *s_task, *s_current_task, *s_create_future, *s_set_result;
 
 /* ---- a request -------------------------------------------------------------------------------- */
 
@@ -103,16 +103,16 @@ static int step_for(RequestTasks *self, RequestCoroutine *coroutine)
 
 NextStep task_next_step(RequestCoroutine *self)
 {
-    PyObject *done = self->at_gate ? PyObject_CallNoArgs(self->gate_done) : NULL, *task = Py_XNewRef(self->task);
+    PyObject *done = self->at_gate && !self->runs ? PyObject_CallNoArgs(self->gate_done) : NULL;
     NextStep next = STEP_NOT_MADE;
-    if (done == Py_False && task && !step_for(self->tasks, self)) {
-        next = self->at_gate && self->first == self->gate && self->gate ? STEP_WAITS_ON : STEP_IS_FOR_TASK;
+    self->cancelled = 0;
+    if (done == Py_False && !step_for(self->tasks, self)) {
+        next = gate_is_waited_at(self, self->first) && !self->cancelled ? STEP_WAITS_ON : STEP_IS_FOR_TASK;
         if (next == STEP_WAITS_ON)
             Py_CLEAR(self->first);
     }
     PyErr_Clear();
     Py_XDECREF(done);
-    Py_XDECREF(task);
     return next;
 }
 
@@ -235,6 +235,17 @@ static PyObject *tasks_start(RequestTasks *self, PyObject *args)
     return outcome == TASK_FAILED ? NULL : PyBool_FromLong(outcome == TASK_WAITS);
 }
 
+/* New reference, or NULL with an exception. */
+static PyObject *done_future(PyObject *loop)
+{
+    PyObject *future = PyObject_CallMethodObjArgs(loop, s_create_future, NULL);
+    PyObject *done = future ? PyObject_CallMethodObjArgs(future, s_set_result, Py_None, NULL) : NULL;
+    if (!done)
+        Py_CLEAR(future);
+    Py_XDECREF(done);
+    return future;
+}
+
 /* RequestTasks(loop, context, recorder, waiting, task, current, enter, leave, drop, all, forget, coroutine, awaiting, by_loop, asyncio,
  * in_loop, size, weak_at, lazy, eager): see the struct; `coroutine` is the type of what `async def` makes, `in_loop` may be None. */
 static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -280,6 +291,7 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     if (!(self->factory = PyObject_GetAttr(loop, s_factory)) || !(self->debug = PyObject_GetAttr(loop, s_debug)) ||
         !(self->of_class = PyObject_GetAttr((PyObject *)Py_TYPE(loop), s_call_soon)) ||
         !(self->call_soon = PyObject_GetAttr(loop, s_call_soon)) || !(self->capture = placeholder_capture(self)) ||
+        !(self->gate = gate_type((PyTypeObject *)task)) || !(self->ready = done_future(loop)) ||
         !(self->of_loop = PyDict_New()) || PyDict_SetItem(self->of_loop, s_loop, loop) || !(self->rest_name = task_name(self)))
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -289,7 +301,7 @@ static PyObject *tasks_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     _(self->loop) _(self->context) _(self->recorder) _(self->waiting) _(self->task) _(self->current) _(self->enter)      \
     _(self->leave) _(self->drop) _(self->all) _(self->forget) _(self->coroutine) _(self->awaiting) _(self->by_loop) _(self->asyncio)     \
     _(self->in_loop) _(self->factory) _(self->debug) _(self->of_class) _(self->call_soon) _(self->capture) _(self->of_loop)  \
-    _(self->held) _(self->rest_name)
+    _(self->gate) _(self->ready) _(self->held) _(self->rest_name)
 
 static int tasks_traverse(RequestTasks *self, visitproc visit, void *arg)
 {
@@ -348,7 +360,7 @@ int task_init(PyObject *module)
         {&s_call_soon, "call_soon"}, {&s_shown, "_log_destroy_pending"}, {&s_factory, "get_task_factory"},
         {&s_debug, "get_debug"}, {&s_factory_key, "_task_factory"}, {&s_debug_key, "_debug"}, {&s_context, "context"},
         {&s_eager, "eager_start"}, {&s_loop, "loop"}, {&s_task, "Task"}, {&s_current_task, "current_task"},
-        {&n_ticket, "ticket"}, {&n_begin, "begin"},
+        {&s_create_future, "create_future"}, {&s_set_result, "set_result"}, {&n_ticket, "ticket"}, {&n_begin, "begin"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!(*names[i].name = PyUnicode_InternFromString(names[i].text)))

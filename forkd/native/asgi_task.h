@@ -9,8 +9,10 @@ typedef struct RequestTasks RequestTasks;
 
 enum { MOST_TASK_BYTES = 512 };
 
+typedef struct RequestCoroutine RequestCoroutine;
+
 /* The coroutine of a request's Task, which makes the steps of the application's: the twin of in_steps in app/asgi/steps.py. */
-typedef struct {
+struct RequestCoroutine {
     PyObject_HEAD
     RequestTasks *tasks;
     const TaskOwner *functions;
@@ -32,9 +34,10 @@ typedef struct {
     char over;        /* it has ended */
     char waits;       /* its Task is among those that wait */
     char plain;       /* its Task was made as asyncio's are, see is_plain */
-    char at_gate;     /* its Task waits at that gate */
-    char may_wait;    /* the gate is marked as one that a Task may wait at */
-} RequestCoroutine;
+    char at_gate;     /* its Task waits at that gate, or is to, once a step that was made directly has ended */
+    char gate_taken;  /* something waits for the gate */
+    char cancelled;   /* its Task is to be cancelled when that step has ended */
+};
 
 struct RequestTasks {
     PyObject_HEAD
@@ -54,6 +57,8 @@ struct RequestTasks {
     PyObject *capture;             /* stands in for it while a Task is made */
     PyObject *of_loop;             /* the arguments that each Task has */
     RequestCoroutine *spare;       /* for the next request */
+    PyObject *gate;                /* the type of gates */
+    PyObject *ready;               /* a future that is done */
     PyObject *held, *made;         /* the Task that is being made, and its first step */
     PyTypeObject *step_type;
     PyObject *rest_name;
@@ -77,8 +82,6 @@ PySendResult coroutine_step(RequestCoroutine *self, PyObject *value, PyObject **
 void coroutine_end(RequestCoroutine *self, PyObject *failure);
 /* The one that is in a step; NULL: none is. Borrowed. */
 extern RequestCoroutine *coroutine_running;
-/* Its gate, for what it awaits in this step. New reference; NULL without an exception where it has to wait as others do. */
-PyObject *coroutine_gate(RequestCoroutine *self);
 /* Nothing of the request is left in it. */
 void coroutine_forget(RequestCoroutine *self);
 
@@ -89,6 +92,19 @@ NextStep task_next_step(RequestCoroutine *self);
 /* The arguments of its Task. New reference, or NULL with an exception. */
 PyObject *task_arguments(RequestTasks *self, RequestCoroutine *coroutine);
 PyObject *task_name(RequestTasks *self);
+
+/* asgi_gate.c. The type of a loop's gates, where Tasks are of that type. New reference. */
+PyObject *gate_type(PyTypeObject *task);
+/* Its gate, for one that waits in this step; it says by gate_taken when it does so no more. New reference; NULL without an
+ * exception where it has to wait as others do. */
+PyObject *gate_take(RequestCoroutine *self);
+/* Whether that is its gate, and a message is waited for there, as gate_take said. */
+int gate_is_waited_at(const RequestCoroutine *self, PyObject *future);
+/* It has none. */
+void gate_leave(RequestCoroutine *self);
+/* Make the step of the Task that waits for `future`, as when `with` is done. Where both are the same, it gets the result
+ * None. Returns 1; 0, when the Task does not wait there; or -1 with an exception. */
+int gate_call(PyObject *future, PyObject *task, PyObject *with);
 
 /* asgi_placeholder.c: a Task whose first step is held back. Each returns 0, or -1 with an exception, but where it says else. */
 PyObject *placeholder_capture(RequestTasks *self);

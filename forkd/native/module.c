@@ -91,7 +91,7 @@ static int (*const parts[])(PyObject *) = {
     fork_init, link_init, call_init, ends_init, request_init, head_init, uwsgi_init, answer_init, fronts_init, hosts_init,
     limits_init, request_id_init, account_init, exchange_init, asgi_init, log_ring_init,
     line_init, in_flight_init, lane_init, turn_times_init, ring_init, baton_init, inline_init, complete_init, epoll_init,
-    flow_init, coroutine_init, placeholder_init, task_init, intake_init, accept_init, proxy_init, storage_init,
+    flow_init, coroutine_init, gate_init, placeholder_init, task_init, intake_init, accept_init, proxy_init, storage_init,
     frames_init, message_flow_init,
 };
 

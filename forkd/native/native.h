@@ -587,6 +587,7 @@ extern PyTypeObject *tasks_type;
  * request's. */
 TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *owner, PyObject *line);
 int coroutine_init(PyObject *module);
+int gate_init(PyObject *module);
 int placeholder_init(PyObject *module);
 int task_init(PyObject *module);
 
