@@ -164,6 +164,13 @@ async def no_time(world: World) -> object:
 
 
 @operation
+async def time_out_at_once(world: World) -> object:
+    await world.receive()
+    async with asyncio.timeout(0):
+        return await world.receive()
+
+
+@operation
 async def time_out(world: World) -> object:
     """At some time that is not here."""
     async with asyncio.timeout(None) as timeout:
@@ -312,6 +319,24 @@ async def two_by_hand(world: World) -> object:
     for step in steps:
         step.close()
     return await world.receive()
+
+
+@operation
+async def in_greenlets(world: World) -> object:
+    """Each step is made in one."""
+    greenlet = pytest.importorskip("greenlet").greenlet
+
+    class Steps:
+        def __init__(self) -> None:
+            self.step: Any = world.receive()
+
+        def send(self, value: object) -> object:
+            return greenlet(self.step.send).switch(value)
+
+        def throw(self, thrown: BaseException) -> object:
+            return greenlet(self.step.throw).switch(thrown)
+
+    return [await by_hand(Steps()), await by_hand(Steps())]
 
 
 @operation
