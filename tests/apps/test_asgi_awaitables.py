@@ -1,5 +1,5 @@
-"""What receive() and send() return, where an application keeps it, drops it or looks at it: native code has the
-memory of the last one for the next."""
+"""What receive() and send() return, where an application keeps it, drops it or looks at it: native code has
+the memory of the last one for the next."""
 
 from __future__ import annotations
 

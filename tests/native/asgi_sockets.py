@@ -34,6 +34,7 @@ class Socket:
         link.op = Await("messages", 1.0, shortcut=message_flow.SHORTCUT)
         self.flow: Any = message_flow.make(link, self, site.loop, 1 << 20, None, by_native)
         self.flow.plain, link.note = True, self.flow
+        self.room: asyncio.Future[None] | None = None  # for what is sent, where that has to wait
         self._driver: Any = None
         if by_native:
             assert native is not None
@@ -65,6 +66,8 @@ class Socket:
     # ---- what its flow calls, and a driver ------------------------------------------------
 
     async def say(self, message: dict[str, Any]) -> None:
+        if self.room is not None:
+            await self.room
         self._ours.send(frames.frame(frames.TEXT, message["text"].encode()))
 
     async def spill(self, rest: bytes) -> None:

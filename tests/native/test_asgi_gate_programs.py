@@ -49,10 +49,16 @@ class World:
         self.log = log
         self.timeouts: list[asyncio.Timeout] = []
         self.scopes: list[Any] = []
+        self.full = True  # what is sent has to wait
 
     async def receive(self, at: int = 0) -> object:
         message = await self.site.sockets[at].flow.receive()
         return message.get("text", "end")
+
+    def make_room(self) -> None:
+        room = self.site.sockets[0].room
+        if room is not None and not room.done():
+            room.set_result(None)
 
     def child(self, step: Step) -> asyncio.Task[Any]:
         task = self.site.loop.create_task(step)
@@ -84,6 +90,19 @@ async def echo(world: World) -> object:
     text = await world.receive()
     await world.site.sockets[0].flow.send({"type": "websocket.send", "text": str(text)})
     return world.site.sockets[0].sent()
+
+
+@operation
+async def a_send_that_waits(world: World) -> object:
+    socket = world.site.sockets[0]
+    text = await world.receive()
+    plain, socket.flow.plain = socket.flow.plain, False
+    socket.room = world.site.loop.create_future() if world.full else None
+    try:
+        await socket.flow.send({"type": "websocket.send", "text": str(text)})
+    finally:
+        socket.flow.plain, socket.room = plain and not socket.flow.over, None
+    return socket.sent(), await world.receive()
 
 
 @operation
@@ -449,6 +468,7 @@ def events(chance: random.Random, site: SocketSite, world: World) -> Iterator[No
             case "cancel":
                 site.settle(lambda: task.cancel("outside"))
             case "time":
+                site.settle(world.make_room)
                 for timeout in world.timeouts:
                     site.settle(lambda timeout=timeout: timeout.reschedule(0))
                 for scope in [*world.scopes]:
@@ -470,6 +490,8 @@ def seen(seed: int, mode: str) -> list[Any]:
         site.begin(program(chance)(world))
         for _ in events(chance, site, world):
             log.append("event")
+        world.full = False
+        site.settle(world.make_room)
         site.finish()
         assert site.task is not None and site.task.done()
         log.append((site.task.cancelled(), len(site.waiting)))
