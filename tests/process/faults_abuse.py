@@ -194,7 +194,7 @@ def _storm(address: tuple[str, int], processes: int = 3) -> Iterator[Callable[[]
     ]
     for each in stormers:
         each.start()
-    until(lambda: all(counts), "the storm")
+    until(lambda: all(counts), "the storm", 60)
     try:
         yield lambda: sum(counts)
     finally:
