@@ -129,13 +129,6 @@ async def a_future_that_is_done(world: World) -> object:
 
 
 @operation
-async def a_turn(world: World) -> object:
-    await world.receive()
-    await asyncio.sleep(0)
-    return await world.receive()
-
-
-@operation
 async def a_child(world: World) -> object:
     await world.receive()
     return await world.child(world.receive())
@@ -249,14 +242,6 @@ async def take_it_back(world: World) -> object:
     current().cancel("taken back")
     left = current().uncancel()
     return left, await world.receive()
-
-
-@operation
-async def cancel_soon(world: World) -> object:
-    await world.receive()
-    world.site.loop.call_soon(current().cancel, "soon")
-    await asyncio.sleep(0)
-    return await world.receive()
 
 
 @operation
@@ -406,13 +391,6 @@ async def a_task_factory(world: World) -> object:
 
     await world.receive()
     world.site.loop.set_task_factory(factory)
-    return await world.receive()
-
-
-@operation
-async def collect(world: World) -> object:
-    await world.receive()
-    gc.collect(0)
     return await world.receive()
 
 
