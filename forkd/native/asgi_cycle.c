@@ -30,6 +30,10 @@ PyObject *asgi_twin(AsgiCycle *self)
     asgi_delist(self);
     asgi_uncounted(self);
     self->twin = PyObject_CallMethodObjArgs(self->shortcut->serving, n_grow, (PyObject *)self, self->base.call.peer, NULL);
+    Py_CLEAR(self->unsent); /* it has its own; the rest of this request's time may be long */
+    PyMem_Free(self->cork);
+    self->cork = NULL;
+    self->corked = self->room = 0;
     return self->twin && asgi_release(self) ? NULL : self->twin;
 }
 
