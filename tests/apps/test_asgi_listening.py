@@ -92,10 +92,10 @@ def test_at_the_end_of_the_answer_it_is_told(service: Daemon) -> None:
             answer.begin()
             assert answer.read() == b"data: 1\n\n" * 3
     wanted = ["/one", *["/several"] * 3, *["/gives-up"] * 3, "/one"]
+    service.settles(0, "forkd_requests_suspended")
     found = notes(service)
     assert [each for each in found if each != "grown"] == wanted
     assert built is None or "grown" not in found
-    service.settles(0, "forkd_requests_suspended")
 
 
 def test_a_client_that_leaves_is_noticed(site: Daemon) -> None:
