@@ -55,8 +55,8 @@ static int gate_set_blocking(PyObject *self, PyObject *value, void *unused)
     return done ? 0 : -1;
 }
 
-/* Know what Future has. Returns 0, or -1 with an exception. */
-static int know_future(PyObject *future)
+/* Look up what Future has. Returns 0, or -1 with an exception. */
+static int look_up_future(PyObject *future)
 {
     if (state_at)
         return 0;
@@ -82,7 +82,7 @@ PyObject *gate_type(PyTypeObject *task)
     static PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_getset, getset}, {0, NULL}};
     PyObject *future = (PyObject *)PyType_GetSlot(task, Py_tp_base), *bases = future ? PyTuple_Pack(1, future) : NULL;
     PyObject *made = NULL;
-    if (bases && !know_future(future)) {
+    if (bases && !look_up_future(future)) {
         PyType_Spec spec = {"forkd._native.Gate", (int)(state_at + (Py_ssize_t)sizeof(GateState)), 0, Py_TPFLAGS_DEFAULT, slots};
         made = PyType_FromSpecWithBases(&spec, bases);
     }
