@@ -32,17 +32,6 @@ PyObject *asgi_address(PyObject *host, PyObject *port)
     return pair;
 }
 
-/* A copy of a dict, and of the dicts in it. New reference. */
-static PyObject *copied(PyObject *model)
-{
-    PyObject *copy = PyDict_New(), *key, *value;
-    Py_ssize_t at = 0;
-    while (copy && PyDict_Next(model, &at, &key, &value))
-        if (put(copy, key, PyDict_CheckExact(value) ? copied(value) : Py_NewRef(value)))
-            Py_CLEAR(copy);
-    return copy;
-}
-
 /* Whether such a copy is as it was, with the very same keys and values, and nobody has a dict in it. */
 static int untouched(PyObject *copy, PyObject *model)
 {
@@ -64,7 +53,7 @@ static PyObject *fresh(PyObject **kept, PyObject *model)
 {
     if (!*kept || !untouched(*kept, model)) {
         PyObject *old = *kept;
-        *kept = copied(model);
+        *kept = dict_copied(model);
         Py_XDECREF(old);
     }
     return Py_XNewRef(*kept);
@@ -83,7 +72,7 @@ static PyObject *with_ends(PyObject *template, const Ends *ends)
     if (!failed && PyUnicode_GetLength(ends->client))
         failed = put(scope, k_client, asgi_address(ends->client, ends->client_port));
     if (!failed)
-        failed = !(extensions = copied(dict_item(scope, k_extensions))) ||
+        failed = !(extensions = dict_copied(dict_item(scope, k_extensions))) ||
                  PyDict_SetItem(dict_item(extensions, k_forkd), k_peer, peer) ||
                  (ends->proxy && PyDict_SetItem(dict_item(extensions, k_forkd), k_proxy, ends->proxy)) ||
                  (tls == Py_True && PyDict_SetItem(scope, k_scheme, k_https)) ||
@@ -112,7 +101,7 @@ PyObject *asgi_template(PyObject *template, Ends *ends, int own)
     }
     PyObject *scope = PyDict_Copy(entry->scope);
     if (scope && (put(scope, k_asgi, fresh(&entry->asgi, entry->asgi_model)) ||
-                  put(scope, k_extensions, own ? copied(entry->extensions_model)
+                  put(scope, k_extensions, own ? dict_copied(entry->extensions_model)
                                                : fresh(&entry->extensions, entry->extensions_model))))
         Py_CLEAR(scope);
     return scope;

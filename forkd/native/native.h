@@ -67,6 +67,9 @@ static inline PyObject *dict_item(PyObject *dict, PyObject *key)
     return found;
 }
 
+/* A copy of a dict, and of the dicts in it. New reference, or NULL with an exception. */
+PyObject *dict_copied(PyObject *model);
+
 /* The memory of an object of a type of ours, taken and given back. */
 PyObject *allocate(PyTypeObject *type);
 void release(PyObject *object);

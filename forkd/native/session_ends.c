@@ -6,6 +6,19 @@
 
 PyTypeObject *ends_type;
 
+PyObject *dict_copied(PyObject *model)
+{
+    PyObject *copy = PyDict_New(), *key, *value;
+    Py_ssize_t at = 0;
+    while (copy && PyDict_Next(model, &at, &key, &value)) {
+        PyObject *own = PyDict_CheckExact(value) ? dict_copied(value) : Py_NewRef(value);
+        if (!own || PyDict_SetItem(copy, key, own))
+            Py_CLEAR(copy);
+        Py_XDECREF(own);
+    }
+    return copy;
+}
+
 static int ends_traverse(Ends *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));

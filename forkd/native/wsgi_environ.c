@@ -238,7 +238,7 @@ static struct busy {
 static int tell_proxy(PyObject *environ, PyObject *facts)
 {
     PyObject *peer = dict_item(facts, k_its_peer), *ssl = dict_item(facts, k_ssl);
-    if (PyDict_SetItem(environ, k_proxy, facts) || PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(peer, 0)))
+    if (PyDict_SetItem(environ, k_raw_peer, PyTuple_GetItem(peer, 0)))
         return -1;
     return ssl && PyDict_GetItemString(ssl, "tls") == Py_True ? PyDict_SetItem(environ, k_scheme, https) : 0;
 }
@@ -258,7 +258,7 @@ static PyObject *with_ends(PyObject *template, const Ends *ends)
 }
 
 /* The same, for less where the connection is a busy one. */
-PyObject *environ_for(PyObject *template, Ends *ends)
+static PyObject *with_busy_ends(PyObject *template, Ends *ends)
 {
     struct busy *entry = &busy[((uintptr_t)ends >> 4 ^ (uintptr_t)ends >> 10) & (BUSY - 1)];
     if (entry->ends == ends && entry->template == template) {
@@ -272,6 +272,18 @@ PyObject *environ_for(PyObject *template, Ends *ends)
     Py_XDECREF((PyObject *)old.ends);
     Py_XDECREF(old.environ);
     return with_ends(template, ends);
+}
+
+PyObject *environ_for(PyObject *template, Ends *ends)
+{
+    PyObject *environ = with_busy_ends(template, ends);
+    if (environ && ends->proxy) { /* what an application does with it is done to its copy */
+        PyObject *facts = dict_copied(ends->proxy);
+        if (!facts || PyDict_SetItem(environ, k_proxy, facts))
+            Py_CLEAR(environ);
+        Py_XDECREF(facts);
+    }
+    return environ;
 }
 
 /* Whether the request may be for its host, as its proxies have it. */

@@ -6,6 +6,7 @@ decide.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from forkd.config import Config
 from forkd.http.forwarded import Policy, place_of
@@ -84,6 +85,11 @@ def origin_of(peer: Peer) -> str:
         return peer.client
     address: str = peer.proxy["peer"][0]
     return address
+
+
+def facts_of(proxy: dict[str, Any]) -> dict[str, Any]:
+    """`Peer.proxy`, for an application, which may change its own."""
+    return {key: value.copy() if isinstance(value, dict) else value for key, value in proxy.items()}
 
 
 def policy_of(config: Config, chosen: Sequence[str] | None = None) -> Policy:

@@ -36,7 +36,9 @@ APP = """
         environ["wsgi.input"].read()
         ends = [environ[name] for name in ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT")]
         ends = (ends[0], int(ends[1])), (ends[2], int(ends[3]))
-        body = repr((ends, environ.get("forkd.proxy"), environ["wsgi.url_scheme"])).encode()
+        body = repr((ends, environ["forkd.proxy"], environ["wsgi.url_scheme"])).encode()
+        environ["forkd.proxy"].get("ssl", {}).clear()  # is of this request alone
+        environ["forkd.proxy"].clear()
         start("200 OK", [("Content-Length", str(len(body)))])
         return [body]
 

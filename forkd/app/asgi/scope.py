@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from forkd.http.grammar import FORWARDED_NAMES, X_FORWARDED
 from forkd.http.guard import Request
+from forkd.session.fronts import facts_of
 from forkd.session.seam import Peer
 
 Scope = dict[str, Any]
@@ -92,7 +93,7 @@ def scope_of(
     root_path, prefix = root.path, root.prefix
     forkd: dict[str, Any] = {"worker": worker, "peer": peer.client}
     if proxy is not None:
-        forkd["proxy"], forkd["peer"] = proxy, proxy["peer"][0]
+        forkd["proxy"], forkd["peer"] = facts_of(proxy), proxy["peer"][0]
         if proxy.get("ssl", {}).get("tls"):
             scheme = "https"
     if request.id:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from forkd.app.stream import flow
 from forkd.app.stream.transport import Transport
 from forkd.config import Config
+from forkd.session.fronts import facts_of
 from forkd.session.seam import (
     ANY_BYTES_PER_SECOND,
     HIJACK,
@@ -60,7 +61,8 @@ class Blocking:
             sock.unread(data)
         sock.settimeout(self._idle)
         server = socketserver.BaseServer((peer.server, peer.server_port), self._handler)
-        server.forkd_proxy = peer.proxy  # type: ignore[attr-defined]
+        proxy = None if peer.proxy is None else facts_of(peer.proxy)
+        server.forkd_proxy = proxy  # type: ignore[attr-defined]
         client = _name(peer)
         self._clients.add(client)
         recorder = self._host.recorder

@@ -12,6 +12,7 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Iterable
 
 from forkd.app.stream import flow
+from forkd.session.fronts import facts_of
 from forkd.session.seam import ClientGone, Log, Peer
 from forkd.system.forked import call, in_fork, leave
 
@@ -30,7 +31,7 @@ class Transport(asyncio.Transport):
                 "sockname": (peer.server, peer.server_port),
                 "socket": TransportSocket(peer.sock),
                 "log": log,
-                "proxy": peer.proxy,
+                "proxy": None if peer.proxy is None else facts_of(peer.proxy),
             }
         )
         #: Why the connection is over, where that was not the protocol's wish.

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from forkd.http.guard import Request, transfer_codings
 from forkd.http.hops import Origin
 from forkd.session.ends import Ends
+from forkd.session.fronts import facts_of
 
 Environ = dict[str, Any]
 
@@ -108,7 +109,7 @@ def _tell(environ: Environ, origin: Origin) -> None:
 
 
 def _tell_proxy(environ: Environ, facts: dict[str, Any]) -> None:
-    environ["forkd.proxy"], environ["forkd.peer"] = facts, facts["peer"][0]
+    environ["forkd.proxy"], environ["forkd.peer"] = facts_of(facts), facts["peer"][0]
     if facts.get("ssl", {}).get("tls"):
         environ["wsgi.url_scheme"] = "https"
 
