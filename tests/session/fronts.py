@@ -320,6 +320,7 @@ class Peer:
     client_port, server, server_port, sock, fd, ended = 40000, "127.0.0.1", 8000, None, -1, False
     note: Any
     proxy: Any = None
+    direct = True
 
     age = 0.0
 
