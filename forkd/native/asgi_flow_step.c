@@ -13,6 +13,7 @@ struct FlowStep {
     RequestCoroutine *request; /* the one that awaits it, where `waiter` is its gate */
     FlowStep *next;           /* of those that wait */
     char over;
+    char held; /* the flow holds `waiter`, and so the Task that waits: nobody else may */
 };
 
 static PyTypeObject *step_type;
@@ -89,6 +90,29 @@ int steps_wake(MessageFlow *flow)
     return woken ? (woken < 0 ? -1 : 0) : steps_release(flow);
 }
 
+int steps_traverse(MessageFlow *flow, visitproc visit, void *arg)
+{
+    for (FlowStep *step = flow->waiting; step; step = step->next)
+        if (step->held)
+            Py_VISIT(step->waiter);
+    return 0;
+}
+
+/* The flow holds what it waits for no more. */
+static void let_go(FlowStep *step)
+{
+    if (step->held) {
+        step->held = 0;
+        Py_DECREF(step->waiter); /* which it has itself, too */
+    }
+}
+
+void steps_let_go(MessageFlow *flow)
+{
+    for (FlowStep *step = flow->waiting; step; step = step->next)
+        let_go(step);
+}
+
 /* It waits no more. */
 static void stop_waiting(FlowStep *step)
 {
@@ -99,6 +123,7 @@ static void stop_waiting(FlowStep *step)
                 break;
             }
     step->next = NULL;
+    let_go(step);
     Py_CLEAR(step->inner);
     Py_CLEAR(step->waiter);
     if (step->request)
@@ -119,6 +144,8 @@ static int start_waiting(FlowStep *step)
     while (*last)
         last = &(*last)->next;
     *last = step;
+    Py_INCREF(step->waiter);
+    step->held = 1;
     return 0;
 }
 

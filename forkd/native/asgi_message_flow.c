@@ -297,7 +297,7 @@ static int flow_traverse(MessageFlow *self, visitproc visit, void *arg)
     Py_VISIT(self->general);
     Py_VISIT(self->loop);
     Py_VISIT(self->end);
-    return 0;
+    return steps_traverse(self, visit, arg);
 }
 
 static int flow_clear(MessageFlow *self)
@@ -306,6 +306,7 @@ static int flow_clear(MessageFlow *self)
     Py_CLEAR(self->peer);
     Py_CLEAR(self->general);
     Py_CLEAR(self->end);
+    steps_let_go(self);
     empty(self);
     return 0;
 }

@@ -18,7 +18,7 @@ typedef struct {
     PyObject *at_hand;
     int first, count, room;
     Py_ssize_t buffered, sent;
-    FlowStep *waiting; /* the steps that wait for a message; not owned */
+    FlowStep *waiting; /* the steps that wait for a message; not owned, but what they wait for is */
     char plain, over, quiet, compresses, discards, started;
 } MessageFlow;
 
@@ -32,6 +32,9 @@ PyObject *step_of(MessageFlow *flow, PyObject *message);
 int steps_release(MessageFlow *flow);
 /* The same in a turn of the loop, where the step of a request that waits alone is made at once. */
 int steps_wake(MessageFlow *flow);
+/* Of the garbage collector's: what those wait for. */
+int steps_traverse(MessageFlow *flow, visitproc visit, void *arg);
+void steps_let_go(MessageFlow *flow);
 int flow_step_init(PyObject *module);
 int message_flow_init(PyObject *module);
 

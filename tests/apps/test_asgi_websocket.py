@@ -34,6 +34,23 @@ ERRORS = [
     *FAILURES, "the application failed on GET /socket", "has neither accepted nor closed",
     "returned without the end of its answer",
 ]  # fmt: skip
+UNHELD = """
+import asyncio, gc
+
+async def read(receive, send, left):
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+    left.set_result(None)
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    loop = asyncio.get_running_loop()
+    loop.create_task(read(receive, send, left := loop.create_future()))
+    while not left.done():
+        await asyncio.sleep(0.01)
+        gc.collect()
+"""
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -314,6 +331,17 @@ def test_a_worker_that_ends_says_1012(service: Daemon, how: str) -> None:
             assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1012, "service restart")
     until(lambda: service.log().count("disconnect 1012 'service restart'") == 20, "the application is told")
     until(lambda: "the lifespan is over" in service.log(), "its lifespan ends")
+
+
+def test_a_task_that_nobody_holds_receives(service: Daemon) -> None:
+    """What waits in receive() is held by its connection, as by a transport of asyncio's."""
+    service.write_app(UNHELD)
+    service.start("-w", "1", "--lifespan", "off")
+    with connect(service, "") as client:
+        for text in "ab":
+            client.send(text)
+            assert client.recv(timeout=10) == text
+    service.settles(0, "forkd_requests_in_flight")
 
 
 def test_no_message_is_lost_at_a_reload(service: Daemon) -> None:
