@@ -179,10 +179,9 @@ class Doorbell:
             if not self._waiting():
                 return self._told()
             self._arm(False)  # it came before the bell was armed, and did not ring
+        self._look_in(self._pace())  # first: what fails below is logged, and the bell is disarmed
         self._queued()
-        told = self._told() if come and self._alone() else self._help()
-        self._look_in(self._pace())
-        return told
+        return self._told() if come and self._alone() else self._help()
 
     def _told(self) -> object:
         """QUIET, unless no member leads: then the next leader is to be derived."""
