@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from forkd.storage.errors import Busy, Stalled
 from forkd.storage.shm_layout import BELLS, BELLS_AT, TWINS_AT, Cell
-from forkd.system.originals import Lock, get_ident, monotonic, os, time
+from forkd.system.originals import OwnedLock, monotonic, os, time
 
 STALL_SECONDS = 1.0
 _JUDGE_SECONDS = 0.01
@@ -49,14 +49,19 @@ _WORD_MASK = (1 << 32) - 1
 
 
 class _Threads:
-    """The threads of this process: one at a time is in a table. A child begins anew."""
+    """The threads of this process: one at a time is in a table. A child begins anew. The lock itself tells
+    whose it is, at whatever instant a signal's handler raises."""
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        self.lock = Lock()
-        self.inside = 0  # which one; 0: none
+        self.lock = OwnedLock()
+
+    def is_inside(self) -> bool:
+        """Whether the calling thread is."""
+        inside: bool = self.lock._is_owned()  # type: ignore[attr-defined]
+        return inside
 
 
 _threads = _Threads()
@@ -154,7 +159,7 @@ class ShardLock:
             if self._instant and tries >= _INSTANT_TRIES:
                 raise Busy("another process is in the middle of an update")
             if now - began > STALL_SECONDS:
-                if _threads.inside == get_ident():  # a signal's handler has raised where it could not be seen
+                if _threads.is_inside():  # a signal's handler has raised where it could not be seen
                     _threads.renew()
                     continue
                 cells[Cell.STALLS] = cells[Cell.STALLS] + 1 & _COUNT_MASK
@@ -168,9 +173,8 @@ class ShardLock:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _try(self, cells: memoryview, at: int, own: int, judge: bool) -> bool:
-        if not _threads.lock.acquire(False):
+        if _threads.is_inside() or not _threads.lock.acquire(False):
             return False
-        _threads.inside = get_ident()
         if self._lock_file(at):
             word = cells[Cell.LOCK]
             if not word or word == own or self._who.page_says(word) or (judge and has_ended(word)):
@@ -179,7 +183,7 @@ class ShardLock:
                     cells[Cell.DIRTY] = 1
                 return True
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, at)
-        self._leave()
+        _threads.lock.release()
         return False
 
     def _lock_file(self, at: int) -> bool:
@@ -193,10 +197,6 @@ class ShardLock:
         if cells[Cell.LOCK] == self._who.word():
             cells[Cell.LOCK] = 0
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, at)
-        self._leave()
-
-    def _leave(self) -> None:
-        _threads.inside = 0
         _threads.lock.release()
 
     # ---- bells: words that change with what may be waited for, by hash

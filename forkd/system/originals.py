@@ -10,8 +10,8 @@ application has these names from here (tests/test_originals.py), which is import
 - `os`, `select`, `signal` and `socket` are copies of the modules: a patch changes the module, and not
   its copy. Not so what a function in Python finds in its own module, as socket.socketpair and
   socket.socket.accept do: they are for the master, which has no application, and not for its children.
-- `Lock`, `get_ident`, `ThreadLocal` and `SimpleQueue` are those of `_thread` and `_queue`, in C. Thread,
-  Event, Condition and Semaphore of `threading` are made of what that holds when they are used.
+- `Lock`, `OwnedLock`, `get_ident`, `ThreadLocal` and `SimpleQueue` are those of `_thread` and `_queue`, in C.
+  Thread, Event, Condition and Semaphore of `threading` are made of what that holds when they are used.
 - `time` is another instance of the built-in module. Its functions are other objects than those that
   freezegun looks for. time-machine replaces functions in C, in whichever instance; but none that tells
   the monotonic time, and of clock_gettime(2) only CLOCK_REALTIME. So `time.time` is
@@ -66,6 +66,7 @@ time.time = partial(time.clock_gettime, _CLOCK_REALTIME_COARSE)
 monotonic, monotonic_ns = time.monotonic, time.monotonic_ns
 
 Lock = _thread.allocate_lock
+OwnedLock = _thread.RLock
 get_ident = _thread.get_ident
 ThreadLocal = _thread._local
 _start_new_thread = _thread.start_new_thread

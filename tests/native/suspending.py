@@ -33,6 +33,8 @@ def load(path: str) -> None:
 class Lines:
     """The interface."""
 
+    paced = False
+
     def __init__(self, config: Any, host: Any) -> None:
         from forkd import _native
         from forkd.session.seam import ANY_BYTES_PER_SECOND, Await
