@@ -276,7 +276,7 @@ def lost(ends: list[End], noted: Path, codes: set[int]) -> list[str]:
     """What is wrong with the WebSockets that were over with one of these codes, beside what their application
     has noted: messages that were sent before the client saw the Close, and have not come; another code."""
     rows = {}
-    for line in noted.read_text().splitlines():
+    for line in noted.read_text().rpartition("\n")[0].splitlines():  # the last one may be half written
         name, received, code = line.split()
         rows[name] = (int(received), int(code))
     found = []
