@@ -415,9 +415,9 @@ async def sleeps_open(scope, receive, send):
 async def receives_late(scope, receive, send):
     """Once it is told to, all that there is."""
     released.clear()
+    LOG.clear()
     await send({"type": "websocket.accept"})
     await released.wait()
-    LOG.clear()
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
@@ -435,6 +435,7 @@ async def waits_for_disconnect(scope, receive, send):
     while (message := await receive())["type"] != "http.disconnect":
         pass
     LOG.append(message["type"])
+    print("told of the end", flush=True)
     await answer(send, b"told")
 
 

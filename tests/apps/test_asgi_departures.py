@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -111,3 +113,20 @@ def test_an_upload_is_whole_that_was_not_read_when_it_ended(site: Daemon) -> Non
         client.shutdown(socket.SHUT_WR)
         site.get("/release")
         assert read_all(client).endswith(b"\r\n\r\n150000")
+
+
+@pytest.mark.parametrize("body", ["Content-Length: 4", "Transfer-Encoding: chunked"])
+def test_a_client_that_had_reset_when_it_was_to_be_told_to_continue(site: Daemon, body: str) -> None:
+    """The 100 that cannot be sent may be the first that shows it: receive() waited for ever behind that."""
+    before = site.log().count("told of the end")
+    (pid,) = site.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        client = dial(site)
+        head = ["POST /waits-for-disconnect HTTP/1.1", "Host: a", body, "Expect: 100-continue", "", ""]
+        client.sendall("\r\n".join(head).encode())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.close()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: site.log().count("told of the end") > before, "the application is told", 10)

@@ -149,6 +149,8 @@ class Cycle(Duplex):
         if self._expects:
             self._expects = False
             self._write(CONTINUE)
+            if self._gone:  # only now it shows; nobody wakes what begins to wait behind that
+                return {"type": "http.disconnect"}
         return None
 
     async def send(self, message: Message) -> None:
