@@ -219,6 +219,48 @@ def test_so_many_are_in_flight_in_a_worker(service: Daemon, way: str) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_factory_that_fails_holds_no_place(service: Daemon, way: str) -> None:
+    service.write_app("""
+        import asyncio
+
+        bad = []
+
+        def factory(loop, coroutine, **others):
+            if bad:
+                coroutine.close()
+                raise bad.pop()
+            return asyncio.Task(coroutine, loop=loop, **others)
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await receive()
+                asyncio.get_running_loop().set_task_factory(factory)
+                await send({"type": "lifespan.startup.complete"})
+                return await receive()
+            if scope["path"] == "/bad":
+                bad.append(RuntimeError("no task"))
+            if scope["type"] == "websocket":
+                return await send({"type": "websocket.close"})
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"so"})
+    """)
+    service.expected_errors = [*FAILURES, "the application failed on", "no task"]
+    service.start("-w", "1", "--limit-concurrency", "1", *WAYS[way])
+    for version in ("1.1", "1.0"):
+        assert service.get("/bad") == "so"
+        with dial(service) as client:
+            ask(client, "/", "Connection: close", version=version)
+            assert read_all(client).startswith(b"HTTP/1.1 500 ")
+    assert service.get("/bad") == "so"
+    for status in (b"500", b"403"):
+        with dial(service) as client:
+            ask(client, "/", *UPGRADE)
+            assert read_all(client)[9:12] == status
+    assert service.get() == "so"
+    service.settles(0, "forkd_requests_in_flight")
+
+
 def test_wsgi_refuses_it(service: Daemon) -> None:
     service.write_app("def app(environ, start_response): pass\n")
     service.expected_errors = ["did not start", "gone: boot", "limit-concurrency is for ASGI"]

@@ -100,7 +100,10 @@ class Duplex:
         if request.id:
             recorder.identify(self.ticket, request.id)
         self._scope = scope
-        serving.runner.start(self, request.line)
+        try:
+            serving.runner.start(self, request.line)
+        except BaseException as failure:  # of a task factory, it may be
+            self.ended(failure)
 
     def begin(self) -> Awaitable[None]:
         scope, self._scope = self._scope, None
