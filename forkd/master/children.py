@@ -48,6 +48,7 @@ class Block:
     """A turn of a child's event loop that takes longer than --lag-limit (master/lag.py)."""
 
     turn: int  # when it began: ns of CLOCK_MONOTONIC
+    step: int  # when the step in it began that was found; 0: none had
     seconds: float = 0.0  # so far
     by: str = ""  # the route that holds the loop, or the name of a task; "": not known yet
     many: bool = False  # by many steps, of which this is one

@@ -77,7 +77,7 @@ class Lag:
             if seconds is None or child.state not in (State.READY, State.RETIRING):
                 continue
             if seconds >= limit:
-                self._find(child, seconds)
+                self._find(child, seconds, limit)
             # Once for many workers: each is found within a quarter of its limit.
             soonest = min(soonest, max(limit - seconds, limit / 4))
         if soonest < math.inf:
@@ -95,19 +95,21 @@ class Lag:
 
     # ---- a turn that takes too long -------------------------------------------------------
 
-    def _find(self, child: Child, seconds: float) -> None:
-        row, block = self._board.lanes[child.slot][0], child.block
-        turn = row.cells[WORKING]
-        if block is None or block.turn != turn:
-            block = child.block = Block(turn)
-            step, line = row.since(REQUEST, monotonic_ns()), row.line()
+    def _find(self, child: Child, seconds: float, limit: float) -> None:
+        row, block, now = self._board.lanes[child.slot][0], child.block, monotonic_ns()
+        turn, began, line = row.cells[WORKING], row.cells[REQUEST], row.line()
+        step = (now - began) / 1e9 if began else None
+        alone = step is not None and step >= limit  # to blame, whatever was found before it in this turn
+        if block is None or block.turn != turn or (alone and (block.many or block.step != began)):
+            block = child.block = Block(turn, began)
             # Of several steps none is to blame. What runs in the middle of one that is no request's may be.
-            block.many = step is not None and step < seconds / 2
+            block.many = not alone and step is not None and step < seconds / 2
             if line and not block.many:
                 block.by = _route(line.decode("latin-1"))
-            # Once a turn: what it waits for in the kernel is interrupted.
-            if self._is_news(block.by) and not child.accused:
-                child.forget_stacks()
+            # Once a step: what it waits for in the kernel is interrupted.
+            if self._is_news(block.by):
+                if not child.accused:  # else its stacks are being taken: the answer is part of its report
+                    child.forget_stacks()
                 send(self._log, child, LOOP_STACK)
                 self._tell_soon(child, block, _MAX_TRIES)
         block.seconds = seconds

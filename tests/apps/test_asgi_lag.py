@@ -31,6 +31,9 @@ async def app(scope, receive, send):
         block()
     elif path == "/child":
         await asyncio.create_task(child())
+    elif path == "/slow-child":
+        time.sleep(0.15)
+        await asyncio.create_task(child())
     elif path == "/callback":
         done = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(lambda: (spin(), done.set_result(None)))
@@ -38,6 +41,9 @@ async def app(scope, receive, send):
     elif path == "/waits":
         await asyncio.sleep(4)
     elif path == "/task":
+        wanted.set()
+    elif path == "/slow-task":
+        time.sleep(0.3)
         wanted.set()
     elif path == "/later":
         await asyncio.sleep(0)
@@ -210,14 +216,22 @@ def test_of_a_stream_the_stack_is_told(service: Daemon) -> None:
         assert client.recv(100) == b"hello"
 
 
-def test_a_worker_that_is_killed_for_it_is_reported_with_its_name(service: Daemon) -> None:
+@pytest.mark.parametrize(
+    ("path", "by"),
+    [("/child", "GET /child"), ("/slow-child", "GET /slow-child"), ("/slow-task", "task poller (poll)")],
+)
+def test_a_worker_that_is_killed_for_it_is_reported_with_its_name(
+    service: Daemon, path: str, by: str
+) -> None:
+    """Also where another step of the same turn was slow, and was looked at first."""
     service.write_app(APP)
     service.expected_errors = ["gone: timeout"]
     service.start("-w", "1", "--timeout", "1")
     with dial(service) as client:
-        ask(client, "/child")
-        found = r"its event loop has not come round for [\d.]+ s \(--timeout 1\): it is at GET /child\n"
-        until(lambda: re.search(found, service.log()), "it is killed")
+        ask(client, path)
+        found = r"its event loop has not come round for [\d.]+ s \(--timeout 1\)(.*)\n"
+        end = until(lambda: re.search(found, service.log()), "it is killed")
+        assert end[1] == f": it is at {by}"
 
 
 def test_a_child_of_the_application_has_no_handler_of_it(service: Daemon, loop: str) -> None:
