@@ -42,11 +42,15 @@ class _Held(io.BytesIO):
         self._size = taken
 
     def close(self) -> None:
-        self._room.take(-self._size)
-        self._size = 0
+        self._release()
         super().close()
 
-    __del__ = close
+    def _release(self) -> None:
+        self._room.take(-self._size)
+        self._size = 0
+
+    # Not `close`: it raises while a view of the memory is there, as in a circle that is collected whole.
+    __del__ = _release
 
 
 class Spool:

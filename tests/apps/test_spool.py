@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 
 from forkd.session.spool import Room, Spool
 from tests.process.conftest import Daemon, until
@@ -63,6 +64,21 @@ def test_a_body_of_known_length_is_received_where_it_will_be_read() -> None:
     assert not room.take(101)
     body.close()
     assert room.take(200)
+
+
+def test_a_body_that_is_collected_while_it_is_received_gives_its_room_back() -> None:
+    room = Room(200)
+    spool = Spool(100, room)
+    circle: list[object] = [spool, spool.reserve(100, bytes)]
+    circle.append(circle)
+    failed: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, failed.append
+    try:
+        del spool, circle
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert (failed, room.take(200)) == ([], True)
 
 
 def test_half_of_the_room_is_kept_from_bodies_that_were_only_announced() -> None:
