@@ -50,8 +50,9 @@ extern PyTypeObject *asgi_cycle_type;
 Outcome asgi_read(Shortcut *self, const char *data, Py_ssize_t size, Link *link, Call **call);
 int asgi_scope_init(void);
 
-/* A scope of a connection, but for what its request has; `own`: there is some of that in its extensions. New reference, or NULL with an exception. */
-PyObject *asgi_template(PyObject *template, Ends *ends, int own);
+/* A scope of a connection, but for what its request has: the method is in it, which is one of method_of, and no query; `own`: its
+ * extensions will have some of that, too. New reference, or NULL with an exception. */
+PyObject *asgi_template(PyObject *template, Ends *ends, PyObject *method, int own);
 /* An address with its port, a str. New reference. */
 PyObject *asgi_address(PyObject *host, PyObject *port);
 int asgi_template_init(void);

@@ -4,7 +4,7 @@
 
 enum { MOST_NAME = 64, MEMO = 1024 /* a power of two */ };
 
-static PyObject *k_client, *k_extensions, *k_forkd, *k_headers, *k_id, *k_lift, *k_method, *k_path, *k_query, *k_raw_path, *k_root, *k_scheme,
+static PyObject *k_client, *k_extensions, *k_forkd, *k_headers, *k_id, *k_lift, *k_path, *k_query, *k_raw_path, *k_root, *k_scheme,
     *k_server, *k_state, *no_bytes, *host_name, *id_name;
 /* Keys of an environ, as which fronts_tell has what proxies say. */
 static PyObject *e_port, *e_scheme, *e_server, *e_server_port, *e_host, *e_prefix;
@@ -286,11 +286,11 @@ static int put_told(const AsgiShortcut *self, PyObject *scope, const Head *head,
 /* The scope of a head that was read. New reference, or NULL with an exception. */
 static PyObject *scope_made(const AsgiShortcut *self, Ends *ends, const Head *head, PyObject *method, Piece path, Piece query)
 {
-    PyObject *scope = asgi_template(self->http.limits->template, ends, head->id || self->limit);
-    if (!scope || PyDict_SetItem(scope, k_method, method) ||
+    PyObject *scope = asgi_template(self->http.limits->template, ends, method, head->id || self->limit);
+    if (!scope ||
         (head->told ? put_told(self, scope, head, path) : put_path(scope, path, self->prefix, self->raw_prefix)) ||
         PyDict_SetItem(scope, k_headers, head->headers) ||
-        put(scope, k_query, query.size ? PyBytes_FromStringAndSize(query.at, query.size) : Py_NewRef(no_bytes)) ||
+        (query.size && put(scope, k_query, PyBytes_FromStringAndSize(query.at, query.size))) ||
         put(scope, k_state, PyDict_Copy(self->state)))
         Py_CLEAR(scope);
     return scope;
@@ -388,7 +388,7 @@ int asgi_scope_init(void)
         const char *text;
     } keys[] = {
         {&k_client, "client"}, {&k_extensions, "extensions"}, {&k_forkd, "forkd"}, {&k_id, "request_id"},
-        {&k_lift, "lift_request_timeout"}, {&k_headers, "headers"}, {&k_method, "method"}, {&k_path, "path"},
+        {&k_lift, "lift_request_timeout"}, {&k_headers, "headers"}, {&k_path, "path"},
         {&k_query, "query_string"}, {&k_raw_path, "raw_path"},
         {&k_root, "root_path"}, {&k_scheme, "scheme"}, {&k_server, "server"}, {&k_state, "state"},
         {&e_port, "REMOTE_PORT"}, {&e_scheme, "wsgi.url_scheme"}, {&e_server, "SERVER_NAME"}, {&e_server_port, "SERVER_PORT"},

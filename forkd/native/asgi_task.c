@@ -162,10 +162,12 @@ static int begin_new(RequestTasks *self, RequestCoroutine *coroutine, int by_loo
 TaskOutcome task_start(PyObject *tasks, const TaskOwner *functions, PyObject *owner, PyObject *line)
 {
     RequestTasks *self = (RequestTasks *)tasks;
-    int plain = is_plain(self), failed = 0;
+    int met = ready_pass && self->plain_in == ready_pass && !self->patched; /* what else was ready is of the same moment */
+    int plain = met ? 1 : is_plain(self), failed = 0;
     int in_task = plain > 0 && !self->lazy ? is_in_task(self) : 0;
     if (plain < 0 || in_task < 0)
         return TASK_FAILED;
+    self->plain_in = plain ? ready_pass : 0;
     RequestCoroutine *coroutine = plain && self->lazy ? placeholder_take(self) : coroutine_new(self);
     if (!coroutine || (!coroutine->context && !(coroutine->context = PyContext_Copy(self->context)))) {
         Py_XDECREF((PyObject *)coroutine);

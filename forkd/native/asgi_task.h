@@ -66,6 +66,7 @@ struct RequestTasks {
     Py_ssize_t context_at, name_at;
     char rests[MOST_TASK_BYTES];   /* the bytes of the last Task that was made to serve again, between two requests */
     uint64_t count;                /* of names */
+    unsigned long plain_in;        /* the pass in which all was as is_plain has it; see ready_pass */
     char tells;                    /* in_loop has its task factory and debug mode */
     char lazy;                     /* Tasks are used again */
     char patched;                  /* the loop makes them */

@@ -13,6 +13,7 @@
 static PyObject *n_other, *n_ready, *n_deposed, *n_judge, *n_claims;
 
 static PyTypeObject *driver_type;
+unsigned long ready_pass;
 
 static int driver_traverse(InlineDriver *self, visitproc visit, void *arg)
 {
@@ -314,8 +315,10 @@ static Py_ssize_t count_of(PyObject *events)
 static int run_once(InlineDriver *self, PyObject *events, double now)
 {
     enum { CALLS, CONNECTIONS, LISTENERS, PASSES };
+    static unsigned long passes;
     int listeners = 0;
     for (int pass = CALLS; pass < PASSES - !listeners; pass++) {
+        ready_pass = pass == CONNECTIONS ? ++passes : 0;
         for (Py_ssize_t i = 0; i < count_of(events); i++) {
             long mask;
             PyObject *fd = event_of(events, i, &mask);
@@ -326,10 +329,13 @@ static int run_once(InlineDriver *self, PyObject *events, double now)
                 listeners = !last;
             }
             Py_XDECREF(fd);
-            if (done)
+            if (done) {
+                ready_pass = 0;
                 return -1;
+            }
         }
     }
+    ready_pass = 0;
     return 0;
 }
 

@@ -77,7 +77,7 @@ static unsigned field_of(const char *name, Py_ssize_t size)
 #undef FIELD
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        if (size == fields[i].size && is(name, size, fields[i].name))
+        if (size == fields[i].size && (!memcmp(name, fields[i].name, size) || is(name, size, fields[i].name)))
             return fields[i].field;
     return 0;
 }

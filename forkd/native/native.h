@@ -584,6 +584,9 @@ typedef enum {
     TASK_WAITS,       /* it goes on by itself, or has not begun: where the loop makes tasks in a way of its own */
 } TaskOutcome;
 
+/* The number of the pass over connections that were ready at one moment (engine_inline.c): none of their requests was sent
+ * because of another's answer. 0: none is being made. */
+extern unsigned long ready_pass;
 extern PyTypeObject *tasks_type;
 /* Run it as a task of the loop, in a copy of the context of `tasks`, with the first step at once: in the turn of the loop or
  * in a callback, after begin_request. The lane is paused then. It has a reference to `owner` until it has ended; `line` is the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from .conftest import FAILURES, dial, read_all
 APP = """
     import asyncio, json, threading
 
+    KEPT = []
     SHARED = []
 
     def start(status=200, *fields):
@@ -99,15 +101,32 @@ APP = """
 
     async def scope(scope, receive, send):
         \"\"\"What an application does to its scope is no other request's.\"\"\"
-        before = json.dumps(scope["extensions"])
-        clean = all(name != b"x-added" for name, _ in scope["headers"]) and "asgi2" not in scope["asgi"]
+        before = json.dumps([scope["asgi"], scope["extensions"], len(scope["headers"])])
         scope["headers"].append((b"x-added", b"1"))
-        scope["extensions"]["forkd"]["added"] = scope["asgi"]["asgi2"] = 1
-        for extension in list(scope["extensions"].values()):
-            extension["added"] = 1
         scope["client"] = scope["path"] = None
+        dicts = [scope["asgi"], scope["extensions"], *scope["extensions"].values()]
+        for each in KEPT:
+            each["kept"] = 1
+        for number, each in enumerate(dicts):
+            match scope["query_string"]:
+                case b"adds":
+                    each["added"] = 1
+                case b"adds-within" if number == len(dicts) - 1:
+                    each["added"] = 1
+                case b"replaces":
+                    for key in each:
+                        each[key] = {}
+                case b"moves" if each:
+                    key = next(iter(each))
+                    each[key] = each.pop(key)
+                case b"moves-on" if len(each) > 1:
+                    each.popitem()
+                case b"empties":
+                    each.clear()
+                case b"keeps":
+                    KEPT.append(each)
         await send(start())
-        await send(body(f"{clean} {before}".encode()))
+        await send(body(before.encode()))
 
     async def nothing_sent(scope, receive, send):
         await send(start())
@@ -245,12 +264,14 @@ def test_state_is_a_shallow_copy(site: Daemon) -> None:
 
 
 def test_a_scope_is_of_one_request(site: Daemon) -> None:
-    with dial(site) as client:
-        client.sendall(b"GET /scope HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
-        client.sendall(b"GET /scope HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        bodies = [each.partition(b"\r\n\r\n")[2] for each in read_all(client).split(b"HTTP/1.1 200")[1:]]
-    assert len(bodies) == 3 and len(set(bodies)) == 1
-    assert bodies[0].startswith(b"True ")
+    ways = ["adds", "adds-within", "replaces", "moves", "moves-on", "empties", "keeps", "keeps", ""]
+    client = http.client.HTTPConnection(*site.address)
+    bodies = []
+    for way in ["", *ways, *ways[::-1]]:
+        client.request("GET", f"/scope?{way}", headers={"X-Way": way})
+        bodies.append(client.getresponse().read())
+    client.close()
+    assert set(bodies) == {bodies[0]} and b"forkd" in bodies[0]
 
 
 @pytest.mark.parametrize(
