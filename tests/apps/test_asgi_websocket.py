@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import socket
@@ -160,6 +161,19 @@ def test_codes_of_the_client(site: Daemon, sent: int | None, seen: int) -> None:
         assert answer == (b"\x88\x00" if sent is None else b"\x88\x02" + struct.pack("!H", sent))
     reason = "" if sent is None else "bye"
     until(lambda: f"socket: websocket.disconnect {seen} {reason!r}" in site.log(), "it is told")
+
+
+def test_the_code_of_a_client_that_does_not_wait_for_ours(site: Daemon) -> None:
+    """Its connection has ended when our Close is sent; the first that fails there is behind our 101."""
+    before = site.log().count("tallies: 0 4001")
+    (pid,) = site.worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with dial(site) as client:
+            client.sendall(handshake("tallies") + masked(8, struct.pack("!H", 4001)))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: site.log().count("tallies: 0 4001") > before, "its code")
 
 
 def test_a_client_that_only_leaves(site: Daemon) -> None:

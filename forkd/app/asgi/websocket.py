@@ -186,10 +186,9 @@ class WebSocket(Duplex):
         self._wake()
 
     def wrong(self, bad: BadFrame) -> None:
-        if self.phase is Phase.OPEN:
-            self._write(close_frame(bad.code, bad.reason))
+        last = close_frame(bad.code, bad.reason) if self.phase is Phase.OPEN else b""
         self._host.log.debug(f"{self.client}: WebSocket closed with {bad.code}: {bad.reason}")
-        self._over(bad.code, bad.reason)
+        self._over_with(bad.code, bad.reason, last)
 
     def control(self, frame: Frame) -> None:
         match frame.opcode:
@@ -197,8 +196,7 @@ class WebSocket(Duplex):
                 if self.phase is Phase.OPEN and len(self._backlog) < HIGH_WATER_BYTES:
                     self._write(frames.frame(frames.PONG, exact(frame.data)))
             case frames.CLOSE if self.phase is Phase.OPEN:
-                self._write(close_frame(frame.code))
-                self._over(frame.code, str(frame.data))
+                self._over_with(frame.code, str(frame.data), close_frame(frame.code))
             case frames.CLOSE:
                 self._over(*self._closed)
             case _:
@@ -263,6 +261,12 @@ class WebSocket(Duplex):
             flow.end = {"type": "websocket.disconnect", "code": code, "reason": reason}
         self._release()
 
+    def _over_with(self, code: int, reason: str, last: bytes) -> None:
+        """`last`: sent, if it can be. Where the client has left, it is over with this code all the same."""
+        self._over(code, reason)
+        if last:
+            self._write(last)
+
     def _close(self, code: int, reason: str = "") -> None:
         """Send our Close frame, and wait for the client's."""
         self.phase, self._closed = Phase.CLOSING, (code, reason)
@@ -282,8 +286,8 @@ class WebSocket(Duplex):
         if self.phase is Phase.CONNECTING:
             self._refuse(503, "the worker ends before its answer", Refusal.APPLICATION_FAILED)
         elif self.phase is Phase.OPEN:
-            self._write(close_frame(frames.SERVICE_RESTART, "service restart"))
-            self._over(frames.SERVICE_RESTART)
+            last = close_frame(frames.SERVICE_RESTART, "service restart")
+            self._over_with(frames.SERVICE_RESTART, "", last)
         else:
             self._over(*self._closed)
 
@@ -376,8 +380,8 @@ class WebSocket(Duplex):
 
     def unanswered(self) -> None:
         """The client has not answered a ping."""
-        self._write(close_frame(frames.INTERNAL_ERROR, "ping timeout"))
-        self._over(frames.INTERNAL_ERROR, "ping timeout")
+        last = close_frame(frames.INTERNAL_ERROR, "ping timeout")
+        self._over_with(frames.INTERNAL_ERROR, "ping timeout", last)
 
 
 def _frame_of(message: dict[str, Any], agreed: Agreed | None) -> bytes:
