@@ -15,8 +15,6 @@ from forkd.system.log_ring import ACCESS, ERROR
 
 _PIPE_BYTES = 65536  # pipe(7)
 STDERR, STDOUT = 0, 1
-#: The access log of generation N is log N + FIRST_ACCESS.
-FIRST_ACCESS = 1
 
 
 @dataclass(frozen=True)

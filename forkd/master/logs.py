@@ -13,7 +13,7 @@ from forkd.ipc.heritage import Sinks
 from forkd.log.lines import Log
 from forkd.logger import main as logger
 from forkd.logger import messages
-from forkd.logger.destinations import FIRST_ACCESS, STDERR, STDOUT, Destination, Standard
+from forkd.logger.destinations import STDERR, STDOUT, Destination, Standard
 from forkd.system import process
 from forkd.system.accounts import Identity
 from forkd.system.cells import LOST_ACCESS, LOST_ERROR
@@ -59,6 +59,10 @@ class Logs:
         self._failed, self._forgetting = failed, forgetting
         self._destinations = dict(standard.destinations)
         self._opening: set[int] = set(standard.pipes)
+        #: The access logs of generations, by their numbers. One that is withdrawn leaves its number to the
+        #: next, whose log is another one: the logger may be about to close that of the first.
+        self._access: dict[int, int] = {}
+        self._newest = STDOUT
         self._to_stdout = False  # a generation has its access log there
         self._channel: socket.socket | None = None
         self._pid = 0
@@ -81,7 +85,7 @@ class Logs:
     def sinks(self, number: int, config: Config) -> Sinks:
         """Where the children of a generation write to."""
         out = STDOUT if self._standard.out is None else self._standard.out
-        access = out if config.access_log == "-" else number + FIRST_ACCESS
+        access = out if config.access_log == "-" else self._access.get(number, out)
         return Sinks(self._rings, self._standard.err, access, config.native)
 
     # ---- the logger -----------------------------------------------------------------------
@@ -228,7 +232,8 @@ class Logs:
                 self.start()
         if config.access_log in (None, "-"):
             return
-        log = number + FIRST_ACCESS
+        self._newest += 1
+        log = self._access[number] = self._newest
         self._destinations[log] = Destination(config.access_log)
         self._opening.add(log)
         if self._channel is not None:
@@ -239,16 +244,19 @@ class Logs:
 
     def close(self, number: int) -> None:
         """The generation has no children any more."""
-        log = number + FIRST_ACCESS
+        log = self._access.pop(number, None)
+        if log is None:
+            return
         self._opening.discard(log)
-        if self._destinations.pop(log, None) is not None and self._channel is not None:
+        del self._destinations[log]
+        if self._channel is not None:
             messages.send(self._channel, messages.CLOSE, log, None)
 
     def _opened(self, log: int, why: str) -> None:
         wanted = log in self._opening
         self._opening.discard(log)
         if why and wanted:
-            self._failed(log - FIRST_ACCESS if log > FIRST_ACCESS else 0, why)
+            self._failed(next((number for number, its in self._access.items() if its == log), 0), why)
         elif why:
             self._log.error(f"{why}; its lines wait, or are lost")
 

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import textwrap
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from .clients import Crew
-from .conftest import Daemon, until
+from .conftest import APP, Daemon, until
 from .trial import family, open_files
 
 LINE = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "GET /n/(\d+-\d+) HTTP/1\.1" 200 2 "-" "-" [0-9.]+')
@@ -97,6 +98,23 @@ def test_rotation_under_load_loses_and_tears_no_line(service: Daemon, flags: lis
     times = Counter(LINE.fullmatch(line)[1] for line in lines)  # type: ignore[index]
     assert set(times.values()) == {1}
     assert set(times) == load.answered
+
+
+def test_a_reload_that_is_superseded_takes_no_line_with_it(service: Daemon) -> None:
+    """The next one has its number and another log: the logger may be about to close that of the first."""
+    access = service.dir / "access"
+    service.start("--access-log", str(access), "-w", "1")
+    service.write_app("import time\ntime.sleep(0.2)\n" + textwrap.dedent(APP))
+    with Numbered(service, 4) as load:
+        for turn in range(1, 5):
+            for text, times in (("reloading: ", 2 * turn - 1), (" serves\n", turn)):
+                service.signal(signal.SIGHUP)
+                until(lambda: service.log().count(text) >= times, text)  # noqa: B023
+            load.more(20)
+    assert load.failures == []
+    assert service.log().count("reload superseded") == 4
+    service.ok("stop")
+    assert Counter(LINE.findall(access.read_text())) == Counter(load.answered)
 
 
 def test_what_cannot_be_opened_anew_leaves_the_old_file_in_use(service: Daemon) -> None:
