@@ -197,7 +197,10 @@ class Proactor(PooledLoop):
     def begun(self, conn: Connection, outcome: Outcome) -> None:
         assert isinstance(conn, Completing)
         if outcome is WRITING:
-            self._write(conn)
+            if self.handles.sending(conn.fd):  # what was sent by `Peer.send`: `_sent` goes on
+                self.connections.follow(conn, WRITING)
+            else:
+                self._write(conn)
         elif (outcome is FINISHED or outcome is LINGERING) and self.handles.sending(conn.fd):
             conn.last = outcome
             self.connections.follow(conn, WRITING)

@@ -163,6 +163,14 @@ def test_requests_that_came_together_are_answered_in_order(site: Daemon) -> None
     assert answers == [b"hello", b"slept", b"Content-Length: 0", b"0,", b"hello"]
 
 
+def test_one_that_is_refused_behind_one_that_is_answered(site: Daemon) -> None:
+    for before in ("/hello", "/echo"):
+        raw = request(before, last=False) + request("/hello", "Expect: tea", last=False)
+        answers = exchange(site, raw)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"417"]
+        assert answers.count(b"expectation not met") == 1
+
+
 def test_a_connection_is_kept_through_bodies_that_nobody_reads(site: Daemon) -> None:
     with dial(site) as client:
         for _ in range(3):
