@@ -125,9 +125,12 @@ def played(service: Daemon, raw: bytes, step: int, header: bytes = b"") -> tuple
             with contextlib.suppress(OSError):  # an answer without a body may break off, too
                 client.sendall(notes)
                 noted = read_all(client)
-    goes_on = bool(noted)
+        goes_on = bool(noted)
+        if not goes_on:
+            # Its application may go on behind its answer, and may wait for the client to leave: how soon that
+            # is would be another race. So the client stays for it.
+            service.settles(0, "forkd_requests_suspended")
     if not goes_on:
-        service.settles(0, "forkd_requests_suspended")  # its application may go on behind its answer
         with dial(service) as client:
             client.sendall(header + notes)
             noted = read_all(client)
