@@ -250,7 +250,8 @@ ROW = ModelRow(
     logic="completion handlers: inline, or in the pool with --threads",
     handoff="completions",
     good_for="many busy connections: one system call starts and ends dozens of operations",
-    weakness="io_uring is denied in many containers (see io_fallback); aio is a thread of "
-    "glibc for each client, 256 at most, and is here for the pattern's sake",
+    weakness="io_uring is denied in many containers (see io_fallback), and the answers of a turn are sent at "
+    "its end: they wait for a request that holds it, and are lost with a worker that is killed in it; aio is "
+    "a thread of glibc for each client, 256 at most, and is here for the pattern's sake",
     refused={("aio", name): _ONE_OPERATION for name in ("asyncio", "asgi", MULTIPLEXED)},
 )
