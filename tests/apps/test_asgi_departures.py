@@ -82,6 +82,21 @@ def test_what_it_has_sent_before_is_received(site: Daemon, way: str, closes: boo
     until(lambda: websockets(site) == 0, "it is over")
 
 
+def test_what_was_read_before_a_reset_is_received(site: Daemon, way: str) -> None:
+    frames = b"".join(masked(1, b"%d" % number) for number in range(40)) + masked(8, b"\x0f\xa1")
+    with dial(site) as client:
+        client.sendall(handshake("receives-late") + frames)
+        while not client.recv(1000).endswith(b"\r\n\r\n"):
+            pass
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    if way != "select":
+        until(lambda: websockets(site) == 0, "it has left", 10)
+    site.get("/release")
+    until(lambda: len(json.loads(site.get("/log"))) == 41, "the application is told")
+    assert json.loads(site.get("/log")) == [*range(40), 4001]
+    until(lambda: websockets(site) == 0, "it is over")
+
+
 def test_one_that_reads_nothing_either(site: Daemon, way: str) -> None:
     """Its application waits for room."""
     if way == "select":

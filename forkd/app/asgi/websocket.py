@@ -308,7 +308,7 @@ class WebSocket(Duplex):
     def leave(self) -> None:
         """The connection has ended without the client's Close."""
         self.code = self.code or 499
-        if not (self._sends_no_more and self._flow.full):
+        if not self._flow.full:  # else the application has what was read first
             self._over(*self._closed)
         super().leave()
 
