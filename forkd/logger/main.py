@@ -219,6 +219,7 @@ class Logger:
                 self._written(file, result)
             elif isinstance(result, Closed):
                 del self._files[file.log], self._trouble[file.log]
+                messages.send(self._birth.channel, messages.CLOSED, file.log, "")
         while self._questions and self._reader.passed(
             self._rings.index(0, ERROR), self._questions[0][1]
         ):

@@ -13,8 +13,8 @@ _MAX_MESSAGE_BYTES = 1 << 16
 
 #: From the master: verb, a log or the number of the question, and what the verb needs.
 OPEN, CLOSE, REOPEN, SYNC, END = "open", "close", "reopen", "sync", "end"
-#: From the logger: (log, error or ""), (question, error or ""), (question, "").
-OPENED, REOPENED, SYNCED = "opened", "reopened", "synced"
+#: From the logger: (log, error or ""), (log, ""), (question, error or ""), (question, "").
+OPENED, CLOSED, REOPENED, SYNCED = "opened", "closed", "reopened", "synced"
 
 
 def send(sock: socket.socket, *message: Any) -> bool:

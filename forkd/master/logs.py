@@ -63,6 +63,8 @@ class Logs:
         #: next, whose log is another one: the logger may be about to close that of the first.
         self._access: dict[int, int] = {}
         self._newest = STDOUT
+        #: Those of generations that are over. What a logger has not written at its end, the next one writes.
+        self._closing: set[int] = set()
         self._to_stdout = False  # a generation has its access log there
         self._channel: socket.socket | None = None
         self._pid = 0
@@ -141,6 +143,8 @@ class Logs:
         self._forked_at = monotonic()
         self._standard.is_read = True
         self._channel = ours
+        for log in self._closing:
+            messages.send(ours, messages.CLOSE, log, None)
         self._loop.watch(self._pidfd, self._gone)
         self._loop.watch(ours.fileno(), self._hear)
         if self._opening:
@@ -195,6 +199,9 @@ class Logs:
             verb, number, why = message
             if verb == messages.OPENED:
                 self._opened(number, why)
+            elif verb == messages.CLOSED:
+                self._closing.discard(number)
+                self._destinations.pop(number, None)
             elif number in self._answers:
                 self._answers[number](why)
         if message is None:
@@ -248,7 +255,7 @@ class Logs:
         if log is None:
             return
         self._opening.discard(log)
-        del self._destinations[log]
+        self._closing.add(log)
         if self._channel is not None:
             messages.send(self._channel, messages.CLOSE, log, None)
 
@@ -321,6 +328,13 @@ class Logs:
         return {"pid": self._pid or None, "waits": waits, "why": why}
 
     # ---- the end --------------------------------------------------------------------------
+
+    def replace(self) -> None:
+        """The master is about to end. A logger that has ended is replaced at once: lines may wait for it."""
+        if self._pid and _wait(self._pidfd, 0):
+            self._gone()
+        if self._standard.is_read:
+            self.start()
 
     def end(self, seconds: float) -> None:
         """The master ends, and nobody else is left: wait until all is written, or what can be. Not

@@ -174,6 +174,7 @@ class Parts:
     def close(self, owns: bool, lent: bool, generations: list[Generation]) -> None:
         """End what is left, but for the endpoints and the logger. `owns`: the listeners are this master's;
         `lent`: they live on in another process."""
+        self.logs.replace()
         self.termination.kill_all()
         self.termination.report_unkillable()
         self.hooks.kill()

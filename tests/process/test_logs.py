@@ -117,6 +117,26 @@ def test_a_reload_that_is_superseded_takes_no_line_with_it(service: Daemon) -> N
     assert Counter(LINE.findall(access.read_text())) == Counter(load.answered)
 
 
+@pytest.mark.parametrize("verb", ["reload", "stop"])
+def test_what_a_logger_leaves_is_written_by_the_next(service: Daemon, verb: str) -> None:
+    """Also of a generation that is over by then, and where the master ends."""
+    access = service.dir / "access"
+    service.expected_errors = ["the logger"]
+    service.start("--access-log", str(access))
+    first = service.logger_pid
+    os.kill(first, signal.SIGKILL)  # the next one is not replaced before a second is over
+    second = until(lambda: service.logger_pid not in (None, first) and service.logger_pid, "another one")
+    os.kill(second, signal.SIGSTOP)
+    for turn in range(20):
+        service.get(f"/n/1-{turn}")
+    if verb == "reload":
+        service.ok("reload")
+        until(lambda: {w["generation"] for w in service.live()["workers"]} == {2}, "all are replaced")
+    os.kill(second, signal.SIGKILL)
+    service.ok("stop")
+    assert sorted(LINE.findall(access.read_text())) == sorted(f"1-{turn}" for turn in range(20))
+
+
 def test_what_cannot_be_opened_anew_leaves_the_old_file_in_use(service: Daemon) -> None:
     logs, moved = service.dir / "logs", service.dir / "moved"
     logs.mkdir()
