@@ -14,6 +14,8 @@ from forkd.config.storage_url import StorageUnits, StorageURL
 _EXTENSION = (
     r"(http\.response\.(early_hint|trailers|pathsend|zerocopysend)|websocket\.http\.response)"
 )
+# What a browser can send: no path, no pattern, a name of several scripts in its form for the DNS.
+_ORIGIN = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,8 @@ class ApplicationOptions:
         help="seconds for the answer to a ping, which is any byte; then the WebSocket is closed with 1011",
     )
     ws_origins: str | None = option(
-        kinds.Text(r"https?://[^/\s,]+(,\s*https?://[^/\s,]+)*", "origins, with commas"), None,
+        kinds.Text(rf"{_ORIGIN}(,\s*{_ORIGIN})*",
+                   "origins as https://HOST or https://HOST:PORT, with commas"), None,
         section="application",
         metavar="ORIGINS",
         unset="any origin",
@@ -133,7 +136,9 @@ class ApplicationOptions:
     )
     asgi_extensions: str | None = option(
         kinds.Text(rf"!?{_EXTENSION}(,\s*!?{_EXTENSION})*",
-                   "names of ASGI's extensions, with commas, and ! before what is left out"), None,
+                   "some of http.response.early_hint, http.response.trailers, http.response.pathsend, "
+                   "http.response.zerocopysend and websocket.http.response, with commas, "
+                   "and ! before what is left out"), None,
         section="application",
         metavar="NAMES",
         unset="all that there are",

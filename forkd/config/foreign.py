@@ -292,6 +292,8 @@ VALUES: tuple[Value, ...] = (
     Value("interface", r"asginl", "write asgi, and --lifespan off"),
     Value("interface", r"rsgi", "RSGI is granian's own; ASGI and WSGI are served"),
     Value("interface", r"auto", "forkd finds out by itself: leave it out"),
+    Value("loop", r"none|rloop|winloop|trio", "write auto"),
+    Value("ws-origins", r"\*", "pages of any origin may by default: leave it out"),
     Value("log-level", r"(?i)critical|fatal|off|none|quiet", "write error"),
     Value("log-level", r"(?i)warn", "write warning"),
     Value("log-level", r"(?i)notice", "write info"),

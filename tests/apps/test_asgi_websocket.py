@@ -425,11 +425,12 @@ def test_a_message_in_fragments_is_not_cut_through(service: Daemon) -> None:
 @pytest.mark.parametrize(
     ("origin", "status"),
     [("https://a.example", 101), ("HTTP://B.example:8000", 101), ("https://c.example", 403), ("null", 403),
-     ("http://a.example", 403), ("", 101)],
+     ("http://a.example", 403), ("", 101), ("https://d.example", 101), ("https://d.example:80", 403)],
 )  # fmt: skip
 def test_origins(service: Daemon, origin: str, status: int) -> None:
     take(service, "asgi_site")
-    flags = ["--ws-origins", "https://a.example, http://b.example:8000", "--lifespan", "on"]
+    origins = "https://a.example, http://b.example:8000, https://D.example:443"
+    flags = ["--ws-origins", origins, "--lifespan", "on"]
     service.start("-w", "1", *flags, app="asgi_site:app")
     fields = ["Sec-WebSocket-Version: 13", *([f"Origin: {origin}"] if origin else [])]
     with dial(service) as client:

@@ -194,6 +194,23 @@ def test_what_another_server_calls_it_is_answered_where_it_stands(tmp_path: Path
     assert "not here, because forkd speaks plain HTTP" in ignored["environment FORKD_KEYFILE"]
 
 
+@pytest.mark.parametrize(
+    "text", ["*", "https://*.a.example", "https://a.example/", "a.example", "https://bücher.example", "null"]
+)
+def test_an_origin_that_no_browser_sends_is_wrong(text: str) -> None:
+    (found,) = problems(sources("--ws-origins", f"https://b.example, {text}"))
+    assert found.allowed.startswith("must be origins as https://HOST or https://HOST:PORT, with commas")
+    (found,) = problems(sources("--ws-origins", "*"))
+    assert found.allowed.endswith("; pages of any origin may by default: leave it out")
+
+
+def test_an_extension_that_there_is_not_is_answered_with_those_that_there_are() -> None:
+    (found,) = problems(sources("--asgi-extensions", "pathsend"))
+    assert "http.response.pathsend" in found.allowed
+    (found,) = problems(sources("--loop", "rloop"))
+    assert found.allowed == "must be auto, asyncio or uvloop; write auto"
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("1h", 3600.0), ("1.5 h", 5400.0), ("2d", 172800.0)])
 def test_hours_and_days(text: str, seconds: float) -> None:
     assert sources("--timeout", text).load().timeout == seconds

@@ -36,8 +36,13 @@ def wants_websocket(request: Request) -> bool:
 
 
 def origins_of(text: str | None) -> frozenset[bytes] | None:
-    """`--ws-origins`; None: any."""
-    return None if text is None else frozenset(each.strip().lower().encode() for each in text.split(","))
+    """`--ws-origins` as browsers send them, which is without the port that the scheme has; None: any."""
+    if text is None:
+        return None
+    origins = (each.strip().lower() for each in text.split(","))
+    return frozenset(
+        each.removesuffix(":443" if each.startswith("https:") else ":80").encode() for each in origins
+    )
 
 
 def read_handshake(request: Request, origins: frozenset[bytes] | None, deflate: bool) -> Handshake:
