@@ -52,6 +52,7 @@ class File:
         self.given_up: list[Taken] = []  # the same, once it is not waited for any more
         self.busy_since = 0  # ns of CLOCK_MONOTONIC; 0: the thread waits for work
         self.not_before = 0.0  # monotonic seconds; before that another try would be in vain
+        self.moved = 0.0  # monotonic seconds when it took some of a line last
         self.closing_since = 0.0  # monotonic seconds since which it has no writers; 0: it may have some
         self.reopening: list[int] = []  # requests to open it anew, once it is idle
         self.answering: list[int] = []  # those that the present open(2) is for

@@ -45,6 +45,8 @@ _FEW_TOGETHER_MS = 50
 _SMALL_JOB_BYTES = 1 << 16
 #: Seconds until a file that did not take a line is tried again.
 _RETRY_SECONDS = 0.5
+#: The same at the end, for a pipe that was full.
+_LAST_RETRY_SECONDS = 0.02
 #: Seconds for which a write may hang before the lines of a log that has no writers any more are given up.
 _GIVE_UP_SECONDS = 5.0
 #: Seconds for what is left when the master is gone.
@@ -255,10 +257,14 @@ class Logger:
         job, file.job, file.given_up = file.job, [], []
         for taken in job:
             left -= self._reader.advance(taken, left)
-        file.not_before = 0.0
+        now, file.not_before = monotonic(), 0.0
+        if result.done:
+            file.moved = now
         if result.error is not None:
-            file.not_before = monotonic() + _RETRY_SECONDS
-            if not isinstance(result.error, BlockingIOError) and file.log != STDERR:
+            full = isinstance(result.error, BlockingIOError)
+            soon = full and self._ends_at is not None
+            file.not_before = now + (_LAST_RETRY_SECONDS if soon else _RETRY_SECONDS)
+            if not full and file.log != STDERR:
                 self._trouble[file.log].failed(result.error)
 
     def _give_out(self) -> int:
@@ -342,7 +348,8 @@ class Logger:
         self._reader.advance(taken, len(taken.text))
 
     def _is_done(self) -> bool:
-        """Whether nothing is left that can be written now: what a file does not take is lost."""
+        """Whether nothing is left that can be written now: what a file does not take is lost. A pipe whose
+        reader is slow is not such a file."""
         if any([pipe.pump() or pipe.flush() for pipe in self._pipes]):
             return False
         if any(not file.idle for file in self._files.values()):
@@ -350,7 +357,10 @@ class Logger:
         now, reader = monotonic(), self._reader
         filled = reader.filled()
         owners = [self._files.get(reader.log_of(index) or 0) for index in filled]
-        if any(file and file.is_open and file.not_before <= now for file in owners):
+        if any(
+            file and file.is_open and (file.not_before <= now or file.moved + _RETRY_SECONDS > now)
+            for file in owners
+        ):
             return False
         for index in filled:
             self._drop(reader.take(index, _JOB_BYTES))

@@ -256,6 +256,21 @@ def test_the_access_log_to_a_reader_that_comes_late(service: Daemon) -> None:
         service.settles(0, "forkd_log_lines_lost_total")
 
 
+def test_the_access_log_to_a_slow_reader_is_whole_at_a_stop(service: Daemon) -> None:
+    """More of it than the pipe has room for."""
+    with unread(service, "--access-log", "-", "-w", "1") as read:
+        for number in range(100):
+            service.get(f"/n/{number}/{'x' * 3000}")
+        data = bytearray()
+        while b"GET /n/0/" not in data:
+            data += os.read(read, 4096)
+        service.signal(signal.SIGTERM)
+        while piece := os.read(read, 4096):
+            data += piece
+        data = re.sub(rb"[-0-9T:.]+Z \[\d+\] .*\n", b"", data)  # the error log's, which is there, too
+        assert re.findall(rb"GET /n/(\d+)/x{3000} ", data) == [b"%d" % number for number in range(100)]
+
+
 def test_a_fifo_without_a_reader_is_an_error_and_no_wait(service: Daemon) -> None:
     path = Path(service.dir / "fifo")
     os.mkfifo(path)
