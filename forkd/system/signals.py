@@ -159,6 +159,20 @@ def _set_wakeup(fd: int, **options: Any) -> int:
     return -1 if other == end else other
 
 
+def wakeup() -> int:
+    """The descriptor that the numbers of signals are written to; -1: none, or forkd's own."""
+    found = signal.set_wakeup_fd(-1)
+    set_wakeup(found)
+    return -1 if found == _pipe[1] else found
+
+
+def set_wakeup(fd: int) -> None:
+    """Have them written there, unless that is -1, or closed by now."""
+    if fd >= 0:
+        with contextlib.suppress(ValueError, OSError):
+            signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+
+
 def set_by_application(numbers: Iterable[int]) -> dict[int, Any]:
     """The handlers of these signals that the application has set, as it does at import."""
     found = {number: _theirs_or_set(number) for number in numbers}

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from forkd.ipc.heritage import Heritage
 from forkd.session.seam import NO_REQUEST, Log, Recorder
 from forkd.system.forked import in_fork, leave
 from forkd.system.originals import threads_are
+from forkd.system.signals import set_wakeup, wakeup
 from forkd.worker.coupling import Coupling, Turn
 from forkd.worker.selector_coupling import SelectorCoupling
 from forkd.worker.turns import Turns
@@ -78,6 +79,7 @@ class AsyncioLoop:
 
     _turns: Turns  # since the application has started
     _waits: Waits  # until then
+    _wakeup = -1  # the descriptor for signals that the application has set; -1: none
 
     def __init__(self, log: Log, wanted: str, made: asyncio.AbstractEventLoop | None = None) -> None:
         """`wanted`: by --loop. `made`: as for make_coupling. Raises AppError."""
@@ -110,7 +112,22 @@ class AsyncioLoop:
             made = make()
             return await made if inspect.isawaitable(made) else made
 
-        return self.loop.run_until_complete(self.loop.create_task(inside(), context=self._context))
+        return self._run_early(inside(), self._context)
+
+    def _run_early(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context | None) -> Any:
+        """Run until it has ended, and return its result. A wake-up descriptor for signals that the
+        application sets is noted for the runs that follow: uvloop begins each of them with its own."""
+
+        async def inside() -> Any:
+            set_wakeup(self._wakeup)
+            before = wakeup()
+            try:
+                return await coroutine
+            finally:
+                if (after := wakeup()) != before:
+                    self._wakeup = after
+
+        return self.loop.run_until_complete(self.loop.create_task(inside(), context=context))
 
     def time_turns(self, heritage: Heritage, send: Callable[[Any], Any]) -> None:
         """To be called before the master is told that this worker is ready: from then on it may look."""
@@ -121,7 +138,7 @@ class AsyncioLoop:
 
     def startup(self, living: Living) -> None:
         """Raises AppError."""
-        self.loop.run_until_complete(living.startup(self.loop, self._context))
+        self._run_early(living.startup(self.loop, self._context), None)
 
     def run(self, model: Model, recorder: Recorder, living: Living | None) -> None:
         """Run until the model is done; then end what is left, and close the loop. `living`: what its
@@ -130,6 +147,7 @@ class AsyncioLoop:
         try:
             self._turns.attach(model)
             self._coupling.attach(model, self._turn_of(model, None if living is None else recorder))
+            loop.call_soon(set_wakeup, self._wakeup)
             self._coupling.run_forever()
             if living is not None:
                 loop.run_until_complete(living.shutdown())

@@ -9,11 +9,14 @@ import time
 
 TERM, USR1, STACKS = signal.SIGTERM, signal.SIGUSR1, signal.SIGRTMIN + 3
 KEPT = []
+WOKEN = []
 
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         assert (await receive())["type"] == "lifespan.startup"
+        if os.environ.get("WAKE_UP") == "lifespan":
+            wake_up()
         KEPT.append(await asyncio.start_server(shout, "127.0.0.1", 0))
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -29,6 +32,24 @@ async def app(scope, receive, send):
 
 def say(*words):
     print("heard by the application:", *words, flush=True)
+
+
+def wake_up():
+    """Have the numbers of signals written to a socket, also of one that is none of forkd's."""
+    WOKEN.extend(socket.socketpair())
+    for end in WOKEN:
+        end.setblocking(False)
+    signal.set_wakeup_fd(WOKEN[1].fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+
+
+def woken():
+    """The signals that were written there, of which this process sends itself one."""
+    os.kill(os.getpid(), signal.SIGALRM)
+    try:
+        return list(WOKEN[0].recv(99))
+    except BlockingIOError:
+        return []
 
 
 def hear(way):
@@ -211,6 +232,9 @@ class Enters(asyncio.Protocol):
 
 ROUTES = {
     "hear": hear, "block": block, "dial": dial, "thread": thread, "program": program, "timers": timers,
-    "enter": enter, "note": note, "pid": os.getpid,
+    "enter": enter, "note": note, "pid": os.getpid, "woken": woken,
     "loop": lambda: type(asyncio.get_running_loop()).__module__,
 }  # fmt: skip
+
+if os.environ.get("WAKE_UP") == "import":
+    wake_up()

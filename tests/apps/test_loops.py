@@ -78,6 +78,14 @@ def test_signals_are_heard_by_forkd_and_by_the_application(service: Daemon, loop
             until(partial(heard, service, signal.SIGTERM, before[1] + 1), way)
 
 
+@pytest.mark.parametrize("where", ["lifespan", "import"])
+def test_a_wake_up_descriptor_of_before_the_first_request(service: Daemon, loop: str, where: str) -> None:
+    """uvloop has its own at the beginning of each of its runs, of which the startup is one."""
+    service.environ["WAKE_UP"] = where
+    start(service, loop, "epoll", "-k", "asgi")
+    assert service.get("/woken") == str([int(signal.SIGALRM)])
+
+
 def count(service: Daemon, number: int) -> int:
     """How often the application has heard that signal."""
     return service.log().count(f"heard by the application: {number:d}\n")
