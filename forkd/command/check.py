@@ -42,6 +42,7 @@ from forkd.system.scoreboard import Scoreboard
 from forkd.system.signal_sockets import SignalSockets
 from forkd.system.signals import STACKS
 from forkd.worker import main as worker
+from forkd.worker import template
 from forkd.worker.loading import asyncio_loop, make_interface
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ def _load(config: Config) -> str:
     def loop(made: Any = None) -> AsyncioLoop:
         return asyncio_loop(host.log, config.loop, made)
 
-    _, speaks = make_interface(config, host, how, None, loop)
+    preloaded = template.load(config.app) if config.preload and config.app is not None else None
+    _, speaks = make_interface(config, host, how, None, loop, preloaded)
     why = registry.refusal(row, how, speaks.name, config.threads)
     if why is not None:
         raise AppError(why)

@@ -80,11 +80,7 @@ def _load(
     forked.arm(lambda: worker.end_in_fork(own, stacks))
     error, before = "", leftovers.descriptors()
     try:
-        app = loader.load(str(config.app))
-    except AppError as failure:
-        app, error = None, str(failure)
-        if leftovers.needs_loop(failure):
-            error += "\nWith --preload there is none at import: do this at lifespan.startup, or leave it out"
+        app = load(str(config.app))
     except ForkdError as failure:
         app, error = None, str(failure)
     mend()
@@ -106,6 +102,17 @@ def _load(
     gc.freeze()  # its pages are never written by the collector, and so stay shared
     _tell(sock, error)
     return app
+
+
+def load(app: str) -> Any:
+    """The application as a template has it, which has no loop. Raises AppError."""
+    try:
+        return loader.load(app)
+    except AppError as error:
+        if not leftovers.needs_loop(error):
+            raise
+        advice = "With --preload there is none at import: do this at lifespan.startup, or leave it out"
+        raise AppError(f"{error}\n{advice}") from error
 
 
 def _tell(sock: socket.socket, error: str) -> None:

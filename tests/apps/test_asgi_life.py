@@ -280,6 +280,20 @@ def test_a_loop_that_nobody_runs_is_told_of(service: Daemon) -> None:
     until(lambda: said in service.log(), "it is in the log")
 
 
+@pytest.mark.parametrize("lines", ["asyncio.run(asyncio.sleep(0))", "asyncio.set_event_loop(None)"])
+def test_a_loop_of_the_server_is_not_told_of_as_the_application_s(service: Daemon, lines: str) -> None:
+    pytest.importorskip("uvloop")
+    write(service, f"""
+        import asyncio
+        {lines}
+        app = hello
+    """)
+    service.start("-w", "1", "--loop", "uvloop")
+    assert service.get() == "hello"
+    service.ok("stop")
+    assert "at import" not in service.log()
+
+
 def test_what_a_template_has_made_is_told_of(service: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as database:
         host, port = database.getsockname()
@@ -299,9 +313,10 @@ def test_what_a_template_has_made_is_told_of(service: Daemon) -> None:
 def test_where_no_loop_runs_one_is_missed(service: Daemon, flags: str, said: str) -> None:
     write(service, IN_A_LOOP)
     service.expected_errors = ["did not start", "gone: boot", "Traceback", "never awaited", "preload"]
-    done = service.run("start", *service.flags(*flags.split(), app="app:app"))
-    assert done.returncode != 0
-    assert said in done.stderr
+    for verb in ("check", "start"):
+        done = service.run(verb, *service.flags(*flags.split(), app="app:app"))
+        assert done.returncode != 0
+        assert said in done.stderr
 
 
 def test_a_wsgi_application_that_misses_a_loop_is_not_served_in_one(service: Daemon) -> None:
