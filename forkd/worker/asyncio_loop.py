@@ -53,10 +53,13 @@ def _why_no_uvloop() -> str:
     return libuv.why_not()
 
 
-def make_current_uvloop() -> None:
+def make_current_uvloop() -> asyncio.AbstractEventLoop | None:
     """For an application that asks at import for a loop that does not run: else it gets asyncio's."""
-    if not _why_no_uvloop():
-        asyncio.set_event_loop(import_module("uvloop").new_event_loop())
+    if _why_no_uvloop():
+        return None
+    loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
 
 
 def make_coupling(wanted: str, made: asyncio.AbstractEventLoop | None = None) -> Coupling:

@@ -46,9 +46,10 @@ def current_loop() -> Any:
     return None
 
 
-def loops_and_tasks(served: Any = None) -> list[str]:
-    """But for `served`, a loop that will run, and its tasks."""
-    loops = [each for each in _found("AbstractEventLoop") if not each.is_closed() and each is not served]
+def loops_and_tasks(served: Any = None, given: Any = None) -> list[str]:
+    """But for `served`, a loop that will run, and its tasks; and `given`, a loop of the server's."""
+    open_loops = (each for each in _found("AbstractEventLoop") if not each.is_closed())
+    loops = [each for each in open_loops if each is not served and each is not given]
     tasks = [
         getattr(each.get_coro(), "__qualname__", each.get_name())
         for each in _found("Task")

@@ -36,12 +36,13 @@ def make_interface(
     application needs, if it needs one: where that is known by --interface, or shown by a first try that fails
     without one, it is loaded there. Elsewhere `loop(made)` may have the loop that it has made at import."""
     inside, without = app is not None or interfaces.lives(config.interface), None
+    current = None
     if config.app is None:
         app = welcome.make(config.model, io, admin)
     elif app is None:
         load = partial(loader.load, config.app)
         if not inside and config.loop == "uvloop":
-            _make_current_uvloop()
+            current = _make_current_uvloop()
         try:
             app = loop().load(load) if inside else load()
         except AppError as error:
@@ -59,7 +60,7 @@ def make_interface(
         raise without
     if speaks.needs_loop:
         serves = loop(None if inside else leftovers.current_loop())
-        if speaks.lives and not inside and (left := leftovers.loops_and_tasks(serves.loop)):
+        if speaks.lives and not inside and (left := leftovers.loops_and_tasks(serves.loop, current)):
             host.log.warning(
                 f"the application has made {' and '.join(left)} at import, beside the loop that serves it: "
                 "what is to run there never does; with --interface asgi it is imported in the running loop"
@@ -67,11 +68,11 @@ def make_interface(
     return speaks.make(app, config, host, worker), speaks
 
 
-def _make_current_uvloop() -> None:
+def _make_current_uvloop() -> Any:
     from forkd.worker.asyncio_loop import make_current_uvloop
 
     stdio.mend()  # as where the worker's loop is made
-    make_current_uvloop()
+    return make_current_uvloop()
 
 
 def asyncio_loop(log: Log, wanted: str, made: Any = None) -> AsyncioLoop:
