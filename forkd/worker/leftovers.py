@@ -47,13 +47,18 @@ def current_loop() -> Any:
 
 
 def loops_and_tasks(served: Any = None, given: Any = None) -> list[str]:
-    """But for `served`, a loop that will run, and its tasks; and `given`, a loop of the server's."""
+    """But for `served`, a loop that will run, and its tasks; and `given`, a loop of the server's.
+    Where one is served, one that runs in a thread of the application's goes on, too; no child's copy does."""
+
+    def goes_on(loop: Any) -> bool:
+        return loop is served or (served is not None and loop.is_running())
+
     open_loops = (each for each in _found("AbstractEventLoop") if not each.is_closed())
-    loops = [each for each in open_loops if each is not served and each is not given]
+    loops = [each for each in open_loops if each is not given and not goes_on(each)]
     tasks = [
         getattr(each.get_coro(), "__qualname__", each.get_name())
         for each in _found("Task")
-        if not each.done() and each.get_loop() is not served
+        if not each.done() and not goes_on(each.get_loop())
     ]
     found = [_counted("an event loop", "event loops", len(loops))] if loops else []
     if tasks:

@@ -294,6 +294,22 @@ def test_a_loop_of_the_server_is_not_told_of_as_the_application_s(service: Daemo
     assert "at import" not in service.log()
 
 
+def test_a_loop_that_runs_in_a_thread_is_not_told_of(service: Daemon) -> None:
+    write(service, """
+        import asyncio, threading
+        loop, runs = asyncio.new_event_loop(), threading.Event()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(1000), loop)
+        loop.call_soon_threadsafe(runs.set)
+        runs.wait()
+        app = hello
+    """)
+    service.start("-w", "1")
+    assert service.get() == "hello"
+    service.ok("stop")
+    assert "at import" not in service.log()
+
+
 def test_what_a_template_has_made_is_told_of(service: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as database:
         host, port = database.getsockname()
