@@ -60,7 +60,7 @@ def test_native_code_has_the_request(service: Daemon, option: str) -> None:
     service.write_app(HAS)
     native = built is not None and option != "all-twin"
     more = {"all-twin": ["--no-native"], "all-io_uring": RING}
-    flags = [*OPTIONS.get(option, ALL), *more.get(option, [])]
+    flags = [*OPTIONS.get(option, ALL), *more.get(option, []), *(["--native"] if native else [])]
     service.start("-w", "1", "--lifespan", "off", *flags)
     with dial(service) as client:
         if "--proxy-protocol" in flags:
