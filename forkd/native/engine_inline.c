@@ -325,6 +325,7 @@ static int run_once(InlineDriver *self, PyObject *events, double now)
             int done = !fd ? -1 : pass == CALLS ? call(self, fd) : pass == LISTENERS ? accept_at(self, fd) : dispatch(self, fd, mask, now);
             if (done > 0) { /* no connection */
                 int last = i + 1 == count_of(events) && !listeners;
+                ready_pass = 0; /* who comes now may have had an answer of this pass */
                 done = last ? accept_at(self, fd) : 0;
                 listeners = !last;
             }
