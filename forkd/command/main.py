@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 from forkd import __version__
 from forkd.command.arguments import found_file
 from forkd.config import spelling
+from forkd.config.sources import settled
 from forkd.errors import ForkdError, NotRunning
 from forkd.system import interpreter, signals, stdio
 from forkd.system.output import complain, say
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         raise SystemExit(2)
     args = argparse.Namespace()
     try:
-        _, unknown = _parser(given[0] if given else "").parse_known_args(given, args)
+        _, unknown = _parser(given[0] if given else "").parse_known_args(settled(given), args)
         code = _unknown(args.verb, unknown) if unknown else args.run(args)
     except ForkdError as error:
         for line in error.lines:

@@ -11,7 +11,7 @@ import argparse
 import errno
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +26,9 @@ from forkd.system import writers
 _BY_NAME = {row.name: row for row in OPTIONS}
 _BY_ATTR = {row.attr: row for row in OPTIONS}
 _VARIABLES = {row.variable: row for row in OPTIONS}
+_ON, _OFF = {"on", "true", "yes"}, {"off", "false", "no"}  # 0 and 1 may be something else's
+_BOOLS = (row.flags for row in OPTIONS if isinstance(row.kind, options.Bool))
+_SWITCHES = {flag for flags in _BOOLS for flag in flags if flag[:2] == "--"}
 _OF_PLATFORM = "WEB_CONCURRENCY"  # the number of workers, as Heroku and others set it
 
 
@@ -66,6 +69,22 @@ def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = No
                 default=absent,
                 help=text,
             )
+
+
+def settled(words: Sequence[str]) -> list[str]:
+    """Flags of true or false with a word, as the file and the environment have it, as the flags that they are
+    without: `--preload off` and `--preload=off` as `--no-preload`."""
+    found: list[str] = []
+    for word in words:
+        flag, equals, given = word.partition("=")
+        if not equals:
+            flag, given = found[-1] if found else "", word
+        if flag in _SWITCHES and given in _ON | _OFF:
+            if not equals:
+                found.pop()
+            word = flag if given in _ON else f"--no-{flag[2:]}"
+        found.append(word)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from forkd.config import (
 )
 from forkd.config.options import Option, Workers
 from forkd.config.paths import default_runtime_dir, resolve_paths
-from forkd.config.sources import Sources, add_flags
+from forkd.config.sources import Sources, add_flags, settled
 from forkd.errors import ConfigError, Problem
 from forkd.system.address import Address
 
@@ -130,6 +130,14 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
     by_file = sources("-c", file, *extra).load()
     assert by_flag == by_environ == by_file
     assert getattr(by_flag, row.attr) != getattr(sources().load(), row.attr)
+
+
+def test_flags_of_true_or_false_take_the_words_of_the_file() -> None:
+    given = "start --preload off --native=yes --lifespan-context no app:app --ws-deflate on -b off"
+    flags = "start --no-preload --native --no-lifespan-context app:app --ws-deflate -b off"
+    assert settled(given.split()) == flags.split()
+    for untouched in ("--preload app:app", "--preload=maybe", "off", "--workers off", ""):
+        assert settled(untouched.split()) == untouched.split()
 
 
 def test_a_file_is_read_again(tmp_path: Path) -> None:
