@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import inspect
 import sys
+from asyncio.base_events import _run_until_complete_cb  # type: ignore[attr-defined]
 from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any, Protocol
@@ -75,6 +76,10 @@ def make_coupling(wanted: str, made: asyncio.AbstractEventLoop | None = None) ->
         if wanted == "uvloop":
             raise AppError(f"--loop uvloop: {why}, or leave --loop out")
     return SelectorCoupling()
+
+
+async def _forever() -> None:
+    await asyncio.get_running_loop().create_future()
 
 
 class AsyncioLoop:
@@ -151,7 +156,9 @@ class AsyncioLoop:
             self._turns.attach(model)
             self._coupling.attach(model, self._turn_of(model, None if living is None else recorder))
             loop.call_soon(set_wakeup, self._wakeup)
+            root = self._root()
             self._coupling.run_forever()
+            root.remove_done_callback(_run_until_complete_cb)
             if living is not None:
                 loop.run_until_complete(living.shutdown())
             self._cancel(None if living is None else _LEFT_SECONDS)
@@ -161,6 +168,14 @@ class AsyncioLoop:
             if in_fork:
                 leave(sys.exc_info()[1])
             self._coupling.close()
+
+    def _root(self) -> asyncio.Task[None]:
+        """A task that is there for as long as requests are served, as where a server is one. anyio looks for
+        it, by the callback that `run_until_complete` gives to its task, and keeps the threads that functions
+        of the application run in until it ends; without it, until their request ends."""
+        root = asyncio.Task(_forever(), loop=self.loop, name="forkd")
+        root.add_done_callback(_run_until_complete_cb)
+        return root
 
     def _turn_of(self, model: Model, recorder: Recorder | None) -> Turn:
         """The turn of the model as the loop calls it. `recorder`: of the time for which the loop does not

@@ -182,6 +182,32 @@ def test_a_patch_of_the_class_in_a_request(service: Daemon, loop: str) -> None:
     assert service.get("/") == service.get("/")
 
 
+THREADS = """
+    import threading
+
+    import anyio.to_thread
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            text = await anyio.to_thread.run_sync(lambda: str(threading.get_native_id()))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": text.encode()})
+"""
+
+
+@pytest.mark.parametrize("flags", ["", "--no-native", "-m half-sync-half-async", "-m proactor --io io_uring"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_functions_in_threads_have_the_same_ones(service: Daemon, loop: str, flags: str) -> None:
+    """anyio ends those that it has made for a task with it, unless it finds one that stays."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    service.write_app(textwrap.dedent(THREADS))
+    service.start("-w", "1", "--loop", loop, *flags.split())
+    assert len({service.get("/") for _ in range(5)}) == 1
+    service.ok("stop")
+    assert "do not end" not in service.log()
+
+
 LOOKED_AT = """
     import asyncio, sys, threading, time
 
