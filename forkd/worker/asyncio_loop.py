@@ -78,15 +78,13 @@ def make_coupling(wanted: str, made: asyncio.AbstractEventLoop | None = None) ->
     return SelectorCoupling()
 
 
-async def _forever() -> None:
-    await asyncio.get_running_loop().create_future()
-
-
 class AsyncioLoop:
     """Made and run on the worker's main thread."""
 
     _turns: Turns  # since the application has started
     _waits: Waits  # until then
+    _root: asyncio.Task[None]
+    _serving = False  # requests
     _wakeup = -1  # the descriptor for signals that the application has set; -1: none
 
     def __init__(self, log: Log, wanted: str, made: asyncio.AbstractEventLoop | None = None) -> None:
@@ -156,9 +154,11 @@ class AsyncioLoop:
             self._turns.attach(model)
             self._coupling.attach(model, self._turn_of(model, None if living is None else recorder))
             loop.call_soon(set_wakeup, self._wakeup)
-            root = self._root()
+            self._serving = True
+            self._make_root()
             self._coupling.run_forever()
-            root.remove_done_callback(_run_until_complete_cb)
+            self._serving = False
+            self._root.remove_done_callback(_run_until_complete_cb)
             if living is not None:
                 loop.run_until_complete(living.shutdown())
             self._cancel(None if living is None else _LEFT_SECONDS)
@@ -169,13 +169,24 @@ class AsyncioLoop:
                 leave(sys.exc_info()[1])
             self._coupling.close()
 
-    def _root(self) -> asyncio.Task[None]:
+    def _make_root(self) -> None:
         """A task that is there for as long as requests are served, as where a server is one. anyio looks for
         it, by the callback that `run_until_complete` gives to its task, and keeps the threads that functions
         of the application run in until it ends; without it, until their request ends."""
-        root = asyncio.Task(_forever(), loop=self.loop, name="forkd")
+        self._root = asyncio.Task(self._forever(), loop=self.loop, name="forkd")
+
+    async def _forever(self) -> None:
+        """Until it is cancelled: at the end, or with all other tasks by an application, which has another one
+        then. The callback would stop the loop."""
+        root = self._root
         root.add_done_callback(_run_until_complete_cb)
-        return root
+        try:
+            await self.loop.create_future()
+        except asyncio.CancelledError:
+            root.remove_done_callback(_run_until_complete_cb)
+            if self._serving:
+                self._make_root()
+            raise
 
     def _turn_of(self, model: Model, recorder: Recorder | None) -> Turn:
         """The turn of the model as the loop calls it. `recorder`: of the time for which the loop does not

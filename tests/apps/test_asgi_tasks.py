@@ -183,15 +183,20 @@ def test_a_patch_of_the_class_in_a_request(service: Daemon, loop: str) -> None:
 
 
 THREADS = """
-    import threading
+    import asyncio, os, threading
 
     import anyio.to_thread
 
     async def app(scope, receive, send):
-        if scope["type"] == "http":
-            text = await anyio.to_thread.run_sync(lambda: str(threading.get_native_id()))
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": text.encode()})
+        if scope["type"] != "http":
+            raise RuntimeError("HTTP alone")
+        if scope["path"] == "/cancel":
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0.01)
+        thread = await anyio.to_thread.run_sync(threading.get_native_id)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{os.getpid()} {thread}".encode()})
 """
 
 
@@ -204,6 +209,9 @@ def test_functions_in_threads_have_the_same_ones(service: Daemon, loop: str, fla
     service.write_app(textwrap.dedent(THREADS))
     service.start("-w", "1", "--loop", loop, *flags.split())
     assert len({service.get("/") for _ in range(5)}) == 1
+    worker = service.get("/cancel").split()[0]  # of all other tasks, the one of forkd's included
+    assert len({service.get("/") for _ in range(5)}) == 1
+    assert service.get("/").split()[0] == worker
     service.ok("stop")
     assert "do not end" not in service.log()
 
