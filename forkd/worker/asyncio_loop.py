@@ -168,6 +168,9 @@ class AsyncioLoop:
             if in_fork:
                 leave(sys.exc_info()[1])
             self._coupling.close()
+            if living is not None:
+                recorder.pause()
+            self._turns.over()
 
     def _make_root(self) -> None:
         """A task that is there for as long as requests are served, as where a server is one. anyio looks for

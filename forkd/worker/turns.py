@@ -56,6 +56,11 @@ class Turns:
 
         model.demultiplex = begin
 
+    def over(self) -> None:
+        """The loop has ended: what the process waits for from here on holds no turn."""
+        self.end()
+        self._cells[WORKING] = 0
+
     def _answer(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signal. It must not raise: that would be in the middle of the application."""
         began = self._cells[WORKING]

@@ -150,3 +150,30 @@ def test_threads_of_the_executor_that_end_in_time_are_waited_for(service: Daemon
     service.gone()
     assert "the thread is done" in service.log()
     assert "do not end" not in service.log()
+
+
+EXPORTER = """
+    import threading, time
+
+    def export():
+        time.sleep(2.5)
+        print("exported", flush=True)
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        threading.Thread(target=export).start()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"v1"})
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-native"], ["--loop", "uvloop"]])
+def test_a_thread_of_the_application_is_no_turn_of_the_loop(service: Daemon, flags: list[str]) -> None:
+    """It is waited for until --graceful-timeout, and neither --timeout nor --lag-limit looks at it: the loop
+    has ended."""
+    service.write_app(EXPORTER)
+    service.start("-w", "1", "--timeout", "0.5", "--interface", "asgi", *flags)
+    assert service.get("/") == "v1"
+    service.ok("stop")
+    assert "exported" in service.log()
+    assert "is blocked" not in service.log()
