@@ -63,10 +63,11 @@ def notes(config: Config) -> list[str]:
 
 
 def meanings(config: Config, interface: str) -> list[str]:
-    """Of options that were set and mean something else under that interface, what they mean there."""
+    """Of options that were set, not to off or none, and mean something else under that interface, what they
+    mean there."""
     found = []
     for row in OPTIONS:
-        if row.attr in config.origins and row.attr in REACHES:
+        if row.attr in config.origins and row.attr in REACHES and getattr(config, row.attr):
             cell = REACHES[row.attr].of(interface)
             if cell.reach is Reach.OTHERWISE:
                 found.append(f"{row.name}, under {interface.upper()}: {cell.words}")

@@ -79,10 +79,10 @@ def settled(words: Sequence[str]) -> list[str]:
         flag, equals, given = word.partition("=")
         if not equals:
             flag, given = found[-1] if found else "", word
-        if flag in _SWITCHES and given in _ON | _OFF:
+        if flag in _SWITCHES and given.lower() in _ON | _OFF:
             if not equals:
                 found.pop()
-            word = flag if given in _ON else f"--no-{flag[2:]}"
+            word = flag if given.lower() in _ON else f"--no-{flag[2:]}"
         found.append(word)
     return found
 

@@ -133,7 +133,7 @@ def test_every_option_is_read_from_everywhere(row: Option, tmp_path: Path) -> No
 
 
 def test_flags_of_true_or_false_take_the_words_of_the_file() -> None:
-    given = "start --preload off --native=yes --lifespan-context no app:app --ws-deflate on -b off"
+    given = "start --preload off --native=Yes --lifespan-context NO app:app --ws-deflate on -b off"
     flags = "start --no-preload --native --no-lifespan-context app:app --ws-deflate -b off"
     assert settled(given.split()) == flags.split()
     for untouched in ("--preload app:app", "--preload=maybe", "off", "--workers off", ""):

@@ -34,12 +34,12 @@ def cells(interface: str) -> dict[str, Cell]:
 
 
 def flag(row: Option) -> list[str]:
-    """The option, set to what it is without."""
+    """The option, set to what it is without, and where that is off, to another value."""
     value = row.example if row.default is None else row.default
     if isinstance(value, bool):
-        return [f"--{row.name}" if value else f"--no-{row.name}"]
-    if row.name == "threads":
-        return ["--threads", "1"]
+        return [f"--{row.name}"]
+    if row.name in ("threads", "request-timeout"):
+        return [f"--{row.name}", "1"]
     return [f"--{row.name}", str(value)]
 
 
@@ -58,6 +58,14 @@ def test_what_check_says_of_each(service: Daemon, interface: str) -> None:
         # What is for WebSockets alone has an effect, where the application has some.
         unused = cell == Cell(Reach.NOTHING)
         assert bool(re.search(f"^warning: {name} = .* has no effect", told, re.M)) is unused, (name, told)
+
+
+def test_check_says_nothing_of_what_is_off(service: Daemon) -> None:
+    service.write_app(APP)
+    told = service.ok("check", *service.flags("--preload", "off", app="app:asgi"))
+    assert "note: preload" not in told
+    told = service.ok("check", *service.flags("--request-timeout", "0", app="app:wsgi"))
+    assert "note: request-timeout" not in told
 
 
 @pytest.mark.parametrize(
