@@ -15,8 +15,9 @@ CPU-second as bjoern and {fastwsgi} times as many as fastwsgi, which are C throu
 times as many as granian; the proactor {nginx} times as many as nginx with a constant answer. Beside
 requests of 100 ms on the same 8 threads, the others' 99th percentile is {slow} ms, where gunicorn's is
 {slow_gunicorn} and granian's {slow_granian}. An idle connection takes {idle} KB.
-[Performance](docs/performance.md) has the tables, the machine and how to repeat them;
-[floors](docs/performance/floors.md) says where goals were missed, and why."""
+[Performance](docs/performance.md) has the tables, the machine and how to repeat them, and
+[ASGI's](docs/performance/asgi.md) are beside it; [floors](docs/performance/floors.md) says where goals
+were missed, and why."""
 
 
 def with_figures(readme: str, results: dict[str, Any]) -> str:
