@@ -228,6 +228,7 @@ LOOKED_AT = """
                 for task in [*asyncio.all_tasks(loop), asyncio.current_task(loop)]:
                     if task is not None:
                         coro, named = asyncio.Task.get_coro(task), task.get_name() and repr(task)
+                        coro = coro or task.done()  # an eager one of 3.12 and later has none then
                         if not (coro and named and task.get_loop() is loop and task.get_stack() is not None):
                             wrong.append(task)
             except RuntimeError:
