@@ -237,8 +237,10 @@ def _lines(found: dict[str, Any]) -> Iterable[str]:
     code = found["exit_code"]
     how = f"by {found['signal']}" if code is None else f"with exit code {code}"
     yield f"ended {how}, generation {found['generation']}, {found['requests']} requests answered"
-    if found["request"] is not None:
+    if found["request"]:
         yield f'it was serving "{escape(found["request"])}" for {found["busy_for"]} s'
+    elif found["request"] is not None:  # what its event loop was at was no step of a request's own
+        yield f"its event loop had not come round for {found['busy_for']} s"
     yield from _told(found)
     sizes = [("memory", found["rss_bytes"]), ("at its peak", found["peak_rss_bytes"])]
     if any(size for _, size in sizes):

@@ -56,3 +56,17 @@ def test_who_is_killed_while_it_boots_is_tried_again_and_not_for_ever_at_a_start
     last = departures.killed(2, "no", facts(incoming=2, incoming_backoff=tried))
     assert last == FailReload("5 times in a row: no")
     assert departures.killed(7, "no", facts(incoming=2)) == Nothing()
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("GET / HTTP/1.1", 'it was serving "GET / HTTP/1.1" for 1.5 s'),
+    ("", "its event loop had not come round for 1.5 s"),
+    (None, ""),
+])  # fmt: skip
+def test_what_held_the_worker_is_told(line: str | None, told: str) -> None:
+    nothing = dict.fromkeys(("fault", "error", "stacks", "doing", "rss_bytes", "peak_rss_bytes"))
+    found = {
+        **nothing, "exit_code": None, "signal": "SIGKILL", "generation": 1, "requests": 0, "request": line,
+        "busy_for": 1.5, "requests_in_flight": [], "in_flight": 0,
+    }  # fmt: skip
+    assert "\n".join(departures._lines(found)).partition("answered\n")[2] == told
