@@ -16,6 +16,8 @@ _EXTENSION = (
 )
 # What a browser can send: no path, no pattern, a name of several scripts in its form for the DNS.
 _ORIGIN = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+# A path, or a media type; nothing that no request and no answer can be equal to.
+_STREAM = r"(/((?![,?#*])[!-~])*|[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +126,9 @@ class ApplicationOptions:
         "come back at once; at most half of --graceful-timeout",
     )
     drain_streams: str | None = option(
-        kinds.Text(r"!?(/[^\s,]*|[^\s,/!]+/[^\s,/]+)(,\s*!?(/[^\s,]*|[^\s,/!]+/[^\s,/]+))*",
-                   "media types and paths, with commas, and ! before what is left out"), None,
+        kinds.Text(rf"!?{_STREAM}(,\s*!?{_STREAM})*",
+                   "media types without parameters, and paths as requests have them, without a query or *, "
+                   "with commas, and ! before what is left out"), None,
         section="application",
         metavar="STREAMS",
         unset="server-sent events",

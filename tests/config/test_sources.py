@@ -212,6 +212,19 @@ def test_an_origin_that_no_browser_sends_is_wrong(text: str) -> None:
     assert found.allowed.endswith("; pages of any origin may by default: leave it out")
 
 
+@pytest.mark.parametrize(
+    "text", ["*/*", "text/*", "text/event-stream;charset=utf-8", "/updates/*", "/updates?all", "/\xe9", "mcp"]
+)
+def test_a_stream_that_there_cannot_be_is_wrong(text: str) -> None:
+    (found,) = problems(sources("--drain-streams", f"!/mcp, {text}"))
+    assert found.allowed.startswith("must be media types without parameters, and paths")
+
+
+@pytest.mark.parametrize("text", ["/", "!/", "/a%20b;c/, !text/plain", "application/vnd.a+json,/b"])
+def test_streams_that_there_can_be(text: str) -> None:
+    assert sources("--drain-streams", text).load().drain_streams == text
+
+
 def test_an_extension_that_there_is_not_is_answered_with_those_that_there_are() -> None:
     (found,) = problems(sources("--asgi-extensions", "pathsend"))
     assert "http.response.pathsend" in found.allowed
