@@ -34,7 +34,7 @@ REPEAT = """
 It installs forkd and its peers into `.venv-bench-3.11`, by the version of the Python that runs it
 (`python3.13 scripts/bench`), and nginx, wrk and the compiler from Debian. It wants two cores that nothing
 else uses. The raw figures are in `build/bench/results-3.11.json`. The works are the rows of
-`scripts/benchmark/works.py` and `asgi_works.py`.
+`scripts/benchmark/works.py` and `scripts/benchmark/asgi_works.py`.
 """
 
 
