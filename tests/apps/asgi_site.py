@@ -397,6 +397,23 @@ async def answers_slowly(scope, receive, send):
         await send({"type": "websocket.send", "text": message["text"]})
 
 
+async def ticks(scope, receive, send):
+    """One task receives, and another sends all the time."""
+
+    async def sends():
+        while True:
+            await send({"type": "websocket.send", "text": "tick"})
+            await asyncio.sleep(0.01)
+
+    await send({"type": "websocket.accept"})
+    async with asyncio.TaskGroup() as group:
+        ticker = group.create_task(sends())
+        while (message := await receive())["type"] == "websocket.receive":
+            pass
+        print(f"ticks: {message['code']}", flush=True)
+        ticker.cancel()
+
+
 async def tallies(scope, receive, send):
     await send({"type": "websocket.accept"})
     count = 0
@@ -535,7 +552,7 @@ SOCKETS = {
     "accepts-and-returns": accepts_and_returns, "accepts-and-raises": accepts_and_raises,
     "never-receives": never_receives, "floods": floods, "counts": counts, "wrong": wrong_messages,
     "floods-and-returns": floods_and_returns, "closes-and-stays": closes_and_stays,
-    "tallies": tallies, "answers-slowly": answers_slowly, "sleeps": sleeps_open,
+    "tallies": tallies, "ticks": ticks, "answers-slowly": answers_slowly, "sleeps": sleeps_open,
     "receives-late": receives_late,
 }  # fmt: skip
 ROUTES = {

@@ -409,6 +409,19 @@ def test_an_application_that_answers_is_given_what_came_before_the_close(service
     assert echoes < 8
 
 
+@pytest.mark.parametrize("seconds", ["3", "20"])
+def test_a_client_that_does_not_answer_the_close(service: Daemon, seconds: str) -> None:
+    """The task that receives is told before one that sends has an error."""
+    take(service, "asgi_site")
+    service.start("-w", "1", "--drain-spread", "0", "--graceful-timeout", seconds, app="asgi_site:app")
+    with raw(service, path="ticks") as client:
+        service.ok("reload", "--name", service.name, "--control", str(service.control))
+        client.settimeout(15)
+        assert b"service restart" in read_all(client)
+    until(lambda: "ticks: 1012\n" in service.log(), "the application is told")
+    assert "failed" not in service.log() and "cancelled" not in service.log()
+
+
 def test_a_message_in_fragments_is_not_cut_through(service: Daemon) -> None:
     take(service, "asgi_site")
     service.start("-w", "1", "--drain-spread", "0", app="asgi_site:app")

@@ -14,7 +14,7 @@ import asyncio
 
 from forkd.app.asgi.requests import Requests
 from forkd.app.asgi.streams import Reconnecting
-from forkd.app.asgi.websocket import WebSocket
+from forkd.app.asgi.websocket import Phase, WebSocket
 from forkd.http.limits import Refusal, Refused
 from forkd.system.originals import monotonic
 
@@ -92,7 +92,7 @@ class Drain:
                 f"--graceful-timeout is nearly over; answers cut: {_shown(lines)}"
             )
         for socket in sockets:
-            if not socket.restart():
+            if socket.phase is Phase.CLOSING or not socket.restart():
                 socket.cut()
         for cycle in cycles:
             if cycle.response.head_sent:

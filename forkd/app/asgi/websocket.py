@@ -142,10 +142,12 @@ class WebSocket(Duplex):
         if in_fork:
             raise ClientGone("the client is the worker's, not a process's that it has forked")
         kind = message["type"]
-        if self._restarting and kind == "websocket.send" and self._is_given_more():
+        if self._restarting and kind == "websocket.send":
             # An error would end most applications, and what the client has sent would be lost.
-            await self._give_way()
-            return
+            given = self._is_given_more()
+            await self._give_way()  # to a task that receives: it is told first
+            if given:
+                return
         if self._gone or (self._flow.end is not None and self.phase is Phase.OVER):
             raise ClientDisconnected("the WebSocket is over")
         if self._restarting and self.phase is Phase.CLOSING:
@@ -172,8 +174,9 @@ class WebSocket(Duplex):
         await self.room()
 
     def _is_given_more(self) -> bool:
-        """After a Close that is not the application's: what the client has sent before it saw that."""
-        return (self.phase is Phase.CLOSING or self._flow.count > 0) and monotonic() < self._deaf_until
+        """After a Close that is not the application's: what the client has sent before it saw that, or the
+        disconnect, which a task of its own may wait for."""
+        return self.phase is Phase.CLOSING or (self._flow.count > 0 and monotonic() < self._deaf_until)
 
     async def spill(self, rest: bytes) -> None:
         self._write(rest)
