@@ -11,6 +11,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from forkd.engine.acceptor import Acceptor
@@ -26,7 +27,7 @@ from forkd.session.seam import Multiplexed
 from forkd.system.accept_wait import AcceptWait
 from forkd.system.cells import EVICTED, FULL_SINCE, WORKING
 from forkd.system.forked import in_fork, leave
-from forkd.system.handles import READ, Events, HandleSet, make_handle_set
+from forkd.system.handles import READ, SELECT_CLIENTS, Events, HandleSet, make_handle_set
 from forkd.system.originals import get_ident, monotonic, monotonic_ns, select, socket
 
 #: Seconds between two lines that say that there is no room.
@@ -35,6 +36,9 @@ _SILENCE_SECONDS = 10.0
 
 class ChildLoop:
     def __init__(self, context: ChildContext) -> None:
+        if context.io == "select":  # it cannot wait for more; they are left to others, or in the queue
+            most = min(context.config.worker_connections, SELECT_CLIENTS)
+            context = replace(context, config=replace(context.config, worker_connections=most))
         self.done = False
         self.again = NEVER  # when the next turn is due, whatever happens
         self.driver_due = NEVER  # the same, for the driver alone

@@ -18,6 +18,7 @@ from forkd.models import registry
 from forkd.models.process_per_connection import MAX_PROCESSES
 from forkd.models.row import ModelRow
 from forkd.system.aio import MAX_CLIENTS
+from forkd.system.handles import SELECT_CLIENTS
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def _worker_connections(service: _Service) -> str:
         return "with blocking io a child has one connection at a time"
     if service.row.forks and wanted > MAX_PROCESSES:
         return f"{service.row.name} has {MAX_PROCESSES} for each worker at most"
-    capped = io == "aio" and wanted > MAX_CLIENTS
-    return f"aio has {MAX_CLIENTS} for each worker at most" if capped else ""
+    most = {"aio": MAX_CLIENTS, "select": SELECT_CLIENTS}.get(io, wanted)
+    return f"{io} has {most} for each worker at most" if wanted > most else ""
 
 
 def _scale_down_after(service: _Service) -> str:

@@ -235,6 +235,8 @@ class SelectSet:
 
 #: The highest descriptor that select(2) can wait for, plus one (FD_SETSIZE in glibc).
 FD_SETSIZE = 1024
+#: Connections that a worker has under select at most; the rest is for what else it has open.
+SELECT_CLIENTS = FD_SETSIZE - 64
 
 
 def _sigio() -> HandleSet:

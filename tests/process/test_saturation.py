@@ -87,6 +87,19 @@ def test_busy_threads_and_idle_ones(service: Daemon, flags: list[str], held: int
     until(lambda: threads() == (0, held + idle), "all idle again")
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-native"]], ids=str)
+def test_select_leaves_what_it_cannot_wait_for_to_others(service: Daemon, flags: list[str]) -> None:
+    """Descriptors from 1024 on: their connections were closed when they had been accepted."""
+    service.write_app(HELD)
+    service.start("-w", "1", "--io", "select", *flags)
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            client = stack.enter_context(service.connect())
+            ask(client, "/")
+            answer(client)
+    assert "cannot wait for descriptor" not in service.log()
+
+
 def test_status_is_told_while_the_workers_of_a_failed_reload_are_killed(service: Daemon) -> None:
     """They take a moment to end, and nothing is known of their generation any more."""
     service.expected_errors = ["reload failed", "on purpose", "Traceback", "gone: boot"]
