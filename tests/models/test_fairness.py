@@ -131,8 +131,9 @@ def test_so_it_is_where_native_code_accepts_batches(accept: str) -> None:
     events = play(Cell("leader-followers", "epoll", accept, True, 1), brief=True)
     # The first clients may have been accepted before they have sent anything, and be served later.
     del events[: [at for at, (kind, _) in enumerate(events) if kind == "new"][60]]
-    assert between(events, "turn") <= SHARE
-    assert between(events, "bell") <= SHARE
+    # So may any other share, whose clients are then served beside the next one.
+    assert between(events, "turn") <= 2 * SHARE
+    assert between(events, "bell") <= 2 * SHARE
 
 
 @pytest.mark.parametrize(
