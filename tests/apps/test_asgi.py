@@ -163,6 +163,20 @@ def test_requests_that_came_together_are_answered_in_order(site: Daemon) -> None
     assert answers == [b"hello", b"slept", b"Content-Length: 0", b"0,", b"hello"]
 
 
+@pytest.mark.parametrize(("left", "kept"), [(70_000, True), (300_000, False)])
+def test_an_answer_before_a_long_body_says_whether_the_connection_is_kept(
+    site: Daemon, left: int, kept: bool
+) -> None:
+    with dial(site) as client:
+        head = f"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: {left}\r\n\r\n"
+        client.sendall(head.encode() + bytes(6000))
+        answer = client.recv(9999)
+        assert answer.startswith(b"HTTP/1.1 200 ") and (b"Connection: close" in answer) is not kept
+        if kept:
+            client.sendall(bytes(left - 6000) + request("/hello"))
+            assert read_all(client).count(b"HTTP/1.1 200 ") == 1
+
+
 def test_one_that_is_refused_behind_one_that_is_answered(site: Daemon) -> None:
     for before in ("/hello", "/echo"):
         raw = request(before, last=False) + request("/hello", "Expect: tea", last=False)

@@ -161,6 +161,8 @@ class Cycle(Duplex):
         response = self.response
         if self._expects and not response.code:
             response.close = True  # its body may come or not, and would be taken for the next request
+        elif response.code and not response.head_sent and self._owes_much and not message.get("more_body"):
+            response.close = True
         out = response.add(message)
         if response.file is not None:
             file, response.file = response.file, None
@@ -293,6 +295,11 @@ class Cycle(Duplex):
     def whole(self) -> bool:
         """Whether all of the request was read."""
         return self._decoder is None or self._decoder.done
+
+    @property
+    def _owes_much(self) -> bool:
+        """Whether so much of its body is to come that the connection is not kept for it."""
+        return isinstance(self._decoder, LengthBody) and self._decoder.left > HIGH_WATER_BYTES
 
     @property
     def through(self) -> bool:
