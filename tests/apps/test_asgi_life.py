@@ -587,7 +587,8 @@ def test_a_lifespan_that_asks_on_behind_its_shutdown_has_ended(service: Daemon) 
     assert "lifespan.shutdown has taken" not in service.log()
 
 
-def test_a_lifespan_that_fails_later_costs_its_worker(service: Daemon) -> None:
+@pytest.mark.parametrize("way", ["wake", "cancel"])
+def test_a_lifespan_that_fails_later_costs_its_worker(service: Daemon, way: str) -> None:
     write(service, """
         import asyncio
 
@@ -601,12 +602,15 @@ def test_a_lifespan_that_fails_later_costs_its_worker(service: Daemon) -> None:
                 raise RuntimeError("failed on purpose")
             if scope["path"] == "/wake":
                 wake.set()
+            if scope["path"] == "/cancel":
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
             await hello(scope, receive, send)
     """)
     service.expected_errors = ["the lifespan has failed", "shutdown has taken more than 5 s", *FAILURES]
     service.start("-w", "1")
     (before,) = service.worker_pids()
-    assert service.get("/wake") == "hello"
+    assert service.get(f"/{way}") == "hello"
     _is_replaced(service, before)
 
 

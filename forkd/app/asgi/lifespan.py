@@ -83,7 +83,8 @@ class Lifespan:
             failure = raised
         if in_fork:
             leave(failure)
-        if isinstance(failure, asyncio.CancelledError) and self.phase is not Phase.STARTING:
+        serves = self.phase is Phase.STARTED and self._serving
+        if isinstance(failure, asyncio.CancelledError) and not (serves or self.phase is Phase.STARTING):
             return
         self._ended(failure)
 
