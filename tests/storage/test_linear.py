@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,16 +27,24 @@ SECONDS = float(os.environ.get("STORAGE_SECONDS", "1.5"))
 SEED = int(os.environ.get("STORAGE_SEED", "0")) or int.from_bytes(os.urandom(3), "little")
 
 
+def written(path: Path) -> list[Any]:
+    """The lines of the log, in the order of their times. Of one whose process was killed as it wrote, at the
+    end of a page of the file, the beginning may be there, with the next line behind it."""
+    whole = re.compile(r'\[\d+, \d+, "(?:(?!\[\d+, \d+, ").)*$')
+    lines = (whole.findall(line) for line in path.read_text().splitlines())
+    return sorted((json.loads(found[0]) for found in lines if found), key=lambda line: line[1])
+
+
 def hammer(url: str, work: str, path: Path) -> list[Any]:
-    """The lines of the log, in the order of their times."""
+    """See `written`."""
     if url.startswith("shm:"):  # which its own processes have alone
         assert code_of(fork(lambda: hammer_main(url, work, SECONDS, SEED, str(path)))) == 0, f"seed {SEED}"
-        return sorted(map(json.loads, path.read_text().splitlines()), key=lambda line: line[1])
+        return written(path)
     command = [sys.executable, "-m", "tests.storage.hammer", url, work, str(SECONDS), str(SEED), str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS * 10 + 60)
     assert done.returncode == 0, f"seed {SEED}: {done.stderr}"
     assert int(done.stdout) > 3
-    return sorted(map(json.loads, path.read_text().splitlines()), key=lambda line: line[1])
+    return written(path)
 
 
 def operations(lines: list[Any]) -> dict[str, list[Operation]]:
