@@ -14,6 +14,7 @@ static PyObject *n_other, *n_ready, *n_deposed, *n_judge, *n_claims;
 
 static PyTypeObject *driver_type;
 unsigned long ready_pass;
+static unsigned long passes;
 
 static int driver_traverse(InlineDriver *self, visitproc visit, void *arg)
 {
@@ -262,7 +263,9 @@ static int dispatch(InlineDriver *self, PyObject *fd, long mask, double now)
     Py_INCREF((PyObject *)conn);
     int rests = resting_known(&self->resting, conn);
     if (rests > 0 && mask == READABLE && reads_calls(self)) {
+        ready_pass = passes;
         failed = serve(self, conn, now, 1);
+        ready_pass = 0;
     } else if (rests > 0 && mask == READABLE && !self->baton) {
         failed = go_on(self, conn, now);
     } else if (rests >= 0 && (number = PyLong_FromLong(mask))) {
@@ -315,28 +318,23 @@ static Py_ssize_t count_of(PyObject *events)
 static int run_once(InlineDriver *self, PyObject *events, double now)
 {
     enum { CALLS, CONNECTIONS, LISTENERS, PASSES };
-    static unsigned long passes;
     int listeners = 0;
+    passes++;
     for (int pass = CALLS; pass < PASSES - !listeners; pass++) {
-        ready_pass = pass == CONNECTIONS ? ++passes : 0;
         for (Py_ssize_t i = 0; i < count_of(events); i++) {
             long mask;
             PyObject *fd = event_of(events, i, &mask);
             int done = !fd ? -1 : pass == CALLS ? call(self, fd) : pass == LISTENERS ? accept_at(self, fd) : dispatch(self, fd, mask, now);
             if (done > 0) { /* no connection */
                 int last = i + 1 == count_of(events) && !listeners;
-                ready_pass = 0; /* who comes now may have had an answer of this pass */
                 done = last ? accept_at(self, fd) : 0;
                 listeners = !last;
             }
             Py_XDECREF(fd);
-            if (done) {
-                ready_pass = 0;
+            if (done)
                 return -1;
-            }
         }
     }
-    ready_pass = 0;
     return 0;
 }
 
